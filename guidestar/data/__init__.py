@@ -1,0 +1,1 @@
+"""Where examples come from: files and hubs, prompts, answers, splits. No model is needed here."""

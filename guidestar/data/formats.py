@@ -1,0 +1,287 @@
+"""Rows of text from files, `datasets` folders and the hub; every problem named by its place.
+
+A source is one of
+
+- a `.jsonl` file, one object a line; a `.csv` file, with a header line unless names are given;
+- a `.parquet` file (needs pyarrow);
+- a folder saved by `datasets` (`save_to_disk`) or one that `datasets.load_dataset` reads, and
+  `hub:owner/name` or `hub:owner/name:config`; both take `@split` at the end (need `datasets`);
+- `demo:pool`, `demo:test` or `demo:validation`: the package's own synthetic data.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from guidestar.data import demo
+from guidestar.errors import DataError, allowed
+
+HUB, DEMO = "hub:", "demo:"
+INSTALL = "install it with: pip install 'guidestar[data]'"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. where: "pool.csv line 7". values: column -> text. nulls: columns present but null."""
+
+    where: str
+    values: Mapping[str, str]
+    nulls: tuple[str, ...] = ()
+
+    def cell(self, column: str) -> str:
+        """The text of a column. Raises DataError if there is no such column or it is null."""
+        if column in self.values:
+            return self.values[column]
+        if column in self.nulls:
+            raise DataError(f"{self.where}: the column {column!r} is null; it must hold a value")
+        raise DataError(f"{self.where}: no column {column!r}; {allowed(self.columns, column)}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of the row."""
+        return (*self.values, *self.nulls)
+
+
+def read_rows(source: str, *, header: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a source in their order; at least one.
+
+    header: column names of CSV files without a header line; other forms carry their own.
+    Raises DataError if the source is missing, empty, of an unknown form, not UTF-8 or damaged.
+    """
+    try:
+        rows = _open(source, header)
+        first = next(rows, None)
+        if first is None:
+            raise DataError(f"{source}: no rows; at least one is needed")
+        yield first
+        yield from rows
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(source: str, header: list[str] | None) -> Iterator[Row]:
+    if source.startswith(HUB):
+        return _from_hub(source)
+    if source.startswith(DEMO):
+        return _from_demo(source)
+    path = Path(source).expanduser()
+    folder, split = _split_of(str(path))
+    if Path(folder).is_dir():
+        return _from_folder(source, folder, split)
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder")
+    if path.suffix.lower() not in READERS:
+        found = f"found the extension {path.suffix!r}" if path.suffix else "found no extension"
+        raise DataError(f"{source}: {found}; {allowed(READERS, path.suffix)}, or a folder")
+    if path.stat().st_size == 0:
+        raise DataError(f"{source}: the file is empty")
+    return READERS[path.suffix.lower()](source, path, header)
+
+
+# --- JSONL and CSV ------------------------------------------------------------------------------
+
+
+def _from_jsonl(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file, source), 1):
+            if not line.strip():
+                continue
+            where = f"{source} line {number}"
+            try:
+                found = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from error
+            except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
+                raise DataError(f"{where}: not usable JSON: {error}") from error
+            if not isinstance(found, dict):
+                raise DataError(f"{where}: found a JSON {_json_kind(found)}, expected an object {{…}}")
+            yield _row(where, found)
+
+
+def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
+    with path.open("rb") as file:
+        reader = csv.reader(_lines(file, source), strict=True)
+        names, line = header, 1
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f"{source} line {line}: not valid CSV: {error}") from error
+            where, line = f"{source} line {line}", reader.line_num + 1  # a record can span lines
+            if cells is None:
+                return
+            if not cells:  # a blank line
+                continue
+            if names is None:
+                names = _checked_header(cells, where)
+                continue
+            if len(cells) != len(names):
+                listed = ", ".join(names)
+                raise DataError(
+                    f"{where}: cells: found {len(cells)}, expected {len(names)} ({listed}); "
+                    f"quote cells that hold commas"
+                )
+            yield Row(where, dict(zip(names, cells, strict=True)))
+
+
+def _checked_header(cells: list[str], where: str) -> list[str]:
+    for i, name in enumerate(cells):
+        if not name.strip():
+            raise DataError(f"{where}: the header has no name for column {i + 1}")
+        if name in cells[:i]:
+            raise DataError(f"{where}: the header has the column {name!r} twice; names must differ")
+    return cells
+
+
+def _lines(file: BinaryIO, source: str) -> Iterator[str]:
+    """Text lines with their ends, a byte order mark dropped. Raises DataError at bytes that are not UTF-8."""
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
+                f"which is not UTF-8; save the file as UTF-8"
+            ) from error
+        yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+# --- Parquet and datasets -----------------------------------------------------------------------
+
+
+def _from_parquet(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"{source}: Parquet files need pyarrow; {INSTALL}") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for found in batch.to_pylist():
+                    number += 1
+                    yield _row(f"{source} row {number}", found)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{source}: not readable as Parquet: {error}") from error
+
+
+def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
+    datasets = _datasets(source)
+    saved = any((Path(folder) / name).exists() for name in ("dataset_dict.json", "state.json"))
+    return _from_datasets(
+        source, split, lambda: datasets.load_from_disk(folder) if saved else datasets.load_dataset(folder)
+    )
+
+
+def _from_hub(source: str) -> Iterator[Row]:
+    name, config, split = parse_hub(source)
+    datasets = _datasets(source)
+    return _from_datasets(source, split, lambda: datasets.load_dataset(name, config))
+
+
+def _from_datasets(source: str, split: str | None, load: Callable[[], Any]) -> Iterator[Row]:
+    try:
+        loaded = load()
+    except Exception as error:  # many kinds: network, missing names, damaged files; all mean the same here
+        raise DataError(f"{source}: cannot be loaded by `datasets`: {error}") from error
+    if isinstance(loaded, dict):
+        if split is None and len(loaded) == 1:
+            split = next(iter(loaded))
+        if split not in loaded:
+            plain, _ = _split_of(source)
+            found = "it has several splits" if split is None else f"no split {split!r}"
+            raise DataError(f"{source}: {found}; write {plain}@SPLIT, {allowed(loaded, split)}")
+        loaded = loaded[split]
+    elif split is not None:
+        raise DataError(f"{source}: no split {split!r}; the folder holds one set without splits")
+    for number, found in enumerate(loaded, 1):
+        yield _row(f"{source} row {number}", found)
+
+
+def parse_hub(source: str) -> tuple[str, str | None, str | None]:
+    """(name, config, split) of a hub source.
+
+    >>> parse_hub("hub:openai/gsm8k:main@train")
+    ('openai/gsm8k', 'main', 'train')
+    """
+    rest, split = _split_of(source.removeprefix(HUB))
+    name, colon, config = rest.partition(":")
+    if not name or (colon and not config) or split == "":
+        raise DataError(f"{source}: not of the form hub:owner/name, hub:owner/name:config or …@split")
+    return name, config or None, split
+
+
+def _split_of(source: str) -> tuple[str, str | None]:
+    """'folder@train' -> ('folder', 'train'); an @ in a parent folder or an existing name is no split."""
+    place, at, split = source.rpartition("@")
+    if not at or "/" in split or Path(source).exists():
+        return source, None
+    return place, split
+
+
+def _datasets(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{source}: folders and hub names need the package `datasets`; {INSTALL}") from error
+    return datasets
+
+
+# --- synthetic data -----------------------------------------------------------------------------
+
+
+def _from_demo(source: str) -> Iterator[Row]:
+    splits = demo.make_splits()
+    name = source.removeprefix(DEMO)
+    if name not in splits:
+        raise DataError(f"{source}: no such part of the synthetic data; {allowed(splits, name)}")
+    for number, found in enumerate(splits[name], 1):
+        yield Row(f"{source} row {number}", found)
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def _row(where: str, found: Mapping[str, Any]) -> Row:
+    texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in found.items()}
+    full = {name: text for name, text in texts.items() if text is not None}
+    return Row(where, full, tuple(name for name, text in texts.items() if text is None))
+
+
+def _as_text(value: Any, where: str) -> str | None:
+    """Text as it is, all else as JSON writes it: true, 3, 0.5, ["a"]. None for what holds nothing.
+
+    A NaN is how tables write a missing value; bytes are text if they are UTF-8, else (images) nothing.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, "\ud83d": cannot be stored or tokenized
+        raise DataError(f"{where} holds half of a character (\\u{ord(text[error.start]):x})") from error
+    return text
+
+
+def _json_kind(value: object) -> str:
+    kinds = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return kinds.get(type(value), "number")
+
+
+READERS: dict[str, Callable[[str, Path, list[str] | None], Iterator[Row]]] = {
+    ".jsonl": _from_jsonl,
+    ".csv": _from_csv,
+    ".parquet": _from_parquet,
+}

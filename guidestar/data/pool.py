@@ -1,0 +1,326 @@
+"""From a configuration to examples: prompts, ids, splits, gold answers, and what was found on the way.
+
+Gold answers live apart from the examples, in `Dataset.gold` and `Split.answers`; an `Example` has no
+field for them, and its template may not use the answer column.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from guidestar.config import DataConfig, RunConfig, fingerprint
+from guidestar.data.formats import Row, read_rows
+from guidestar.data.presets import Normalise, apply_preset
+from guidestar.data.prompts import Template, answer_column
+from guidestar.data.tasks import Choice, Task, make_task
+from guidestar.errors import ConfigError, DataError, allowed
+from guidestar.records import Example
+from guidestar.rng import generator
+
+SHOWN = 20  # problems listed at once
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A test or validation set. answers: canonical, in the order of `examples`, None where unknown."""
+
+    examples: tuple[Example, ...]
+    answers: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a run knows about its data.
+
+    gold: id of a pool example -> canonical answer; empty when the pool has no answers.
+    facts: counts found while loading, for reports: `pool_rows`, `pool_duplicates`,
+        `pool_conflicting_labels` (duplicates with another answer), `pool_without_answer`,
+        `shared_with_test`, `shared_with_validation`, `validation_shared_with_test`, `pool`, `test`,
+        `validation` (sizes used), `budget_exceeds_pool`; for a choice also `classes` (label -> count in
+        the pool) and `majority` (the test set's most frequent label and its share).
+    hash: SHA-256 over ids, answers, template, response and labels.
+    """
+
+    pool: tuple[Example, ...]
+    gold: Mapping[str, str]
+    test: Split | None
+    validation: Split | None
+    task: Task
+    facts: Mapping[str, Any]
+    hash: str
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An example beside its answer cell (later its canonical answer); never leaves this file."""
+
+    example: Example
+    answer: str | None
+
+
+def load_dataset(config: RunConfig) -> Dataset:
+    """Read, check, split and count the data of a configuration.
+
+    Raises ConfigError for a template or labels that cannot work, DataError for a file, row or label
+    that cannot be used and for a pool smaller than the warm start.
+    """
+    data, task_config, normalise = apply_preset(config.data, config.task)
+    if data.test is not None and data.test_share:
+        raise ConfigError("data.test and data.test_share are both given; allowed: one of them")
+    template = Template(_required(data.template, "template"), data)
+    pool_source = _required(data.pool, "pool")
+
+    sets = {"pool": _read(pool_source, data, template, normalise)}
+    for name in ("test", "validation"):
+        if source := getattr(data, name):
+            sets[name] = _read(source, data, template, normalise)
+    _check_answer_column(sets, data)
+    rows = {name: [item for _, item in found] for name, found in sets.items()}
+
+    cells = [item.answer for items in rows.values() for item in items if item.answer is not None]
+    task = make_task(task_config, cells, data.response)
+    items = _with_gold(rows, task)
+
+    facts: dict[str, Any] = {"pool_rows": len(items["pool"])}
+    pool, facts["pool_duplicates"], facts["pool_conflicting_labels"] = _without_repeats(items["pool"], data)
+    test, validation = items.get("test"), items.get("validation")
+    if test and validation:
+        validation, facts["validation_shared_with_test"] = _without_shared(validation, test, "test", data)
+        if not validation:
+            raise DataError(f"{data.validation}: every row also stands in the test set; give other rows")
+    for name, other in (("test", test), ("validation", validation)):
+        if other is not None:
+            pool, facts[f"shared_with_{name}"] = _without_shared(pool, other, name, data)
+    if data.test_share:
+        pool, test = _split_off(pool, data)
+
+    pool = _limited(pool, data.pool_limit, data.seed, "pool")
+    test = test and _limited(test, data.test_limit, data.seed, "test")
+    validation = validation and _limited(validation, data.validation_limit, data.seed, "validation")
+    if len(pool) < config.query.warm_start:
+        raise DataError(
+            f"{pool_source}: the pool holds {len(pool)} examples, fewer than the warm start of "
+            f"{config.query.warm_start} (query.warm_start)"
+        )
+
+    pool = _with_distinct_ids(pool)
+    gold = {item.example.id: item.answer for item in pool if item.answer is not None}
+    splits = {"test": _split(test), "validation": _split(validation)}
+    facts |= {
+        "pool": len(pool),
+        "test": len(test or ()),
+        "validation": len(validation or ()),
+        "pool_without_answer": len(pool) - len(gold),
+        "budget_exceeds_pool": config.query.budget > len(pool),
+    }
+    if isinstance(task, Choice):
+        facts |= _class_facts(task, gold, splits["test"])
+    return Dataset(
+        pool=tuple(item.example for item in pool),
+        gold=gold,
+        test=splits["test"],
+        validation=splits["validation"],
+        task=task,
+        facts=facts,
+        hash=_hash(pool, splits, template.text, task),
+    )
+
+
+def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[str | None]]:
+    """Any file as examples under the template of a configuration, in the file's order.
+
+    Returns the examples and their answer cells as they stand in the file (`task.parse_gold` makes them
+    canonical); None where the file has no answer. Repeated rows stay, with ids of their own.
+    """
+    data, _, normalise = apply_preset(config.data, config.task)
+    template = Template(_required(data.template, "template"), data)
+    items = _with_distinct_ids([item for _, item in _read(source, data, template, normalise)])
+    return [item.example for item in items], [item.answer for item in items]
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def _read(source: str, data: DataConfig, template: Template, normalise: Normalise) -> list[tuple[Row, _Item]]:
+    rows = (replace(row, values=normalise(row.values)) for row in read_rows(source, header=data.header))
+    return [(row, _item(row, template, answer_column(data))) for row in rows]
+
+
+def _item(row: Row, template: Template, answer: str | None) -> _Item:
+    fields = template.fields(row)
+    cell = row.values.get(answer) if answer is not None else None
+    example = Example(fingerprint(fields)[:16], fields, template.fill(fields), row.where)
+    return _Item(example, cell if cell is not None and cell.strip() else None)
+
+
+def _check_answer_column(sets: Mapping[str, list[tuple[Row, _Item]]], data: DataConfig) -> None:
+    """Refuse a misspelt answer column, and test or validation rows without an answer.
+
+    A pool may lack the column, or some answers: people will give them.
+    """
+    column = answer_column(data)
+    measured = {name: rows for name, rows in sets.items() if name != "pool"}
+    if column is None:
+        if measured or data.test_share:
+            name = next(iter(measured), "test")
+            raise ConfigError(f"data.answer is missing; the {name} set is useless without gold answers")
+        return
+    for rows in measured.values() or sets.values():
+        if not any(column in row.columns for row, _ in rows):
+            first = rows[0][0]
+            found = allowed(first.columns, column)
+            raise DataError(f"{first.where}: no answer column {column!r} (data.answer); {found}")
+    _raise_all(
+        f"{item.example.where}: column {column!r} is empty; every row of the {name} set needs an answer"
+        for name, rows in measured.items()
+        for _, item in rows
+        if item.answer is None
+    )
+
+
+def _with_gold(sets: Mapping[str, list[_Item]], task: Task) -> dict[str, list[_Item]]:
+    """The same items with canonical answers. Raises DataError listing the rows whose answer cannot be one."""
+    problems: list[str] = []
+
+    def canonical(item: _Item) -> _Item:
+        if item.answer is None:
+            return item
+        try:
+            return replace(item, answer=task.parse_gold(item.answer, item.example.where))
+        except DataError as error:
+            problems.append(str(error))
+            return item
+
+    found = {name: [canonical(item) for item in items] for name, items in sets.items()}
+    _raise_all(problems)
+    return found
+
+
+def _raise_all(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        more = [f"… and {len(found) - SHOWN} more rows like these"] if len(found) > SHOWN else []
+        raise DataError("\n".join([*found[:SHOWN], *more]))
+
+
+# --- repeats, splits, limits --------------------------------------------------------------------
+
+
+def _without_repeats(pool: list[_Item], data: DataConfig) -> tuple[list[_Item], int, int]:
+    """(pool by the duplicates policy, repeated rows, those of them with another answer)."""
+    first: dict[str, _Item] = {}
+    repeats: list[tuple[_Item, _Item]] = []
+    for item in pool:
+        kept = first.setdefault(item.example.id, item)
+        if kept is not item:
+            repeats.append((item, kept))
+            if kept.answer is None:  # a label must not be lost because its row came second
+                first[item.example.id] = replace(kept, answer=item.answer)
+    if repeats and data.duplicates == "error":
+        _raise_all(
+            f"{item.example.where}: the same content as {kept.example.where}; "
+            f"data.duplicates is 'error', allowed: drop, keep, error"
+            for item, kept in repeats
+        )
+    conflicts = sum(None not in (i.answer, k.answer) and i.answer != k.answer for i, k in repeats)
+    return (pool if data.duplicates == "keep" else list(first.values())), len(repeats), conflicts
+
+
+def _without_shared(items: list[_Item], other: list[_Item], name: str, data: DataConfig) -> tuple[list[_Item], int]:
+    """(items by the duplicates policy, how many of them also stand in the other set)."""
+    there = {item.example.id: item.example.where for item in reversed(other)}
+    shared = [item for item in items if item.example.id in there]
+    if shared and data.duplicates == "error":
+        _raise_all(
+            f"{item.example.where}: also in the {name} set, {there[item.example.id]}; "
+            f"data.duplicates is 'error', allowed: drop, keep, error"
+            for item in shared
+        )
+    kept = items if data.duplicates == "keep" else [item for item in items if item.example.id not in there]
+    return kept, len(shared)
+
+
+def _split_off(pool: list[_Item], data: DataConfig) -> tuple[list[_Item], list[_Item]]:
+    """(pool, test): a random share of the answered contents; all copies of a content go the same way."""
+    answered = list(dict.fromkeys(item.example.id for item in pool if item.answer is not None))
+    size = round(len(answered) * data.test_share)
+    if not 0 < size < len(answered):
+        raise DataError(
+            f"{data.pool}: a test share of {data.test_share} of {len(answered)} answered examples leaves "
+            f"{len(answered) - size} for the pool and {size} for the test set; both need at least one"
+        )
+    chosen = set(_limited(answered, size, data.seed, "test_share"))
+    return (
+        [item for item in pool if item.example.id not in chosen],
+        [item for item in pool if item.example.id in chosen and item.answer is not None],
+    )
+
+
+def _limited(items: list[T], limit: int | None, seed: int, name: str) -> list[T]:
+    """A random subset of the size of the limit, in the original order."""
+    if limit is None or limit >= len(items):
+        return items
+    rng = generator(seed, 0, f"limit/{name}")
+    return [items[i] for i in sorted(rng.choice(len(items), size=limit, replace=False))]
+
+
+def _with_distinct_ids(items: list[_Item]) -> list[_Item]:
+    """Later copies of a content get the ids ID-2, ID-3, …"""
+    seen: Counter[str] = Counter()
+    found = []
+    for item in items:
+        key = item.example.id
+        seen[key] += 1
+        copy = replace(item.example, id=f"{key}-{seen[key]}") if seen[key] > 1 else item.example
+        found.append(replace(item, example=copy))
+    return found
+
+
+def _split(items: list[_Item] | None) -> Split | None:
+    if items is None:
+        return None
+    distinct = _with_distinct_ids(items)
+    return Split(tuple(item.example for item in distinct), tuple(item.answer for item in distinct))
+
+
+# --- facts --------------------------------------------------------------------------------------
+
+
+def _class_facts(task: Choice, gold: Mapping[str, str], test: Split | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if gold:
+        counts = Counter(gold.values())
+        facts["classes"] = {label: counts[label] for label in task.labels}
+    if test:
+        label, count = max(Counter(test.answers).items(), key=lambda pair: (pair[1], str(pair[0])))
+        facts["majority"] = {"label": label, "share": count / len(test)}
+    return facts
+
+
+def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: str, task: Task) -> str:
+    return fingerprint(
+        {
+            "pool": [(item.example.id, item.answer) for item in pool],
+            **{
+                name: list(zip((e.id for e in split.examples), split.answers, strict=True))
+                for name, split in splits.items()
+                if split is not None
+            },
+            "template": template,
+            "response": task.response,
+            "labels": list(zip(task.labels, task.words, strict=True)) if isinstance(task, Choice) else None,
+        }
+    )
+
+
+def _required(value: str | None, key: str) -> str:
+    if value is None:
+        raise ConfigError(f"data.{key} is missing; give it, or a `preset`")
+    return value

@@ -1,0 +1,207 @@
+"""Known datasets: their files, their names on the hub, and how a row becomes a prompt and an answer.
+
+A preset only fills configuration keys that are not given; it holds no data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidestar.config import DataConfig, TaskConfig
+from guidestar.data import demo
+from guidestar.errors import ConfigError, allowed
+
+Values = Mapping[str, str]
+Normalise = Callable[[Values], Values]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is known about a dataset.
+
+    files: "pool", "test", "validation" -> file name in the dataset's folder.
+    sources: the same -> source without a folder (hub names).
+    task: keys of the task section.
+    normalise: row -> row, run before columns are looked up; gives all forms of a dataset the same columns.
+    query, train: settings of the papers, as hints for a configuration; nothing is set from them.
+    """
+
+    description: str
+    files: Mapping[str, str]
+    sources: Mapping[str, str]
+    template: str
+    answer: str
+    task: Mapping[str, Any]
+    response: str = "{answer}"
+    header: tuple[str, ...] | None = None
+    normalise: Normalise | None = None
+    query: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def apply_preset(data: DataConfig, task: TaskConfig) -> tuple[DataConfig, TaskConfig, Normalise]:
+    """The two sections with the preset's values where none are given, and its row function.
+
+    Without a preset all stays as it is. The preset's sets are used only if no `pool` is given or a
+    `folder` is; with `test_share` its test set is left out.
+    Raises ConfigError for an unknown preset or a folder without one.
+    """
+    if data.preset is None:
+        if data.folder is not None:
+            raise ConfigError(f"data.folder is {data.folder!r}, which needs a data.preset; else give data.pool")
+        return data, task, _same
+    if data.preset not in PRESETS:
+        raise ConfigError(f"data.preset is {data.preset!r}; {allowed(PRESETS, data.preset)}")
+    preset = PRESETS[data.preset]
+    values: dict[str, Any] = {
+        "template": preset.template,
+        "answer": preset.answer,
+        "response": preset.response,
+    }
+    if data.folder is not None:
+        values["header"] = list(preset.header) if preset.header else None
+        values |= {split: str(Path(data.folder) / name) for split, name in preset.files.items()}
+    elif data.pool is None:
+        values |= preset.sources
+    if data.test_share:
+        values.pop("test", None)
+    return _filled(data, values), _filled(task, preset.task), preset.normalise or _same
+
+
+def _filled(section: Any, values: Mapping[str, Any]) -> Any:
+    """The section with `values` where the user gave nothing; an explicit null is nothing given."""
+    given = {name for name in section.model_fields_set if getattr(section, name) is not None}
+    return section.model_copy(update={name: value for name, value in values.items() if name not in given})
+
+
+# --- row functions ------------------------------------------------------------------------------
+
+
+def _same(row: Values) -> Values:
+    return row
+
+
+def boolq_row(row: Values) -> Values:
+    """The hub's bare questions get the instruction that the files' questions carry; no passage in either."""
+    if "passage" not in row:
+        return row
+    question = (
+        f"Please answer the following question with true or false, question: {row['question']}?\n\n"
+        "Answer format: true/false"
+    )
+    return {"question": question, "answer": row["answer"]}
+
+
+def openbookqa_row(row: Values) -> Values:
+    """One form for the train file ("AnswerA puppies"), the test file ("AnswerA: lions") and the hub."""
+    if "question_stem" in row:
+        choices = json.loads(row["choices"])
+        listed = "".join(f"\nAnswer{k}: {t}" for k, t in zip(choices["label"], choices["text"], strict=True))
+        question = f"{row['question_stem']}{listed}\nThe correct answer is"
+        return {"question": question, "answer": row["answerKey"]}
+    question = re.sub(r"(?m)^Answer([A-D]) ", r"Answer\1: ", row.get("question", "")).rstrip()
+    return {**row, "question": question}
+
+
+TREC_HUB_LABELS = {"ABBR": "2", "ENTY": "1", "DESC": "0", "HUM": "3", "LOC": "5", "NUM": "4"}
+
+
+def trec_row(row: Values) -> Values:
+    """The hub's coarse classes under the numbers that the files use."""
+    if "label_coarse_original" not in row:
+        return row
+    return {"text": row["text"], "label": TREC_HUB_LABELS[row["label_coarse_original"]]}
+
+
+def subj_row(row: Values) -> Values:
+    """The hub keeps the label's name in a column of its own."""
+    return {"text": row["text"], "label": row["label_text"]} if "label_text" in row else row
+
+
+PRESETS: dict[str, Preset] = {
+    "gsm8k": Preset(
+        description="GSM8K: grade-school arithmetic with worked answers (Cobbe et al. 2021)",
+        files={"pool": "train.jsonl", "test": "test.jsonl"},
+        sources={"pool": "hub:openai/gsm8k:main@train", "test": "hub:openai/gsm8k:main@test"},
+        template=(
+            "{question}\nAnswer the above question. First, think step by step and then answer the final number.\n"
+        ),
+        answer="answer",
+        task={"kind": "number"},
+        query={"warm_start": 500, "batch": 500, "budget": 5000},
+        train={"batch_size": 8, "learning_rate": 1.5e-4, "epochs": 3},
+    ),
+    "boolq": Preset(
+        description="BoolQ: yes/no questions without their passage (Clark et al. 2019)",
+        files={"pool": "train.jsonl", "test": "test.jsonl"},
+        sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
+        template="{question}\n",
+        response="the correct answer is {answer}",
+        answer="answer",
+        task={"kind": "choice", "labels": ["true", "false"]},
+        normalise=boolq_row,
+        query={"warm_start": 500, "batch": 500, "budget": 5000},
+        train={"batch_size": 32, "learning_rate": 3e-5, "epochs": 15},
+    ),
+    "openbookqa": Preset(
+        description="OpenBookQA: science questions with four choices (Mihaylov et al. 2018)",
+        files={"pool": "train.jsonl", "test": "test.jsonl"},
+        sources={
+            "pool": "hub:allenai/openbookqa:main@train",
+            "test": "hub:allenai/openbookqa:main@test",
+            "validation": "hub:allenai/openbookqa:main@validation",
+        },
+        template="{question}",
+        answer="answer",
+        task={"kind": "choice", "labels": ["A", "B", "C", "D"]},
+        normalise=openbookqa_row,
+        query={"warm_start": 200, "batch": 200, "budget": 2000},
+        train={"batch_size": 32, "learning_rate": 3e-5, "epochs": 15},
+    ),
+    "trec-6": Preset(
+        description="TREC-6: what kind of answer a question asks for, six classes (Li and Roth 2002)",
+        files={"pool": "train.csv", "test": "test.csv", "validation": "validation.csv"},
+        sources={"pool": "hub:SetFit/TREC-QC@train", "test": "hub:SetFit/TREC-QC@test"},
+        header=("id", "text", "label"),
+        template="Question: {text}\nType:",
+        answer="label",
+        task={
+            "kind": "choice",
+            "labels": {
+                "0": "description",
+                "1": "entity",
+                "2": "abbreviation",
+                "3": "human",
+                "4": "number",
+                "5": "location",
+            },
+        },
+        normalise=trec_row,
+        query={"warm_start": 100, "batch": 50, "budget": 1000},
+    ),
+    "subj": Preset(
+        description="SUBJ: subjective or objective sentences about films (Pang and Lee 2004)",
+        files={"pool": "train.csv", "test": "test.csv", "validation": "validation.csv"},
+        sources={"pool": "hub:SetFit/subj@train", "test": "hub:SetFit/subj@test"},
+        header=("id", "text", "label"),
+        template="Sentence: {text}\nThis is",
+        answer="label",
+        task={"kind": "choice", "labels": ["subjective", "objective"]},
+        normalise=subj_row,
+        query={"warm_start": 100, "batch": 50, "budget": 1000},
+    ),
+    "demo": Preset(
+        description="synthetic messages of customers to a shop, six classes, written by this package itself",
+        files={"pool": "pool.csv", "test": "test.csv", "validation": "validation.csv"},
+        sources={"pool": "demo:pool", "test": "demo:test", "validation": "demo:validation"},
+        template="Message: {text}\nTopic:",
+        answer="label",
+        task={"kind": "choice", "labels": list(demo.SHARES)},
+        query={"warm_start": 60, "batch": 30, "budget": 210},
+    ),
+}

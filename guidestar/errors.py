@@ -1,0 +1,67 @@
+"""Every error a user can meet, and the exit code of the command line for it.
+
+```
+Exception
+└── GuidestarError        1  something went wrong; the message says where
+    ├── ConfigError       2  the configuration cannot be used
+    │   └── ConfigMismatch 2  the run folder was begun with another configuration
+    ├── DataError         3  a data file, a row or a label cannot be used
+    ├── ModelError        1  a model, an adapter or its numbers cannot be used
+    │   └── NoVariance    1  the stochastic passes are all equal
+    └── StoreError        1  the run folder is damaged, locked or not writable
+```
+
+A message says where, what was found and what is allowed:
+``pool.csv line 7: label 'postive' is not one of: negative, positive``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GuidestarError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    exit_code = 1
+
+
+class ConfigError(GuidestarError):
+    """The configuration cannot be used; the message lists every problem found."""
+
+    exit_code = 2
+
+
+class ConfigMismatch(ConfigError):
+    """The run folder was begun with another configuration or other data."""
+
+
+class DataError(GuidestarError):
+    """A data file, a row or a label cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(GuidestarError):
+    """A model, a tokenizer, an adapter or its numbers cannot be used."""
+
+
+class NoVariance(ModelError):
+    """Monte-Carlo passes were asked for and all of them are equal."""
+
+
+class StoreError(GuidestarError):
+    """The run folder is damaged, in use or cannot be written."""
+
+
+def allowed(names: Iterable[object], found: object = None) -> str:
+    """'allowed: a, b' with the nearest name to `found` in front when there is one.
+
+    >>> allowed(["entropy", "margin"], "entrpy")
+    "did you mean 'entropy'? allowed: entropy, margin"
+    """
+    options = [str(name) for name in names]
+    near = difflib.get_close_matches(str(found), options, n=1) if found is not None else []
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(options)}"

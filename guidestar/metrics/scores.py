@@ -1,0 +1,154 @@
+"""Scores of one model on one test set. Probabilities come as natural logs, (n, labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from guidestar.errors import ModelError
+from guidestar.records import Array
+
+Indices = NDArray[np.intp]
+
+BINS = 15  # of the calibration error, as in Guo et al. 2017
+
+
+def accuracy(predicted: ArrayLike, gold: ArrayLike) -> float:
+    """Share of equal entries; predicted, gold: (n,).
+
+    Raises ValueError if there are none or the lengths differ.
+    >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
+    0.75
+    """
+    predicted, gold = np.asarray(predicted), np.asarray(gold)
+    if predicted.shape != gold.shape or not predicted.size:
+        raise ValueError(f"found {predicted.shape} predictions for {gold.shape} gold answers")
+    return float((predicted == gold).mean())
+
+
+def macro_f1(predicted: ArrayLike, gold: ArrayLike, labels: int) -> float:
+    """Mean over the labels of F1 = 2 TP / (2 TP + FP + FN).
+
+    predicted, gold: (n,) label indices below `labels`. A label that neither occurs nor is predicted has no F1
+    and is left out of the mean.
+    >>> round(macro_f1([0, 1, 1, 1], [0, 0, 1, 1], labels=2), 4)
+    0.7333
+    """
+    predicted, gold = np.asarray(predicted), np.asarray(gold)
+    hits = np.bincount(gold[predicted == gold], minlength=labels)
+    either = np.bincount(gold, minlength=labels) + np.bincount(predicted, minlength=labels)
+    return float((2 * hits[either > 0] / either[either > 0]).mean())
+
+
+def brier(log_probs: Array, gold: Indices) -> float:
+    """(1/n) Σ_i Σ_c (p_ic − [c = y_i])²: the sum over all labels, so 0 is best and 2 worst.
+
+    log_probs: (n, labels). gold: (n,) label indices. Source: Brier 1950.
+    >>> round(brier(np.log([[0.75, 0.25]]), np.array([0])), 4)
+    0.125
+    """
+    errors = np.exp(log_probs)
+    errors[np.arange(len(gold)), gold] -= 1.0
+    return float((errors**2).sum(axis=1).mean())
+
+
+def nll(log_probs: Array, gold: Indices) -> float:
+    """(1/n) Σ_i −ln p(y_i), in nats; infinite if a gold label has probability 0.
+
+    log_probs: (n, labels). gold: (n,) label indices.
+    >>> round(nll(np.log([[0.5, 0.5]]), np.array([1])), 4)
+    0.6931
+    """
+    return float(-log_probs[np.arange(len(gold)), gold].mean())
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The reliability diagram: bins of equal width over the confidence of the likeliest label.
+
+    edges: (bins + 1,); bin j holds confidences in (edges[j], edges[j+1]].
+    count: (bins,) examples. confidence, accuracy: (bins,) their means, NaN in an empty bin.
+    """
+
+    edges: Array
+    count: Indices
+    confidence: Array
+    accuracy: Array
+
+
+def reliability(log_probs: Array, gold: Indices, bins: int = BINS) -> Reliability:
+    """Mean confidence and accuracy in bins of equal width. log_probs: (n, labels); gold: (n,).
+
+    Source: Niculescu-Mizil and Caruana 2005; Guo et al. 2017.
+    >>> reliability(np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), bins=2).accuracy
+    array([nan, 0.5])
+    """
+    confidence = np.exp(log_probs.max(axis=1))
+    right = log_probs.argmax(axis=1) == gold
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    divisor = np.where(count > 0, count, np.nan)
+    return Reliability(
+        np.linspace(0.0, 1.0, bins + 1),
+        count,
+        np.bincount(bin_of, weights=confidence, minlength=bins) / divisor,
+        np.bincount(bin_of, weights=right, minlength=bins) / divisor,
+    )
+
+
+def ece(log_probs: Array, gold: Indices, bins: int = BINS) -> float:
+    """Expected calibration error, Σ_j (n_j/n) |accuracy_j − confidence_j| over 15 bins of equal width.
+
+    log_probs: (n, labels). gold: (n,) label indices. Source: Naeini et al. 2015; Guo et al. 2017.
+    >>> round(ece(np.log([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1])), 4)
+    0.4
+    """
+    curve = reliability(log_probs, gold, bins)
+    return float(np.nansum(curve.count * np.abs(curve.accuracy - curve.confidence)) / len(gold))
+
+
+def majority_baseline(gold: ArrayLike) -> float:
+    """Accuracy of always answering with the most frequent gold answer. gold: (n,) indices or texts.
+
+    >>> majority_baseline(["yes", "no", "yes"])
+    0.6666666666666666
+    """
+    _, counts = np.unique(np.asarray(gold), return_counts=True)
+    return float(counts.max() / counts.sum())
+
+
+def choice_metrics(log_probs: Array, gold: Sequence[int] | Indices) -> dict[str, float]:
+    """Accuracy, macro F1, ECE, Brier, NLL and the majority baseline of a choice task.
+
+    log_probs: (n, labels) natural logs. gold: (n,) label indices. Of equal probabilities the first label is
+    taken as the answer.
+    Raises ModelError if a log-probability is NaN, ValueError if there are no examples or the lengths differ.
+    >>> choice_metrics(np.log([[0.75, 0.25], [0.5, 0.5]]), [0, 1])["accuracy"]
+    0.5
+    """
+    log_probs, gold = np.asarray(log_probs, dtype=np.float64), np.asarray(gold, dtype=np.intp)
+    bad = np.any(np.isnan(log_probs), axis=1)
+    if bad.any():
+        raise ModelError(f"label log-probabilities are NaN for {int(bad.sum())} of {len(bad)} examples")
+    predicted = log_probs.argmax(axis=1)
+    return {
+        "accuracy": accuracy(predicted, gold),
+        "macro_f1": macro_f1(predicted, gold, log_probs.shape[1]),
+        "ece": ece(log_probs, gold),
+        "brier": brier(log_probs, gold),
+        "nll": nll(log_probs, gold),
+        "majority": majority_baseline(gold),
+    }
+
+
+def exact_metrics(correct: Sequence[bool] | NDArray[np.bool_]) -> dict[str, float]:
+    """Accuracy of a number or text task. correct: (n,) whether each answer matched.
+
+    >>> exact_metrics([True, False])
+    {'accuracy': 0.5}
+    """
+    correct = np.asarray(correct, dtype=bool)
+    return {"accuracy": accuracy(correct, np.ones_like(correct))}

@@ -1,0 +1,1 @@
+"""Everything that needs torch: base models, adapters, batches, prediction, training, evaluation."""

@@ -1,0 +1,176 @@
+"""Adapters by PEFT's own configuration, and the three questions active learning asks of them.
+
+- What does the base model say? It is scored before an adapter is attached, so nothing can leak.
+- Which passes are stochastic? Only the adapter's own layers go into train mode, never the base model's.
+- Which tensors are STAR's "B"? Those that start as a constant (LoRA's B starts at 0, IA3's scale at 1):
+  found by their value at the start, not by their name. They decay towards that start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.model.dropout import cheapen
+from guidestar.model.load import BaseModel
+
+
+def make_config(options: Mapping[str, Any]) -> Any:
+    """PEFT's config object for `peft:` of a run.
+
+    Raises ConfigError for an unknown type, an unknown key (with the nearest), or values PEFT refuses, and
+    for `bias` other than none: those biases are trained in place, so the base model would be lost.
+    """
+    from peft import TaskType
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    options = dict(options)
+    name = str(options.pop("peft_type", "LORA")).upper()
+    types = {str(getattr(t, "value", t)): cls for t, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if name not in types:
+        raise ConfigError(f"peft.peft_type is {name!r}; {allowed(sorted(types), name)}")
+    fields = {f.name for f in dataclasses.fields(types[name])}
+    unknown = [key for key in options if key not in fields]
+    if unknown:
+        raise ConfigError(
+            "\n".join(f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown)
+        )
+    if options.get("bias", "none") != "none":
+        raise ConfigError(
+            f"peft.bias is {options['bias']!r}; allowed: none (other values train the base model's own biases)"
+        )
+    options.setdefault("task_type", TaskType.CAUSAL_LM)
+    try:
+        return types[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"peft: {name} refuses these values: {error}") from error
+
+
+def attach(base: BaseModel, options: Mapping[str, Any], seed: int) -> Any:
+    """A fresh adapter on the base model (float32 weights), ready to train. Repeatable by `seed`."""
+    from peft import get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = get_peft_model(base.model, make_config(options), autocast_adapter_dtype=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
+    model.peft_config["default"].base_model_name_or_path = base.name
+    if base.device.type == "cpu":
+        cheapen(model)
+    return model
+
+
+def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
+    """The saved adapter on the base model: in the base's dtype for scoring, float32 when `trainable`.
+
+    Raises ModelError when the folder has no adapter_model.safetensors or does not fit the model.
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: not an adapter; expected adapter_config.json and adapter_model.safetensors")
+    if not (folder / "adapter_model.safetensors").is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise ModelError(
+                f"{folder}: found adapter_model.bin only, a pickle that could run code when loaded; "
+                "expected adapter_model.safetensors (save it again with safe_serialization=True)"
+            )
+        raise ModelError(f"{folder}: adapter_model.safetensors is missing")
+    try:
+        model = PeftModel.from_pretrained(
+            base.model,
+            folder,
+            is_trainable=trainable,
+            autocast_adapter_dtype=trainable,
+            local_files_only=True,
+        )
+    except Exception as error:  # peft and safetensors raise many kinds for a damaged or foreign adapter
+        raise ModelError(f"{folder}: the adapter cannot be loaded on {base.name}: {error}") from error
+    if base.device.type == "cpu":
+        cheapen(model)
+    return model.eval()
+
+
+@contextmanager
+def adapted(base: BaseModel, folder: Path | None) -> Iterator[Any]:
+    """The base model with a saved adapter for the time of the block; None gives the bare base model."""
+    if folder is None:
+        yield base.model
+        return
+    model = load_adapter(base, folder)
+    try:
+        yield model
+    finally:
+        detach(model)
+
+
+def detach(model: Any) -> None:
+    """Take an adapter off, leaving the base model as it was."""
+    if not model.active_peft_config.is_prompt_learning:  # prompt learning never touched the base model
+        model.unload()
+    base = model.get_base_model()
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        base.__dict__.pop(name, None)
+    base.requires_grad_(False).eval()
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the adapter as safetensors and a config whose bytes depend on its content alone."""
+    # Left to itself PEFT would ask the hub whether the vocabulary changed.
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `guidestar publish` writes a full one
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[key] = sorted(value)  # PEFT keeps sets, whose order changes from process to process
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def anchors(model: Any) -> dict[str, torch.Tensor]:
+    """Trainable tensors that are constant at the start -> a copy of that start (STAR's "B", eq. 6).
+
+    Tensors of one element are left out: any number is constant.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.numel() > 1:
+            start = parameter.detach()
+            if bool((start == start.flatten()[0]).all()):
+                found[name] = start.clone()
+    return found
+
+
+@contextmanager
+def dropout_on(model: Any) -> Iterator[None]:
+    """Train mode for the adapter's own layers only; the wrapped base layers stay in eval mode.
+
+    LoHa and LoKr drop by the layer's train flag and not by a Dropout module, so whole layers are switched.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    model.eval()
+    for layer in layers:
+        layer.train()
+        layer.get_base_layer().eval()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def exact_lengths(model: Any) -> bool:
+    """True when batches must not be padded: prompt learning puts its tokens before the padding."""
+    config = getattr(model, "active_peft_config", None)
+    return bool(config is not None and config.is_prompt_learning)

@@ -1,0 +1,156 @@
+"""From prompts to padded tensors. Padding is always on the left, so that responses end together and the
+model can be asked for the logits of the last few positions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from guidestar.errors import ConfigError, DataError, ModelError
+from guidestar.model.load import BaseModel
+from guidestar.records import Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded token ids and what belongs to them, on the model's device.
+
+    ids, mask, positions: (rows, tokens) int64; mask is 1 for real tokens, positions count those from 0.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+    def inputs(self, prompt_learning: bool = False) -> dict[str, torch.Tensor]:
+        """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
+        found = {"input_ids": self.ids, "attention_mask": self.mask}
+        return found if prompt_learning else {**found, "position_ids": self.positions}
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
+    """Stack token lists of different length."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(width) >= (width - lengths)[:, None]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return Batch(ids.to(device), mask.to(device), positions.to(device))
+
+
+def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> list[list[int]]:
+    """Positions grouped into batches of similar length, each of at most `budget` padded tokens.
+
+    A single row longer than the budget is a batch of its own. With `exact`, all rows of a batch have the
+    same length. Longest first: when memory is short, the first batch says so.
+
+    >>> token_batches([2, 9, 3, 3], budget=9)
+    [[1], [2, 3, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for i in order:
+        last = batches[-1] if batches else None
+        if last and (len(last) + 1) * lengths[last[0]] <= budget and not (exact and lengths[last[0]] != lengths[i]):
+            last.append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def prompt_text(base: BaseModel, prompt: str) -> str:
+    """The prompt as the model reads it: itself, or one user turn of the tokenizer's chat template."""
+    if not base.chat:
+        return prompt
+    if not getattr(base.tokenizer, "chat_template", None):
+        raise ConfigError("model.chat is true, but the tokenizer has no chat template; allowed: false")
+    turn = [{"role": "user", "content": prompt}]
+    return str(base.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+
+
+def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int = 0) -> list[list[int]]:
+    """Token ids of every prompt. `room`: tokens that must fit behind it.
+
+    Raises DataError naming the first prompt that does not fit the model's context.
+    """
+    if not examples:
+        return []
+    texts = [prompt_text(base, e.prompt) for e in examples]
+    rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
+    for example, row in zip(examples, rows, strict=True):
+        if not row:
+            raise DataError(f"{example.where or example.id}: the prompt is empty")
+        if len(row) + room > base.max_length:
+            raise DataError(
+                f"{example.where or example.id}: the prompt has {len(row)} tokens and needs {room} more for the response, "
+                f"but the model's context is {base.max_length}; shorten the template, or set data.too_long: drop"
+            )
+    return [list(row) for row in rows]
+
+
+def too_long(base: BaseModel, examples: Sequence[Example], room: int) -> set[str]:
+    """Ids of the examples whose prompt and response do not fit the model's context."""
+    if not examples:
+        return set()
+    rows = base.tokenizer([prompt_text(base, e.prompt) for e in examples], add_special_tokens=not base.chat)[
+        "input_ids"
+    ]
+    return {e.id for e, row in zip(examples, rows, strict=True) if len(row) + room > base.max_length}
+
+
+def encode_response(base: BaseModel, prompt: str, response: str) -> list[int]:
+    """Token ids of a response that follows `prompt`, without an end token.
+
+    A space is put between the two unless the prompt ends in white space. The text is encoded behind a
+    colon and the colon taken off again, because some tokenizers add a space of their own at the start.
+    """
+    joint = "" if prompt_text(base, prompt)[-1:].isspace() else " "
+    plain = base.tokenizer(":", add_special_tokens=False)["input_ids"]
+    both = base.tokenizer(":" + joint + response, add_special_tokens=False)["input_ids"]
+    if both[: len(plain)] == plain:
+        return list(both[len(plain) :])
+    return list(base.tokenizer(joint + response, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class LabelTokens:
+    """How the words of a label space are told apart.
+
+    prefix: tokens that every word's response begins with (format words).
+    rest: for each label the tokens that follow, end token included. `first` is the first of each.
+    """
+
+    prefix: tuple[int, ...]
+    rest: tuple[tuple[int, ...], ...]
+
+    @property
+    def first(self) -> list[int]:
+        return [row[0] for row in self.rest]
+
+
+def label_tokens(base: BaseModel, task: Any, prompt: str) -> LabelTokens:
+    """Tokens of the label words behind `prompt`.
+
+    Raises ConfigError when the task scores first tokens and two labels share theirs.
+    """
+    rows = [[*encode_response(base, prompt, task.response_text(label)), base.eos[0]] for label in task.labels]
+    shared = 0
+    while len({row[shared] for row in rows}) == 1:  # ends at the latest where the shortest row ends: words differ
+        shared += 1
+        if any(len(row) == shared for row in rows):
+            raise ModelError("two label words have the same tokens; choose other words in task.labels")
+    found = LabelTokens(tuple(rows[0][:shared]), tuple(tuple(row[shared:]) for row in rows))
+    if task.scoring == "first_token":
+        seen: dict[int, str] = {}
+        for label, token in zip(task.labels, found.first, strict=True):
+            if token in seen:
+                piece = base.tokenizer.decode([token])
+                raise ConfigError(
+                    f"task.labels: the words of {seen[token]!r} and {label!r} both begin with the token {piece!r}, so one token "
+                    "cannot tell them apart; choose other words (labels: {label: word}), or set task.scoring: sequence"
+                )
+            seen[token] = label
+    return found

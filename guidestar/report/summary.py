@@ -1,0 +1,269 @@
+"""An experiment in numbers and one honest sentence: curves, areas, spreads, and what they do not show."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from guidestar.metrics.curve import auc, ripl
+from guidestar.metrics.scores import accuracy
+from guidestar.report.read import RunRecord, read_runs
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """The experiment in `folder` as JSON-able data; accuracies, areas and RIPL are fractions.
+
+    Keys: "sentence" and "notes" for people; "runs", one by one; "strategies", mean and standard deviation
+    (None for one seed) of area and final accuracy over "compared", the seeds and points that every strategy
+    has, and RIPL against "control", the random strategy, of the same seeds; "majority", "base" (the untuned
+    model's accuracy), "test" (examples), "synthetic", "shared_warm_start" (seed -> whether all strategies
+    began with the same picks).
+    Raises GuidestarError if there is no run, StoreError if one cannot be read.
+    """
+    return summarise(folder, read_runs(folder))
+
+
+def summarise(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """`summary` of runs that are read already."""
+    facts = runs[0].facts
+    data = facts.get("data") or {}
+    compared, points = _comparable(runs)
+    found: dict[str, Any] = {
+        "folder": str(folder),
+        "name": facts.get("name") or folder.resolve().name,
+        "synthetic": bool(facts.get("synthetic")),
+        "test": data.get("test"),
+        "majority": data.get("majority"),
+        "base": _base_accuracy(runs),
+        "runs": [_run(run) for run in runs],
+        "compared": {
+            "seeds": sorted({run.seed for run in compared}),
+            "labels": [labels for labels, _ in compared[0].curve[:points]] if compared else [],
+        },
+        "control": _control(compared),
+        "strategies": _strategies(compared, points),
+        "shared_warm_start": _shared_warm_start(runs),
+    }
+    return {"sentence": _sentence(found), "notes": _notes(found, runs), **found}
+
+
+def status_text(facts: Mapping[str, Any]) -> str:
+    """A summary for a terminal: a line for each run, then the sentence and the notes."""
+    width = max(len(run["run"]) for run in facts["runs"])
+    lines = []
+    for run in facts["runs"]:
+        of = f" of {run['planned_rounds']}" if run["planned_rounds"] else ""
+        reached = f", accuracy {run['final']:.3f}" if run["final"] is not None else ""
+        spent = f", {sum(run['seconds'].values()):.0f} s" if run["seconds"] else ""
+        stands = f"{run['rounds']}{of} rounds, {run['labels']} labels{reached}{spent}; {_state(run)}"
+        lines.append(f"{run['run']:<{width}}  {stands}")
+    return "\n".join([*lines, "", facts["sentence"], *facts["notes"]])
+
+
+def _state(run: Mapping[str, Any]) -> str:
+    if run["finished"]:
+        return f"finished: {run['finished']}"
+    return f"waits for {run['unanswered']} answers" if run["unanswered"] else "not finished"
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+def _run(run: RunRecord) -> dict[str, Any]:
+    values = [value for _, value in run.curve]
+    return {
+        "run": run.name,
+        "strategy": run.strategy,
+        "seed": run.seed,
+        "rounds": len(run.metrics),
+        "planned_rounds": run.rounds,
+        "labels": run.metrics[-1].labels if run.metrics else 0,
+        "curve": [list(point) for point in run.curve],
+        "auc": auc(values) if values else None,
+        "final": values[-1] if values else None,
+        "seconds": seconds_by_phase(run),
+        "finished": run.finished and run.finished.value,
+        "unanswered": run.unanswered,
+    }
+
+
+def seconds_by_phase(run: RunRecord) -> dict[str, float]:
+    """Seconds of each phase over all rounds, in the order first met."""
+    spent: dict[str, float] = {}
+    for _, phase, seconds, _ in run.timings:
+        spent[phase] = spent.get(phase, 0.0) + seconds
+    return spent
+
+
+def _base_accuracy(runs: Sequence[RunRecord]) -> float | None:
+    for run in runs:
+        if "base" in run.test:
+            return accuracy(run.test["base"]["log_probs"].argmax(axis=1), run.test["base"]["gold"])
+    return None
+
+
+# --- runs beside each other -----------------------------------------------------------------------
+
+
+def _comparable(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], int]:
+    """The runs that may be set beside each other, and over how many points of their curves.
+
+    Seeds that every strategy has finished as far as any run has; if there is none, all measured runs as far
+    as they share their numbers of labels.
+    """
+    measured = [run for run in runs if run.curve]
+    longest = max((len(run.curve) for run in measured), default=0)
+    whole = {(run.strategy, run.seed) for run in measured if len(run.curve) == longest}
+    names = strategy_names(runs)
+    seeds = {run.seed for run in runs if all((name, run.seed) in whole for name in names)}
+    chosen = [run for run in measured if run.seed in seeds] if seeds else measured
+    points = 0
+    for at_point in zip(*(run.curve for run in chosen), strict=False):
+        if len({labels for labels, _ in at_point}) > 1:
+            break
+        points += 1
+    return (chosen, points) if points else ([], 0)
+
+
+def strategy_names(runs: Sequence[RunRecord]) -> list[str]:
+    """The strategies of some runs, each once, in their order."""
+    return list(dict.fromkeys(run.strategy for run in runs))
+
+
+def _strategies(runs: Sequence[RunRecord], points: int) -> list[dict[str, Any]]:
+    values = {(run.strategy, run.seed): [v for _, v in run.curve[:points]] for run in runs}
+    control = _control(runs)
+    rows = []
+    for name in strategy_names(runs):
+        seeds = sorted(seed for strategy, seed in values if strategy == name)
+        areas = [auc(values[name, seed]) for seed in seeds]
+        rows.append(
+            {
+                "strategy": name,
+                "seeds": seeds,
+                "auc": _mean_sd(areas),
+                "final": _mean_sd([values[name, seed][-1] for seed in seeds]),
+                "ripl": _ripl(name, control, values),
+            }
+        )
+    return rows
+
+
+def _control(runs: Sequence[RunRecord]) -> str | None:
+    return next((run.strategy for run in runs if run.is_random), None)
+
+
+def _ripl(name: str, control: str | None, values: Mapping[tuple[str, int], Sequence[float]]) -> float | None:
+    """RIPL of the mean areas over the seeds that both have; None for the control itself."""
+    if control is None or name == control:
+        return None
+    seeds = [seed for strategy, seed in values if strategy == name and (control, seed) in values]
+    if not seeds:
+        return None
+    own = statistics.fmean(auc(values[name, seed]) for seed in seeds)
+    random = statistics.fmean(auc(values[control, seed]) for seed in seeds)
+    return ripl(own, random) if random < 1 else None
+
+
+def _mean_sd(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
+    shared = {}
+    for seed in sorted({run.seed for run in runs}):
+        starts = [{pick.id for pick in run.queries[0].picks} for run in runs if run.seed == seed and run.queries]
+        if len(starts) > 1:
+            shared[str(seed)] = all(start == starts[0] for start in starts)
+    return shared
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    """What came out, with no claim beyond it."""
+    rows, compared = found["strategies"], found["compared"]
+    if not rows:
+        if any(run["rounds"] for run in found["runs"]) and not found["test"]:
+            return "There is no test set, so no accuracy is known."
+        if any(run["curve"] for run in found["runs"]):
+            return "The runs have no number of labels in common, so they cannot be set beside each other."
+        return "Nothing is measured yet."
+    several = len(compared["seeds"]) > 1
+    reached = [
+        f"{row['strategy']} {row['final']['mean']:.3f}"
+        + (f" ± {row['final']['sd']:.3f}" if row["final"]["sd"] is not None else "")
+        for row in rows
+    ]
+    reached[0] = reached[0].replace(f"{rows[0]['strategy']} ", f"{rows[0]['strategy']} reached an accuracy of ", 1)
+    where = f" on {found['test']} {'synthetic ' if found['synthetic'] else ''}test examples" if found["test"] else ""
+    spread = (
+        f"mean ± standard deviation of {len(compared['seeds'])} seeds"
+        if several
+        else "one seed, so no spread can be given"
+    )
+    return f"With {compared['labels'][-1]} labels {_listed(reached)}{where}; {spread}."
+
+
+def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
+    """What a reader must know before believing the sentence."""
+    notes = []
+    if found["synthetic"]:
+        notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
+    notes += _about_chance(found)
+    if majority := found["majority"]:
+        always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"
+        untuned = f", the untuned model {found['base']:.3f}" if found["base"] is not None else ""
+        below = all(row["final"]["mean"] <= majority["share"] for row in found["strategies"])
+        verdict = " No strategy is above that." if found["strategies"] and below else ""
+        notes.append(f"{always} {majority['share']:.3f}{untuned}.{verdict}")
+    if apart := [seed for seed, same in found["shared_warm_start"].items() if not same]:
+        notes.append(
+            f"The strategies of seed {_listed(apart)} did not begin with the same examples, "
+            "so part of their difference comes from the warm start."
+        )
+    seeds = {run["seed"] for run in found["runs"]}
+    left_out = sorted(seeds - set(found["compared"]["seeds"]))
+    if left_out and found["strategies"]:
+        notes.append(f"Seed {_listed(left_out)} is left out of the comparison: not every strategy is done with it.")
+    points = len(found["compared"]["labels"])
+    if points and points < max(len(run.curve) for run in runs):
+        notes.append(f"Not every run is as far, so they are compared over their first {points} points alone.")
+    for run in found["runs"]:
+        if not run["finished"]:
+            of = f" of {run['planned_rounds']}" if run["planned_rounds"] else ""
+            waits = f" and waits for {run['unanswered']} answers" if run["unanswered"] else ""
+            notes.append(f"{run['run']} is not finished: it has measured {run['rounds']}{of} rounds{waits}.")
+    return notes
+
+
+def _about_chance(found: Mapping[str, Any]) -> list[str]:
+    """How far apart accuracies must be to mean something: the test set's size, and the seeds."""
+    rows, test = found["strategies"], found["test"]
+    if not rows or not test:
+        return []
+    best = max(row["final"]["mean"] for row in rows)
+    half = 1.96 * math.sqrt(max(best * (1 - best), 1 / (4 * test)) / test)
+    notes = [f"On {test} test examples an accuracy of {best:.3f} is only known to about ± {half:.3f} (95 %)."]
+    finals = {row["strategy"]: row["final"] for row in rows}
+    control = finals.pop(found["control"], None)
+    for name, final in finals.items():
+        if control is None or final["sd"] is None:
+            continue
+        apart, spread = abs(final["mean"] - control["mean"]), max(final["sd"], control["sd"] or 0.0)
+        if apart <= spread:
+            notes.append(
+                f"{name} and {found['control']} end {apart:.3f} apart, "
+                f"which is within the spread over the seeds ({spread:.3f})."
+            )
+    return notes
+
+
+def _listed(words: Sequence[object]) -> str:
+    """'a, b and c'."""
+    texts = [str(word) for word in words]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -1,0 +1,200 @@
+"""Files that are whole or absent: written under a temporary name, flushed, then renamed.
+
+A power cut, SIGKILL or a full disk leaves at most a temporary (`.tmp-…`), which `clean` removes. Every
+durable step of the store, here and in the database, passes through `step`, so that a test can crash at
+each of them in turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from guidestar.errors import StoreError
+
+TEMPORARY = ".tmp-"
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+}
+
+
+def step(name: str) -> None:
+    """Does nothing. It stands before and after everything durable; a test replaces it to crash there."""
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Replace the file at `path` in one step; its folder is made. Returns the SHA-256 (hex) of `data`.
+
+    Raises StoreError if it cannot be written; an earlier file at `path` is then untouched.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        # Only Exception: whatever else ends the process here would not tidy up either, and `clean` does.
+        try:
+            step(f"write {path.name}")
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                _flush(file.fileno())
+            step(f"rename {path.name}")
+            temporary.replace(path)
+        except Exception:
+            temporary.unlink(missing_ok=True)
+            raise
+        step(f"renamed {path.name}")
+        _flush_folder(path.parent)
+    return sha256_of_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> str:
+    """`write_bytes` of JSON-able data, indented, with keys in the order given."""
+    return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """`write_bytes` of arrays in safetensors format. Equal input gives equal bytes in every process."""
+    return write_bytes(path, arrays_as_bytes(arrays, metadata))
+
+
+def arrays_as_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file. The metadata is one JSON text under "guidestar".
+
+    One text, because safetensors writes several metadata keys in a random order, and the hash of the file
+    would then differ between two equal runs.
+    """
+    text = json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False)
+    content: bytes = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"guidestar": text})
+    return content
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file. Raises StoreError if it cannot be read."""
+    try:
+        arrays: dict[str, np.ndarray] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: cannot be read as a safetensors file: {error}") from error
+    return arrays
+
+
+def publish_folder(final: Path, fill: Callable[[Path], None]) -> str:
+    """Make the folder `final` with what `fill` writes into the empty folder it is given.
+
+    The folder appears under its final name only when every file in it is flushed. Something that already
+    lies there is replaced: the caller knows that it was never recorded. Returns `sha256` of the folder.
+    Raises StoreError if something cannot be written.
+    """
+    with writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(final)
+        try:
+            step(f"make {final.name}")
+            temporary.mkdir()
+            fill(temporary)
+            step(f"flush {final.name}")
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    with open(os.path.join(folder, name), "rb") as file:
+                        _flush(file.fileno())
+                _flush_folder(Path(folder))
+            digest = sha256(temporary)
+            step(f"rename {final.name}")
+            if final.exists():
+                shutil.rmtree(final)
+                step(f"removed the leftover {final.name}")
+            temporary.rename(final)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        step(f"renamed {final.name}")
+        _flush_folder(final.parent)
+    return digest
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 (hex) of what a file would hold."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file; of a folder, that of the output of `sha256sum` for its files by name.
+
+    Raises StoreError if something cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        listing = "".join(f"{sha256(path / name)}  {name}\n" for name in names)
+        return sha256_of_bytes(listing.encode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def clean(folder: Path) -> None:
+    """Remove the temporaries that a crashed process left in `folder`. Only for who holds the lock."""
+    with writing(folder):
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into a StoreError about `path`, in plain words."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"{path}: cannot be written: {_reason(error)}. Nothing recorded is lost; "
+            "run the same command again when that is put right"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return _REASONS.get(error.errno, error.strerror or str(error))
+    return str(error)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+
+
+def _flush(descriptor: int) -> None:
+    """fsync; on macOS with the call that also empties the drive's own cache."""
+    full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(descriptor)
+    else:
+        fcntl.fcntl(descriptor, full)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable, as `_flush` does for content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""The database schema as a list of numbered steps. A released step is never edited; add one below it.
+
+Each step runs in one transaction together with its own row in the table `migrations`, so a database is
+always at a whole step. `docs/store.md` describes the tables for readers without this library.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from guidestar.errors import StoreError
+from guidestar.store import files
+
+
+def m001_tables(db: sqlite3.Connection) -> None:
+    """Everything a run records."""
+    for statement in (
+        """CREATE TABLE run (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            key TEXT NOT NULL, facts TEXT NOT NULL, begun_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE examples (
+            id TEXT PRIMARY KEY, fields TEXT NOT NULL, prompt TEXT NOT NULL, source TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE queries (
+            round INTEGER PRIMARY KEY CHECK (round >= 0), asked_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE picks (
+            round INTEGER NOT NULL REFERENCES queries (round), position INTEGER NOT NULL,
+            example TEXT NOT NULL UNIQUE REFERENCES examples (id), score REAL, details TEXT NOT NULL,
+            PRIMARY KEY (round, position)
+        ) STRICT""",
+        """CREATE TABLE answers (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, example TEXT NOT NULL REFERENCES picks (example),
+            kind TEXT NOT NULL CHECK (kind IN ('label', 'skip')), answer TEXT NOT NULL,
+            annotator TEXT NOT NULL, answered_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE INDEX answers_by_example ON answers (example, number)""",
+        """CREATE TABLE adapters (
+            round INTEGER PRIMARY KEY REFERENCES queries (round),
+            sha256 TEXT NOT NULL, recorded_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE arrays (
+            round INTEGER NOT NULL, name TEXT NOT NULL, sha256 TEXT NOT NULL, recorded_at TEXT NOT NULL,
+            PRIMARY KEY (round, name)
+        ) STRICT""",
+        """CREATE TABLE metrics (
+            round INTEGER PRIMARY KEY REFERENCES queries (round),
+            labels INTEGER NOT NULL, "values" TEXT NOT NULL, recorded_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE timings (
+            round INTEGER NOT NULL, phase TEXT NOT NULL, seconds REAL NOT NULL, count INTEGER NOT NULL,
+            PRIMARY KEY (round, phase)
+        ) STRICT""",
+    ):
+        db.execute(statement)
+
+
+def m002_finish(db: sqlite3.Connection) -> None:
+    """Why and when the run ended; one row at most."""
+    db.execute(
+        """CREATE TABLE finish (
+            id INTEGER PRIMARY KEY CHECK (id = 1), stop TEXT NOT NULL, finished_at TEXT NOT NULL
+        ) STRICT"""
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_finish]
+
+
+def migrate(db: sqlite3.Connection, where: str) -> None:
+    """Bring a database to the newest step; does nothing if it is there.
+
+    db: a connection in autocommit mode. where: its path, for messages.
+    Raises StoreError if a newer version of this library wrote it, or if it holds some other program's data.
+    """
+    done = _done(db, where)
+    if done > len(MIGRATIONS):
+        raise StoreError(
+            f"{where}: found schema {done}, written by a newer version of guidestar; "
+            f"allowed: up to {len(MIGRATIONS)}. Install the newer version to read it"
+        )
+    for number, migration in enumerate(MIGRATIONS[done:], done + 1):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if _done(db, where) < number:  # another process may have been faster
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS migrations "
+                    "(number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
+                )
+                migration(db)
+                db.execute("INSERT INTO migrations VALUES (?, ?, ?)", (number, migration.__name__, timestamp()))
+            files.step(f"commit {migration.__name__}")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        files.step(f"committed {migration.__name__}")
+
+
+def timestamp() -> str:
+    """The time now, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _done(db: sqlite3.Connection, where: str) -> int:
+    """Number of the last step applied, 0 for an empty database."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "migrations" in tables:
+        return int(db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
+    if tables:
+        raise StoreError(
+            f"{where}: is not the database of a guidestar run; found the tables {', '.join(sorted(tables))}"
+        )
+    return 0

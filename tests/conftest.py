@@ -1,0 +1,76 @@
+"""Shared fixtures: a tiny Llama-family model and a small synthetic dataset, built once in seconds, offline."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wait for each other
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guidestar.data.demo import SHARES
+
+LABELS = list(SHARES)
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from guidestar.data.demo import write_demo
+
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_demo(folder, seed=3, pool=160, test=60, validation=30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model has read demo messages with random topics: it knows the form and not the task."""
+    from guidestar.data.demo import make_demo
+    from guidestar.model.tiny import build_tiny_model
+
+    rng = np.random.default_rng(0)
+    texts = [f"Message: {row['text']}\nTopic: {rng.choice(LABELS)}" for row in make_demo(seed=11, rows=300)]
+    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model", texts, steps=200)
+
+
+@pytest.fixture
+def base(tiny_folder: Path) -> Any:
+    from guidestar.config import ModelConfig
+    from guidestar.model.load import load
+
+    return load(ModelConfig(name=str(tiny_folder), dtype="float32"))
+
+
+@pytest.fixture
+def make_config(demo_data: Path, tiny_folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A small run as plain data; keyword arguments replace keys of a section, or whole top-level values."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "out": str(tmp_path / "run"),
+            "data": {"preset": "demo", "folder": str(demo_data), "test_limit": 40},
+            "model": {"name": str(tiny_folder), "dtype": "float32"},
+            "query": {"warm_start": 12, "batch": 6, "budget": 24, "candidates": 40},
+            "peft": {
+                "peft_type": "LORA",
+                "r": 4,
+                "lora_alpha": 8,
+                "lora_dropout": 0.2,
+                "target_modules": "all-linear",
+            },
+            "train": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3},
+        }
+        for key, value in changes.items():
+            if isinstance(value, dict) and isinstance(config.get(key), dict) and key != "peft":
+                config[key] = {**config[key], **value}
+            else:
+                config[key] = value
+        return config
+
+    return make

@@ -1,0 +1,230 @@
+"""Rows from files: what goes in comes out, and every problem is named by its place."""
+
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from guidestar.data.formats import Row, parse_hub, read_rows
+from guidestar.errors import DataError
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
+TABLE = st.lists(st.fixed_dictionaries({"text": TEXT, "label": TEXT}), min_size=1, max_size=6)
+IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+
+
+def rows(source: Path | str, header: list[str] | None = None) -> list[Row]:
+    return list(read_rows(str(source), header=header))
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def fails(source: Path | str, message: str, header: list[str] | None = None) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        rows(source, header)
+
+
+# --- round trips --------------------------------------------------------------------------------
+
+
+@given(TABLE)
+@IN_ONE_FOLDER
+def test_jsonl_round_trip(tmp_path: Path, table: list[dict[str, str]]) -> None:
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in table))
+    assert [dict(row.values) for row in rows(path)] == table
+    assert [row.where for row in rows(path)] == [f"{path} line {i}" for i in range(1, len(table) + 1)]
+
+
+@given(TABLE)
+@IN_ONE_FOLDER
+def test_csv_round_trip(tmp_path: Path, table: list[dict[str, str]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["text", "label"], quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows(table)
+    assert [dict(row.values) for row in rows(write(tmp_path, "a.csv", buffer.getvalue()))] == table
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = [{"text": f"näh {i}", "label": i, "score": 0.5, "ok": True, "gone": None} for i in range(2500)]
+    table[0]["score"] = float("nan")
+    parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
+    found = rows(tmp_path / "a.parquet")
+    assert len(found) == 2500
+    assert found[2].values == {"text": "näh 2", "label": "2", "score": "0.5", "ok": "true"}
+    assert found[2].nulls == ("gone",)
+    assert found[0].nulls == ("score", "gone")
+    assert found[2].where == f"{tmp_path / 'a.parquet'} row 3"
+
+
+def test_folders_of_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    one.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": one, "test": one.select([1])}).save_to_disk(tmp_path / "both")
+    assert [dict(row.values) for row in rows(tmp_path / "one")] == [
+        {"text": "a", "label": "0"},
+        {"text": "b", "label": "1"},
+    ]
+    assert [row.values["text"] for row in rows(f"{tmp_path / 'both'}@test")] == ["b"]
+    both = tmp_path / "both"
+    fails(both, f"{both}: it has several splits; write {both}@SPLIT, allowed: train, test")
+    fails(f"{both}@tset", f"{both}@tset: no split 'tset'; write {both}@SPLIT, did you mean 'test'?")
+    fails(f"{tmp_path / 'one'}@train", "no split 'train'; the folder holds one set without splits")
+    (tmp_path / "none").mkdir()
+    fails(tmp_path / "none", f"{tmp_path / 'none'}: cannot be loaded by `datasets`:")
+
+
+@pytest.mark.parametrize(
+    ("package", "source"), [("pyarrow", "a.parquet"), ("datasets", "."), ("datasets", "hub:owner/name")]
+)
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, source: str) -> None:
+    write(tmp_path, "a.parquet", b"x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    fails(source, "install it with: pip install 'guidestar[data]'")
+
+
+# --- places -------------------------------------------------------------------------------------
+
+
+def test_csv_lines_are_counted_through_cells_of_several_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", '\ufefftext,label\n"one\ntwo",a\n\nthree,b\r\n"x, y",c\n')
+    found = rows(path)
+    assert [row.where for row in found] == [f"{path} line {i}" for i in (2, 5, 6)]
+    assert [row.values["text"] for row in found] == ["one\ntwo", "three", "x, y"]
+
+
+def test_csv_without_a_header_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "1,one,x\n2,two,y\n")
+    assert [row.values for row in rows(path, ["id", "text", "label"])] == [
+        {"id": "1", "text": "one", "label": "x"},
+        {"id": "2", "text": "two", "label": "y"},
+    ]
+
+
+def test_jsonl_values_become_text(tmp_path: Path) -> None:
+    line = '\ufeff{"a": 1, "b": 2.5, "c": true, "d": null, "e": ["ü"], "f": {"g": 1}}\n\n{"a": "x"}'
+    first, second = rows(write(tmp_path, "a.jsonl", line))
+    assert first.values == {"a": "1", "b": "2.5", "c": "true", "e": '["ü"]', "f": '{"g": 1}'}
+    assert first.nulls == ("d",)
+    assert second.where.endswith("line 3")
+
+
+def test_a_cell_that_is_not_there() -> None:
+    row = Row("a.csv line 2", {"text": "x", "label": "y"}, ("note",))
+    assert row.cell("text") == "x"
+    expected = "a.csv line 2: no column 'txet'; did you mean 'text'? allowed: text, label, note"
+    with pytest.raises(DataError, match=re.escape(expected)):
+        row.cell("txet")
+    with pytest.raises(DataError, match=r"a.csv line 2: the column 'note' is null; it must hold a value"):
+        row.cell("note")
+
+
+# --- bad files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", ": the file is empty"),
+        ("a.jsonl", "\n \n", ": no rows; at least one is needed"),
+        ("a.csv", "text,label\n", ": no rows; at least one is needed"),
+        ("a.jsonl", '{"a": 1}\n{"a": }\n', " line 2: not valid JSON at character 7: Expecting value"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', " line 2: found a JSON array, expected an object {…}"),
+        ("a.jsonl", "null", " line 1: found a JSON null, expected an object {…}"),
+        ("a.jsonl", "7", " line 1: found a JSON number, expected an object {…}"),
+        ("a.jsonl", f'{{"a": {"9" * 5000}}}', " line 1: not usable JSON:"),
+        ("a.jsonl", '{"a": "\\ud83d"}', " line 1: the column 'a' holds half of a character (\\ud83d)"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": "\xff"}',
+            " line 2: byte 8 of the line is 0xff, which is not UTF-8; save",
+        ),
+        ("a.csv", b"text,label\nf\xfcr,a\n", " line 2: byte 2 of the line is 0xfc, which is not UTF-8"),
+        (
+            "a.csv",
+            'text,label\n"a\nb",x\nc,d,e\n',
+            " line 4: cells: found 3, expected 2 (text, label); quote cells that hold commas",
+        ),
+        ("a.csv", "text,label\nalone\n", " line 2: cells: found 1, expected 2 (text, label)"),
+        ("a.csv", "text,text\n", " line 1: the header has the column 'text' twice; names must differ"),
+        ("a.csv", "text,\n", " line 1: the header has no name for column 2"),
+        ("a.csv", 'text,label\na,b\n"c,d\ne,f\n', " line 3: not valid CSV: unexpected end of data"),
+        (
+            "a.jsnol",
+            "x",
+            ": found the extension '.jsnol'; did you mean '.jsonl'? allowed: .jsonl, .csv",
+        ),
+        ("data", "x", ": found no extension; allowed: .jsonl, .csv, .parquet, or a folder"),
+        ("a.parquet", "no parquet", ": not readable as Parquet:"),
+    ],
+)
+def test_a_bad_file_is_named_by_its_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = write(tmp_path, name, content)
+    fails(path, f"{path}{message}")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    fails(tmp_path / "a.csv", f"{tmp_path / 'a.csv'}: no such file or folder")
+    fails("demo:tset", "demo:tset: no such part of the synthetic data; did you mean 'test'?")
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path, "a.csv", "text,label\na,b\n")
+    monkeypatch.setattr(Path, "open", refuse)
+    fails(path, f"{path}: cannot be read: Permission denied")
+
+
+# --- the hub ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("hub:subj", ("subj", None, None)),
+        ("hub:google/boolq", ("google/boolq", None, None)),
+        ("hub:google/boolq@train", ("google/boolq", None, "train")),
+        ("hub:openai/gsm8k:main", ("openai/gsm8k", "main", None)),
+        ("hub:openai/gsm8k:main@test", ("openai/gsm8k", "main", "test")),
+    ],
+)
+def test_hub_sources_are_taken_apart(source: str, parts: tuple[str, str | None, str | None]) -> None:
+    assert parse_hub(source) == parts
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:@train", "hub:a/b:", "hub:a/b@"])
+def test_hub_sources_of_another_form_are_refused(source: str) -> None:
+    fails(source, f"{source}: not of the form hub:owner/name, hub:owner/name:config or …@split")
+
+
+def test_the_hub_is_asked_by_name_and_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[tuple[str, str | None]] = []
+
+    def load(name: str, config: str | None) -> dict[str, list[dict[str, object]]]:
+        asked.append((name, config))
+        return {"train": [{"text": "a", "label": 1}], "test": [{"text": "b", "label": 0}]}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert rows("hub:owner/name:main@test") == [Row("hub:owner/name:main@test row 1", {"text": "b", "label": "0"})]
+    assert asked == [("owner/name", "main")]
+    fails(
+        "hub:owner/name",
+        "hub:owner/name: it has several splits; write hub:owner/name@SPLIT, allowed: train, test",
+    )

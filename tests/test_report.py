@@ -1,0 +1,357 @@
+"""The report of two strategies and two seeds with invented numbers: what it says, and what it must not."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guidestar.errors import GuidestarError
+from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
+from guidestar.report import build_report, status_text, summary
+from guidestar.report.charts import Line, curve_svg
+from guidestar.store import Store
+
+HOSTILE = "<script src='https://example.org/x.js'>alert(1)</script> & $x^2$ ünï 日本"
+LABELS = ["billing", "delivery", "<b>other</b>"]
+WARM, BATCH, ROUNDS, TEST = 12, 8, 4, 90
+FINAL = {("star", 0): 0.90, ("star", 1): 0.92, ("random", 0): 0.84, ("random", 1): 0.86}
+
+
+def build(
+    folder: Path,
+    strategy: str,
+    seed: int,
+    *,
+    rounds: int = ROUNDS,
+    final: float | None = None,
+    kind: str = "choice",
+    warm: int = 0,
+    **facts: Any,
+) -> None:
+    """A run folder as the loop leaves it; `warm` shifts which examples the warm start asks for."""
+    final = FINAL[strategy, seed] if final is None else final
+    rng = np.random.default_rng(seed)
+    with Store.open(folder / f"{strategy}-seed{seed}", create=True) as store:
+        store.begin({"seed": seed}, _facts(strategy, seed, kind) | facts)
+        for r in range(rounds):
+            start, size = (warm, WARM) if r == 0 else (100 * (1 + (strategy == "star")) + BATCH * r, BATCH)
+            examples = [_example(start + i) for i in range(size)]
+            scored = r > 0 and strategy == "star"
+            details = {"full": 0.5, "base": 1.25, "lambda": 1 - r / 4}
+            picks = tuple(
+                Pick(e.id, 1 / (i + 1), details) if scored else Pick(e.id, float("nan")) for i, e in enumerate(examples)
+            )
+            if scored:
+                store.add_arrays(r, "scores", {name: rng.random(50) for name in ("score", "base", "full")})
+            store.add_query(Query(r, picks), {e.id: e for e in examples})
+            for i, e in enumerate(examples):
+                store.add_answer(e.id, Skip("unclear", "ann") if (r, i) == (1, 3) else Label(LABELS[i % 3]))
+            share = 0.6 + (final - 0.6) * r / (ROUNDS - 1)
+            if kind == "choice":
+                store.add_arrays(r, "test", _test(share, rng))
+                if r == 0:
+                    store.add_arrays(0, "test_base", _test(0.4, rng))
+            store.add_timing(r, "train", 2.0 + r, WARM + BATCH * r)
+            store.add_timing(r, "evaluate", 1.0, TEST)
+            store.add_metrics(Metrics(r, len(store.labelled(r)), {"accuracy": share}))
+        if rounds == ROUNDS:
+            store.finish(Stop.BUDGET)
+
+
+def _example(number: int) -> Example:
+    text = HOSTILE if number == 0 else f"text {number}" + " long" * (200 if number == 1 else 0)
+    return Example(f"{number:016x}", {"text": text}, f"{text}\nAnswer:", f"pool.csv line {number + 2}")
+
+
+def _test(right: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    gold = np.arange(TEST) % len(LABELS)
+    sure = np.where(np.arange(TEST) < right * TEST, gold, (gold + 1) % len(LABELS))
+    logits = rng.normal(size=(TEST, len(LABELS)))
+    logits[np.arange(TEST), sure] += 4
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return {"log_probs": logs.astype(np.float32), "gold": gold}
+
+
+def _facts(strategy: str, seed: int, kind: str) -> dict[str, Any]:
+    random = strategy == "random"
+    return {
+        "strategy": strategy,
+        "seed": seed,
+        "synthetic": True,
+        "recipe": {"select": "random" if random else "top", "measure": None if random else "auto"},
+        "task": {"kind": kind, "labels": LABELS},
+        "data": {
+            "pool_rows": 1003, "pool_duplicates": 3, "shared_with_test": 0, "pool": 1000, "test": TEST,
+            "classes": {"billing": 700, "delivery": 250, "<b>other</b>": 50},
+            "majority": {"label": "billing", "share": 1 / 3},
+        },
+        "config": {
+            "out": "runs/x", "strategies": [{"use": "star"}, {"use": "random"}],
+            "query": {"warm_start": WARM, "batch": BATCH, "budget": WARM + BATCH * (ROUNDS - 1)},
+            "data": {"template": "{text}", "duplicates": "drop"},
+        },
+        "versions": {"guidestar": "0.1.0"},
+        "data_hash": "abc",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "invented"
+    for strategy, seed in FINAL:
+        build(folder, strategy, seed)
+    build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(experiment: Path) -> str:
+    return (experiment / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes; checks that they are closed in order."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == [], "every element is closed"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, text: str) -> None:
+        self.text.append(text)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_and_ids_are_unique(page: str) -> None:
+    elements = Elements(page)
+    ids = [a["id"] for _, a in elements.found if "id" in a]
+    assert len(ids) == len(set(ids)), "charts share no ids"
+    targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)
+    assert {a or b for a, b in targets} <= set(ids), "every reference within the page has its target"
+    assert sum(tag == "svg" for tag, _ in elements.found) == 6
+
+
+def test_page_loads_nothing_and_runs_nothing(page: str) -> None:
+    for tag, attributes in Elements(page).found:
+        assert tag not in {"script", "link", "iframe", "img", "image", "object", "base"}
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(http" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_texts_of_the_pool_are_shown_as_text(page: str) -> None:
+    assert "<script" not in page
+    assert "<b>other" not in page
+    elements = Elements(page)
+    assert HOSTILE in elements.text, "the text is there, letter by letter"
+    assert any(text.strip() == "<b>other</b>" for text in elements.text)
+
+
+def test_page_has_no_colour_of_its_own_in_charts(page: str) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "currentColor" in drawings
+    assert re.findall(r"#[0-9a-f]{6}\b", drawings) == [], "every colour follows the light or dark setting"
+
+
+def test_same_stores_give_the_same_bytes(experiment: Path, page: str) -> None:
+    assert build_report(experiment) == experiment / "report.html"
+    assert (experiment / "report.html").read_text(encoding="utf-8") == page
+    assert not list(experiment.glob(".tmp-*"))
+
+
+def test_page_says_what_was_picked_and_why(page: str) -> None:
+    text = " ".join(" ".join(Elements(page).text).split())
+    assert "Round 1 8 asked for; accuracy afterwards 0.700 answers: delivery 3, billing 2, <b>other</b> 2" in text
+    assert "λ = 0.75: the weight of the base model's uncertainty" in text
+    assert "score of all 50 candidates: " in text
+    assert "skipped: unclear" in text
+    assert "rows of the pool that repeat another 3" in text
+    assert "(1006 characters)" in text, "long texts are cut, and say so"
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+def test_summary_has_areas_spreads_and_ripl(experiment: Path) -> None:
+    facts = json.loads(json.dumps(summary(experiment), allow_nan=False))
+    star, random = facts["strategies"]
+    assert (star["strategy"], star["seeds"], facts["control"]) == ("star", [0, 1], "random")
+    assert star["auc"]["mean"] == pytest.approx((0.6 + 0.91) / 2)
+    assert star["final"] == {"mean": pytest.approx(0.91), "sd": pytest.approx(0.02 / 2**0.5)}
+    assert random["ripl"] is None
+    assert star["ripl"] == pytest.approx((0.755 - 0.725) / (1 - 0.725))
+    assert facts["base"] == pytest.approx(0.4)
+    assert facts["majority"] == {"label": "billing", "share": pytest.approx(1 / 3)}
+    assert facts["shared_warm_start"] == {"0": True, "1": True}
+    assert facts["compared"] == {"seeds": [0, 1], "labels": [12, 19, 27, 35]}
+    run = facts["runs"][0]
+    assert (run["run"], run["rounds"], run["planned_rounds"], run["labels"]) == ("star-seed0", 4, 4, 35)
+    assert run["seconds"] == {"train": 14.0, "evaluate": 4.0}
+    assert run["finished"] == "The label budget is spent."
+
+
+def test_sentence_and_notes_are_honest(experiment: Path) -> None:
+    facts = summary(experiment)
+    assert facts["sentence"] == (
+        "With 35 labels star reached an accuracy of 0.910 ± 0.014 and random 0.850 ± 0.014 "
+        "on 90 synthetic test examples; mean ± standard deviation of 2 seeds."
+    )
+    notes = "\n".join(facts["notes"])
+    assert "The data are synthetic" in notes
+    assert "only known to about ± 0.059" in notes
+    assert "Always answering 'billing', the test set's most frequent label, gives 0.333" in notes
+    assert "the untuned model 0.400." in notes
+    assert "No strategy is above" not in notes
+    assert "warm start" not in notes
+    assert "within the spread" not in notes
+    assert "star-seed0    4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished" in status_text(facts)
+
+
+def test_one_seed_says_that_there_is_no_spread(tmp_path: Path) -> None:
+    for strategy in ("star", "random"):
+        build(tmp_path, strategy, 0, synthetic=False)
+    facts = summary(tmp_path)
+    assert facts["sentence"] == (
+        "With 35 labels star reached an accuracy of 0.900 and random 0.840 on 90 test examples; "
+        "one seed, so no spread can be given."
+    )
+    assert facts["strategies"][0]["auc"]["sd"] is None
+
+
+def test_a_majority_that_nobody_beats_is_named(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, data={"test": TEST, "majority": {"label": "billing", "share": 0.95}})
+    assert any("gives 0.950" in note and "No strategy is above that." in note for note in summary(tmp_path)["notes"])
+
+
+def test_differences_within_the_spread_are_called_so(tmp_path: Path) -> None:
+    for strategy, seed, final in (
+        ("star", 0, 0.90),
+        ("star", 1, 0.92),
+        ("random", 0, 0.89),
+        ("random", 1, 0.92),
+    ):
+        build(tmp_path, strategy, seed, final=final)
+    notes = "\n".join(summary(tmp_path)["notes"])
+    assert "star and random end 0.005 apart, which is within the spread over the seeds (0.021)" in notes
+
+
+def test_unshared_warm_starts_are_named(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    build(tmp_path, "random", 0, warm=40)
+    facts = summary(tmp_path)
+    assert facts["shared_warm_start"] == {"0": False}
+    assert any("seed 0 did not begin with the same examples" in note for note in facts["notes"])
+
+
+# --- runs that are not done -----------------------------------------------------------------------
+
+
+def test_unfinished_runs_are_compared_as_far_as_they_go(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    build(tmp_path, "random", 0, rounds=2)
+    facts = summary(tmp_path)
+    assert facts["compared"]["labels"] == [12, 19]
+    notes = "\n".join(facts["notes"])
+    assert "compared over their first 2 points alone" in notes
+    assert "random-seed0 is not finished: it has measured 2 of 4 rounds." in notes
+    assert build_report(tmp_path).is_file()
+
+
+def test_a_seed_that_is_not_complete_is_left_out(tmp_path: Path) -> None:
+    for strategy in ("star", "random"):
+        build(tmp_path, strategy, 0)
+    build(tmp_path, "star", 1, rounds=1)
+    facts = summary(tmp_path)
+    assert facts["compared"] == {"seeds": [0], "labels": [12, 19, 27, 35]}
+    assert "one seed, so no spread" in facts["sentence"]
+    assert any(note.startswith("Seed 1 is left out of the comparison") for note in facts["notes"])
+
+
+def test_a_run_folder_alone_and_a_run_just_begun(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    assert build_report(tmp_path / "star-seed0").parent == tmp_path / "star-seed0"
+    assert summary(tmp_path / "star-seed0")["control"] is None
+    with Store.open(tmp_path / "random-seed0", create=True):
+        pass
+    assert len(summary(tmp_path)["runs"]) == 1, "a store that has not begun is no run yet"
+    build(tmp_path / "new", "star", 0, rounds=0)
+    assert summary(tmp_path / "new")["sentence"] == "Nothing is measured yet."
+    assert build_report(tmp_path / "new").is_file()
+
+
+def test_waiting_for_people_and_no_test_set(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "star-seed0", create=True) as store:
+        store.begin({}, {"strategy": "star", "seed": 0})
+        store.add_query(Query(0, (Pick(_example(5).id, float("nan")),)), {_example(5).id: _example(5)})
+        assert "waits for 1 answers" in status_text(summary(tmp_path))
+        store.add_answer(_example(5).id, Label("free text", "ann"))
+        store.add_metrics(Metrics(0, 1, {}))
+    facts = summary(tmp_path)
+    assert facts["sentence"] == "There is no test set, so no accuracy is known."
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "not answered" not in text
+    assert "free text" in text
+
+
+def test_other_tasks_have_no_label_space(tmp_path: Path) -> None:
+    for strategy in ("star", "random"):
+        build(tmp_path, strategy, 0, kind="number", data={"test": TEST})
+    facts = summary(tmp_path)
+    assert facts["base"] is None
+    assert facts["majority"] is None
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count("<svg") == 2, "the curve and the time; nothing about labels"
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def test_folders_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(GuidestarError, match=r"found no run; expected a folder with run\.sqlite"):
+        build_report(tmp_path)
+    with pytest.raises(GuidestarError, match="no such folder"):
+        summary(tmp_path / "none")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(GuidestarError, match=r"pip install 'guidestar\[report\]'"):
+        build_report(experiment)
+    assert summary(experiment)["control"] == "random", "the numbers need no charts"
+
+
+def test_a_chart_takes_any_name() -> None:
+    names = ["$\\frac{", "-->", "<g>", "日本"]
+    svg = curve_svg([Line(name, [1, 2], [0.1, 0.9], i) for i, name in enumerate(names)], {}, "Any name")
+    Elements(svg)
+    for name in names:
+        assert name.replace("<", "&lt;").replace(">", "&gt;") in svg
