@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-END = "</s>"
+PAD, END = "<pad>", "</s>"
 
 
 def build_tiny_model(
@@ -38,11 +38,11 @@ def build_tiny_model(
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<pad>", END], show_progress=False,
+        vocab_size=vocabulary, special_tokens=[PAD, END], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     raw.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
     rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(texts))["input_ids"]]
 
     with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,7 @@ def summary(folder: Path) -> dict[str, Any]:
     (None for one seed) of area and final accuracy over "compared", the seeds and points that every strategy
     has, and RIPL against "control", the random strategy, of the same seeds; "majority", "base" (the untuned
     model's accuracy), "test" (examples), "synthetic", "shared_warm_start" (seed -> whether all strategies
-    began with the same picks).
+    began with the same picks); "config", "versions", "hardware" and "data_hash", to repeat it.
     Raises GuidestarError if there is no run, StoreError if one cannot be read.
     """
     return summarise(folder, read_runs(folder))
@@ -46,6 +46,10 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "control": _control(compared),
         "strategies": _strategies(compared, points),
         "shared_warm_start": _shared_warm_start(runs),
+        "config": _without_places(facts.get("config") or {}),
+        "versions": facts.get("versions"),
+        "hardware": facts.get("hardware"),
+        "data_hash": facts.get("data_hash"),
     }
     return {"sentence": _sentence(found), "notes": _notes(found, runs), **found}
 
@@ -61,6 +65,14 @@ def status_text(facts: Mapping[str, Any]) -> str:
         stands = f"{run['rounds']}{of} rounds, {run['labels']} labels{reached}{spent}; {_state(run)}"
         lines.append(f"{run['run']:<{width}}  {stands}")
     return "\n".join([*lines, "", facts["sentence"], *facts["notes"]])
+
+
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the folders of one machine; the data's hash stands for its files."""
+    found = {key: value for key, value in config.items() if key != "out"}
+    places = ("folder", "pool", "test", "validation")
+    found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in places}
+    return found
 
 
 def _state(run: Mapping[str, Any]) -> str:

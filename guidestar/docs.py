@@ -1,0 +1,232 @@
+"""Generated pages of the documentation: `python -m guidestar.docs FOLDER`. CI fails when they are stale."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import stdev
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from guidestar import config
+from guidestar.cli import parser
+from guidestar.data.presets import PRESETS
+from guidestar.query.measures import MEASURES
+from guidestar.query.mixing import SCALES, SCHEDULES
+from guidestar.query.strategies import STRATEGIES
+from guidestar.store.files import write_bytes
+
+
+def command_line() -> str:
+    """The commands and their options, from the parser itself."""
+    top = parser()
+    parts = [
+        "# Command line",
+        "",
+        "Generated from `guidestar/cli.py`.",
+        "",
+        top.description or "",
+        "",
+        f"{top.epilog}.",
+    ]
+    for action in top._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        for name, command in action.choices.items():
+            words = ["guidestar", name]
+            rows = []
+            for item in command._actions:
+                if isinstance(item, argparse._HelpAction):
+                    continue
+                flag = ", ".join(item.option_strings)
+                value = item.metavar or ""
+                shown = " ".join(w for w in (flag, str(value) if item.nargs != 0 else "") if w)
+                words.append(
+                    shown if not flag and item.nargs != "*" else f"[{shown} …]" if item.nargs == "*" else f"[{shown}]"
+                )
+                rows.append(f"| `{shown}` | {item.help} |")
+            parts += ["", f"## `guidestar {name}`", "", command.description or "", "", f"    {' '.join(words)}", ""]
+            parts += ["| argument | what |", "|---|---|", *rows]
+    return "\n".join([*parts, ""])
+
+
+def choices() -> str:
+    """Strategies, measures, schedules, scales and presets, from their tables."""
+    parts = [
+        "# Strategies, measures and presets",
+        "",
+        "Generated from the tables in `guidestar/query` and `guidestar/data`.",
+    ]
+    parts += [
+        "",
+        "## Query strategies",
+        "",
+        "| name | what | measure | passes | mix | select |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, recipe in STRATEGIES.items():
+        mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
+        parts.append(
+            f"| `{name}` | {recipe.doc} | {recipe.measure or '–'} | {recipe.passes or '–'} | {mix} | {recipe.select} |"
+        )
+    parts += [
+        "",
+        "## Measures",
+        "",
+        "In nats unless a probability; larger is more uncertain.",
+        "",
+        "| name | what | tasks |",
+        "|---|---|---|",
+    ]
+    for name, measure in MEASURES.items():
+        gold = ". Needs gold answers: simulations only" if measure.oracle else ""
+        parts.append(f"| `{name}` | {measure.doc}{gold} | {', '.join(sorted(measure.tasks))} |")
+    parts += [
+        "",
+        "## Mixing",
+        "",
+        f"λ schedules: {', '.join(f'`{s}`' for s in SCHEDULES)}; scales: {', '.join(f'`{s}`' for s in SCALES)}.",
+    ]
+    parts += ["", "## Presets", "", "| name | what | files in `data.folder` |", "|---|---|---|"]
+    parts += [
+        f"| `{name}` | {p.description} | {', '.join(f'`{f}`' for f in p.files.values())} |"
+        for name, p in PRESETS.items()
+    ]
+    return "\n".join([*parts, ""])
+
+
+def configuration() -> str:
+    """Every key of the configuration, from the sections themselves."""
+    parts = ["# Configuration", "", "Generated from `guidestar/schema.py`."]
+    sections: list[tuple[str, Any]] = [("Top level", config.RunConfig)]
+    for key, info in config.RunConfig.model_fields.items():
+        sections += [(f"`{key}`", section) for section in config.models_in(info.annotation)]
+    sections.append(("`strategies[].mix`", config.MixConfig))
+    for title, section in sections:
+        parts += [
+            "",
+            f"## {title}",
+            "",
+            (section.__doc__ or "").strip(),
+            "",
+            "| key | values | default | what |",
+            "|---|---|---|---|",
+        ]
+        for key, info in section.model_fields.items():
+            if section is config.RunConfig and key != "strategies" and any(config.models_in(info.annotation)):
+                continue  # a section of its own, below
+            default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
+            parts.append(f"| `{key}` | {_values(info.annotation)} | {default} | {info.description or ''} |")
+    return "\n".join([*parts, ""])
+
+
+def _values(annotation: Any) -> str:
+    """A field's type in words: `one of a, b`, `number`, `list of text`."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_values(part) for part in get_args(annotation) if part is not NoneType)
+    if get_origin(annotation) is list:
+        return f"list of {_values(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return "mapping"
+    words = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+    return words.get(annotation, "mapping")
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list) and value and isinstance(value[0], config.StrategyConfig):
+        value = [strategy.use for strategy in value]
+    return f"`{json.dumps(value)}`"
+
+
+# --- measured results ---------------------------------------------------------------------------
+
+
+def results(folder: Path) -> str:
+    """The runs whose `guidestar status --json` is kept in `results/`, with their curves beside this page."""
+    parts = ["# Results", "", "Generated from the files in `results/`, each made by `guidestar status RUN --json`."]
+    parts += ["Every curve is measured on a test set that chose nothing; random is the control."]
+    for file in sorted(folder.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        config, cores = found["config"], found["hardware"]["cores"]
+        parts += ["", f"## {file.stem}", "", found["sentence"], "", *[f"- {note}" for note in found["notes"]], ""]
+        parts += [f"![learning curve of {file.stem}](img/{file.stem}.svg)", ""] if found["strategies"] else []
+        query, train = config["query"], config["train"]
+        parts += [
+            f"{config['model']['name']}, {config['peft'].get('peft_type', 'LORA')} r {config['peft'].get('r', '–')}, "
+            f"{train['epochs']} epochs, batch {train['batch_size']}, learning rate {train['learning_rate']}; warm start "
+            f"{query['warm_start']}, {query['batch']} a round, budget {query['budget']}, {query['candidates'] or 'all'} candidates "
+            f"scored a round; {found['hardware']['machine']}, {cores} cores; torch {found['versions']['torch']}, "
+            f"transformers {found['versions']['transformers']}, peft {found['versions']['peft']}.",
+            "", "| strategy | seeds | AUC | RIPL | final |", "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in found["strategies"]:
+            seeds = ", ".join(map(str, row["seeds"]))
+            gain = "–" if row["ripl"] is None else _percent(row["ripl"])
+            parts.append(f"| {row['strategy']} | {seeds} | {_spread(row['auc'])} | {gain} | {_spread(row['final'])} |")
+        labels = found["compared"]["labels"]
+        parts += ["", "| labels | " + " | ".join(map(str, labels)) + " |", "|---" * (len(labels) + 1) + "|"]
+        for one in found["runs"]:
+            parts.append(f"| {one['run']} | " + " | ".join(f"{_percent(value)}" for _, value in one["curve"]) + " |")
+        parts += ["", "Seconds by phase: "]
+        parts[-1] += "; ".join(
+            f"{one['run']}: " + ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in one["seconds"].items())
+            for one in found["runs"]
+        )
+    return "\n".join([*parts, ""])
+
+
+def curve(found: dict[str, Any]) -> str:
+    """The learning curve of a results file as an SVG image of its own, dark on white."""
+    from guidestar.report.charts import Line, curve_svg
+
+    lines = []
+    for style, row in enumerate(found["strategies"]):
+        curves = [
+            one["curve"] for one in found["runs"] if one["strategy"] == row["strategy"] and one["seed"] in row["seeds"]
+        ]
+        points = list(zip(*curves, strict=False))
+        means = [sum(value for _, value in point) / len(point) for point in points]
+        spread = [stdev(value for _, value in point) for point in points] if len(curves) > 1 else None
+        lines.append(Line(row["strategy"], [point[0][0] for point in points], means, style, spread))
+    levels = {"majority class": found["majority"]["share"]} if found["majority"] else {}
+    svg = curve_svg(lines, levels, f"Learning curve, {found['name']}")
+    colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+    fixed = {"grid": "#dddddd", "muted": "#666666"} | {f"series-{i}": colour for i, colour in enumerate(colours)}
+    for variable, colour in fixed.items():
+        svg = svg.replace(f"var(--{variable})", colour)
+    attributes = 'xmlns="http://www.w3.org/2000/svg" style="background:#ffffff;color:#222222;font-family:sans-serif"'
+    return svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _spread(value: dict[str, float | None]) -> str:
+    assert value["mean"] is not None
+    return _percent(value["mean"]) + (f" ± {_percent(value['sd'])}" if value["sd"] is not None else "")
+
+
+PAGES = {"config.md": configuration, "cli.md": command_line, "strategies.md": choices}
+
+
+def main(folder: Path) -> None:
+    """Write every page into `folder`."""
+    for name, page in PAGES.items():
+        write_bytes(folder / name, page().encode())
+    measured = folder.parent / "results"
+    write_bytes(folder / "results.md", results(measured).encode())
+    for file in sorted(measured.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["strategies"]:
+            write_bytes(folder / "img" / f"{file.stem}.svg", curve(found).encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,360 @@
+"""The sections of a run's configuration. Their descriptions are the config reference of the documentation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the examples are and how a row becomes a prompt and an answer."""
+
+    preset: str | None = Field(None, description="Fill the keys below for a known dataset; see `guidestar presets`.")
+    folder: str | None = Field(None, description="Folder with a preset's files; without it the hub is asked.")
+    pool: str | None = Field(
+        None,
+        description="The pool: a .jsonl, .csv or .parquet file, a folder of `datasets`, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.",
+    )
+    test: str | None = Field(None, description="The test set, in the same forms. It is used for nothing but the curve.")
+    validation: str | None = Field(None, description="A validation set, in the same forms; for early stopping.")
+    test_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Without a test file: the random share of the pool set aside as test set.",
+    )
+    header: list[str] | None = Field(None, description="Column names of CSV files that have no header line.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names used in the template -> column names of the files, where they differ.",
+    )
+    answer: str | None = Field(
+        None, description="The column with the gold answer. Without it nothing can be simulated."
+    )
+    template: str | None = Field(
+        None, description="The prompt, with {column} fields, for example 'Question: {text}\\nType:'."
+    )
+    response: str = Field(
+        "{answer}", description="What the model is taught to write; {answer} stands for the answer (word)."
+    )
+    pool_limit: int | None = Field(
+        None, ge=1, description="Use only this many pool rows, drawn at random by the data seed."
+    )
+    test_limit: int | None = Field(None, ge=1, description="Use only this many test rows, likewise.")
+    validation_limit: int | None = Field(None, ge=1, description="Use only this many validation rows, likewise.")
+    duplicates: Literal["drop", "keep", "error"] = Field(
+        "drop",
+        description="Pool rows with the same content, and pool rows that also stand in the test or validation set.",
+    )
+    too_long: Literal["error", "drop"] = Field(
+        "error", description="What to do with a prompt that does not fit the model's context."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the splits and limits; the same for every run seed.")
+
+    @field_validator("response")
+    @classmethod
+    def _has_answer(cls, value: str) -> str:
+        if value.count("{answer}") != 1:
+            raise ValueError("must contain {answer} exactly once")
+        return value
+
+
+class TaskConfig(_Section):
+    """What an answer is."""
+
+    kind: Literal["choice", "number", "text"] | None = Field(
+        None,
+        description="choice: one of some labels; number: a final number after a worked answer; text: normalised exact match.",
+    )
+    labels: list[str] | dict[str, str] | None = Field(
+        None,
+        description="The labels, or label -> the word the model writes for it. Without it, the labels found in the pool.",
+    )
+    scoring: Literal["first_token", "sequence"] = Field(
+        "first_token",
+        description="How label words are scored: by the first token in which they differ (one pass; refused where "
+        "two words share it) or as whole token sequences (one pass a label).",
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Limit of generated responses in tokens; default 16 for choice, 256 for number, 64 for text.",
+    )
+    marker: str = Field("####", description="number: what stands before the final number in a worked answer.")
+
+
+class ModelConfig(_Section):
+    """The base model."""
+
+    name: str = Field(
+        "smollm2-135m",
+        description="A name of `guidestar models`, a folder, a .gguf file, or a hub name. Safetensors only.",
+    )
+    revision: str | None = Field(None, description="A pinned hub revision (40 hex digits when remote_code is on).")
+    remote_code: bool = Field(
+        False,
+        description="Run Python code that the model's repository carries. Needs a pinned revision. Off unless you trust it.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor has it, else float32."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    max_length: int | None = Field(None, ge=8, description="Context limit in tokens; default: the model's own.")
+    chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
+    batch_tokens: int = Field(
+        2048,
+        ge=16,
+        description="Padded tokens in one batch when scoring and evaluating; lower it when memory is short.",
+    )
+
+
+class QueryConfig(_Section):
+    """How many labels are asked for, and when."""
+
+    warm_start: int = Field(
+        100, ge=1, description="Labels of round 0, drawn at random: the same for every strategy of a seed."
+    )
+    batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
+    budget: int = Field(400, ge=1, description="Labels in all, the warm start included.")
+    candidates: int | None = Field(
+        None,
+        ge=1,
+        description="Score only a random subset of the pool of this size each round; default: the whole pool.",
+    )
+    random_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of every batch drawn at random from the candidates."
+    )
+
+    @property
+    def rounds(self) -> int:
+        """Points of the learning curve: the warm start and every further batch, the last one maybe smaller."""
+        return 1 + -(-(self.budget - self.warm_start) // self.batch)
+
+
+class MixConfig(_Section):
+    """STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5)."""
+
+    schedule: Literal["linear", "cosine", "exponential", "constant"] = Field(
+        "linear", description="How λ falls with the rounds; linear is 1 − (t+1)/T as in the published code."
+    )
+    scale: Literal["raw", "minmax", "rank"] = Field(
+        "raw",
+        description="What base and full uncertainties are brought to before the mix; raw is the paper's.",
+    )
+    value: float = Field(0.5, ge=0, le=1, description="λ of the constant schedule.")
+    rate: float = Field(3.0, gt=0, description="Decay of the exponential schedule: λ = exp(−rate (t+1)/T).")
+
+
+class StrategyConfig(_Section):
+    """A query strategy: a name of `guidestar strategies`, and what differs from it."""
+
+    use: str = Field(description="The strategy this one is made from; see `guidestar strategies`.")
+    name: str | None = Field(None, description="The name in folders and reports; default: the value of `use`.")
+    measure: str | None = Field(
+        None, description="The uncertainty measure; auto is entropy for a choice, else response_entropy."
+    )
+    passes: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.",
+    )
+    mix: MixConfig | Literal["none"] | None = Field(
+        None, description="Mix base and full uncertainty (STAR); none switches it off."
+    )
+    clip_outliers: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Leave out this share of the candidates, those that score highest, as likely noise.",
+    )
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Leave out candidates with a (centred) cosine similarity of at least this to one that scores higher.",
+    )
+    prefilter: float | None = Field(
+        None, ge=1, description="Keep the batch size times this many of the highest scores for the selector."
+    )
+    select: Literal["top", "k_center", "k_means", "random"] | None = Field(
+        None, description="How the batch is drawn from what is left."
+    )
+    balance: bool | None = Field(None, description="Fill the batch by predicted class, rarest labelled class first.")
+
+    @property
+    def title(self) -> str:
+        """The name used for folders and legends."""
+        return self.name or self.use
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}", value):
+            raise ValueError("must be letters, digits and . _ + - only, at most 61 of them")
+        return value
+
+
+class TrainConfig(_Section):
+    """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
+
+    epochs: int = Field(6, ge=1, description="Passes over the labelled examples.")
+    batch_size: int = Field(8, ge=1, description="Examples of one optimiser step.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Examples of one forward pass; gradients are summed up to batch_size. Default: batch_size.",
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the steps with a rising learning rate; it falls linearly to 0 after.",
+    )
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    b_decay: float = Field(
+        0.5,
+        ge=0,
+        description="β of STAR's eq. 6: decoupled decay of the tensors that start as constants (LoRA's B) to their start.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of the other adapter tensors.")
+    start: Literal["base", "previous"] = Field(
+        "base", description="Where each round starts: a fresh adapter, or the last one."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end.",
+    )
+
+
+class RunConfig(_Section):
+    """Everything a run depends on."""
+
+    out: str = Field("runs/guidestar", description="The folder to write to.")
+    seeds: list[int] = Field(
+        default_factory=lambda: [0], min_length=1, description="One run for each seed and strategy."
+    )
+    strategies: list[StrategyConfig] = Field(
+        default_factory=lambda: [StrategyConfig(use="star"), StrategyConfig(use="random")],
+        min_length=1,
+        description="Strategies to run; random is the control. A name, or a mapping with `use` and what differs.",
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+    task: TaskConfig = Field(default_factory=TaskConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    peft: dict[str, Any] = Field(
+        default_factory=lambda: {
+            "peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear",
+        },
+        description="The adapter, by PEFT's own keys.",
+    )  # fmt: skip
+    query: QueryConfig = Field(default_factory=QueryConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"use": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        problems: list[tuple[str, str]] = []
+        data, query = self.data, self.query
+        if not data.preset:
+            problems += [
+                (f"data.{key}", "is missing; give it, or a `preset`")
+                for key in ("pool", "template")
+                if getattr(data, key) is None
+            ]
+            if self.task.kind is None:
+                problems.append(("task.kind", "is missing; allowed: choice, number, text"))
+        if query.budget < query.warm_start:
+            problems.append(("query.budget", f"is {query.budget}, below query.warm_start {query.warm_start}"))
+        if self.train.patience and not data.validation and not data.preset:
+            problems.append(
+                (
+                    "train.patience",
+                    "needs a validation set, because the test set chooses nothing: give data.validation",
+                )
+            )
+        if self.model.remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.model.revision or ""):
+            problems.append(("model.remote_code", "needs model.revision pinned to a commit of 40 hex digits"))
+        micro = self.train.micro_batch_size
+        if micro and self.train.batch_size % micro:
+            problems.append(
+                (
+                    "train.micro_batch_size",
+                    f"is {micro}, which does not divide batch_size {self.train.batch_size}",
+                )
+            )
+        titles = [s.title for s in self.strategies]
+        problems += [
+            ("strategies", f"has two strategies called {t!r}; give one a `name`")
+            for t in sorted({t for t in titles if titles.count(t) > 1})
+        ]
+        if len(set(self.seeds)) != len(self.seeds):
+            problems.append(("seeds", "has the same seed twice"))
+        if problems:
+            raise Problems(problems)
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as JSON-able data, defaults filled in."""
+        return self.model_dump(mode="json")
+
+    def key(self) -> dict[str, Any]:
+        """What all runs of a configuration share and what must stay the same for one to be continued:
+        everything but the places files lie in (their content is hashed), strategies and seeds.
+
+        Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
+        """
+        plain = self.plain()
+        for name in ("out", "seeds", "strategies"):
+            plain.pop(name)
+        for name in ("folder", "pool", "test", "validation"):
+            plain["data"].pop(name)
+        return flat(plain)
+
+
+class Problems(ValueError):
+    """Several problems of one validation, each with its place."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(f"{where} {what}" for where, what in problems))
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted names.
+
+    >>> flat({"train": {"epochs": 6}, "seed": 0})
+    {'train.epochs': 6, 'seed': 0}
+    """
+    return dict(_flat(value, prefix))
+
+
+def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (hex) of JSON-able data, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
