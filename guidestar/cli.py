@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -94,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     try:
-        return int(globals()[f"_{options.command}"](options))
+        code = int(globals()[f"_{options.command}"](options))
+        sys.stdout.flush()  # a closed pipe is to be found here and not when Python ends
+        return code
     except GuidestarError as error:
         for line in str(error).splitlines():
             print(f"guidestar: {line}", file=sys.stderr)
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("guidestar: stopped; nothing recorded is lost, the same command continues", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe had enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 0
 
 
@@ -130,7 +133,7 @@ def _show(options: argparse.Namespace, facts: Any, text: str) -> None:
 def _load(path: str, overrides: Sequence[str] = ()) -> Any:
     """A configuration from a file, or from the copy in a run's folder."""
     from guidestar import config
-    from guidestar.loop import CONFIG_FILE
+    from guidestar.bench import CONFIG_FILE
 
     folder = Path(path)
     return config.load(folder / CONFIG_FILE if folder.is_dir() else folder, overrides)

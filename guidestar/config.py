@@ -40,23 +40,42 @@ __all__ = [
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's booleans and floats: `no` is a word, `5e-4` is a number."""
+    """SafeLoader with YAML 1.2's booleans and numbers, and without `<<`: `no` and `1:30` are words, `5e-4` is a
+    number, and `010` is ten."""
 
 
+_OTHERWISE = (":bool", ":float", ":int", ":timestamp", ":merge")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(_OTHERWISE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts in quotes what looks like a number to `_Loader` too: the labels "08" and "1e5"."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # which `_Loader` refuses
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
+        list("-+.0123456789"),
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
 
 Lines = dict[tuple[str | int, ...], int]
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """JSON-able data as YAML that `read_yaml` reads back the same."""
+    return str(yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, Lines]:
@@ -158,7 +177,7 @@ def parse(
     except ValidationError as error:
         lines, touched = lines or {}, touched or {}
         details = error.errors()
-        messages = [m for detail in details for m in _explain(detail, name, lines, touched)]
+        messages = [m for detail in _innermost(details) for m in _explain(detail, name, lines, touched)]
         messages += _impossible(data, details, name, lines, touched)
         raise ConfigError("\n".join(dict.fromkeys(messages))) from None
 
@@ -166,7 +185,7 @@ def parse(
 def _impossible(data: Mapping[str, Any], details: Sequence[Any], name: str, lines: Any, touched: Any) -> list[str]:
     """Impossible combinations among the keys that are well-formed, so that they too are named at once."""
     rest = json.loads(json.dumps(dict(data), default=str))
-    wrong = [tuple(p for p in d["loc"] if not _is_branch(p)) for d in details]
+    wrong = [_path(detail) for detail in details]
     if not any(wrong):  # the combinations are what was just reported
         return []
     for path in wrong:
@@ -185,15 +204,27 @@ def _impossible(data: Mapping[str, Any], details: Sequence[Any], name: str, line
     return []
 
 
+def _innermost(details: Sequence[Any]) -> list[Any]:
+    """Without what the other branches of a union say about a value that one branch found fault inside of."""
+    paths = [_path(detail) for detail in details]
+    return [
+        detail
+        for detail, path in zip(details, paths, strict=True)
+        if not any(len(other) > len(path) > 0 and other[: len(path)] == path for other in paths)
+    ]
+
+
 def _explain(detail: Any, name: str, lines: Any, touched: Any) -> Iterator[str]:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Problems):
         for where, what in cause.problems:
             yield f"{_place(tuple(where.split('.')), name, lines, touched)}: {where} {what}"
         return
-    path = tuple(p for p in detail["loc"] if not _is_branch(p))
-    dotted = ".".join(map(str, path))
+    path = _path(detail)
     kind, found = detail["type"], detail.get("input")
+    if path[-1:] == ("[key]",):
+        path, kind = path[:-2], "key_type"
+    dotted = ".".join(map(str, path))
     place = _place(path, name, lines, touched)
     if kind == "extra_forbidden":
         section = ".".join(str(p) for p in path[:-1]) or "the top level"
@@ -203,10 +234,32 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any) -> Iterator[str]:
     elif kind == "literal_error":
         options = [o.strip(" '") for o in re.split(r",| or ", detail["ctx"]["expected"])]
         yield f"{place}: {dotted} is {found!r}; {allowed(options, found)}"
+    elif kind in ("key_type", "invalid_key"):
+        within = dotted if kind == "key_type" else "the top level"
+        yield f"{place}: {within} has the key {found!r}; allowed: text, so put it in quotes"
     else:
-        shown = repr(found) if len(repr(found)) < 60 else type(found).__name__
-        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        shown = "empty" if found is None else repr(found) if len(repr(found)) < 60 else type(found).__name__
+        message = _WORDS.get(kind) or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if kind == "string_type" and isinstance(found, (int, float)):
+            message += ", so put it in quotes"
         yield f"{place}: {dotted} is {shown}; allowed: {message}"
+
+
+_WORDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list, [a, b]",
+    "dict_type": "keys and values, {key: value}",
+    "model_type": "keys and values, {key: value}",
+    "too_short": "at least one item",
+}
+
+
+def _path(detail: Any) -> tuple[Any, ...]:
+    """Where in the file an error lies."""
+    return tuple(part for part in detail["loc"] if not _is_branch(part))
 
 
 def _is_branch(part: object) -> bool:
@@ -240,7 +293,8 @@ def _place(path: tuple[Any, ...], name: str, lines: Any, touched: Any) -> str:
             return str(touched[path[:end]])
         if end and path[:end] in lines:
             return f"{name} line {lines[path[:end]]}"
-    return name
+    inside = (place for key, place in touched.items() if path and key[: len(path)] == path)
+    return str(next(inside, name))  # an override may have made the section itself
 
 
 def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
@@ -260,10 +314,12 @@ def _rebase(data: dict[str, Any], folder: Path) -> None:
     if isinstance(section, dict):
         for key in ("folder", "pool", "test", "validation"):
             value = section.get(key)
-            if isinstance(value, str) and not value.startswith("hub:"):
+            if isinstance(value, str) and not value.startswith(("hub:", "demo:")):
                 section[key] = str(folder / Path(value).expanduser())
     model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("name"), str) and model["name"].startswith((".", "~")):
-        model["name"] = str(folder / Path(model["name"]).expanduser())
+    if isinstance(model, dict) and isinstance(model.get("name"), str) and model["name"]:
+        path = folder / Path(model["name"]).expanduser()
+        if model["name"].startswith((".", "~")) or path.suffix == ".gguf" or path.is_dir():  # else a name
+            model["name"] = str(path)
     if isinstance(data.get("out"), str):
         data["out"] = str(folder / Path(data["out"]).expanduser())

@@ -7,135 +7,34 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
+import numpy as np
 
 from guidestar import config as configs
+from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.config import RunConfig, StrategyConfig
-from guidestar.data.pool import Dataset, load_dataset
+from guidestar.data.pool import Dataset
 from guidestar.data.tasks import Choice
-from guidestar.errors import ConfigError, DataError
-from guidestar.progress import Progress, Silent, Tick
+from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
-from guidestar.records import Example, Finished, Label, Metrics, Pick, Query, Skip, Stop, Waiting
+from guidestar.records import Example, Finished, Label, Metrics, Pick, Predictions, Query, Skip, Stop, Waiting
 from guidestar.rng import generator, phase_seed
-from guidestar.store import files
-from guidestar.store.store import Store
+from guidestar.store.store import DATABASE, Store
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
 
 Annotator = Callable[[Example], Label | Skip | str | None]
 Outcome = Finished | Waiting
-
-CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of a run
-
-
-class Bench:
-    """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
-
-    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
-        self.config = config
-        self.progress = progress or Silent()
-        self.folder = Path(config.out)
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The pool and the splits. Raises DataError and ConfigError for data that cannot be used."""
-        found = load_dataset(self.config)
-        counts = found.facts
-        self.progress.say(
-            f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
-            + (f", {counts['pool_duplicates']} duplicates dropped" if counts.get("pool_duplicates") else "")
-            + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
-        )
-        return found
-
-    @cached_property
-    def base(self) -> BaseModel:
-        """The base model, loaded when first needed; prompts that do not fit it are found now."""
-        from guidestar.model import load
-
-        with self.progress.phase("loading model"):
-            base = load.load(self.config.model, self.progress.say)
-        self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
-        return base
-
-    @cached_property
-    def pool(self) -> tuple[Example, ...]:
-        """The pool without the prompts that do not fit the model's context.
-
-        Raises DataError naming them, unless data.too_long is drop.
-        """
-        from guidestar.model.batches import too_long
-        from guidestar.model.predict import fits
-
-        room = fits(self.base, self.dataset.task)
-        long = too_long(self.base, self.dataset.pool, room)
-        if long and self.config.data.too_long == "error":
-            names = [e.where for e in self.dataset.pool if e.id in long]
-            raise DataError(
-                f"{len(long)} prompts with {room} tokens for the response do not fit the context of {self.base.max_length} tokens: "
-                f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}; shorten the template, or set data.too_long: drop"
-            )
-        if long:
-            self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
-        return tuple(e for e in self.dataset.pool if e.id not in long)
-
-    def keep_config(self) -> None:
-        """A copy of the configuration in the folder, so that the folder alone is enough to continue."""
-        plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
-        data = plain.get("data", {})
-        for name in ("folder", "pool", "test", "validation"):
-            value = data.get(name)
-            if value is not None and not value.startswith(("hub:", "demo:")):
-                data[name] = str(Path(value).absolute())
-        plain["out"] = "."
-        text = (
-            "# The resolved configuration of this folder; `guidestar run` on the folder continues it.\n"
-            + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        )
-        path = self.folder / CONFIG_FILE
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            files.write_bytes(path, text.encode())
-
-    @property
-    def cache(self) -> Path:
-        """Folder of what the runs share and can compute again."""
-        return self.folder / "cache"
-
-    def check(self) -> None:
-        """Raise one ConfigError with every combination of strategy, task and adapter that cannot work."""
-        simulation = len(self.dataset.gold) == len(self.dataset.pool)
-        problems: list[str] = []
-        for item in self.config.strategies:
-            try:
-                recipe = strategies.resolve(item)
-                problems += [
-                    f"strategy {item.title}: {problem}"
-                    for problem in strategies.check(recipe, self.dataset.task.kind, simulation, self.config.peft)
-                ]
-            except ConfigError as error:
-                problems.append(str(error))
-        try:
-            from guidestar.model import adapters
-
-            adapters.make_config(self.config.peft)
-        except ConfigError as error:
-            problems.append(str(error))
-        if problems:
-            raise ConfigError("\n".join(problems))
 
 
 class Run:
@@ -167,7 +66,7 @@ class Run:
         Raises ConfigMismatch if the folder was begun with another configuration, StoreError if another
         process runs there.
         """
-        self.bench = bench or Bench(_config(config), progress)
+        self.bench = bench or Bench(read_config(config), progress)
         self.config = self.bench.config
         self.strategy = _strategy(self.config, strategy)
         self.seed = self.config.seeds[0] if seed is None else seed
@@ -175,6 +74,8 @@ class Run:
         self.schedule = schedule
         self.folder = self.bench.folder / f"{self.strategy.title}-seed{self.seed}"
         self._stack = ExitStack()
+        if not (self.folder / DATABASE).exists():  # what cannot run leaves no folder behind
+            self.bench.check()
         with ExitStack() as opening:  # a failure below closes what was opened
             self.store = opening.enter_context(Store.open(self.folder, create=True))
             opening.enter_context(self.store.lock())
@@ -248,8 +149,13 @@ class Run:
         return self.store.metrics()
 
     def adapter(self) -> Path:
-        """The folder of the newest adapter, its hash checked; PEFT loads it."""
-        return self.store.adapter(len(self.store.metrics()) - 1)
+        """The folder of the newest adapter, its hash checked; PEFT loads it.
+
+        Raises StoreError if none is trained yet.
+        """
+        if not (done := len(self.store.metrics())):
+            raise StoreError(f"{self.folder}: no round is complete yet, so there is no adapter")
+        return self._adapter(done - 1)
 
     # --- the phases ---
 
@@ -259,9 +165,7 @@ class Run:
         key |= configs.flat({"strategy": _plain(self.recipe)})
         if self.schedule is not None:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
-        if self.store.rounds() == 0:
-            self.bench.check()
-        self.store.begin(key, self._facts())
+        self.store.begin(key, self.store.facts if self.store.begun else self._facts())
         self.bench.keep_config()
 
     def _facts(self) -> dict[str, Any]:
@@ -276,11 +180,32 @@ class Run:
             "data": dict(dataset.facts),
             "data_hash": dataset.hash,
             "synthetic": self.config.data.preset == "demo",
-            "model": {"name": self.config.model.name},
+            "model": self.bench.described,
             "config": self.config.plain(),
             "versions": versions(),
             "hardware": hardware(),
         }
+
+    @cached_property
+    def _base(self) -> BaseModel:
+        """The base model, which must be the one the run was begun with.
+
+        Raises ConfigMismatch if its weights or its precision are others.
+        """
+        begun, now = self.store.facts["model"], self.bench.described
+        for name in ("fingerprint", "dtype"):
+            if begun[name] != now[name]:
+                raise ConfigMismatch(
+                    f"{self.folder}: the model's {name} was {begun[name]} when the run began, now it is {now[name]}; "
+                    "use the same model, or another folder"
+                )
+        return self.bench.base
+
+    def _adapter(self, r: int) -> Path:
+        """The adapter of a finished training; one that was deleted is trained again from its labels."""
+        if not self.store.has_adapter(r):
+            self._train(r)
+        return self.store.adapter(r)
 
     def _should_stop(self) -> Stop | None:
         if len(self.store.labelled()) >= self.config.query.budget:
@@ -319,41 +244,34 @@ class Run:
 
     def _select(self, candidates: Sequence[Example], k: int, r: int) -> strategies.Selection:
         from guidestar.model import adapters
-        from guidestar.model.basecache import base_predictions
         from guidestar.model.predict import predict
 
-        dataset, base = self.bench.dataset, self.bench.base
-        task = dataset.task
+        dataset, base, settings = self.bench.fitting, self._base, self.config.query
+        task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
         full = before = labelled = None
-        if needs_base:
-            with self._timed(r, "score base", len(candidates)) as tick:
-                before = base_predictions(
-                    self.bench.cache,
-                    base,
-                    candidates,
-                    needs_base,
-                    task,
-                    data_hash=dataset.hash,
-                    gold=gold,
-                    tick=tick,
-                )
+        if needs_base:  # in one fixed order, whatever else is known: the whole pool once, or this round's candidates
+            block = dataset.pool if settings.candidates is None else candidates
+            place = {e.id: i for i, e in enumerate(block)}
+            before = self._base_predictions(r, "score base", block, needs_base, gold)
+            before = before.rows(np.asarray([place[e.id] for e in candidates], dtype=np.intp))
         if needs_full:
-            with adapters.adapted(base, self.store.adapter(r - 1)) as model:
-                with self._timed(r, "score", len(candidates)) as tick:
-                    full = predict(
-                        base, model, candidates, needs_full, task,
-                        passes=self.recipe.passes, seed=phase_seed(self.seed, r, "score"), gold=gold, tick=tick,
-                    )  # fmt: skip
+            with (
+                adapters.adapted(base, self._adapter(r - 1)) as model,
+                self._timed(r, "score", len(candidates)) as tick,
+            ):
+                full = predict(
+                    base, model, candidates, needs_full, task, passes=passes, seed=seed, gold=gold, tick=tick
+                )
                 if "embedding" in needs_full:
                     known = [example for example, _ in self.store.labelled()]
-                    labelled = predict(base, model, known, {"embedding"}, task)
+                    labelled = predict(base, model, known, {"embedding"}, task, passes=passes, seed=seed)
         counts: dict[str, int] = {}
         for _, label in self.store.labelled():
             counts[label.answer] = counts.get(label.answer, 0) + 1
         context = strategies.Context(
-            t=r - 1, rounds=self.config.query.rounds, full=full, base=before, labelled=labelled,
+            t=r - 1, rounds=settings.rounds, full=full, base=before, labelled=labelled,
             labelled_classes=counts, kind=task.kind, schedule=self.schedule,
         )  # fmt: skip
         rng = generator(self.seed, r, "query")
@@ -363,8 +281,27 @@ class Run:
             context,
             k,
             rng,
-            random_share=self.config.query.random_share,
+            random_share=settings.random_share,
         )
+
+    def _base_predictions(
+        self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str], gold: Mapping[str, str] | None
+    ) -> Predictions:
+        """What the untuned model says, from the cache that the runs share."""
+        from guidestar.model.basecache import base_predictions
+
+        dataset = self.bench.fitting
+        with self._timed(r, phase, len(examples)) as tick:
+            return base_predictions(
+                self.bench.cache,
+                self._base,
+                examples,
+                needs,
+                dataset.task,
+                data_hash=dataset.hash,
+                gold=gold,
+                tick=tick,
+            )
 
     def _train(self, r: int) -> None:
         """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
@@ -373,16 +310,16 @@ class Run:
 
         labelled = [(example, label.answer) for example, label in self.store.labelled(r)]
         if not labelled:
-            raise DataError(f"round {r}: every example was skipped, so there is no label to train on")
-        held_out = self.bench.dataset.validation
+            raise DataError(
+                f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
+            )
+        held_out = self.bench.fitting.validation
         validation = []
-        if self.config.train.patience:
-            if held_out is None:  # a preset may bring one, so this is known only now
-                raise ConfigError("train.patience needs a validation set: give data.validation")
+        if self.config.train.patience and held_out is not None:
             validation = [(e, a) for e, a in zip(held_out.examples, held_out.answers, strict=True) if a is not None]
         seed = phase_seed(self.seed, r, "train")
-        previous = self.store.adapter(r - 1) if r and self.config.train.start == "previous" else None
-        base = self.bench.base
+        previous = self._adapter(r - 1) if r and self.config.train.start == "previous" else None
+        base = self._base
 
         def fill(folder: Path) -> None:
             with self._timed(r, "train", len(labelled)) as tick:
@@ -405,12 +342,16 @@ class Run:
         for folder in sorted(self.bench.folder.glob(f"*-seed{self.seed}")):
             if folder == self.folder or not (folder / "run.sqlite").is_file():
                 continue
-            with Store.open(folder) as other:
-                if not other.begun or not other.has_adapter(0):
-                    continue
-                theirs = {name: value for name, value in other.key.items() if not name.startswith("strategy.")}
-                if ours == theirs and labelled == [(e, a.answer) for e, a in other.labelled(0)]:
-                    return other.adapter(0)
+            try:
+                with Store.open(folder) as other:
+                    if not other.begun or not other.has_adapter(0):
+                        continue
+                    theirs = {name: value for name, value in other.key.items() if not name.startswith("strategy.")}
+                    same_model = self.store.facts["model"] == other.facts["model"]
+                    if ours == theirs and same_model and labelled == [(e, a.answer) for e, a in other.labelled(0)]:
+                        return other.adapter(0)
+            except StoreError:  # another run's damage is that run's concern; training gives the same adapter
+                continue
         return None
 
     def _evaluate(self, r: int) -> None:
@@ -419,31 +360,26 @@ class Run:
 
         labels = len(self.store.labelled(r))
         values: dict[str, float] = {}
-        if (test := self.bench.dataset.test) is not None:
+        if (test := self.bench.fitting.test) is not None:
             if r == 0:
                 self._evaluate_base()
             with (
-                adapters.adapted(self.bench.base, self.store.adapter(r)) as model,
+                adapters.adapted(self._base, self._adapter(r)) as model,
                 self._timed(r, "evaluate", len(test.examples)) as tick,
             ):
-                values, arrays = evaluate(self.bench.base, model, test, self.bench.dataset.task, tick)
+                values, arrays = evaluate(self._base, model, test, self.bench.dataset.task, tick)
             self.store.add_arrays(r, "test", arrays, {})
         self.store.add_metrics(Metrics(r, labels, values))
         self.bench.progress.say(self._line(r))
 
     def _evaluate_base(self) -> None:
         """The untuned model on the test set, for the report: choices only, where it costs one short pass."""
-        from guidestar.model.basecache import base_predictions
         from guidestar.model.evaluate import choice_values
 
-        dataset = self.bench.dataset
+        dataset = self.bench.fitting
         if dataset.test is None or dataset.task.kind != "choice" or self.store.has_arrays(0, "test_base"):
             return
-        with self._timed(0, "evaluate base", len(dataset.test.examples)) as tick:
-            found = base_predictions(
-                self.bench.cache, self.bench.base, dataset.test.examples, {"label_log_probs"}, dataset.task,
-                data_hash=dataset.hash, tick=tick,
-            )  # fmt: skip
+        found = self._base_predictions(0, "evaluate base", dataset.test.examples, frozenset({"label_log_probs"}), None)
         keep = [i for i, a in enumerate(dataset.test.answers) if a is not None]
         answers = [a for a in dataset.test.answers if a is not None]
         _, arrays = choice_values(found.arrays["label_log_probs"][0][keep], answers, dataset.task)
@@ -478,30 +414,13 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress |
 
     Returns the outcome by run name ("star-seed0"). Call it again to continue where it stopped.
     """
-    bench = Bench(_config(config), progress)
+    bench = Bench(read_config(config), progress)
     outcomes: dict[str, Outcome] = {}
     for seed in bench.config.seeds:
         for strategy in bench.config.strategies:
             with Run(bench.config, strategy=strategy.title, seed=seed, bench=bench) as one:
                 outcomes[one.folder.name] = one.run(oracle(bench.dataset))
     return outcomes
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("guidestar", "torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, as far as a result depends on it."""
-    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-
-
-def _config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
-    if isinstance(config, RunConfig):
-        return config
-    return configs.load(config) if isinstance(config, (str, Path)) else configs.parse(config)
 
 
 def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:

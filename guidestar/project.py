@@ -12,39 +12,56 @@ from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
 from guidestar.data.tasks import MOST_LABELS
 from guidestar.errors import ConfigError, DataError
-from guidestar.store.files import write_bytes
+from guidestar.store.files import publish_folder, write_bytes
 
 LOOK = 5000  # rows looked at
 
 _CONFIG = """\
-# Written by `guidestar init` after looking at {rows} rows of {name}. Every key is explained in
-# docs/config.md. Run it with: guidestar run {config}
+# Written by `guidestar init` after looking at {rows} rows of {name}.
+# Every key is explained in docs/config.md. Run it with: guidestar run {config}
 
-out: {out}                # the folder to write to, beside this file
-seeds: [0]                # one run for each seed and strategy; three or more give a spread
-strategies: [star, random]  # random is the control; see `guidestar strategies`
+# the folder to write to, beside this file
+out: {out}
+# one run for each seed and strategy: three seeds or more give a spread, random is the control
+seeds: [0]
+strategies: [star, random]
 
 data:
   pool: {pool}
-{test}
 {answer}
   # the prompt; {{column}} stands for a column of the file
-  template: {template}
+{template}
 
 task:
 {task}
 
 model:
-  name: smollm2-135m      # a short name, a folder, a .gguf file or a hub name
+  # a short name (see `guidestar models`), a folder, a .gguf file or a hub name
+  name: smollm2-135m
 
 query:
-  warm_start: {warm}         # labels of round 0, drawn at random
-  batch: {batch}              # labels of every further round
-  budget: {budget}            # labels in all
+  # labels of round 0, drawn at random; of every further round; and in all
+  warm_start: {warm}
+  batch: {batch}
+  budget: {budget}
 
 # peft: {{peft_type: LORA, r: 16, lora_alpha: 32, lora_dropout: 0.1, target_modules: all-linear}}
 # train: {{epochs: 6, learning_rate: 5e-4}}
 """
+
+_WITH_ANSWER = """\
+  # annotators are simulated with this column
+  answer: {answer}
+  # no test file given: this share of the pool is set aside for the learning curve
+  test_share: 0.2"""
+
+_WITHOUT_ANSWER = """\
+  # no answer column: labels are asked for. A labelled file gives a learning curve:
+  # test: test.csv
+  # answer: label"""
+
+_ANSWER = "\nAnswer:"
+_TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
 
 
 def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -56,71 +73,76 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
     config = out or data.with_suffix(".yaml")
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
-    rows = [row.values for row in islice(read_rows(str(data), header=None), LOOK)]
-    columns = list(rows[0])
+    looked = list(islice(read_rows(str(data), header=None), LOOK))
+    rows = [row.values for row in looked]
+    columns = list(dict.fromkeys(c for row in looked for c in row.columns))  # the first may hold nulls
     cells = {c: [str(r.get(c) or "") for r in rows] for c in columns}
-    answer, labels = _answer_column(cells, len(rows))
+    kind, answer, labels = _answer_column(cells, len(rows))
     texts = [c for c in columns if c != answer and any(cells[c])]
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer!r}")
     text = max(texts, key=lambda c: sum(map(len, cells[c])))
     budget = max(8, min(400, len(rows) // 2))
     warm = max(2, min(100, budget // 4))
-    found = {
-        "rows": len(rows), "columns": columns, "text": text, "answer": answer, "labels": labels,
-        "notes": [
-            f"{data.name}: {len(rows)}{' or more' if len(rows) == LOOK else ''} rows; columns: {', '.join(columns)}",
-            f"text: {text}" + (f"; answer: {answer} ({len(labels)} labels)" if answer else "; no answer column: labels will be asked for"),
-        ],
-    }  # fmt: skip
+    kinds = {"choice": f"a choice of {len(labels)} labels", "number": "a final number", "text": "free text"}
+    more = " or more" if len(rows) == LOOK else ""
+    notes = [
+        f"{data.name}: {len(rows)}{more} rows; columns: {', '.join(columns)}",
+        f"text: {text}; answer: {answer} ({kinds[kind]})"
+        if answer
+        else f"text: {text}; no answer column: labels will be asked for",
+    ]
     body = _CONFIG.format(
-        rows=len(rows), name=data.name, config=config.name, out=f"runs/{data.stem}",
-        pool=json.dumps(_relative(data, config.parent)),
-        test="  test_share: 0.2         # no test file given: this share of the pool is set aside for the curve"
-        if answer else "  # test: test.csv        # a labelled file, for the learning curve",
-        answer=f"  answer: {json.dumps(answer)}           # the column with the gold answer; annotators are simulated with it"
-        if answer else "  # answer: label         # a column with gold answers, to simulate annotators",
-        template=json.dumps(f"{{{text}}}\nAnswer:"),
-        task=_task(labels, answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
+        rows=len(rows), name=data.name, config=config.name, out=_quoted(f"runs/{data.stem}"),
+        pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
+        answer=_WITH_ANSWER.format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
+        task=_task(kind, labels, answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
     )  # fmt: skip
     write_bytes(config, body.encode())
-    return config, found
+    found = {"rows": len(rows), "columns": columns, "text": text, "kind": kind, "answer": answer, "labels": labels}
+    return config, found | {"notes": notes}
 
 
-def _answer_column(cells: dict[str, list[str]], rows: int) -> tuple[str | None, list[str]]:
-    """The column that looks like labels: a telling name first, then the fewest different short values."""
+def _answer_column(cells: dict[str, list[str]], rows: int) -> tuple[str, str | None, list[str]]:
+    """(task kind, column, labels): a column with few short values, a telling name first; else a telling name
+    with worked answers ("#### 7") or texts; else a choice without a column."""
     best: tuple[float, str] | None = None
+    longest = max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
     for i, (name, values) in enumerate(cells.items()):
         kinds = Counter(v for v in values if v)
         few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, rows // 4)) and all(len(k) <= 40 for k in kinds)
-        if not few:
-            continue
-        telling = name.lower() in {
-            "label",
-            "labels",
-            "answer",
-            "class",
-            "category",
-            "intent",
-            "target",
-            "topic",
-            "y",
-        }
-        rank = (0 if telling else 100) + len(kinds) - i / 1000  # of equals, the later column
-        if best is None or rank < best[0]:
+        rank = (0 if name.lower() in _TELLING else 100) + len(kinds) - i / 1000  # of equals, the later column
+        if few and name != longest and (best is None or rank < best[0]):
             best = (rank, name)
-    if best is None:
-        return None, []
-    return best[1], sorted({v for v in cells[best[1]] if v})
+    if best is not None:
+        return "choice", best[1], sorted({v for v in cells[best[1]] if v})
+    for name, values in cells.items():
+        worked = all("####" in v for v in values if v)  # a worked answer may be longer than its question
+        if name.lower() in _TELLING and any(values) and len(cells) > 1 and (worked or name != longest):
+            return "number" if worked else "text", name, []
+    return "choice", None, []
 
 
-def _task(labels: list[str], answer: str | None) -> str:
-    if answer:
-        return f"  kind: choice\n  labels: {json.dumps(labels, ensure_ascii=False)}"
-    return (
-        "  kind: choice            # choice, number or text\n"
-        "  labels: [yes, no]       # <- your labels; write {label: word} to have the model write another word"
-    )
+def _task(kind: str, labels: list[str], answer: str | None) -> str:
+    if answer and kind != "choice":
+        return f"  kind: {kind}"
+    shown = _quoted(labels) if answer else "[yes, no]"
+    mine = "" if answer else "  # put your labels here; allowed kinds: choice, number, text\n"
+    hint = "  # write {label: word, …} to have the model write another word than the label\n"
+    return f"{mine}  kind: choice\n{hint}  labels: {shown}"
+
+
+def _template(text: str, columns: list[str]) -> str:
+    """The template's line; a column whose name cannot stand in a template is called by another one."""
+    if not set(text) & set("{}[].:!") and text.strip():
+        return f"  template: {_quoted(f'{{{text}}}{_ANSWER}')}"
+    name = next(name for name in ("text", "input", "message", *map(str, range(9))) if name not in columns)
+    return f"  columns: {{{name}: {_quoted(text)}}}\n  template: {_quoted(f'{{{name}}}{_ANSWER}')}"
+
+
+def _quoted(value: str | list[str]) -> str:
+    """A text, or a list of texts, that YAML cannot misread."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _relative(data: Path, folder: Path) -> str:
@@ -148,7 +170,7 @@ train: {epochs: 4, batch_size: 8, learning_rate: 1e-3}
 def write_demo_project(folder: Path) -> Path:
     """Data and configuration of the demo in `folder`, left alone where they exist; returns the configuration."""
     if not (folder / "data").is_dir():
-        write_demo(folder / "data")
+        publish_folder(folder / "data", write_demo)
     config = folder / "demo.yaml"
     if not config.exists():
         write_bytes(config, _DEMO.encode())

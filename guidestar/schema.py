@@ -317,7 +317,8 @@ class RunConfig(_Section):
 
     def key(self) -> dict[str, Any]:
         """What all runs of a configuration share and what must stay the same for one to be continued:
-        everything but the places files lie in (their content is hashed), strategies and seeds.
+        everything but strategies, seeds, the places files lie in (their content is hashed), and what only decides
+        how much memory is used.
 
         Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
         """
@@ -326,6 +327,9 @@ class RunConfig(_Section):
             plain.pop(name)
         for name in ("folder", "pool", "test", "validation"):
             plain["data"].pop(name)
+        for name in ("device", "batch_tokens"):  # may be changed when memory is short
+            plain["model"].pop(name)
+        plain["train"].pop("micro_batch_size")
         return flat(plain)
 
 

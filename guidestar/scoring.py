@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.config import RunConfig
-from guidestar.data.pool import read_examples
+from guidestar.data.pool import load_dataset, read_examples
 from guidestar.data.presets import apply_preset
 from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError
@@ -38,14 +38,17 @@ def score_file(
     """
     examples, answers = read_examples(source, config)
     data, task_config, _ = apply_preset(config.data, config.task)
-    task = make_task(task_config, [a for a in answers if a is not None], data.response)
+    if task_config.kind == "choice" and task_config.labels is None:  # they are those of the run's own data
+        task = load_dataset(config).task
+    else:
+        task = make_task(task_config, [], data.response)
     names = list(measures or [DEFAULT[task.kind]])
     labelled = all(answer is not None for answer in answers)
     problems = [p for name in names for p in measure_room.measure_problems(name, task.kind, labelled)]
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
         for name in names
-        if not problems and measure_room.MEASURES[name].min_passes > passes
+        if not problems and measure_room.MEASURES[name].min_passes > max(passes, 1)
     ]
     if problems:
         raise ConfigError("\n".join(problems))

@@ -117,13 +117,79 @@ def test_the_same_seed_gives_the_same_bytes(base: Any, tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") != sha256(tmp_path / "c")
 
 
-def test_lora_learns_and_goes_on_from_the_last_adapter(base: Any, tmp_path: Path) -> None:
-    config = TrainConfig(epochs=8, batch_size=4, learning_rate=1e-2)
+def test_lora_visibly_learns_the_demo(base: Any, demo_data: Path, tmp_path: Path) -> None:
+    from guidestar.config import parse
+    from guidestar.data.pool import load_dataset
+    from guidestar.model.evaluate import evaluate
+
+    data = load_dataset(parse({"data": {"preset": "demo", "folder": str(demo_data)}}))
+    labelled = [(e, data.gold[e.id]) for e in data.pool]
+    config = TrainConfig(epochs=8, batch_size=8, learning_rate=1e-2)
+    first = train(base, {**PEFT, "r": 8, "lora_dropout": 0.1}, config, labelled, data.task, tmp_path / "a", seed=0)
+    assert first.steps == 8 * 20
+    assert first.losses[-1] < 0.85 * first.losses[0]
+    with adapters.adapted(base, tmp_path / "a") as model:
+        reached = evaluate(base, model, data.test, data.task)[0]["accuracy"]
+    assert reached > data.facts["majority"]["share"] + 0.1
+
+
+def test_training_goes_on_from_the_last_adapter_and_b_still_decays(base: Any, tmp_path: Path) -> None:
+    """What decays is decided on a fresh adapter: in a trained one no tensor is constant any more."""
+    from safetensors.torch import load_file
+
+    config = TrainConfig(epochs=8, batch_size=4, learning_rate=1e-2, b_decay=0.0)
     first = train(base, PEFT, config, LABELLED, choice(), tmp_path / "a", seed=0)
-    assert first.losses[-1] < 0.5 * first.losses[0]
-    assert first.steps == 16
-    second = train(base, PEFT, config, LABELLED, choice(), tmp_path / "b", seed=0, previous=tmp_path / "a")
-    assert second.losses[0] < 0.7 * first.losses[0], "the second training did not start where the first ended"
+    norms = {}
+    for beta in (0.0, 50.0):
+        more = config.model_copy(update={"b_decay": beta})
+        folder = tmp_path / str(beta)
+        second = train(base, PEFT, more, LABELLED, choice(), folder, seed=0, previous=tmp_path / "a")
+        norms[beta] = sum(
+            float(w.norm()) for n, w in load_file(folder / "adapter_model.safetensors").items() if "lora_B" in n
+        )
+        if not beta:
+            assert second.losses[0] < first.losses[0], "the second training did not start where the first ended"
+    assert norms[50.0] < 0.5 * norms[0.0]
+
+
+def test_a_failed_load_leaves_the_base_model_clean(base: Any, tmp_path: Path) -> None:
+    train(base, PEFT, TrainConfig(epochs=1), LABELLED, choice(), tmp_path / "a", seed=0)
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ModelError, match="the adapter cannot be loaded"):
+        adapters.load_adapter(base, tmp_path / "a")
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+    train(base, PEFT, TrainConfig(epochs=1), LABELLED, choice(), tmp_path / "b", seed=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"peft_type": "ADAPTION_PROMPT", "adapter_len": 4, "adapter_layers": 2},
+        {"peft_type": "VERA", "r": 8, "target_modules": ["q_proj", "v_proj"]},
+        {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
+    ],
+)
+def test_other_types_leave_the_base_model_as_it_was(base: Any, tmp_path: Path, options: dict[str, Any]) -> None:
+    ids = torch.tensor([base.tokenizer(examples()[0].prompt)["input_ids"]])
+    with torch.no_grad():
+        before = base.model(input_ids=ids).logits
+    train(base, options, TrainConfig(epochs=1, learning_rate=1e-2), LABELLED, choice(), tmp_path / "a", seed=0)
+    with adapters.adapted(base, tmp_path / "a"):
+        pass
+    with torch.no_grad():
+        assert torch.equal(base.model(input_ids=ids).logits, before)
+
+
+def test_two_precisions_in_one_process(base: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    """accelerate keeps one precision for a process."""
+    from guidestar.config import ModelConfig
+    from guidestar.model.load import load
+
+    half = load(ModelConfig(name=str(tiny_folder), dtype="bfloat16"))
+    for name, model in (("a", base), ("b", half), ("c", base)):
+        train(model, PEFT, TrainConfig(epochs=1), LABELLED, choice(), tmp_path / name, seed=0)
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "c")
 
 
 def test_early_stopping_keeps_the_best_epoch_of_the_validation_set(base: Any, tmp_path: Path) -> None:
@@ -167,6 +233,7 @@ def test_bit_dropout_has_a_gradient_only_where_it_kept() -> None:
         ({"peft_type": "LORA", "rank": 3}, "peft: unknown key 'rank' for LORA"),
         ({"peft_type": "LORA", "lora_alfa": 3}, "did you mean 'lora_alpha'"),
         ({"peft_type": "LORA", "bias": "all"}, "peft.bias is 'all'; allowed: none"),
+        ({"peft_type": "LORA", "modules_to_save": ["lm_head"]}, "peft.modules_to_save is .*; allowed: no value"),
         (
             {"peft_type": "LORA", "target_modules": ["nothing_like_this"]},
             "this adapter does not fit the model",

@@ -7,7 +7,7 @@ field for them, and its template may not use the answer column.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -33,6 +33,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def without(self, ids: Collection[str]) -> Split:
+        """The split without some examples."""
+        kept = [i for i, example in enumerate(self.examples) if example.id not in ids]
+        return Split(tuple(self.examples[i] for i in kept), tuple(self.answers[i] for i in kept))
 
 
 @dataclass(frozen=True)

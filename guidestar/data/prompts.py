@@ -50,8 +50,12 @@ class Template:
         return fields
 
     def fill(self, fields: Mapping[str, str]) -> str:
-        """The prompt; braces inside the texts stay as they are."""
-        return "".join(literal + (fields[name] if name is not None else "") for literal, name in self._parts)
+        """The prompt; braces inside the texts stay as they are.
+
+        White space around a text is left out: whether a space joins prompt and response is then a matter of
+        the template alone.
+        """
+        return "".join(literal + (fields[name].strip() if name is not None else "") for literal, name in self._parts)
 
 
 def _plain_field(literal: str, name: str | None, spec: str | None, conversion: str | None) -> tuple[str, str | None]:

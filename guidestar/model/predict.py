@@ -74,7 +74,7 @@ def predict(
     repeats = max(passes, 1)
     ids = tuple(e.id for e in examples)
     labels = tuple(task.labels) if task.kind == "choice" else ()
-    store: dict[str, Array] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
+    store: dict[str, NDArray[Any]] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
     if wanted & LABEL:
         store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels)))
     if not examples:
@@ -93,7 +93,7 @@ def predict(
                 for name, values in work.run(rows).items():
                     if name == "embedding":  # the mean over passes; K copies would not be read by anyone
                         if name not in store:
-                            store[name] = np.zeros((1, len(examples), values.shape[-1]))
+                            store[name] = np.zeros((1, len(examples), values.shape[-1]), dtype=np.float32)
                         store[name][0, at] += values / repeats
                     else:
                         store[name][k, at] = values
@@ -155,10 +155,8 @@ class _Work:
         room = 1
         if wanted & GOLD:
             assert gold is not None
-            self.gold_text = [task.response_text(gold[e.id]) for e in examples]
             self.gold = [
-                [*encode_response(base, e.prompt, text), base.eos[0]]
-                for e, text in zip(examples, self.gold_text, strict=True)
+                [*encode_response(base, e.prompt, task.response_text(gold[e.id])), base.eos[0]] for e in examples
             ]
             room = max(len(row) for row in self.gold)
         if wanted & GENERATED:
@@ -189,19 +187,18 @@ class _Work:
     def _labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
         prefix = list(self.labels.prefix) if self.labels else []
-        batch = self._batch([self.prompts[i] + prefix for i in rows])
         found: dict[str, NDArray[Any]] = {}
-        with self._head_input() as states:
-            logits = self._logits(batch, keep=1)[:, -1].float()
-        if self.wanted & EMBEDDING:
-            found["embedding"] = states[-1][:, -1].float().cpu().numpy().astype(np.float64)
-        if self.labels is None:
-            return found
-        if self.task.scoring == "first_token":
-            scores = logits[:, self.labels.first]
-        else:
-            scores = self._label_sequences(rows, prefix)
-        found["label_log_probs"] = torch.log_softmax(scores.double(), dim=-1).cpu().numpy()
+        whole = self.labels is not None and self.task.scoring == "sequence"
+        if self.wanted & EMBEDDING or not whole:
+            batch = self._batch([self.prompts[i] + prefix for i in rows])
+            keep = 1 + len(prefix) if self.wanted & EMBEDDING else 1  # the prompt ends before the format words
+            with self._head_input() as states:
+                logits = self._logits(batch, keep)[:, -1].float()
+            if self.wanted & EMBEDDING:
+                found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
+        if self.labels is not None:
+            scores = self._label_sequences(rows, prefix) if whole else logits[:, self.labels.first]
+            found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
         return found
 
     def _label_sequences(self, rows: Sequence[int], prefix: list[int]) -> torch.Tensor:
@@ -225,10 +222,9 @@ class _Work:
         nll, entropy = self._token_values(batch, targets)
         lengths = torch.tensor([len(self.gold[i]) for i in rows], device=nll.device)
         real = torch.arange(width, device=nll.device) >= (width - lengths)[:, None]
-        answer = torch.zeros_like(real)
+        answer = np.zeros((len(rows), width), dtype=bool)
         for row, i in enumerate(rows):
-            part = self._answer_mask(self.gold[i][:-1])
-            answer[row, width - len(self.gold[i]) : width - 1] = torch.from_numpy(part).to(nll.device)
+            answer[row, width - len(self.gold[i]) : width - 1] = self._answer_mask(self.gold[i][:-1])
         return _sums("gold", "gold_answer", nll, entropy, real, answer)
 
     def _token_values(self, batch: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,27 +272,37 @@ class _Work:
         steps = new.shape[1]
         tokens = new.cpu().tolist()
         counts = (real & ~ends).sum(1).tolist()
-        answer = torch.zeros_like(real)
+        answer = np.zeros((len(rows), steps), dtype=bool)
         texts = []
         for row, (ids, n) in enumerate(zip(tokens, counts, strict=True)):
-            texts.append(self.base.tokenizer.decode(ids[:n], skip_special_tokens=True))
-            part = self._answer_mask(ids[:n])
-            if part.any():
-                answer[row, :n] = torch.from_numpy(part).to(answer.device)
-            else:  # no answer can be read off: all of the response is doubt about it
-                answer[row] = real[row]
+            texts.append(self._decode(ids[:n]))
+            answer[row, :n] = self._answer_mask(ids[:n])
         values = _sums("response", "answer", recorder.nll[:, :steps], recorder.entropy[:, :steps], real, answer)
         return texts, values
 
     def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
-        """True for the tokens that the answer's characters lie in."""
-        pieces = self.base.tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)
-        ends = np.cumsum([len(p) for p in pieces], dtype=int)
-        starts = ends - np.asarray([len(p) for p in pieces], dtype=int)
-        span = self.task.answer_span("".join(pieces))
+        """True for the tokens that the answer's characters lie in; all False when no answer can be read off."""
+        text = self._decode(ids)
+        span = self.task.answer_span(text)
         if span is None:
             return np.zeros(len(ids), dtype=bool)
+        ends = self._ends(text, ids)
+        starts = np.concatenate([[0], ends[:-1]])
         return np.asarray((ends > span[0]) & (starts < span[1]), dtype=bool)
+
+    def _ends(self, text: str, ids: Sequence[int]) -> NDArray[np.intp]:
+        """The character position behind each token of a decoded text.
+
+        Tokens are not decoded one by one: SentencePiece would lose the space before a word.
+        """
+        if self.base.tokenizer.is_fast:
+            again = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            if list(again["input_ids"]) == list(ids):
+                return np.asarray([end for _, end in again["offset_mapping"]], dtype=np.intp)
+        return np.asarray([len(self._decode(ids[: k + 1])) for k in range(len(ids))], dtype=np.intp)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     # --- the model ---
 
@@ -348,14 +354,17 @@ def _entropy(log_p: torch.Tensor) -> torch.Tensor:
 
 
 def _sums(
-    whole: str, part: str, nll: torch.Tensor, entropy: torch.Tensor, real: torch.Tensor, answer: torch.Tensor
+    whole: str, part: str, nll: torch.Tensor, entropy: torch.Tensor, real: torch.Tensor, answer: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
-    """Row sums under two masks. Tokens after the end are left out before summing: 0 × NaN would be NaN."""
+    """Row sums over the response and over its answer. A response with no readable answer counts whole: all of
+    it is doubt about the answer. Tokens after the end are left out before summing: 0 × NaN would be NaN."""
+    mine = torch.from_numpy(answer).to(real.device)
+    mine = torch.where(mine.any(1, keepdim=True), mine, real)
     found = {}
-    for name, mask in ((whole, real), (part, answer)):
-        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).double().cpu().numpy()
-        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).double().cpu().numpy()
-        found[f"{name}_length"] = mask.sum(1).double().cpu().numpy()
+    for name, mask in ((whole, real), (part, mine)):
+        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).cpu().double().numpy()
+        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).cpu().double().numpy()
+        found[f"{name}_length"] = mask.sum(1).cpu().double().numpy()
     return found
 
 

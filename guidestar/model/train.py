@@ -71,11 +71,14 @@ def train(
     """
     if not labelled:
         raise ModelError("there is no labelled example to train on")
-    model = (
-        adapters.attach(base, peft, seed) if previous is None else adapters.load_adapter(base, previous, trainable=True)
-    )
+    rows, held_out = _rows(base, task, labelled), _rows(base, task, validation)
+    model = adapters.attach(base, peft, seed)
+    starts = adapters.anchors(model)  # of a fresh adapter: in a trained one nothing is constant any more
+    if previous is not None:
+        adapters.detach(model)
+        model = adapters.load_adapter(base, previous, trainable=True)
     try:
-        result = _fit(base, model, config, _rows(base, task, labelled), _rows(base, task, validation), seed, tick)
+        result = _fit(base, model, config, rows, held_out, starts, seed, tick)
         adapters.save(model, folder)
     finally:
         adapters.detach(model)
@@ -88,10 +91,10 @@ def _fit(
     config: TrainConfig,
     rows: list[_Row],
     held_out: list[_Row],
+    starts: dict[str, torch.Tensor],
     seed: int,
     tick: Tick,
 ) -> Trained:
-    from accelerate import Accelerator
     from transformers import get_linear_schedule_with_warmup
 
     exact = adapters.exact_lengths(model)
@@ -101,7 +104,6 @@ def _fit(
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ModelError("the adapter has no trainable tensor")
-    starts = adapters.anchors(model)
     anchored = [(p, starts[n]) for n, p in model.named_parameters() if n in starts]
     free = [p for n, p in model.named_parameters() if p.requires_grad and n not in starts]
     groups = [
@@ -110,8 +112,7 @@ def _fit(
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * total), total)
-    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(base.dtype, "no")
-    accelerator = Accelerator(mixed_precision=precision, cpu=base.device.type == "cpu")
+    accelerator = _accelerator(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
 
@@ -135,7 +136,8 @@ def _fit(
                 accelerator.clip_grad_norm_(trainable, config.clip)
                 decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
                 stepper.step()
-                schedule.step()
+                if not stepper.step_was_skipped:
+                    schedule.step()
                 stepper.zero_grad()
                 done += 1
                 tick(done, total)
@@ -146,7 +148,10 @@ def _fit(
                     f"(now {config.learning_rate}) or model.dtype: float32"
                 )
             if config.patience and held_out:
-                validation_losses.append(_mean_loss(base, model, held_out, config.batch_size, exact))
+                with accelerator.autocast():
+                    validation_losses.append(_mean_loss(base, model, held_out, micro, exact))
+                if not np.isfinite(validation_losses[-1]):
+                    raise ModelError(f"the validation loss is {validation_losses[-1]} in epoch {epoch + 1}")
                 if validation_losses[-1] == min(validation_losses):
                     best_epoch = epoch
                     best = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -158,6 +163,20 @@ def _fit(
                 if name in best:
                     parameter.copy_(best[name])
     return Trained(tuple(losses), tuple(validation_losses), done, min(best_epoch, len(losses) - 1))
+
+
+def _accelerator(base: BaseModel) -> Any:
+    """accelerate for the base's device and precision.
+
+    accelerate keeps one precision for a process; a base of another dtype needs that forgotten first.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(base.dtype, "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=base.device.type == "cpu")
 
 
 @torch.no_grad()

@@ -87,12 +87,17 @@ STRATEGIES: dict[str, Recipe] = {
     ),
     "k_center": Recipe("greedy k-centre on the model's hidden states (core-set)", select="k_center"),
     "uncertain_k_center": Recipe(
-        "4 batches of highest entropy, then greedy k-centre", measure="auto", prefilter=4.0, select="k_center"
-    ),
-    "uncertain_k_means": Recipe(
-        "4 batches of highest entropy, then k-means weighted by entropy",
+        "4 batches of highest entropy without near-duplicates, then greedy k-centre",
         measure="auto",
         prefilter=4.0,
+        near_duplicates=0.98,
+        select="k_center",
+    ),
+    "uncertain_k_means": Recipe(
+        "4 batches of highest entropy without near-duplicates, then k-means weighted by entropy",
+        measure="auto",
+        prefilter=4.0,
+        near_duplicates=0.98,
         select="k_means",
     ),
     "oracle_predictive_entropy": Recipe(

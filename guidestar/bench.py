@@ -1,0 +1,187 @@
+"""What the runs of one configuration share: the data, the base model, the cache, and where news go."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidestar import config as configs
+from guidestar.config import RunConfig
+from guidestar.data.pool import Dataset, load_dataset
+from guidestar.data.tasks import Choice
+from guidestar.errors import ConfigError, DataError
+from guidestar.progress import Progress, Silent
+from guidestar.query import strategies
+from guidestar.records import Example
+from guidestar.store import files
+
+if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
+    from guidestar.model.load import BaseModel
+
+CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of a run
+
+
+class Bench:
+    """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+        self.config = _settled(config)
+        self.progress = progress or Silent()
+        self.folder = Path(config.out)
+        self._checked = False
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The pool and the splits. Raises DataError and ConfigError for data that cannot be used."""
+        found = load_dataset(self.config)
+        counts = found.facts
+        self.progress.say(
+            f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
+            + (f", {counts['pool_duplicates']} duplicates dropped" if counts.get("pool_duplicates") else "")
+            + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
+        )
+        return found
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model, loaded when first needed."""
+        from guidestar.model import load
+
+        with self.progress.phase("loading model"):
+            base = load.load(self.config.model, self.progress.say)
+        self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
+        return base
+
+    @cached_property
+    def fitting(self) -> Dataset:
+        """The dataset without the prompts that do not fit the model's context, in the pool or in a split.
+
+        Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
+        label words apart. Both are found here, before anybody is asked for a label.
+        """
+        from guidestar.model.batches import label_tokens, too_long
+        from guidestar.model.predict import fits
+
+        found, base = self.dataset, self.base
+        room = fits(base, found.task)
+        splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
+        every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
+        long = too_long(base, every, room)
+        if long and self.config.data.too_long == "error":
+            names = [e.where for e in every if e.id in long]
+            raise DataError(
+                f"{len(long)} prompts with {room} tokens for the response do not fit the context of {base.max_length} tokens: "
+                f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}; shorten the template, or set data.too_long: drop"
+            )
+        if long:
+            self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
+        pool = tuple(e for e in found.pool if e.id not in long)
+        if len(pool) < self.config.query.warm_start:
+            raise DataError(
+                f"{len(pool)} prompts of the pool fit the context of {base.max_length} tokens, fewer than the warm "
+                f"start of {self.config.query.warm_start} (query.warm_start)"
+            )
+        splits = {name: split.without(long) for name, split in splits.items()}
+        if empty := [name for name, split in splits.items() if not len(split)]:
+            raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
+        if isinstance(found.task, Choice):
+            label_tokens(base, found.task, pool[0].prompt)
+        return dataclasses.replace(found, pool=pool, **splits)
+
+    @property
+    def pool(self) -> tuple[Example, ...]:
+        """The pool without the prompts that do not fit the model's context."""
+        return self.fitting.pool
+
+    def keep_config(self) -> None:
+        """A copy of the configuration in the folder, so that the folder alone is enough to continue."""
+        plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
+        data = plain.get("data", {})
+        for name in ("folder", "pool", "test", "validation"):
+            value = data.get(name)
+            if value is not None and not value.startswith(("hub:", "demo:")):
+                data[name] = str(Path(value).absolute())
+        plain["out"] = "."
+        text = (
+            "# The resolved configuration of this folder; `guidestar run` on the folder continues it.\n"
+            + configs.dump_yaml(plain)
+        )
+        path = self.folder / CONFIG_FILE
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            files.write_bytes(path, text.encode())
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what the runs share and can compute again."""
+        return self.folder / "cache"
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """Facts of the base model: name, fingerprint, dtype, device, size."""
+        from guidestar.model import load
+
+        return load.describe(self.base)
+
+    def check(self) -> None:
+        """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work, then
+        what the model has against them: nobody should be asked for labels that cannot be used. Once a bench."""
+        if self._checked:
+            return
+        simulation = len(self.dataset.gold) == len(self.dataset.pool)
+        problems: list[str] = []
+        for item in self.config.strategies:
+            try:
+                recipe = strategies.resolve(item)
+                problems += [
+                    f"strategy {item.title}: {problem}"
+                    for problem in strategies.check(recipe, self.dataset.task.kind, simulation, self.config.peft)
+                ]
+            except ConfigError as error:
+                problems.append(str(error))
+        from guidestar.model import adapters
+
+        try:
+            adapters.make_config(self.config.peft)
+        except ConfigError as error:
+            problems.append(str(error))
+        if self.config.train.patience and self.dataset.validation is None:  # a preset might have brought one
+            problems.append("train.patience needs a validation set: give data.validation")
+        if problems:
+            raise ConfigError("\n".join(problems))
+        _ = self.fitting
+        adapters.detach(adapters.attach(self.base, self.config.peft, seed=0))
+        self._checked = True
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("guidestar", "torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as a result depends on it."""
+    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+
+
+def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    """A configuration from itself, plain data or a YAML file."""
+    if isinstance(config, RunConfig):
+        return config
+    return configs.load(config) if isinstance(config, (str, Path)) else configs.parse(config)
+
+
+def _settled(config: RunConfig) -> RunConfig:
+    """The same with a local model's absolute path: it must name the same folder when the run is continued from
+    elsewhere."""
+    path = Path(config.model.name).expanduser()
+    if not path.exists():
+        return config
+    model = config.model.model_copy(update={"name": str(path.absolute())})
+    return config.model_copy(update={"model": model})

@@ -1,0 +1,507 @@
+"""The command line: what a shell sees, exit codes included."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import LABELS
+from outside import COMMAND, recorded
+
+from guidestar import cli, loop
+from guidestar.bench import Bench, read_config
+from guidestar.data.presets import PRESETS
+from guidestar.query.measures import MEASURES
+from guidestar.query.strategies import STRATEGIES
+from guidestar.store import Store
+
+MakeConfig = Callable[..., dict[str, Any]]
+Call = Callable[..., tuple[int, str, str]]
+
+SMALL: dict[str, Any] = {
+    "data": {"test_limit": 10},
+    "query": {"warm_start": 12, "batch": 2, "budget": 14, "candidates": 12},
+    "train": {"epochs": 1, "batch_size": 16},
+}
+COMMANDS = next(a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return run
+
+
+@pytest.fixture
+def config_file(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Path]:
+    """A configuration as a file; JSON is YAML."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "my.yaml"
+        path.write_text(json.dumps(make_config(**{**SMALL, **changes})))
+        return path
+
+    return write
+
+
+def strict_json(text: str) -> Any:
+    """JSON as other programs read it: NaN and Infinity are not in it."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], []])
+def test_help_is_quick_because_it_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys; from guidestar import cli\n"
+        f"try: cli.main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {"torch", "transformers", "peft", "numpy", "pydantic", "yaml", "sklearn"} & set(found.stderr.split())
+    assert not loaded, f"guidestar {' '.join(arguments)} loads {sorted(loaded)}"
+    assert "guidestar" in found.stdout
+
+
+def test_every_command_has_help_and_stands_in_the_documentation(call: Call) -> None:
+    code, text, _ = call("--help")
+    assert code == 0
+    assert "exit codes: 0 ok, 1 failure, 2 usage or config, 3 data, 4 waiting for labels, 130/143 stopped" in " ".join(
+        text.split()
+    )
+    pages = Path(__file__).parent.parent / "docs" / "cli.md"
+    documented = pages.read_text(encoding="utf-8") if pages.exists() else None
+    for name, command in COMMANDS.items():
+        assert hasattr(cli, f"_{name}"), f"{name} is parsed and not carried out"
+        code, text, _ = call(name, "--help")
+        assert code == 0
+        assert command.description
+        for action in command._actions:
+            assert action.help, f"{name}: {action.dest} has no help"
+        if documented is not None:
+            assert f"## `guidestar {name}`" in documented, f"docs/cli.md does not know {name}"
+
+
+# --- exit codes -----------------------------------------------------------------------------------
+
+
+def test_exit_codes_and_the_stream_of_each_message(
+    call: Call, config_file: Callable[..., Path], tmp_path: Path, demo_data: Path
+) -> None:
+    """Facts go to standard output, everything else to standard error; no failure shows a traceback."""
+    assert call()[0] == 2, "no command"
+    assert call("rum")[0] == 2
+    assert call("run")[0] == 2
+    good = config_file(strategies=["random"])
+    bad_data = {"data": {"preset": "demo", "folder": str(tmp_path)}}
+    cases: list[tuple[int, list[object], str]] = [
+        (1, ["status", tmp_path / "none"], "none: no such folder"),
+        (1, ["report", tmp_path], "found no run; expected a folder with run.sqlite"),
+        (1, ["run", good, f"model.name={demo_data}"], "no weights here; expected *.safetensors"),
+        (2, ["run", tmp_path / "none.yaml"], "none.yaml: no such file"),
+        (2, ["run", good, "train.epocs=3"], "did you mean 'epochs'?"),
+        (2, ["run", good, "query.budget=5"], "query.budget is 5, below query.warm_start 12"),
+        (2, ["score", good, demo_data / "test.csv", "--measure", "entrpy"], "did you mean 'entropy'?"),
+        (2, ["init", demo_data / "pool.csv", "--out", good], "exists already; use --force"),
+        (3, ["run", config_file_at(tmp_path / "bad.yaml", good, bad_data)], "pool.csv: no such file"),
+        (3, ["init", tmp_path / "none.csv"], "none.csv: no such file"),
+        (0, ["run", good], ""),
+        (2, ["run", good, "train.epochs=9"], "train.epochs: begun with 1, now 9"),
+    ]
+    for expected, arguments, message in cases:
+        code, out, err = call(*arguments)
+        assert code == expected, f"guidestar {arguments}: exit code {code}\n{out}\n{err}"
+        assert message in err
+        assert "Traceback" not in err
+        if expected:
+            assert out == "", "what went wrong is no fact"
+            assert all(line.startswith("guidestar: ") for line in err.splitlines() if message in line)
+
+
+def config_file_at(path: Path, source: Path, changes: dict[str, Any]) -> Path:
+    path.write_text(json.dumps({**json.loads(source.read_text()), **changes}))
+    return path
+
+
+def test_a_run_stopped_by_signals_continues_to_the_same_end(
+    config_file: Callable[..., Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Ctrl-C in the middle gives 130 and a calm sentence, SIGTERM 143; a third command ends the run like an
+    uninterrupted one."""
+    longer = {**SMALL, "query": {**SMALL["query"], "budget": 16}, "train": {"epochs": 40, "batch_size": 8}}
+    file = config_file(strategies=["star"], **longer)
+    folder = tmp_path / "run" / "star-seed0"
+    for number, code, done in ((signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)):
+        with subprocess.Popen(
+            [*COMMAND, "run", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while process.poll() is None and (
+                recorded(tmp_path / "run", "answers") < 12 or recorded(tmp_path / "run", "adapters") < done
+            ):
+                time.sleep(0.002)
+            process.send_signal(number)
+            out, err = process.communicate()
+        # Interrupted inside an `exec` of a library, Python ends by the signal itself; to a shell that is 130 too.
+        shown = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        assert shown == code, err
+        assert "Traceback" not in err
+        assert out == ""
+        if number == signal.SIGINT:
+            assert err.endswith("guidestar: stopped; nothing recorded is lost, the same command continues\n")
+    with Store.open(folder) as store:
+        assert store.finished() is None, "the run was over before the signals came: the test says nothing"
+    assert cli.main(["run", "--quiet", str(file)]) == 0
+    loop.run(make_config(out=str(tmp_path / "whole"), strategies=["star"], **longer))
+    with Store.open(folder) as one, Store.open(tmp_path / "whole" / "star-seed0") as other:
+        assert one.dump() == other.dump()
+
+
+# --- facts as JSON --------------------------------------------------------------------------------
+
+
+def test_json_is_json_for_every_command_that_prints_facts(
+    call: Call, config_file: Callable[..., Path], tmp_path: Path, demo_data: Path
+) -> None:
+    file = config_file()
+    code, out, err = call("run", "--json", file)
+    assert code == 0, err
+    facts = strict_json(out)
+    assert {run["run"] for run in facts["runs"]} == {"star-seed0", "random-seed0"}
+    assert all(run["finished"] == "The label budget is spent." for run in facts["runs"])
+    assert "star seed 0 round 1: 14 labels, accuracy" in err, "news of a round go to standard error"
+
+    code, out, _ = call("status", "--json", tmp_path / "run")
+    assert code == 0
+    assert strict_json(out) == facts
+    code, out, _ = call("report", "--json", tmp_path / "run")
+    page = Path(strict_json(out)["report"])
+    assert page.is_file()
+    assert "<html" in page.read_text(encoding="utf-8")
+
+    code, out, _ = call("init", "--json", demo_data / "pool.csv", "--out", tmp_path / "new.yaml")
+    found = strict_json(out)
+    assert found["config"] == str(tmp_path / "new.yaml")
+    assert (found["text"], found["answer"], found["labels"]) == ("text", "label", sorted(LABELS))
+
+    for name, table in (("strategies", STRATEGIES), ("measures", MEASURES), ("presets", PRESETS)):
+        found = strict_json(call(name, "--json")[1])
+        assert list(found) == list(table)
+        assert all(found.values())
+        lines = call(name)[1].splitlines()
+        assert [line.split()[0] for line in lines] == list(table)
+    assert "smollm2-135m" in strict_json(call("models", "--json")[1])
+
+
+def test_json_of_a_run_that_waits(
+    call: Call, config_file: Callable[..., Path], tmp_path: Path, demo_data: Path
+) -> None:
+    unlabelled = tmp_path / "pool.csv"
+    unlabelled.write_text("text\n" + "".join(f"message {i}\n" for i in range(20)))
+    data = {"preset": None, "folder": None, "test_limit": None, "pool": str(unlabelled), "template": "{text}\nTopic:"}
+    file = config_file(data=data, task={"kind": "choice", "labels": LABELS}, strategies=["star"])
+    code, out, _ = call("run", "--json", file)
+    assert code == 4
+    (run,) = strict_json(out)["runs"]
+    assert (run["unanswered"], run["finished"], run["final"]) == (12, None, None)
+    assert strict_json(call("status", "--json", tmp_path / "run")[1])["runs"] == [run]
+    assert "star-seed0  0 of 2 rounds, 0 labels; waits for 12 answers" in call("status", tmp_path / "run")[1]
+
+
+def test_quiet_says_nothing_but_facts(call: Call, config_file: Callable[..., Path]) -> None:
+    code, out, err = call("run", "--quiet", config_file(strategies=["random"]))
+    assert code == 0
+    assert err == ""
+    assert "random-seed0: The label budget is spent." in out
+
+
+# --- init -----------------------------------------------------------------------------------------
+
+
+def test_init_on_a_labelled_file_writes_a_configuration_that_runs(
+    call: Call, tmp_path: Path, demo_data: Path, tiny_folder: Path
+) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_bytes((demo_data / "pool.csv").read_bytes())
+    code, out, _ = call("init", data)
+    assert code == 0
+    config = tmp_path / "mine.yaml"
+    assert out.splitlines()[-1] == f"next: guidestar run {config}"
+    assert config.read_text().count("#") > 5, "the configuration explains itself"
+    overrides = [
+        f"model.name={tiny_folder}",
+        "query.budget=24",
+        "query.candidates=12",
+        "train.epochs=1",
+        "strategies=[margin]",
+    ]
+    code, out, err = call("run", "--json", config, *overrides)
+    assert code == 0, err
+    (run,) = strict_json(out)["runs"]
+    assert run["labels"] == 24
+    assert run["final"] is not None, "a test share gives a curve"
+    assert (tmp_path / "runs" / "mine").is_dir(), "the run lies beside the configuration"
+    assert call("init", data)[0] == 2, "an existing configuration is not overwritten"
+    assert call("init", data, "--force")[0] == 0
+
+
+def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
+    call: Call, tmp_path: Path, tiny_folder: Path
+) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(json.dumps({"id": i, "text": f"a longer message, number {i}"}) + "\n" for i in range(30)))
+    code, out, _ = call("init", data)
+    assert code == 0
+    assert "no answer column: labels will be asked for" in out
+    code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
+    assert code == 4, err
+    assert "star-seed0: waits for" in out
+
+
+DELICATE = {
+    "emoji 🚀 and “quotes”.csv": ["message 🚀", "label"],
+    "a: b #c.csv": ["user: text", "the label #1"],
+    "dots.csv": ["user.text", "is.spam"],
+    "brackets.csv": ["text [en]", "label"],
+    "braces.csv": ["{text}", "label"],
+    "no.csv": ["text", "true"],
+}
+
+
+@pytest.mark.parametrize("name", DELICATE)
+def test_init_copes_with_names_that_yaml_or_templates_could_misread(
+    name: str, call: Call, tmp_path: Path, tiny_folder: Path
+) -> None:
+    text, label = DELICATE[name]
+    with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow([text, label])
+        rows.writerows([f"a message about thing {i}, quite long", "yes" if i % 3 else "08"] for i in range(40))
+    assert call("init", tmp_path / name, "--out", tmp_path / "c.yaml")[0] == 0
+    overrides = [f"model.name={tiny_folder}", "query.budget=12", "query.warm_start=10", "train.epochs=1"]
+    code, out, err = call("run", "--json", tmp_path / "c.yaml", *overrides, "strategies=[random]")
+    assert code == 0, err
+    (run,) = strict_json(out)["runs"]
+    assert run["labels"] == 12
+
+
+# --- score ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(config_file: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """(configuration, adapter) of a finished run."""
+    file = config_file(strategies=["random"], train={"epochs": 4, "batch_size": 8, "learning_rate": 1e-2})
+    loop.run(file)
+    return file, tmp_path / "run" / "random-seed0" / "adapters" / "round-001"
+
+
+def test_score_prints_one_line_for_each_row_in_the_files_order(
+    call: Call, trained: tuple[Path, Path], demo_data: Path, tmp_path: Path
+) -> None:
+    config, adapter = trained
+    source = demo_data / "test.csv"
+    with source.open(encoding="utf-8") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+
+    def score(*options: object) -> list[dict[str, Any]]:
+        code, out, err = call("score", config, source, *options)
+        assert code == 0, err
+        rows = [strict_json(line) for line in out.splitlines()]
+        assert [row["where"] for row in rows] == [f"{source} line {i + 2}" for i in range(len(texts))]
+        assert len({row["id"] for row in rows}) == len(texts)
+        assert {row["prediction"] for row in rows} <= set(LABELS)
+        return rows
+
+    def values(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows])
+
+    base = score("--quiet")
+    assert set(base[0]) == {"id", "where", "prediction", "entropy"}, "entropy is the measure of a choice"
+    tuned = score("--adapter", adapter)
+    assert not np.array_equal(values(base, "entropy"), values(tuned, "entropy"))
+    two = score("--adapter", adapter, "--measure", "margin", "--measure", "entropy")
+    assert list(two[0])[3:] == ["margin", "entropy"]
+    assert np.array_equal(values(two, "entropy"), values(tuned, "entropy"))
+    dropped = score("--adapter", adapter, "--passes", 3, "--measure", "bald", "--seed", 1)
+    assert (values(dropped, "bald") >= 0).all()
+    assert np.array_equal(
+        values(score("--adapter", adapter, "--passes", 3, "--measure", "bald", "--seed", 1), "bald"),
+        values(dropped, "bald"),
+    )
+    assert not np.array_equal(
+        values(score("--adapter", adapter, "--passes", 3, "--measure", "bald"), "bald"), values(dropped, "bald")
+    )
+    gold = score("--measure", "oracle_predictive_entropy")
+    assert (values(gold, "oracle_predictive_entropy") > 0).all()
+
+    folder = tmp_path / "run"
+    code, out, _ = call("score", folder, source)
+    assert code == 0
+    assert [strict_json(line) for line in out.splitlines()] == base, (
+        "the folder of a run is as good as its configuration"
+    )
+
+
+def test_score_equals_what_the_loop_computes(call: Call, trained: tuple[Path, Path], demo_data: Path) -> None:
+    """The tool and the loop must not drift apart: the last evaluation's entropies of the same examples."""
+    config, adapter = trained
+    _, out, _ = call("score", config, demo_data / "test.csv", "--adapter", adapter)
+    rows = [strict_json(line) for line in out.splitlines()]
+    with Store.open(adapter.parent.parent) as store:
+        log_probs = store.arrays(1, "test")["log_probs"].astype(float)
+    test = Bench(read_config(config)).dataset.test
+    assert test is not None
+    by_where = {row["where"]: row["entropy"] for row in rows}
+    scored = np.array([by_where[example.where] for example in test.examples])
+    np.testing.assert_allclose(scored, -(np.exp(log_probs) * log_probs).sum(1), rtol=1e-4, atol=1e-6)
+
+
+def test_score_refuses_what_makes_no_sense(
+    call: Call, trained: tuple[Path, Path], demo_data: Path, tmp_path: Path
+) -> None:
+    config, _ = trained
+    source = demo_data / "test.csv"
+    bare = tmp_path / "bare.csv"
+    bare.write_text("text\nwhere is my parcel\n")
+    cases: list[tuple[int, list[object], str]] = [
+        (2, [source, "--measure", "bald"], "measure bald compares Monte-Carlo passes: give --passes 2 or more"),
+        (2, [bare, "--measure", "oracle_entropy"], "needs the gold answer of every pool example"),
+        (1, [source, "--passes", 2], "there is no adapter on the model"),
+        (1, [source, "--adapter", tmp_path], "not an adapter; expected adapter_config.json"),
+        (3, [tmp_path / "none.csv"], "none.csv: no such file"),
+        (3, [config], "found the extension '.yaml'"),
+    ]
+    for expected, arguments, message in cases:
+        code, out, err = call("score", config, *arguments)
+        assert (code, out) == (expected, ""), err
+        assert message in err
+    assert call("score", config, bare)[0] == 0, "a file without answers is what the tool is for"
+
+
+def test_score_takes_the_labels_from_the_configured_pool(
+    call: Call, make_config: MakeConfig, tmp_path: Path, demo_data: Path
+) -> None:
+    """Without task.labels the label space is the pool's, whatever labels the scored file happens to hold."""
+    data = {
+        "preset": None,
+        "folder": None,
+        "test_limit": None,
+        "pool": str(demo_data / "pool.csv"),
+        "answer": "label",
+        "template": "Message: {text}\nTopic:",
+    }
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(make_config(data=data, task={"kind": "choice"})))
+    scored = {}
+    for name, text in (
+        ("bare", "text\nwhere is my parcel\n"),
+        ("one", "text,label\nwhere is my parcel,delivery\n"),
+        ("two", "text,label\nwhere is my parcel,delivery\nhi,praise\n"),
+    ):
+        (tmp_path / f"{name}.csv").write_text(text)
+        code, out, err = call("score", file, tmp_path / f"{name}.csv", "--quiet")
+        assert code == 0, err
+        scored[name] = strict_json(out.splitlines()[0])["entropy"]
+    assert scored["bare"] == scored["one"]
+    assert scored["two"] == pytest.approx(scored["one"], rel=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [["strategies"], ["score", "CONFIG", "FILE", "--quiet"]])
+def test_a_closed_pipe_is_no_failure(arguments: list[str], config_file: Callable[..., Path], demo_data: Path) -> None:
+    """`guidestar score … | head -1`: the reader leaves early, and nobody hears of it."""
+    places = {"CONFIG": str(config_file()), "FILE": str(demo_data / "pool.csv")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*COMMAND, *(places.get(a, a) for a in arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == ""
+    assert process.returncode == 0
+
+
+# --- overrides and folders ------------------------------------------------------------------------
+
+
+def test_a_run_continues_from_its_folder_alone_and_from_anywhere(
+    call: Call,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    tiny_folder: Path,
+    demo_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begun with relative paths and overrides; the file is gone; another current folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(demo_data)
+    (home / "tiny").symlink_to(tiny_folder)
+    plain = make_config(**{**SMALL, "data": {"folder": "data", "test_limit": 10}}, model={"name": "tiny"}, out="runs/a")
+    (home / "my.yaml").write_text(json.dumps(plain))
+    monkeypatch.chdir(home)
+    code, _, err = call("run", "my.yaml", "strategies=[random]", "train.epochs=2")
+    assert code == 0, err
+    (home / "my.yaml").unlink()
+    monkeypatch.chdir("/")
+    code, out, err = call("run", home / "runs" / "a")
+    assert code == 0, err
+    assert "random-seed0: The label budget is spent." in out
+    monkeypatch.chdir(home / "runs")
+    code, out, err = call("run", "a", "seeds=[0, 1]")
+    assert code == 0, err
+    assert "random-seed1: The label budget is spent." in out
+    with Store.open(home / "runs" / "a" / "random-seed1") as store:
+        assert store.key["train.epochs"] == 2, "the override was kept"
+    code, _, err = call("run", "a", "train.epochs=3")
+    assert code == 2
+    assert "train.epochs: begun with 2, now 3" in err
+
+
+def test_a_model_named_by_a_relative_override_is_found_again(
+    call: Call, config_file: Callable[..., Path], tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config_file(model={"name": "smollm2-135m"}, strategies=["random"])
+    monkeypatch.chdir(tiny_folder.parent)
+    assert call("run", file, f"model.name={tiny_folder.name}")[0] == 0
+    monkeypatch.chdir("/")
+    code, _, err = call("run", tmp_path / "run")
+    assert code == 0, err
+
+
+def test_overrides_are_part_of_what_is_checked(call: Call, config_file: Callable[..., Path]) -> None:
+    code, _, err = call("run", config_file(), "train.epochs=0", "query.bach=3", "seeds=[1,1]")
+    assert code == 2
+    assert "command line: train.epochs: train.epochs is 0; allowed: greater than or equal to 1" in err
+    assert "command line: query.bach: unknown key 'bach' in query; did you mean 'batch'?" in err
+    assert "command line: seeds: seeds has the same seed twice" in err
