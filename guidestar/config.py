@@ -160,6 +160,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         if not sign or not key:
             raise ConfigError(f"command line: {item!r} is not of the form key.sub=value")
         parsed, _ = read_yaml(value, f"command line: {key}")
+        if key.startswith("peft.") and "peft" not in data:  # the default adapter with one thing changed
+            data["peft"] = RunConfig.model_fields["peft"].get_default(call_default_factory=True)
         _assign(data, key, None if value == "" else parsed)
         touched[tuple(key.split("."))] = f"command line: {key}"
     return parse(data, str(path), lines, touched)

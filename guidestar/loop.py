@@ -160,6 +160,8 @@ class Run:
     # --- the phases ---
 
     def _begin(self) -> None:
+        if not self.store.begun:  # a folder may be there from a process that died before this
+            self.bench.check()
         dataset = self.bench.dataset
         key = self.config.key() | {"data_hash": dataset.hash, "seed": self.seed}
         key |= configs.flat({"strategy": _plain(self.recipe)})

@@ -14,7 +14,7 @@ from guidestar.data.tasks import MOST_LABELS
 from guidestar.errors import ConfigError, DataError
 from guidestar.store.files import publish_folder, write_bytes
 
-LOOK = 5000  # rows looked at
+LOOK = 100_000  # rows looked at
 
 _CONFIG = """\
 # Written by `guidestar init` after looking at {rows} rows of {name}.
@@ -22,9 +22,7 @@ _CONFIG = """\
 
 # the folder to write to, beside this file
 out: {out}
-# one run for each seed and strategy: three seeds or more give a spread, random is the control
-seeds: [0]
-strategies: [star, random]
+{strategies}
 
 data:
   pool: {pool}
@@ -61,6 +59,15 @@ _WITHOUT_ANSWER = """\
   # answer: label"""
 
 _ANSWER = "\nAnswer:"
+_SIMULATED = """\
+# one run for each seed and strategy: three seeds or more give a spread, random is the control
+seeds: [0]
+strategies: [star, random]"""
+
+_ASKED = """\
+# every strategy asks for labels of its own, so people answer one
+strategies: [star]"""
+
 _TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
 
 
@@ -95,8 +102,9 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
     body = _CONFIG.format(
         rows=len(rows), name=data.name, config=config.name, out=_quoted(f"runs/{data.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
+        strategies=_SIMULATED if answer else _ASKED,
         answer=_WITH_ANSWER.format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
-        task=_task(kind, labels, answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
+        task=_task(kind, labels if len(rows) < LOOK else [], answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
     )  # fmt: skip
     write_bytes(config, body.encode())
     found = {"rows": len(rows), "columns": columns, "text": text, "kind": kind, "answer": answer, "labels": labels}
@@ -129,6 +137,8 @@ def _task(kind: str, labels: list[str], answer: str | None) -> str:
     shown = _quoted(labels) if answer else "[yes, no]"
     mine = "" if answer else "  # put your labels here; allowed kinds: choice, number, text\n"
     hint = "  # write {label: word, …} to have the model write another word than the label\n"
+    if answer and not labels:  # not all rows were looked at, so the labels are taken from the data
+        return "  kind: choice"
     return f"{mine}  kind: choice\n{hint}  labels: {shown}"
 
 
@@ -161,9 +171,9 @@ data:
   preset: demo
   folder: data
 model: {name: smollm2-135m}
-query: {warm_start: 40, batch: 30, budget: 130, candidates: 300}
+query: {warm_start: 40, batch: 25, budget: 115, candidates: 200}
 peft: {peft_type: LORA, r: 16, lora_alpha: 32, lora_dropout: 0.1, target_modules: all-linear}
-train: {epochs: 4, batch_size: 8, learning_rate: 1e-3}
+train: {epochs: 3, batch_size: 8, learning_rate: 1e-3}
 """
 
 

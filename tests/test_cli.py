@@ -312,6 +312,64 @@ def test_init_copes_with_names_that_yaml_or_templates_could_misread(
     assert run["labels"] == 12
 
 
+def test_init_sees_a_label_column_whose_first_cells_are_empty(call: Call, tmp_path: Path) -> None:
+    """A pool half labelled, with a null label in its first row."""
+    rows = [{"text": f"a message about thing {i}", "label": None if i < 3 else LABELS[i % 2]} for i in range(40)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = strict_json(call("init", "--json", tmp_path / "mine.jsonl")[1])
+    assert (found["answer"], found["labels"]) == ("label", sorted(LABELS[:2]))
+
+
+# --- demo -----------------------------------------------------------------------------------------
+
+
+def test_the_demo_runs_and_continues_with_another_model(call: Call, tmp_path: Path, tiny_folder: Path) -> None:
+    sizes = ["query.warm_start=12", "query.batch=2", "query.budget=14", "query.candidates=12", "data.test_limit=10"]
+    command = ["demo", "--json", "--out", tmp_path / "demo", f"model.name={tiny_folder}", "train.epochs=1", *sizes]
+    code, out, err = call(*command)
+    assert code == 0, err
+    assert err.startswith("guidestar demo: "), "something is said before anything slow begins"
+    facts = strict_json(out)
+    assert facts["synthetic"] is True
+    assert {run["strategy"] for run in facts["runs"]} == {"star", "random"}
+    assert list((tmp_path / "demo").glob("*.html"))
+    assert strict_json(call(*command)[1])["runs"] == facts["runs"]
+
+
+def test_a_demo_killed_while_it_writes_its_data_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidestar.project import write_demo_project
+    from guidestar.store import files
+
+    class Crash(BaseException):
+        pass
+
+    write_demo_project(tmp_path / "whole")
+
+    def content_of(folder: Path) -> dict[str, bytes]:
+        found = (f for f in folder.rglob("*") if f.is_file() and ".tmp-" not in str(f))
+        return {str(f.relative_to(folder)): f.read_bytes() for f in found}
+
+    steps: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "step", steps.append)
+        write_demo_project(tmp_path / "counted")
+    for at in range(len(steps)):
+        left = at
+
+        def crash(step: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Crash
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "step", crash)
+            with pytest.raises(Crash):
+                write_demo_project(tmp_path / f"crash-{at}")
+        write_demo_project(tmp_path / f"crash-{at}")
+        assert content_of(tmp_path / f"crash-{at}") == content_of(tmp_path / "whole"), f"after {steps[at]!r}"
+
+
 # --- score ----------------------------------------------------------------------------------------
 
 

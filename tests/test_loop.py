@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -517,13 +518,53 @@ def test_what_cannot_work_is_said_before_anybody_labels(
         assert len(run.ask()) == 12, "the same folder serves the mended configuration"
 
 
+def test_a_crash_before_the_run_has_begun_does_not_skip_the_checks(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is there, nothing is recorded in it: a mistake made since is still found before anybody labels."""
+
+    def crash(step: str) -> None:
+        if step == "commit begin":
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "step", crash)
+        with pytest.raises(Crash):
+            Run(make_config(**SMALL))
+    with pytest.raises(ConfigError, match="adapter does not fit the model"):
+        Run(make_config(**{**SMALL, "peft": {**SMALL["peft"], "target_modules": ["no_such_layer"]}}))
+    with Run(make_config(**SMALL)) as run:
+        assert len(run.ask()) == 12
+
+
+def test_another_base_model_under_the_same_name_is_refused(
+    make_config: MakeConfig, tmp_path: Path, tiny_folder: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    config = make_config(**SMALL, model={"name": str(model), "dtype": "float32"}, strategies=["star"])
+    with Run(config) as run:
+        answer_all(run, run.ask())
+        second = run.ask()
+    weights = load_file(model / "model.safetensors")
+    save_file({n: w * 1.01 for n, w in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with Run(config) as run:
+        answer_all(run, second)
+        with pytest.raises(
+            ConfigMismatch, match=r"the model's fingerprint was [0-9a-f]+ when the run began, now it is"
+        ):
+            run.ask()
+        assert len(run.store.labelled()) == 14, "the labels are kept"
+
+
 # --- the cache of what the base model says --------------------------------------------------------
 
 
 def test_base_scores_are_computed_once_and_are_what_the_model_says(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second strategy and every later round read the first round's base pass from the cache."""
+    """Later rounds and other strategies, here with the same arrays, read the first base pass from the cache."""
     from guidestar.model import basecache
     from guidestar.model.predict import predict
 
@@ -534,28 +575,45 @@ def test_base_scores_are_computed_once_and_are_what_the_model_says(
         return predict(base, model, examples, *rest, **options)
 
     monkeypatch.setattr(basecache, "predict", count)
+    twice = {"use": "star", "name": "again", "passes": 2}
+    mixed = {"use": "entropy", "mix": {"schedule": "constant"}}
     config = make_config(
-        **{**SMALL, "query": {**SMALL["query"], "candidates": None}},
-        strategies=["star", {"use": "star", "name": "again", "passes": 2}, {"use": "entropy", "mix": {"schedule": "constant"}}],
-    )  # fmt: skip
+        **{**SMALL, "query": {**SMALL["query"], "candidates": None}}, strategies=["star", twice, mixed]
+    )
     bench = Bench(read_config(config))
     loop.run(config)
-    pool, test = {e.id for e in bench.dataset.pool}, [e.id for e in bench.dataset.test.examples]
-    assert calls[0] == test, "the untuned model is measured once for the report"
-    assert len(calls) == 2, f"the base model was called {len(calls)} times"
-    assert len(calls[1]) == len(pool) - 12
-
-    candidates = [e for e in bench.dataset.pool if e.id in set(calls[1])]
-    fresh = predict(bench.base, bench.base.model, candidates, {"label_log_probs"}, bench.dataset.task)
-    monkeypatch.undo()
-    cached = basecache.base_predictions(
-        bench.cache, bench.base, candidates, {"label_log_probs"}, bench.dataset.task, data_hash=bench.dataset.hash
+    dataset = bench.dataset
+    assert dataset.test is not None
+    assert calls == [[e.id for e in dataset.test.examples], [e.id for e in dataset.pool]], (
+        f"one pass over the test set for the report and one over the pool; found {list(map(len, calls))}"
     )
+
+    needs = {"label_log_probs"}
+    fresh = predict(bench.base, bench.base.model, dataset.pool, needs, dataset.task)
+    cached = basecache.base_predictions(
+        bench.cache, bench.base, dataset.pool, needs, dataset.task, data_hash=dataset.hash
+    )
+    assert len(calls) == 2, "that answer came from the cache"
     assert np.array_equal(cached.arrays["label_log_probs"], fresh.arrays["label_log_probs"])
-    with Store.open(tmp_path / "run" / "star-seed0") as store:
-        scores = store.arrays(1, "scores")
-    p = fresh.arrays["label_log_probs"][0]
-    np.testing.assert_allclose(scores["base"], -(np.exp(p) * p).sum(1), rtol=1e-12)
+    p = dict(zip(fresh.ids, fresh.arrays["label_log_probs"][0], strict=True))
+    for name in ("star-seed0", "again-seed0", "entropy-seed0"):
+        with Store.open(tmp_path / "run" / name) as store:
+            for pick in store.query(2).picks:
+                assert pick.details["base"] == pytest.approx(-(np.exp(p[pick.id]) * p[pick.id]).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("candidates", [None, 20])
+def test_a_run_does_not_depend_on_who_filled_the_cache(
+    candidates: int | None, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The last bits of a score may depend on its batch, so what another seed asked before must not change it."""
+    changes = {**SMALL, "query": {**SMALL["query"], "candidates": candidates}}
+    found = []
+    for seeds in ([0], [1, 0]):
+        folder = tmp_path / f"{len(seeds)}"
+        loop.run(make_config(out=str(folder), strategies=["star_diverse"], seeds=seeds, **changes))
+        found.append(dumps(folder)["star_diverse-seed0"])
+    assert found[0] == found[1]
 
 
 def test_a_changed_base_model_does_not_get_the_others_scores(
@@ -579,19 +637,31 @@ def test_a_changed_base_model_does_not_get_the_others_scores(
     assert not np.array_equal(ask(dataclasses.replace(bench.base, fingerprint="other")), before)
 
 
-def test_a_damaged_cache_is_named_and_can_be_deleted(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(**SMALL, strategies=["star"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-9], "cannot be read as a safetensors file"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "its content has changed since it was written"),
+    ],
+    ids=["truncated", "one bit"],
+)
+def test_a_damaged_cache_is_named_and_can_be_deleted(
+    damage: Callable[[bytes], bytes], message: str, make_config: MakeConfig
+) -> None:
+    config = make_config(**{**SMALL, "query": {**SMALL["query"], "candidates": None}}, strategies=["star"])
     with Run(config) as run:
         answer_all(run, run.ask())
-        run.ask()
-        (file,) = run.bench.cache.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-9])
+        second = run.ask()
+        cache = list(run.bench.cache.iterdir())
+        assert cache
+        for file in cache:
+            file.write_bytes(damage(file.read_bytes()))
     with Run(config) as run:
-        answer_all(run, run.ask())
-        with pytest.raises(StoreError, match=rf"{file.name}: cannot be read as a safetensors file"):
+        answer_all(run, second)
+        with pytest.raises(StoreError, match=rf"cache/base-[0-9a-f]{{16}}\.safetensors: {message}"):
             run.ask()
-    file.unlink()
+    for file in cache:
+        file.unlink()
     with Run(config) as run:
         assert len(run.ask()) == 2
 
@@ -781,7 +851,7 @@ def test_a_second_process_on_a_run_folder_is_refused(make_config: MakeConfig, tm
     file.write_text(json.dumps(config))
     with Run(config) as run:
         first = run.ask()
-        with pytest.raises(StoreError, match=rf"star-seed0: is in use by process {os.getpid()}; wait for its end"):
+        with pytest.raises(StoreError, match="star-seed0: is open in this process already; close"):
             Run(config)
         second = subprocess.run([*COMMAND, "run", str(file)], capture_output=True, text=True)
         assert second.returncode == 1

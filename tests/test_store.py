@@ -334,7 +334,7 @@ def test_files_that_cannot_be_written(asked: Store, monkeypatch: pytest.MonkeyPa
         patch.setattr(files, "_flush", refuse)
         for attempt in (
             lambda: asked.add_adapter(0, fill("weights")),
-            lambda: files.write_json(asked.folder / "x.json", {}),
+            lambda: files.write_bytes(asked.folder / "x.json", b"{}"),
             lambda: asked.add_arrays(0, "scores", {"p": np.ones(3)}),
         ):
             with pytest.raises(StoreError, match=rf"cannot be written: {words}\. Nothing recorded is lost"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ class Preset:
     sources: the same -> source without a folder (hub names).
     task: keys of the task section.
     normalise: row -> row, run before columns are looked up; gives all forms of a dataset the same columns.
-    query, train: settings of the papers, as hints for a configuration; nothing is set from them.
     """
 
     description: str
@@ -40,8 +39,6 @@ class Preset:
     response: str = "{answer}"
     header: tuple[str, ...] | None = None
     normalise: Normalise | None = None
-    query: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
 
 
 def apply_preset(data: DataConfig, task: TaskConfig) -> tuple[DataConfig, TaskConfig, Normalise]:
@@ -133,8 +130,6 @@ PRESETS: dict[str, Preset] = {
         ),
         answer="answer",
         task={"kind": "number"},
-        query={"warm_start": 500, "batch": 500, "budget": 5000},
-        train={"batch_size": 8, "learning_rate": 1.5e-4, "epochs": 3},
     ),
     "boolq": Preset(
         description="BoolQ: yes/no questions without their passage (Clark et al. 2019)",
@@ -145,8 +140,6 @@ PRESETS: dict[str, Preset] = {
         answer="answer",
         task={"kind": "choice", "labels": ["true", "false"]},
         normalise=boolq_row,
-        query={"warm_start": 500, "batch": 500, "budget": 5000},
-        train={"batch_size": 32, "learning_rate": 3e-5, "epochs": 15},
     ),
     "openbookqa": Preset(
         description="OpenBookQA: science questions with four choices (Mihaylov et al. 2018)",
@@ -160,8 +153,6 @@ PRESETS: dict[str, Preset] = {
         answer="answer",
         task={"kind": "choice", "labels": ["A", "B", "C", "D"]},
         normalise=openbookqa_row,
-        query={"warm_start": 200, "batch": 200, "budget": 2000},
-        train={"batch_size": 32, "learning_rate": 3e-5, "epochs": 15},
     ),
     "trec-6": Preset(
         description="TREC-6: what kind of answer a question asks for, six classes (Li and Roth 2002)",
@@ -182,7 +173,6 @@ PRESETS: dict[str, Preset] = {
             },
         },
         normalise=trec_row,
-        query={"warm_start": 100, "batch": 50, "budget": 1000},
     ),
     "subj": Preset(
         description="SUBJ: subjective or objective sentences about films (Pang and Lee 2004)",
@@ -193,7 +183,6 @@ PRESETS: dict[str, Preset] = {
         answer="label",
         task={"kind": "choice", "labels": ["subjective", "objective"]},
         normalise=subj_row,
-        query={"warm_start": 100, "batch": 50, "budget": 1000},
     ),
     "demo": Preset(
         description="synthetic messages of customers to a shop, six classes, written by this package itself",
@@ -202,6 +191,5 @@ PRESETS: dict[str, Preset] = {
         template="Message: {text}\nTopic:",
         answer="label",
         task={"kind": "choice", "labels": list(demo.SHARES)},
-        query={"warm_start": 60, "batch": 30, "budget": 210},
     ),
 }

@@ -226,16 +226,6 @@ def measure_problems(name: str, kind: str, simulation: bool) -> list[str]:
     return problems
 
 
-def check_measure(name: str, kind: str, simulation: bool) -> Measure:
-    """The measure called `name`, if it can be used; arguments as for `measure_problems`.
-
-    Raises ConfigError that lists every reason why not.
-    """
-    if problems := measure_problems(name, kind, simulation):
-        raise ConfigError("\n".join(problems))
-    return MEASURES[name]
-
-
 def evaluate_measure(name: str, predictions: Predictions) -> Array:
     """One uncertainty for each example: the mean of the passes, or what a measure over passes makes of them.
 

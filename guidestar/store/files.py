@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -63,11 +62,6 @@ def write_bytes(path: Path, data: bytes) -> str:
         step(f"renamed {path.name}")
         _flush_folder(path.parent)
     return sha256_of_bytes(data)
-
-
-def write_json(path: Path, value: Any) -> str:
-    """`write_bytes` of JSON-able data, indented, with keys in the order given."""
-    return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

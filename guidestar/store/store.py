@@ -119,6 +119,10 @@ class Store:
                 except BlockingIOError:
                     file.seek(0)
                     holder = file.read().strip()
+                    if holder == str(os.getpid()):
+                        raise StoreError(
+                            f"{self.folder}: is open in this process already; close() the earlier Run, or use `with`"
+                        ) from None
                     by = f"process {holder}" if holder else "another process"
                     raise StoreError(f"{self.folder}: is in use by {by}; wait for its end or stop it") from None
                 file.truncate(0)
