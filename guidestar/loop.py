@@ -349,6 +349,9 @@ class Run:
                     if not other.begun or not other.has_adapter(0):
                         continue
                     theirs = {name: value for name, value in other.key.items() if not name.startswith("strategy.")}
+                    answers = [entry.id for entry in other.history()]
+                    if len(answers) > len(set(answers)):  # corrected, maybe after the training
+                        continue
                     same_model = self.store.facts["model"] == other.facts["model"]
                     if ours == theirs and same_model and labelled == [(e, a.answer) for e, a in other.labelled(0)]:
                         return other.adapter(0)

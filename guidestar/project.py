@@ -172,8 +172,15 @@ data:
   folder: data
 model: {name: smollm2-135m}
 query: {warm_start: 40, batch: 25, budget: 115, candidates: 200}
-peft: {peft_type: LORA, r: 16, lora_alpha: 32, lora_dropout: 0.1, target_modules: all-linear}
-train: {epochs: 3, batch_size: 8, learning_rate: 1e-3}
+# the upper half of the layers: 1.6 times as fast to train as all of them
+peft:
+  peft_type: LORA
+  r: 16
+  lora_alpha: 32
+  lora_dropout: 0.1
+  target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+  layers_to_transform: [15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29]
+train: {epochs: 4, batch_size: 8, learning_rate: 1e-3}
 """
 
 

@@ -185,7 +185,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(make_confi
     file.write_text(json.dumps(make_config(out=str(killed), strategies=["star", "random"], **changes)))
     lot, deaths, goal = random.Random(7), 0, 0
     while True:
-        goal = recorded(killed) + lot.randint(8, 18)
+        goal = recorded(killed) + lot.randint(10, 20)
         with subprocess.Popen(
             [*COMMAND, "run", "--quiet", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
@@ -230,6 +230,26 @@ def test_an_adapter_trained_on_other_settings_is_not_shared(make_config: MakeCon
     found = dumps(tmp_path / "run")
     assert found["star-seed0"]["queries"] == found["random-seed0"]["queries"]
     assert found["star-seed0"]["adapters"] != found["random-seed0"]["adapters"]
+
+
+def test_an_adapter_trained_before_a_correction_is_not_shared(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The labels are equal now, and were not when the other strategy's warm start was trained on them."""
+    one_round = {**SMALL, "query": {**SMALL["query"], "budget": 12}}
+    config = make_config(**one_round, strategies=["random", "star"])
+    with Run(config, strategy="random") as run:
+        first = run.ask()
+        for example in first:
+            run.tell(example.id, LABELS[0])
+        assert run.ask() == []
+        answer_all(run, first)
+    alone = make_config(**one_round, strategies=["star"], out=str(tmp_path / "alone"))
+    for settings in (config, alone):
+        with Run(settings, strategy="star") as run:
+            answer_all(run, run.ask())
+            assert run.ask() == []
+    found, expected = dumps(tmp_path / "run"), dumps(tmp_path / "alone")
+    assert found["star-seed0"] == expected["star-seed0"]
+    assert found["random-seed0"]["adapters"] != expected["star-seed0"]["adapters"]
 
 
 # --- no label is seen before it is asked ----------------------------------------------------------
