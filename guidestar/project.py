@@ -171,7 +171,7 @@ data:
   preset: demo
   folder: data
 model: {name: smollm2-135m}
-query: {warm_start: 40, batch: 25, budget: 115, candidates: 200}
+query: {warm_start: 40, batch: 20, budget: 100, candidates: 150}
 # the upper half of the layers: 1.6 times as fast to train as all of them
 peft:
   peft_type: LORA
