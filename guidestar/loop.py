@@ -316,9 +316,7 @@ class Run:
                 f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
             )
         held_out = self.bench.fitting.validation
-        validation = []
-        if self.config.train.patience and held_out is not None:
-            validation = [(e, a) for e, a in zip(held_out.examples, held_out.answers, strict=True) if a is not None]
+        validation = held_out.answered() if self.config.train.patience and held_out is not None else []
         seed = phase_seed(self.seed, r, "train")
         previous = self._adapter(r - 1) if r and self.config.train.start == "previous" else None
         base = self._base
@@ -340,7 +338,7 @@ class Run:
 
     def _twin(self, labelled: Sequence[tuple[Example, str]]) -> Path | None:
         """The warm start's adapter of another strategy with this seed, if all it was made of is the same."""
-        ours = {name: value for name, value in self.store.key.items() if not name.startswith("strategy.")}
+        ours = _but_strategy(self.store.key)
         for folder in sorted(self.bench.folder.glob(f"*-seed{self.seed}")):
             if folder == self.folder or not (folder / "run.sqlite").is_file():
                 continue
@@ -348,12 +346,15 @@ class Run:
                 with Store.open(folder) as other:
                     if not other.begun or not other.has_adapter(0):
                         continue
-                    theirs = {name: value for name, value in other.key.items() if not name.startswith("strategy.")}
                     answers = [entry.id for entry in other.history()]
                     if len(answers) > len(set(answers)):  # corrected, maybe after the training
                         continue
                     same_model = self.store.facts["model"] == other.facts["model"]
-                    if ours == theirs and same_model and labelled == [(e, a.answer) for e, a in other.labelled(0)]:
+                    if (
+                        ours == _but_strategy(other.key)
+                        and same_model
+                        and labelled == [(e, a.answer) for e, a in other.labelled(0)]
+                    ):
                         return other.adapter(0)
             except StoreError:  # another run's damage is that run's concern; training gives the same adapter
                 continue
@@ -384,10 +385,11 @@ class Run:
         dataset = self.bench.fitting
         if dataset.test is None or dataset.task.kind != "choice" or self.store.has_arrays(0, "test_base"):
             return
-        found = self._base_predictions(0, "evaluate base", dataset.test.examples, frozenset({"label_log_probs"}), None)
-        keep = [i for i, a in enumerate(dataset.test.answers) if a is not None]
-        answers = [a for a in dataset.test.answers if a is not None]
-        _, arrays = choice_values(found.arrays["label_log_probs"][0][keep], answers, dataset.task)
+        pairs = dataset.test.answered()
+        found = self._base_predictions(
+            0, "evaluate base", [example for example, _ in pairs], frozenset({"label_log_probs"}), None
+        )
+        _, arrays = choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)
         self.store.add_arrays(0, "test_base", arrays, {})
 
     def _line(self, r: int) -> str:
@@ -443,6 +445,11 @@ def _plain(recipe: strategies.Recipe) -> dict[str, Any]:
     """What a recipe does, as JSON-able data; its description is left out."""
     found = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "doc"}
     return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
+
+
+def _but_strategy(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's key without what chooses its queries: what the warm start depends on."""
+    return {name: value for name, value in key.items() if not name.startswith("strategy.")}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -14,7 +14,6 @@ from guidestar.errors import ConfigError
 from guidestar.progress import Progress, Silent, Tick
 from guidestar.query import measures as measure_room
 
-DEFAULT = {"choice": "entropy", "number": "response_entropy", "text": "response_entropy"}
 CHUNK = 1024  # examples predicted before their rows are given out
 
 
@@ -42,7 +41,7 @@ def score_file(
         task = load_dataset(config).task
     else:
         task = make_task(task_config, [], data.response)
-    names = list(measures or [DEFAULT[task.kind]])
+    names = list(measures or [measure_room.default_measure(task.kind)])
     labelled = all(answer is not None for answer in answers)
     problems = [p for name in names for p in measure_room.measure_problems(name, task.kind, labelled)]
     problems += [

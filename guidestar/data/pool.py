@@ -34,6 +34,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def answered(self) -> list[tuple[Example, str]]:
+        """The examples with a known answer, each with it."""
+        return [(e, a) for e, a in zip(self.examples, self.answers, strict=True) if a is not None]
+
     def without(self, ids: Collection[str]) -> Split:
         """The split without some examples."""
         kept = [i for i, example in enumerate(self.examples) if example.id not in ids]

@@ -20,7 +20,7 @@ def evaluate(base: BaseModel, model: Any, split: Split, task: Any, tick: Tick = 
     A choice gives accuracy, macro_f1, ece, brier, nll, and arrays "log_probs" (n, labels) float32 and "gold"
     (n,) int64. The other kinds give the accuracy of the parsed response, and "correct" (n,) uint8.
     """
-    pairs = [(e, a) for e, a in zip(split.examples, split.answers, strict=True) if a is not None]
+    pairs = split.answered()
     examples, answers = [e for e, _ in pairs], [a for _, a in pairs]
     if task.kind == "choice":
         log_probs = predict(base, model, examples, {"label_log_probs"}, task, tick=tick).arrays["label_log_probs"][0]

@@ -226,6 +226,15 @@ def measure_problems(name: str, kind: str, simulation: bool) -> list[str]:
     return problems
 
 
+def default_measure(kind: str) -> str:
+    """The measure that "auto" stands for: entropy for a choice, else STAR's entropy of the response (eq. 2).
+
+    >>> default_measure("number")
+    'response_entropy'
+    """
+    return "entropy" if kind == "choice" else "response_entropy"
+
+
 def evaluate_measure(name: str, predictions: Predictions) -> Array:
     """One uncertainty for each example: the mean of the passes, or what a measure over passes makes of them.
 

@@ -18,7 +18,7 @@ import numpy as np
 from guidestar.config import MixConfig, StrategyConfig
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.query import mixing, selectors
-from guidestar.query.measures import MEASURES, evaluate_measure, measure_problems
+from guidestar.query.measures import MEASURES, default_measure, evaluate_measure, measure_problems
 from guidestar.query.selectors import Positions
 from guidestar.records import Array, Pick, Predictions
 
@@ -58,7 +58,7 @@ class Recipe:
         'response_entropy'
         """
         if self.measure == "auto":
-            return "entropy" if kind == "choice" else "response_entropy"
+            return default_measure(kind)
         return self.measure
 
 
