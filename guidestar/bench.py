@@ -30,11 +30,19 @@ CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of a 
 class Bench:
     """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
 
-    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, progress: Progress | None = None, *, cache: Path | None = None,
+        base: BaseModel | None = None,
+    ) -> None:  # fmt: skip
+        """cache: a folder shared with other benches, `cache/` in the run's folder if not given. base: a loaded base
+        model that is the configured one, so that many benches share it."""
         self.config = _settled(config)
         self.progress = progress or Silent()
         self.folder = Path(config.out)
+        self.cache = cache or self.folder / "cache"
         self._checked = False
+        if base is not None:
+            self.base = base
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -107,6 +115,8 @@ class Bench:
             value = data.get(name)
             if value is not None and not value.startswith(("hub:", "demo:")):
                 data[name] = str(Path(value).absolute())
+        if guidelines := plain.get("people", {}).get("guidelines"):
+            plain["people"]["guidelines"] = str(Path(guidelines).absolute())
         plain["out"] = "."
         text = (
             "# The resolved configuration of this folder; `guidestar run` on the folder continues it.\n"
@@ -116,10 +126,17 @@ class Bench:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             files.write_bytes(path, text.encode())
 
+    @cached_property
+    def answered_by(self) -> str:
+        """Who answers: "oracle", "people" or "endpoint"; see `annotator` in the configuration."""
+        if self.config.annotator != "auto":
+            return self.config.annotator
+        return "oracle" if len(self.dataset.gold) == len(self.dataset.pool) else "people"
+
     @property
-    def cache(self) -> Path:
-        """Folder of what the runs share and can compute again."""
-        return self.folder / "cache"
+    def simulation(self) -> bool:
+        """Whether the gold answers in the data answer, so that measures may read them."""
+        return self.answered_by == "oracle"
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -133,8 +150,10 @@ class Bench:
         what the model has against them: nobody should be asked for labels that cannot be used. Once a bench."""
         if self._checked:
             return
-        simulation = len(self.dataset.gold) == len(self.dataset.pool)
+        simulation = self.simulation
         problems: list[str] = []
+        if simulation and (missing := len(self.dataset.pool) - len(self.dataset.gold)):
+            problems.append(f"annotator is oracle, but {missing} pool rows have no answer (data.answer)")
         for item in self.config.strategies:
             try:
                 recipe = strategies.resolve(item)

@@ -18,8 +18,10 @@ from pydantic import BaseModel, ValidationError
 from guidestar.errors import ConfigError, allowed
 from guidestar.schema import (
     DataConfig,
+    EndpointConfig,
     MixConfig,
     ModelConfig,
+    PeopleConfig,
     Problems,
     QueryConfig,
     RunConfig,
@@ -31,8 +33,8 @@ from guidestar.schema import (
 )
 
 __all__ = [
-    "DataConfig", "MixConfig", "ModelConfig", "QueryConfig", "RunConfig", "StrategyConfig", "TaskConfig", "TrainConfig",
-    "fingerprint", "flat", "load", "models_in", "parse", "read_yaml",
+    "DataConfig", "EndpointConfig", "MixConfig", "ModelConfig", "PeopleConfig", "QueryConfig", "RunConfig",
+    "StrategyConfig", "TaskConfig", "TrainConfig", "fingerprint", "flat", "load", "models_in", "parse", "read_yaml",
 ]  # fmt: skip
 
 

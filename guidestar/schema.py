@@ -143,12 +143,15 @@ class QueryConfig(_Section):
 class MixConfig(_Section):
     """STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5)."""
 
-    schedule: Literal["linear", "cosine", "exponential", "constant"] = Field(
-        "linear", description="How λ falls with the rounds; linear is 1 − (t+1)/T as in the published code."
+    schedule: Literal["linear", "cosine", "exponential", "constant", "published"] = Field(
+        "linear",
+        description="How λ falls with the rounds; linear is 1 − (t+1)/T, and `published` the published code's "
+        "1 − 0.1 (t+1), whatever T is.",
     )
-    scale: Literal["raw", "minmax", "rank"] = Field(
+    scale: Literal["raw", "minmax", "rank", "published"] = Field(
         "raw",
-        description="What base and full uncertainties are brought to before the mix; raw is the paper's.",
+        description="What base and full uncertainties are brought to before the mix; raw is the paper's, `published` "
+        "the published code's: the base's min-max scaled, the full model's raw.",
     )
     value: float = Field(0.5, ge=0, le=1, description="λ of the constant schedule.")
     rate: float = Field(3.0, gt=0, description="Decay of the exponential schedule: λ = exp(−rate (t+1)/T).")
@@ -227,7 +230,20 @@ class TrainConfig(_Section):
         ge=0,
         description="β of STAR's eq. 6: decoupled decay of the tensors that start as constants (LoRA's B) to their start.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of the other adapter tensors.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled weight decay of the other adapter tensors (LoRA's A)."
+    )
+    b_dropout: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Dropout on the input of LoRA's B, in training and in Monte-Carlo passes; PEFT has none there.",
+    )
+    schedule_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Length of the learning-rate schedule in steps; the rate is 0 after. Default: the real number of steps.",
+    )
     start: Literal["base", "previous"] = Field(
         "base", description="Where each round starts: a fresh adapter, or the last one."
     )
@@ -235,6 +251,45 @@ class TrainConfig(_Section):
         0,
         ge=0,
         description="Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end.",
+    )
+
+
+class EndpointConfig(_Section):
+    """A model behind an OpenAI-compatible address as annotator. Its answers are marked as machine-made."""
+
+    url: str | None = Field(None, description="The address up to the version, for example http://127.0.0.1:8000/v1.")
+    model: str | None = Field(None, description="The model's name there.")
+    key: str = Field(
+        "OPENAI_API_KEY",
+        description="Name of the environment variable with the key; it may be unset for local servers.",
+    )
+    instructions: str | None = Field(None, description="What the model is told; default: written from the task.")
+    max_tokens: int = Field(256, ge=1, description="Limit of one answer in tokens.")
+    timeout: float = Field(60.0, gt=0, description="Seconds until a request counts as failed.")
+    retries: int = Field(5, ge=0, description="Further tries of a failed request, with growing pauses.")
+    parallel: int = Field(4, ge=1, le=64, description="Requests at one time.")
+    price_in: float = Field(0.0, ge=0, description="Price of a million tokens read, in your currency.")
+    price_out: float = Field(0.0, ge=0, description="Price of a million tokens written.")
+    max_cost: float | None = Field(None, gt=0, description="Stop asking when this much is spent in a run.")
+
+
+class PeopleConfig(_Section):
+    """How people label (`guidestar label`)."""
+
+    guidelines: str | None = Field(None, description="A Markdown or text file shown beside the examples, as text.")
+    overlap: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the examples that a second annotator is asked for too, to measure agreement.",
+    )
+    suggestions: Literal["auto", "shown", "hidden", "off"] = Field(
+        "auto",
+        description="The model's own answer beside an example; hidden ones can be asked for, off computes none. "
+        "auto: hidden where agreement is measured, else shown.",
+    )
+    lease: float = Field(
+        15.0, gt=0, description="Minutes for which an example shown to one annotator is kept from the others."
     )
 
 
@@ -261,6 +316,13 @@ class RunConfig(_Section):
     )  # fmt: skip
     query: QueryConfig = Field(default_factory=QueryConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    annotator: Literal["auto", "oracle", "people", "endpoint"] = Field(
+        "auto",
+        description="Who answers: oracle, the gold answers in the data (a simulation); people (`guidestar label`); a model "
+        "behind an endpoint. auto: oracle where every pool row has its answer, else people.",
+    )
+    people: PeopleConfig = Field(default_factory=PeopleConfig)
+    endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -290,6 +352,12 @@ class RunConfig(_Section):
                     "needs a validation set, because the test set chooses nothing: give data.validation",
                 )
             )
+        if self.annotator == "endpoint":
+            problems += [
+                (f"endpoint.{key}", "is missing; annotator: endpoint needs it")
+                for key in ("url", "model")
+                if getattr(self.endpoint, key) is None
+            ]
         if self.model.remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.model.revision or ""):
             problems.append(("model.remote_code", "needs model.revision pinned to a commit of 40 hex digits"))
         micro = self.train.micro_batch_size
@@ -317,13 +385,13 @@ class RunConfig(_Section):
 
     def key(self) -> dict[str, Any]:
         """What all runs of a configuration share and what must stay the same for one to be continued:
-        everything but strategies, seeds, the places files lie in (their content is hashed), and what only decides
-        how much memory is used.
+        everything but strategies, seeds, who answers, the places files lie in (their content is hashed), and what only
+        decides how much memory is used.
 
         Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
         """
         plain = self.plain()
-        for name in ("out", "seeds", "strategies"):
+        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint"):
             plain.pop(name)
         for name in ("folder", "pool", "test", "validation"):
             plain["data"].pop(name)

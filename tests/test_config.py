@@ -338,13 +338,14 @@ def test_the_kept_config_is_the_same_configuration(
     assert kept.read_text(encoding="utf-8") == text, "a second copy differs"
 
 
-def test_the_key_covers_all_but_places_seeds_and_strategies() -> None:
+def test_the_key_covers_all_but_places_seeds_strategies_and_annotators() -> None:
     """Every leaf of the configuration is in the key, so that a new one cannot be forgotten."""
     plain = config.parse(DELICATE).plain()
     every = set(config.flat(plain))
     places = {"out", "data.folder", "data.pool", "data.test", "data.validation"}
     memory = {"model.device", "model.batch_tokens", "train.micro_batch_size"}
-    left_out = {"seeds", "strategies"} | places | memory
+    people = {name for name in every if name.split(".")[0] in {"annotator", "people", "endpoint"}}
+    left_out = {"seeds", "strategies"} | places | memory | people
     assert set(config.parse(DELICATE).key()) == every - left_out
     assert json.loads(json.dumps(config.parse(DELICATE).key())) == config.parse(DELICATE).key()
 

@@ -22,9 +22,10 @@ ORDER = [
     ["config"],
     ["data", "query", "metrics", "store"],
     ["model"],
-    ["report", "project"],
+    ["report", "project", "people"],
     ["bench", "scoring"],
     ["loop"],
+    ["study"],
     ["cli"],
     ["docs"],
 ]

@@ -1,0 +1,1 @@
+"""People label: the page, the terminal, other annotators, files in and out, agreement."""
