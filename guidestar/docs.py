@@ -25,7 +25,7 @@ def command_line() -> str:
     parts = [
         "# Command line",
         "",
-        "Generated from `guidestar/cli.py`.",
+        "Generated from `guidestar/cli/`.",
         "",
         top.description or "",
         "",
@@ -43,9 +43,8 @@ def command_line() -> str:
                 flag = ", ".join(item.option_strings)
                 value = item.metavar or ""
                 shown = " ".join(w for w in (flag, str(value) if item.nargs != 0 else "") if w)
-                words.append(
-                    shown if not flag and item.nargs != "*" else f"[{shown} …]" if item.nargs == "*" else f"[{shown}]"
-                )
+                usage = {"+": f"{shown} …", "*": f"[{shown} …]", "?": f"[{shown}]"}
+                words.append(usage.get(str(item.nargs), f"[{shown}]" if flag else shown))
                 rows.append(f"| `{shown}` | {item.help} |")
             parts += ["", f"## `guidestar {name}`", "", command.description or "", "", f"    {' '.join(words)}", ""]
             parts += ["| argument | what |", "|---|---|", *rows]

@@ -1,0 +1,6 @@
+"""`python -m guidestar.cli` is the command `guidestar`."""
+
+from guidestar.cli.main import entry
+
+if __name__ == "__main__":
+    entry()

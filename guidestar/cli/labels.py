@@ -1,0 +1,106 @@
+"""Commands for people who label, and for the files they bring and take away."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from guidestar.cli.common import Commands, Options, load, progress, show
+
+
+def add(commands: Commands) -> None:
+    """label, agreement, export, import."""
+    label = commands.add("label", _label, "Label a run's examples in the browser, or in the terminal.", facts=False)
+    label.add_argument("run", metavar="RUN", help="the folder of a run, or the configuration of a new one")
+    label.add_argument("--train", action="store_true", help="fine-tune in a process of its own after every round")
+    label.add_argument("--annotator", metavar="NAME", help="your name in the record; without it the page asks")
+    label.add_argument("--terminal", action="store_true", help="no browser: ask in the terminal")
+    label.add_argument("--port", type=int, default=8765, help="default: 8765, or a free one when that is taken")
+    label.add_argument(
+        "--bind", metavar="ADDRESS", default="127.0.0.1",
+        help="listen elsewhere than on this machine alone; whoever reaches the address and knows the link can label",
+    )  # fmt: skip
+    label.add_argument("--no-browser", action="store_true", help="print the link and open nothing")
+
+    agreement = commands.add("agreement", _agreement, "How far the annotators of a run agree.")
+    agreement.add_argument("run", metavar="RUN", help="the folder of a run")
+
+    export = commands.add("export", _export, "The labels of a run as a file, for this or another tool.", facts=False)
+    export.add_argument("run", metavar="RUN", help="the folder of a run")
+    export.add_argument("--format", metavar="FORMAT", default="jsonl", help="see docs/exchange.md; default: jsonl")
+    export.add_argument("--out", metavar="FILE", help="where to write; default: standard output")
+    export.add_argument("--log", action="store_true", help="the whole history, every change, as JSON lines")
+    export.add_argument("--safe", action="store_true", help="csv: no cell that a spreadsheet would run as a formula")
+
+    bring = commands.add("import", _import, "Labels from a file, of this or another tool, into a run.")
+    bring.add_argument("run", metavar="RUN", help="the folder of a run")
+    bring.add_argument("file", metavar="FILE", help="the labels")
+    bring.add_argument("--format", metavar="FORMAT", help="default: recognised from the name and the content")
+    bring.add_argument("--annotator", metavar="NAME", help="who gave the labels, where the file does not say it")
+
+
+def _label(options: Options) -> int:
+    run = Path(options.run)
+    if options.terminal:
+        from guidestar.people.terminal import label_in_terminal
+
+        return label_in_terminal(_begun(run), annotator=options.annotator or "person")
+    from guidestar.people.page import serve
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    return serve(
+        run,
+        train=options.train,
+        port=options.port,
+        bind=options.bind,
+        annotator=options.annotator,
+        open_browser=not options.no_browser,
+        say=say,
+    )
+
+
+def _agreement(options: Options) -> int:
+    from guidestar.people.agreement import agreement_of, agreement_text
+
+    facts = agreement_of(_begun(Path(options.run)))
+    show(options, facts, agreement_text(facts))
+    return 0
+
+
+def _export(options: Options) -> int:
+    from guidestar.people.exchange import export_run
+
+    written = export_run(
+        _begun(Path(options.run)), options.format, Path(options.out) if options.out else None,
+        log=options.log, safe=options.safe,
+    )  # fmt: skip
+    if isinstance(written, Path):
+        print(written)
+    else:
+        sys.stdout.write(written)
+    return 0
+
+
+def _import(options: Options) -> int:
+    from guidestar.people.exchange import import_file
+
+    news = progress(options)
+    counts = import_file(
+        _begun(Path(options.run)),
+        Path(options.file),
+        load(options.run),
+        format=options.format,
+        annotator=options.annotator,
+        say=news.say,
+    )
+    show(options, counts, "\n".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+    return 0
+
+
+def _begun(run: Path) -> Path:
+    from guidestar.store.store import find_run
+
+    return find_run(run)

@@ -1,0 +1,52 @@
+"""Commands that list what has a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guidestar.cli.common import Commands, Options, show
+
+
+def add(commands: Commands) -> None:
+    """strategies, measures, models, presets, experiments."""
+    commands.add("strategies", _strategies, "The query strategies.")
+    commands.add("measures", _measures, "The uncertainty measures, and what each needs.")
+    commands.add("models", _models, "The models that have a short name.")
+    commands.add("presets", _presets, "The datasets that have a preset.")
+
+
+def _strategies(options: Options) -> int:
+    from guidestar.query.strategies import STRATEGIES
+
+    return _table(options, {name: recipe.doc for name, recipe in STRATEGIES.items()})
+
+
+def _measures(options: Options) -> int:
+    from guidestar.query.measures import MEASURES
+
+    def line(measure: Any) -> str:
+        gold = "; needs gold answers, so only in a simulation" if measure.oracle else ""
+        return f"{measure.doc} ({', '.join(sorted(measure.tasks))}{gold})"
+
+    return _table(options, {name: line(measure) for name, measure in MEASURES.items()})
+
+
+def _models(options: Options) -> int:
+    from guidestar.model.load import MODELS
+
+    return _table(
+        options,
+        {name: f"hub:{m.hub}" + (f", package {m.package}" if m.package else "") for name, m in MODELS.items()},
+    )
+
+
+def _presets(options: Options) -> int:
+    from guidestar.data.presets import PRESETS
+
+    return _table(options, {name: preset.description for name, preset in PRESETS.items()})
+
+
+def _table(options: Options, rows: dict[str, str]) -> int:
+    width = max(map(len, rows))
+    show(options, rows, "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    return 0

@@ -1,0 +1,70 @@
+"""The parser of all commands, and the way into them.
+
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data, 4 waiting for labels, 130 and 143 stopped by
+Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from guidestar.cli import labels, lists, runs, studies
+from guidestar.cli.common import EXIT_CODES, Commands
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options. Importing nothing heavy keeps `--help` fast."""
+    top = argparse.ArgumentParser(
+        prog="guidestar",
+        description="Label less, fine-tune better: active learning for LLMs with LoRA.",
+        epilog=EXIT_CODES,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = Commands(top.add_subparsers(dest="command", metavar="COMMAND"))
+    for group in (runs, labels, studies, lists):
+        group.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    from guidestar.errors import GuidestarError
+
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"guidestar {version('guidestar')}")
+        return 0
+    if options.command is None:
+        top.print_help()
+        return 2
+    try:
+        code = int(options.function(options))
+        sys.stdout.flush()  # a closed pipe is to be found here and not when Python ends
+        return code
+    except GuidestarError as error:
+        for line in str(error).splitlines():
+            print(f"guidestar: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("guidestar: stopped; nothing recorded is lost, the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        return 0
+
+
+def entry() -> None:
+    """The console script."""
+    import warnings
+
+    for noisy in ("transformers", "peft", "torch"):  # their notes to developers are none to our users
+        warnings.filterwarnings("ignore", category=FutureWarning, module=noisy)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    sys.exit(main())

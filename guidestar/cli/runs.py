@@ -1,0 +1,145 @@
+"""Commands around a run: make one, run it, look at it, use it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from guidestar.cli.common import Commands, Options, load, progress, show
+
+
+def add(commands: Commands) -> None:
+    """run, init, demo, status, report, compare, score."""
+    run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
+    run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
+
+    init = commands.add("init", _init, "Look at a data file and write a commented configuration for it.")
+    init.add_argument("data", metavar="DATAFILE", help="a .jsonl, .csv or .parquet file with the pool")
+    init.add_argument("--out", metavar="CONFIG.yaml", help="where to write; default: beside the data, NAME.yaml")
+    init.add_argument("--force", action="store_true", help="replace an existing configuration")
+
+    demo = commands.add("demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.")
+    demo.add_argument("--out", metavar="DIR", default="runs/demo", help="where to write; default: runs/demo")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the demo's configuration to change")
+
+    status = commands.add("status", _status, "Where a run stands: rounds, labels, accuracy, time.")
+    status.add_argument("run", metavar="RUN", help="the folder of a run")
+
+    report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
+    report.add_argument("run", metavar="RUN", help="the folder of a run")
+
+    compare = commands.add("compare", _compare, "Did it pay? Strategies against random, over seeds and data sets.")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, one for each data set")
+    compare.add_argument("--control", metavar="NAME", help="the strategy to compare with; default: random")
+    compare.add_argument("--target", type=float, metavar="ACCURACY", help="labels needed for this accuracy, 0 to 1")
+    compare.add_argument("--level", type=float, default=0.95, help="of the intervals; default: 0.95")
+
+    score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
+    score.add_argument(
+        "config",
+        metavar="CONFIG.yaml",
+        help="template, task and model; a configuration or the folder of a run",
+    )
+    score.add_argument("file", metavar="FILE", help="the examples: .jsonl, .csv or .parquet")
+    score.add_argument("--adapter", metavar="DIR", help="a PEFT adapter to put on the model")
+    score.add_argument(
+        "--measure",
+        action="append",
+        metavar="NAME",
+        help="a measure, may be repeated; see `guidestar measures`",
+    )
+    score.add_argument(
+        "--passes", type=int, default=0, metavar="K", help="Monte-Carlo dropout passes; 0 is one plain pass"
+    )
+    score.add_argument("--seed", type=int, default=0, help="seed of the dropout masks")
+
+
+def _run(options: Options) -> int:
+    return _run_and_report(options, load(options.config, options.overrides))
+
+
+def _run_and_report(options: Options, config: Any) -> int:
+    from guidestar import loop
+    from guidestar.errors import GuidestarError
+    from guidestar.records import Waiting
+    from guidestar.report import build_report, summary
+
+    outcomes = loop.run(config, progress(options))
+    waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
+    lines = [
+        f"{name}: waits for {o.unanswered} answers of round {o.round}; guidestar label {Path(config.out) / name}"
+        if isinstance(o, Waiting)
+        else f"{name}: {o.reason.value}"
+        for name, o in outcomes.items()
+    ]
+    facts = summary(Path(config.out))
+    if not waiting:
+        lines.append(facts["sentence"])
+        try:
+            lines.append(f"report: {build_report(Path(config.out))}")
+        except GuidestarError as error:  # the run is complete and recorded; only its picture is missing
+            lines.append(f"no report: {error}")
+    show(options, facts, "\n".join(lines))
+    return 4 if waiting else 0
+
+
+def _demo(options: Options) -> int:
+    from guidestar import config
+    from guidestar.project import write_demo_project
+
+    print(
+        "guidestar demo: a synthetic pool, SmolLM2-135M with LoRA, STAR beside random",
+        file=sys.stderr,
+        flush=True,
+    )
+    file = write_demo_project(Path(options.out))
+    return _run_and_report(options, config.load(file, options.overrides))
+
+
+def _init(options: Options) -> int:
+    from guidestar.project import write_config
+
+    path, found = write_config(Path(options.data), Path(options.out) if options.out else None, force=options.force)
+    lines = [*found["notes"], f"wrote {path}", f"next: guidestar run {path}"]
+    show(options, {"config": str(path), **found}, "\n".join(lines))
+    return 0
+
+
+def _status(options: Options) -> int:
+    from guidestar.report import status_text, summary
+
+    facts = summary(Path(options.run))
+    show(options, facts, status_text(facts))
+    return 0
+
+
+def _report(options: Options) -> int:
+    from guidestar.report import build_report
+
+    path = build_report(Path(options.run))
+    show(options, {"report": str(path)}, str(path))
+    return 0
+
+
+def _compare(options: Options) -> int:
+    from guidestar.report.compare import compare, compare_text
+
+    facts = compare(
+        [Path(run) for run in options.runs], control=options.control, target=options.target, level=options.level
+    )
+    show(options, facts, compare_text(facts))
+    return 0
+
+
+def _score(options: Options) -> int:
+    from guidestar.scoring import score_file
+
+    for row in score_file(
+        load(options.config), options.file, measures=options.measure, adapter=options.adapter, passes=options.passes,
+        seed=options.seed, progress=progress(options),
+    ):  # fmt: skip
+        print(json.dumps(row, ensure_ascii=False))
+    return 0
