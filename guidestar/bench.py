@@ -159,7 +159,9 @@ class Bench:
                 recipe = strategies.resolve(item)
                 problems += [
                     f"strategy {item.title}: {problem}"
-                    for problem in strategies.check(recipe, self.dataset.task.kind, simulation, self.config.peft)
+                    for problem in strategies.check(
+                        recipe, self.dataset.task.kind, simulation, self.config.peft, self.config.train.b_dropout
+                    )
                 ]
             except ConfigError as error:
                 problems.append(str(error))
@@ -174,7 +176,8 @@ class Bench:
         if problems:
             raise ConfigError("\n".join(problems))
         _ = self.fitting
-        adapters.detach(adapters.attach(self.base, self.config.peft, seed=0))
+        b_dropout = self.config.train.b_dropout
+        adapters.detach(adapters.attach(self.base, self.config.peft, seed=0, b_dropout=b_dropout))
         self._checked = True
 
 

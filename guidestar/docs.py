@@ -17,6 +17,7 @@ from guidestar.query.measures import MEASURES
 from guidestar.query.mixing import SCALES, SCHEDULES
 from guidestar.query.strategies import STRATEGIES
 from guidestar.store.files import write_bytes
+from guidestar.study.reproduction import reproduction
 
 
 def command_line() -> str:
@@ -221,6 +222,7 @@ def main(folder: Path) -> None:
         write_bytes(folder / name, page().encode())
     measured = folder.parent / "results"
     write_bytes(folder / "results.md", results(measured).encode())
+    write_bytes(folder / "reproduction.md", reproduction(measured / "paper").encode())
     for file in sorted(measured.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["strategies"]:

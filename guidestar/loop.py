@@ -1,7 +1,7 @@
 """The loop: ask, answer, train, measure, again.
 
 `Run` is one strategy with one seed in one folder; all it knows is in its store, so it can be killed
-anywhere and opened again. `run` goes through every strategy and seed of a configuration with an oracle.
+anywhere and opened again. `run` goes through every strategy and seed of a configuration.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ import numpy as np
 from guidestar import config as configs
 from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.config import RunConfig, StrategyConfig
-from guidestar.data.pool import Dataset
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Pick, Predictions, Query, Skip, Stop, Waiting
 from guidestar.rng import generator, phase_seed
 from guidestar.store.store import DATABASE, Store
+from guidestar.store.twin import find_twin
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
+    from guidestar.model.evaluate import Measured
     from guidestar.model.load import BaseModel
 
-Annotator = Callable[[Example], Label | Skip | str | None]
+__all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
+
 Outcome = Finished | Waiting
 
 
@@ -100,7 +103,8 @@ class Run:
         """Examples that wait for an answer; empty when the run is finished.
 
         When none waits, the round is completed first (training, evaluation) and the next query is made.
-        Everything is stored before it is returned, so asking again gives the same.
+        Everything is stored before it is returned, so asking again gives the same. So are the model's own
+        suggestions, where people or an endpoint answer and the configuration wants them.
         """
         while self.store.finished() is None:
             r = self.store.current_round()
@@ -109,15 +113,19 @@ class Run:
                     self.store.finish(reason)
                     break
                 self._query(r)
-            if waiting := self.store.unanswered(r):
+            if waiting := self.store.annotations.unanswered(r):
+                self._suggest(r)
                 return waiting
             if not self.store.has_adapter(r):
                 self._train(r)
             self._evaluate(r)
         return []
 
-    def tell(self, id: str, answer: Label | Skip | str) -> bool:
+    def tell(self, id: str, answer: Label | Skip | str, *, source: str = "python") -> bool:
         """Store an answer to an asked example; True when it is new. Telling the same twice is safe.
+
+        A changed answer counts from the next training on, whatever round the example is of.
+        source: what the record says it came from.
 
         Raises DataError for an answer that the task does not allow, StoreError for an id never asked.
         """
@@ -126,20 +134,28 @@ class Run:
         if isinstance(answer, Label):
             canonical = self.bench.dataset.task.parse_gold(answer.answer, f"answer to {id}")
             answer = Label(canonical, answer.annotator)
-        return self.store.add_answer(id, answer)
+        return self.store.annotations.add(id, answer, source=source)
 
     def run(self, annotator: Annotator) -> Outcome:
-        """Ask and tell until the run ends, or until the annotator leaves something unanswered (None)."""
+        """Ask and tell until the run ends, or until the annotator leaves something unanswered (None).
+
+        An annotator may have two attributes: `prefetch`, called with the examples of a batch before it is asked for
+        them one by one, and `source`, as for `tell`.
+        """
+        source: str = getattr(annotator, "source", "python")
+        prefetch: Callable[[Sequence[Example]], None] = getattr(annotator, "prefetch", lambda examples: None)
         while examples := self.ask():
-            left = 0
+            prefetch(examples)
             for example in examples:
-                answer = annotator(example)
-                if answer is None:
-                    left += 1
-                else:
-                    self.tell(example.id, answer)
-            if left:
-                return Waiting(self.store.current_round(), left)
+                if (answer := annotator(example)) is not None:
+                    self.tell(example.id, answer, source=source)
+            r = self.store.current_round()
+            if left := len(self.store.annotations.unanswered(r)):
+                self.bench.progress.say(
+                    f"{self.strategy.title} seed {self.seed}: {left} of {len(self.store.query(r).picks)} examples of "
+                    f"round {r} wait for an answer; guidestar label {self.folder}"
+                )
+                return Waiting(r, left)
         reason = self.store.finished()
         assert reason is not None
         return Finished(reason)
@@ -209,26 +225,45 @@ class Run:
             self._train(r)
         return self.store.adapter(r)
 
+    def _labelled(self, r: int | None = None) -> list[tuple[Example, Label]]:
+        """The labelled examples up to round r that may be trained on. Of those that came from a file and were never
+        in the pool, some are too long for the model, and some stand in a test or validation set."""
+        pairs, extras = self.store.annotations.labelled(r), self.store.annotations.extras()
+        if not extras:
+            return pairs
+        from guidestar.model.batches import too_long
+        from guidestar.model.predict import fits
+
+        dataset, base = self.bench.dataset, self.bench.base
+        barred = {e.id for split in (dataset.test, dataset.validation) if split is not None for e in split.examples}
+        barred |= too_long(base, [e for e, _ in pairs if e.id in extras], fits(base, dataset.task))
+        return [(example, label) for example, label in pairs if example.id not in extras & barred]
+
     def _should_stop(self) -> Stop | None:
-        if len(self.store.labelled()) >= self.config.query.budget:
+        labels, measured, asked = len(self._labelled()), self.store.metrics(), self.store.asked()
+        if labels > (measured[-1].labels if measured else 0):  # some came in late, or from a file: train on them
+            return None
+        if labels >= self.config.query.budget:
             return Stop.BUDGET
-        return None if len(self.store.asked()) < len(self.bench.pool) else Stop.EMPTY
+        return None if any(e.id not in asked for e in self.bench.pool) else Stop.EMPTY
 
     def _query(self, r: int) -> None:
         """Choose the examples of round r, from predictions alone, and store them."""
         settings, pool, asked = self.config.query, self.bench.pool, self.store.asked()
         free = [e for e in pool if e.id not in asked]
+        left = max(settings.budget - len(self._labelled()), 0)
+        wanted = min(settings.batch if r else settings.warm_start, left)
+        k = min(wanted, len(free))
+        if k == 0:
+            self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels that came in since the last")
+        elif k < wanted:
+            self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
+        picks: tuple[Pick, ...] = ()
         if r == 0:
             rng = generator(self.seed, 0, "warm_start")  # the strategy's name is no part: the same for all
-            rows = rng.choice(len(free), size=min(settings.warm_start, len(free)), replace=False)
+            rows = rng.choice(len(free), size=k, replace=False)
             picks = tuple(Pick(free[i].id, float("nan")) for i in rows)
-        else:
-            left = settings.budget - len(self.store.labelled())
-            k = min(settings.batch, left, len(free))
-            if k < min(settings.batch, left):
-                self.bench.progress.say(
-                    f"only {k} examples are left in the pool; asking for those instead of {settings.batch}"
-                )
+        elif k:
             candidates = self._candidates(free, max(k, settings.candidates or len(free)), r)
             selection = self._select(candidates, k, r)
             if selection.scores:
@@ -260,17 +295,17 @@ class Run:
             before = before.rows(np.asarray([place[e.id] for e in candidates], dtype=np.intp))
         if needs_full:
             with (
-                adapters.adapted(base, self._adapter(r - 1)) as model,
+                adapters.adapted(base, self._adapter(r - 1), b_dropout=self.config.train.b_dropout) as model,
                 self._timed(r, "score", len(candidates)) as tick,
             ):
                 full = predict(
                     base, model, candidates, needs_full, task, passes=passes, seed=seed, gold=gold, tick=tick
                 )
                 if "embedding" in needs_full:
-                    known = [example for example, _ in self.store.labelled()]
+                    known = [example for example, _ in self._labelled()]
                     labelled = predict(base, model, known, {"embedding"}, task, passes=passes, seed=seed)
         counts: dict[str, int] = {}
-        for _, label in self.store.labelled():
+        for _, label in self._labelled():
             counts[label.answer] = counts.get(label.answer, 0) + 1
         context = strategies.Context(
             t=r - 1, rounds=settings.rounds, full=full, base=before, labelled=labelled,
@@ -310,7 +345,7 @@ class Run:
         seed share the warm start's: it is trained once."""
         from guidestar.model.train import train
 
-        labelled = [(example, label.answer) for example, label in self.store.labelled(r)]
+        labelled = [(example, label.answer) for example, label in self._labelled(r)]
         if not labelled:
             raise DataError(
                 f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
@@ -328,7 +363,7 @@ class Run:
                     seed=seed, previous=previous, validation=validation, tick=tick,
                 )  # fmt: skip
 
-        twin = self._twin(labelled) if r == 0 else None
+        twin = find_twin(self.store, labelled) if r == 0 else None
         if twin is None:
             self.store.add_adapter(r, fill)
             return
@@ -336,46 +371,27 @@ class Run:
         self.store.add_timing(r, "train", 0.0, len(labelled))
         self.store.add_adapter(r, lambda folder: _copy(twin, folder))
 
-    def _twin(self, labelled: Sequence[tuple[Example, str]]) -> Path | None:
-        """The warm start's adapter of another strategy with this seed, if all it was made of is the same."""
-        ours = _but_strategy(self.store.key)
-        for folder in sorted(self.bench.folder.glob(f"*-seed{self.seed}")):
-            if folder == self.folder or not (folder / "run.sqlite").is_file():
-                continue
-            try:
-                with Store.open(folder) as other:
-                    if not other.begun or not other.has_adapter(0):
-                        continue
-                    answers = [entry.id for entry in other.history()]
-                    if len(answers) > len(set(answers)):  # corrected, maybe after the training
-                        continue
-                    same_model = self.store.facts["model"] == other.facts["model"]
-                    if (
-                        ours == _but_strategy(other.key)
-                        and same_model
-                        and labelled == [(e, a.answer) for e, a in other.labelled(0)]
-                    ):
-                        return other.adapter(0)
-            except StoreError:  # another run's damage is that run's concern; training gives the same adapter
-                continue
-        return None
-
     def _evaluate(self, r: int) -> None:
         from guidestar.model import adapters
         from guidestar.model.evaluate import evaluate
 
-        labels = len(self.store.labelled(r))
-        values: dict[str, float] = {}
-        if (test := self.bench.fitting.test) is not None:
-            if r == 0:
-                self._evaluate_base()
-            with (
-                adapters.adapted(self._base, self._adapter(r)) as model,
-                self._timed(r, "evaluate", len(test.examples)) as tick,
-            ):
-                values, arrays = evaluate(self._base, model, test, self.bench.dataset.task, tick)
-            self.store.add_arrays(r, "test", arrays, {})
-        self.store.add_metrics(Metrics(r, labels, values))
+        splits = {"": self.bench.fitting.test}
+        if not self.bench.simulation:  # people want to know how it goes, and the test set stays for the curve
+            splits["validation_"] = self.bench.fitting.validation
+        given = {prefix: split for prefix, split in splits.items() if split is not None}
+        found: dict[str, Measured] = {}
+        if r == 0:
+            self._evaluate_base()
+        if given:
+            with adapters.adapted(self._base, self._adapter(r)) as model:
+                for prefix, split in given.items():
+                    phase = "validate" if prefix else "evaluate"
+                    with self._timed(r, phase, len(split.examples)) as tick:
+                        found[prefix] = evaluate(self._base, model, split, self.bench.dataset.task, tick)
+        if "" in found:
+            self.store.add_arrays(r, "test", found[""][1], {})
+        values = {prefix + name: value for prefix, (values, _) in found.items() for name, value in values.items()}
+        self.store.add_metrics(Metrics(r, self.store.trained_on(r), values))
         self.bench.progress.say(self._line(r))
 
     def _evaluate_base(self) -> None:
@@ -392,10 +408,34 @@ class Run:
         _, arrays = choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)
         self.store.add_arrays(0, "test_base", arrays, {})
 
+    def _suggest(self, r: int) -> None:
+        """Keep what the model of the last round says to the examples of this one, which it was not trained on, and
+        for a choice also to the labelled ones. Once, when the round is first asked.
+
+        Round 0 has no suggestions: the base model has not learned the task, and a wrong one costs more than none.
+        """
+        if r == 0 or self.bench.simulation or self.config.people.suggestions == "off" or self.store.has_suggestions(r):
+            return
+        from guidestar.model import adapters
+        from guidestar.model.suggest import suggest
+
+        task = self.bench.dataset.task
+        examples = [self.store.example(pick.id) for pick in self.store.query(r).picks]
+        if isinstance(task, Choice):
+            picked = {e.id for e in examples}
+            examples += [e for e, _ in self._labelled() if e.id not in picked]
+        with (
+            adapters.adapted(self._base, self._adapter(r - 1)) as model,
+            self._timed(r, "suggest", len(examples)) as tick,
+        ):
+            found = suggest(self._base, model, examples, task, r - 1, tick)
+        self.store.add_suggestions(r, found)
+
     def _line(self, r: int) -> str:
         """One line for a finished round: labels, accuracy, seconds by phase."""
         last = self.store.metrics()[-1]
-        accuracy = f", accuracy {last.values['accuracy']:.3f}" if "accuracy" in last.values else ""
+        measured = [name for name in ("accuracy", "validation_accuracy") if name in last.values]
+        accuracy = "".join(f", {name.replace('_', ' ')} {last.values[name]:.3f}" for name in measured)
         seconds = ", ".join(f"{phase} {seconds:.1f} s" for at, phase, seconds, _ in self.store.timings() if at == r)
         return f"{self.strategy.title} seed {self.seed} round {r}: {last.labels} labels{accuracy} ({seconds})"
 
@@ -407,17 +447,9 @@ class Run:
         self.store.add_timing(r, phase, time.perf_counter() - start, count)
 
 
-def oracle(dataset: Dataset) -> Annotator:
-    """An annotator that knows the gold answers of the pool; None where the data has no answer."""
-
-    def answer(example: Example) -> Label | None:
-        return Label(dataset.gold[example.id]) if example.id in dataset.gold else None
-
-    return answer
-
-
 def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress | None = None) -> dict[str, Outcome]:
-    """Every strategy and seed of a configuration, answered by the gold answers in the data.
+    """Every strategy and seed of a configuration, answered by whom it says: the gold answers in the data, a model
+    behind an endpoint, or people, for whom every run waits.
 
     Returns the outcome by run name ("star-seed0"). Call it again to continue where it stopped.
     """
@@ -425,8 +457,13 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress |
     outcomes: dict[str, Outcome] = {}
     for seed in bench.config.seeds:
         for strategy in bench.config.strategies:
-            with Run(bench.config, strategy=strategy.title, seed=seed, bench=bench) as one:
-                outcomes[one.folder.name] = one.run(oracle(bench.dataset))
+            with (
+                Run(bench.config, strategy=strategy.title, seed=seed, bench=bench) as one,
+                annotator_of(
+                    bench.answered_by, bench.config, bench.dataset, one.store, bench.progress.say
+                ) as annotator,
+            ):
+                outcomes[one.folder.name] = one.run(annotator)
     return outcomes
 
 
@@ -445,11 +482,6 @@ def _plain(recipe: strategies.Recipe) -> dict[str, Any]:
     """What a recipe does, as JSON-able data; its description is left out."""
     found = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "doc"}
     return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
-
-
-def _but_strategy(key: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's key without what chooses its queries: what the warm start depends on."""
-    return {name: value for name, value in key.items() if not name.startswith("strategy.")}
 
 
 def _copy(source: Path, target: Path) -> None:

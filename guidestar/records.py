@@ -46,6 +46,54 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Undo:
+    """An annotator takes back their label or skip, as if they had not answered."""
+
+    annotator: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An annotator marks an example for a second look, or (`on` false) takes the mark away."""
+
+    annotator: str
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class Note:
+    """An annotator's remark about an example. Their last one counts; an empty one removes it."""
+
+    text: str
+    annotator: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer settled on after looking at what several annotators said; it counts above all labels."""
+
+    answer: str
+    annotator: str
+
+
+Annotation = Label | Skip | Undo | Flag | Note | Verdict
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The model's own answer to an example.
+
+    answer: the likeliest label of a choice, else a draft text.
+    probabilities: label -> probability for a choice, empty otherwise.
+    round: whose adapter said it; -1 is the base model.
+    """
+
+    answer: str
+    probabilities: Mapping[str, float]
+    round: int
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What one pass over some examples gave.
 

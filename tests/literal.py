@@ -57,6 +57,51 @@ def generated(base: Any, model: Any, prompt: str, limit: int) -> tuple[float, fl
     return total, nll, tokens
 
 
+def padded(model: Any, rows: list[list[int]], side: str, pad: int) -> list[list[list[float]]]:
+    """Probabilities after each token of each row, from one batch of all rows padded on `side`."""
+    width = max(map(len, rows))
+    ids, mask, positions, starts = [], [], [], []
+    for row in rows:
+        gap = width - len(row)
+        left, right = (gap, 0) if side == "left" else (0, gap)
+        ids.append([pad] * left + row + [pad] * right)
+        mask.append([0] * left + [1] * len(row) + [0] * right)
+        positions.append([0] * left + list(range(len(row))) + [0] * right)
+        starts.append(left)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    with torch.no_grad():
+        logits = model(**{name: torch.tensor(value) for name, value in inputs.items()}).logits.double()
+    return [
+        torch.softmax(logits[i, start : start + len(row)], dim=-1).tolist()
+        for i, (row, start) in enumerate(zip(rows, starts, strict=True))
+    ]
+
+
+def along(after: list[list[float]], prompt: list[int], response: list[int]) -> tuple[float, float]:
+    """(Σ entropies, Σ −ln p) over a response, from the probabilities after each token of prompt and response."""
+    total = nll = 0.0
+    for i, token in enumerate(response):
+        p = after[len(prompt) + i - 1]
+        total += entropy(p)
+        nll -= math.log(p[token])
+    return total, nll
+
+
+def generated_with_cache(base: Any, model: Any, prompt: str, limit: int) -> float:
+    """`generated`'s entropy, but each token is read once: under dropout it keeps the mask it was read with."""
+    ids, cache, total = base.tokenizer(prompt)["input_ids"], None, 0.0
+    for _ in range(limit):
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+        p = torch.softmax(out.logits[0, -1].double(), dim=0).tolist()
+        total += entropy(p)
+        token, cache = max(range(len(p)), key=p.__getitem__), out.past_key_values
+        if token in base.eos:
+            break
+        ids = [token]
+    return total
+
+
 def label_log_probs(base: Any, model: Any, prompt: str, words: list[str], whole: bool) -> list[float]:
     """ln p over the label words: by their first token after the common ones, or by all their tokens."""
     rows = [encode(base, prompt, word)[1] for word in words]

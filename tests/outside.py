@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "guidestar.cli"]
-TABLES = ("queries", "answers", "adapters", "arrays", "metrics", "timings")
+TABLES = ("queries", "annotations", "adapters", "arrays", "metrics", "timings")
 
 
 def recorded(folder: Path, *tables: str) -> int:

@@ -65,6 +65,19 @@ def published_linear(t):
     return 1 - 0.1 * (t + 1)
 
 
+def published_mix(base, full, lam):
+    """The mix of STAR's published code: base values min-max scaled, the tuned model's as they are."""
+    low, high = min(base), max(base)
+    return [lam * (b - low) / (high - low) + (1 - lam) * f for b, f in zip(base, full, strict=True)]
+
+
+def linear_rate(step, peak, warmup, length):
+    """The learning rate of a step: up over the first steps, down to 0 at `length`, 0 after."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * max(0.0, (length - step) / (length - warmup))
+
+
 def average_rank(values):
     """The share of the others below, ties counted half; 0 for a single value."""
     others = max(len(values) - 1, 1)

@@ -176,7 +176,7 @@ def test_a_batch_larger_than_what_is_left_asks_for_that(
     assert code == 0
     assert "only 2 examples are left in the pool; asking for those instead of 50" in said
     (dump,) = whole(tmp_path / "run").values()
-    assert (dump["finished"], len(dump["answers"])) == ("EMPTY", 16)
+    assert (dump["finished"], len(dump["annotations"])) == ("EMPTY", 16)
 
 
 def test_an_annotators_mistake_is_refused_and_the_rest_is_kept(write: Callable[..., Path]) -> None:
@@ -191,7 +191,7 @@ def test_an_annotators_mistake_is_refused_and_the_rest_is_kept(write: Callable[.
     with loop.Run(write()) as one:
         with pytest.raises(DataError, match="label 'goodd' is not one of: good, bad; did you mean 'good'"):
             one.run(annotate)
-        assert len(one.store.history()) == 2
+        assert len(one.store.annotations.history()) == 2
         assert len(one.ask()) == 2
 
 
@@ -347,7 +347,7 @@ def test_nan_in_the_logits(write: Callable[..., Path], run: Callable[..., Any], 
     )  # fmt: skip
     refused(run("run", config), 1, "the training loss is nan in epoch 1; try a lower train.learning_rate (now 0.005)")
     (dump,) = whole(tmp_path / "run").values()
-    assert len(dump["answers"]) == 4
+    assert len(dump["annotations"]) == 4
     assert dump["adapters"] == [], "a broken adapter must not be kept"
 
 

@@ -164,7 +164,7 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(
             [*COMMAND, "run", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             while process.poll() is None and (
-                recorded(tmp_path / "run", "answers") < 12 or recorded(tmp_path / "run", "adapters") < done
+                recorded(tmp_path / "run", "annotations") < 12 or recorded(tmp_path / "run", "adapters") < done
             ):
                 time.sleep(0.002)
             process.send_signal(number)

@@ -43,12 +43,13 @@ def test_every_preset_makes_a_complete_configuration(name: str) -> None:
     assert data.answer is not None
     assert task.kind is not None
     assert make_task(task, [], data.response).kind == task.kind
-    assert normalise({"other": "x"}) is not None
+    assert normalise({"other": "x", "passage": "p", "question": "q"}) is not None
 
 
 def test_explicit_keys_win() -> None:
     data = DataConfig(preset="boolq", folder="here", template="Q: {question}", response="{answer}", test="my.csv")
-    filled, task, _ = apply_preset(data, TaskConfig(labels=["true", "false", "unknown"]))
+    filled, task, normalise = apply_preset(data, TaskConfig(labels=["true", "false", "unknown"]))
+    assert normalise({"question": "q", "answer": "The correct answer is  true"})["answer"] == "true"
     assert (filled.template, filled.response, filled.test) == ("Q: {question}", "{answer}", "my.csv")
     assert filled.pool == str(Path("here") / "train.jsonl")
     assert filled.answer == "answer"
@@ -116,7 +117,7 @@ def test_trec_and_subj_of_the_hub_get_the_files_labels() -> None:
     ("name", "sizes", "answer"),
     [
         ("gsm8k", (7473, 1319, 0), None),
-        ("boolq", (9427, 3270, 0), "the correct answer is true"),
+        ("boolq", (9427, 3270, 0), "true"),
         ("openbookqa", (4952, 500, 0), "D"),
         ("trec-6", (4871, 500, 451), "description"),
         ("subj", (7000, 2000, 1000), "subjective"),
@@ -154,9 +155,74 @@ def test_what_is_known_about_the_real_files() -> None:
     obqa = load_dataset(config("openbookqa", folder=str(SHARED / FOLDERS["openbookqa"])))
     assert obqa.facts["pool_duplicates"] == 5
     assert obqa.test is not None
+    assert obqa.facts["normalised_rows"] == {"pool": 4957, "test": 0}
+    assert "form_differences" not in obqa.facts
     for example in (*obqa.pool, *obqa.test.examples):
         assert len(re.findall(r"(?m)^Answer[A-D]: ", example.prompt)) == 4
         assert example.prompt.endswith("The correct answer is")
+
+
+# --- STAR's templates ---------------------------------------------------------------------------
+
+
+def test_the_presets_of_stars_datasets_are_table_4() -> None:
+    for name, keys in presets.TEMPLATES["table4"].items():
+        assert (PRESETS[name].template, PRESETS[name].response) == (keys["template"], keys["response"])
+
+
+@pytest.mark.parametrize("form", presets.TEMPLATES)
+@pytest.mark.parametrize("name", ["gsm8k", "boolq", "openbookqa"])
+def test_every_form_of_a_template_is_complete(form: str, name: str) -> None:
+    keys = presets.TEMPLATES[form][name]
+    assert keys.keys() == {"template", "response"}, "a study puts them over the preset's keys"
+    filled, _, _ = apply_preset(DataConfig(preset=name, folder="x", **keys), TaskConfig())
+    assert (filled.template, filled.response) == (keys["template"], keys["response"])
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "prompt", "response"),
+    [
+        ("table4", "gsm8k", "Q\nAnswer the above question. First, think step by step and then answer the final number.\n", "W\n#### 4"),
+        ("table4", "boolq", "Q\nThe correct answer is\n", "true"),
+        ("published", "boolq", "Q\n", "the correct answer is true"),
+        ("one_prompt", "boolq", "Q\nAnswer the above question. First, think step by step and then answer the final number.\n", "true"),
+        ("one_prompt", "openbookqa", "Q\nAnswerA: a\nAnswerB: b\nThe correct answer is\nAnswer the above question. First, think step by step and then answer the final number.\n", "B"),
+    ],
+)  # fmt: skip
+def test_a_row_under_a_form(tmp_path: Path, form: str, name: str, prompt: str, response: str) -> None:
+    rows = {
+        "gsm8k": {"question": "Q", "answer": "W\n#### 4"},
+        "boolq": {"question": "Q", "answer": "the correct answer is true"},
+        "openbookqa": {"question": "Q\nAnswerA a\nAnswerB b\nThe correct answer is ", "answer": "B"},
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps(rows[name]) + "\n")
+    made = {"data": {"preset": name, "pool": str(tmp_path / "p.jsonl"), **presets.TEMPLATES[form][name]}}
+    data = load_dataset(parse(made | {"query": {"warm_start": 1, "batch": 1, "budget": 1}}))
+    (example,) = data.pool
+    assert example.prompt == prompt
+    assert data.task.response_text(data.gold[example.id]) == response
+
+
+def test_boolq_with_its_passage(tmp_path: Path) -> None:
+    """Rows as google/boolq has them, where the answer is true or false and no text."""
+    for file in ("train.jsonl", "dev.jsonl"):
+        rows = [
+            {"question": f"is {file} {i} a thing", "title": "T", "passage": f"{i} is.", "answer": i % 2 == 0}
+            for i in range(4)
+        ]
+        (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {"data": {"preset": "boolq-passage", "folder": str(tmp_path)}}
+    data = load_dataset(parse(made | {"query": {"warm_start": 2, "batch": 1, "budget": 3}}))
+    assert [e.prompt for e in data.pool[:1]] == ["0 is.\nis train.jsonl 0 a thing?\nThe correct answer is\n"]
+    assert [data.gold[e.id] for e in data.pool] == ["true", "false", "true", "false"]
+    assert data.facts["test"] == 4
+
+
+def test_boolq_without_passages_is_refused_by_the_preset_with_them(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"question": "q", "answer": "true"}) + "\n")
+    message = "train.jsonl line 1: no column 'passage': these are BoolQ's questions alone; use data.preset: boolq"
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_dataset(config("boolq-passage", folder=str(tmp_path)))
 
 
 def test_a_preset_folder_without_its_files_names_the_missing_one(tmp_path: Path) -> None:

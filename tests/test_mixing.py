@@ -10,7 +10,7 @@ import reference
 
 from guidestar.config import MixConfig
 from guidestar.errors import ConfigError, ModelError
-from guidestar.query.mixing import SCALES, SCHEDULES, linear, minmax, mix, rank, schedule_for, weight
+from guidestar.query.mixing import SCALES, SCHEDULES, linear, minmax, mix, published, rank, schedule_for, weight
 
 
 def test_linear_is_the_published_codes_for_ten_rounds():
@@ -19,7 +19,16 @@ def test_linear_is_the_published_codes_for_ten_rounds():
     assert linear(12, 10) == 0.0, "the published code goes below 0 past its ten rounds"
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("rounds", [1, 10, 37])
+def test_the_published_schedule_knows_no_budget_and_is_not_cut_off(rounds):
+    schedule = schedule_for(MixConfig(schedule="published"))
+    for t in range(25):
+        assert weight(schedule, t, rounds) == pytest.approx(reference.published_linear(t), abs=1e-12)
+    assert weight(schedule, 12, rounds) == pytest.approx(-0.3)
+    assert weight(published, 12, rounds) == pytest.approx(-0.3), "handed in as a function"
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES.keys() - {"published"}))
 @pytest.mark.parametrize("rounds", [1, 2, 10, 37])
 def test_schedules_stay_in_range_and_never_rise(name, rounds):
     schedule = schedule_for(MixConfig(schedule=name))
@@ -59,8 +68,20 @@ def test_scales():
         assert minmax(values).min() == 0
     assert minmax(rng.normal(size=9)).max() == 1
     np.testing.assert_array_equal(minmax(np.full(4, 0.1)), np.zeros(4))
-    for scale in SCALES.values():
-        assert scale(np.empty(0)).shape == (0,)
+    for sides in SCALES.values():
+        for scale in sides:
+            assert scale(np.empty(0)).shape == (0,)
+
+
+def test_the_published_scale_leaves_the_tuned_models_values_raw():
+    rng = np.random.default_rng(2)
+    base, full = rng.gamma(2, 30, 40), 3.0 * rng.permutation(40)
+    for lam in (0.9, 0.5, 0.0, -0.4):
+        found = mix(base, full, lam, "published")
+        np.testing.assert_allclose(found, reference.published_mix(base.tolist(), full.tolist(), lam))
+    ranked = [np.argsort(mix(base, full, 0.5, scale)).tolist() for scale in ("published", "raw")]
+    assert ranked[0] == np.argsort(full).tolist(), "sums of many nats beside [0, 1]: λ hardly matters"
+    assert ranked[1] != ranked[0]
 
 
 def test_a_scale_makes_the_mix_blind_to_units():
@@ -74,7 +95,8 @@ def test_a_scale_makes_the_mix_blind_to_units():
 def test_a_wrong_mix_is_refused():
     with pytest.raises(ConfigError, match=r"mix\.scale is 'ranks'; did you mean 'rank'"):
         mix(np.ones(2), np.ones(2), 0.5, "ranks")
-    with pytest.raises(ConfigError, match=r"λ is 1\.1"):
-        mix(np.ones(2), np.ones(2), 1.1)
+    for lam in (1.1, math.nan, -math.inf):
+        with pytest.raises(ConfigError, match=r"λ is (1\.1|nan|-inf); allowed: a number from 0 to 1"):
+            mix(np.ones(2), np.ones(2), lam)
     with pytest.raises(ModelError, match=r"\(2,\), those of the tuned model \(3,\)"):
         mix(np.ones(2), np.ones(3), 0.5)

@@ -52,7 +52,7 @@ def build(
                 store.add_arrays(r, "scores", {name: rng.random(50) for name in ("score", "base", "full")})
             store.add_query(Query(r, picks), {e.id: e for e in examples})
             for i, e in enumerate(examples):
-                store.add_answer(e.id, Skip("unclear", "ann") if (r, i) == (1, 3) else Label(LABELS[i % 3]))
+                store.annotations.add(e.id, Skip("unclear", "ann") if (r, i) == (1, 3) else Label(LABELS[i % 3]))
             share = 0.6 + (final - 0.6) * r / (ROUNDS - 1)
             if kind == "choice":
                 store.add_arrays(r, "test", _test(share, rng))
@@ -60,7 +60,7 @@ def build(
                     store.add_arrays(0, "test_base", _test(0.4, rng))
             store.add_timing(r, "train", 2.0 + r, WARM + BATCH * r)
             store.add_timing(r, "evaluate", 1.0, TEST)
-            store.add_metrics(Metrics(r, len(store.labelled(r)), {"accuracy": share}))
+            store.add_metrics(Metrics(r, len(store.annotations.labelled(r)), {"accuracy": share}))
         if rounds == ROUNDS:
             store.finish(Stop.BUDGET)
 
@@ -313,7 +313,7 @@ def test_waiting_for_people_and_no_test_set(tmp_path: Path) -> None:
         store.begin({}, {"strategy": "star", "seed": 0})
         store.add_query(Query(0, (Pick(_example(5).id, float("nan")),)), {_example(5).id: _example(5)})
         assert "waits for 1 answers" in status_text(summary(tmp_path))
-        store.add_answer(_example(5).id, Label("free text", "ann"))
+        store.annotations.add(_example(5).id, Label("free text", "ann"))
         store.add_metrics(Metrics(0, 1, {}))
     facts = summary(tmp_path)
     assert facts["sentence"] == "There is no test set, so no accuracy is known."

@@ -9,20 +9,16 @@ import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from guidestar.errors import ConfigMismatch, StoreError
-from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
-from guidestar.store import Store, files, migrations
+from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Query, Skip, Stop, Suggestion, Verdict
+from guidestar.store import Store, database, files
 
 
 def example(number: int) -> Example:
@@ -68,7 +64,7 @@ def test_query_and_examples_come_back_as_they_were(asked: Store) -> None:
     assert asked.example(IDS[2]) == EXAMPLES[IDS[2]]
     assert list(asked.example(IDS[2]).fields) == ["text", "b", "a"], "the order of the columns is kept"
     assert asked.asked() == {IDS[0], IDS[1], IDS[2]}
-    assert [e.id for e in asked.unanswered(0)] == [IDS[2], IDS[0], IDS[1]]
+    assert [e.id for e in asked.annotations.unanswered(0)] == [IDS[2], IDS[0], IDS[1]]
     assert (asked.rounds(), asked.current_round(), asked.has_query(1)) == (1, 0, False)
 
 
@@ -86,25 +82,25 @@ def test_scores_that_are_no_numbers_come_back(store: Store) -> None:
 def test_labelled_follows_rounds_and_leaves_out_skips(asked: Store) -> None:
     asked.add_query(query(1, [IDS[5], IDS[4]]), EXAMPLES)
     for number, answer in ((4, Label("four")), (0, Label("zero")), (2, Skip("unclear")), (5, Label("five"))):
-        assert asked.add_answer(IDS[number], answer)
-    assert [(e.id, a.answer) for e, a in asked.labelled()] == [
+        assert asked.annotations.add(IDS[number], answer)
+    assert [(e.id, a.answer) for e, a in asked.annotations.labelled()] == [
         (IDS[0], "zero"),
         (IDS[5], "five"),
         (IDS[4], "four"),
     ]
-    assert [e.id for e, _ in asked.labelled(0)] == [IDS[0]]
-    assert [e.id for e in asked.unanswered(0)] == [IDS[1]]
-    assert asked.unanswered(1) == []
-    assert asked.answers()[IDS[2]] == Skip("unclear")
+    assert [e.id for e, _ in asked.annotations.labelled(0)] == [IDS[0]]
+    assert [e.id for e in asked.annotations.unanswered(0)] == [IDS[1]]
+    assert asked.annotations.unanswered(1) == []
+    assert asked.annotations.answers()[IDS[2]] == Skip("unclear")
 
 
 def test_the_last_answer_counts_and_history_keeps_all(asked: Store) -> None:
     given = [Label("a", "ann"), Label("b", "ann"), Label("b", "bob"), Skip("", "bob"), Label("b", "bob")]
-    assert [asked.add_answer(IDS[0], answer) for answer in given] == [True] * 5
-    assert asked.add_answer(IDS[0], Label("b", "bob")) is False
-    assert asked.answers() == {IDS[0]: Label("b", "bob")}
-    assert [entry.answer for entry in asked.history()] == given
-    assert all(entry.at.endswith("+00:00") for entry in asked.history())
+    assert [asked.annotations.add(IDS[0], answer) for answer in given] == [True] * 5
+    assert asked.annotations.add(IDS[0], Label("b", "bob")) is False
+    assert asked.annotations.answers() == {IDS[0]: Label("b", "bob")}
+    assert [entry.annotation for entry in asked.annotations.history()] == given
+    assert all(entry.at.endswith("+00:00") for entry in asked.annotations.history())
 
 
 def test_metrics_timings_and_finish(asked: Store) -> None:
@@ -201,6 +197,17 @@ def test_begin_keeps_the_first_facts_and_names_every_difference(store: Store) ->
     ]
 
 
+def test_a_setting_that_did_not_exist_when_the_run_was_begun_is_its_default(store: Store) -> None:
+    """A newer version has new settings, None by default, and may drop old ones: such runs continue."""
+    store.begin({"seed": 0, "dropped": None}, {})
+    store.begin({"seed": 0, "train.b_dropout": None}, {})
+    assert store.key == {"seed": 0, "dropped": None}, "what was begun stays as it is"
+    with pytest.raises(ConfigMismatch, match=r"train\.b_dropout: begun without it, now 0\.5"):
+        store.begin({"seed": 0, "train.b_dropout": 0.5}, {})
+    with pytest.raises(ConfigMismatch, match=r"seed: begun with 0, now None"):
+        store.begin({"seed": None}, {})
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -217,10 +224,10 @@ def test_a_repeated_query_must_be_equal(asked: Store) -> None:
 
 def test_what_was_never_asked_for_is_refused(asked: Store) -> None:
     with pytest.raises(StoreError, match="was never asked for"):
-        asked.add_answer(IDS[9], Label("a"))
+        asked.annotations.add(IDS[9], Label("a"))
     with pytest.raises(StoreError, match="was never asked for"):
         asked.example(IDS[9])
-    for refused in (asked.query, asked.unanswered, lambda r: asked.add_adapter(r, fill(""))):
+    for refused in (asked.query, asked.annotations.unanswered, lambda r: asked.add_adapter(r, fill(""))):
         with pytest.raises(StoreError, match="round 4 has no query; rounds with one: 1"):
             refused(4)
     with pytest.raises(StoreError, match="round 0 has no adapter"):
@@ -300,17 +307,17 @@ def test_read_only_folder(asked: Store) -> None:
 
 def test_database_on_a_read_only_or_full_disk(asked: Store) -> None:
     before = asked.dump()
-    asked._db.execute("PRAGMA query_only = ON")
+    asked._db.connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError, match=r"is read-only\. Nothing recorded is lost"):
         asked.add_timing(0, "train", 1.0, 1)
-    asked._db.execute("PRAGMA query_only = OFF")
-    pages = asked._db.execute("PRAGMA page_count").fetchone()[0]
-    asked._db.execute(f"PRAGMA max_page_count = {pages}")
+    asked._db.connection.execute("PRAGMA query_only = OFF")
+    pages = asked._db.connection.execute("PRAGMA page_count").fetchone()[0]
+    asked._db.connection.execute(f"PRAGMA max_page_count = {pages}")
     large = {id: Example(id, {"text": "x" * 10_000}, "", "") for id in IDS}
     with pytest.raises(StoreError, match=r"the disk is full\. Nothing recorded is lost"):
         asked.add_query(query(1, IDS[3:]), large)
     assert asked.dump() == before
-    asked._db.execute(f"PRAGMA max_page_count = {pages * 100}")
+    asked._db.connection.execute(f"PRAGMA max_page_count = {pages * 100}")
     asked.add_query(query(1, IDS[3:]), large)
     assert asked.rounds() == 2
 
@@ -345,14 +352,14 @@ def test_files_that_cannot_be_written(asked: Store, monkeypatch: pytest.MonkeyPa
 
 
 def test_another_process_that_writes_for_too_long(asked: Store) -> None:
-    asked._db.execute("PRAGMA busy_timeout = 10")
+    asked._db.connection.execute("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(asked.folder / "run.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another process has been writing"):
-        asked.add_answer(IDS[0], Label("a"))
+        asked.annotations.add(IDS[0], Label("a"))
     other.execute("ROLLBACK")
     other.close()
-    assert asked.add_answer(IDS[0], Label("a"))
+    assert asked.annotations.add(IDS[0], Label("a"))
 
 
 # --- the lock -------------------------------------------------------------------------------------
@@ -379,7 +386,7 @@ def test_lock_is_exclusive_and_dies_with_its_process(asked: Store) -> None:
         assert holder.stdout.readline() == "locked\n"
         with pytest.raises(StoreError, match=rf"is in use by process {holder.pid}\b"), asked.lock():
             pass
-        assert asked.add_answer(IDS[0], Label("a")), "people may answer while another process holds the lock"
+        assert asked.annotations.add(IDS[0], Label("a")), "people may answer while another process holds the lock"
         holder.kill()
     with asked.lock():
         pass
@@ -400,42 +407,6 @@ def test_an_error_under_the_lock_stays_what_it_is(asked: Store) -> None:
         pass
 
 
-# --- migrations -----------------------------------------------------------------------------------
-
-
-def test_an_old_store_is_brought_up_to_date_and_goes_on(tmp_path: Path) -> None:
-    db = sqlite3.connect(tmp_path / "run.sqlite")
-    db.executescript((Path(__file__).parent / "old_stores" / "schema-1.sql").read_text())
-    db.close()
-    a, b, c = (f"00000000000000{x * 2}" for x in "abc")
-    with Store.open(tmp_path) as store:
-        assert store.key == {"seed": 0, "train.epochs": 6}
-        assert store.query(1).picks == (Pick(c, 0.75, {"base": 1.0, "full": 0.5, "lambda": 0.5}),)
-        assert store.answers() == {b: Label("no", "person"), a: Skip("unclear", "person")}
-        assert math.isnan(store.metrics()[0].values["ece"])
-        assert store.finished() is None
-        store.add_answer(c, Label("yes"))
-        store.add_metrics(Metrics(1, 2, {"accuracy": 0.75}))
-        store.finish(Stop.BUDGET)
-        assert store.current_round() == 2
-    with Store.open(tmp_path) as store:
-        assert store.finished() is Stop.BUDGET
-
-
-def test_a_newer_or_foreign_database_is_refused(store: Store) -> None:
-    newest = len(migrations.MIGRATIONS)
-    store._db.execute("INSERT INTO migrations VALUES (?, 'from_the_future', '')", (newest + 1,))
-    with pytest.raises(StoreError, match=rf"found schema {newest + 1}, .* newer version .*up to {newest}"):
-        Store.open(store.folder)
-    foreign = store.folder / "foreign"
-    foreign.mkdir()
-    db = sqlite3.connect(foreign / "run.sqlite")
-    db.execute("CREATE TABLE songs (name TEXT)")
-    db.close()
-    with pytest.raises(StoreError, match="is not the database of a guidestar run; found the tables songs"):
-        Store.open(foreign)
-
-
 # --- crashes --------------------------------------------------------------------------------------
 
 
@@ -451,10 +422,18 @@ def script(folder: Path) -> dict[str, Any]:
             store.add_arrays(r, "scores", {"score": np.arange(3) / 3 + r})
             if not store.has_query(r):
                 store.add_query(query(r, IDS[2 * r : 2 * r + 2]), EXAMPLES)
-            for asked in store.unanswered(r):
-                store.add_answer(asked.id, Label(f"answer to {asked.id}"))
+            if not store.has_suggestions(r):
+                store.add_suggestions(r, {IDS[2 * r]: Suggestion("a", {"a": 0.7, "b": 0.3}, r - 1)})
+            for asked in store.annotations.unanswered(r):
+                store.annotations.add(asked.id, Label(f"answer to {asked.id}", "ann"), source="page")
+            many = [(IDS[2 * r], Note("odd", "ann"), f"note {r}", "page"), (IDS[2 * r], Flag("bob"), None, "page")]
+            store.annotations.add_many(many)
+            store.annotations.claim(IDS[2 * r + 1], "bob")
+            if r == 0:
+                store.annotations.add_extra([EXAMPLES[IDS[9]]])
+                store.annotations.add(IDS[9], Verdict("z", "bob"), decision="verdict", source="import")
             if not store.has_adapter(r):
-                answers = [label.answer for _, label in store.labelled(r)]
+                answers = [label.answer for _, label in store.annotations.labelled(r)]
                 store.add_adapter(r, fill(f"weights from {answers}"))
             assert store.adapter(r).is_dir()
             if not store.has_metrics(r):
@@ -467,6 +446,7 @@ def script(folder: Path) -> dict[str, Any]:
 
 def test_a_crash_at_every_durable_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_flush", lambda descriptor: None)  # slow; no power is cut here
+    monkeypatch.setattr(database, "_SETTINGS", [s.replace("FULL", "OFF") for s in database._SETTINGS])
     passed: list[str] = []
     monkeypatch.setattr(files, "step", passed.append)
     expected = script(tmp_path / "whole")
@@ -503,70 +483,3 @@ def test_a_leftover_under_the_final_name_is_replaced(asked: Store, monkeypatch: 
     assert not asked.has_adapter(0)
     path = asked.add_adapter(0, fill("weights"))
     assert (path / "deep" / "weights").read_text() == "weights"
-
-
-# --- any order of answers, against a dictionary ---------------------------------------------------
-
-
-class Answers(RuleBasedStateMachine):
-    """The store beside a dictionary: whatever is asked, answered, corrected and reopened, they agree."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.place = tempfile.TemporaryDirectory()
-        self.store = Store.open(Path(self.place.name) / "run", create=True)
-        self.answers: dict[str, Label | Skip] = {}
-        self.asked: list[str] = []
-        self.given = 0
-
-    @rule(ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True))
-    def ask(self, ids: list[str]) -> None:
-        new = query(self.store.rounds(), ids)
-        if set(ids) & set(self.asked):
-            with pytest.raises(StoreError):
-                self.store.add_query(new, EXAMPLES)
-        else:
-            self.store.add_query(new, EXAMPLES)
-            self.asked += ids
-
-    @rule(
-        id=st.sampled_from(IDS),
-        answer=st.builds(
-            lambda kind, text, who: kind(text, who),
-            st.sampled_from([Label, Skip]),
-            st.sampled_from(["", "yes", "nö\x00'"]),
-            st.sampled_from(["ann", "bob"]),
-        ),
-    )
-    def answer(self, id: str, answer: Label | Skip) -> None:
-        if id not in self.asked:
-            with pytest.raises(StoreError):
-                self.store.add_answer(id, answer)
-            return
-        stored = self.store.add_answer(id, answer)
-        assert stored == (self.answers.get(id) != answer)
-        self.answers[id] = answer
-        self.given += stored
-
-    @rule()
-    def reopen(self) -> None:
-        self.store.close()
-        self.store = Store.open(self.store.folder)
-
-    @invariant()
-    def agree(self) -> None:
-        assert self.store.answers() == self.answers
-        assert self.store.asked() == set(self.asked)
-        assert len(self.store.history()) == self.given
-        labelled = [id for id in self.asked if isinstance(self.answers.get(id), Label)]
-        assert [example.id for example, _ in self.store.labelled()] == labelled
-        unanswered = [e.id for r in range(self.store.rounds()) for e in self.store.unanswered(r)]
-        assert unanswered == [id for id in self.asked if id not in self.answers]
-
-    def teardown(self) -> None:
-        self.store.close()
-        self.place.cleanup()
-
-
-TestAnswers = Answers.TestCase
-TestAnswers.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from guidestar.cli.common import Commands, Options, load, progress, show
+from guidestar.cli.common import Commands, Options, progress, show
 
 
 def add(commands: Commands) -> None:
@@ -91,7 +91,6 @@ def _import(options: Options) -> int:
     counts = import_file(
         _begun(Path(options.run)),
         Path(options.file),
-        load(options.run),
         format=options.format,
         annotator=options.annotator,
         say=news.say,

@@ -11,7 +11,7 @@ from guidestar.cli.common import Commands, Options, load, progress, show
 
 
 def add(commands: Commands) -> None:
-    """run, init, demo, status, report, compare, score."""
+    """run, init, demo, status, report, score."""
     run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
     run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
@@ -30,12 +30,6 @@ def add(commands: Commands) -> None:
 
     report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
     report.add_argument("run", metavar="RUN", help="the folder of a run")
-
-    compare = commands.add("compare", _compare, "Did it pay? Strategies against random, over seeds and data sets.")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, one for each data set")
-    compare.add_argument("--control", metavar="NAME", help="the strategy to compare with; default: random")
-    compare.add_argument("--target", type=float, metavar="ACCURACY", help="labels needed for this accuracy, 0 to 1")
-    compare.add_argument("--level", type=float, default=0.95, help="of the intervals; default: 0.95")
 
     score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
     score.add_argument(
@@ -121,16 +115,6 @@ def _report(options: Options) -> int:
 
     path = build_report(Path(options.run))
     show(options, {"report": str(path)}, str(path))
-    return 0
-
-
-def _compare(options: Options) -> int:
-    from guidestar.report.compare import compare, compare_text
-
-    facts = compare(
-        [Path(run) for run in options.runs], control=options.control, target=options.target, level=options.level
-    )
-    show(options, facts, compare_text(facts))
     return 0
 
 

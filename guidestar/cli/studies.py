@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guidestar.cli.common import Commands, Options, load, progress, show
+from guidestar.cli.common import Commands, Options, progress, show
 
 
 def add(commands: Commands) -> None:
@@ -27,10 +27,12 @@ def add(commands: Commands) -> None:
     probe = commands.add("probe", _probe, "What happens inside a run: confidence, entropy, unchanged.")
     probe.add_argument("run", metavar="RUN", help="the folder of a run")
     probe.add_argument("name", metavar="NAME", choices=("confidence", "entropy", "unchanged"), help="the probe")
-    probe.add_argument("--round", type=int, metavar="R", help="the round to look at; default: the last")
-    probe.add_argument("--top", type=int, default=1000, metavar="N", help="entropy: the N most uncertain at the start")
+    probe.add_argument("--round", type=int, metavar="R", help="confidence: the round to look at; default: the last")
+    probe.add_argument("--top", type=int, metavar="N", help="entropy: the N most uncertain at the start; default 1000")
     probe.add_argument("--limit", type=int, metavar="N", help="entropy: look at N examples of the pool, default all")
-    probe.add_argument("--shots", type=int, default=4, metavar="K", help="confidence: demonstrations of the base model")
+    probe.add_argument(
+        "--shots", type=int, metavar="K", help="confidence: demonstrations of the base model; default 4, 0 for none"
+    )
     probe.add_argument("--measure", metavar="NAME", help="entropy: a measure; default: the run's own")
 
 
@@ -64,8 +66,8 @@ def _probe(options: Options) -> int:
     from guidestar.study.probes import probe
 
     found = probe(
-        Path(options.run), options.name, config=load(options.run), round=options.round, top=options.top,
-        limit=options.limit, shots=options.shots, measure=options.measure, progress=progress(options),
+        Path(options.run), options.name, round=options.round, top=options.top, limit=options.limit,
+        shots=options.shots, measure=options.measure, progress=progress(options),
     )  # fmt: skip
-    show(options, found.facts, "\n".join([*found.sentences, *map(str, found.files)]))
+    show(options, dict(found.facts), "\n".join([*found.sentences, *map(str, found.files)]))
     return 0

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from guidestar.config import DataConfig, RunConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
+from guidestar.data.forms import differences
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
 from guidestar.data.tasks import Choice, Task, make_task
@@ -53,7 +54,9 @@ class Dataset:
         `pool_conflicting_labels` (duplicates with another answer), `pool_without_answer`,
         `shared_with_test`, `shared_with_validation`, `validation_shared_with_test`, `pool`, `test`,
         `validation` (sizes used), `budget_exceeds_pool`; for a choice also `classes` (label -> count in
-        the pool) and `majority` (the test set's most frequent label and its share).
+        the pool) and `majority` (the test set's most frequent label and its share). Where there are any:
+        `normalised_rows` (set -> rows whose text the preset brought to its form) and `form_differences`
+        (sentences: pool and test or validation prompts differ in form; see `forms`).
     hash: SHA-256 over ids, answers, template, response and labels.
     """
 
@@ -86,10 +89,9 @@ def load_dataset(config: RunConfig) -> Dataset:
     template = Template(_required(data.template, "template"), data)
     pool_source = _required(data.pool, "pool")
 
-    sets = {"pool": _read(pool_source, data, template, normalise)}
-    for name in ("test", "validation"):
-        if source := getattr(data, name):
-            sets[name] = _read(source, data, template, normalise)
+    sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
+    read = {name: _read(source, data, template, normalise) for name, source in sources.items()}
+    sets = {name: rows for name, (rows, _) in read.items()}
     _check_answer_column(sets, data)
     rows = {name: [item for _, item in found] for name, found in sets.items()}
 
@@ -98,6 +100,8 @@ def load_dataset(config: RunConfig) -> Dataset:
     items = _with_gold(rows, task)
 
     facts: dict[str, Any] = {"pool_rows": len(items["pool"])}
+    if any(changed for _, changed in read.values()):
+        facts["normalised_rows"] = {name: changed for name, (_, changed) in read.items()}
     pool, facts["pool_duplicates"], facts["pool_conflicting_labels"] = _without_repeats(items["pool"], data)
     test, validation = items.get("test"), items.get("validation")
     if test and validation:
@@ -131,8 +135,11 @@ def load_dataset(config: RunConfig) -> Dataset:
     }
     if isinstance(task, Choice):
         facts |= _class_facts(task, gold, splits["test"])
+    examples = [item.example for item in pool]
+    if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
+        facts["form_differences"] = found
     return Dataset(
-        pool=tuple(item.example for item in pool),
+        pool=tuple(examples),
         gold=gold,
         test=splits["test"],
         validation=splits["validation"],
@@ -150,16 +157,30 @@ def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[s
     """
     data, _, normalise = apply_preset(config.data, config.task)
     template = Template(_required(data.template, "template"), data)
-    items = _with_distinct_ids([item for _, item in _read(source, data, template, normalise)])
+    items = _with_distinct_ids([item for _, item in _read(source, data, template, normalise)[0]])
     return [item.example for item in items], [item.answer for item in items]
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def _read(source: str, data: DataConfig, template: Template, normalise: Normalise) -> list[tuple[Row, _Item]]:
-    rows = (replace(row, values=normalise(row.values)) for row in read_rows(source, header=data.header))
-    return [(row, _item(row, template, answer_column(data))) for row in rows]
+def _read(
+    source: str, data: DataConfig, template: Template, normalise: Normalise
+) -> tuple[list[tuple[Row, _Item]], int]:
+    """The rows in the preset's form, and how many of them came with other texts for the template."""
+    found, changed = [], 0
+    for row in read_rows(source, header=data.header):
+        try:
+            same = replace(row, values=normalise(row.values))
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from error
+        changed += any(_text(same, column) != _text(row, column) for column in template.columns.values())
+        found.append((same, _item(same, template, answer_column(data))))
+    return found, changed
+
+
+def _text(row: Row, column: str) -> str:
+    return row.values.get(column, "").strip()  # white space at the ends is left out of a prompt anyway
 
 
 def _item(row: Row, template: Template, answer: str | None) -> _Item:

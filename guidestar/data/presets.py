@@ -1,6 +1,7 @@
 """Known datasets: their files, their names on the hub, and how a row becomes a prompt and an answer.
 
-A preset only fills configuration keys that are not given; it holds no data.
+A preset only fills configuration keys that are not given; it holds no data. The prompts of STAR's three datasets
+are those of the paper's Table 4; `TEMPLATES` has them beside the forms that its published code uses.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from guidestar.config import DataConfig, TaskConfig
 from guidestar.data import demo
-from guidestar.errors import ConfigError, allowed
+from guidestar.errors import ConfigError, DataError, allowed
 
 Values = Mapping[str, str]
 Normalise = Callable[[Values], Values]
@@ -84,14 +85,29 @@ def _same(row: Values) -> Values:
 
 
 def boolq_row(row: Values) -> Values:
-    """The hub's bare questions get the instruction that the files' questions carry; no passage in either."""
+    """The hub's bare questions get the instruction that the files' questions carry; no passage in either. Answers
+    without the files' format words, which the response template brings back where they are wanted."""
+    answer = {"answer": _BOOLQ_WORDS.sub("", row["answer"])} if "answer" in row else {}
     if "passage" not in row:
-        return row
+        return {**row, **answer}
     question = (
         f"Please answer the following question with true or false, question: {row['question']}?\n\n"
         "Answer format: true/false"
     )
-    return {"question": question, "answer": row["answer"]}
+    return {"question": question, **answer}
+
+
+_BOOLQ_WORDS = re.compile(r"^\s*the correct answer is\s+", re.IGNORECASE)
+
+
+def boolq_passage_row(row: Values) -> Values:
+    """As they are. Raises DataError for the files that have the questions alone."""
+    if "passage" not in row:
+        raise DataError(
+            "no column 'passage': these are BoolQ's questions alone; use data.preset: boolq, or files with the "
+            "passages, such as google/boolq of the hub"
+        )
+    return row
 
 
 def openbookqa_row(row: Values) -> Values:
@@ -120,14 +136,41 @@ def subj_row(row: Values) -> Values:
     return {"text": row["text"], "label": row["label_text"]} if "label_text" in row else row
 
 
+# --- prompts of STAR's datasets -----------------------------------------------------------------
+
+_GSM8K_PROMPT = "Answer the above question. First, think step by step and then answer the final number.\n"
+
+# Form -> preset -> keys of the data section. [QUESTION] is the text of the files.
+#   table4: the paper's Table 4. Its "Answer1" to "Answer4" of OpenBookQA are the files' "AnswerA" to "AnswerD", since
+#       its Table 3 says that the answers are letters.
+#   published: the responses of the published files: BoolQ's answer is a sentence, four of whose five words are
+#       format. No instruction but the one in the files' questions.
+#   one_prompt: GSM8K's prompt for all three, as in the published code.
+TEMPLATES: dict[str, dict[str, dict[str, str]]] = {
+    "table4": {
+        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
+        "boolq": {"template": "{question}\nThe correct answer is\n", "response": "{answer}"},
+        "openbookqa": {"template": "{question}", "response": "{answer}"},
+    },
+    "published": {
+        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
+        "boolq": {"template": "{question}\n", "response": "the correct answer is {answer}"},
+        "openbookqa": {"template": "{question}", "response": "{answer}"},
+    },
+    "one_prompt": {
+        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
+        "boolq": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
+        "openbookqa": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
+    },
+}
+
 PRESETS: dict[str, Preset] = {
     "gsm8k": Preset(
         description="GSM8K: grade-school arithmetic with worked answers (Cobbe et al. 2021)",
         files={"pool": "train.jsonl", "test": "test.jsonl"},
         sources={"pool": "hub:openai/gsm8k:main@train", "test": "hub:openai/gsm8k:main@test"},
-        template=(
-            "{question}\nAnswer the above question. First, think step by step and then answer the final number.\n"
-        ),
+        template=TEMPLATES["table4"]["gsm8k"]["template"],
+        response=TEMPLATES["table4"]["gsm8k"]["response"],
         answer="answer",
         task={"kind": "number"},
     ),
@@ -135,11 +178,20 @@ PRESETS: dict[str, Preset] = {
         description="BoolQ: yes/no questions without their passage (Clark et al. 2019)",
         files={"pool": "train.jsonl", "test": "test.jsonl"},
         sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
-        template="{question}\n",
-        response="the correct answer is {answer}",
+        template=TEMPLATES["table4"]["boolq"]["template"],
+        response=TEMPLATES["table4"]["boolq"]["response"],
         answer="answer",
         task={"kind": "choice", "labels": ["true", "false"]},
         normalise=boolq_row,
+    ),
+    "boolq-passage": Preset(
+        description="BoolQ with the passage that holds the answer (Clark et al. 2019)",
+        files={"pool": "train.jsonl", "test": "dev.jsonl"},
+        sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
+        template="{passage}\n{question}?\nThe correct answer is\n",
+        answer="answer",
+        task={"kind": "choice", "labels": ["true", "false"]},
+        normalise=boolq_passage_row,
     ),
     "openbookqa": Preset(
         description="OpenBookQA: science questions with four choices (Mihaylov et al. 2018)",
@@ -149,7 +201,8 @@ PRESETS: dict[str, Preset] = {
             "test": "hub:allenai/openbookqa:main@test",
             "validation": "hub:allenai/openbookqa:main@validation",
         },
-        template="{question}",
+        template=TEMPLATES["table4"]["openbookqa"]["template"],
+        response=TEMPLATES["table4"]["openbookqa"]["response"],
         answer="answer",
         task={"kind": "choice", "labels": ["A", "B", "C", "D"]},
         normalise=openbookqa_row,

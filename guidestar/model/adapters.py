@@ -4,6 +4,8 @@
 - Which passes are stochastic? Only the adapter's own layers go into train mode, never the base model's.
 - Which tensors are STAR's "B"? Those that start as a constant (LoRA's B starts at 0, IA3's scale at 1):
   found by their value at the start, not by their name. They decay towards that start.
+
+Full fine-tuning (`peft_type: FULL`) comes through the same functions; see `full`.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from typing import Any
 import torch
 
 from guidestar.errors import ConfigError, ModelError, allowed
-from guidestar.model.dropout import cheapen
+from guidestar.model import full
+from guidestar.model.dropout import cheapen, drop_before_b
 from guidestar.model.load import BaseModel
 
 
 def make_config(options: Mapping[str, Any]) -> Any:
-    """PEFT's config object for `peft:` of a run.
+    """PEFT's config object for `peft:` of a run; None for full fine-tuning.
 
     Raises ConfigError for an unknown type, an unknown key (with the nearest), or values PEFT refuses, and
     for `bias` other than none: those biases are trained in place, so the base model would be lost.
@@ -31,11 +34,14 @@ def make_config(options: Mapping[str, Any]) -> Any:
     from peft import TaskType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    if full.asked_for(options):
+        full.check(options)
+        return None
     options = dict(options)
     name = str(options.pop("peft_type", "LORA")).upper()
     types = {str(getattr(t, "value", t)): cls for t, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if name not in types:
-        raise ConfigError(f"peft.peft_type is {name!r}; {allowed(sorted(types), name)}")
+        raise ConfigError(f"peft.peft_type is {name!r}; {allowed(sorted([*types, full.FULL]), name)}")
     fields = {f.name for f in dataclasses.fields(types[name])}
     unknown = [key for key in options if key not in fields]
     if unknown:
@@ -55,11 +61,18 @@ def make_config(options: Mapping[str, Any]) -> Any:
         raise ConfigError(f"peft: {name} refuses these values: {error}") from error
 
 
-def attach(base: BaseModel, options: Mapping[str, Any], seed: int) -> Any:
-    """A fresh adapter on the base model (float32 weights), ready to train. Repeatable by `seed`."""
+def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout: float | None = None) -> Any:
+    """A fresh adapter on the base model (float32 weights), ready to train. Repeatable by `seed`.
+
+    b_dropout: rate of a dropout on the input of LoRA's B, beside the adapter's own.
+    Raises ConfigError for an adapter that does not fit the model, or has no B.
+    """
     from peft import get_peft_model
 
     config = make_config(options)
+    if full.asked_for(options):
+        _refuse_b_dropout(b_dropout)
+        return full.attach(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -68,21 +81,27 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int) -> Any:
             _strip(base.model)
             raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
     model.peft_config["default"].base_model_name_or_path = base.name
-    if base.device.type == "cpu":
-        cheapen(model)
-    return model
+    return _with_dropout(base, model, b_dropout)
 
 
-def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
+def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dropout: float | None = None) -> Any:
     """The saved adapter on the base model: in the base's dtype for scoring, float32 when `trainable`.
 
-    Raises ModelError when the folder has no adapter_model.safetensors or does not fit the model.
+    b_dropout: as for `attach`; it is no part of what is saved.
+    Raises ModelError when the folder has no adapter_model.safetensors or does not fit the model, ConfigError
+    when b_dropout does not fit the adapter.
     """
     from peft import PeftModel
 
     folder = Path(folder)
+    if full.is_saved(folder):
+        _refuse_b_dropout(b_dropout)
+        return full.load(base, folder, trainable=trainable)
     if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: not an adapter; expected adapter_config.json and adapter_model.safetensors")
+        raise ModelError(
+            f"{folder}: not an adapter; expected adapter_config.json and adapter_model.safetensors "
+            f"(or {full.MARKER} of a fully fine-tuned model)"
+        )
     if not (folder / "adapter_model.safetensors").is_file():
         if (folder / "adapter_model.bin").is_file():
             raise ModelError(
@@ -101,18 +120,16 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False) -> A
     except Exception as error:  # peft and safetensors raise many kinds for a damaged or foreign adapter
         _strip(base.model)
         raise ModelError(f"{folder}: the adapter cannot be loaded on {base.name}: {error}") from error
-    if base.device.type == "cpu":
-        cheapen(model)
-    return model.eval()
+    return _with_dropout(base, model, b_dropout).eval()
 
 
 @contextmanager
-def adapted(base: BaseModel, folder: Path | None) -> Iterator[Any]:
+def adapted(base: BaseModel, folder: Path | None, *, b_dropout: float | None = None) -> Iterator[Any]:
     """The base model with a saved adapter for the time of the block; None gives the bare base model."""
     if folder is None:
         yield base.model
         return
-    model = load_adapter(base, folder)
+    model = load_adapter(base, folder, b_dropout=b_dropout)
     try:
         yield model
     finally:
@@ -120,7 +137,10 @@ def adapted(base: BaseModel, folder: Path | None) -> Iterator[Any]:
 
 
 def detach(model: Any) -> None:
-    """Take an adapter off, leaving the base model as it was."""
+    """Take an adapter off, leaving the base model as it was; a fully fine-tuned copy gives its memory back."""
+    if full.is_full(model):
+        full.drop(model)
+        return
     base = model.get_base_model()
     if not model.active_peft_config.is_prompt_learning:  # prompt learning never touched the base model
         tuner = model.base_model
@@ -129,6 +149,28 @@ def detach(model: Any) -> None:
         else:  # adaption prompts have no unload, and put the original attention back when disabled
             tuner.disable_adapter_layers()
     _strip(base)
+
+
+def inner(model: Any) -> Any:
+    """The transformers model inside: below an adapter, or the bare or fully fine-tuned model itself."""
+    return model.get_base_model() if getattr(model, "active_peft_config", None) is not None else model
+
+
+def _with_dropout(base: BaseModel, model: Any, b_dropout: float | None) -> Any:
+    if base.device.type == "cpu":
+        cheapen(model)
+    if b_dropout:
+        try:
+            drop_before_b(model, b_dropout, base.device)
+        except ConfigError:
+            detach(model)
+            raise
+    return model
+
+
+def _refuse_b_dropout(b_dropout: float | None) -> None:
+    if b_dropout:
+        raise ConfigError(f"train.b_dropout is {b_dropout}, but full fine-tuning has no LoRA B; leave it out")
 
 
 def _strip(base: Any) -> None:
@@ -146,6 +188,9 @@ def _strip(base: Any) -> None:
 
 def save(model: Any, folder: Path) -> None:
     """Write the adapter as safetensors and a config whose bytes depend on its content alone."""
+    if full.is_full(model):
+        full.save(model, folder)
+        return
     # Left to itself PEFT would ask the hub whether the vocabulary changed.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -160,9 +205,12 @@ def save(model: Any, folder: Path) -> None:
 def anchors(model: Any) -> dict[str, torch.Tensor]:
     """Trainable tensors that are constant at the start -> a copy of that start (STAR's "B", eq. 6).
 
-    Tensors of one element are left out: any number is constant.
+    Tensors of one element are left out: any number is constant. Full fine-tuning has none: norm weights that
+    happen to be constant are the base model's own.
     """
-    found = {}
+    found: dict[str, torch.Tensor] = {}
+    if full.is_full(model):
+        return found
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.numel() > 1:
             start = parameter.detach()

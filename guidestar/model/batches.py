@@ -63,12 +63,19 @@ def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> l
 
 def prompt_text(base: BaseModel, prompt: str) -> str:
     """The prompt as the model reads it: itself, or one user turn of the tokenizer's chat template."""
-    if not base.chat:
-        return prompt
+    return conversation(base, [prompt]) if base.chat and not base.rendered else prompt
+
+
+def conversation(base: BaseModel, turns: Sequence[str]) -> str:
+    """Turns of user, assistant, user, …, user in the tokenizer's chat template, up to the next answer.
+
+    Raises ConfigError if the tokenizer has no chat template.
+    """
     if not getattr(base.tokenizer, "chat_template", None):
         raise ConfigError("model.chat is true, but the tokenizer has no chat template; allowed: false")
-    turn = [{"role": "user", "content": prompt}]
-    return str(base.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    return str(base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int = 0) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Dropout whose masks cost less on a CPU.
+"""Dropout whose masks cost less on a CPU, and dropout before LoRA's B.
 
 PyTorch draws one random number for each element; a third of a LoRA step goes there. Here 64 random bits
 serve four elements, 16 bits each, so the rate is exact to 1/65536. The masks are as independent as the
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from guidestar.errors import ConfigError
 
 _LEVELS = 1 << 16
 
@@ -47,3 +49,28 @@ def cheapen(model: Any) -> None:
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Dropout and 0 < child.p < 1:
                     setattr(parent, name, BitDropout(child.p))
+
+
+def drop_before_b(model: Any, rate: float, device: torch.device) -> None:
+    """Dropout on what enters LoRA's B, y = B(m · Ax / (1 − p)); on wherever the layer is in train mode.
+
+    PEFT's own dropout stands before A. The two together are the masks on A and B of STAR's eq. 7.
+
+    Raises ConfigError for an adapter without a B that is a linear layer of its own.
+    """
+    from peft.tuners.lora.layer import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    unfit = [m for m in layers if not isinstance(m, Linear) or m.lora_variant]  # DoRA and others read B elsewhere
+    if unfit or not layers:
+        name = str(getattr(model.active_peft_config.peft_type, "value", model.active_peft_config.peft_type))
+        what = f"{name} on {type(unfit[0]).__name__} layers" if unfit and name == "LORA" else name
+        raise ConfigError(
+            f"train.b_dropout is {rate}, but {what} has no B of its own to drop the input of; "
+            "allowed: peft_type LORA on linear layers without a variant such as use_dora, or no b_dropout"
+        )
+    drop = BitDropout(rate) if device.type == "cpu" else nn.Dropout(rate)
+    for layer in layers:
+        for b in layer.lora_B.values():
+            b.register_forward_pre_hook(lambda module, args: (drop(args[0]),) if module.training else None)

@@ -50,6 +50,7 @@ class BaseModel:
     fingerprint: changes when weights, config or tokenizer change.
     eos: ids that end a response. pad: any id; padding is always masked.
     max_length: context in tokens.
+    rendered: prompts are already in the form of the chat template (`chat` must be on).
     """
 
     model: Any
@@ -63,6 +64,7 @@ class BaseModel:
     max_length: int
     chat: bool
     batch_tokens: int
+    rendered: bool = False
 
 
 def cache_folder() -> Path:
@@ -92,7 +94,7 @@ def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
     model.requires_grad_(False).eval().to(device)
-    _contiguous_head(model)
+    contiguous_head(model)
     eos = _eos(model, tokenizer, folder)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
     # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
@@ -220,7 +222,7 @@ def _converted(file: Path, target: Path, say: Say) -> Path:
     return target
 
 
-def _contiguous_head(model: Any) -> None:
+def contiguous_head(model: Any) -> None:
     """Hand the vocabulary projection a contiguous input.
 
     With frozen weights and a slice of the hidden states (logits_to_keep), PyTorch's matmul would otherwise

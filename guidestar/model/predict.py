@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError, ModelError, NoVariance
-from guidestar.model import adapters
+from guidestar.model import adapters, full
 from guidestar.model.batches import (
     Batch,
     LabelTokens,
@@ -115,9 +115,18 @@ class Responses:
 
 
 def respond(
-    base: BaseModel, model: Any, examples: Sequence[Example], task: Any, tick: Tick = lambda done, total: None
+    base: BaseModel,
+    model: Any,
+    examples: Sequence[Example],
+    task: Any,
+    tick: Tick = lambda done, total: None,
+    *,
+    stop: str | None = None,
 ) -> Responses:
-    """Generate a greedy response to every example with one plain pass."""
+    """Generate a greedy response to every example with one plain pass.
+
+    stop: a text that ends a response as the end token does; it is cut off the texts and counts in the arrays.
+    """
     texts = [""] * len(examples)
     store: dict[str, Array] = {name: np.zeros(len(examples)) for name in GENERATED}
     if not examples:
@@ -126,9 +135,9 @@ def respond(
     done = 0
     with torch.inference_mode():
         for rows in work.batches:
-            found, values = work.generate(rows)
+            found, values = work.generate(rows, stop)
             for i, text in zip(rows, found, strict=True):
-                texts[i] = text
+                texts[i] = text.partition(stop)[0] if stop else text
             for name, array in values.items():
                 store[name][rows] = array
             done += len(rows)
@@ -247,13 +256,13 @@ class _Work:
 
     # --- generation ---
 
-    def generate(self, rows: Sequence[int]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    def generate(self, rows: Sequence[int], stop: str | None = None) -> tuple[list[str], dict[str, NDArray[Any]]]:
         """Greedy responses and sums over their tokens.
 
         Entropies are taken from the very pass that generates, one number a token, so memory does not grow
         with (new tokens × vocabulary). The end token counts: deciding to stop is part of a response.
         """
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         batch = self._batch([self.prompts[i] for i in rows])
         limit = self.task.max_new_tokens
@@ -262,14 +271,18 @@ class _Work:
             max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
             eos_token_id=list(self.base.eos), pad_token_id=self.base.pad,
         )  # fmt: skip
+        watcher = _Watcher(stop, self._decode, batch.ids.shape, limit) if stop else None
         sequences = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, generation_config=options,
             logits_processor=LogitsProcessorList([recorder]),
+            stopping_criteria=StoppingCriteriaList([watcher] if watcher else []),
         )  # fmt: skip
         new = sequences[:, batch.ids.shape[1] :]
         ends = torch.isin(new, torch.tensor(self.base.eos, device=new.device))
         real = (ends.cumsum(1) - ends.long()) == 0  # up to and with the first end token
         steps = new.shape[1]
+        if watcher:
+            real &= torch.arange(steps, device=new.device) < watcher.lengths.to(new.device)[:, None]
         tokens = new.cpu().tolist()
         counts = (real & ~ends).sum(1).tolist()
         answer = np.zeros((len(rows), steps), dtype=bool)
@@ -310,7 +323,7 @@ class _Work:
         return pad_left(rows, self.base.pad, self.base.device)
 
     def _logits(self, batch: Batch, keep: int) -> torch.Tensor:
-        return last_logits(self.base, self.model, batch, keep)
+        return last_logits(self.model, batch, keep)
 
     @contextmanager
     def _head_input(self) -> Iterator[list[torch.Tensor]]:
@@ -319,7 +332,7 @@ class _Work:
         if not self.wanted & EMBEDDING:
             yield states
             return
-        head = self.base.model.get_output_embeddings()
+        head = adapters.inner(self.model).get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
         try:
             yield states
@@ -348,6 +361,27 @@ class _Recorder:
         return scores
 
 
+class _Watcher:
+    """A stopping criterion: a row is done when a text has come up in what is new of it.
+
+    lengths: (rows,) new tokens of each row when that happened, `limit` where it did not.
+    """
+
+    def __init__(self, stop: str, decode: Callable[[Sequence[int]], str], shape: Sequence[int], limit: int) -> None:
+        self.stop, self.decode, self.start = stop, decode, shape[1]
+        self.lengths = torch.full((shape[0],), limit)
+        self.done = torch.zeros(shape[0], dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        step = input_ids.shape[1] - self.start
+        # No token is empty, so the text lies in at most as many of them as it has bytes.
+        tails = input_ids[:, self.start :][:, -len(self.stop.encode()) - 1 :].cpu().tolist()
+        for row in torch.nonzero(~self.done).flatten().tolist():
+            if self.stop in self.decode(tails[row]):
+                self.lengths[row], self.done[row] = step, True
+        return self.done.to(input_ids.device)
+
+
 def _entropy(log_p: torch.Tensor) -> torch.Tensor:
     """−Σ p log p over the last axis, with 0 log 0 = 0; NaN stays NaN so that it is noticed."""
     return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
@@ -368,10 +402,11 @@ def _sums(
     return found
 
 
-def last_logits(base: BaseModel, model: Any, batch: Batch, keep: int) -> torch.Tensor:
+def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
     """Logits of the last `keep` positions, (rows, keep, vocabulary); no others are computed where the
     architecture can leave them out."""
-    options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
+    accepted = inspect.signature(adapters.inner(model).forward).parameters
+    options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
     out = model(**batch.inputs(adapters.exact_lengths(model)), **options, use_cache=False)
     return out.logits[:, -keep:]
 
@@ -393,7 +428,9 @@ def _refuse_equal_passes(found: Predictions, model: Any) -> None:
     if not arrays or any((a != a[:1]).any() for a in arrays):
         return
     config = getattr(model, "active_peft_config", None)
-    if config is None:
+    if full.is_full(model):
+        why = "full fine-tuning has no adapter, and the model's own dropout stays off"
+    elif config is None:
         why = "there is no adapter on the model, and the base model's own dropout stays off"
     else:
         name = getattr(config.peft_type, "value", config.peft_type)

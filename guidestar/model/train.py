@@ -3,7 +3,7 @@
 The loss is the mean −log p over the tokens of the answers (end token included), and the vocabulary's
 logits are computed there alone. STAR's regularisation (eq. 6) is `b_decay`: before each step the tensors
 that started as constants move towards that start by learning rate × β, in the decoupled form of AdamW; the
-dropout on the other path is the adapter's own (`lora_dropout`).
+dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` adds one before B.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from guidestar.config import TrainConfig
 from guidestar.errors import ModelError
-from guidestar.model import adapters
+from guidestar.model import adapters, full
 from guidestar.model.batches import encode_prompts, encode_response, pad_left
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
@@ -60,7 +60,7 @@ def train(
     validation: Labelled = (),
     tick: Tick = lambda done, total: None,
 ) -> Trained:
-    """Train an adapter on `labelled` and write it to `folder`. The base model is left as it was.
+    """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
 
     seed: of the adapter's start, the order of examples and the dropout masks.
     previous: an adapter to go on from; None starts afresh.
@@ -72,17 +72,28 @@ def train(
     if not labelled:
         raise ModelError("there is no labelled example to train on")
     rows, held_out = _rows(base, task, labelled), _rows(base, task, validation)
-    model = adapters.attach(base, peft, seed)
-    starts = adapters.anchors(model)  # of a fresh adapter: in a trained one nothing is constant any more
-    if previous is not None:
-        adapters.detach(model)
-        model = adapters.load_adapter(base, previous, trainable=True)
+    model, starts = _begin(base, peft, config, seed, previous)
     try:
         result = _fit(base, model, config, rows, held_out, starts, seed, tick)
         adapters.save(model, folder)
     finally:
         adapters.detach(model)
     return result
+
+
+def _begin(
+    base: BaseModel, peft: dict[str, Any], config: TrainConfig, seed: int, previous: Path | None
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The model to train, and the starts of what decays. Those are a fresh adapter's: in a trained one nothing is
+    constant any more."""
+    if previous is not None and full.asked_for(peft):  # no copy just to look at: it has no such tensors
+        return adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout), {}
+    model = adapters.attach(base, peft, seed, b_dropout=config.b_dropout)
+    starts = adapters.anchors(model)
+    if previous is not None:
+        adapters.detach(model)
+        model = adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout)
+    return model, starts
 
 
 def _fit(
@@ -100,7 +111,9 @@ def _fit(
     exact = adapters.exact_lengths(model)
     order = np.random.default_rng(seed)
     epochs = [list(_epoch(rows, config.batch_size, order, exact)) for _ in range(config.epochs)]
-    total = sum(map(len, epochs))  # the schedule's length is the real number of steps
+    length = config.schedule_steps or sum(map(len, epochs))
+    epochs = _until(length, epochs)
+    total = sum(map(len, epochs))
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ModelError("the adapter has no trainable tensor")
@@ -111,7 +124,7 @@ def _fit(
         {"params": free, "weight_decay": config.weight_decay},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * total), total)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
     accelerator = _accelerator(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
@@ -194,7 +207,7 @@ def _loss(base: BaseModel, model: Any, rows: Sequence[_Row]) -> torch.Tensor:
     """Sum of −log p over the response tokens of a batch, in nats."""
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
-    logits = last_logits(base, model, batch, width + 1)[:, :-1]
+    logits = last_logits(model, batch, width + 1)[:, :-1]
     lengths = torch.tensor([len(row.response) for row in rows], device=base.device)
     real = torch.arange(width, device=base.device) >= (width - lengths)[:, None]
     return F.cross_entropy(logits[real].float(), batch.ids[:, -width:][real], reduction="sum")
@@ -236,3 +249,15 @@ def _epoch(rows: list[_Row], size: int, rng: np.random.Generator, exact: bool) -
                 last.append(row)
     for i in rng.permutation(len(batches)):
         yield batches[i]
+
+
+def _until(steps: int, epochs: list[list[list[_Row]]]) -> list[list[list[_Row]]]:
+    """The first batches, that many in all. Behind the schedule's end the learning rate is 0, and a step at rate 0
+    changes nothing: it is left out, not carried out."""
+    kept = []
+    for batches in epochs:
+        kept.append(batches[:steps])
+        steps -= len(batches)
+        if steps <= 0:
+            break
+    return kept

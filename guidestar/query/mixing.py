@@ -19,7 +19,7 @@ Schedule = Callable[[int, int], float]
 
 
 def linear(t: int, rounds: int) -> float:
-    """λ = 1 − (t+1)/T, cut off at 0; with T = 10 it is the 1 − 0.1 (t+1) of STAR's published code.
+    """λ = 1 − (t+1)/T, cut off at 0; with T = 10 it is the 1 − 0.1 (t+1) of STAR's published code (`published`).
 
     >>> [round(linear(t, 10), 1) for t in (0, 4, 9, 12)]
     [0.9, 0.5, 0.0, 0.0]
@@ -54,11 +54,21 @@ def constant(t: int, rounds: int, value: float = 0.5) -> float:
     return value
 
 
+def published(t: int, rounds: int) -> float:
+    """λ = 1 − 0.1 (t+1) whatever T is: the published code's, written for ten rounds and below 0 past them.
+
+    >>> [round(published(t, 20), 1) for t in (0, 4, 9, 12)]
+    [0.9, 0.5, 0.0, -0.3]
+    """
+    return 1.0 - 0.1 * (t + 1)
+
+
 SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": linear,
     "cosine": cosine,
     "exponential": exponential,
     "constant": constant,
+    "published": published,
 }
 
 
@@ -75,12 +85,12 @@ def schedule_for(mix: MixConfig) -> Schedule:
 def weight(schedule: Schedule, t: int, rounds: int) -> float:
     """λ(t) of a schedule, which may be a user's function.
 
-    Raises ConfigError if the result is not a number in [0, 1].
+    Raises ConfigError if the result is not a number in [0, 1]; `published` alone may fall below 0.
     >>> weight(lambda t, rounds: 1 / (t + 1), 1, 10)
     0.5
     """
     lam = float(schedule(t, rounds))
-    if not 0.0 <= lam <= 1.0:  # NaN fails too
+    if not 0.0 <= lam <= 1.0 and getattr(schedule, "func", schedule) is not published:  # NaN fails too
         name = getattr(schedule, "__name__", "schedule")
         raise ConfigError(f"{name}(t={t}, rounds={rounds}) gave λ = {lam}; allowed: a number from 0 to 1")
     return lam
@@ -118,22 +128,35 @@ def rank(values: Array) -> Array:
     return average[inverse] / max(len(values) - 1, 1)
 
 
-SCALES: dict[str, Callable[[Array], Array]] = {"raw": raw, "minmax": minmax, "rank": rank}
+Scale = Callable[[Array], Array]
+
+# What the base's and what the full model's values go through. `published` is the published code's: the base's in
+# [0, 1], the full model's as they are, so that λ hardly matters where those are sums over many tokens.
+SCALES: dict[str, tuple[Scale, Scale]] = {
+    "raw": (raw, raw),
+    "minmax": (minmax, minmax),
+    "rank": (rank, rank),
+    "published": (minmax, raw),
+}
 
 
 def mix(base: Array, full: Array, lam: float, scale: str = "raw") -> Array:
-    """λ s(μ_base) + (1 − λ) s(μ_full), with s a scale over the candidates.
+    """λ s(μ_base) + (1 − λ) s'(μ_full), with s and s' the two sides of a scale, over the candidates.
 
     base, full: (n,) uncertainties of the base and of the tuned model. Returns (n,).
-    Raises ConfigError for an unknown scale or λ outside [0, 1], ModelError if the shapes differ.
+    lam: at most 1; below 0 only the published schedule gets.
+    Raises ConfigError for an unknown scale or another λ, ModelError if the shapes differ.
     Source: STAR, eq. 5.
     >>> mix(np.array([1.0, 0.0]), np.array([0.0, 4.0]), 0.75)
+    array([0.75, 1.  ])
+    >>> mix(np.array([9.0, 5.0]), np.array([0.0, 4.0]), 0.75, "published")
     array([0.75, 1.  ])
     """
     if scale not in SCALES:
         raise ConfigError(f"mix.scale is {scale!r}; {allowed(SCALES, scale)}")
-    if not 0.0 <= lam <= 1.0:
-        raise ConfigError(f"λ is {lam}; allowed: a number from 0 to 1")
+    if not -np.inf < lam <= 1.0:
+        raise ConfigError(f"λ is {lam}; allowed: a number from 0 to 1 (the published schedule goes below)")
     if base.shape != full.shape:
         raise ModelError(f"base uncertainties have shape {base.shape}, those of the tuned model {full.shape}")
-    return lam * SCALES[scale](base) + (1.0 - lam) * SCALES[scale](full)
+    of_base, of_full = SCALES[scale]
+    return lam * of_base(base) + (1.0 - lam) * of_full(full)

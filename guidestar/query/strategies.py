@@ -145,11 +145,13 @@ def resolve(config: StrategyConfig) -> Recipe:
     return dataclasses.replace(STRATEGIES[config.use], **changes)
 
 
-def check(recipe: Recipe, kind: str, simulation: bool, peft: Mapping[str, Any]) -> list[str]:
+def check(
+    recipe: Recipe, kind: str, simulation: bool, peft: Mapping[str, Any], b_dropout: float | None = None
+) -> list[str]:
     """Every reason why a recipe cannot be used, in sentences; empty if it can.
 
     kind: "choice", "number" or "text". simulation: whether the pool's gold answers are known. peft: the
-    adapter by PEFT's own keys.
+    adapter by PEFT's own keys. b_dropout: rate of the dropout before LoRA's B, or None.
     >>> check(STRATEGIES["star"], "choice", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.1})
     []
     """
@@ -162,8 +164,13 @@ def check(recipe: Recipe, kind: str, simulation: bool, peft: Mapping[str, Any]) 
             problems.append(f"passes is {recipe.passes}; measure {name!r} needs at least {least}")
         if least > 1 and recipe.mix is not None:
             problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
-    if recipe.passes and not any("dropout" in key and value for key, value in peft.items()):
-        peft_type = str(peft.get("peft_type", "LORA")).upper()
+    peft_type = str(peft.get("peft_type", "LORA")).upper()
+    if recipe.passes and peft_type == "FULL":
+        problems.append(
+            f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "
+            "model's own stays off; set passes to 0"
+        )
+    elif recipe.passes and not b_dropout and not any("dropout" in key and value for key, value in peft.items()):
         key = "lora_dropout" if "LORA" in peft_type else "a dropout key"
         problems.append(
             f"passes is {recipe.passes}, but the {peft_type} adapter has no dropout, so that all passes "

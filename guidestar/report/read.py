@@ -98,11 +98,11 @@ def _read(folder: Path) -> RunRecord | None:
             facts=store.facts,
             queries=queries,
             examples={pick.id: store.example(pick.id) for query in queries for pick in query.picks},
-            answers=store.answers(),
+            answers=store.annotations.answers(),
             metrics=tuple(metrics),
             timings=tuple(store.timings()),
             finished=store.finished(),
-            unanswered=sum(len(store.unanswered(query.round)) for query in queries),
+            unanswered=sum(len(store.annotations.unanswered(query.round)) for query in queries),
             test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )

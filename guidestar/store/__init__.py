@@ -1,5 +1,6 @@
 """What a run remembers: one folder, one database, and files that are whole or absent."""
 
-from guidestar.store.store import Entry, Store
+from guidestar.store.annotations import Annotations, Entry
+from guidestar.store.store import Store, find_run
 
-__all__ = ["Entry", "Store"]
+__all__ = ["Annotations", "Entry", "Store", "find_run"]

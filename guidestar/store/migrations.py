@@ -67,7 +67,46 @@ def m002_finish(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_finish]
+def m003_annotations(db: sqlite3.Connection) -> None:
+    """All that annotators do, in one append-only table; examples nobody asked for; what was shown to whom."""
+    for statement in (
+        """CREATE TABLE annotations (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, example TEXT NOT NULL REFERENCES examples (id),
+            kind TEXT NOT NULL CHECK (kind IN ('label', 'skip', 'undo', 'flag', 'unflag', 'note', 'verdict')),
+            text TEXT NOT NULL, annotator TEXT NOT NULL, source TEXT NOT NULL,
+            decision TEXT UNIQUE, annotated_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE INDEX annotations_by_example ON annotations (example, number)""",
+        # Until here, answers came from the oracle or through Python.
+        """INSERT INTO annotations
+            SELECT number, example, kind, answer, annotator,
+                   CASE annotator WHEN 'oracle' THEN 'oracle' ELSE 'python' END, NULL, answered_at
+            FROM answers ORDER BY number""",
+        """DROP TABLE answers""",
+        """CREATE TABLE extras (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, example TEXT NOT NULL UNIQUE REFERENCES examples (id),
+            round INTEGER NOT NULL CHECK (round >= 0), added_at TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE claims (
+            example TEXT NOT NULL REFERENCES examples (id), annotator TEXT NOT NULL, claimed_at TEXT NOT NULL,
+            PRIMARY KEY (example, annotator)
+        ) STRICT""",
+    ):
+        db.execute(statement)
+
+
+def m004_suggestions(db: sqlite3.Connection) -> None:
+    """What the model itself answers, kept when a round is asked."""
+    db.execute(
+        """CREATE TABLE suggestions (
+            round INTEGER NOT NULL REFERENCES queries (round), example TEXT NOT NULL REFERENCES examples (id),
+            adapter INTEGER NOT NULL CHECK (adapter >= -1), answer TEXT NOT NULL, probabilities TEXT NOT NULL,
+            recorded_at TEXT NOT NULL, PRIMARY KEY (round, example)
+        ) STRICT"""
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_finish, m003_annotations, m004_suggestions]
 
 
 def migrate(db: sqlite3.Connection, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The one place that remembers: everything a run has asked, learned and measured, and the only SQL."""
+"""The one place that remembers: everything a run has asked, learned and measured."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import json
 import math
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,21 +16,13 @@ from typing import Any, Self
 import numpy as np
 
 from guidestar.errors import ConfigMismatch, StoreError
-from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
+from guidestar.records import Example, Metrics, Pick, Query, Stop, Suggestion
 from guidestar.store import files
-from guidestar.store.migrations import migrate, timestamp
+from guidestar.store.annotations import Annotations, insert_example, need_query, read_examples
+from guidestar.store.database import Database
+from guidestar.store.migrations import timestamp
 
 DATABASE = "run.sqlite"
-_WAIT = 30.0  # seconds that a write waits for another process's write
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the history of answers. `at` is UTC, ISO 8601."""
-
-    id: str
-    answer: Label | Skip
-    at: str
 
 
 class Store:
@@ -45,16 +35,19 @@ class Store:
       at any moment loses no more than the call it was in.
     - What a restarted run repeats may be repeated: the same content again does nothing, other content for
       what is already recorded raises StoreError.
-    - Several processes may have the folder open and read, and add answers; only the holder of `lock` may
+    - Several processes may have the folder open and read, and add annotations; only the holder of `lock` may
       do the rest. A Store object belongs to the thread that opened it.
     - Raises StoreError, with the path and the reason, if the folder cannot be read or written, if the
       database or a file is damaged, or if a round or an example is asked for that was never recorded.
+
+    annotations: what annotators did, and the only door to it.
     """
 
-    def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         """Use `Store.open`."""
         self.folder = folder
-        self._db = db
+        self.annotations = Annotations(database)
+        self._db = database
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -69,30 +62,11 @@ class Store:
             raise StoreError(f"{folder}: no such folder")
         elif not path.is_file():
             raise StoreError(f"{folder}: is not a run folder; it has no {DATABASE}")
-        with _plain_words(path):
-            db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
-            try:
-                for setting in (
-                    "journal_mode = WAL",
-                    "synchronous = FULL",
-                    "fullfsync = ON",
-                    "foreign_keys = ON",
-                ):
-                    db.execute(f"PRAGMA {setting}")
-                migrate(db, str(path))
-                if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                    raise sqlite3.DatabaseError("malformed")
-                db.execute("BEGIN IMMEDIATE")  # a folder that cannot be written is found out here
-                db.execute("ROLLBACK")
-            except BaseException:
-                db.close()
-                raise
-        return cls(folder, db)
+        return cls(folder, Database.open(path))
 
     def close(self) -> None:
         """Close the database. The store cannot be used any more."""
-        with _plain_words(self.folder / DATABASE):
-            self._db.close()
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +80,8 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Be the one process that runs in this folder; leftovers of a crashed one are removed.
 
-        The operating system gives the lock back when the process ends, however it ends. Adding answers
-        needs no lock. Raises StoreError if another process holds it.
+        The operating system gives the lock back when the process ends, however it ends. Adding
+        annotations needs no lock. Raises StoreError if another process holds it.
         """
         path = self.folder / "run.lock"
         with files.writing(path):
@@ -137,20 +111,21 @@ class Store:
     def begin(self, key: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Record what the run is, or check that it is still the same.
 
-        key: flat, JSON-able; what must not change. facts: JSON-able; kept from the first time.
+        key: flat, JSON-able; what must not change. A missing name is the same as None, so that a setting that
+        did not exist when the run was begun is equal to its default. facts: JSON-able; kept from the first time.
         Raises ConfigMismatch that names every key that differs.
         """
         key, facts = _through_json(key), _through_json(facts)
-        with self._transaction("begin"):
-            row = self._row("SELECT key FROM run")
+        with self._db.transaction("begin"):
+            row = self._db.row("SELECT key FROM run")
             if row is None:
-                self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", (_json(key), _json(facts), timestamp()))
+                self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", _json(key), _json(facts), timestamp())
                 return
             begun = json.loads(row[0])
             differences = [
                 f"{name}: begun {_found(begun, name)}, now {_found(key, name).removeprefix('with ')}"
                 for name in dict.fromkeys([*begun, *key])
-                if name not in begun or name not in key or begun[name] != key[name]
+                if begun.get(name) != key.get(name)
             ]
             if differences:
                 raise ConfigMismatch(
@@ -162,7 +137,7 @@ class Store:
     @property
     def begun(self) -> bool:
         """Whether `begin` has recorded what the run is."""
-        return self._row("SELECT 1 FROM run") is not None
+        return self._db.row("SELECT 1 FROM run") is not None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -175,7 +150,7 @@ class Store:
         return self._begun(1)
 
     def _begun(self, column: int) -> dict[str, Any]:
-        row = self._row("SELECT key, facts FROM run")
+        row = self._db.row("SELECT key, facts FROM run")
         if row is None:
             raise StoreError(f"{self.folder}: nothing was recorded yet; the run has not begun")
         value: dict[str, Any] = json.loads(row[column])
@@ -183,38 +158,38 @@ class Store:
 
     def finish(self, stop: Stop) -> None:
         """Record why the run ended."""
-        with self._transaction("finish"):
+        with self._db.transaction("finish"):
             before = self._finished()
             if before not in (None, stop):
                 raise StoreError(f"{self.folder}: the run ended before, with {before.name}; found {stop.name} now")
-            self._db.execute("INSERT OR IGNORE INTO finish VALUES (1, ?, ?)", (stop.name, timestamp()))
+            self._db.execute("INSERT OR IGNORE INTO finish VALUES (1, ?, ?)", stop.name, timestamp())
 
     def finished(self) -> Stop | None:
         """Why the run ended, None while it has not."""
         return self._finished()
 
     def _finished(self) -> Stop | None:
-        row = self._row("SELECT stop FROM finish")
+        row = self._db.row("SELECT stop FROM finish")
         return None if row is None else Stop[row[0]]
 
-    # --- queries and answers ----------------------------------------------------------------------
+    # --- queries ----------------------------------------------------------------------------------
 
     def current_round(self) -> int:
         """The first round without metrics."""
-        return int(self._rows("SELECT count(*) FROM metrics")[0][0])
+        return int(self._db.rows("SELECT count(*) FROM metrics")[0][0])
 
     def rounds(self) -> int:
         """Number of rounds that have a query."""
-        return int(self._rows("SELECT count(*) FROM queries")[0][0])
+        return int(self._db.rows("SELECT count(*) FROM queries")[0][0])
 
     def has_query(self, round: int) -> bool:
         """Whether the examples of a round are chosen."""
-        return self._row("SELECT 1 FROM queries WHERE round = ?", round) is not None
+        return self._db.row("SELECT 1 FROM queries WHERE round = ?", round) is not None
 
     def add_query(self, query: Query, examples: Mapping[str, Example]) -> None:
         """Record the picks of the next round in the order of asking, with the examples they name."""
         picks = [(pick.id, _real(pick.score), _numbers(pick.details)) for pick in query.picks]
-        with self._transaction(f"add_query {query.round}"):
+        with self._db.transaction(f"add_query {query.round}"):
             if self.has_query(query.round):
                 if self._picks(query.round) != picks:
                     raise StoreError(f"{self.folder}: round {query.round} already has a query, with other picks")
@@ -223,26 +198,20 @@ class Store:
                 raise StoreError(
                     f"{self.folder}: found a query for round {query.round}; the next round is {self.rounds()}"
                 )
-            self._db.execute("INSERT INTO queries VALUES (?, ?)", (query.round, timestamp()))
+            self._db.execute("INSERT INTO queries VALUES (?, ?)", query.round, timestamp())
             for position, (id, score, details) in enumerate(picks):
-                asked = self._row("SELECT round FROM picks WHERE example = ?", id)
+                asked = self._db.row("SELECT round FROM picks WHERE example = ?", id)
                 if asked is not None:
                     raise StoreError(
                         f"{self.folder}: round {query.round} asks for example {id} again; "
                         f"round {asked[0]} has asked for it"
                     )
-                example = examples[id]
-                self._db.execute(
-                    "INSERT INTO examples VALUES (?, ?, ?, ?)",
-                    (id, _json(dict(example.fields)), example.prompt, example.where),
-                )
-                self._db.execute(
-                    "INSERT INTO picks VALUES (?, ?, ?, ?, ?)", (query.round, position, id, score, details)
-                )
+                insert_example(self._db, examples[id])
+                self._db.execute("INSERT INTO picks VALUES (?, ?, ?, ?, ?)", query.round, position, id, score, details)
 
     def query(self, round: int) -> Query:
         """The picks of a round in the order of asking."""
-        self._need_query(round)
+        need_query(self._db, round)
         return Query(
             round,
             tuple(
@@ -252,73 +221,50 @@ class Store:
         )
 
     def _picks(self, round: int) -> list[tuple[str, float | None, str]]:
-        return self._rows("SELECT example, score, details FROM picks WHERE round = ? ORDER BY position", round)
+        return self._db.rows("SELECT example, score, details FROM picks WHERE round = ? ORDER BY position", round)
 
     def example(self, id: str) -> Example:
-        """An example that was asked for."""
-        row = self._row("SELECT id, fields, prompt, source FROM examples WHERE id = ?", id)
-        if row is None:
+        """An example that was asked for or added."""
+        found = next(read_examples(self._db, [id]), None)
+        if found is None:
             raise StoreError(f"{self.folder}: example {id} was never asked for")
-        return _example(row)
+        return found
 
     def asked(self) -> set[str]:
-        """Ids of all examples that were asked for, answered or not."""
-        return {id for (id,) in self._rows("SELECT example FROM picks")}
+        """Ids of all examples that were asked for or added as extras, answered or not."""
+        return {id for (id,) in self._db.rows("SELECT id FROM examples")}
 
-    def add_answer(self, id: str, answer: Label | Skip) -> bool:
-        """Append an answer to the history; the last one of an example counts.
+    def add_suggestions(self, round: int, suggestions: Mapping[str, Suggestion]) -> None:
+        """Record what the model itself answers to examples when a round is asked; once a round."""
+        rows = [(id, s.round, s.answer, _numbers(s.probabilities)) for id, s in suggestions.items()]
+        with self._db.transaction(f"add_suggestions {round}"):
+            need_query(self._db, round)
+            sql = "SELECT example, adapter, answer, probabilities FROM suggestions WHERE round = ? ORDER BY rowid"
+            if before := self._db.rows(sql, round):
+                if before != rows:
+                    raise StoreError(f"{self.folder}: round {round} already has suggestions, with other content")
+                return
+            for row in rows:
+                self._db.execute("INSERT INTO suggestions VALUES (?, ?, ?, ?, ?, ?)", round, *row, timestamp())
 
-        Returns False, with nothing stored, if it equals the answer that counts already.
-        Raises StoreError if the example was never asked for.
+    def has_suggestions(self, round: int) -> bool:
+        """Whether suggestions were recorded when a round was asked."""
+        return self._db.row("SELECT 1 FROM suggestions WHERE round = ?", round) is not None
+
+    def suggestions(self, *, trained: bool = False) -> dict[str, Suggestion]:
+        """Example -> the newest suggestion that was made before a model was trained on the example.
+
+        Such a suggestion repeats nobody's label, so it may be shown to an annotator, and where it is sure of
+        another answer than the label, the label deserves a second look. With `trained`, the newest of all, which
+        for examples of earlier rounds come from a model that has seen their labels: what it still does not believe.
         """
-        with self._transaction(f"add_answer {id}"):
-            if self._row("SELECT 1 FROM picks WHERE example = ?", id) is None:
-                raise StoreError(f"{self.folder}: example {id} was never asked for, so it cannot be answered")
-            kind, text = ("label", answer.answer) if isinstance(answer, Label) else ("skip", answer.reason)
-            last = self._row(
-                "SELECT kind, answer, annotator FROM answers WHERE example = ? ORDER BY number DESC LIMIT 1",
-                id,
-            )
-            if last == (kind, text, answer.annotator):
-                return False
-            self._db.execute(
-                "INSERT INTO answers (example, kind, answer, annotator, answered_at) VALUES (?, ?, ?, ?, ?)",
-                (id, kind, text, answer.annotator, timestamp()),
-            )
-            return True
-
-    def unanswered(self, round: int) -> list[Example]:
-        """The examples of a round that have no answer yet, in the order of asking."""
-        self._need_query(round)
-        rows = self._rows(
-            "SELECT id, fields, prompt, source FROM picks JOIN examples ON id = example WHERE round = ? "
-            "AND NOT EXISTS (SELECT 1 FROM answers WHERE answers.example = id) ORDER BY position",
-            round,
+        rows = self._db.rows(
+            "SELECT example, answer, probabilities, adapter FROM suggestions "
+            "LEFT JOIN picks USING (example) LEFT JOIN extras USING (example) "
+            "WHERE ? OR adapter < coalesce(picks.round, extras.round) ORDER BY suggestions.round, suggestions.rowid",
+            trained,
         )
-        return [_example(row) for row in rows]
-
-    def answers(self) -> dict[str, Label | Skip]:
-        """Example id -> the answer that counts, in the order of asking."""
-        return {example.id: answer for example, answer in self._answered(None)}
-
-    def labelled(self, round: int | None = None) -> list[tuple[Example, Label]]:
-        """The labelled examples of all rounds up to `round`, in the order of asking; without skipped ones."""
-        return [(example, answer) for example, answer in self._answered(round) if isinstance(answer, Label)]
-
-    def _answered(self, round: int | None) -> list[tuple[Example, Label | Skip]]:
-        rows = self._rows(
-            "SELECT id, fields, prompt, source, kind, answer, annotator FROM picks "
-            "JOIN examples ON id = picks.example JOIN answers ON answers.example = id "
-            "WHERE number = (SELECT max(number) FROM answers WHERE answers.example = id) "
-            "AND round <= ? ORDER BY round, position",
-            self.rounds() if round is None else round,
-        )
-        return [(_example(row[:4]), _answer(*row[4:])) for row in rows]
-
-    def history(self) -> list[Entry]:
-        """Every answer ever given, in the order given."""
-        rows = self._rows("SELECT example, kind, answer, annotator, answered_at FROM answers ORDER BY number")
-        return [Entry(id, _answer(kind, text, annotator), at) for id, kind, text, annotator, at in rows]
+        return {id: Suggestion(answer, _from_numbers(odds), adapter) for id, answer, odds, adapter in rows}
 
     # --- adapters and arrays ----------------------------------------------------------------------
 
@@ -327,26 +273,26 @@ class Store:
 
         Does nothing if the adapter is there. One whose folder was deleted is recorded anew.
         """
-        self._need_query(round)
+        need_query(self._db, round)
         if self.has_adapter(round):
             return self.adapter(round)
         # The old record goes first: a crash below then leaves an unrecorded folder, not a wrong one.
         self._forget("adapters", "round = ?", round)
         path = self._adapter_path(round)
         digest = files.publish_folder(path, fill)
-        with self._transaction(f"add_adapter {round}"):
-            self._db.execute("INSERT INTO adapters VALUES (?, ?, ?)", (round, digest, timestamp()))
+        with self._db.transaction(f"add_adapter {round}"):
+            self._db.execute("INSERT INTO adapters VALUES (?, ?, ?)", round, digest, timestamp())
         return path
 
     def has_adapter(self, round: int) -> bool:
         """Whether a round's adapter is recorded and its folder, damaged or not, is still there."""
-        recorded = self._row("SELECT 1 FROM adapters WHERE round = ?", round) is not None
+        recorded = self._db.row("SELECT 1 FROM adapters WHERE round = ?", round) is not None
         return recorded and self._adapter_path(round).exists()
 
     def adapter(self, round: int) -> Path:
         """The folder of a round's adapter, its content checked against the record."""
         path = self._adapter_path(round)
-        row = self._row("SELECT sha256 FROM adapters WHERE round = ?", round)
+        row = self._db.row("SELECT sha256 FROM adapters WHERE round = ?", round)
         if row is None:
             raise StoreError(f"{self.folder}: round {round} has no adapter")
         if not path.exists() or files.sha256(path) != row[0]:
@@ -369,23 +315,23 @@ class Store:
         """
         path = self._arrays_path(round, name)
         content = files.arrays_as_bytes(arrays, metadata or {})
-        row = self._row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
+        row = self._db.row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
         if row is not None and path.exists() and row[0] == files.sha256_of_bytes(content):
             return
         self._forget("arrays", "round = ? AND name = ?", round, name)
         digest = files.write_bytes(path, content)
-        with self._transaction(f"add_arrays {round} {name}"):
-            self._db.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (round, name, digest, timestamp()))
+        with self._db.transaction(f"add_arrays {round} {name}"):
+            self._db.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", round, name, digest, timestamp())
 
     def has_arrays(self, round: int, name: str) -> bool:
         """Whether arrays of this name are recorded and their file, damaged or not, is still there."""
-        recorded = self._row("SELECT 1 FROM arrays WHERE round = ? AND name = ?", round, name) is not None
+        recorded = self._db.row("SELECT 1 FROM arrays WHERE round = ? AND name = ?", round, name) is not None
         return recorded and self._arrays_path(round, name).exists()
 
     def arrays(self, round: int, name: str) -> dict[str, np.ndarray]:
         """The arrays of a round, checked against the record."""
         path = self._arrays_path(round, name)
-        row = self._row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
+        row = self._db.row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
         if row is None:
             raise StoreError(f"{self.folder}: round {round} has no arrays called {name!r}")
         if not path.exists() or files.sha256(path) != row[0]:
@@ -404,16 +350,16 @@ class Store:
         return self.folder / "arrays" / f"round-{round:03d}-{name}.safetensors"
 
     def _forget(self, table: str, condition: str, *values: object) -> None:
-        with self._transaction(f"forget {table}"):
-            self._db.execute(f"DELETE FROM {table} WHERE {condition}", values)  # noqa: S608 - our own words
+        with self._db.transaction(f"forget {table}"):
+            self._db.execute(f"DELETE FROM {table} WHERE {condition}", *values)  # noqa: S608 - our own words
 
     # --- measurements -----------------------------------------------------------------------------
 
     def add_metrics(self, metrics: Metrics) -> None:
         """Record what was measured after a round; the round is then over."""
         row = (metrics.labels, _numbers(metrics.values))
-        with self._transaction(f"add_metrics {metrics.round}"):
-            before = self._row('SELECT labels, "values" FROM metrics WHERE round = ?', metrics.round)
+        with self._db.transaction(f"add_metrics {metrics.round}"):
+            before = self._db.row('SELECT labels, "values" FROM metrics WHERE round = ?', metrics.round)
             if before is not None:
                 if before != row:
                     raise StoreError(f"{self.folder}: round {metrics.round} already has metrics, with other values")
@@ -423,30 +369,37 @@ class Store:
                     f"{self.folder}: found metrics for round {metrics.round}; "
                     f"the first round without them is {self.current_round()}"
                 )
-            self._need_query(metrics.round)
-            self._db.execute("INSERT INTO metrics VALUES (?, ?, ?, ?)", (metrics.round, *row, timestamp()))
+            need_query(self._db, metrics.round)
+            self._db.execute("INSERT INTO metrics VALUES (?, ?, ?, ?)", metrics.round, *row, timestamp())
 
     def has_metrics(self, round: int) -> bool:
         """Whether a round is over."""
-        return self._row("SELECT 1 FROM metrics WHERE round = ?", round) is not None
+        return self._db.row("SELECT 1 FROM metrics WHERE round = ?", round) is not None
 
     def metrics(self) -> list[Metrics]:
         """What was measured, by round."""
-        rows = self._rows('SELECT round, labels, "values" FROM metrics ORDER BY round')
+        rows = self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round')
         return [Metrics(round, labels, _from_numbers(values)) for round, labels, values in rows]
 
     def add_timing(self, round: int, phase: str, seconds: float, count: int) -> None:
         """Record how long a phase took for `count` items; an earlier record of that phase is replaced."""
-        with self._transaction(f"add_timing {round} {phase}"):
+        with self._db.transaction(f"add_timing {round} {phase}"):
             self._db.execute(
                 "INSERT INTO timings VALUES (?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET seconds = excluded.seconds, count = excluded.count",
-                (round, phase, seconds, count),
-            )
+                round, phase, seconds, count,
+            )  # fmt: skip
 
     def timings(self) -> list[tuple[int, str, float, int]]:
         """(round, phase, seconds, count) by round, within a round in the order first recorded."""
-        return self._rows("SELECT round, phase, seconds, count FROM timings ORDER BY round, rowid")
+        return self._db.rows("SELECT round, phase, seconds, count FROM timings ORDER BY round, rowid")
+
+    def trained_on(self, round: int) -> int:
+        """Number of labels that a round's adapter was trained on; more may have come in since."""
+        row = self._db.row("SELECT count FROM timings WHERE round = ? AND phase = 'train'", round)
+        if row is None:
+            raise StoreError(f"{self.folder}: round {round} was not trained")
+        return int(row[0])
 
     def dump(self) -> dict[str, Any]:
         """All that must be equal between an interrupted and an uninterrupted run; no clock is in it.
@@ -459,67 +412,36 @@ class Store:
                 [(id, None if score is None else score.hex(), details) for id, score, details in self._picks(r)]
                 for r in range(self.rounds())
             ],
-            "examples": self._rows("SELECT * FROM examples ORDER BY id"),
-            "answers": [(entry.id, entry.answer) for entry in self.history()],
-            "adapters": self._rows("SELECT round, sha256 FROM adapters ORDER BY round"),
-            "arrays": self._rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name"),
-            "metrics": self._rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
+            "examples": self._db.rows("SELECT * FROM examples ORDER BY id"),
+            "extras": self._db.rows("SELECT example, round FROM extras ORDER BY number"),
+            "annotations": [(e.id, e.annotation, e.source, e.decision) for e in self.annotations.history()],
+            "suggestions": self._db.rows(
+                "SELECT round, example, adapter, answer, probabilities FROM suggestions ORDER BY rowid"
+            ),
+            "adapters": self._db.rows("SELECT round, sha256 FROM adapters ORDER BY round"),
+            "arrays": self._db.rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name"),
+            "metrics": self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
             "finished": stop and stop.name,
         }
 
-    # --- SQL --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self, name: str) -> Iterator[None]:
-        """All or nothing of what is inside; when it ends, it is on the disk."""
-        with _plain_words(self.folder / DATABASE):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                files.step(f"commit {name}")
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        files.step(f"committed {name}")
+def find_run(folder: Path) -> Path:
+    """The run folder that a user means: `folder` itself, or the only run inside it.
 
-    def _rows(self, sql: str, *values: object) -> list[Any]:
-        with _plain_words(self.folder / DATABASE):
-            return self._db.execute(sql, values).fetchall()
-
-    def _row(self, sql: str, *values: object) -> Any:
-        return next(iter(self._rows(sql, *values)), None)
-
-    def _need_query(self, round: int) -> None:
-        if not self.has_query(round):
-            raise StoreError(f"{self.folder}: round {round} has no query; rounds with one: {self.rounds()}")
-
-
-@contextmanager
-def _plain_words(path: Path) -> Iterator[None]:
-    """Turn an error of SQLite into a StoreError that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        for sign, reason in _SQLITE_REASONS.items():
-            if sign in text:
-                text = reason
-                break
-        raise StoreError(f"{path}: {text}") from error
-
-
-_SQLITE_REASONS = {
-    "is full": "cannot be written: the disk is full. Nothing recorded is lost; make room and run again",
-    "readonly": "cannot be written: the file or its folder is read-only. Nothing recorded is lost",
-    "locked": f"cannot be written: another process has been writing for {_WAIT:.0f} seconds. "
-    "Nothing recorded is lost; run again",
-    "unable to open": "cannot be opened; it and its folder must be readable and writable",
-    "disk I/O": "cannot be read or written: the disk reports an error",
-    "not a database": "is not an SQLite database, or its head is damaged; bring it back from a copy",
-    "malformed": "the database is damaged; bring it back from a copy",
-}
+    Raises StoreError if there is none, or several to choose from.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder")
+    if (folder / DATABASE).is_file():
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
+    if not found:
+        raise StoreError(
+            f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"
+        )
+    if len(found) > 1:
+        raise StoreError(f"{folder}: holds {len(found)} runs; name one of: {', '.join(map(str, found))}")
+    return found[0]
 
 
 def _json(value: Any) -> str:
@@ -548,12 +470,3 @@ def _numbers(values: Mapping[str, float]) -> str:
 
 def _from_numbers(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in json.loads(text).items()}
-
-
-def _example(row: tuple[str, str, str, str]) -> Example:
-    id, fields, prompt, source = row
-    return Example(id, json.loads(fields), prompt, source)
-
-
-def _answer(kind: str, text: str, annotator: str) -> Label | Skip:
-    return Label(text, annotator) if kind == "label" else Skip(text, annotator)

@@ -1,0 +1,354 @@
+"""What choosing labels is worth: two learning curves paired by seed, their areas, and the labels that one saves.
+
+Every number here is a weighted sum of the curves' points or a ratio of two, so that `statistics.Moments` gives its
+interval. Between the points and against their noise a curve is read off a local quadratic in log(labels), fitted with
+a Gaussian kernel of 0.15 of the curve's range. A line through the points themselves, isotonic or not, was tried: its
+intervals were wider by half and covered 98 to 100 % in place of 95 %, for noise crosses any height many times; one
+quadratic, cubic or power law for the whole curve covered as little as 30 to 93 % where the curve had another shape.
+
+Intervals of savings are inverted tests: they hold all numbers of labels at which the two curves are not significantly
+apart, so that they end at the edge of what was measured, openly, where nothing beyond it was seen.
+
+Sources: Zhang, Wu, Zhou, Xu 2024, arXiv 2403.01165 (RIPL); Baram, El-Yaniv and Luz 2004, JMLR 5 (deficiency); Fan and
+Gijbels 1996 (local polynomials).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from guidestar.metrics.statistics import (
+    LEVEL,
+    Floats,
+    Interval,
+    Moments,
+    errors,
+    interval_of,
+    moments,
+    p_of,
+    ratio_interval,
+    t_quantile,
+)
+
+BANDWIDTH = 0.15  # of the kernel, as a share of the curve's range of log(labels)
+_GRID = 256  # places at which a curve is read
+
+Bound = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A strategy's curves and the control's, over the same seeds.
+
+    strategy: (seeds, points) accuracies, control: (seeds, control points). labels, control_labels: how many labels
+    each point had; the shorter is the beginning of the longer. moments: of the strategy's points, the control's and
+    the number 1.
+    """
+
+    strategy: Floats
+    control: Floats
+    labels: Floats
+    control_labels: Floats
+    moments: Moments
+
+    @cached_property
+    def shared(self) -> int:
+        """The points that both curves have."""
+        return min(len(self.labels), len(self.control_labels))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds both have."""
+        return len(self.strategy)
+
+    @property
+    def examples(self) -> int | None:
+        """How many test examples, if each one's results are known."""
+        return self.moments.m if self.moments.examples is not None else None
+
+    def weigh(self, strategy: ArrayLike = 0.0, control: ArrayLike = 0.0, constant: float = 0.0) -> Floats:
+        """Weights (..., k) of the quantities in `moments`. strategy: (..., points), control: (..., control points);
+        a shorter one weighs the first points."""
+        parts = [_padded(strategy, len(self.labels)), _padded(control, len(self.control_labels)), np.array([constant])]
+        lead = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return np.concatenate([np.broadcast_to(part, (*lead, part.shape[-1])) for part in parts], axis=-1)
+
+
+def _padded(weights: ArrayLike, points: int) -> Floats:
+    found = np.atleast_1d(np.asarray(weights, dtype=np.float64))
+    missing = [(0, 0)] * (found.ndim - 1) + [(0, points - found.shape[-1])]
+    return np.pad(found, missing)
+
+
+def pair(strategy: ArrayLike, control: ArrayLike, labels: ArrayLike, control_labels: ArrayLike | None = None) -> Pair:
+    """Two sets of learning curves, paired by seed.
+
+    strategy, control: (seeds, points) accuracies, or (seeds, points, examples) with 1 where a test example was
+    answered rightly: then every interval speaks of new test examples too. labels: (points,), rising.
+    Raises ValueError if the shapes do not fit, a value is no fraction, or there are fewer than two seeds.
+    """
+    own, other = np.asarray(strategy, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    at = np.asarray(labels, dtype=np.float64)
+    beside = at if control_labels is None else np.asarray(control_labels, dtype=np.float64)
+    if own.ndim != other.ndim or own.ndim not in (2, 3) or own.shape[0] != other.shape[0]:
+        raise ValueError(f"curves are (seeds, points) of the same seeds, found {own.shape} and {other.shape}")
+    if own.shape[1:2] != at.shape or other.shape[1:2] != beside.shape or own.shape[2:] != other.shape[2:]:
+        raise ValueError(f"found {own.shape} and {other.shape} values for {at.shape} and {beside.shape} labels")
+    shared = min(len(at), len(beside))
+    if not shared or (at[:shared] != beside[:shared]).any() or (np.diff(at) <= 0).any() or (np.diff(beside) <= 0).any():
+        raise ValueError(f"labels rise from point to point and are those of the control, found {at} and {beside}")
+    if min(own.min(), other.min()) < 0 or max(own.max(), other.max()) > 1:
+        raise ValueError("values of a learning curve are fractions from 0 to 1")
+    stacked = np.concatenate([own, other, np.ones_like(own[:, :1])], axis=1)
+    found = moments(stacked if stacked.ndim == 2 else stacked.transpose(0, 2, 1))
+    flat = [values if values.ndim == 2 else values.mean(axis=2) for values in (own, other)]
+    return Pair(flat[0], flat[1], at, beside, found)
+
+
+# --- curves as a whole ----------------------------------------------------------------------------
+
+
+def steps(points: int) -> Floats:
+    """Weights of the points in the area under a curve, as `curve.auc` has it: trapezoids over the steps.
+
+    >>> steps(3)
+    array([0.25, 0.5 , 0.25])
+    """
+    if points == 1:
+        return np.ones(1)
+    weights = np.full(points, 1.0)
+    weights[[0, -1]] = 0.5
+    return weights / (points - 1)
+
+
+def area(found: Pair) -> Floats:
+    """Weights of the difference of the areas, strategy − control, over the points that both have."""
+    return found.weigh(steps(found.shared), -steps(found.shared))
+
+
+def final(found: Pair) -> Floats:
+    """Weights of the difference of accuracy at the last point that both have."""
+    last = np.eye(found.shared)[-1]
+    return found.weigh(last, -last)
+
+
+def area_difference(found: Pair, level: float = LEVEL) -> Interval:
+    """How much higher the strategy's curve is on average: the difference of the areas, a fraction of accuracy."""
+    return interval_of(found.moments, area(found), level)
+
+
+def area_p(found: Pair) -> float:
+    """Two-sided p of the t test that the areas are equal."""
+    return p_of(found.moments, area(found))
+
+
+def final_difference(found: Pair, level: float = LEVEL) -> Interval:
+    """How much higher the strategy ends, at the last point that both have."""
+    return interval_of(found.moments, final(found), level)
+
+
+def ripl_interval(found: Pair, level: float = LEVEL) -> Interval:
+    """RIPL of the mean areas, (AUC − AUC_control)/(1 − AUC_control), with Fieller's interval.
+
+    Source: arXiv 2403.01165, eq. 8.
+    """
+    own = steps(found.shared)
+    return ratio_interval(found.moments, area(found), found.weigh(control=-own, constant=1.0), level)
+
+
+def deficiency_interval(found: Pair, best: float | None = None, level: float = LEVEL) -> Interval:
+    """Deficiency: the area between the best accuracy and the strategy's curve, over that of the control. Below 1 the
+    strategy is better; below 0 it was above the best accuracy for most of its way. With Fieller's interval.
+
+    best: the accuracy with all labels, if it is known; else what the control reaches at its end (at the last point
+    that both have), as in the source, where the control's end is the whole pool. It is unbounded where the control
+    hardly rises.
+    Source: Baram, El-Yaniv and Luz 2004, section 5.
+    """
+    own, last = steps(found.shared), np.eye(found.shared)[-1]
+    if best is None:
+        top, bottom = found.weigh(-own, last), found.weigh(control=last - own)
+    else:
+        top, bottom = found.weigh(-own, constant=best), found.weigh(control=-own, constant=best)
+    return ratio_interval(found.moments, top, bottom, level)
+
+
+# --- labels saved ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The share of the control's labels that the strategy does without; below 0 it needs more than the control.
+
+    accuracy: what is to be reached. labels, control_labels: how many labels the mean curves need for it, None where a
+    curve does not reach it. share: with its interval; −inf and 1 are its ends where the measured curves do not bound
+    it. bound: "at least" or "at most" if the share itself is such, because one curve ends before the accuracy.
+    """
+
+    accuracy: float
+    labels: float | None
+    control_labels: float | None
+    share: Interval
+    bound: Bound | None = None
+
+
+def saving_on_average(found: Pair, level: float = LEVEL) -> Interval:
+    """The share of labels saved on average over all accuracies from the warm start to the higher end of the two.
+
+    The area between two rising curves is the same summed over labels or over accuracies: Σ (labels that the control
+    needs − labels that the strategy needs) = ∫ (strategy − control). An accuracy that a curve does not reach is
+    counted as reached with the last label, so the share is nearer to 0 than the truth. Its numerator is the
+    difference of the areas: it and its interval have the same sign, and it is far better known than the saving at
+    any single accuracy. Over the points that both curves have; unbounded where they hardly rise.
+    """
+    at = found.labels[: found.shared]
+    if len(at) < 2:
+        return Interval(math.nan, -math.inf, math.inf)
+    widths = np.zeros(len(at))
+    widths[1:] += np.diff(at) / 2
+    widths[:-1] += np.diff(at) / 2
+    first, last = np.eye(len(at))[0], np.eye(len(at))[-1]
+    ahead = float(final(found) @ found.moments.mean) > 0
+    needed = found.weigh(at[-1] * last * ahead, at[-1] * last * (not ahead) - widths - at[0] * first)
+    return ratio_interval(found.moments, found.weigh(widths, -widths), needed, level)
+
+
+def smoother(labels: ArrayLike, at: ArrayLike) -> Floats:
+    """Weights (len(at), points) that read a curve at any number of labels: a local quadratic in log(labels).
+
+    Its weights depend on labels alone and sum to 1; a quadratic in log(labels) is read without error.
+    >>> smoother([100, 200, 400], [100, 400]).round(6) + 0.0
+    array([[1., 0., 0.],
+           [0., 0., 1.]])
+    """
+    x, z = np.log(np.asarray(labels, dtype=np.float64)), np.log(np.asarray(at, dtype=np.float64))
+    away = (x - z[:, None]) / max(BANDWIDTH * (x[-1] - x[0]), 1e-9)
+    root = np.exp(-(away**2) / 4)
+    powers = away[..., None] ** np.arange(min(3, len(x)))
+    fits = np.linalg.pinv(powers * root[..., None])[:, 0] * root
+    found: Floats = fits
+    return found
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The two mean curves read on a grid of labels. own, other: (grid,); rows, control_rows: their weights."""
+
+    own: Floats
+    other: Floats
+    rows: Floats
+    control_rows: Floats
+
+
+def _read(found: Pair) -> _Read:
+    own = np.geomspace(found.labels[0], found.labels[-1], _GRID)
+    other = np.geomspace(found.control_labels[0], found.control_labels[-1], _GRID)
+    rows, control_rows = smoother(found.labels, own), smoother(found.control_labels, other)
+    return _Read(own, other, found.weigh(rows), found.weigh(control=control_rows))
+
+
+def saving_at_the_end(found: Pair, level: float = LEVEL) -> Saving | None:
+    """Labels saved to reach the accuracy at which the lower of the two curves ends, the highest that both reach.
+
+    If the strategy ends above, its labels for the control's last accuracy against all of the control's; if below, all
+    of its labels against the control's for the strategy's last accuracy. Both cases are one path of candidate shares,
+    along which the difference of the two accuracies rises from below 0 to above; the interval holds the shares at
+    which a t test over the seeds (and test examples) does not tell it from 0. None if a curve has one point.
+    """
+    if min(len(found.labels), len(found.control_labels)) < 2:
+        return None
+    read = _read(found)
+    back = slice(-2, None, -1)
+    rows = np.concatenate([read.rows - read.control_rows[-1], read.rows[-1] - read.control_rows[back]])
+    own = np.concatenate([read.own, np.full(_GRID - 1, read.own[-1])])
+    other = np.concatenate([np.full(_GRID, read.other[-1]), read.other[back]])
+    place, share = _inverted(found, rows, 1 - own / other, level)
+    needed, against = (float(np.interp(place, np.arange(len(own)), labels)) for labels in (own, other))
+    accuracy = min(float(read.rows[-1] @ found.moments.mean), float(read.control_rows[-1] @ found.moments.mean))
+    bound: Bound | None = "at least" if place <= 0 else "at most" if place >= len(own) - 1 else None
+    return Saving(accuracy, needed, against, share, bound)
+
+
+def saving_at(found: Pair, accuracy: float, level: float = LEVEL) -> Saving | None:
+    """Labels saved to reach a given accuracy.
+
+    The interval compares the strategy with the control at the labels with which the control's mean curve reaches the
+    accuracy (with which the strategy's does, if only that one reaches it): it holds all shares at which the two are
+    not significantly apart, and is open where the other curve ends before that. None if a curve has one point.
+    """
+    if min(len(found.labels), len(found.control_labels)) < 2:
+        return None
+    read = _read(found)
+    mean = found.moments.mean
+    needed = _needed(read.rows @ mean - accuracy, read.own)
+    against = _needed(read.control_rows @ mean - accuracy, read.other)
+    if against is not None:
+        there = found.weigh(control=smoother(found.control_labels, [against]))
+        _, share = _inverted(found, read.rows - there, 1 - read.own / against, level)
+    elif needed is not None:
+        there = found.weigh(smoother(found.labels, [needed]))
+        _, share = _inverted(found, there - read.control_rows[::-1], 1 - needed / read.other[::-1], level)
+    else:
+        return Saving(accuracy, None, None, Interval(math.nan, -math.inf, 1.0))
+    estimate = 1 - (needed or read.own[-1]) / (against or read.other[-1])
+    bound: Bound | None = "at least" if against is None else "at most" if needed is None else None
+    around = Interval(float(estimate), min(share.low, estimate), max(share.high, estimate))
+    return Saving(accuracy, needed, against, around, bound)
+
+
+def _needed(height: Floats, at: Floats) -> float | None:
+    """Where a noisy rising curve crosses 0, None if it stays below; a curve that begins above crosses at its start."""
+    rising = _rising(height)
+    return None if rising[-1] < 0 else float(np.interp(_crossing(rising), np.arange(len(at)), at))
+
+
+def _inverted(found: Pair, rows: Floats, shares: Floats, level: float) -> tuple[float, Interval]:
+    """Where a difference of accuracies is 0 along a path of candidate shares, and the shares at which it may be.
+
+    rows: (path, k), weights of the difference strategy − control, which in truth rises along the path. shares:
+    (path,), falling. Ends that the path does not bound are 1 and −inf.
+    """
+    height, error = rows @ found.moments.mean, errors(found.moments, rows)
+    half = t_quantile(error.freedom, level) * error.whole
+    places = np.arange(len(shares))
+    place = _crossing(_rising(height))
+    first, last = _first(height + half >= 0, height + half), _last(height - half <= 0, height - half)
+    share, high, low = (float(np.interp(at, places, shares)) for at in (place, first, last))
+    low = -math.inf if last >= places[-1] else min(low, share)
+    return place, Interval(share, low, 1.0 if first <= 0 else max(high, share))
+
+
+# --- where a noisy rising line crosses 0, as a place on its grid ------------------------------------
+
+
+def _rising(height: Floats) -> Floats:
+    """The middle between the least rising line above and the highest below: monotone, and itself where it rises."""
+    above, below = np.maximum.accumulate(height), np.minimum.accumulate(height[::-1])[::-1]
+    found: Floats = (above + below) / 2
+    return found
+
+
+def _crossing(rising: Floats) -> float:
+    """The place at which a rising line is 0, its first or last place if it lies above or below."""
+    return _first(rising >= 0, rising)
+
+
+def _first(reached: NDArray[np.bool_], height: Floats) -> float:
+    """The place between the last unreached and the first reached where the line is 0; the last place if none is."""
+    if not reached.any():
+        return float(len(height) - 1)
+    i = int(reached.argmax())
+    if i == 0:
+        return 0.0
+    return i - 1 + float(-height[i - 1] / (height[i] - height[i - 1]))
+
+
+def _last(below: NDArray[np.bool_], height: Floats) -> float:
+    """The place after the last one below where the line is 0; the first place if none is below."""
+    return len(height) - 1 - _first(below[::-1], height[::-1])

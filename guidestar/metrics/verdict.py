@@ -1,0 +1,251 @@
+"""Did choosing pay? One word and one plain sentence, which claim nothing that the seeds cannot show.
+
+The areas under the two curves decide, for they use every round; savings are said only after that. A gain or a harm
+needs three things: the interval of the difference of the areas without 0, its p (corrected by Holm where several
+strategies are compared) within the level, and an exact sign-flip test in the claimed direction that agrees, so that
+no claim rests on the normal distribution alone. The last needs log₂(1/(1 − level)) seeds, five at 95 %: with fewer,
+even seeds that all agree are no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from guidestar.metrics.savings import (
+    Pair,
+    Saving,
+    area_difference,
+    area_p,
+    pair,
+    saving_at,
+    saving_at_the_end,
+    saving_on_average,
+    steps,
+)
+from guidestar.metrics.statistics import LEVEL, Floats, Interval, sign_flip_test, smallest_p
+
+Kind = Literal["gain", "no evidence", "harm"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a strategy is better than the control ("gain"), worse ("harm"), or neither can be shown; and the
+    sentence that says so."""
+
+    kind: Kind
+    sentence: str
+
+
+def verdict(
+    strategy: ArrayLike,
+    control: ArrayLike,
+    labels: ArrayLike,
+    *,
+    control_labels: ArrayLike | None = None,
+    level: float = LEVEL,
+    target: float | None = None,
+    names: tuple[str, str] = ("the strategy", "random"),
+) -> Verdict:
+    """The verdict on one strategy beside a control.
+
+    strategy, control: (seeds, points) accuracies of the same seeds, or (seeds, points, examples) with 1 for a right
+    answer. labels: (points,). target: the accuracy for which savings are wanted; else where the lower curve ends.
+    Raises ValueError as `savings.pair` does, but for a single seed, which is no evidence.
+    >>> verdict([[0.6, 0.8]], [[0.6, 0.7]], [100, 200]).kind
+    'no evidence'
+    """
+    own, other = np.asarray(strategy, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if len(own) < 2 and own.shape == other.shape:
+        axes = tuple(range(2, own.ndim))
+        return few_seeds([float(a) for a in (own.mean(axis=axes) - other.mean(axis=axes)) @ steps(own.shape[1])], names)
+    return judge(pair(own, other, labels, control_labels), level=level, target=target, names=names)
+
+
+def judge(
+    found: Pair,
+    *,
+    level: float = LEVEL,
+    target: float | None = None,
+    names: tuple[str, str] = ("the strategy", "random"),
+    p: float | None = None,
+    comparisons: int = 1,
+) -> Verdict:
+    """The verdict on a pair of curves. p: of the area, corrected for the number of `comparisons` that are made."""
+    if smallest_p(found.seeds, greater=True) > 1 - level:
+        return few_seeds(area_by_seed(found), names, level)
+    p = area_p(found) if p is None else p
+    kind = decide(found, p, level)
+    if kind == "no evidence":
+        return Verdict(kind, _nothing(found, p, level, names, comparisons))
+    at = saving_at_the_end(found, level) if target is None else saving_at(found, target, level)
+    return Verdict(kind, _claim(found, kind, at, level, names[1], comparisons))
+
+
+def decide(found: Pair, p: float, level: float = LEVEL) -> Kind:
+    """ "gain" or "harm" if p (corrected) of the difference of the areas and the exact test in its direction are both
+    within the level."""
+    differences = area_by_seed(found)
+    up = float(differences.mean()) > 0
+    exact = sign_flip_test(differences if up else -differences, greater=True)
+    if p > 1 - level or exact > 1 - level:
+        return "no evidence"
+    return "gain" if up else "harm"
+
+
+def area_by_seed(found: Pair) -> Floats:
+    """The difference of the areas, strategy − control, of each seed: (seeds,)."""
+    points = found.shared
+    values: Floats = (found.strategy[:, :points] - found.control[:, :points]) @ steps(points)
+    return values
+
+
+def least_seeds(level: float = LEVEL) -> int:
+    """The fewest seeds with which a verdict can claim anything.
+
+    >>> least_seeds(0.95)
+    5
+    """
+    return math.ceil(math.log2(1 / (1 - level)) - 1e-9)
+
+
+def win_tie_loss(kinds: Sequence[Mapping[tuple[str, str], Kind]]) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """How often each strategy won against, tied with and lost to each other one.
+
+    kinds: for each dataset (row, column) -> the verdict on row beside column, each pair once; its reverse is filled
+    in. The p values behind them are to be corrected for all of them.
+    >>> win_tie_loss([{("star", "random"): "gain"}, {("star", "random"): "no evidence"}])["random"]["star"]
+    (0, 1, 1)
+    """
+    counts: dict[str, dict[str, list[int]]] = {}
+    place = {"gain": 0, "no evidence": 1, "harm": 2}
+    for dataset in kinds:
+        for (row, column), kind in dataset.items():
+            counts.setdefault(row, {}).setdefault(column, [0, 0, 0])[place[kind]] += 1
+            counts.setdefault(column, {}).setdefault(row, [0, 0, 0])[2 - place[kind]] += 1
+    return {row: {column: (n[0], n[1], n[2]) for column, n in found.items()} for row, found in counts.items()}
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def few_seeds(differences: Sequence[float] | Floats, names: tuple[str, str], level: float = LEVEL) -> Verdict:
+    """The verdict on too few seeds. differences: of the areas, by seed."""
+    n, needed = len(differences), least_seeds(level)
+    if not n:
+        return Verdict("no evidence", f"No seed is finished for both {names[0]} and {names[1]}.")
+    where = _apart(float(np.mean(differences)), names)
+    if n == 1:
+        return Verdict(
+            "no evidence", f"One seed cannot show a gain: {where}, and nothing tells how much of that is chance."
+        )
+    return Verdict(
+        "no evidence",
+        f"{n} seeds cannot show a gain at {_percent(level)}: {where}, but even if all {n} agree, chance alone does "
+        f"that in 1 of {2**n} cases; it takes {needed} seeds.",
+    )
+
+
+def _nothing(found: Pair, p: float, level: float, names: tuple[str, str], comparisons: int) -> str:
+    difference = area_difference(found, level)
+    if 0.0 in difference:
+        why = f"as far as they can tell, {names[1]} is as good"
+    elif p > 1 - level:
+        why = f"of {comparisons} comparisons one may look like that by chance"
+    else:
+        exact = sign_flip_test(area_by_seed(found))
+        why = f"but not enough of the seeds agree: without assuming normal differences p is {exact:.2g}"
+    return (
+        f"No evidence of a gain: {_apart(difference.estimate, names)}, {_percent(level)} interval "
+        f"{_signed(difference.low)} to {_signed(difference.high)}, {found.seeds} seeds; {why}."
+    )
+
+
+def _claim(found: Pair, kind: Kind, at: Saving | None, level: float, control: str, comparisons: int) -> str:
+    """How many labels were saved or spent, in the sharpest form whose own interval agrees."""
+    several = f", after correction for {comparisons} comparisons" if comparisons > 1 else ""
+    seeds = f"{found.seeds} seeds{several}"
+    average = saving_on_average(found, level)
+    if at is not None and _agrees(at.share, kind):
+        least = "at least " if at.bound else ""
+        reached = f"to reach an accuracy of {at.accuracy:.2f}, {_range(at.share, kind, level)}, {seeds}"
+        return _labels(kind, f"{least}{_amount(at.share.estimate)}", control, reached)
+    if _agrees(average, kind):
+        reached = f"on average over the accuracies on the way, {_range(average, kind, level)}, {seeds}"
+        rest = "" if at is None else f"; to reach {at.accuracy:.2f} the number is not settled"
+        return _labels(kind, _amount(average.estimate), control, reached + rest)
+    difference = area_difference(found, level)
+    better = "higher" if kind == "gain" else "lower"
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    interval = f"{_percent(level)} interval {low:.3f} to {high:.3f}"
+    return (
+        f"On average accuracy was {abs(difference.estimate):.3f} {better} than {control}'s, {interval}, {seeds}; what "
+        "that is in labels is not settled."
+    )
+
+
+def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVEL) -> str:
+    """What both curves needed to reach an accuracy, in one sentence."""
+    goal, share = f"to reach {at.accuracy:g}", at.share.estimate
+    own, other = names
+    if at.labels is not None and at.control_labels is not None:
+        needed = f"{own} needed {at.labels:.0f} labels {goal} and {other} {at.control_labels:.0f}"
+    elif at.labels is not None:
+        needed = (
+            f"{own} needed {at.labels:.0f} labels {goal}, which {other} did not with {found.control_labels[-1]:.0f}"
+        )
+    elif at.control_labels is not None:
+        needed = (
+            f"{other} needed {at.control_labels:.0f} labels {goal}, which {own} did not with {found.labels[-1]:.0f}"
+        )
+    else:
+        return f"Neither {own} nor {other} reached {at.accuracy:g}."
+    bound = "" if at.bound is None else "at least " if (at.bound == "at least") == (share >= 0) else "at most "
+    low = "any number more" if math.isinf(at.share.low) else _fewer(at.share.low)
+    high = "any number fewer" if at.share.high >= 1 else _fewer(at.share.high)
+    return f"{needed}: {bound}{_fewer(share)}, {_percent(level)} interval {low} to {high}."
+
+
+def _fewer(share: float) -> str:
+    return f"{_amount(share)} {'fewer' if share >= 0 else 'more'}"
+
+
+def _labels(kind: Kind, amount: str, control: str, rest: str) -> str:
+    if kind == "gain":
+        return f"Saved {amount} of {control}'s labels {rest}."
+    return f"Harm: needed {amount} more labels than {control} {rest}."
+
+
+def _agrees(share: Interval, kind: Kind) -> bool:
+    """Whether the whole interval of a share lies on the side of the claim."""
+    return share.low > 0 if kind == "gain" else share.high < 0
+
+
+def _range(share: Interval, kind: Kind, level: float) -> str:
+    """The interval as amounts, without a sign; open where the measured curves do not bound it."""
+    low, high = (share.low, share.high) if kind == "gain" else (-share.high, -share.low)
+    if high >= 1 if kind == "gain" else math.isinf(high):
+        return f"{_percent(level)} interval {_amount(low)} or more"
+    return f"{_percent(level)} interval {100 * low:.0f} to {_amount(high)}"
+
+
+def _apart(difference: float, names: tuple[str, str]) -> str:
+    where = "above" if difference >= 0 else "below"
+    return f"on average {names[0]} was {abs(difference):.3f} {where} {names[1]}'s accuracy"
+
+
+def _amount(share: float) -> str:
+    return f"{abs(100 * share):.0f} %"
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

@@ -1,0 +1,165 @@
+"""Argilla: the records of `Dataset.records.to_json` (2.x); also its API's records and 1.x text classification.
+
+A record has `fields`, `metadata`, `suggestions` (question -> value, score, agent) and `responses` (question -> list
+of value and user_id). Users are UUIDs there, so a name is written as a UUID made from it, and the name itself
+travels in the metadata. The SDK writes no status of a response: a draft or a discarded one that has a value looks
+like an answer. The API's records have the status, and it is heeded.
+
+Source: argilla/records/_resource.py (Record.to_dict, from_dict) and responses.py of argilla-io/argilla 2.8;
+docs.argilla.io, "rg.Response" and "Migrate your legacy datasets to Argilla V2".
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidestar.people.exchange.rows import (
+    KEY,
+    About,
+    Format,
+    Given,
+    Record,
+    Row,
+    as_list,
+    as_object,
+    columns_of,
+    fields_in,
+    from_kept,
+    kept,
+    merged,
+    nested,
+    only,
+    single,
+    text_of,
+)
+
+_QUESTION = "answer"
+_NAMES = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
+_NOBODY = (None, "", "None")
+
+
+def write(row: Row, about: About) -> list[dict[str, Any]]:
+    """One record, as `Record.from_dict` takes it; skips are in the metadata, for a response must have a value."""
+    question = about.question or _QUESTION
+    labels = [(given.annotator, given.answer) for given in row.answers if given.answer is not None]
+    responses = [{"value": answer, "user_id": _user(who), "status": "submitted"} for who, answer in labels]
+    names = {_user(who): who for who, _ in labels if _user(who) != who}
+    suggestions = {}
+    if about.suggestions and (found := row.suggestion) is not None:
+        chance = found.probabilities.get(found.answer)
+        suggestions = {question: {"value": found.answer, "score": chance, "agent": f"round {found.round}"}}
+    return [
+        {
+            "id": row.id,
+            "fields": columns_of(row.fields, ()),
+            "metadata": {KEY: json.dumps({**kept(row), "users": names}, ensure_ascii=False)},
+            "suggestions": suggestions,
+            "responses": {question: responses} if responses else {},
+            "vectors": {},
+            "status": "completed" if responses else "pending",
+        }
+    ]
+
+
+def _user(name: str) -> str:
+    try:
+        return str(uuid.UUID(name)) if str(uuid.UUID(name)) == name else str(uuid.uuid5(_NAMES, name))
+    except ValueError:
+        return str(uuid.uuid5(_NAMES, name))
+
+
+def hint(about: About) -> str:
+    """The dataset's settings that the exported records fit."""
+    question = about.question or _QUESTION
+    fields = ", ".join(f"rg.TextField(name={name!r})" for name in about.fields)
+    if about.kind == "choice":
+        asked = f"rg.LabelQuestion(name={question!r}, labels={list(about.labels)!r})"
+    else:
+        asked = f"rg.TextQuestion(name={question!r})"
+    return (
+        f"settings for Argilla: rg.Settings(fields=[{fields}], questions=[{asked}], allow_extra_metadata=True); "
+        "responses can be logged only for users that exist there"
+    )
+
+
+def read(record: Record, about: About, where: str) -> Row:
+    """The row of a record."""
+    metadata = as_object(record.get("metadata"), f"{where}: metadata")
+    found = as_object(metadata.get(KEY), f"{where}: {KEY}")
+    ours, names = from_kept(found, where), as_object(found.get("users"), f"{where}: users")
+    texts = record.get("fields", record.get("inputs")) or {"text": record.get("text")}
+    fields, _ = fields_in(as_object(texts, f"{where}: fields"), about, ())
+    said = _responses(record, about, where)
+    native = [Given(text_of(names.get(g.annotator, g.annotator), where), g.answer, at=g.at) for g in said]
+    id = ours.id or text_of(record.get("external_id") or record.get("id"), where)
+    return replace(ours, id=id, fields=fields, final=None, answers=merged(native, ours.answers))
+
+
+def _responses(record: Record, about: About, where: str) -> list[Given]:
+    if "annotation" in record:  # 1.x
+        return _legacy(record, where)
+    found = nested(record.get("responses"))
+    said = list(_of_users(found, where) if isinstance(found, list) else _of_questions(found, where))
+    asked = dict.fromkeys(question for question, _, _, _ in said if question)
+    question = only(asked, about, (_QUESTION, "label"), where, "questions are answered")
+    answers = [(status, user, value) for q, status, user, value in said if q in (question, "")]
+    results: list[Given] = []
+    for status, user, value in answers:
+        answer = single(value, f"{where}: {question}")
+        if status == "discarded":
+            results.append(Given(user, None))
+        elif status != "draft" and answer is not None:
+            results.append(Given(user, answer))
+    return results
+
+
+Said = tuple[str, str, str, Any]  # question, status, user, value
+
+
+def _of_questions(found: Any, where: str) -> Iterator[Said]:
+    """The SDK's form: question -> [{value, user_id, status}]."""
+    for question, items in as_object(found, f"{where}: responses").items():
+        for item in as_list(items, f"{where}: {question}"):
+            response = as_object(item, f"{where}: {question}")
+            yield str(question), text_of(response.get("status"), where), _name(response, where), response.get("value")
+
+
+def _of_users(found: Any, where: str) -> Iterator[Said]:
+    """The API's form: [{values: question -> {value}, user_id, status}]; discarded ones may have no values."""
+    for item in as_list(found, f"{where}: responses"):
+        response = as_object(item, f"{where}: responses")
+        status, user = text_of(response.get("status"), where), _name(response, where)
+        values = as_object(response.get("values"), f"{where}: values")
+        if not values and status == "discarded":
+            yield "", status, user, None
+        for question, value in values.items():
+            yield str(question), status, user, value.get("value") if isinstance(value, Mapping) else value
+
+
+def _legacy(record: Record, where: str) -> list[Given]:
+    """A 1.x record has one `annotation`, by `annotation_agent`, and a `status`."""
+    agent = text_of(record.get("annotation_agent"), where)
+    if record.get("status") == "Discarded":
+        return [Given(agent, None)]
+    answer = single(record["annotation"], f"{where}: annotation")
+    return [] if answer is None else [Given(agent, answer)]
+
+
+def _name(response: Record, where: str) -> str:
+    user = response.get("user_id")
+    return "" if user in _NOBODY else text_of(user, f"{where}: user_id")
+
+
+def mine(record: Record) -> bool:
+    """Whether a record looks like Argilla's, of 2.x or 1.x."""
+    new = "fields" in record and bool({"responses", "suggestions"} & record.keys())
+    return new or {"annotation", "annotation_agent", "status"} <= record.keys()
+
+
+FORMATS: dict[str, Format] = {
+    "argilla": Format("Argilla's records (2.x; reads 1.x text classification)", "json", write, read, mine, hint),
+}

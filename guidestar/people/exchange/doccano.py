@@ -1,0 +1,105 @@
+"""doccano: JSON lines with a text and its labels, for classification and, with texts as labels, sequence to sequence.
+
+A line has `id`, `text`, `label` (a list) and `Comments`; keys of the imported file that doccano does not know come
+back as they were. It has one label an example and no name beside it: where people label each on their own, doccano
+exports one file a person, NAME.jsonl. Earlier versions wrote `labels` and `username`, or `annotations` with numbers.
+
+Source: backend/data_export (models.py, pipeline/factories.py, pipeline/comments.py) and backend/data_import
+(pipeline/catalog.py) of doccano/doccano; issues 46, 113, 1875 and 1960 there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from guidestar.errors import DataError
+from guidestar.people.exchange.rows import (
+    KEY,
+    About,
+    Format,
+    Given,
+    Record,
+    Row,
+    as_list,
+    as_object,
+    columns_of,
+    fields_in,
+    from_kept,
+    kept,
+    labels_in,
+    shown,
+    single,
+    text_of,
+)
+
+_OWN = frozenset({"id", "doc_id", "label", "labels", "Comments", "username", "annotations", "meta", "cats", KEY})
+_LABELS = ("label", "labels", "cats")
+_TEXTS = ("text", "data")
+
+
+def write(row: Row, about: About) -> list[dict[str, Any]]:
+    """One line, with the answer that counts; who said what is under our own key."""
+    ours = kept(row)
+    if len(row.fields) != 1:
+        ours["fields"] = columns_of(row.fields, ())
+    answer = row.final.answer if row.final else None
+    suggested = about.suggestions and row.suggestion is not None
+    return [
+        {
+            "text": shown(row),
+            "label": [] if answer is None else [answer],
+            **({"suggestion": row.suggestion.answer} if suggested and row.suggestion else {}),
+            KEY: ours,
+        }
+    ]
+
+
+def read(record: Record, about: About, where: str) -> Row:
+    """The row of one line; a label that differs from what we had given doccano is somebody's new answer."""
+    found = as_object(record.get(KEY), f"{where}: {KEY}")
+    ours = from_kept(found, where)
+    texts = [text_of(record[name], f"{where}: {name}") for name in _TEXTS if isinstance(record.get(name), str)]
+    own = {**({"text": texts[0]} if texts else {}), **as_object(found.get("fields"), f"{where}: fields")}
+    fields, _ = fields_in({**record, **own}, about, _OWN)
+    answer = _label(record, about, where)
+    before = ours.final.answer if ours.final else None
+    who = text_of(record.get("username"), where)
+    new = () if answer is None or answer == before else (Given(who, answer),)
+    comments = [text_of(item, where) for item in as_list(record.get("Comments"), f"{where}: Comments")]
+    return replace(
+        ours,
+        id=ours.id or text_of(record.get("id"), where),
+        fields=fields,
+        text=texts[0] if texts else "",
+        answers=(*ours.answers, *new),
+        final=None if new else ours.final,
+        notes={**ours.notes, **({who: "\n".join(comments)} if comments else {})},
+    )
+
+
+def _label(record: Record, about: About, where: str) -> str | None:
+    names = (about.question,) if about.question else _LABELS
+    for name in names:
+        if name in record:
+            value = labels_in(record[name], about)
+            if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
+                raise DataError(f"{where}: {name} marks parts of the text; only labels of whole texts can be imported")
+            return single(value, f"{where}: {name}")
+    if record.get("annotations"):
+        raise DataError(
+            f"{where}: found 'annotations' with the numbers of doccano's labels; export as 'JSONL (Text label)'"
+        )
+    return None
+
+
+def mine(record: Record) -> bool:
+    """Whether a record looks like a line of doccano's."""
+    text = any(isinstance(record.get(name), str) for name in _TEXTS)
+    listed = any(isinstance(record.get(name), list) for name in (*_LABELS, "annotations"))
+    return text and listed and "answers" not in record
+
+
+FORMATS: dict[str, Format] = {
+    "doccano": Format("doccano's JSON lines, one label a text", "jsonl", write, read, mine),
+}

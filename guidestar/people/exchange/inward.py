@@ -1,0 +1,289 @@
+"""From a file to a run: every row checked, matched to its example, and stored; all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guidestar import config as configs
+from guidestar.config import RunConfig, TaskConfig
+from guidestar.data.pool import load_dataset
+from guidestar.data.presets import apply_preset
+from guidestar.data.prompts import answer_column
+from guidestar.data.tasks import Task, make_task
+from guidestar.errors import DataError
+from guidestar.people.exchange import containers
+from guidestar.people.exchange.matching import Index
+from guidestar.people.exchange.outward import about_run, rows_of
+from guidestar.people.exchange.rows import About, Format, Given, Row
+from guidestar.people.exchange.table import format_of, recognise
+from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Verdict
+from guidestar.store.store import Store, find_run
+
+NOBODY = "import"  # who answers in a file without names, unless the user says
+SOURCE = "import"
+SHOWN = 20  # problems listed at once
+_CONFIG = "config.yaml"  # in the folder of a run's experiment
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing that a file says. stamp: what tells it from the same thing said at another time, "" if nothing."""
+
+    example: Example
+    annotation: Annotation
+    stamp: str
+    where: str
+
+
+def import_file(
+    run: Path,
+    file: Path,
+    *,
+    format: str | None = None,
+    annotator: str | None = None,
+    pool: Sequence[Example] | None = None,
+    skip_unknown: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, int]:
+    """Store what a file says about the examples of a run, or nothing if anything in it cannot be used.
+
+    run: the folder of a run, or one with a single run in it. format: a name of `FORMATS`, with the column, control or
+    question that holds the answer behind a colon where it is not plain; recognised if not given. annotator: who gave
+    the answers that name nobody. pool: the examples that may be labelled though nobody asked for them; read with the
+    configuration beside the run if not given. skip_unknown: leave out rows about texts that are in neither.
+
+    A row is matched by our id, else by its text. The same file again changes nothing. Returns counts: `new`,
+    `unchanged` (stand so already), `changed_since` (imported before and changed in the run after that; left as they
+    are), `not_asked` (examples added), `without_answer`, `rejected`, `unknown` (rows left out).
+
+    Raises DataError with all problems, by file and line; ConfigError for an unknown format.
+    """
+    name = format or recognise(file)
+    if format is None:
+        say(f"{file}: read as {name}; another format can be named with --format")
+    chosen, question = format_of(name)
+    with Store.open(find_run(run)) as store:
+        config = _config_of(store.folder)
+        rows_known = rows_of(store)
+        asked = [Example(row.id, row.fields, row.prompt, row.where) for row in rows_known]
+        index = Index(asked, lambda: _pool(pool, config))
+        about = replace(_about(about_run(store, rows_known), index, config), question=question)
+        problems: list[str] = []
+        counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
+        counts.update(rejected=0, unknown=0)
+        rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
+        found = _statements(rows, _task(store, config), annotator or NOBODY, problems)
+        _raise_all(problems)
+        _store(store, found, counts)
+    if annotator is None and any(_unnamed(row) for row, _ in rows):
+        say(f"answers that name nobody are stored as by {NOBODY!r}; another name can be given with --annotator")
+    if counts["changed_since"]:
+        say(
+            f"{counts['changed_since']} answers were imported before and have been changed since; they stay as they are"
+        )
+    return dict(counts)
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def _config_of(folder: Path) -> RunConfig | None:
+    """The configuration beside a run."""
+    found = next((place / _CONFIG for place in (folder.parent, folder) if (place / _CONFIG).is_file()), None)
+    return None if found is None else configs.load(found)
+
+
+def _pool(pool: Sequence[Example] | None, config: RunConfig | None) -> Sequence[Example]:
+    if pool is not None:
+        return pool
+    return () if config is None else load_dataset(config).pool
+
+
+def _about(about: About, index: Index, config: RunConfig | None) -> About:
+    fields = about.fields or index.field_names
+    if config is None:
+        return replace(about, fields=fields)
+    data, _, _ = apply_preset(config.data, config.task)
+    columns = {column: name for name, column in data.columns.items() if name in fields}
+    return replace(about, fields=fields, columns=columns, answer=answer_column(data))
+
+
+def _task(store: Store, config: RunConfig | None) -> Task:
+    """The run's task, with the labels that the run has recorded."""
+    facts, response, task = store.facts["task"], "{answer}", TaskConfig()
+    if config is not None:
+        data, task, _ = apply_preset(config.data, config.task)
+        response = data.response
+    labels = dict(zip(facts.get("labels", ()), facts.get("words", facts.get("labels", ())), strict=True))
+    return make_task(task.model_copy(update={"kind": facts["kind"], "labels": labels or None}), [], response)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def _read(file: Path, chosen: Format, about: About, problems: list[str]) -> list[Row]:
+    rows: list[Row] = []
+    for where, record in containers.load(file):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            rows.append(replace(chosen.read(record, about, where), where=where))
+        except DataError as error:
+            problems.append(str(error))
+    return rows
+
+
+def _matched(
+    rows: Iterable[Row], index: Index, problems: list[str], counts: Counter[str], skip_unknown: bool
+) -> list[tuple[Row, Example]]:
+    """The rows in which somebody is heard, each with its example."""
+    found: list[tuple[Row, Example]] = []
+    for row in rows:
+        counts["rejected"] += row.rejected
+        if not row.says_something:
+            counts["without_answer"] += not row.rejected
+            continue
+        try:
+            example = index.find(row)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if example is not None:
+            found.append((row, example))
+        elif skip_unknown:
+            counts["unknown"] += 1
+        else:
+            problems.append(index.missing(row))
+    return found
+
+
+def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, problems: list[str]) -> list[Statement]:
+    """What the rows say in the task's own terms, each thing once, in the file's order."""
+    said: dict[tuple[str, str, str], Statement] = {}
+    finals: list[tuple[Example, str, str]] = []
+    for row, example in rows:
+        try:
+            for annotation, stamp in _annotations(row, task, nobody):
+                new = Statement(example, annotation, stamp, row.where)
+                slot = "verdict" if isinstance(annotation, Verdict) else annotation.annotator
+                before = said.setdefault((example.id, _kind(annotation), slot), new)
+                if _content(before.annotation) != _content(annotation):
+                    problems.append(_conflict(before, new))
+            if row.final and row.final.answer:
+                finals.append((example, task.parse_gold(row.final.answer, row.where), row.where))
+        except DataError as error:
+            problems.append(str(error))
+    problems += _without_ground(said.values(), finals)
+    return list(said.values())
+
+
+def _annotations(row: Row, task: Task, nobody: str) -> Iterable[tuple[Annotation, str]]:
+    def name(given: Given) -> str:
+        return given.annotator or nobody
+
+    for given in row.answers:
+        if given.answer is None:
+            yield Skip(given.reason, name(given)), given.at
+        else:
+            yield Label(task.parse_gold(given.answer, row.where), name(given)), given.at
+    if row.verdict is not None and row.verdict.answer is not None:
+        yield Verdict(task.parse_gold(row.verdict.answer, row.where), name(row.verdict)), row.verdict.at
+    yield from ((Flag(who or nobody), "") for who in row.flags)
+    yield from ((Note(text, who or nobody), "") for who, text in row.notes.items() if text)
+
+
+def _kind(annotation: Annotation) -> str:
+    return "answer" if isinstance(annotation, (Label, Skip)) else type(annotation).__name__.lower()
+
+
+def _content(annotation: Annotation) -> tuple[str, ...]:
+    """What must not differ between two rows; the reason of a skip may."""
+    match annotation:
+        case Label(answer) | Verdict(answer):
+            return ("label", answer)
+        case Note(text):
+            return ("note", text)
+        case _:
+            return (type(annotation).__name__,)
+
+
+def _conflict(before: Statement, new: Statement) -> str:
+    who = new.annotation.annotator
+    one, other = (_content(s.annotation)[-1] for s in (before, new))
+    what = {"answer": "answers", "note": "notes", "verdict": "verdicts"}[_kind(new.annotation)]
+    return (
+        f"{new.where}: two different {what} of {who} about one example: {other!r} here, {one!r} at "
+        f"{before.where.rpartition('/')[2]}; keep one of them"
+    )
+
+
+def _without_ground(said: Iterable[Statement], finals: Sequence[tuple[Example, str, str]]) -> list[str]:
+    """Answers that are said to count though nobody gave them: somebody edited the wrong cell."""
+    given: dict[str, set[str]] = {}
+    for statement in said:
+        if isinstance(statement.annotation, (Label, Verdict)):
+            given.setdefault(statement.example.id, set()).add(statement.annotation.answer)
+    return [
+        f"{where}: {answer!r} is said to count, but no annotator of the row gave it; change an annotator's answer"
+        for example, answer, where in finals
+        if answer not in given.get(example.id, {answer})
+    ]
+
+
+def _unnamed(row: Row) -> bool:
+    return any(not given.annotator for given in row.answers) or "" in row.flags or "" in row.notes
+
+
+# --- storing --------------------------------------------------------------------------------------
+
+
+def _store(store: Store, found: Sequence[Statement], counts: Counter[str]) -> None:
+    stands = _standing(store)
+    fresh = [statement for statement in found if not stands(statement)]
+    counts["unchanged"] += len(found) - len(fresh)
+    counts["not_asked"] += store.annotations.add_extra([statement.example for statement in fresh])
+    stored = store.annotations.add_many([(s.example.id, s.annotation, _decision(s), SOURCE) for s in fresh])
+    counts["new"] += sum(stored)
+    counts["changed_since"] += len(stored) - sum(stored)
+
+
+def _standing(store: Store) -> Callable[[Statement], bool]:
+    """Whether the run says so already."""
+    notes = store.annotations
+    current, verdicts, flags, remarks = notes.by_annotator(), notes.verdicts(), notes.flags(), notes.notes()
+
+    def stands(statement: Statement) -> bool:
+        id, who = statement.example.id, statement.annotation.annotator
+        match statement.annotation:
+            case Skip(""):  # many tools have no reasons
+                return isinstance(current.get(id, {}).get(who), Skip)
+            case Label() | Skip() as answer:
+                return current.get(id, {}).get(who) == answer
+            case Verdict(answer):
+                return verdicts.get(id) == Label(answer, who)
+            case Note(text):
+                return remarks.get(id, {}).get(who) == text
+            case _:
+                return who in flags.get(id, ())
+
+    return stands
+
+
+def _decision(statement: Statement) -> str:
+    """The same for the same thing said at the same time, so that a file can be imported again."""
+    said = statement.annotation
+    content = [statement.example.id, _kind(said), *_content(said), said.annotator, statement.stamp]
+    if isinstance(said, Skip):
+        content.append(said.reason)
+    return f"import-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}"
+
+
+def _raise_all(problems: Sequence[str]) -> None:
+    if problems:
+        more = [f"… and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
+        raise DataError("\n".join([*problems[:SHOWN], *more]))

@@ -1,0 +1,155 @@
+"""From a run to a file: every example with all that annotators say of it, or the whole log."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidestar.errors import ConfigError, DataError
+from guidestar.people.exchange import containers
+from guidestar.people.exchange.rows import About, Given, Row
+from guidestar.people.exchange.table import format_of
+from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.store import files
+from guidestar.store.store import Store, find_run
+
+_KINDS: dict[type[Any], str] = {
+    Label: "label", Skip: "skip", Undo: "undo", Flag: "flag", Note: "note", Verdict: "verdict",
+}  # fmt: skip
+
+
+def export_run(
+    run: Path,
+    format: str,
+    out: Path | None = None,
+    *,
+    log: bool = False,
+    safe: bool = False,
+    suggestions: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path | str:
+    """Write what annotators did in a run, and return the path; without `out`, return the text.
+
+    run: the folder of a run, or one with a single run in it. format: a name of `FORMATS`, with the tool's question or
+    control behind a colon where it is not to be called "answer". Examples stand in the order of asking, then those
+    that were added; unanswered ones are in it too, so that another tool can be used to label them.
+    log: instead, every change ever made, as JSON lines. safe: CSV in which no cell is a formula to a spreadsheet.
+    suggestions: give other tools the model's answers, which may sway whoever labels there; our own formats have them
+    always.
+
+    Raises ConfigError for an unknown format or options that do not go together, DataError if a file is needed and
+    not given or a folder is in the way, StoreError if the run cannot be read or the file not written.
+    """
+    chosen, question = format_of("jsonl" if log else format)
+    if log and format != "jsonl":
+        raise ConfigError(f"format is {format!r}, but the log is written as jsonl only")
+    if safe and chosen.container != "csv":
+        raise ConfigError(f"safe is for csv, which spreadsheets open; format is {format!r}")
+    with Store.open(find_run(run)) as store:
+        if log:
+            return _write(list(log_of(store)), "jsonl", out, containers.dump_jsonl)
+        rows = rows_of(store)
+        about = dataclasses.replace(about_run(store, rows), question=question, suggestions=suggestions)
+    records = [record for row in rows for record in chosen.write(row, about)]
+    if chosen.hint is not None:
+        say(chosen.hint(about))
+    dump = containers.dump_safe_csv if safe else containers.CONTAINERS[chosen.container].dump
+    return _write(records, chosen.container, out, dump)
+
+
+def _write(
+    records: containers.Records, name: str, out: Path | None, dump: Callable[[containers.Records], bytes] | None
+) -> Path | str:
+    container = containers.CONTAINERS[name]
+    if out is None:
+        if dump is None or not container.text:
+            raise DataError(f"the format {name} cannot be shown as text; give a file or folder to write to")
+        return dump(records).decode()
+    if dump is not None:
+        if out.is_dir():
+            raise DataError(f"{out}: is a folder; give the name of a file")
+        files.write_bytes(out, dump(records))
+    elif container.fill is not None:
+        fill = container.fill
+        if out.exists() and not (out / "dataset_info.json").is_file():
+            raise DataError(f"{out}: is in the way and was not written by `datasets`; choose another folder")
+        files.publish_folder(out, lambda folder: fill(records, folder))
+    return out
+
+
+# --- what there is to write ---------------------------------------------------------------------
+
+
+def rows_of(store: Store) -> list[Row]:
+    """All examples of a run in the order of asking, those that were added last."""
+    notes = store.annotations
+    picks = [(r, pick) for r in range(store.rounds()) for pick in store.query(r).picks]
+    asked = {pick.id: (r, None if math.isnan(pick.score) else pick.score) for r, pick in picks}
+    extras = notes.extras()
+    answered = [id for id in notes.answers() if id in extras]
+    ids = {**asked, **dict.fromkeys((*answered, *sorted(extras)), (None, None))}
+    order = said_at(store)
+    current, counts, verdicts = notes.by_annotator(), notes.answers(), notes.verdicts()
+    flags, remarks, suggestions = notes.flags(), notes.notes(), store.suggestions()
+    rows: list[Row] = []
+    for id, (round, score) in ids.items():
+        example = store.example(id)
+        given = [(order[id, who], answer) for who, answer in current.get(id, {}).items()]
+        rows.append(
+            Row(
+                id=id,
+                fields=example.fields,
+                prompt=example.prompt,
+                round=round,
+                score=score,
+                answers=tuple(_given(answer, at) for (_, at), answer in sorted(given, key=lambda item: item[0])),
+                final=_given(counts[id]) if id in counts else None,
+                verdict=_given(verdicts[id]) if id in verdicts else None,
+                flags=tuple(sorted(flags.get(id, ()))),
+                notes=remarks.get(id, {}),
+                suggestion=suggestions.get(id),
+                where=example.where,
+            )
+        )
+    return rows
+
+
+def said_at(store: Store) -> dict[tuple[str, str], tuple[int, str]]:
+    """(example, annotator) -> (number in the log, time) of the last label or skip."""
+    return {
+        (entry.id, entry.annotation.annotator): (entry.number, entry.at)
+        for entry in store.annotations.history()
+        if isinstance(entry.annotation, (Label, Skip))
+    }
+
+
+def _given(answer: Label | Skip, at: str = "") -> Given:
+    if isinstance(answer, Label):
+        return Given(answer.annotator, answer.answer, at=at)
+    return Given(answer.annotator, None, answer.reason, at)
+
+
+def about_run(store: Store, rows: list[Row]) -> About:
+    """What the formats must know of a run."""
+    task: Mapping[str, Any] = store.facts["task"]
+    fields = tuple(dict.fromkeys(name for row in rows for name in row.fields))
+    return About(task["kind"], tuple(task.get("labels", ())), fields)
+
+
+def log_of(store: Store) -> list[dict[str, Any]]:
+    """Every change ever made, in that order, as plain data."""
+    return [
+        {
+            "number": entry.number,
+            "id": entry.id,
+            "kind": _KINDS[type(entry.annotation)],
+            **dataclasses.asdict(entry.annotation),
+            "source": entry.source,
+            "decision": entry.decision,
+            "at": entry.at,
+        }
+        for entry in store.annotations.history()
+    ]

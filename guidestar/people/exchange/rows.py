@@ -1,0 +1,296 @@
+"""The neutral record between a run and any file format, and what every format needs to read and write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidestar.errors import DataError
+from guidestar.records import Suggestion
+
+KEY = "guidestar"  # the one key that we add to another tool's records; tools hand unknown keys back as they came
+FIELD = "fields."  # stands before the name of a field that is also one of a format's own names
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one annotator said of an example, as a file has it.
+
+    annotator: "" where the file names nobody. answer: None for a skip, whose `reason` may be empty.
+    at: when it was said, in the words of its tool; "" where that is not known.
+    """
+
+    annotator: str
+    answer: str | None
+    reason: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example and all that annotators say of it. A file may have several rows about one example.
+
+    id: the example's id, "" where a file has none.
+    fields: column -> text. text: the only text of tools that show one, else "".
+    answers: in the order given. final: the answer that counts. verdict: what was settled on.
+    flags: annotators who flag it. notes: annotator -> remark; both may name "" when read from a file.
+    rejected: the file says what the answer is not, and more than one other is left.
+    where: file and line, for messages.
+    """
+
+    id: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    prompt: str = ""
+    round: int | None = None
+    score: float | None = None
+    answers: tuple[Given, ...] = ()
+    final: Given | None = None
+    verdict: Given | None = None
+    flags: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    suggestion: Suggestion | None = None
+    rejected: bool = False
+    where: str = ""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether an annotator is heard in it."""
+        return bool(self.answers or self.verdict or self.flags or self.notes)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a format must know of the run and of the user's wish.
+
+    kind: "choice", "number" or "text"; labels: those of a choice. fields: names of the examples' fields.
+    columns: column of the user's files -> field, where the names differ. answer: the column with answers there.
+    question: the question, control or column to use where a file has several.
+    suggestions: whether files for other labelling tools carry the model's own answers.
+    """
+
+    kind: str
+    labels: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None = None
+    question: str | None = None
+    suggestions: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    doc: what it is, for lists. container: how its records lie in a file, a name of `CONTAINERS`.
+    write: the records of one row. read: the row of one record; raises DataError if it cannot be used.
+    mine: whether a record looks like this format's own, so that a file can be recognised.
+    hint: what the user must set up in the tool, in its own words.
+    """
+
+    doc: str
+    container: str
+    write: Callable[[Row, About], list[dict[str, Any]]]
+    read: Callable[[Record, About, str], Row]
+    mine: Callable[[Record], bool]
+    hint: Callable[[About], str] | None = None
+
+
+# --- names of fields ----------------------------------------------------------------------------
+
+
+def columns_of(fields: Mapping[str, str], own: Collection[str]) -> dict[str, str]:
+    """Fields under names that are none of a format's `own`.
+
+    >>> columns_of({"text": "a", "id": "b", "fields.id": "c"}, {"id"})
+    {'text': 'a', 'fields.id': 'b', 'fields.fields.id': 'c'}
+    """
+    return {FIELD + k if k in own or k.startswith(FIELD) else k: v for k, v in fields.items()}
+
+
+def fields_in(record: Record, about: About, own: Collection[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """(the fields in a record, the rest): the way back from `columns_of`, also for the user's own files.
+
+    A name of the format's own is a field if the run has a field of that name and it stands under no other.
+    """
+    fields: dict[str, str] = {}
+    rest: dict[str, Any] = {}
+    for column, value in record.items():
+        name = column.removeprefix(FIELD) if column.startswith(FIELD) else about.columns.get(column, column)
+        taken = column in own and (column not in about.fields or FIELD + column in record)
+        if name in about.fields and not taken and isinstance(value, str):
+            fields[name] = value
+        else:
+            rest[column] = value
+    return fields, rest
+
+
+def shown(row: Row) -> str:
+    """The one text for tools that show one: the only field, else the filled template."""
+    return next(iter(row.fields.values())) if len(row.fields) == 1 else row.prompt
+
+
+# --- our own part of a record -------------------------------------------------------------------
+
+
+def kept(row: Row) -> dict[str, Any]:
+    """All of a row but fields, prompt and suggestion, as plain data without empty parts; `from_kept` reads it."""
+    found = {
+        "id": row.id,
+        "round": row.round,
+        "score": row.score,
+        "answers": [plain_given(given) for given in row.answers],
+        "final": plain_given(row.final) if row.final else None,
+        "verdict": plain_given(row.verdict) if row.verdict else None,
+        "flags": list(row.flags),
+        "notes": [{"annotator": who, "text": text} for who, text in row.notes.items()],
+    }
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def from_kept(found: Any, where: str) -> Row:
+    """The row of `kept`, also from its JSON text. Raises DataError if it is not of that form."""
+    record = as_object(found, f"{where}: {KEY}")
+    said = {name: nested(record.get(name)) for name in ("answers", "final", "verdict", "flags", "notes")}
+    final, verdict = (given(said[name], f"{where}: {name}") if said[name] else None for name in ("final", "verdict"))
+    return Row(
+        id=text_of(record.get("id"), f"{where}: id"),
+        round=_number(record.get("round")),
+        answers=tuple(given(item, f"{where}: answers") for item in as_list(said["answers"], f"{where}: answers")),
+        final=final,
+        verdict=verdict,
+        flags=tuple(text_of(who, f"{where}: flags") for who in as_list(said["flags"], f"{where}: flags")),
+        notes=_notes(said["notes"], f"{where}: notes"),
+        where=where,
+    )
+
+
+def plain_given(given: Given) -> dict[str, str]:
+    """A `Given` as plain data; a skip has the key `skip`, with its reason, in place of `answer`."""
+    said = {"skip": given.reason} if given.answer is None else {"answer": given.answer}
+    return {"annotator": given.annotator, **said, **({"at": given.at} if given.at else {})}
+
+
+def given(found: Any, where: str) -> Given:
+    """The way back from `plain_given`."""
+    record = as_object(found, where)
+    annotator, at = text_of(record.get("annotator"), where), text_of(record.get("at"), where)
+    if (answer := record.get("answer")) is not None:
+        return Given(annotator, text_of(answer, where), at=at)
+    if (reason := record.get("skip")) is None:
+        raise DataError(f"{where}: found neither 'answer' nor 'skip' in {_short(found)}; one of them is needed")
+    return Given(annotator, None, text_of(reason, where), at)
+
+
+def merged(native: Sequence[Given], ours: Sequence[Given]) -> tuple[Given, ...]:
+    """What a tool says, filled in from what we had given it; where they differ, the tool is right.
+
+    Reasons and times, which tools drop, come back, and so do annotators whom the tool does not name.
+    """
+    known: list[Given] = []
+    for given in ours:
+        theirs = [other for other in native if other.annotator == given.annotator]
+        known += [given if other.answer == given.answer else other for other in theirs] or [given]
+    before = {given.annotator for given in ours}
+    return (*known, *(given for given in native if given.annotator not in before))
+
+
+def _notes(found: Any, where: str) -> dict[str, str]:
+    if isinstance(found, Mapping):
+        return {str(who): text_of(text, where) for who, text in found.items()}
+    records = [as_object(item, where) for item in as_list(found, where)]
+    return {text_of(item.get("annotator"), where): text_of(item.get("text"), where) for item in records}
+
+
+def _number(found: Any) -> int | None:
+    text = str(found)
+    return int(text) if found is not None and text.lstrip("-").isdecimal() else None
+
+
+# --- values of other people's files -------------------------------------------------------------
+
+
+def nested(value: Any) -> Any:
+    """A list or object that a table holds as its JSON text."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """A list; nothing is an empty one. Raises DataError for anything else."""
+    value = nested(value)
+    if value is None or value == "":
+        return []
+    if not isinstance(value, list):
+        raise DataError(f"{where}: found {_short(value)}, expected a list")
+    return value
+
+
+def as_object(value: Any, where: str) -> Record:
+    """An object; nothing is an empty one. Raises DataError for anything else."""
+    value = nested(value)
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: found {_short(value)}, expected an object")
+    return value
+
+
+def text_of(value: Any, where: str) -> str:
+    """A text, or a number or truth value as JSON writes it; "" for nothing. Raises DataError for the rest."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    raise DataError(f"{where}: found {_short(value)}, expected a text")
+
+
+def labels_in(value: Any, about: About) -> Any:
+    """A label, or the list of them that a table holds as its JSON text; a label may look like one, "[1]"."""
+    return nested(value) if about.kind == "choice" and value not in about.labels else value
+
+
+def single(value: Any, where: str) -> str | None:
+    """The one label of a list, or a label alone; None for nothing or an empty list.
+
+    Raises DataError for several: an example has one answer here.
+    """
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise DataError(f"{where}: found {len(value)} labels, {_listed(value)}; exactly one is allowed")
+        value = value[0] if value else None
+    return text_of(value, where) or None
+
+
+def only(names: Iterable[str], about: About, preferred: Sequence[str], where: str, what: str) -> str | None:
+    """The question to read: the one the user names, a preferred name, or the only one; None if there is none."""
+    found = list(names)
+    if about.question is not None:
+        return about.question if about.question in found else None
+    for name in preferred:
+        if name in found:
+            return name
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: several {what}: {_listed(found)}; name one behind the format, like --format FORMAT:{found[0]}"
+        )
+    return found[0] if found else None
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(repr(value) for value in values)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

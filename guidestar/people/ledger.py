@@ -1,0 +1,107 @@
+"""What asking an endpoint has cost: one JSON line for each reply in `endpoint.jsonl`, only ever added to.
+
+A line is on the disk before the answer is used, so a limit on the cost holds over restarts. It holds no key and no
+text, only ids and numbers. What a server charges for requests that it never answered is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guidestar.errors import StoreError
+from guidestar.store import files
+from guidestar.store.migrations import timestamp
+
+LEDGER = "endpoint.jsonl"
+
+
+class Ledger:
+    """The ledger of a run folder. `add` may be called from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there. Raises StoreError if it is damaged."""
+        self._path = folder / LEDGER
+        self._lock = threading.Lock()
+        lines = read_ledger(folder)
+        self.spent = sum(float(line["cost"]) for line in lines)
+        self.replies = len(lines)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append one line: id, model, outcome, tokens_in, tokens_out, cost, seconds, tries, and the time."""
+        text = json.dumps({"at": timestamp(), **line}, ensure_ascii=False) + "\n"
+        with self._lock, files.writing(self._path):
+            new = not self._path.exists()
+            with self._path.open("ab+") as file:
+                if file.tell() and not _ends_whole(file):
+                    text = "\n" + text  # a process died within its line
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                folder = os.open(self._path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            self.spent += float(line["cost"])
+            self.replies += 1
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run folder's ledger, [] without one. A line that a dying process left unfinished is skipped.
+
+    Raises StoreError for a line that is no JSON object with a cost, or a file that cannot be read.
+    """
+    path = folder / LEDGER
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    found = []
+    for number, raw in enumerate(content.split(b"\n"), 1):
+        if not raw.strip():
+            continue
+        try:
+            line = json.loads(raw)
+            float(line["cost"]), line["outcome"]
+        except (ValueError, TypeError, KeyError):
+            if not raw.endswith(b"}"):  # unfinished
+                continue
+            raise StoreError(
+                f"{path} line {number}: is not a line of a ledger; bring the file back from a copy"
+            ) from None
+        found.append(line)
+    return found
+
+
+def endpoint_usage(folder: Path) -> dict[str, Any] | None:
+    """Replies, tries, tokens, cost and seconds of a run folder's ledger, in all; None if no endpoint was asked.
+
+    Raises StoreError if the ledger is damaged.
+    """
+    lines = read_ledger(folder)
+    if not lines:
+        return None
+    return {
+        "replies": len(lines),
+        "examples": len({line["id"] for line in lines}),
+        "unreadable": sum(line["outcome"] == "unreadable" for line in lines),
+        "tries": sum(int(line["tries"]) for line in lines),
+        "tokens_in": sum(line["tokens_in"] or 0 for line in lines),
+        "tokens_out": sum(line["tokens_out"] or 0 for line in lines),
+        "cost": sum(float(line["cost"]) for line in lines),
+        "seconds": round(sum(float(line["seconds"]) for line in lines), 3),
+        "models": sorted({str(line["model"]) for line in lines}),
+    }
+
+
+def _ends_whole(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")

@@ -1,0 +1,205 @@
+"""What the page knows of a run: a copy in memory of what the store says, brought up to date before every use.
+
+Other processes write to the same store (training, another page, the terminal, an import), so nothing here is taken
+for granted longer than one request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from guidestar.config import PeopleConfig, QueryConfig, TaskConfig
+from guidestar.data.tasks import Task, make_task
+from guidestar.people import queue
+from guidestar.people.queue import Item
+from guidestar.records import Annotation, Example, Label, Skip, Suggestion
+from guidestar.store import Entry, Store
+from guidestar.store.replay import Replay
+
+_CLAIMS_AGAIN = 5.0  # seconds until the claims that other processes made are looked at again
+
+Saved = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source), as the store takes them
+
+
+class Board:
+    """A run as the page sees it. It belongs to the thread of its store.
+
+    replay: what all annotations amount to. items: what the queue looks at, in the order of asking. asked,
+    left: round -> examples, and those of them without an answer. labels: examples whose answer is a label. touched: annotator -> example -> when they
+    last did something to it, the newest last. times: annotator -> seconds of each answer. decisions: what is
+    recorded under a decision's id. seen: number of the last entry taken in.
+    """
+
+    def __init__(self, store: Store, people: PeopleConfig, clock: Callable[[], float]) -> None:
+        """store: begun. people: how people label. clock: seconds since the epoch."""
+        self.store, self.people, self.clock = store, people, clock
+        self.facts = store.facts
+        self.replay = Replay()
+        self.items: dict[str, Item] = {}
+        self.asked: Counter[int] = Counter()
+        self.left: Counter[int] = Counter()
+        self.labels = 0
+        self.touched: dict[str, dict[str, str]] = {}
+        self.times: dict[str, list[float]] = {}
+        self.decisions: dict[str, tuple[str, Annotation]] = {}
+        self.round = 0
+        self._open: dict[str, None] = {}  # items that anybody could be asked for, in the order of asking
+        self.seen = self._rounds = 0
+        self._claims_at = float("-inf")
+        self._examples: dict[str, Example] = {}
+        self._suggested: tuple[object, dict[str, Suggestion]] = (None, {})
+        self.refresh()
+
+    # --- what the run is ---
+
+    @cached_property
+    def task(self) -> Task:
+        """What an answer is; it reads and checks what people give."""
+        recorded, configured = self.facts["task"], self.facts.get("config", {}).get("task", {})
+        labels = dict(zip(recorded["labels"], recorded["words"], strict=True)) if "labels" in recorded else None
+        marker = configured.get("marker", TaskConfig().marker)
+        return make_task(TaskConfig(kind=recorded["kind"], labels=labels, marker=marker), [], "{answer}")
+
+    @cached_property
+    def query(self) -> QueryConfig:
+        """How many labels are asked for."""
+        return QueryConfig.model_validate(self.facts.get("config", {}).get("query", {}))
+
+    @property
+    def lease(self) -> float:
+        """Seconds for which an example is kept for whom it was shown to."""
+        return self.people.lease * 60.0
+
+    # --- taking in what the store says ---
+
+    def refresh(self) -> None:
+        """Take in whatever was recorded since the last time, by whoever did it."""
+        self.round = self.store.current_round()
+        rounds = self.store.rounds()
+        for r in range(self._rounds, rounds):
+            for pick in self.store.query(r).picks:
+                self.items[pick.id] = Item(pick.id, r, queue.in_overlap(pick.id, self.people.overlap))
+                self.asked[r] += 1
+                self.left[r] += 1
+                self._open[pick.id] = None
+                self._update(pick.id)  # it may have been answered before it was asked for
+        self._rounds = rounds
+        newest = self.store.annotations.history(last=1)
+        if newest and newest[0].number > self.seen:
+            for entry in self.store.annotations.history(last=newest[0].number - self.seen):
+                if entry.number > self.seen:
+                    self._apply(entry)
+        if (now := self.clock()) - self._claims_at >= _CLAIMS_AGAIN:
+            self._claims_at = now
+            for id, claims in self.store.annotations.claims().items():
+                if id in self.items:
+                    mine = self.items[id].claims
+                    latest = {who: max(_seconds(at), mine.get(who, 0.0)) for who, at in claims.items()}
+                    self._change(id, claims=latest)
+
+    def _apply(self, entry: Entry) -> None:
+        before = isinstance(self.replay.counts.get(entry.id), Label)
+        self.replay.apply(entry.number, entry.id, entry.annotation)
+        self.labels += isinstance(self.replay.counts.get(entry.id), Label) - before
+        self.seen = entry.number
+        who = entry.annotation.annotator
+        touched = self.touched.setdefault(who, {})
+        touched.pop(entry.id, None)
+        touched[entry.id] = entry.at
+        if isinstance(entry.annotation, (Label, Skip)):
+            self.times.setdefault(who, []).append(_seconds(entry.at))
+        if entry.decision is not None:
+            self.decisions[entry.decision] = (entry.id, entry.annotation)
+        if entry.id in self.items:
+            self._update(entry.id)
+
+    def _update(self, id: str) -> None:
+        """Bring an item up to date with what was said about it."""
+        self._change(
+            id,
+            answered=frozenset(self.replay.current.get(id, ())),
+            done=id in self.replay.counts,
+            settled=id in self.replay.verdicts,
+        )
+
+    def _change(self, id: str, **changes: Any) -> None:
+        before = self.items[id]
+        after = self.items[id] = dataclasses.replace(before, **changes)
+        self.left[after.round] += before.done - after.done
+        if not queue.is_open(after):
+            self._open.pop(id, None)
+        elif id not in self._open:  # an undo: back to its place in the order of asking
+            self._open = {i: None for i in self.items if i in self._open or i == id}
+
+    # --- reading ---
+
+    @property
+    def asks(self) -> bool:
+        """Whether the current round has its examples."""
+        return self.round < self._rounds
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example of the current round has an answer; true also when none is asked for yet."""
+        return not self.asks or self.left[self.round] == 0
+
+    def example(self, id: str) -> Example:
+        """An example that was asked for or added. Raises StoreError for any other id."""
+        if id not in self._examples:
+            self._examples[id] = self.store.example(id)
+        return self._examples[id]
+
+    def suggestions(self) -> dict[str, Suggestion]:
+        """What the model itself said of each example before it was trained on it."""
+        last = self._rounds - 1
+        known = (last, last >= 0 and self.store.has_suggestions(last))  # they come a moment after a round's query
+        if self._suggested[0] != known:
+            self._suggested = (known, self.store.suggestions())
+        return self._suggested[1]
+
+    def open_items(self) -> list[Item]:
+        """What anybody could still be asked for, in the order of asking."""
+        return [self.items[id] for id in self._open]
+
+    # --- writing ---
+
+    def offer(
+        self, annotator: str, want: int, have: Collection[str], hold: Collection[str]
+    ) -> tuple[list[str], list[str]]:
+        """(next ids for the annotator, ids of `hold` that are not theirs any more).
+
+        have: ids that the page knows of, not to be offered. hold: ids that it is about to show; they stay claimed.
+        """
+        now, lease = self.clock(), self.lease
+        fresh = queue.offer(
+            self.open_items(), annotator, round=self.round, now=now, lease=lease, want=want, have={*have, *hold}
+        )
+        for id in fresh:
+            self.claim(id, annotator)
+        lost = []
+        for id in hold:
+            item = self.items.get(id)
+            if item is None or not queue.may_have(item, annotator, now=now, lease=lease):
+                lost.append(id)
+            elif now - item.claims.get(annotator, 0.0) > lease / 4:
+                self.claim(id, annotator)
+        return fresh, lost
+
+    def claim(self, id: str, annotator: str) -> None:
+        """Record that the annotator has the example in front of them."""
+        self.store.annotations.claim(id, annotator)
+        self._change(id, claims={**self.items[id].claims, annotator: self.clock()})
+
+    def save(self, items: Sequence[Saved]) -> None:
+        """Record what annotators did. It is on the disk when this returns."""
+        self.store.annotations.add_many(items)
+        self.refresh()
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()

@@ -1,0 +1,219 @@
+"""Serving the page: where it listens, who may call it by which name, and the link that opens it."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from guidestar import config as configs
+from guidestar.errors import ConfigError, GuidestarError, StoreError, allowed
+from guidestar.people.page.desk import CONFIG_FILE, experiment_of
+from guidestar.people.trainer import Trainer
+from guidestar.store import files, find_run
+from guidestar.store.store import DATABASE
+
+TOKEN_FILE = "label.token"  # noqa: S105 - the name of a file
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
+
+
+def serve(
+    run: Path, *, train: bool, port: int, bind: str, annotator: str | None, open_browser: bool, say: Callable[[str], None],
+) -> int:  # fmt: skip
+    """Serve the page of a run until Ctrl-C. Returns the exit code.
+
+    run: a run folder, an experiment folder with one run, or a configuration; with `train` the run may not have begun
+    yet. train: fine-tune in a process of its own whenever a round has all its answers. port: 0 takes one that is the
+    same for this folder every time. bind: the address to listen on; anything but this machine's own is open to others and
+    `say` tells what that means. annotator: the name of who labels; without it the page asks.
+
+    Raises GuidestarError if there is nothing to label in the folder or if the address cannot be used.
+    """
+    try:
+        import uvicorn
+
+        from guidestar.people.page.app import create_app
+    except ImportError as error:
+        raise GuidestarError(
+            f"the labelling page needs {error.name}; install it with: pip install 'guidestar[label]'"
+        ) from error
+    config, run = (run, folder_of(run, train=train)) if run.is_file() else (None, run)
+    check_folder(run, config, train=train)
+    annotator = None if annotator is None else checked_name(annotator)
+    experiment = experiment_of(run)
+    token = read_token(experiment / TOKEN_FILE)
+    wanted = port or usual_port(experiment)
+    listener = listen(bind, wanted, fixed=port != 0)
+    port = int(listener.getsockname()[1])
+    if port != wanted:
+        say(f"port {wanted}, which this folder has otherwise, is in use: is the page open already?")
+    names = names_of(bind)
+    app = create_app(
+        run,
+        token=token,
+        trainer=Trainer(experiment, config=config) if train else None,
+        hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
+        annotator=annotator,
+    )
+    link = f"http://{names[0]}:{port}/?token={token}"
+    if not is_loopback(bind):
+        say(_open_to_others(bind, port))
+    say(f"label here: {link}")
+    say("Ctrl-C stops the page; everything that it calls saved is on the disk")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=5, lifespan="on",
+        )
+    )  # fmt: skip
+    if open_browser:
+        threading.Timer(0.5, webbrowser.open, (link,)).start()
+    try:
+        with listener:
+            server.run(sockets=[listener])
+    except KeyboardInterrupt:  # the ordinary way to end it
+        pass
+    return 0 if server.started else 1
+
+
+def folder_of(config: Path, *, train: bool) -> Path:
+    """The experiment folder of a configuration; with `train` it is made if it is missing."""
+    folder = Path(configs.load(config).out)
+    if train:
+        with files.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_folder(run: Path, config: Path | None, *, train: bool) -> None:
+    """Raise GuidestarError, saying what to do, if there is nothing to label in the folder."""
+    if not run.is_dir():
+        raise StoreError(f"{run}: no such folder; `guidestar run CONFIG.yaml` makes one")
+    if (run / DATABASE).is_file() or any(run.glob(f"*/{DATABASE}")):
+        find_run(run)
+    elif not train:
+        raise StoreError(f"{run}: found no run; `guidestar run` begins one and chooses what to ask")
+    if train and config is None and not (experiment_of(run) / CONFIG_FILE).is_file():
+        raise ConfigError(f"{experiment_of(run)}: has no {CONFIG_FILE}, so there is nothing to train by")
+
+
+def checked_name(name: str) -> str:
+    """An annotator's name as it is stored. Raises ConfigError for one that is not allowed."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from guidestar.people.page import wire
+
+    try:
+        return TypeAdapter[str](wire.Name).validate_python(name)
+    except ValidationError:
+        kinds = ["letters", "digits", "spaces", ". _ @ + -"]
+        raise ConfigError(
+            f"annotator: found {name!r}; a name has at most 40 characters and does not begin or end with a space, "
+            f"{allowed(kinds)}; `oracle` is taken"
+        ) from None
+
+
+# --- the secret -----------------------------------------------------------------------------------
+
+
+def read_token(path: Path) -> str:
+    """The secret of the link, made at the first start. It stays, so that a page that is open goes on working when
+    the server comes back. Nobody else on this machine may read the file."""
+    with files.writing(path):
+        found = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        if _TOKEN.fullmatch(found):
+            path.chmod(0o600)
+            return found
+        temporary = path.with_name(f"{files.TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if found:  # not ours, or cut short
+                path.unlink()
+            with suppress(FileExistsError):  # another page was started at the same moment: its token is the token
+                os.link(temporary, path)
+        finally:
+            temporary.unlink()
+        return path.read_text(encoding="utf-8").strip()
+
+
+# --- the address ----------------------------------------------------------------------------------
+
+
+def usual_port(experiment: Path) -> int:
+    """The same for a folder every time: the browser keeps what is not saved yet under the page's address."""
+    digest = hashlib.sha256(str(experiment.resolve()).encode()).digest()
+    return _PORTS[int.from_bytes(digest[:8], "big") % len(_PORTS)]
+
+
+def listen(bind: str, port: int, *, fixed: bool) -> socket.socket:
+    """A listening socket; where a port that nobody asked for is in use, on any other.
+
+    Raises GuidestarError if the address or the port cannot be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            if fixed:
+                listener.close()
+                raise
+            listener.bind((address[0], 0, *address[2:]))
+        listener.listen(128)
+    except OSError as error:
+        raise GuidestarError(f"cannot listen on {bind} port {port}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def is_loopback(bind: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind.lower() == "localhost"
+
+
+def names_of(bind: str) -> list[str]:
+    """The names under which the page may be called, the one for the link first. Every other is refused."""
+    own = ["127.0.0.1", "localhost"]
+    try:
+        address = ipaddress.ip_address(bind)
+    except ValueError:
+        return [*dict.fromkeys([bind.lower(), *(own if is_loopback(bind) else [])])]
+    shown = f"[{address}]" if address.version == 6 else str(address)
+    if address.is_loopback:
+        return [shown, "localhost"]
+    if not address.is_unspecified:
+        return [shown]
+    host = socket.gethostname().lower()
+    try:
+        others = [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except OSError:
+        others = []
+    found = [f"[{name}]" if ":" in name else name for name in others if "%" not in name]
+    return [*dict.fromkeys([host, *found, *own, "[::1]"])]
+
+
+def _open_to_others(bind: str, port: int) -> str:
+    return (
+        f"the page listens on {bind}: every machine that reaches this one can try to open it. The token in the link is "
+        "the only lock, and nothing is encrypted on the way: whoever listens in on the network reads examples, answers "
+        "and the token. Give the link only to annotators, on a network that you trust. Safer: leave --bind away and let "
+        f"them come through SSH, with ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
+    )

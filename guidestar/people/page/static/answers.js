@@ -1,0 +1,273 @@
+// The answers of a task: buttons with their keys, a search where there are many, or a box for numbers and texts.
+
+import { el, fill, show } from "./dom.js";
+
+const KEYS = 9; // labels that have a number key
+const MANY = 9; // labels above which there is a search
+
+/** A label as it is shown: the word that the model writes, and the label where that is another. */
+export function labelName(task, label) {
+  const found = task.labels.find((one) => one.label === label);
+  return found ? found.word : label;
+}
+
+export class Answers {
+  /**
+   * where: the element to fill. task: kind and labels. given(text, event): an answer was given.
+   * options: [{label, word}] instead of the task's labels; box: a box even where there are options.
+   */
+  constructor(where, task, given) {
+    this.where = where;
+    this.task = task;
+    this.given = given;
+    this.atOnce = true;
+    this.selected = null;
+    this.draftKey = null;
+    this.search = null;
+    this.box = null;
+    this.buttons = [];
+    this.build(task.labels, task.kind !== "choice");
+  }
+
+  build(options, box) {
+    this.options = options;
+    this.selected = null;
+    this.buttons = options.map((option, i) => this._button(option, i));
+    this.search = options.length > MANY ? this._search() : null;
+    this.box = box ? this._box() : null;
+    fill(
+      this.where,
+      this.search && el("div", { class: "search" }, this.search, this.found),
+      this.buttons.length ? el("div", { class: "labels" }, ...this.buttons) : null,
+      this.box && el("div", { class: "box" }, this.box, this.save, this.problem),
+    );
+    this._narrow();
+  }
+
+  /** For an example: what was answered before is marked; badges: label -> small text on its button. */
+  set({ answer = null, badges = {}, draftKey = null }) {
+    this.selected = null;
+    this.draftKey = draftKey;
+    const given = answer && answer.kind === "label" ? answer.text : null;
+    this.buttons.forEach((button, i) => {
+      const { label } = this.options[i];
+      this._mark(button, label === given);
+      button.querySelector(".badge").textContent = badges[label] || "";
+    });
+    if (this.search) {
+      this.search.value = "";
+      this._narrow();
+    }
+    if (this.box) {
+      this.box.value = kept(draftKey) ?? given ?? "";
+      this.problem.textContent = "";
+      this._fit();
+    }
+  }
+
+  /** A number key. Returns whether there is such an answer. */
+  press(digit) {
+    const button = this.buttons[digit - 1];
+    if (!button || digit > KEYS) return false;
+    this._choose(digit - 1);
+    return true;
+  }
+
+  /** Enter: save what is selected. */
+  confirm() {
+    if (this.selected === null) return false;
+    this.given(this.options[this.selected].label);
+    return true;
+  }
+
+  focusSearch() {
+    if (this.search) this.search.focus();
+    return this.search !== null;
+  }
+
+  /** Put a draft into the box, where it can be edited. */
+  insert(text) {
+    if (!this.box) return;
+    this.box.value = text;
+    this._keep();
+    this._fit();
+    this.box.focus();
+  }
+
+  focusBox() {
+    if (this.box) this.box.focus();
+    return this.box !== null;
+  }
+
+  /** Whether something is typed that is not saved. */
+  get dirty() {
+    return this.box !== null && kept(this.draftKey) !== null;
+  }
+
+  _button(option, i) {
+    const key = i < KEYS ? String(i + 1) : null;
+    const button = el(
+      "button",
+      {
+        type: "button",
+        class: "answer",
+        "aria-keyshortcuts": key,
+        "aria-pressed": "false",
+        onclick: (event) => this._choose(i, event),
+      },
+      key ? el("kbd", { "aria-hidden": "true" }, key) : el("span", { class: "nokey", "aria-hidden": "true" }),
+      el(
+        "span",
+        { class: "name", dir: "auto" },
+        option.word,
+        option.word === option.label ? null : el("small", {}, ` ${option.label}`),
+      ),
+      el("span", { class: "badge", dir: "auto" }),
+    );
+    return button;
+  }
+
+  _choose(i, event) {
+    if (this.atOnce) {
+      this.given(this.options[i].label, event);
+      return;
+    }
+    this.selected = i;
+    this.buttons.forEach((button, at) => this._mark(button, at === i));
+  }
+
+  _mark(button, pressed) {
+    button.setAttribute("aria-pressed", String(pressed));
+  }
+
+  // --- search ---
+
+  _search() {
+    this.found = el("p", { class: "small", role: "status" });
+    return el("input", {
+      type: "search",
+      placeholder: "Search the labels  /",
+      "aria-label": "Search the labels",
+      "aria-keyshortcuts": "/",
+      autocomplete: "off",
+      spellcheck: "false",
+      oninput: () => this._narrow(),
+      onkeydown: (event) => this._searchKey(event),
+    });
+  }
+
+  _matches() {
+    const wanted = this.search ? this.search.value.trim().toLowerCase() : "";
+    return this.options.map(({ label, word }) => [label, word].some((name) => name.toLowerCase().includes(wanted)));
+  }
+
+  _narrow() {
+    if (!this.search) return;
+    const matches = this._matches();
+    this.at = this.search.value.trim() ? matches.indexOf(true) : -1;
+    this.buttons.forEach((button, i) => show(button, matches[i]));
+    const n = matches.filter(Boolean).length;
+    this.found.textContent = this.search.value.trim() ? (n ? `${n} found; Enter takes the marked one` : "none found") : "";
+    this._point();
+  }
+
+  _point() {
+    this.buttons.forEach((button, i) => button.classList.toggle("pointed", i === this.at));
+    if (this.at >= 0) this.buttons[this.at].scrollIntoView({ block: "nearest" });
+  }
+
+  _searchKey(event) {
+    const matches = this._matches();
+    const places = matches.flatMap((match, i) => (match ? [i] : []));
+    if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault();
+      if (this.at >= 0 && !event.repeat) {
+        const at = this.at;
+        this.search.blur();
+        this.given(this.options[at].label);
+      }
+    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      const step = event.key === "ArrowDown" ? 1 : -1;
+      const next = places.indexOf(this.at) + step;
+      this.at = places[Math.min(Math.max(next, 0), places.length - 1)] ?? -1;
+      this._point();
+    } else if (event.key === "Escape") {
+      event.preventDefault();
+      this.search.value = "";
+      this._narrow();
+      this.search.blur();
+    }
+  }
+
+  // --- the box ---
+
+  _box() {
+    const number = this.task.kind === "number";
+    this.problem = el("p", { class: "problem", role: "alert" });
+    this.save = el("button", { type: "button", class: "main-action", onclick: () => this._submit() }, "Save ", el("kbd", { "aria-hidden": "true" }, "Enter"));
+    return el("textarea", {
+      rows: "2",
+      maxlength: "10000",
+      dir: "auto",
+      "aria-label": number ? "Answer, ending in a number" : "Answer",
+      placeholder: number ? "The number; or a worked answer that ends in it" : "The answer",
+      oninput: () => {
+        this._keep();
+        this._fit();
+      },
+      onkeydown: (event) => {
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+          event.preventDefault();
+          if (!event.repeat) this._submit();
+        } else if (event.key === "Escape") {
+          event.preventDefault();
+          this.box.blur();
+        }
+      },
+    });
+  }
+
+  _submit() {
+    const text = this.box.value.trim();
+    let problem = "";
+    if (!text) problem = "The box is empty. To leave the example without an answer, skip it.";
+    else if (this.task.kind === "number" && !/[0-9]/.test(text)) problem = "There is no number in it.";
+    this.problem.textContent = problem;
+    if (problem) {
+      this.box.focus();
+      return;
+    }
+    keep(this.draftKey, null);
+    this.given(text);
+  }
+
+  _keep() {
+    keep(this.draftKey, this.box.value.trim() ? this.box.value : null);
+  }
+
+  _fit() {
+    this.box.style.height = "auto";
+    this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 360)}px`;
+  }
+}
+
+// What is typed and not saved survives a reload of the tab.
+
+function kept(key) {
+  try {
+    return key === null ? null : sessionStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+export function keep(key, text) {
+  try {
+    if (key === null) return;
+    if (text === null) sessionStorage.removeItem(key);
+    else sessionStorage.setItem(key, text);
+  } catch {
+    // then it does not
+  }
+}

@@ -1,0 +1,59 @@
+// Small helpers. Texts become text nodes, here and everywhere: nothing in these scripts parses HTML.
+
+const LONG = 240; // characters above which a text is set smaller
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with attributes, listeners (functions under "on…") and children (elements or texts). */
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function fill(element, ...children) {
+  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+}
+
+export function show(element, shown) {
+  element.hidden = !shown;
+}
+
+/** The texts of an example, each under the name of its column. */
+export function fields(example) {
+  return example.fields.map(({ name, text }) =>
+    el(
+      "section",
+      { class: "field" },
+      el("h2", {}, name),
+      text.trim()
+        ? el("p", { class: text.length > LONG ? "text long" : "text", dir: "auto" }, text)
+        : el("p", { class: "text small" }, "(empty)"),
+    ),
+  );
+}
+
+export const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)}\u00a0%`);
+
+export function plural(n, one, many) {
+  return `${n} ${n === 1 ? one : many}`;
+}
+
+/** Whether a key press belongs to a box in which one types. */
+export function typing(target) {
+  if (target instanceof HTMLInputElement) return !["checkbox", "radio", "button", "submit"].includes(target.type);
+  return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
+}
+
+export const dialogOpen = () => document.querySelector("dialog[open]") !== null;
+
+/** The help dialog, on both pages. */
+export function helpDialog() {
+  const open = () => $("help").showModal();
+  $("help-open").addEventListener("click", open);
+  return open;
+}

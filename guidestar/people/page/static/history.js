@@ -1,0 +1,126 @@
+// The list of what one did: newest first, each line opens its example so that the answer can be changed.
+
+import { $, el, fill, show } from "./dom.js";
+import { post } from "./server.js";
+
+export class History {
+  /** open(id): a line was chosen. nameOf(label): how a label is shown. */
+  constructor(annotator, { open, nameOf, waiting }) {
+    this.annotator = annotator;
+    this.open = open;
+    this.nameOf = nameOf;
+    this.waiting = waiting;
+    this.lines = []; // newest first: {id, answer, flagged, noted, text}
+    this.more = false;
+    this.current = null;
+    this.skip = 0;
+    $("older").addEventListener("click", () => this._older());
+    $("only").addEventListener("change", () => this.load());
+    show($("history"), true);
+    this.render();
+  }
+
+  get only() {
+    return $("only").value;
+  }
+
+  /** From the server, with what is still on its way laid over it. */
+  async load() {
+    const reply = await post("history", { annotator: this.annotator, skip: 0, only: this.only });
+    this.lines = reply.lines;
+    this.skip = reply.lines.length;
+    this.more = reply.more;
+    if (this.only === "all") {
+      for (const one of this.waiting()) this._overlay(one);
+    }
+    this.render();
+  }
+
+  async _older() {
+    const reply = await post("history", { annotator: this.annotator, skip: this.skip, only: this.only }).catch(() => null);
+    if (!reply) return;
+    const known = new Set(this.lines.map((line) => line.id));
+    this.lines.push(...reply.lines.filter((line) => !known.has(line.id)));
+    this.skip += reply.lines.length;
+    this.more = reply.more;
+    this.render();
+  }
+
+  /** Something was done to an example just now. */
+  put(example) {
+    const at = this.lines.findIndex((line) => line.id === example.id);
+    if (at >= 0) this.lines.splice(at, 1);
+    else this.skip += 1;
+    const line = { id: example.id, answer: example.answer, flagged: example.flagged, noted: Boolean(example.note), text: example.excerpt };
+    if (line.answer || line.flagged || line.noted) this.lines.unshift(line);
+    else this.skip = Math.max(this.skip - 1, 0);
+    this.render();
+  }
+
+  /** The newest example with an answer, null if there is none. */
+  newest() {
+    const line = this.lines.find((one) => one.answer);
+    return line ? line.id : null;
+  }
+
+  /** The answered example `step` lines further into the past than `id` (null: the present); null is the present. */
+  neighbour(id, step) {
+    const answered = this.lines.filter((line) => line.answer || line.id === id);
+    const at = answered.findIndex((line) => line.id === id) + step;
+    return at < 0 ? null : (answered[Math.min(at, answered.length - 1)] || { id: null }).id;
+  }
+
+  mark(id) {
+    this.current = id;
+    this.render();
+  }
+
+  _overlay(one) {
+    let line = this.lines.find((found) => found.id === one.id);
+    if (!line) line = { id: one.id, answer: null, flagged: false, noted: false, text: one.excerpt || "" };
+    else this.lines.splice(this.lines.indexOf(line), 1);
+    if (one.kind === "label" || one.kind === "skip") line.answer = { kind: one.kind, text: one.text || "" };
+    if (one.kind === "undo") line.answer = null;
+    if (one.kind === "flag") line.flagged = one.on;
+    if (one.kind === "note") line.noted = Boolean(one.text);
+    if (line.answer || line.flagged || line.noted) this.lines.unshift(line);
+  }
+
+  render() {
+    const focused = document.activeElement?.dataset?.id;
+    const pending = new Set(this.waiting().map((one) => one.id));
+    fill($("history-list"), ...this.lines.map((line) => this._line(line, pending.has(line.id))));
+    show($("history-none"), this.lines.length === 0);
+    $("history-none").textContent =
+      this.only === "all" ? "Nothing yet. What you answer appears here and can be changed." : "None.";
+    show($("older"), this.more);
+    if (focused) $("history-list").querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  _line(line, pending) {
+    const given = !line.answer ? "no answer" : line.answer.kind === "skip" ? "skipped" : this.nameOf(line.answer.text);
+    const marks = [line.flagged && "flagged", line.noted && "note", pending && "not saved yet"].filter(Boolean);
+    return el(
+      "li",
+      {},
+      el(
+        "button",
+        {
+          type: "button",
+          class: "line",
+          "data-id": line.id,
+          "aria-current": line.id === this.current ? "true" : null,
+          onclick: () => this.open(line.id),
+        },
+        el(
+          "span",
+          { class: "given" },
+          el("strong", { dir: "auto" }, given),
+          marks.length ? el("span", { class: pending ? "marks pending" : "marks" }, marks.join(" · ")) : null,
+        ),
+        el("span", { class: "excerpt", dir: "auto" }, line.text),
+      ),
+    );
+  }
+}
+

@@ -1,0 +1,506 @@
+// The labelling page: one example at a time, the next ones already here.
+
+import { Answers, keep, labelName } from "./answers.js";
+import { $, dialogOpen, el, fields, fill, helpDialog, percent, show, typing } from "./dom.js";
+import { History } from "./history.js";
+import { Outbox } from "./outbox.js";
+import { Progress, notices } from "./progress.js";
+import { Away, post } from "./server.js";
+import { whoever } from "./who.js";
+
+const AHEAD = 4; // examples that the page holds, the one shown included
+const BUSY = 15000; // milliseconds between two looks at the run while there is something to do
+const IDLE = 2000; // and while there is nothing
+const TWICE = 400; // milliseconds in which a second click is half of a double click
+
+const run = document.body.dataset.run;
+
+class LabelPage {
+  constructor(annotator) {
+    this.annotator = annotator;
+    this.state = null; // what the server said last
+    this.next = []; // examples to come
+    this.current = null; // the one shown
+    this.past = false; // whether it was opened from the history
+    this.cache = new Map();
+    this.seen = new Set(); // examples whose suggestion was shown
+    this.showModel = false;
+    this.shownAt = 0;
+    this.asking = false;
+    this.timer = null;
+    this.progress = new Progress();
+    this.tabs = "BroadcastChannel" in window ? new BroadcastChannel(`guidestar:${run}:${annotator}`) : null;
+    if (this.tabs) this.tabs.onmessage = ({ data }) => this.elsewhere(data);
+    this.outbox = new Outbox(run, {
+      told: (results, state) => this.told(results, state),
+      changed: () => this.changed(),
+      away: (text) => this.away(text),
+    });
+  }
+
+  // --- beginning ---
+
+  /** Wait for the run, then go to work. */
+  async start() {
+    for (;;) {
+      try {
+        const state = await post("state", { annotator: this.annotator });
+        this.away(null);
+        if (state.ready) {
+          this.begin(state);
+          return;
+        }
+        this.idle({ kind: "begin", text: notBegun(state) }, state.trainer);
+      } catch (error) {
+        this.away(error.message);
+      }
+      await new Promise((resolve) => setTimeout(resolve, IDLE));
+    }
+  }
+
+  begin(state) {
+    this.task = state.task;
+    this.showModel = state.suggestions === "shown";
+    this.answers = new Answers($("answers"), this.task, (text, event) => this.label(text, event));
+    this.answers.atOnce = remembered("at-once") !== "no";
+    this.history = new History(this.annotator, {
+      open: (id) => this.look(id),
+      nameOf: (label) => labelName(this.task, label),
+      waiting: () => this.mine(),
+    });
+    this.history.load().catch(() => {});
+    this.take(state);
+    this.buttons();
+    this.outbox.flush();
+    this.fetch();
+  }
+
+  buttons() {
+    const help = helpDialog();
+    $("undo").onclick = () => this.undo();
+    $("skip").onclick = (event) => this.skip(event);
+    $("flag").onclick = () => this.flag();
+    $("note").onclick = () => this.note();
+    $("model").onclick = () => this.model();
+    $("back").onclick = () => this.step(1);
+    $("forth").onclick = () => this.step(-1);
+    $("at-once").checked = this.answers.atOnce;
+    $("at-once").onchange = () => {
+      this.answers.atOnce = $("at-once").checked;
+      remember("at-once", this.answers.atOnce ? "yes" : "no");
+    };
+    $("note-close").onclick = () => $("note-dialog").close();
+    $("note-form").onsubmit = () => this.noted();
+    $("note-box").onkeydown = (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("note-form").requestSubmit();
+    };
+    $("retry").onclick = () => post("retry", { annotator: this.annotator }).catch((error) => this.away(error.message));
+    document.addEventListener("keydown", (event) => this.key(event, help));
+  }
+
+  key(event, help) {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || dialogOpen() || typing(event.target)) return;
+    const keys = {
+      u: () => this.undo(),
+      Backspace: () => this.undo(),
+      s: () => this.skip(),
+      f: () => this.flag(),
+      n: () => this.note(),
+      m: () => this.model(),
+      d: () => this.draft(),
+      p: () => $("whole").toggleAttribute("open"),
+      "/": () => this.answers.focusSearch() || this.answers.focusBox(),
+      "?": help,
+      ArrowLeft: () => this.step(1),
+      ArrowRight: () => this.step(-1),
+    };
+    const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
+    if (event.key === "Enter") {
+      const chosen = !this.answers.atOnce && this.answers.selected !== null && $("answers").contains(event.target);
+      if (!chosen && event.target.closest?.("button, a, summary")) return; // it presses that
+      if (event.repeat || !this.current || !this.answers.confirm()) return;
+    } else if (digit) {
+      if (event.repeat || !this.current || !this.answers.press(digit)) return;
+    } else {
+      const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+      if (!Object.hasOwn(keys, name) || (event.repeat && !name.startsWith("Arrow"))) return;
+      keys[name]();
+    }
+    event.preventDefault();
+  }
+
+  // --- what the annotator does ---
+
+  label(text, event) {
+    if (!this.current || this.doubled(event)) return;
+    this.answer({ kind: "label", text });
+  }
+
+  skip(event) {
+    if (!this.current || this.doubled(event)) return;
+    this.answer({ kind: "skip", text: "" });
+  }
+
+  /** Record an answer to the example shown, and go on at once. */
+  answer(given) {
+    const example = this.current;
+    example.answer = given;
+    keep(this.draftKey(example), null);
+    this.decide(example, { ...given, seen: this.seen.has(example.id) });
+    this.tabs?.postMessage({ answered: example.id });
+    this.advance();
+  }
+
+  undo() {
+    const id = this.past && this.current?.answer ? this.current.id : this.history.newest();
+    if (id === null) {
+      this.say("There is nothing to take back.");
+      return;
+    }
+    const line = this.history.lines.find((one) => one.id === id);
+    const known = this.cache.get(id);
+    this.setAside();
+    if (known) {
+      known.answer = null;
+      this.decide(known, { kind: "undo" });
+      this.display(known, false);
+      this.say("Taken back. Answer it again.");
+    } else {
+      this.decide({ id, answer: null, flagged: line?.flagged, note: "", excerpt: line?.text || "" }, { kind: "undo" });
+      this.say("Taken back.");
+      this.get(id).then((example) => {
+        if (!example) return;
+        example.answer = null;
+        this.setAside();
+        this.display(example, false);
+      });
+    }
+  }
+
+  flag() {
+    if (!this.current) return;
+    this.current.flagged = !this.current.flagged;
+    this.decide(this.current, { kind: "flag", on: this.current.flagged });
+    this.marks();
+  }
+
+  note() {
+    if (!this.current) return;
+    $("note-box").value = this.current.note;
+    $("note-dialog").showModal();
+    $("note-box").focus();
+  }
+
+  noted() {
+    const text = $("note-box").value.trim();
+    if (!this.current || text === this.current.note) return;
+    this.current.note = text;
+    this.decide(this.current, { kind: "note", text });
+    this.marks();
+  }
+
+  /** Show or hide what the model says. Blind by default: it then hides again with the next example. */
+  model() {
+    if (!this.state || this.state.suggestions === "off" || !this.current?.suggestion) return;
+    this.showModel = !this.showModel;
+    this.suggestion();
+  }
+
+  draft() {
+    if (!this.current?.suggestion || this.task.kind === "choice") return;
+    this.showModel = true;
+    this.suggestion();
+    this.answers.insert(this.current.suggestion.text);
+  }
+
+  decide(example, what) {
+    this.history.put(example);
+    this.outbox.add({ annotator: this.annotator, id: example.id, excerpt: example.excerpt, ...what });
+  }
+
+  /** Whether a click is the second half of a double click, which met the next example in the same place. */
+  doubled(event) {
+    return Boolean(event && event.detail > 1 && performance.now() - this.shownAt < TWICE);
+  }
+
+  // --- moving ---
+
+  step(into) {
+    const id = this.history.neighbour(this.past ? this.current?.id : null, into);
+    if (id !== null) this.look(id);
+    else if (this.past) this.advance();
+  }
+
+  /** Open an example from the history. */
+  async look(id) {
+    const example = this.cache.get(id) || (await this.get(id));
+    if (!example) return;
+    this.setAside();
+    const at = this.next.findIndex((one) => one.id === id);
+    if (at >= 0) this.next.splice(at, 1); // flagged or noted, and still to be answered
+    this.display(example, example.answer !== null || at < 0);
+  }
+
+  /** The example shown goes back to the front of those to come, if it still wants an answer. */
+  setAside() {
+    if (this.current && !this.past && this.current.answer === null) this.next.unshift(this.current);
+    this.current = null;
+  }
+
+  async get(id) {
+    try {
+      const example = arrived(await post("example", { annotator: this.annotator, id }));
+      for (const one of this.mine().filter((waiting) => waiting.id === id)) lay(one, example);
+      this.cache.set(id, example);
+      return example;
+    } catch (error) {
+      this.say(error instanceof Away ? "This example comes when the server is back." : "This example is not there any more.");
+      return null;
+    }
+  }
+
+  /** Show the next example. */
+  advance() {
+    this.current = null;
+    this.past = false;
+    const example = this.next.shift();
+    if (example) this.display(example, false);
+    else {
+      show($("work"), false);
+      this.idle({ kind: "wait", text: "Looking for the next example …" }, this.state?.trainer);
+    }
+    this.fetch();
+  }
+
+  display(example, past) {
+    this.current = example;
+    this.past = past;
+    this.cache.set(example.id, example);
+    if (this.state.suggestions === "hidden") this.showModel = false;
+    const place = past
+      ? example.answer
+        ? `You ${example.answer.kind === "skip" ? "skipped this" : `answered ${labelName(this.task, example.answer.text)}`}. Another answer replaces it.`
+        : "From your history"
+      : example.second
+        ? "A second opinion"
+        : "Example";
+    $("place").textContent = place;
+    $("place").classList.toggle("hidden", place === "Example");
+    $("example").classList.toggle("past", past);
+    fill($("fields"), ...fields(example));
+    $("prompt").textContent = example.prompt;
+    $("whole").open = false;
+    this.answers.set({ answer: example.answer, draftKey: this.draftKey(example) });
+    this.suggestion();
+    this.marks();
+    show($("idle"), false);
+    show($("work"), true);
+    this.history.mark(past ? example.id : null);
+    this.shownAt = performance.now();
+    if (!dialogOpen()) {
+      if (this.task.kind === "choice" || past) $("example").focus({ preventScroll: true });
+      else this.answers.focusBox();
+    }
+    window.scrollTo(0, 0);
+  }
+
+  suggestion() {
+    const said = this.current?.suggestion;
+    const available = Boolean(said) && this.state.suggestions !== "off";
+    const shown = available && this.showModel;
+    if (shown) this.seen.add(this.current.id);
+    show($("model"), available);
+    $("model").setAttribute("aria-pressed", String(shown));
+    show($("suggestion"), shown);
+    if (!shown) return;
+    const choice = this.task.kind === "choice";
+    fill(
+      $("suggestion"),
+      el("span", { class: "small" }, choice ? "The model says " : "The model’s draft: "),
+      el("strong", { dir: "auto" }, choice ? labelName(this.task, said.text) : said.text),
+      said.probability === null ? null : el("span", { class: "small" }, ` ${percent(said.probability)} sure`),
+      choice ? null : el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.draft() }, el("kbd", { "aria-hidden": "true" }, "d"), "Put it into the box"),
+    );
+  }
+
+  marks() {
+    $("flag").setAttribute("aria-pressed", String(this.current.flagged));
+    $("flag-text").textContent = this.current.flagged ? "Flagged" : "Flag";
+    $("note").classList.toggle("on", Boolean(this.current.note));
+    $("note-text").textContent = this.current.note ? "Note (1)" : "Note";
+  }
+
+  draftKey(example) {
+    return `guidestar:${run}:draft:${this.annotator}:${example.id}`;
+  }
+
+  // --- the server ---
+
+  /** Keep some examples ahead, and learn how the run stands. */
+  async fetch() {
+    clearTimeout(this.timer);
+    if (this.asking) {
+      this.again = true;
+      return;
+    }
+    this.asking = true;
+    try {
+      const held = [...(this.current && !this.past ? [this.current] : []), ...this.next].map((one) => one.id);
+      const have = [...new Set(this.mine().filter(isAnswer).map((one) => one.id))].slice(-500);
+      const want = Math.max(AHEAD - held.length, 0);
+      const reply = await post("next", { annotator: this.annotator, want, hold: held.slice(0, 20), have });
+      this.away(null);
+      if (reply.state.ready) this.take(reply.state);
+      this.arrive(reply);
+    } catch (error) {
+      this.away(error.message);
+    } finally {
+      this.asking = false;
+    }
+    if (this.again) {
+      this.again = false;
+      this.fetch();
+      return;
+    }
+    this.timer = setTimeout(() => this.fetch(), this.current ? BUSY : IDLE);
+  }
+
+  arrive({ examples, lost, idle, state }) {
+    this.next = this.next.filter((one) => !lost.includes(one.id));
+    const answered = new Set(this.mine().filter(isAnswer).map((one) => one.id));
+    const known = new Set([this.current?.id, ...this.next.map((one) => one.id)]);
+    for (const found of examples) {
+      if (known.has(found.id) || answered.has(found.id)) continue;
+      this.next.push(arrived(found));
+    }
+    if (this.current) return;
+    if (this.next.length) this.advance();
+    else if (idle) this.idle(idle, state.trainer);
+  }
+
+  /** What the server said about the run. */
+  take(state) {
+    this.state = state;
+    this.progress.render(state, this.mine());
+  }
+
+  /** Decisions are on the disk of the server, or refused. */
+  told(results, state) {
+    const mine = results.filter((one) => one.annotator === this.annotator && !one.refused);
+    if (state?.ready) this.take(state);
+    const last = mine[mine.length - 1];
+    if (last) this.say(savedText(last, this.task));
+  }
+
+  changed() {
+    const waiting = this.outbox.waiting().length;
+    $("saving").textContent = waiting ? `${waiting} not saved yet` : "";
+    this.history?.render();
+    if (this.state) this.progress.render(this.state, this.mine());
+    this.warn();
+  }
+
+  away(text) {
+    if (this.problem === text) return;
+    const back = this.problem && text === null;
+    this.problem = text;
+    this.warn();
+    if (back) {
+      this.outbox.flush();
+      this.fetch();
+    }
+  }
+
+  warn() {
+    notices(this.problem, this.outbox, (id) => this.look(id));
+  }
+
+  /** Another tab of this annotator has answered an example. */
+  elsewhere({ answered }) {
+    if (this.cache.has(answered)) this.cache.delete(answered);
+    this.next = this.next.filter((one) => one.id !== answered);
+    if (this.current?.id === answered && !this.past && !this.answers.dirty) this.advance();
+    if (this.history?.only === "all") this.history.load().catch(() => {});
+  }
+
+  mine() {
+    return this.outbox.waiting().filter((one) => one.annotator === this.annotator);
+  }
+
+  idle({ kind, text, command }, trainer) {
+    const titles = {
+      begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
+      complete: "Round complete", busy: "Round complete", idle: "Round complete",
+    };
+    const detail = command || (kind === "failed" ? trainer?.tail.join("\n") : trainer?.line) || "";
+    const title = titles[kind] || "";
+    if ($("idle-text").textContent !== text || $("idle").hidden) {
+      $("idle-title").textContent = title;
+      show($("idle-title"), title !== "");
+      $("idle-text").textContent = text;
+      show($("work"), false);
+      show($("idle"), true);
+      if (kind !== "wait" && !dialogOpen()) $("idle").focus({ preventScroll: true });
+    }
+    show($("idle-more"), Boolean(this.history) && this.history.newest() !== null && kind !== "wait");
+    $("idle-detail").textContent = detail;
+    show($("idle-detail"), detail !== "");
+    show($("retry"), kind === "failed");
+  }
+
+  say(text) {
+    $("status").textContent = text;
+  }
+}
+
+const isAnswer = (decision) => decision.kind === "label" || decision.kind === "skip";
+
+/** An example from the server, with a short text for the history. */
+function arrived(example) {
+  const text = example.fields.map((field) => field.text.trim()).filter(Boolean).join(" · ").replace(/\s+/g, " ");
+  return { ...example, excerpt: text.length > 160 ? `${text.slice(0, 160)}…` : text };
+}
+
+/** Lay a decision that is on its way over what the server says. */
+function lay(decision, example) {
+  if (isAnswer(decision)) example.answer = { kind: decision.kind, text: decision.text || "" };
+  if (decision.kind === "undo") example.answer = null;
+  if (decision.kind === "flag") example.flagged = decision.on;
+  if (decision.kind === "note") example.note = decision.text;
+}
+
+function savedText(decision, task) {
+  const what = {
+    label: () => `Saved: ${labelName(task, decision.text)}`,
+    skip: () => "Saved: skipped",
+    undo: () => "Saved: taken back",
+    flag: () => (decision.on ? "Saved: flagged" : "Saved: flag removed"),
+    note: () => "Saved: note",
+  }[decision.kind];
+  return what ? what() : "Saved";
+}
+
+function notBegun(state) {
+  return state.trainer
+    ? "The run begins: data and model are loaded, and the first examples are chosen."
+    : `${state.text} guidestar run begins it and chooses what to ask; this page then goes on by itself.`;
+}
+
+function remembered(name) {
+  try {
+    return localStorage.getItem(`guidestar:${name}`);
+  } catch {
+    return null;
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`guidestar:${name}`, value);
+  } catch {
+    // then it is the default next time
+  }
+}
+
+const page = new LabelPage(await whoever(run));
+await page.start();

@@ -1,0 +1,55 @@
+// Where the run stands, and what stands in the way.
+
+import { $, el, fill, percent, plural, show } from "./dom.js";
+
+export class Progress {
+  /** state: from the server. waiting: decisions that it does not know of yet. */
+  render(state, waiting) {
+    const coming = new Set(waiting.filter((one) => one.kind === "label" || one.kind === "skip").map((one) => one.id)).size;
+    const done = Math.min(state.done + coming, state.asked);
+    show($("progress"), true);
+    $("round-name").textContent = `Round ${state.round + 1} of ${state.rounds}`;
+    $("round-count").textContent = `${done} / ${state.asked}`;
+    $("round-bar").max = Math.max(state.asked, 1);
+    $("round-bar").value = done;
+    $("labels").textContent = `${state.labels} of ${state.budget} labels`;
+    $("pace").textContent = state.pace === null ? "" : `${state.pace.toFixed(state.pace < 10 ? 1 : 0)} a minute`;
+    $("validation").textContent = state.validation === null ? "" : `validation accuracy ${percent(state.validation)}`;
+    const training = state.trainer?.kind === "training";
+    show($("training"), training);
+    if (training) $("training-text").textContent = `The model is being trained. ${state.trainer.line}`;
+  }
+}
+
+/** What is wrong, above everything else: no connection, answers that wait or were refused. */
+export function notices(problem, outbox, look) {
+  const waiting = outbox.waiting().length;
+  const refused = outbox.refused();
+  const found = [];
+  if (problem !== null) {
+    const kept = waiting ? ` ${plural(waiting, "answer is", "answers are")} kept in this browser and will be sent.` : " You can go on.";
+    found.push(el("p", { class: "notice" }, el("strong", {}, "Not connected. "), problem, kept));
+  }
+  if (waiting && !outbox.durable) {
+    found.push(el("p", { class: "notice" }, "This browser gives the page no storage. Do not close it before everything is saved."));
+  }
+  if (refused.length) {
+    found.push(
+      el(
+        "div",
+        { class: "notice" },
+        el("p", {}, el("strong", {}, `${plural(refused.length, "answer was", "answers were")} refused.`)),
+        el(
+          "ul",
+          {},
+          ...refused.map((one) =>
+            el("li", {}, `${one.reason} `, el("q", { dir: "auto" }, one.text || one.kind), " ", el("button", { type: "button", class: "quiet", onclick: () => look(one.id) }, "Open the example")),
+          ),
+        ),
+        el("button", { type: "button", class: "quiet", onclick: () => outbox.dismiss() }, "Dismiss"),
+      ),
+    );
+  }
+  const text = found.map((one) => one.textContent).join("\n");
+  if ($("notices").textContent !== text) fill($("notices"), ...found); // unchanged, it is not read out again
+}

@@ -1,0 +1,260 @@
+"""What the page is told, as JSON-able data. Texts of the pool are texts here and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from guidestar.data.tasks import Choice, Task, Text, normal_form
+from guidestar.people import queue
+from guidestar.people.endpoint import MACHINE
+from guidestar.people.page.board import Board
+from guidestar.people.suspects import Suspect, suspects
+from guidestar.people.trainer import TrainerState
+from guidestar.records import Label, Skip, Suggestion
+
+PAGE = 60  # lines of history at a time
+MOST = 200  # examples in one list of the review
+_EXCERPT = 160  # characters
+
+Json = dict[str, Any]
+
+
+def not_begun(text: str, trainer: TrainerState | None) -> Json:
+    """The state while there is no run."""
+    return {"ready": False, "text": text, "trainer": _trainer(trainer)}
+
+
+def state(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
+    """Where the run stands, and what the annotator has done."""
+    r = board.round if board.asks else max(board.round - 1, 0)
+    metrics, finished = board.store.metrics(), board.store.finished()
+    times = board.times.get(annotator, [])
+    mode = board.people.suggestions
+    return {
+        "ready": True,
+        "run": str(board.facts.get("name", board.store.folder.name)),
+        "task": {"kind": board.task.kind, "labels": labels(board.task)},
+        "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
+        "several": board.people.overlap > 0,
+        "round": r,
+        "rounds": board.query.rounds,
+        "asked": board.asked[r],
+        "done": board.asked[r] - board.left[r],
+        "labels": board.labels,
+        "budget": board.query.budget,
+        "pace": queue.pace(times, board.clock()),
+        "validation": metrics[-1].values.get("validation_accuracy") if metrics else None,
+        "finished": finished.value if finished else None,
+        "trainer": _trainer(trainer),
+    }
+
+
+def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
+    """Why nothing is offered: {"kind", "text"}."""
+    if (finished := board.store.finished()) is not None:
+        return {"kind": "finished", "text": f"The run is finished. {finished.value}"}
+    held, seconds = queue.held_by_others(board.open_items(), annotator, now=board.clock(), lease=board.lease)
+    if held and not board.complete:
+        minutes = max(1, round((seconds or 0) / 60))
+        return {
+            "kind": "held",
+            "text": f"{_count(held, 'example is', 'examples are')} in front of others. What they leave unanswered "
+            f"comes to you, the first in {_count(minutes, 'minute', 'minutes')}.",
+        }
+    what = f"Round {board.round + 1} has all its answers. " if board.asks else ""
+    if trainer is None:
+        command = f"guidestar run {board.store.folder.parent}"
+        return {
+            "kind": "complete",
+            "text": f"{what}The model is to be trained before the next round is chosen. "
+            "This page goes on by itself when that is done.",
+            "command": command,
+        }
+    texts = {
+        "training": f"{what}The model is being trained and then chooses what to ask next.",
+        "busy": f"{what}Another process works in the run's folder; this page goes on when it is done.",
+        "failed": "The training has failed. Nothing you did is lost.",
+    }
+    return {"kind": trainer.kind, "text": texts.get(trainer.kind, f"{what}The training is about to start.")}
+
+
+def example(board: Board, id: str, annotator: str) -> Json:
+    """One example with all that its page shows. Raises StoreError for an unknown id."""
+    found = board.example(id)
+    given = board.replay.current.get(id, {}).get(annotator)
+    item = board.items.get(id)
+    return {
+        "id": id,
+        "fields": [{"name": name, "text": text} for name, text in found.fields.items()],
+        "prompt": found.prompt,
+        "where": found.where,
+        "round": item.round if item else None,
+        "second": bool(item and item.answered - {annotator}),
+        "answer": _answer(given[1]) if given else None,
+        "note": board.replay.notes.get(id, {}).get(annotator, ""),
+        "flagged": annotator in board.replay.flags.get(id, ()),
+        "suggestion": _suggestion(board, id),
+    }
+
+
+def history(board: Board, annotator: str, skip: int, only: str) -> Json:
+    """What the annotator did, newest first: a line for each example that they answered, flagged or noted."""
+    lines: list[tuple[str, Json]] = []
+    for id, at in reversed(board.touched.get(annotator, {}).items()):
+        given = board.replay.current.get(id, {}).get(annotator)
+        flagged = annotator in board.replay.flags.get(id, ())
+        noted = annotator in board.replay.notes.get(id, {})
+        kept = {
+            "all": given or flagged or noted,
+            "skipped": given and isinstance(given[1], Skip),
+            "flagged": flagged,
+            "noted": noted,
+        }[only]
+        if kept:
+            answer = _answer(given[1]) if given else None
+            lines.append((id, {"id": id, "answer": answer, "flagged": flagged, "noted": noted, "at": at}))
+    return {
+        "lines": [
+            line | {"text": _excerpt(board.example(id).fields.values())} for id, line in lines[skip : skip + PAGE]
+        ],
+        "more": len(lines) > skip + PAGE,
+    }
+
+
+# --- review ---------------------------------------------------------------------------------------
+
+
+def review(board: Board) -> Json:
+    """What a second look is worth: disagreements, likely label errors, flags; and how far annotators agree."""
+    replay, task = board.replay, board.task
+    said = {
+        id: {who: answer for who, (_, answer) in current.items() if isinstance(answer, Label)}
+        for id, current in replay.current.items()
+    }
+    disagreed = [id for id, given in said.items() if len({_compared(task, a.answer) for a in given.values()}) > 1]
+    found = _suspects(board)
+    flagged = [id for id in replay.flags if id not in replay.verdicts]
+    lists = {
+        "disagreements": [id for id in disagreed if id not in replay.verdicts],
+        "suspects": [s.id for s in found],
+        "flagged": flagged,
+        "settled": list(reversed(replay.verdicts)),
+    }
+    doubts = {s.id: {"other": s.other, "p_given": s.p_given, "p_other": s.p_other} for s in found}
+    return {
+        "lists": {
+            name: {"count": len(ids), "cards": [_card(board, id, doubts.get(id)) for id in ids[:MOST]]}
+            for name, ids in lists.items()
+        },
+        "agreement": _agreement(task, said),
+    }
+
+
+def _card(board: Board, id: str, doubt: Json | None) -> Json:
+    found, replay = board.example(id), board.replay
+    counts, verdict = replay.counts.get(id), replay.verdicts.get(id)
+    return {
+        "id": id,
+        "fields": [{"name": name, "text": text} for name, text in found.fields.items()],
+        "answers": [{"annotator": who, **_answer(a)} for who, (_, a) in sorted(replay.current.get(id, {}).items())],
+        "counts": _answer(counts) if counts else None,
+        "verdict": {"annotator": verdict.annotator, **_answer(verdict)} if verdict else None,
+        "notes": [{"annotator": who, "text": text} for who, text in sorted(replay.notes.get(id, {}).items())],
+        "flags": sorted(replay.flags.get(id, ())),
+        "doubt": doubt,
+    }
+
+
+def _suspects(board: Board) -> list[Suspect]:
+    """Labels that a tuned model contradicts: one that had not seen the label, or one that had and still does."""
+    best: dict[str, Suspect] = {}
+    for trained in (False, True):
+        said = {id: s for id, s in board.store.suggestions(trained=trained).items() if s.round >= 0}
+        for suspect in suspects(board.replay.counts, said, board.replay.verdicts):
+            best.setdefault(suspect.id, suspect)
+    return sorted(best.values(), key=lambda s: (s.p_given - s.p_other, s.id))
+
+
+def _agreement(task: Task, said: dict[str, dict[str, Label]]) -> Json | None:
+    """Numbers over the examples that several people labelled, None while there are none."""
+    from guidestar.metrics.agreement import confusion, krippendorff_alpha, pairwise, per_class_agreement
+
+    units = [
+        {who: _compared(task, a.answer) for who, a in given.items() if not who.startswith(MACHINE)}
+        for given in said.values()
+    ]
+    units = [unit for unit in units if len(unit) > 1]
+    if not units:
+        return None
+    found = krippendorff_alpha(units)
+    choice = isinstance(task, Choice)
+    return {
+        "alpha": found.alpha,
+        "low": found.low,
+        "high": found.high,
+        "units": found.units,
+        "observed": found.observed,
+        "classes": [
+            {"label": label, "agreement": c.agreement, "n": c.n} for label, c in per_class_agreement(units).items()
+        ]
+        if choice
+        else [],
+        "pairs": [
+            {"a": a, "b": b, "n": p.n, "observed": p.observed, "kappa": p.kappa}
+            for (a, b), p in pairwise(units).items()
+        ],
+        "confused": [{"a": a, "b": b, "n": n} for (a, b), n in list(confusion(units).items())[:10]] if choice else [],
+    }
+
+
+def _compared(task: Task, answer: str) -> str:
+    """What two answers must share to be the same: the label, the value of the number, or the text's normal form."""
+    if isinstance(task, Choice):
+        return answer
+    if isinstance(task, Text):
+        return normal_form(answer)
+    number = task.parse(answer) or answer
+    try:
+        return str(Decimal(number).normalize())
+    except InvalidOperation:  # a fraction
+        return number
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def labels(task: Task) -> list[Json]:
+    """The labels of a choice with the words that the model writes for them."""
+    if not isinstance(task, Choice):
+        return []
+    return [{"label": label, "word": word} for label, word in zip(task.labels, task.words, strict=True)]
+
+
+def _answer(given: Label | Skip) -> Json:
+    if isinstance(given, Label):
+        return {"kind": "label", "text": given.answer}
+    return {"kind": "skip", "text": given.reason}
+
+
+def _suggestion(board: Board, id: str) -> Json | None:
+    if board.people.suggestions == "off":
+        return None
+    found: Suggestion | None = board.suggestions().get(id)
+    if found is None:
+        return None
+    return {"text": found.answer, "probability": found.probabilities.get(found.answer)}
+
+
+def _excerpt(texts: Iterable[str]) -> str:
+    text = " ".join(" · ".join(t for t in texts if t.strip()).split())
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+
+
+def _trainer(found: TrainerState | None) -> Json | None:
+    return None if found is None else {"kind": found.kind, "line": found.line, "tail": list(found.tail)}
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"

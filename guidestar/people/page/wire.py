@@ -1,0 +1,99 @@
+"""What the browser may send: strict models, nothing unknown, nothing long; and what becomes of it."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from guidestar.data.tasks import Task
+from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
+
+NAME = r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N} ._@+-]{0,38}[\p{L}\p{M}\p{N}._@+-])?"
+TEXT = 10_000  # characters of an answer or a note; with up to six bytes each they fit a request
+_RESERVED = {"oracle"}  # the annotator of a simulation
+
+
+def _name(value: str) -> str:
+    if value.casefold() in _RESERVED:
+        raise ValueError("this name is taken")
+    return unicodedata.normalize("NFC", value)
+
+
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$"), AfterValidator(_name)]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Who(_Body):
+    """Who asks."""
+
+    annotator: Name
+
+
+class Older(Who):
+    """Which part of the history: what lies before the first `skip` lines of it."""
+
+    skip: int = Field(0, ge=0)
+    only: Literal["all", "skipped", "flagged", "noted"] = "all"
+
+
+class One(Who):
+    """One example."""
+
+    id: Id
+
+
+class Ask(Who):
+    """Which examples come next.
+
+    want: how many. hold: those that the page has and is about to show. have: those that it knows of otherwise, for
+    it has answered them and the answer is on its way.
+    """
+
+    want: int = Field(ge=0, le=10)
+    hold: list[Id] = Field(default_factory=list, max_length=20)
+    have: list[Id] = Field(default_factory=list, max_length=500)
+
+
+class Decision(_Body):
+    """One thing that an annotator did. decision: its id, made in the browser. seen: the model's suggestion was shown."""
+
+    decision: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$")]
+    id: Id
+    kind: Literal["label", "skip", "undo", "flag", "note", "verdict"]
+    text: Annotated[str, StringConstraints(max_length=TEXT)] = ""
+    on: bool = True
+    seen: bool = False
+
+
+class Decisions(Who):
+    """What an annotator did, in that order."""
+
+    decisions: list[Decision] = Field(min_length=1, max_length=100)
+
+
+def annotation(found: Decision, annotator: str, task: Task) -> Annotation:
+    """The record of a decision. Raises DataError for an answer that the task does not allow."""
+    match found.kind:
+        case "label":
+            return Label(task.parse_gold(found.text, "answer"), annotator)
+        case "verdict":
+            return Verdict(task.parse_gold(found.text, "answer"), annotator)
+        case "skip":
+            return Skip(found.text.strip(), annotator)
+        case "undo":
+            return Undo(annotator)
+        case "flag":
+            return Flag(annotator, on=found.on)
+        case "note":
+            return Note(found.text.strip(), annotator)
+
+
+def source(found: Decision) -> str:
+    """Where it came from, for the log."""
+    return "page+suggestion" if found.seen else "page"

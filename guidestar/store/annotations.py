@@ -1,0 +1,297 @@
+"""What annotators did: one append-only log, and what it amounts to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidestar.errors import StoreError
+from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.store.database import Database
+from guidestar.store.migrations import timestamp
+from guidestar.store.replay import Replay
+
+# Kinds of one list replace each other: an annotator's last one of a list is what they say now.
+_REPLACE: tuple[tuple[str, ...], ...] = (("label", "skip", "undo"), ("flag", "unflag"), ("note",), ("verdict",))
+_COLUMNS = "number, example, kind, text, annotator, source, decision, annotated_at"
+_MANY = 500  # placeholders in one statement; SQLite allows at least 999
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the history. `at` is UTC, ISO 8601; `decision` is the id that its maker gave it."""
+
+    number: int
+    id: str
+    annotation: Annotation
+    source: str
+    decision: str | None
+    at: str
+
+
+class Annotations:
+    """The annotations of one run; `Store.annotations`.
+
+    The log is only ever appended to, by any number of processes at once. What it amounts to is kept in memory,
+    and every read first takes in what was appended since the last one, by whoever did it.
+
+    What counts for an example: its latest verdict; else the label of most annotators, a tie going to the label
+    given last; else the last skip. Every annotator has one current answer: their last, unless they took it back.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Use `Store.annotations`."""
+        self._db = database
+        self._state = Replay()
+        self._seen = 0  # number of the last entry taken in
+        self._picks: dict[str, int] = {}  # example -> round, in the order of asking
+        self._rounds = 0
+        self._extras: dict[str, int] = {}  # example -> round, in the order of adding
+        self._last_extra = 0
+        self._examples: dict[str, Example] = {}
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def add(self, id: str, annotation: Annotation, *, decision: str | None = None, source: str = "") -> bool:
+        """Append what an annotator did to an example. Returns whether it is new; it is on the disk then.
+
+        decision: an id made by the caller, which may send the same decision again: the second time changes nothing
+        and gives False. Without one, what the annotator says already gives False.
+        source: where it came from, "page", "terminal", "endpoint", "import", "python" or "oracle".
+
+        Raises StoreError if the example was neither asked for nor added, or if the decision is known with other
+        content.
+        """
+        return self.add_many([(id, annotation, decision, source)])[0]
+
+    def add_many(self, items: Sequence[tuple[str, Annotation, str | None, str]]) -> list[bool]:
+        """`add` of several (id, annotation, decision, source) in one transaction: all of them or, on an error, none."""
+        name = items[0][0] if len(items) == 1 else f"{len(items)} at once"
+        with self._db.transaction(f"annotate {name}"):
+            return [self._append(*item) for item in items]
+
+    def _append(self, id: str, annotation: Annotation, decision: str | None, source: str) -> bool:
+        content = (id, *_encoded(annotation))
+        if decision is not None:
+            sql = "SELECT example, kind, text, annotator FROM annotations WHERE decision = ?"
+            before = self._db.row(sql, decision)
+            if before == content:
+                return False
+            if before is not None:
+                raise StoreError(
+                    f"{self._db.folder}: decision {decision} was recorded as {_shown(before)}; found {_shown(content)}"
+                )
+        if self._db.row("SELECT 1 FROM examples WHERE id = ?", id) is None:
+            raise StoreError(f"{self._db.folder}: example {id} was never asked for, so it cannot be answered")
+        if decision is None and not self._changes(*content):
+            return False
+        self._db.execute(
+            "INSERT INTO annotations (example, kind, text, annotator, source, decision, annotated_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *content, source, decision, timestamp(),
+        )  # fmt: skip
+        return True
+
+    def _changes(self, id: str, kind: str, text: str, annotator: str) -> bool:
+        """Whether this would change what the annotator says. Reads the table, for it is asked within a transaction."""
+        kinds = next(kinds for kinds in _REPLACE if kind in kinds)
+        rows = self._db.rows("SELECT kind, text, annotator FROM annotations WHERE example = ? ORDER BY number DESC", id)
+        whose = {annotator} if kind != "verdict" else {who for _, _, who in rows}
+        last = next((row for row in rows if row[0] in kinds and row[2] in whose), None)
+        if last is None:
+            return (kind, text) not in (("undo", ""), ("unflag", ""), ("note", ""))
+        return bool(last != (kind, text, annotator))
+
+    def add_extra(self, examples: Sequence[Example]) -> int:
+        """Add examples that nobody asked for, so that they can be labelled. Returns how many are new.
+
+        They belong to the current round: it is the first to train on their labels.
+        """
+        with self._db.transaction("add_extra"):
+            known = {id for (id,) in self._db.rows("SELECT id FROM examples")}
+            fresh = {example.id: example for example in examples if example.id not in known}
+            round = self._db.row("SELECT count(*) FROM metrics")[0]
+            for example in fresh.values():
+                insert_example(self._db, example)
+                self._db.execute(
+                    "INSERT INTO extras (example, round, added_at) VALUES (?, ?, ?)", example.id, round, timestamp()
+                )
+        return len(fresh)
+
+    def claim(self, id: str, annotator: str) -> None:
+        """Record that an example is shown to an annotator now."""
+        with self._db.transaction("claim"):
+            if self._db.row("SELECT 1 FROM examples WHERE id = ?", id) is None:
+                raise StoreError(f"{self._db.folder}: example {id} was never asked for, so it cannot be shown")
+            self._db.execute(
+                "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET claimed_at = excluded.claimed_at",
+                id, annotator, timestamp(),
+            )  # fmt: skip
+
+    # --- what the log amounts to ------------------------------------------------------------------
+
+    def answers(self) -> dict[str, Label | Skip]:
+        """Example -> the answer that counts, in the order of asking, extras last."""
+        counts = self._now().counts
+        return {id: counts[id] for id in self._order() if id in counts}
+
+    def by_annotator(self) -> dict[str, dict[str, Label | Skip]]:
+        """Example -> annotator -> that annotator's current answer."""
+        current = self._now().current
+        return {
+            id: {who: answer for who, (_, answer) in current[id].items()} for id in self._order() if current.get(id)
+        }
+
+    def verdicts(self) -> dict[str, Label]:
+        """Example -> what was settled on, by whom."""
+        return dict(self._now().verdicts)
+
+    def flags(self) -> dict[str, set[str]]:
+        """Example -> the annotators who flag it now."""
+        return {id: set(who) for id, who in self._now().flags.items()}
+
+    def notes(self) -> dict[str, dict[str, str]]:
+        """Example -> annotator -> their note."""
+        return {id: dict(notes) for id, notes in self._now().notes.items()}
+
+    def unanswered(self, round: int) -> list[Example]:
+        """The examples of a round without an answer that counts, in the order of asking; without extras."""
+        need_query(self._db, round)
+        counts = self._now().counts
+        return self._loaded(id for id, r in self._picks.items() if r == round and id not in counts)
+
+    def labelled(self, round: int | None = None) -> list[tuple[Example, Label]]:
+        """The labelled examples of all rounds up to `round`, in the order of asking, extras last; without skipped ones."""
+        counts = self._now().counts
+        found = {
+            id: answer
+            for id, r in self._order().items()
+            if (round is None or r <= round) and isinstance(answer := counts.get(id), Label)
+        }
+        return list(zip(self._loaded(found), found.values(), strict=True))
+
+    def extras(self) -> set[str]:
+        """Ids of the examples that were added and not asked for."""
+        self._now()
+        return self._extras.keys() - self._picks.keys()
+
+    def claims(self) -> dict[str, dict[str, str]]:
+        """Example -> annotator -> when it was last shown to them, UTC, ISO 8601."""
+        found: dict[str, dict[str, str]] = {}
+        for id, annotator, at in self._db.rows("SELECT example, annotator, claimed_at FROM claims ORDER BY claimed_at"):
+            found.setdefault(id, {})[annotator] = at
+        return found
+
+    # --- the log ----------------------------------------------------------------------------------
+
+    def history(self, *, last: int | None = None) -> list[Entry]:
+        """All that was ever done, in that order; or only the `last` entries of it."""
+        sql = f"SELECT {_COLUMNS} FROM annotations ORDER BY number DESC LIMIT ?"  # noqa: S608 - our own words
+        return [_entry(row) for row in reversed(self._db.rows(sql, -1 if last is None else last))]
+
+    def of(self, id: str) -> list[Entry]:
+        """All that was ever done to one example, in that order."""
+        sql = f"SELECT {_COLUMNS} FROM annotations WHERE example = ? ORDER BY number"  # noqa: S608 - our own words
+        return [_entry(row) for row in self._db.rows(sql, id)]
+
+    # --- the copy in memory -----------------------------------------------------------------------
+
+    def _now(self) -> Replay:
+        """The state, with all that was appended since the last call.
+
+        The log is read first: what it speaks of was asked or added before, so the reads after it find that.
+        """
+        sql = "SELECT number, example, kind, text, annotator FROM annotations WHERE number > ? ORDER BY number"
+        for number, id, kind, text, annotator in self._db.rows(sql, self._seen):
+            self._state.apply(number, id, _decoded(kind, text, annotator))
+            self._seen = number
+        sql = "SELECT example, round FROM picks WHERE round >= ? ORDER BY round, position"
+        for id, round in self._db.rows(sql, self._rounds):
+            self._picks[id] = round
+            self._rounds = round + 1
+        sql = "SELECT number, example, round FROM extras WHERE number > ? ORDER BY number"
+        for number, id, round in self._db.rows(sql, self._last_extra):
+            self._extras[id] = round
+            self._last_extra = number
+        return self._state
+
+    def _order(self) -> dict[str, int]:
+        """Example -> round of all that were asked or added, in that order. An extra asked for later is a pick."""
+        return {**self._picks, **{id: r for id, r in self._extras.items() if id not in self._picks}}
+
+    def _loaded(self, ids: Iterable[str]) -> list[Example]:
+        wanted = list(ids)
+        missing = [id for id in wanted if id not in self._examples]
+        for start in range(0, len(missing), _MANY):
+            for example in read_examples(self._db, missing[start : start + _MANY]):
+                self._examples[example.id] = example
+        return [self._examples[id] for id in wanted]
+
+
+def need_query(db: Database, round: int) -> None:
+    """Raise StoreError if a round has no query."""
+    if db.row("SELECT 1 FROM queries WHERE round = ?", round) is None:
+        rounds = db.row("SELECT count(*) FROM queries")[0]
+        raise StoreError(f"{db.folder}: round {round} has no query; rounds with one: {rounds}")
+
+
+def insert_example(db: Database, example: Example) -> None:
+    """Record an example, inside a transaction."""
+    fields = json.dumps(dict(example.fields), ensure_ascii=False)
+    db.execute("INSERT OR IGNORE INTO examples VALUES (?, ?, ?, ?)", example.id, fields, example.prompt, example.where)
+
+
+def read_examples(db: Database, ids: Collection[str]) -> Iterator[Example]:
+    """The recorded examples among at most 500 ids, in any order."""
+    marks = ", ".join("?" * len(ids))
+    for id, fields, prompt, where in db.rows(
+        f"SELECT id, fields, prompt, source FROM examples WHERE id IN ({marks})",  # noqa: S608 - question marks only
+        *ids,
+    ):
+        yield Example(id, json.loads(fields), prompt, where)
+
+
+def _encoded(annotation: Annotation) -> tuple[str, str, str]:
+    """(kind, text, annotator) as the table has them."""
+    who = annotation.annotator
+    match annotation:
+        case Label():
+            return "label", annotation.answer, who
+        case Skip():
+            return "skip", annotation.reason, who
+        case Undo():
+            return "undo", "", who
+        case Flag():
+            return "flag" if annotation.on else "unflag", "", who
+        case Note():
+            return "note", annotation.text, who
+        case Verdict():
+            return "verdict", annotation.answer, who
+
+
+def _decoded(kind: str, text: str, annotator: str) -> Annotation:
+    match kind:
+        case "label":
+            return Label(text, annotator)
+        case "skip":
+            return Skip(text, annotator)
+        case "undo":
+            return Undo(annotator)
+        case "flag" | "unflag":
+            return Flag(annotator, on=kind == "flag")
+        case "note":
+            return Note(text, annotator)
+        case _:  # the table allows no other
+            return Verdict(text, annotator)
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, id, kind, text, annotator, source, decision, at = row
+    return Entry(number, id, _decoded(kind, text, annotator), source, decision, at)
+
+
+def _shown(content: tuple[str, str, str, str]) -> str:
+    id, kind, text, annotator = content
+    return f"{kind} {text!r} of {annotator} for example {id}" if text else f"{kind} of {annotator} for example {id}"

@@ -1,0 +1,74 @@
+"""What a log of annotations amounts to: who says what now, and which answer counts. No SQL, no clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
+
+Given = tuple[int, Label | Skip]  # the number of the log entry, and what was said in it
+
+
+class Replay:
+    """The state after some entries of a log; `apply` takes the next one.
+
+    current: example -> annotator -> that annotator's answer and its number. counts: example -> the answer that counts.
+    verdicts, flags, notes: what stands now; examples without one are not in them.
+    """
+
+    def __init__(self) -> None:
+        """The state before the first entry."""
+        self.current: dict[str, dict[str, Given]] = {}
+        self.counts: dict[str, Label | Skip] = {}
+        self.verdicts: dict[str, Label] = {}
+        self.flags: dict[str, set[str]] = {}
+        self.notes: dict[str, dict[str, str]] = {}
+
+    def apply(self, number: int, id: str, annotation: Annotation) -> None:
+        """The next entry. number: larger than all before."""
+        who = annotation.annotator
+        match annotation:
+            case Label() | Skip():
+                self.current.setdefault(id, {})[who] = (number, annotation)
+                self._count(id)
+            case Undo():
+                self.current.get(id, {}).pop(who, None)
+                self._count(id)
+            case Verdict():
+                self.verdicts[id] = Label(annotation.answer, who)
+                self._count(id)
+            case Flag():
+                flags = self.flags.setdefault(id, set())
+                (flags.add if annotation.on else flags.discard)(who)
+                if not flags:
+                    del self.flags[id]
+            case Note():
+                notes = self.notes.setdefault(id, {})
+                notes.pop(who, None)
+                if annotation.text:
+                    notes[who] = annotation.text
+                if not notes:
+                    del self.notes[id]
+
+    def _count(self, id: str) -> None:
+        answer = self.verdicts.get(id) or counting(self.current.get(id, {}).values())
+        if answer is None:
+            self.counts.pop(id, None)
+        else:
+            self.counts[id] = answer
+
+
+def counting(answers: Collection[Given]) -> Label | Skip | None:
+    """The answer that counts among the current ones of an example's annotators, None when there is none.
+
+    Labels beat skips; the label of most annotators wins; a tie goes to the label given last.
+
+    >>> counting([(1, Label("a", "ann")), (2, Label("b", "bob")), (3, Skip("", "cy"))])
+    Label(answer='b', annotator='bob')
+    """
+    labels = [(number, answer) for number, answer in answers if isinstance(answer, Label)]
+    if not labels:
+        return max(answers, key=lambda given: given[0], default=(0, None))[1]
+    votes = Counter(label.answer for _, label in labels)
+    return max(labels, key=lambda given: (votes[given[1].answer], given[0]))[1]

@@ -1,0 +1,363 @@
+"""The engine of a study: many runs, each a cell with a result file of its own, resumable at every point.
+
+A cell is one strategy with one seed. It knows nothing of the other cells, so several processes may work on the
+same study: each takes the next cell that nobody holds. Cells of one model and one dataset share what is dear to
+make: the loaded base model, the data, and the base model's scores on disk. Cells whose configurations differ in
+the strategy alone belong into the same `out`, where the loop shares the warm start's adapter between them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from guidestar.bench import Bench
+from guidestar.config import RunConfig, fingerprint
+from guidestar.data.presets import apply_preset
+from guidestar.data.tasks import Choice
+from guidestar.errors import DataError, GuidestarError, StoreError
+from guidestar.loop import Run, oracle
+from guidestar.metrics.curve import auc
+from guidestar.metrics.scores import accuracy
+from guidestar.progress import Progress, Silent
+from guidestar.store import files
+from guidestar.study.results import (
+    FORMAT,
+    Result,
+    by_seed,
+    config_fingerprint,
+    made_with,
+    mean_sd,
+    percent,
+    portable,
+    read_result,
+    recipe,
+    result_path,
+    short,
+)
+
+State = Literal["done", "kept", "failed", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy with one seed.
+
+    name: "boolq/me-star/seed0": the place of its result file. tags: what it is, for tables ("dataset", "method",
+    "seed", …). config: with one strategy and one seed. adapters: which rounds' adapters stay on the disk: "all",
+    or "last", the newest and the warm start's.
+    """
+
+    name: str
+    tags: Mapping[str, str | int]
+    config: RunConfig
+    adapters: Literal["all", "last"] = "all"
+
+    def __post_init__(self) -> None:
+        if len(self.config.strategies) != 1 or len(self.config.seeds) != 1:
+            raise ValueError(f"{self.name}: a cell has one strategy and one seed")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what the cell measures, but the content of files."""
+        return config_fingerprint(self.config)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of a cell. state: "done" now, "kept" from before, "failed", or "elsewhere": another process
+    works on it. result: the content of its file, None where there is none. error: why it failed."""
+
+    cell: Cell
+    state: State
+    result: Result | None = None
+    error: str | None = None
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    shared: Shared | None = None,
+    after: Callable[[list[CellResult]], None] | None = None,
+) -> list[CellResult]:
+    """Run every cell that has no result yet, in the order given; the results are in `out/results`.
+
+    A cell that was begun goes on where it stopped. A cell that fails is reported and the others go on. A cell that
+    another process holds is left to it. shared: what was loaded before. after: called with all results so far when
+    a cell is done; by default their means are said.
+    Raises ValueError if two cells have one name.
+    """
+    news = progress or Silent()
+    names = [cell.name for cell in cells]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two cells are called {twice[0]}")
+    shared = shared or Shared(out / "cache", news)
+    found: list[CellResult] = []
+    for place, cell in enumerate(cells):
+        one = kept(cell, out)
+        if one is None:
+            news.say(f"cell {place + 1} of {len(cells)}: {cell.name}")
+            one = _attempt(cell, out, shared, news, found, cells)
+        found.append(one)
+        if one.error:
+            news.say(f"{cell.name} failed: {one.error}")
+        if one.state == "done":
+            if after is None:
+                news.say(standings([o for o in found if _beside(o.cell, cell)]))
+            else:
+                after(found)
+    return found
+
+
+def _beside(one: Cell, other: Cell) -> bool:
+    """Whether two cells differ in method and seed alone."""
+    return all(one.tags.get(key) == value for key, value in other.tags.items() if key not in ("method", "seed"))
+
+
+def exit_code(results: Sequence[CellResult]) -> int:
+    """1 if a cell failed, else 0."""
+    return int(any(one.state == "failed" for one in results))
+
+
+def part_of(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
+    """The cells of one of several processes: whole groups of equal tags but the method, so that each warm start is
+    trained by one of them.
+
+    Raises ValueError if there is no such part.
+    """
+    if not 1 <= part <= parts:
+        raise ValueError(f"part is {part} of {parts}; allowed: 1 to {parts}")
+    group = {cell.name: (cell.tags.get("dataset"), cell.tags.get("seed")) for cell in cells}
+    order = list(dict.fromkeys(group.values()))
+    return [cell for cell in cells if order.index(group[cell.name]) % parts == part - 1]
+
+
+def kept(cell: Cell, out: Path) -> CellResult | None:
+    """The cell's result if it is there and made with the same configuration; "failed" if it cannot be read."""
+    path = result_path(out, cell.name)
+    if not path.is_file():
+        return None
+    try:
+        found = read_result(path)
+    except StoreError as error:
+        return CellResult(cell, "failed", error=str(error))
+    return CellResult(cell, "kept", found) if made_with(found, cell.config) else None
+
+
+# --- one cell -----------------------------------------------------------------------------------
+
+
+class Shared:
+    """What cells have in common: one base model at a time, one dataset at a time, one cache."""
+
+    def __init__(self, cache: Path, progress: Progress) -> None:
+        self.cache, self.progress = cache, progress
+        self._model: tuple[str, Any] | None = None
+        self._data: tuple[str, Any] | None = None
+        self._fitting: tuple[str, Any] | None = None
+
+    def bench(self, config: RunConfig) -> Bench:
+        """A bench with everything that an earlier one has made already."""
+        plain = config.plain()
+        model, data = fingerprint(plain["model"]), fingerprint({k: plain[k] for k in ("data", "task", "query")})
+        known = self._model[1] if self._model and self._model[0] == model else None
+        if known is None:
+            self._model = self._fitting = None  # free the memory before the next model is loaded
+        bench = Bench(config, self.progress, cache=self.cache, base=known)
+        if self._data and self._data[0] == data:
+            bench.dataset = self._data[1]
+        if self._fitting and self._fitting[0] == model + data:
+            bench.fitting = self._fitting[1]
+        self._data = (data, bench.dataset)
+        self._model = (model, bench.base)
+        self._fitting = (model + data, bench.fitting)
+        return bench
+
+    def forget(self) -> None:
+        """Load the model anew: after a failure nobody knows what is left on it."""
+        self._model = self._data = self._fitting = None
+
+
+def _attempt(
+    cell: Cell, out: Path, shared: Shared, news: Progress, before: Sequence[CellResult], cells: Sequence[Cell]
+) -> CellResult:
+    """The cell's result now, or why there is none."""
+    with claim(out / "claims" / f"{cell.name}.lock") as mine:
+        if not mine:
+            return CellResult(cell, "elsewhere")
+        if (found := kept(cell, out)) is not None:  # finished by another process meanwhile
+            return found
+        try:
+            result = _run(cell, shared, before, cells)
+            files.write_bytes(result_path(out, cell.name), (json.dumps(result, indent=1) + "\n").encode())
+        except GuidestarError as error:
+            shared.forget()
+            return CellResult(cell, "failed", error=str(error))
+        except Exception as error:  # torch and PEFT raise many kinds; one cell must not end the others
+            shared.forget()
+            return CellResult(cell, "failed", error=f"{type(error).__name__}: {error}")
+    return CellResult(cell, "done", result)
+
+
+@contextmanager
+def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process is the one that works on something; the system gives the claim back when it ends.
+
+    wait: until another process has let go, so that it is always yes.
+    """
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _run(cell: Cell, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> Result:
+    bench = shared.bench(cell.config)
+    gold = oracle(bench.dataset)
+    with Run(bench.config, bench=bench) as run:
+        _keep_config_of_all(cell, bench, cells)
+        while examples := run.ask():
+            check_warm_start(_warm_start(run), before)
+            if cell.adapters == "last":
+                _prune(run)
+            for example in examples:
+                if (answer := gold(example)) is None:
+                    raise DataError(f"{example.where}: has no gold answer, so that the cell cannot be simulated")
+                run.tell(example.id, answer)
+        check_warm_start(_warm_start(run), before)
+        if cell.adapters == "last":
+            _prune(run)
+        return _result(cell, run)
+
+
+def _keep_config_of_all(cell: Cell, bench: Bench, cells: Sequence[Cell]) -> None:
+    """The configuration in the cells' common folder names all their strategies and seeds, for its report."""
+    there = [other.config for other in cells if other.config.out == cell.config.out]
+    titles = {config.strategies[0].title: config.strategies[0] for config in there}
+    seeds = sorted({config.seeds[0] for config in there})
+    together = bench.config.model_copy(update={"strategies": list(titles.values()), "seeds": seeds})
+    Bench(together).keep_config()
+
+
+def _prune(run: Run) -> None:
+    """Remove the adapters that no later round of this run reads; other runs may copy the warm start's."""
+    for r in range(1, run.store.current_round() - 1):
+        shutil.rmtree(run.folder / "adapters" / f"round-{r:03d}", ignore_errors=True)
+
+
+def _warm_start(run: Run) -> dict[str, Any]:
+    """What must be equal where seed, pool and size are."""
+    pool = fingerprint([example.id for example in run.bench.pool])
+    picks = [pick.id for pick in run.store.query(0).picks]
+    return {"pool": pool, "seed": run.seed, "size": len(picks), "picks": fingerprint(picks)}
+
+
+def check_warm_start(mine: Mapping[str, Any], others: Sequence[CellResult]) -> None:
+    """Raise StoreError if a cell of the same pool, seed and size began with other examples."""
+    same = ("pool", "seed", "size")
+    for other in others:
+        theirs = other.result and other.result["warm_start"]
+        if theirs and all(theirs[key] == mine[key] for key in same) and theirs["picks"] != mine["picks"]:
+            raise StoreError(
+                f"the warm start differs from that of {other.cell.name}, though pool, seed and size are the same: "
+                "they cannot be compared; delete one of the two and run it again"
+            )
+
+
+def _result(cell: Cell, run: Run) -> Result:
+    store = run.store
+    facts, metrics, timings = store.facts, store.metrics(), store.timings()
+    curve = [[m.labels, m.values["accuracy"]] for m in metrics if "accuracy" in m.values]
+    seconds: dict[str, float] = {}
+    for _, phase, spent, _ in timings:
+        seconds[phase] = seconds.get(phase, 0.0) + spent
+    finished = store.finished()
+    return {
+        **about(cell, facts),
+        "base": _base(run),
+        "warm_start": _warm_start(run),
+        "rounds": [
+            {"round": m.round, "labels": m.labels, "metrics": dict(m.values), "picked": _balance(run, m.round)}
+            for m in metrics
+        ],
+        "curve": curve,
+        "auc": auc([value for _, value in curve]) if curve else None,
+        "final": curve[-1][1] if curve else None,
+        "seconds": {phase: round(spent, 3) for phase, spent in seconds.items()},
+        "timings": [[r, phase, round(spent, 3), count] for r, phase, spent, count in timings],
+        "finished": finished.name if finished else None,
+    }
+
+
+def about(cell: Cell, facts: Mapping[str, Any]) -> Result:
+    """What every result file begins with. facts: of the cell's run."""
+    data, _, _ = apply_preset(cell.config.data, cell.config.task)
+    return {
+        "format": FORMAT,
+        "name": cell.name,
+        "tags": dict(cell.tags),
+        "fingerprint": cell.fingerprint,
+        "config": portable(cell.config),
+        "recipe": recipe(cell.config),
+        "prompt": {"template": data.template, "response": data.response},
+        "model": {**facts["model"], "name": short(facts["model"]["name"])},
+        "versions": facts["versions"],
+        "hardware": {**facts["hardware"], **_device()},
+        "data": {**facts["data"], "hash": facts["data_hash"], "synthetic": facts["synthetic"]},
+        "task": facts["task"]["kind"],
+    }
+
+
+def _device() -> dict[str, Any]:
+    """The processor as far as torch sees it."""
+    import torch
+
+    found: dict[str, Any] = {"threads": torch.get_num_threads()}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def _base(run: Run) -> dict[str, float] | None:
+    """The untuned model on the test set, where it was measured."""
+    if not run.store.has_arrays(0, "test_base"):
+        return None
+    found = run.store.arrays(0, "test_base")
+    return {"accuracy": accuracy(found["log_probs"].argmax(axis=1), found["gold"])}
+
+
+def _balance(run: Run, r: int) -> dict[str, int] | None:
+    """How often each class was picked in a round; None where there are no classes."""
+    data = run.bench.dataset
+    if not isinstance(data.task, Choice):
+        return None
+    words = dict(zip(data.task.labels, data.task.words, strict=True))
+    counts = dict.fromkeys(words.values(), 0)
+    for pick in run.store.query(r).picks:
+        counts[words[data.gold[pick.id]]] += 1
+    return counts
+
+
+def standings(results: Sequence[CellResult]) -> str:
+    """Means over the seeds that are done, as lines for a terminal."""
+    lines = []
+    for tags, seeds in by_seed([one.result for one in results if one.result is not None]).items():
+        measured = [one for one in seeds.values() if one["auc"] is not None]
+        if not measured:
+            continue
+        area, final = mean_sd([one["auc"] for one in measured]), mean_sd([one["final"] for one in measured])
+        name = " ".join(str(value) for _, value in tags)
+        lines.append(f"  {name:<40} {len(measured)} seeds  AUC {percent(area)}  final {percent(final)}")
+    return "\n".join(["means so far, per cent:", *lines])

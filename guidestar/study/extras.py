@@ -1,0 +1,99 @@
+"""What stands beside the cells of a study: the base model with demonstrations, and probes of single runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from guidestar.config import fingerprint
+from guidestar.errors import GuidestarError
+from guidestar.progress import Progress
+from guidestar.store import Store, files
+from guidestar.study.cells import Cell, Shared, about, claim
+from guidestar.study.probes import probe
+from guidestar.study.results import Result, read_result, result_path
+from guidestar.study.tables import FEW_SHOT
+
+SHOTS = 4
+
+# What a result file of no run has in place of a run's keys.
+_NO_RUN: Result = {
+    "base": None, "warm_start": None, "rounds": [], "curve": [], "auc": None, "timings": [], "finished": None,
+}  # fmt: skip
+
+
+def few_shot(cells: Sequence[Cell], out: Path, shared: Shared, progress: Progress) -> list[Result]:
+    """The few-shot base model for each dataset and seed, measured once and kept in `out/results`.
+
+    cells: finished ones; of each dataset and seed the first is used, for its data, its prompt and its warm start, of
+    which the demonstrations are drawn. One that another process works on is left out.
+    """
+    found = []
+    first: dict[tuple[Any, Any], Cell] = {}
+    for cell in cells:
+        first.setdefault((cell.tags["dataset"], cell.tags["seed"]), cell)
+    for cell in first.values():
+        name = f"{cell.tags['dataset']}/{FEW_SHOT}/seed{cell.tags['seed']}"
+        key = fingerprint({"cell": cell.fingerprint, "shots": SHOTS})
+        path = result_path(out, name)
+        with claim(out / "claims" / f"{name}.lock") as mine:
+            if not mine:
+                continue
+            if not path.is_file() or read_result(path)["fingerprint"] != key:
+                progress.say(f"{name}: the untuned model with {SHOTS} demonstrations")
+                result = _few_shot(cell, shared, progress)
+                tags = {**cell.tags, "method": FEW_SHOT}
+                _write(path, result | {"name": name, "tags": tags, "fingerprint": key})
+        found.append(read_result(path))
+    return found
+
+
+def _few_shot(cell: Cell, shared: Shared, progress: Progress) -> Result:
+    from guidestar.model import evaluate
+
+    bench = shared.bench(cell.config)
+    data, test = bench.fitting, bench.fitting.test
+    if test is None:
+        raise GuidestarError(f"{cell.name}: there is no test set to measure the few-shot model on")
+    with Store.open(run_folder(cell)) as store:
+        labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
+        facts = store.facts
+    start = time.perf_counter()
+    with progress.phase("few-shot") as tick:
+        values, _ = evaluate.few_shot(
+            bench.base, labelled, test, data.task, shots=SHOTS, seed=cell.config.seeds[0], tick=tick
+        )
+    seconds = {"few-shot": round(time.perf_counter() - start, 3)}
+    return about(cell, facts) | _NO_RUN | {"final": values["accuracy"], "metrics": values, "seconds": seconds}
+
+
+def run_probe(
+    cell: Cell, name: str, out: Path, shared: Shared, progress: Progress, **options: Any
+) -> tuple[Result, tuple[Path, ...]]:
+    """A probe of a finished cell's run: its result, kept in `out/results` too, and the files it wrote."""
+    progress.say(f"probe {name} of {cell.name}")
+    folder = run_folder(cell)
+    found = probe(folder, name, bench=shared.bench(cell.config), progress=progress, **options)
+    with Store.open(folder) as store:
+        facts = store.facts
+    result = about(cell, facts) | _NO_RUN
+    result |= {
+        "name": f"{cell.tags['dataset']}/probe-{name}/seed{cell.tags['seed']}",
+        "tags": {**cell.tags, "method": f"probe-{name}", "probed": cell.tags["method"]},
+        "fingerprint": fingerprint({"cell": cell.fingerprint, "probe": name, "options": options}),
+        "final": None, "seconds": {}, "sentences": list(found.sentences), "facts": dict(found.facts),
+    }  # fmt: skip
+    _write(result_path(out, result["name"]), result)
+    return result, found.files
+
+
+def run_folder(cell: Cell) -> Path:
+    """Where the run of a cell lies."""
+    return Path(cell.config.out) / f"{cell.config.strategies[0].title}-seed{cell.config.seeds[0]}"
+
+
+def _write(path: Path, result: Result) -> None:
+    files.write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())

@@ -1,0 +1,301 @@
+"""What a study will cost before it starts: runs, labels, passes, and time as a range from a short measurement.
+
+The measurement trains and scores a few examples with the study's own model and data. Its formula: every training is
+a fixed part plus seconds an example and epoch; every scoring seconds an example and pass. The range is that of the
+measured batches, widened: batches differ, and a tuned model stops generating earlier than an untuned one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidestar.bench import Bench
+from guidestar.config import RunConfig, fingerprint
+from guidestar.query import strategies
+from guidestar.study.cells import Cell, Shared
+from guidestar.study.results import Result
+
+SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 8}  # batches to train on; examples to predict
+FASTER, SLOWER = 0.8, 1.4  # what a range allows below its fastest and above its slowest batch
+
+Range = tuple[float, float]
+Rates = Mapping[str, Range]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell has to do. labels: asked for in all. rounds: points of its curve. amounts: (phase, kind of work) ->
+    examples, passes and epochs multiplied in. trainings: those that are not copied from another strategy."""
+
+    rounds: int
+    labels: int
+    trainings: int
+    amounts: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study before it runs. seconds: phase -> range, of the cells that are still to run. tokens: mean tokens of a
+    prompt, by dataset."""
+
+    cells: int
+    done: int
+    rounds: int
+    labels: int
+    trained: int
+    passes: int
+    seconds: Mapping[str, Range]
+    tokens: Mapping[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """The plan as JSON-able data."""
+        return {**asdict(self), "total": self.total}
+
+    @property
+    def total(self) -> Range:
+        """Seconds of all phases."""
+        return sum(low for low, _ in self.seconds.values()), sum(high for _, high in self.seconds.values())
+
+
+def make_plan(
+    cells: Sequence[Cell], done: set[str], shared: Shared, clock: Callable[[], float] = time.perf_counter
+) -> Plan:
+    """The plan of `cells`; `done` names those that have a result. clock: seconds, replaced by tests.
+
+    Loads model and data, and measures each dataset with each kind of adapter once.
+    """
+    seconds: dict[str, Range] = {}
+    tokens: dict[str, float] = {}
+    works, measured = [], dict[str, Rates]()
+    for cell, first in zip(cells, first_of_warm_start(cells), strict=True):
+        if cell.name in done:
+            continue
+        bench = shared.bench(cell.config)
+        data = bench.fitting
+        test = len(data.test) if data.test else 0
+        work = work_of(cell.config, data.task.kind, len(data.pool), test, first=first)
+        works.append(work)
+        name = str(cell.tags.get("dataset", cell.name))
+        key = fingerprint([name, cell.config.peft.get("peft_type"), cell.config.plain()["model"]])
+        tokens.setdefault(name, _mean_tokens(bench))
+        measured[key] = _measure(bench, cell.config, {kind for _, kind in work.amounts}, measured.get(key, {}), clock)
+        for phase, (low, high) in cost(work, measured[key]).items():
+            before = seconds.get(phase, (0.0, 0.0))
+            seconds[phase] = (before[0] + low, before[1] + high)
+    return Plan(
+        cells=len(cells),
+        done=sum(cell.name in done for cell in cells),
+        rounds=sum(work.rounds for work in works),
+        labels=sum(work.labels for work in works),
+        trained=sum(n for work in works for (phase, _), n in work.amounts.items() if phase == "train"),
+        passes=sum(n for work in works for (phase, _), n in work.amounts.items() if phase.startswith("score")),
+        seconds=seconds,
+        tokens=tokens,
+    )
+
+
+def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
+    """Whether each cell trains its warm start, or finds it in the folder it shares with an earlier cell."""
+    seen: set[tuple[str, int]] = set()
+    found = []
+    for cell in cells:
+        place = (cell.config.out, cell.config.seeds[0])
+        found.append(place not in seen)
+        seen.add(place)
+    return found
+
+
+def work_of(config: RunConfig, kind: str, pool: int, test: int, *, first: bool = True) -> Work:
+    """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
+    start.
+
+    Base scores are counted in full, though a cache may hold them.
+    """
+    query, recipe = config.query, strategies.resolve(config.strategies[0])
+    budget = min(query.budget, pool)
+    labels = [min(query.warm_start, pool)]
+    while labels[-1] < budget:
+        labels.append(min(labels[-1] + query.batch, budget))
+    needs_full, needs_base = strategies.needs(recipe, kind)
+    amounts: dict[tuple[str, str], int] = {}
+
+    def add(phase: str, kind: str, count: int) -> None:
+        if count:
+            amounts[phase, kind] = amounts.get((phase, kind), 0) + count
+
+    trained = labels if first else labels[1:]
+    add("train", "train", config.train.epochs * sum(trained))
+    for before in labels[:-1]:
+        candidates = min(query.candidates or pool, pool - before)
+        for work in kinds_of(needs_full):
+            add("score", work, candidates * max(recipe.passes, 1))
+        for work in kinds_of(needs_base) if query.candidates else ():
+            add("score base", f"base {work}", candidates)
+    for work in kinds_of(needs_base) if not query.candidates and len(labels) > 1 else ():
+        add("score base", f"base {work}", pool)
+    add("evaluate", "labels" if kind == "choice" else "generated", test * len(labels))
+    if kind == "choice":
+        add("evaluate base", "base labels", test)
+    return Work(len(labels), labels[-1], len(trained), amounts)
+
+
+def kinds_of(needs: frozenset[str]) -> list[str]:
+    """The kinds of work behind some arrays.
+
+    >>> kinds_of(frozenset({"response_entropy", "embedding"}))
+    ['generated', 'labels']
+    """
+    found = set()
+    for need in needs:
+        if need in ("label_log_probs", "embedding"):
+            found.add("labels")
+        else:
+            found.add("gold" if need.startswith("gold_") else "generated")
+    return sorted(found)
+
+
+def cost(work: Work, rates: Rates) -> dict[str, Range]:
+    """Seconds by phase. rates: kind of work -> seconds an example, and "fixed", seconds a training."""
+    found: dict[str, Range] = {}
+    for (phase, kind), count in work.amounts.items():
+        low, high = (count * rate for rate in rates[kind])
+        if kind == "train":
+            low, high = (a + work.trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
+        before = found.get(phase, (0.0, 0.0))
+        found[phase] = (before[0] + low, before[1] + high)
+    return found
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def _measure(
+    bench: Bench, config: RunConfig, kinds: set[str], known: Rates, clock: Callable[[], float]
+) -> dict[str, Range]:
+    """Seconds an example for each kind of work that is not known yet."""
+    from guidestar.model import adapters
+    from guidestar.model.train import train
+
+    rates = dict(known)
+    left = {kind for kind in kinds if kind not in rates} | {kind for kind in ("train", "fixed") if kind not in rates}
+    if not left:
+        return rates
+    base, data = bench.base, bench.fitting
+    for kind in sorted(k for k in left if k.startswith("base ")):
+        rates[kind] = _predicting(bench, base.model, kind.removeprefix("base "), clock)
+    with tempfile.TemporaryDirectory() as folder, bench.progress.phase("measuring"):
+        place, size = Path(folder) / "adapter", config.train.batch_size
+        place.mkdir()
+        rows = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold][: SAMPLE["train"] * size]
+        settings = config.train.model_copy(update={"epochs": 1, "patience": 0})
+        ticks = [clock()]
+        train(
+            base, dict(config.peft), settings, rows, data.task, place, seed=0,
+            tick=lambda done, total: ticks.append(clock()),
+        )  # fmt: skip
+        end = clock()
+        steps = [b - a for a, b in itertools.pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
+        rates["train"] = _widened([step / min(size, len(rows)) for step in steps])
+        rates["fixed"] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
+        if ours := sorted(k for k in left if not k.startswith("base ") and k not in ("train", "fixed")):
+            with adapters.adapted(base, place) as model:
+                rates |= {kind: _predicting(bench, model, kind, clock) for kind in ours}
+    return rates
+
+
+def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float]) -> Range:
+    """Seconds an example of one pass. Generation ends early where an answer does: the range allows for that."""
+    from guidestar.model.predict import predict
+
+    needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
+    data = bench.fitting
+    examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
+    if kind == "labels" and data.task.kind != "choice":
+        needs = "embedding"
+    start, times = clock(), []
+    for _ in range(2):  # the first call pays for what is loaded lazily
+        start = clock()
+        predict(bench.base, model, examples, {needs}, data.task, gold=data.gold if kind == "gold" else None)
+        times.append((clock() - start) / len(examples))
+    low, high = _widened(times[1:])
+    return (low * _early(bench) if kind == "generated" else low, high)
+
+
+def _early(bench: Bench) -> float:
+    """How much shorter gold responses are than the limit of generated ones; in (0, 1]."""
+    from guidestar.model.batches import encode_response
+
+    data = bench.fitting
+    pairs = [(e, data.gold[e.id]) for e in data.pool[: SAMPLE["generated"]] if e.id in data.gold]
+    lengths = [len(encode_response(bench.base, e.prompt, data.task.response_text(a))) + 1 for e, a in pairs]
+    return min(1.0, max(lengths, default=1) / data.task.max_new_tokens)
+
+
+def _mean_tokens(bench: Bench) -> float:
+    from guidestar.model.batches import encode_prompts
+
+    some = list(bench.pool[:: max(1, len(bench.pool) // 64)])[:64]
+    return statistics.fmean(len(row) for row in encode_prompts(bench.base, some))
+
+
+def _widened(times: Sequence[float]) -> Range:
+    return min(times) * FASTER, max(times) * SLOWER
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
+    """The plan as lines for a terminal. rows: what runs, one line each."""
+    low, high = plan.total
+    left = plan.cells - plan.done
+    lines = [title, *(f"  {row}" for row in rows)]
+    lines.append(f"{plan.cells} runs, {plan.done} done; {left} to go: {plan.rounds} rounds, {plan.labels} labels")
+    if left:
+        lines.append(f"to go: {plan.trained} examples to train on (epochs counted), {plan.passes} passes to score")
+        lines += [f"  {name}: about {mean:.0f} tokens a prompt" for name, mean in plan.tokens.items()]
+        lines += [f"  {phase}: {spoken(*seconds)}" for phase, seconds in plan.seconds.items()]
+        lines.append(f"estimated time on this machine: {spoken(low, high)}")
+    return "\n".join(lines)
+
+
+def compared(plan: Plan, before: Sequence[Result], now: Sequence[Result]) -> list[str]:
+    """Seconds of each phase beside the estimate, for the cells that ran. before: results that were there already."""
+    old = {one["name"] for one in before}
+    spent: dict[str, float] = {}
+    for one in now:
+        for phase, seconds in one["seconds"].items() if one["name"] not in old else ():
+            spent[phase] = spent.get(phase, 0.0) + seconds
+    return [
+        f"  {phase}: {duration(seconds)}"
+        + (f", planned {spoken(*plan.seconds[phase])}" if phase in plan.seconds else ", not planned")
+        for phase, seconds in spent.items()
+    ]
+
+
+def spoken(low: float, high: float) -> str:
+    """A range of seconds in words.
+
+    >>> spoken(40, 400)
+    '40 s to 7 min'
+    """
+    a, b = duration(low), duration(high)
+    return a if a == b else f"{a} to {b}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them.
+
+    >>> [duration(s) for s in (3.2, 600, 8000)]
+    ['3 s', '10 min', '2.2 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

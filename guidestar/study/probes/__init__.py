@@ -1,0 +1,51 @@
+"""Probes of a run: what its uncertainty was worth. They read any run, finished or not, and change nothing in it.
+
+- confidence: how sure is the model where it is wrong (STAR, figure 2)?
+- entropy: do the examples that were uncertain at the start stay so over the rounds (STAR, figure 3)?
+- unchanged: what happens to confidence and entropy where the prediction stays the same?
+
+A probe writes NAME.json (facts and sentences), NAME.csv and, where there is enough to draw, NAME.png and NAME.pdf
+to `probes/` in the run's folder. What a model had to compute for it lies beside them under names made of the
+question, so that the same question is answered from the disk, and a probe that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guidestar.bench import Bench
+from guidestar.errors import ConfigError, allowed
+from guidestar.progress import Progress
+from guidestar.study.probes.confidence import confidence_probe
+from guidestar.study.probes.entropy import entropy_probe
+from guidestar.study.probes.run import Probe
+from guidestar.study.probes.unchanged import unchanged_probe
+
+__all__ = ["PROBES", "Probe", "confidence_probe", "entropy_probe", "probe", "unchanged_probe"]
+
+# name -> the probe, and the options it has
+PROBES: dict[str, tuple[Callable[..., Probe], tuple[str, ...]]] = {
+    "confidence": (confidence_probe, ("shots", "round")),
+    "entropy": (entropy_probe, ("top", "limit", "measure")),
+    "unchanged": (unchanged_probe, ()),
+}
+
+
+def probe(
+    run: Path, name: str, *, bench: Bench | None = None, progress: Progress | None = None, **options: Any
+) -> Probe:
+    """A probe by its name, with the options that it has; one that is None counts as not given.
+
+    run: a run's folder, or the folder of an experiment with a single run. bench: its data and model, if they are
+    loaded already.
+    Raises ConfigError for an unknown probe, or an option of another one.
+    """
+    if name not in PROBES:
+        raise ConfigError(f"probe {name!r} is unknown; {allowed(PROBES, name)}")
+    function, known = PROBES[name]
+    given = {key: value for key, value in options.items() if value is not None}
+    if other := [key for key in given if key not in known]:
+        raise ConfigError(f"probe {name} has no option {other[0]!r}; allowed: {', '.join(known) or 'none'}")
+    return function(run, bench, progress=progress, **given)

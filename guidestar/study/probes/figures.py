@@ -1,0 +1,220 @@
+"""What the probes draw: functions that fill an empty matplotlib figure (see `drawing.save_figure`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.records import Array
+from guidestar.study.drawing import COLOURS, DASHES, GREY, look
+
+Draw = Callable[[Any], None]
+
+MOST_NUMBERS = 14  # rows of a heatmap whose cells still hold a number
+MOST_TICKS = 12
+FEW = 5  # examples below which a median is drawn hollow
+
+
+# --- confidence ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Density:
+    """One curve of the confidence figure. middles, heights: (bins,); mean: of the confidences."""
+
+    name: str
+    middles: Array
+    heights: Array
+    mean: float
+
+
+def draw_densities(curves: Sequence[Density], low: float) -> Draw:
+    """The paper's figure 2: a curve for each model, a line down at each mean. low: the smallest confidence."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for i, curve in enumerate(curves):
+            colour = COLOURS[i % len(COLOURS)]
+            axes.plot(curve.middles, curve.heights, color=colour, linestyle=DASHES[i % len(DASHES)], label=curve.name)
+            axes.fill_between(curve.middles, curve.heights, color=colour, alpha=0.12, linewidth=0)
+            height = float(np.interp(curve.mean, curve.middles, curve.heights))
+            axes.vlines(curve.mean, 0, height, color=colour, linewidth=0.8)
+            axes.plot([curve.mean], [height], color=colour, marker="osD^vPX*"[i % 8], markersize=4, linestyle="")
+        axes.set_xlim(low, 1.0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("confidence of a wrong prediction (probability of the chosen label)")
+        axes.set_ylabel("density")
+        figure.legend(loc="outside upper left", borderaxespad=0.2)
+
+    return draw
+
+
+# --- entropy ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One scatter plot. x, y: (n,); labelled: (n,) trained on by then; r, r_rest: with and without those."""
+
+    x_name: str
+    y_name: str
+    x: Array
+    y: Array
+    labelled: NDArray[np.bool_]
+    r: float
+    r_rest: float
+
+
+def draw_correlations(names: Sequence[str], pearson: Array, pairs: Sequence[Pair], title: str) -> Draw:
+    """The paper's figure 3: the heatmap of the correlation between rounds, and scatter plots beside it.
+
+    names: of the rows, "base", "0", "1", …. title: what is measured, with its unit, and of which examples.
+    """
+
+    def draw(figure: Any) -> None:
+        grid = figure.add_gridspec(max(len(pairs), 1), 2, width_ratios=[1.75 if len(pairs) > 1 else 1.2, 1])
+        _heatmap(figure, figure.add_subplot(grid[:, 0]), names, pearson)
+        limits = _limits(pairs)
+        key: dict[str, Any] = {}
+        for i, pair in enumerate(pairs):
+            axes = figure.add_subplot(grid[i, 1])
+            _scatter(axes, pair, "bcd"[i], limits[i])
+            key |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(key.values(), key.keys(), loc="outside lower right", ncols=3, markerscale=1.5)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=8.5)
+
+    return draw
+
+
+def _heatmap(figure: Any, axes: Any, names: Sequence[str], pearson: Array) -> None:
+    low = np.floor(10 * float(np.nanmin(np.append(pearson, 0.0)))) / 10
+    image = axes.imshow(np.ma.masked_invalid(pearson), cmap="cividis", vmin=low, vmax=1.0)
+    axes.grid(False)
+    every = -(-len(names) // MOST_TICKS) if len(names) > MOST_NUMBERS else 1
+    places = [0, *(i for i in range(every, len(names)) if (i - 1) % every == 0)]  # "base" is a wide word
+    axes.set_xticks(places, [names[i] for i in places])
+    axes.set_yticks(places, [names[i] for i in places])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("round (0 is the warm start)")
+    axes.set_ylabel("round")
+    axes.set_title("(a) correlation between rounds (Pearson's r)")
+    figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02).outline.set_visible(False)
+    if len(names) > MOST_NUMBERS:
+        return
+    for i, row in enumerate(pearson):
+        for j, value in enumerate(row):
+            light = np.isnan(value) or (value - low) / (1.0 - low) > 0.5
+            colour = "black" if light else "white"
+            axes.text(j, i, _short(value), ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def _short(value: float) -> str:
+    """A correlation for a small cell: .07, −.30, 1.
+
+    >>> _short(0.071), _short(-0.3), _short(-0.001), _short(0.999), _short(float("nan"))
+    ('.07', '−.30', '.00', '1', '–')
+    """
+    if np.isnan(value):
+        return "–"
+    text = f"{abs(value):.2f}"
+    sign = "−" if value < 0 and text != "0.00" else ""
+    return sign + ("1" if text == "1.00" else text.removeprefix("0"))
+
+
+def _scatter(axes: Any, pair: Pair, letter: str, limits: tuple[float, float]) -> None:
+    small = 5 if len(pair.x) > 300 else 11
+    rest = ~pair.labelled
+    axes.scatter(
+        pair.x[rest], pair.y[rest], s=small, color="#56B4E9", alpha=0.75, linewidths=0, label="not labelled by then"
+    )
+    without = ""
+    if pair.labelled.any():
+        axes.scatter(
+            pair.x[~rest], pair.y[~rest], s=small + 5, color="black", marker="x", linewidths=0.6,
+            label="labelled by then",
+        )  # fmt: skip
+        without = f" ({_r(pair.r_rest)} unlabelled)"
+    axes.plot(limits, limits, color="#D55E00", linewidth=1.0, linestyle=(0, (4, 2)), label="no change")
+    axes.set_xlim(*limits)
+    axes.set_ylim(*limits)
+    axes.set_aspect("equal")
+    axes.set_xlabel(pair.x_name)
+    axes.set_ylabel(pair.y_name)
+    axes.set_title(f"({letter}) r = {_r(pair.r)}{without}")
+
+
+def _limits(pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+    """One range for both axes of a scatter plot, so that the line of no change is the diagonal."""
+    found = []
+    for pair in pairs:
+        both = np.concatenate([pair.x, pair.y])
+        low, high = float(both.min()), float(both.max())
+        low = 0.0 if 0 <= low < 0.3 * high else low
+        margin = 0.03 * (high - low) or 0.5
+        found.append((low - margin, high + margin))
+    return found
+
+
+def _r(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.2f}"
+
+
+# --- unchanged ----------------------------------------------------------------------------------
+
+DRAWN = {"unchanged_right": "unchanged, right", "unchanged_wrong": "unchanged, wrong", "changed": "changed"}
+
+
+def draw_changes(
+    columns: Sequence[tuple[str, Sequence[str], Sequence[Mapping[str, Mapping[str, Any]]]]], xlabel: str
+) -> Draw:
+    """Change of confidence (above) and entropy (below), by round: medians as points, quartiles as lines.
+
+    columns: (title, name of each round, `probe_math.changes` of each round).
+    """
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(2, len(columns), sharey="row", squeeze=False)
+        for column, (title, names, found) in enumerate(columns):
+            for row, (what, unit) in enumerate(
+                (("confidence", "change of confidence"), ("entropy", "change of entropy (nats)"))
+            ):
+                axes = panels[row, column]
+                axes.axhline(0, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+                for i, (group, label) in enumerate(DRAWN.items()):
+                    _bars(axes, i, [one[group][what] for one in found], label)
+                every = -(-len(names) // MOST_TICKS)
+                axes.set_xticks(range(0, len(names), every), names[::every])
+                axes.set_xlim(-0.6, len(names) - 0.4)
+                axes.grid(axis="x", visible=False)
+                if row == 0:
+                    axes.set_title(title)
+                else:
+                    axes.set_xlabel(xlabel)
+                if column == 0:
+                    axes.set_ylabel(unit)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        beside = len(DRAWN) if len(columns) > 1 else 1  # a figure of one column has no room for all in a row
+        figure.legend(
+            handles, labels, loc="outside upper left", ncols=beside, borderaxespad=0.2, alignment="left",
+            title=f"medians (hollow below {FEW} examples) and quartiles", title_fontsize=7.5,
+        )  # fmt: skip
+        figure.align_ylabels(panels[:, 0])
+
+    return draw
+
+
+def _bars(axes: Any, i: int, spreads: Sequence[Mapping[str, float]], label: str) -> None:
+    """One series, moved aside a little so that three stand next to each other; a round with nobody is left out."""
+    some = [k for k, one in enumerate(spreads) if one["n"]]
+    x = np.asarray(some, dtype=np.float64) + (i - 1) * 0.24
+    middle, low, high = (np.asarray([spreads[k][q] for k in some]) for q in ("q50", "q25", "q75"))
+    style = look(i) | {"linestyle": "", "markersize": 3.8, "elinewidth": 1.2, "capsize": 1.5}
+    axes.errorbar(x, middle, yerr=[middle - low, high - middle] if some else None, label=label, **style)
+    few = np.asarray([spreads[k]["n"] < FEW for k in some], dtype=bool)
+    if few.any():
+        axes.plot(x[few], middle[few], marker=style["marker"], markersize=1.8, color="white", linestyle="", zorder=4)

@@ -1,0 +1,186 @@
+"""The numbers of the probes: confidence of wrong predictions, correlation across rounds, what did not change.
+
+Pure NumPy. Log-probabilities are natural logs over the labels, (n, labels); entropies are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.errors import DataError
+from guidestar.metrics.scores import Indices, ece
+from guidestar.query.measures import entropy
+from guidestar.query.mixing import rank
+from guidestar.records import Array
+
+Mask = NDArray[np.bool_]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LEAST = 3  # examples below which a correlation says nothing
+
+
+# --- confidence ---------------------------------------------------------------------------------
+
+
+def confidence(log_probs: Array) -> Array:
+    """CF, the probability of the likeliest label; (n, labels) -> (n,), in [1/labels, 1].
+
+    Source: STAR, eq. 4, CF = max(p_true, p_false), for any number of labels.
+    >>> confidence(np.log([[0.75, 0.25], [0.5, 0.5]]))
+    array([0.75, 0.5 ])
+    """
+    return np.minimum(np.exp(log_probs.max(axis=1).astype(np.float64)), 1.0)  # rounding may give 1 + 1e-8
+
+
+def wrong(log_probs: Array, gold: Indices) -> Mask:
+    """Which predictions are wrong; of equal probabilities the first label is the prediction. Returns (n,).
+
+    >>> wrong(np.log([[0.75, 0.25], [0.5, 0.5]]), np.array([1, 0]))
+    array([ True, False])
+    """
+    return np.asarray(log_probs.argmax(axis=1) != gold)
+
+
+def calibration(log_probs: Array, gold: Indices) -> dict[str, Any]:
+    """How sure a model is, and how sure it may be: accuracy, ECE, and confidences apart by right and wrong.
+
+    Keys: examples, accuracy, ece, confidence (mean), overconfidence (mean confidence − accuracy), and `right` and
+    `wrong`, each a `spread` of confidences.
+    """
+    sure, missed = confidence(log_probs), wrong(log_probs, gold)
+    accuracy = float((~missed).mean())
+    return {
+        "examples": len(gold),
+        "accuracy": accuracy,
+        "ece": ece(log_probs.astype(np.float64), gold),
+        "confidence": float(sure.mean()),
+        "overconfidence": float(sure.mean()) - accuracy,
+        "right": spread(sure[~missed]),
+        "wrong": spread(sure[missed]),
+    }
+
+
+def spread(values: Array) -> dict[str, float]:
+    """Number, mean, standard deviation and quantiles; {"n": 0} alone where there is nothing.
+
+    >>> spread(np.array([1.0, 2.0, 3.0]))["q50"]
+    2.0
+    """
+    if not len(values):
+        return {"n": 0}
+    quantiles = {
+        f"q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+    }
+    return {"n": len(values), "mean": float(values.mean()), "std": float(values.std()), **quantiles}
+
+
+def density(values: Array, at: Array, low: float, high: float) -> Array:
+    """Gaussian kernel density of values in [low, high], reflected at both ends so that nothing leaks out of them.
+
+    values: (n,), n ≥ 1. at: (m,) places in [low, high]. Returns (m,), whose integral over [low, high] is 1.
+    The bandwidth is Silverman's, 0.9 min(σ, IQR/1.34) n^(−1/5), between 1/50 and 1/5 of the range: values that are
+    all alike would make it 0.
+    Source: Silverman 1986, sections 2.10 (reflection) and 3.4.2 (bandwidth).
+    >>> density(np.array([0.5]), np.array([0.5, 1.0]), 0.0, 1.0).round(3)
+    array([19.947,  0.   ])
+    """
+    width = high - low
+    quartiles = np.quantile(values, [0.25, 0.75])
+    scale = min(float(values.std()), float(quartiles[1] - quartiles[0]) / 1.34)
+    h = min(max(0.9 * scale * len(values) ** -0.2, width / 50), width / 5)
+    mirrored = np.concatenate([values, 2 * low - values, 2 * high - values])
+    found = np.zeros(len(at))
+    for i, x in enumerate(at):  # a place at a time: a test set times a curve need not fit the memory
+        found[i] = np.exp(-0.5 * ((x - mirrored) / h) ** 2).sum()
+    return found / (len(values) * h * np.sqrt(2 * np.pi))
+
+
+def standard_error(one: Array, other: Array) -> float:
+    """Standard error of the difference of two means, of samples that need not have one variance (Welch 1947).
+
+    NaN for a sample of fewer than two.
+    >>> round(standard_error(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0])), 4)
+    1.1547
+    """
+    if min(len(one), len(other)) < 2:
+        return float("nan")
+    return float(np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other)))
+
+
+# --- correlation --------------------------------------------------------------------------------
+
+
+def correlations(values: Array, keep: NDArray[np.bool_] | None = None) -> tuple[Array, Array, NDArray[np.intp]]:
+    """Pearson's r, Spearman's ρ and the number of examples between every two rows; each (rows, rows).
+
+    values: (rows, n), for example the base model and every round. keep: (rows, n) or None; the correlation of two
+    rows is over the examples that both keep. NaN where fewer than 3 are kept, or where a row is constant on them.
+    Source: Pearson 1896; Spearman 1904 (ties share their average rank).
+    >>> r, rho, n = correlations(np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 4.0]]))
+    >>> r.round(3)[0, 1], rho[0, 1], n[0, 1]
+    (np.float64(0.929), np.float64(1.0), np.int64(3))
+    """
+    rows = len(values)
+    pearson, spearman = np.full((rows, rows), np.nan), np.full((rows, rows), np.nan)
+    number = np.zeros((rows, rows), dtype=np.intp)
+    for i in range(rows):
+        for j in range(i, rows):
+            both = slice(None) if keep is None else keep[i] & keep[j]
+            a, b = values[i, both], values[j, both]
+            number[i, j] = number[j, i] = len(a)
+            pearson[i, j] = pearson[j, i] = _pearson(a, b)
+            spearman[i, j] = spearman[j, i] = _pearson(rank(a), rank(b)) if len(a) >= LEAST else np.nan
+    return pearson, spearman, number
+
+
+def _pearson(a: Array, b: Array) -> float:
+    if len(a) < LEAST or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # entropies of a sure model may be so small that squares vanish
+    return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+
+
+def most_uncertain(values: Array, count: int) -> NDArray[np.intp]:
+    """Positions of the `count` largest values, sorted; of equal values the first ones. values: (n,).
+
+    >>> most_uncertain(np.array([1.0, 3.0, 2.0, 3.0]), 2)
+    array([1, 3])
+    """
+    return np.sort(np.argsort(-values, kind="stable")[:count])
+
+
+# --- what did not change ------------------------------------------------------------------------
+
+GROUPS = ("unchanged", "unchanged_right", "unchanged_wrong", "changed", "changed_right", "changed_wrong")
+
+
+def changes(before: Array, after: Array, gold: Indices) -> dict[str, dict[str, Any]]:
+    """How confidence and entropy moved from one model to the next, apart by whether the predicted label changed.
+
+    before, after: (n, labels) log-probabilities of the same examples. gold: (n,) label indices.
+    Returns for each of `GROUPS` (right and wrong are after the change): n, share of all, and `confidence` and
+    `entropy`, each a `spread` of after − before.
+    Raises DataError if the arrays are not of the same examples.
+    """
+    if before.shape != after.shape or len(gold) != len(after):
+        raise DataError(f"found predictions of shape {before.shape} and {after.shape} for {len(gold)} gold answers")
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    moved = {"confidence": confidence(after) - confidence(before), "entropy": entropy(after) - entropy(before)}
+    return {
+        name: {"n": int(mask.sum()), "share": float(mask.mean())}
+        | {what: spread(values[mask]) for what, values in moved.items()}
+        for name, mask in groups(before, after, gold).items()
+    }
+
+
+def groups(before: Array, after: Array, gold: Indices) -> Mapping[str, Mask]:
+    """Which examples are in which of `GROUPS`; arguments as for `changes`."""
+    same = before.argmax(axis=1) == after.argmax(axis=1)
+    missed = wrong(after, gold)
+    masks = (same, same & ~missed, same & missed, ~same, ~same & ~missed, ~same & missed)
+    return dict(zip(GROUPS, masks, strict=True))

@@ -1,0 +1,204 @@
+"""The run that is probed: its data and model, what was computed for it before, and where a probe writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from guidestar import config as configs
+from guidestar.bench import CONFIG_FILE, Bench
+from guidestar.config import fingerprint
+from guidestar.errors import ConfigError, ConfigMismatch, StoreError
+from guidestar.progress import Progress, Silent
+from guidestar.records import Metrics
+from guidestar.store import Store, files
+from guidestar.store.store import find_run
+
+if TYPE_CHECKING:  # a probe that finds all its numbers on the disk needs no torch
+    from guidestar.model.load import BaseModel
+
+Arrays = Mapping[str, np.ndarray]
+
+FOLDER = "probes"  # in the run's folder
+_HASH = "sha256"  # an array of 32 bytes beside the others
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found. facts: JSON-able, sentences and names of files included. files: all that it wrote."""
+
+    name: str
+    facts: Mapping[str, Any]
+    sentences: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, opened. benches: its data and model, an empty list until they are asked for."""
+
+    folder: Path
+    store: Store
+    facts: Mapping[str, Any]
+    progress: Progress
+    benches: list[Bench]
+
+    @property
+    def place(self) -> Path:
+        """Where the probe writes."""
+        return self.folder / FOLDER
+
+
+@contextmanager
+def opened(run: Path, bench: Bench | None, progress: Progress | None) -> Iterator[Subject]:
+    folder = find_run(Path(run))
+    with Store.open(folder) as store:
+        news = progress or (bench.progress if bench is not None else Silent())
+        yield Subject(folder, store, store.facts, news, [] if bench is None else [bench])
+
+
+def bench_of(subject: Subject) -> Bench:
+    """The run's data, which must be what the run was begun with; read when first needed.
+
+    Raises ConfigError if there is no configuration beside the run, ConfigMismatch for other data.
+    """
+    if not subject.benches:
+        inside, above = subject.folder / CONFIG_FILE, subject.folder.absolute().parent / CONFIG_FILE
+        place = inside if inside.is_file() else above
+        if not place.is_file():
+            raise ConfigError(
+                f"{subject.folder}: found no {CONFIG_FILE} in it or in the folder above it, "
+                "which would say where the run's data and model are"
+            )
+        subject.benches.append(Bench(configs.load(place), subject.progress))
+    bench = subject.benches[0]
+    if bench.dataset.hash != subject.facts["data_hash"]:
+        raise ConfigMismatch(
+            f"{subject.folder}: the data or the template has changed since the run was begun; put it back to probe the run"
+        )
+    return bench
+
+
+def base_of(subject: Subject) -> BaseModel:
+    """The run's base model. Raises ConfigMismatch if its weights or its precision are others."""
+    bench, begun = bench_of(subject), subject.facts["model"]
+    for name in ("fingerprint", "dtype"):
+        if begun[name] != bench.described[name]:
+            raise ConfigMismatch(
+                f"{subject.folder}: the model's {name} was {begun[name]} when the run began, now it is "
+                f"{bench.described[name]}; a probe needs the same model"
+            )
+    return bench.base
+
+
+def need_choice(subject: Subject, name: Literal["confidence", "unchanged"]) -> None:
+    kind = subject.facts["task"]["kind"]
+    if kind != "choice":
+        raise ConfigError(
+            f"probe {name} needs the probabilities of labels, and of a task of kind {kind} a run keeps only which "
+            "answers were correct; allowed: choice. The probe entropy works for every kind"
+        )
+
+
+def measured(subject: Subject) -> dict[int, Metrics]:
+    """The finished rounds with predictions of the test set, by number."""
+    finished = subject.store.metrics()
+    if not finished:
+        raise StoreError(f"{subject.folder}: no round is complete yet, so there is nothing to probe")
+    found = {metrics.round: metrics for metrics in finished if subject.store.has_arrays(metrics.round, "test")}
+    if not found:
+        raise ConfigError(f"{subject.folder}: the run has no test set, and this probe looks at test predictions")
+    return found
+
+
+def zero_shot(subject: Subject) -> Arrays:
+    """Test predictions of the base model; the run has kept them, unless somebody deleted the file."""
+    if subject.store.has_arrays(0, "test_base"):
+        return subject.store.arrays(0, "test_base")
+    from guidestar.model.basecache import base_predictions
+    from guidestar.model.evaluate import choice_values
+
+    bench, base = bench_of(subject), base_of(subject)
+    assert bench.fitting.test is not None
+    pairs = bench.fitting.test.answered()
+    with subject.progress.phase("base model") as tick:
+        found = base_predictions(
+            bench.cache, base, [e for e, _ in pairs], {"label_log_probs"}, bench.fitting.task,
+            data_hash=bench.dataset.hash, tick=tick,
+        )  # fmt: skip
+    return choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], bench.fitting.task)[1]
+
+
+def question(subject: Subject) -> dict[str, Any]:
+    """What any prediction for this run depends on."""
+    model, settings = subject.facts["model"], subject.facts["config"]
+    return {
+        "data": subject.facts["data_hash"], "model": model["fingerprint"], "dtype": model["dtype"],
+        "chat": settings["model"]["chat"], "max_length": settings["model"]["max_length"],
+        "task": {**settings["task"], **subject.facts["task"]},
+    }  # fmt: skip
+
+
+def cached(subject: Subject, name: str, question: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """Arrays from the disk if this question was asked before, else computed and kept."""
+    path = subject.place / f"{name}-{fingerprint(question)[:16]}.safetensors"
+    if path.exists():
+        arrays = files.read_arrays(path)
+        if arrays.pop(_HASH, np.zeros(0)).tobytes() != _digest(arrays):
+            raise StoreError(f"{path}: its content has changed since it was written; delete it to compute it again")
+        return arrays
+    found = dict(compute())
+    files.write_arrays(path, {**found, _HASH: np.frombuffer(_digest(found), np.uint8)}, {})
+    return found
+
+
+def _digest(arrays: Arrays) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.digest()
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def about(subject: Subject, name: str) -> dict[str, Any]:
+    facts = subject.facts
+    return {
+        "probe": name,
+        "run": subject.folder.resolve().name,
+        "strategy": facts.get("strategy"),
+        "seed": facts.get("seed"),
+        "task": facts["task"],
+        "model": facts["model"]["name"],
+        "synthetic": bool(facts.get("synthetic")),
+    }
+
+
+def finish(
+    subject: Subject, name: str, facts: Mapping[str, Any], sentences: Sequence[str], written: Sequence[Path]
+) -> Probe:
+    """The probe with its facts on the disk, and without figures of an earlier one that would contradict it."""
+    said = [*sentences, "The data is synthetic: the numbers show that the probe works, and nothing else."]
+    said = said if facts["synthetic"] else list(sentences)
+    path = subject.place / f"{name}.json"
+    everything = {**facts, "sentences": said, "files": sorted([*(p.name for p in written), path.name])}
+    for old in subject.place.glob(f"{name}[.-]*"):
+        if old.suffix in (".png", ".pdf", ".csv") and old not in written:
+            with files.writing(old):
+                old.unlink()
+    files.write_bytes(path, (json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return Probe(name, everything, tuple(said), (*written, path))
+
+
+def number(value: float) -> float | None:
+    """A number that JSON can write: NaN is None."""
+    return None if math.isnan(value) else float(value)

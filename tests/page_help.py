@@ -1,0 +1,165 @@
+"""Runs to label, made by hand, and the page in front of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from guidestar import config as configs
+from guidestar.records import Example, Pick, Query, Suggestion
+from guidestar.store import Store
+
+LABELS = {
+    "ABBR": "abbreviation",
+    "DESC": "description",
+    "ENTY": "entity",
+    "HUM": "human",
+    "LOC": "location",
+    "NUM": "number",
+}
+QUESTIONS = (
+    "How far is it from Denver to Aspen ?",
+    "What county is Modesto , California in ?",
+    "Who was Galileo ?",
+    "What is an atom ?",
+    "When did Hawaii become a state ?",
+    "What does NASA stand for ?",
+    "Which French ruler was defeated at the battle of Waterloo ?",
+    "What is the highest mountain in Australia ?",
+    "How many calories are there in a Big Mac ?",
+    "Why does the moon turn orange ?",
+    "What currency is used in Sweden ?",
+    "Who invented the instant Polaroid camera ?",
+)
+TOKEN = "t" * 43
+
+
+def examples(texts: Sequence[str], start: int = 0) -> dict[str, Example]:
+    """Example id -> example, in order."""
+    found = [
+        Example(f"{i:016x}", {"text": text}, f"Question: {text}\nType:", f"pool.csv line {i + 2}")
+        for i, text in enumerate(texts, start)
+    ]
+    return {e.id: e for e in found}
+
+
+def ask(store: Store, round: int, found: Mapping[str, Example]) -> None:
+    """Record the query of a round."""
+    store.add_query(Query(round, tuple(Pick(id, float("nan")) for id in found)), found)
+
+
+def make_run(
+    folder: Path,
+    texts: Sequence[str] = QUESTIONS,
+    *,
+    kind: str = "choice",
+    labels: Mapping[str, str] = LABELS,
+    people: Mapping[str, Any] | None = None,
+    query: Mapping[str, Any] | None = None,
+    suggestions: Mapping[str, Suggestion] | None = None,
+    experiment: str = "questions",
+) -> Path:
+    """An experiment folder with one run that waits for the labels of its first round; the run's folder."""
+    place = folder / experiment
+    run = place / "star-seed0"
+    config = {
+        "out": ".",
+        "data": {"pool": "pool.csv", "template": "Question: {text}\nType:"},
+        "task": {"kind": kind} | ({"labels": dict(labels)} if kind == "choice" else {}),
+        "query": dict(query or {"warm_start": len(texts), "batch": 5, "budget": max(len(texts), 30)}),
+        "annotator": "people",
+        "people": dict(people or {}),
+    }
+    task = {"kind": kind}
+    if kind == "choice":
+        task |= {"labels": list(labels), "words": list(labels.values())}
+    with Store.open(run, create=True) as store:
+        store.begin({"seed": 0}, {"name": experiment, "strategy": "star", "seed": 0, "task": task, "config": config})
+        ask(store, 0, examples(texts))
+        if suggestions:
+            store.add_suggestions(0, suggestions)
+    (place / "config.yaml").write_text(configs.dump_yaml(config), encoding="utf-8")
+    return run
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+_SERVE = """
+import sys
+from pathlib import Path
+from guidestar.people.page import serve
+sys.exit(serve(Path(sys.argv[1]), train=False, port=int(sys.argv[2]), bind="127.0.0.1", annotator=None,
+               open_browser=False, say=lambda text: print(text, flush=True)))
+"""
+
+
+class Server:
+    """`guidestar label` as a process of its own, which can be killed and started again."""
+
+    def __init__(
+        self, run: Path, port: int | None = None, program: str = _SERVE, arguments: Sequence[str] = ()
+    ) -> None:
+        self.run, self.port, self.program, self.arguments = run, port or free_port(), program, list(arguments)
+        self.process: subprocess.Popen[str] | None = None
+        self.link = ""
+
+    def start(self) -> Server:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", self.program, str(self.run), str(self.port), *self.arguments],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        while "http://" not in (line := self.process.stdout.readline()):
+            assert line or self.process.poll() is None, "the server did not start"
+        self.link = line[line.index("http://") :].strip()
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.02)
+        raise AssertionError("the server does not listen")
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to finish anything."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """As Ctrl-C does."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code, when it has ended."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        code = self.process.wait(30)
+        self.process.stdout.close()
+        return code
+
+
+@contextmanager
+def served(run: Path, **options: Any) -> Iterator[Server]:
+    """The page of a run, until the block ends."""
+    server = Server(run, **options).start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,742 @@
+"""The labelling page in a real Chromium, worked with as an annotator does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_help import LABELS, QUESTIONS, Server, ask, examples, make_run, served
+
+from guidestar.records import Flag, Label, Metrics, Note, Skip, Suggestion, Verdict
+from guidestar.store import Store
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; on Debian: apt install chromium")
+
+IDS = list(examples(QUESTIONS))
+NAMES = list(LABELS)
+Page = Any
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as drivers:
+        browser = drivers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def enter(chromium: Any) -> Iterator[Callable[..., Page]]:
+    """Opens a browser of its own on a page, as somebody. What the scripts complain about fails the test."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def enter(server: Server, name: str = "Ann", **options: Any) -> Page:
+        context = chromium.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = new_tab(context)
+        page.goto(server.link)
+        page.fill("#name", name)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#work:visible, #idle:visible, #review:visible")
+        return page
+
+    def new_tab(context: Any) -> Page:
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
+        page.on(
+            "console", lambda m: complaints.append(m.text) if m.type == "error" and "net::ERR" not in m.text else None
+        )
+        return page
+
+    enter.tab = new_tab  # type: ignore[attr-defined]
+    yield enter
+    for context in contexts:
+        context.close()
+    assert not complaints, complaints
+
+
+def shown(page: Page, text: str) -> None:
+    """Wait until this is the example that is shown."""
+    page.wait_for_function(
+        "text => document.querySelector('#work:not([hidden]) #fields .text')?.textContent === text", arg=text
+    )
+
+
+def all_saved(page: Page) -> None:
+    page.wait_for_function(
+        "() => !Object.keys(localStorage).some((key) => key.includes(':out:')) && document.getElementById('saving').textContent === ''"
+    )
+
+
+def said(page: Page, id: str) -> str:
+    return str(page.inner_text(f"#{id}")).replace("\xa0", " ")
+
+
+def answers(run: Path) -> dict[str, Any]:
+    with Store.open(run) as store:
+        return store.annotations.answers()
+
+
+def log(run: Path) -> list[Any]:
+    with Store.open(run) as store:
+        return [entry.annotation for entry in store.annotations.history()]
+
+
+# --- a round --------------------------------------------------------------------------------------
+
+
+def test_a_whole_round_by_keys_alone(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    keys = "651435216243"
+    with served(run) as server:
+        page = enter(server)
+        for text, key in zip(QUESTIONS, keys, strict=True):
+            shown(page, text)
+            page.keyboard.press(key)
+        page.wait_for_selector("#idle:visible >> text=Round 1 has all its answers")
+        all_saved(page)
+        assert said(page, "round-count") == "12 / 12"
+        assert said(page, "labels") == "12 of 30 labels"
+        assert said(page, "idle-detail") == f"guidestar run {run.parent}"
+        assert said(page, "status").startswith("Saved: ")
+        with Store.open(run) as store:  # the run goes on elsewhere
+            store.add_adapter(0, lambda folder: None)
+            store.add_metrics(Metrics(0, 12, {"validation_accuracy": 0.8125}))
+            ask(store, 1, examples(["What is new ?"], 50))
+        shown(page, "What is new ?")
+        assert said(page, "validation") == "validation accuracy 81 %"
+    given = [NAMES[int(key) - 1] for key in keys]
+    assert answers(run) == {id: Label(label, "Ann") for id, label in zip(IDS, given, strict=True)}
+    with Store.open(run) as store:
+        entries = store.annotations.history()
+    assert [e.source for e in entries] == ["page"] * 12
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", e.decision or "") for e in entries)
+
+
+def test_skip_flag_note_and_the_whole_prompt_by_keys(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("p")
+        assert page.inner_text("#prompt") == f"Question: {QUESTIONS[0]}\nType:"
+        page.keyboard.press("f")
+        assert page.get_attribute("#flag", "aria-pressed") == "true"
+        page.keyboard.press("n")
+        page.keyboard.type("Two answers?  1 2 s u")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#note-dialog", state="hidden")
+        assert said(page, "note-text") == "Note (1)"
+        page.keyboard.press("s")
+        shown(page, QUESTIONS[1])
+        assert page.get_attribute("#flag", "aria-pressed") == "false"
+        page.keyboard.press("?")
+        page.wait_for_selector("#help[open]")
+        page.keyboard.press("3")  # not an answer while the dialog is open
+        page.keyboard.press("Escape")
+        page.select_option("#only", "flagged")
+        page.click("#history-list button")
+        shown(page, QUESTIONS[0])
+        assert said(page, "place") == "You skipped this. Another answer replaces it."
+        page.keyboard.press("1")
+        shown(page, QUESTIONS[1])
+        all_saved(page)
+    assert log(run) == [Flag("Ann"), Note("Two answers?  1 2 s u", "Ann"), Skip("", "Ann"), Label("ABBR", "Ann")]
+
+
+def test_undo_again_and_again_through_reloads_and_a_restart(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    server = Server(run).start()
+    try:
+        page = enter(server)
+        for text in QUESTIONS[:4]:
+            shown(page, text)
+            page.keyboard.press("1")
+        shown(page, QUESTIONS[4])
+        page.keyboard.press("u")
+        shown(page, QUESTIONS[3])
+        page.keyboard.press("Backspace")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+        assert list(answers(run)) == IDS[:2]
+        page.reload()
+        shown(page, QUESTIONS[2])  # shown before and not answered: it comes first
+        assert page.locator("#history-list li").count() == 2
+        all_saved(page)
+        server.kill()
+        server.start()
+        page.reload()
+        shown(page, QUESTIONS[2])
+        page.keyboard.press("u")  # known from the server alone by now
+        shown(page, QUESTIONS[1])
+        page.keyboard.press("2")
+        shown(page, QUESTIONS[2])
+        page.click("#history-list button >> nth=0")
+        shown(page, QUESTIONS[1])
+        assert page.get_attribute("#answers .answer >> nth=1", "aria-pressed") == "true"
+        page.keyboard.press("3")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+    finally:
+        server.stop()
+    assert answers(run) == {IDS[0]: Label("ABBR", "Ann"), IDS[1]: Label("ENTY", "Ann")}
+
+
+def test_arrows_walk_through_the_history_and_back_to_the_work(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        for text in QUESTIONS[:3]:
+            shown(page, text)
+            page.keyboard.press("4")
+        shown(page, QUESTIONS[3])
+        page.keyboard.press("f")  # in the history too now, and still the one to answer
+        for text in (QUESTIONS[2], QUESTIONS[1], QUESTIONS[0], QUESTIONS[0]):
+            page.keyboard.press("ArrowLeft")
+            shown(page, text)
+        for text in (QUESTIONS[1], QUESTIONS[2], QUESTIONS[3], QUESTIONS[3]):
+            page.keyboard.press("ArrowRight")
+            shown(page, text)
+        page.keyboard.press("5")
+        shown(page, QUESTIONS[4])
+        all_saved(page)
+    assert len(answers(run)) == 4
+
+
+def test_selecting_first_and_confirming_with_enter(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("?")
+        page.uncheck("#at-once")
+        page.keyboard.press("Escape")
+        page.keyboard.press("2")
+        page.keyboard.press("4")
+        assert page.locator("#answers [aria-pressed=true] .name").inner_text().startswith("human")
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[1])
+        page.keyboard.press("Enter")  # nothing is selected
+        page.click("#answers .answer >> nth=4")
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[2])
+        page.reload()  # the setting stays
+        shown(page, QUESTIONS[2])
+        page.keyboard.press("1")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+    assert answers(run) == {IDS[0]: Label("HUM", "Ann"), IDS[1]: Label("LOC", "Ann")}
+
+
+def test_a_double_click_or_a_key_held_down_is_one_answer(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.dblclick("#answers .answer >> nth=3")
+        shown(page, QUESTIONS[1])
+        page.keyboard.down("2")
+        page.keyboard.down("2")  # the second one is a repetition
+        page.keyboard.down("2")
+        page.keyboard.up("2")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+    assert log(run) == [Label("HUM", "Ann"), Label("DESC", "Ann")]
+
+
+def test_many_labels_are_searched(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    labels = {f"K{i}": f"{word} {i}" for i, word in enumerate(["card", "cash", "fee", "pin"] * 8)}
+    run = make_run(tmp_path, labels=labels)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("/")
+        page.keyboard.type("fee 1")
+        assert page.locator("#answers .answer:visible").count() == 3  # 10, 14, 18
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[1])
+        page.keyboard.press("9")  # the first nine have their keys, and the search is left
+        shown(page, QUESTIONS[2])
+        page.keyboard.press("/")
+        page.keyboard.type("k31")  # the label itself is found too
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[3])
+        page.keyboard.press("/")
+        page.keyboard.type("zzz")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Escape")
+        assert page.locator("#answers .answer:visible").count() == 32
+        page.keyboard.press("s")
+        shown(page, QUESTIONS[4])
+        all_saved(page)
+    assert [a.answer for a in log(run)[:3]] == ["K14", "K8", "K31"]
+
+
+def test_a_number_is_typed_checked_and_kept_while_it_is_not_saved(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    draft = Suggestion("16 - 3 - 4 = 9\n#### 18", {}, -1)
+    run = make_run(tmp_path, kind="number", suggestions={IDS[0]: draft})
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.type("eighteen, s u 1")  # in the box, keys are letters
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[1])
+        all_saved(page)
+        assert log(run) == [Label("eighteen, s u 1\n#### 1", "Ann")]
+        page.keyboard.press("Escape")
+        page.keyboard.press("u")
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("Escape")
+        page.keyboard.press("d")  # the model's draft, to edit
+        assert page.input_value("#answers textarea") == draft.answer
+        page.keyboard.type(".5")
+        page.reload()
+        shown(page, QUESTIONS[0])
+        assert page.input_value("#answers textarea") == f"{draft.answer}.5", "what is typed survives a reload"
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[1])
+        page.keyboard.type("none")
+        page.keyboard.press("Enter")
+        assert page.inner_text("#answers .problem") == "There is no number in it."
+        page.fill("#answers textarea", "x1y")  # looks like one, and the server says no
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#notices >> text=1 answer was refused")
+        assert "no number in the answer 'x1y'" in page.inner_text("#notices")
+        page.click("#notices >> text=Open the example")
+        shown(page, QUESTIONS[1])
+        page.click("#notices >> text=Dismiss")
+        page.fill("#answers textarea", "7")
+        page.click("#answers .main-action")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+        assert page.inner_text("#notices") == ""
+    assert [a.answer for a in answers(run).values()] == ["16 - 3 - 4 = 9\n#### 18.5", "#### 7"]
+    with Store.open(run) as store:
+        assert [e.source for e in store.annotations.history()] == ["page+suggestion", "page", "page+suggestion", "page"]
+
+
+def test_a_text_has_its_box_and_shift_enter_makes_a_line(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path, kind="text")
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("Enter")
+        assert "The box is empty" in page.inner_text("#answers .problem")
+        page.keyboard.type("200 miles")
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.type("by road")
+        page.keyboard.press("Control+Enter")
+        shown(page, QUESTIONS[1])
+        all_saved(page)
+    assert log(run) == [Label("200 miles\nby road", "Ann")]
+
+
+def test_what_the_model_says_is_blind_by_default_with_an_overlap_and_recorded_when_seen(
+    tmp_path: Path, enter: Callable[..., Page]
+) -> None:
+    model = {id: Suggestion("HUM", {"HUM": 0.83, "LOC": 0.17}, -1) for id in IDS}
+    run = make_run(tmp_path, suggestions=model, people={"overlap": 0.5})
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        assert not page.is_visible("#suggestion")
+        page.keyboard.press("m")
+        assert said(page, "suggestion") == "The model says human 83 % sure"
+        page.keyboard.press("m")  # seen is seen
+        page.keyboard.press("4")
+        shown(page, QUESTIONS[1])
+        assert not page.is_visible("#suggestion"), "blind again"
+        page.keyboard.press("4")
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+    with Store.open(run) as store:
+        assert [e.source for e in store.annotations.history()] == ["page+suggestion", "page"]
+    other = make_run(tmp_path, suggestions=model, experiment="alone")
+    with served(other) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        assert page.is_visible("#suggestion")
+        page.keyboard.press("m")
+        page.keyboard.press("4")
+        shown(page, QUESTIONS[1])
+        assert not page.is_visible("#suggestion"), "hidden stays hidden where it is shown by default"
+
+
+# --- several people, several tabs -----------------------------------------------------------------
+
+
+def test_two_people_share_a_round(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        ann, ben = enter(server, "Ann"), enter(server, "Ben")
+        for page, key in ((ann, "1"), (ben, "2")) * 6:
+            page.wait_for_selector("#work:visible")
+            before = page.inner_text("#fields .text")
+            page.keyboard.press(key)
+            page.wait_for_function(
+                "before => document.querySelector('#work').hidden || document.querySelector('#fields .text').textContent !== before",
+                arg=before,
+            )
+        for page in (ann, ben):
+            page.wait_for_selector("#idle:visible >> text=Round 1 has all its answers")
+            all_saved(page)
+            assert page.locator("#history-list li").count() == 6
+    with Store.open(run) as store:
+        by = store.annotations.by_annotator()
+    assert len(by) == 12
+    assert all(len(given) == 1 for given in by.values()), "nobody was asked for what another had"
+    assert [sum(name in given for given in by.values()) for name in ("Ann", "Ben")] == [6, 6]
+
+
+def test_two_tabs_of_one_person_stay_together(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        first = enter(server)
+        shown(first, QUESTIONS[0])
+        second = enter.tab(first.context)  # type: ignore[attr-defined]
+        second.goto(server.link.partition("?")[0])  # the cookie and the name are known
+        shown(second, QUESTIONS[0])
+        for i in range(10):
+            page = (first, second)[i % 2]
+            shown(page, QUESTIONS[i])
+            page.keyboard.press("1")
+        for page in (first, second):
+            shown(page, QUESTIONS[10])
+            all_saved(page)
+    assert log(run) == [Label("ABBR", "Ann")] * 10
+
+
+def test_a_name_can_be_changed_and_what_waits_keeps_its_own(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server, "Ann")
+        shown(page, QUESTIONS[0])
+        page.context.set_offline(True)
+        page.keyboard.press("1")
+        shown(page, QUESTIONS[1])
+        page.click("#rename")
+        page.fill("#name", "<b>")
+        page.keyboard.press("Enter")
+        assert "A name has 1 to 40" in page.inner_text("#name-error")
+        page.context.set_offline(False)
+        page.fill("#name", "Ben")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.getElementById('who').textContent === 'Ben'")
+        page.wait_for_selector("#work:visible")
+        page.keyboard.press("2")
+        all_saved(page)
+    assert {a.annotator for a in log(run)} == {"Ann", "Ben"}
+    assert answers(run)[IDS[0]] == Label("ABBR", "Ann")
+
+
+# --- a server that is away ------------------------------------------------------------------------
+
+
+def test_offline_and_back(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.wait_for_timeout(300)  # the examples ahead are there
+        page.context.set_offline(True)
+        for text in QUESTIONS[:3]:
+            shown(page, text)
+            page.keyboard.press("6")
+        page.wait_for_selector("#notices >> text=Not connected")
+        assert said(page, "saving") == "3 not saved yet"
+        assert "3 answers are kept in this browser" in page.inner_text("#notices")
+        assert page.locator("#history-list .pending").count() == 3
+        assert not said(page, "status").startswith("Saved")
+        assert log(run) == []
+        page.context.set_offline(False)
+        all_saved(page)
+        page.wait_for_function("() => document.getElementById('notices').textContent === ''")
+        assert page.locator("#history-list .pending").count() == 0
+        shown(page, QUESTIONS[3])
+    assert log(run) == [Label("NUM", "Ann")] * 3
+
+
+def test_what_was_decided_while_the_server_was_away_is_sent_after_it_came_back_to_a_new_page(
+    tmp_path: Path, enter: Callable[..., Page]
+) -> None:
+    run = make_run(tmp_path)
+    server = Server(run).start()
+    page = enter(server)
+    shown(page, QUESTIONS[0])
+    page.wait_for_timeout(300)
+    server.kill()
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    page.keyboard.press("u")
+    page.keyboard.press("3")
+    page.keyboard.press("f")
+    page.wait_for_selector("#notices >> text=Not connected")
+    context = page.context
+    page.close()
+    link = server.link
+    server.start()
+    try:
+        assert server.link == link, "the token stays, so the cookie is still good"
+        page = enter.tab(context)  # type: ignore[attr-defined]
+        page.goto(link.partition("?")[0])
+        shown(page, QUESTIONS[2])
+        all_saved(page)
+        page.wait_for_function("() => document.querySelectorAll('#history-list li').length === 3")
+    finally:
+        server.stop()
+    found = log(run)
+    assert found[:2] == [Label("ABBR", "Ann"), Label("DESC", "Ann")]
+    assert answers(run) == {IDS[0]: Label("ABBR", "Ann"), IDS[1]: Label("ENTY", "Ann")}
+    assert found[-1] == Flag("Ann")
+
+
+# --- review ---------------------------------------------------------------------------------------
+
+
+def reviewed_run(folder: Path) -> Path:
+    run = make_run(folder, people={"overlap": 1.0})
+    with Store.open(run) as store:
+        for i, id in enumerate(IDS):
+            store.annotations.add(id, Label("HUM", "Ann"))
+            store.annotations.add(id, Label("LOC" if i in (1, 4) else "HUM", "Ben"))
+        store.annotations.add(IDS[1], Note("a county is no person", "Ben"))
+        store.annotations.add(IDS[7], Flag("Ann"))
+    return run
+
+
+def test_disagreements_are_settled_by_keys(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = reviewed_run(tmp_path)
+    with served(run) as server:
+        page = enter(server, "Cem")
+        page.click("nav >> text=Review")
+        shown(page, QUESTIONS[1])
+        assert page.inner_text("#said").split("\n") == [
+            "Ann",
+            "human",
+            "Ben",
+            "location",
+            "Ben, note",
+            "a county is no person",
+        ]
+        assert page.locator("#answers [aria-pressed=true]").count() == 0, "neither answer is put forward"
+        assert "α = " in page.inner_text("#agreement-body")
+        page.keyboard.press("ArrowRight")
+        shown(page, QUESTIONS[4])
+        page.keyboard.press("6")
+        shown(page, QUESTIONS[1])
+        page.keyboard.press("5")
+        page.wait_for_selector("#empty:visible >> text=Nobody disagrees")
+        page.click("#lists >> text=Flagged")
+        shown(page, QUESTIONS[7])
+        page.keyboard.press("k")
+        page.click("#lists >> text=Settled")
+        shown(page, QUESTIONS[7])
+        page.keyboard.press("1")  # another verdict replaces it
+        all_saved(page)
+        page.reload()
+        page.wait_for_selector("#review:visible")
+        assert page.inner_text("#lists").split() == [
+            "Disagreements",
+            "0",
+            "Likely",
+            "label",
+            "errors",
+            "0",
+            "Flagged",
+            "0",
+            "Settled",
+            "3",
+        ]
+    with Store.open(run) as store:
+        assert store.annotations.verdicts() == {
+            IDS[1]: Label("LOC", "Cem"), IDS[4]: Label("NUM", "Cem"), IDS[7]: Label("ABBR", "Cem"),
+        }  # fmt: skip
+        assert [e.annotation for e in store.annotations.history()][-1] == Verdict("ABBR", "Cem")
+
+
+def test_free_texts_are_settled_by_one_of_them_or_a_third(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path, kind="text", people={"overlap": 1.0})
+    with Store.open(run) as store:
+        for who, text in (("Ann", "200 miles"), ("Ben", "320 km")):
+            store.annotations.add(IDS[0], Label(text, who))
+            store.annotations.add(IDS[1], Label(text, who))
+    with served(run) as server:
+        page = enter(server, "Cem")
+        page.click("nav >> text=Review")
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("2")
+        shown(page, QUESTIONS[1])
+        page.keyboard.press("/")
+        page.keyboard.type("far")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#empty:visible")
+        all_saved(page)
+    assert list(answers(run).values()) == [Label("320 km", "Cem"), Label("far", "Cem")]
+
+
+# --- texts that attack ----------------------------------------------------------------------------
+
+
+def test_attacks_in_texts_labels_and_guidelines_do_not_run(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    from test_page import INJECTIONS, injected_run
+
+    run = injected_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        count = len(INJECTIONS)
+        for i in range(count):
+            shown(page, INJECTIONS[i])
+            assert page.evaluate("() => window.pwned === undefined && document.scripts.length === 1")
+            if i == 0:
+                page.keyboard.press("n")
+                page.fill("#note-box", "<img src=x onerror=window.pwned=1>")
+                page.keyboard.press("Control+Enter")
+                page.keyboard.press("m")
+                page.keyboard.press("m")
+            page.keyboard.press("p")
+            page.keyboard.press(str(1 + i % 9))
+        page.wait_for_selector("#idle:visible")
+        all_saved(page)
+        page.reload()
+        page.wait_for_function("n => document.querySelectorAll('#history-list li').length === n", arg=count)
+        assert page.inner_text(".guidelines").startswith("<script>window.pwned=1</script>\n")
+        page.click("nav >> text=Review")
+        page.wait_for_selector("#review:visible")
+        assert page.evaluate(
+            "() => window.pwned === undefined && document.images.length === 0 && !document.querySelector('iframe, svg, style')"
+        )
+    assert len(answers(run)) == count
+
+
+# --- for everybody --------------------------------------------------------------------------------
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+SMALL = """() => [...document.querySelectorAll('button, select, input, nav a, summary')]
+  .filter((e) => e.checkVisibility() && e.type !== 'checkbox' && e.getBoundingClientRect().height < 24)
+  .map((e) => e.id || e.textContent)"""
+
+
+def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(
+    tmp_path: Path, enter: Callable[..., Page]
+) -> None:
+    long = "Donaudampfschifffahrtsgesellschaftskapitänswitwenrentenauszahlungsstelle" * 3
+    labels = {f"LONG_LABEL_WITHOUT_ANY_SPACE_{i}": f"{long[:50]}{i}" for i in range(4)}
+    texts = [long, *QUESTIONS[:3], "word " * 900]
+    run = make_run(tmp_path, texts, labels=labels, people={"overlap": 1.0}, experiment=long[:70])
+    with Store.open(run) as store:
+        for i, label in enumerate(labels):
+            store.annotations.add(f"{1:016x}", Label(label, f"person {i}"))
+    with served(run) as server:
+        page = enter(server, "A" * 40, **PHONE)
+        for text in (long, *QUESTIONS[1:3]):
+            shown(page, text)
+            assert page.evaluate(WIDE) <= 0
+            assert page.evaluate(SMALL) == []
+            assert page.evaluate(
+                "() => [...document.querySelectorAll('.answer')].every((e) => e.getBoundingClientRect().height >= 44)"
+            )
+            page.locator(".answer").first.tap()
+            page.wait_for_timeout(500)  # a tap is no half of a double tap
+        shown(page, texts[4])
+        assert page.evaluate(WIDE) <= 0
+        page.tap("#help-open")
+        assert page.evaluate(
+            "() => document.getElementById('help').scrollWidth <= document.getElementById('help').clientWidth + 1"
+        )
+        page.tap("#help button")
+        page.tap("nav >> text=Review")
+        page.wait_for_selector("#review:visible")
+        assert page.evaluate(WIDE) <= 0
+        assert page.evaluate(SMALL) == []
+
+
+def test_a_screen_reader_is_told_what_is_what_and_what_happened(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path, people={"guidelines": __file__})
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        nameless = """() => [...document.querySelectorAll('button, input, select, textarea, a[href], summary')]
+          .filter((e) => e.checkVisibility())
+          .filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))
+          .map((e) => e.outerHTML)"""
+        assert page.evaluate(nameless) == []
+        for landmark in (
+            "header",
+            "main",
+            "aside[aria-label]",
+            "nav[aria-label]",
+            "#answers[aria-label]",
+            "[role=status]",
+            "[role=alert]",
+        ):
+            assert page.locator(landmark).count() >= 1, landmark
+        assert page.evaluate("() => document.activeElement.id") == "example", "the example is read out when it comes"
+        assert page.get_attribute(".answer >> nth=1", "aria-keyshortcuts") == "2"
+        page.keyboard.press("2")
+        shown(page, QUESTIONS[1])
+        assert page.evaluate("() => document.activeElement.id") == "example"
+        page.wait_for_function("() => document.getElementById('status').textContent === 'Saved: description'")
+        page.keyboard.press("Tab")  # from the example to its parts and to the answers
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.className") == "answer"
+        assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid", "visible focus"
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[2])
+        page.keyboard.press("?")
+        assert page.evaluate("() => document.activeElement.closest('dialog').id") == "help"
+        page.keyboard.press("Escape")
+        assert page.evaluate("() => document.activeElement.closest('dialog')") is None
+        all_saved(page)
+    assert [a.answer for a in log(run)] == ["DESC", "ABBR"]
+
+
+def test_dark_mode_and_less_motion_are_followed(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server, color_scheme="dark", reduced_motion="reduce")
+        shown(page, QUESTIONS[0])
+        style = "() => getComputedStyle(document.body)"
+        assert page.evaluate(f"({style})().backgroundColor") == "rgb(21, 24, 28)"
+        assert page.evaluate(f"({style})().color") == "rgb(230, 233, 237)"
+        assert page.evaluate("() => getComputedStyle(document.querySelector('.dot')).animationName") == "none"
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate(f"({style})().backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_colours_have_enough_contrast_in_both_modes() -> None:
+    """At least 4.5 : 1 for text on every ground it stands on (WCAG 2.2, 1.4.3), 3 : 1 for edges of controls (1.4.11)."""
+    from guidestar.people.page.app import HERE
+
+    css = (HERE / "static" / "page.css").read_text(encoding="utf-8")
+    modes = [
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+    ]
+    assert len(modes) == 2
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    def contrast(one: str, other: str) -> float:
+        high, low = sorted((light(one), light(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    for mode in modes:
+        pairs = [("ink", "paper"), ("ink", "raised"), ("ink", "tint"), ("ink", "warn-tint"), ("muted", "paper"), ("muted", "raised"),
+                 ("muted", "tint"), ("accent", "paper"), ("accent", "warn-tint"), ("on-accent", "accent"), ("warn", "paper")]  # fmt: skip
+        low = {pair: contrast(mode[pair[0]], mode[pair[1]]) for pair in pairs}
+        assert min(low.values()) >= 4.5, low
+        assert contrast(mode["edge"], mode["paper"]) >= 3

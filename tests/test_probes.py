@@ -1,0 +1,821 @@
+"""The probes: their numbers against slow literal twins and golden arrays, and end to end on a run of three rounds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from guidestar import loop
+from guidestar.bench import Bench, read_config
+from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.model import adapters
+from guidestar.model.predict import predict
+from guidestar.records import Example, Label, Metrics, Pick, Query
+from guidestar.store import Store
+from guidestar.study import probes
+from guidestar.study.drawing import COLOURS, look, save_figure, write_csv
+from guidestar.study.probes import confidence_probe, entropy_probe, figures, numbers, probe, unchanged_probe
+
+PNG, PDF = b"\x89PNG", b"%PDF"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def some_log_probs(rng: np.random.Generator, n: int, labels: int) -> np.ndarray:
+    logits = 2 * rng.normal(size=(n, labels))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+# --- literal twins --------------------------------------------------------------------------------
+
+
+def literal_wrong(log_probs: np.ndarray, gold: np.ndarray) -> list[float]:
+    """Confidences of the wrong predictions, one example at a time."""
+    found = []
+    for row, answer in zip(log_probs.tolist(), gold.tolist(), strict=True):
+        best = 0
+        for label in range(len(row)):
+            if row[label] > row[best]:
+                best = label
+        if best != answer:
+            found.append(math.exp(row[best]))
+    return found
+
+
+def literal_density(values: list[float], x: float, low: float, high: float) -> float:
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+    first, third = np.quantile(values, 0.25), np.quantile(values, 0.75)
+    h = 0.9 * min(deviation, (third - first) / 1.34) / len(values) ** 0.2
+    h = max((high - low) / 50, min((high - low) / 5, h))
+    total = 0.0
+    for v in values:
+        for place in (v, low - (v - low), high + (high - v)):
+            total += math.exp(-((x - place) ** 2) / (2 * h * h)) / (h * math.sqrt(2 * math.pi))
+    return total / len(values)
+
+
+def literal_pearson(a: list[float], b: list[float]) -> float:
+    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+        return math.nan
+    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    cov = math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
+    return cov / math.sqrt(math.fsum((x - mean_a) ** 2 for x in a) * math.fsum((y - mean_b) ** 2 for y in b))
+
+
+def literal_ranks(values: list[float]) -> list[float]:
+    """1 for the smallest; equal values share the mean of their places."""
+    return [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
+
+
+def literal_matrices(values: np.ndarray, keep: np.ndarray) -> tuple[list[list[float]], list[list[float]]]:
+    pearson, spearman = [], []
+    for a, keep_a in zip(values, keep, strict=True):
+        pearson.append([])
+        spearman.append([])
+        for b, keep_b in zip(values, keep, strict=True):
+            both = [i for i in range(len(a)) if keep_a[i] and keep_b[i]]
+            left, right = [float(a[i]) for i in both], [float(b[i]) for i in both]
+            pearson[-1].append(literal_pearson(left, right))
+            spearman[-1].append(literal_pearson(literal_ranks(left), literal_ranks(right)))
+    return pearson, spearman
+
+
+def literal_changes(before: np.ndarray, after: np.ndarray, gold: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """Group -> quantity -> its changes, one example at a time."""
+    found: dict[str, dict[str, list[float]]] = {g: {"confidence": [], "entropy": []} for g in numbers.GROUPS}
+
+    def entropy(row: list[float]) -> float:
+        return -sum(math.exp(v) * v for v in row)
+
+    for old, new, answer in zip(before.tolist(), after.tolist(), gold.tolist(), strict=True):
+        was, now = old.index(max(old)), new.index(max(new))
+        change = "unchanged" if was == now else "changed"
+        for group in (change, f"{change}_{'right' if now == answer else 'wrong'}"):
+            found[group]["confidence"].append(math.exp(new[now]) - math.exp(old[was]))
+            found[group]["entropy"].append(entropy(new) - entropy(old))
+    return found
+
+
+# --- confidence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [2, 3, 7])
+def test_confidence_of_wrong_predictions_equals_the_literal_twin(labels: int) -> None:
+    rng = np.random.default_rng(labels)
+    log_probs, gold = some_log_probs(rng, 200, labels), rng.integers(0, labels, 200)
+    missed = numbers.wrong(log_probs, gold)
+    assert_allclose(numbers.confidence(log_probs)[missed], literal_wrong(log_probs, gold), rtol=1e-12)
+    assert 0 < missed.sum() < 200
+
+
+def test_golden_calibration() -> None:
+    log_probs = np.log([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6], [0.5, 0.5]])
+    gold = np.array([0, 0, 0, 0, 1])  # right, wrong, right, wrong, and a tie, which the first label wins: wrong
+    found = numbers.calibration(log_probs, gold)
+    assert found["accuracy"] == pytest.approx(0.4)
+    assert found["confidence"] == pytest.approx(0.7)
+    assert found["overconfidence"] == pytest.approx(0.3)
+    assert (found["right"]["n"], found["right"]["mean"]) == (2, pytest.approx(0.8))
+    assert (found["wrong"]["n"], found["wrong"]["mean"]) == (3, pytest.approx(1.9 / 3))
+    assert found["wrong"]["q50"] == pytest.approx(0.6)
+    assert numbers.calibration(log_probs[[0]], gold[[0]])["wrong"] == {"n": 0}, "nothing wrong, nothing to describe"
+
+
+def test_confidence_of_float32_never_exceeds_one() -> None:
+    log_probs = np.array([[1e-8, -30.0]], dtype=np.float32)
+    assert numbers.confidence(log_probs)[0] == 1.0
+
+
+@given(st.lists(st.floats(0.25, 1.0), min_size=1, max_size=60))
+def test_density_equals_the_literal_twin_and_holds_all_of_its_mass(values: list[float]) -> None:
+    at = np.linspace(0.25, 1.0, 751)
+    found = numbers.density(np.array(values), at, 0.25, 1.0)
+    assert found.min() >= 0
+    assert np.trapezoid(found, at) == pytest.approx(1.0, abs=5e-3), "reflection keeps the mass inside"
+    assert_allclose(found[::250], [literal_density(values, x, 0.25, 1.0) for x in at[::250]], rtol=1e-9, atol=1e-12)
+
+
+def test_density_equals_scipys_far_from_the_ends() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(0).normal(0.5, 0.02, 400)
+    quartiles = np.quantile(values, [0.25, 0.75])
+    h = 0.9 * min(values.std(), (quartiles[1] - quartiles[0]) / 1.34) * 400**-0.2
+    h = max(h, 1 / 50)
+    at = np.linspace(0.3, 0.7, 21)
+    theirs = stats.gaussian_kde(values, bw_method=h / values.std(ddof=1))(at)
+    assert_allclose(numbers.density(values, at, 0.0, 1.0), theirs, rtol=1e-10)
+
+
+def test_standard_error_is_welchs() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=12), rng.normal(1, 3, size=40)
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    assert (one.mean() - other.mean()) / numbers.standard_error(one, other) == pytest.approx(welch.statistic)
+    assert math.isnan(numbers.standard_error(one[:1], other))
+
+
+# --- correlation ----------------------------------------------------------------------------------
+
+
+def test_correlations_equal_the_literal_twin() -> None:
+    rng = np.random.default_rng(1)
+    values = np.cumsum(rng.normal(size=(5, 40)), axis=0).round(1)  # rounded: ties for Spearman
+    values[4] = 2.0  # a constant row
+    labelled = rng.random((5, 40)) < np.array([0, 0.1, 0.3, 0.5, 0.6])[:, None]
+    for keep in (np.ones_like(labelled), ~labelled):
+        pearson, spearman, number = numbers.correlations(values, keep=keep)
+        literal = literal_matrices(values, keep)
+        assert_allclose(pearson, literal[0], atol=1e-12)
+        assert_allclose(spearman, literal[1], atol=1e-12)
+        assert_array_equal(number, keep.astype(int) @ keep.T.astype(int))
+        assert np.isnan(pearson[4]).all(), "nothing correlates with a constant"
+        assert not np.isnan(pearson[:4, :4]).any()
+
+
+def test_correlations_equal_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(2).gamma(1.0, size=(4, 200)).round(2)
+    pearson, spearman, _ = numbers.correlations(values)
+    assert_allclose(pearson, np.corrcoef(values), atol=1e-12)
+    assert_allclose(spearman, stats.spearmanr(values, axis=1).statistic, atol=1e-12)
+
+
+def test_golden_correlations() -> None:
+    pearson, spearman, number = numbers.correlations(np.array([[1.0, 2, 3, 4], [2.0, 1, 4, 3], [4.0, 3, 2, 1]]))
+    assert_allclose(pearson, [[1, 0.6, -1], [0.6, 1, -0.6], [-1, -0.6, 1]])
+    assert_allclose(spearman, pearson)
+    assert number.tolist() == [[4] * 3] * 3
+
+
+def test_correlation_of_few_or_tiny_values() -> None:
+    two = numbers.correlations(np.array([[1.0, 2.0], [2.0, 4.0]]))
+    assert np.isnan(two[0]).all()
+    assert np.isnan(two[1]).all()
+    tiny = np.array([[1.0, 2.0, 4.0], [1e-200, 2e-200, 4e-200]])
+    assert numbers.correlations(tiny)[0][0, 1] == pytest.approx(1.0), "squares of these would be 0"
+
+
+def test_most_uncertain_takes_the_first_of_a_tie() -> None:
+    assert numbers.most_uncertain(np.array([2.0, 5.0, 5.0, 5.0, 9.0]), 3).tolist() == [1, 2, 4]
+    assert numbers.most_uncertain(np.array([2.0, 5.0]), 9).tolist() == [0, 1]
+
+
+# --- unchanged ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+def test_changes_equal_the_literal_twin(labels: int) -> None:
+    rng = np.random.default_rng(labels)
+    before, after = some_log_probs(rng, 150, labels), some_log_probs(rng, 150, labels)
+    after[:75] = some_log_probs(rng, 75, labels) * 0.1 + before[:75]
+    after -= np.log(np.exp(after).sum(axis=1, keepdims=True))
+    gold = rng.integers(0, labels, 150)
+    found, literal = numbers.changes(before, after, gold), literal_changes(before, after, gold)
+    assert list(found) == list(numbers.GROUPS)
+    for group, values in literal.items():
+        assert found[group]["n"] == len(values["entropy"]) > 0
+        assert found[group]["share"] == pytest.approx(len(values["entropy"]) / 150)
+        for what in ("confidence", "entropy"):
+            assert found[group][what]["mean"] == pytest.approx(np.mean(values[what]))
+            assert found[group][what]["q25"] == pytest.approx(np.quantile(values[what], 0.25))
+            assert found[group][what]["q95"] == pytest.approx(np.quantile(values[what], 0.95))
+
+
+def test_golden_changes() -> None:
+    before = np.log([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    after = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
+    found = numbers.changes(before, after, np.array([0, 1, 0]))
+    assert {name: one["n"] for name, one in found.items()} == {
+        "unchanged": 2, "unchanged_right": 1, "unchanged_wrong": 1, "changed": 1, "changed_right": 1, "changed_wrong": 0,
+    }  # fmt: skip
+    assert found["unchanged_right"]["confidence"]["mean"] == pytest.approx(0.3)
+    assert found["unchanged_wrong"]["confidence"]["mean"] == pytest.approx(-0.1)
+    assert found["changed"]["confidence"]["mean"] == pytest.approx(-0.1)
+    assert found["unchanged_right"]["entropy"]["mean"] == pytest.approx(0.32508 - 0.67301, abs=1e-5)
+    assert found["changed_wrong"]["entropy"] == {"n": 0}
+
+
+def test_changes_between_different_examples_are_refused() -> None:
+    one = np.log(np.full((3, 2), 0.5))
+    with pytest.raises(DataError, match=r"shape \(3, 2\) and \(2, 2\) for 3 gold"):
+        numbers.changes(one, one[:2], np.zeros(3, dtype=int))
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_three_files_and_the_same_bytes_again(tmp_path: Path) -> None:
+    def draw(figure: Any) -> None:
+        figure.add_subplot().plot([1, 2], [3, 4], label="λ", **look(0))
+
+    found = []
+    for name in ("one", "two"):
+        written = save_figure(tmp_path / name / "a.b", draw, ["x", "y"], [[1, np.float64(0.1)]], width=2, height=1)
+        assert [path.name for path in written] == ["a.b.png", "a.b.pdf", "a.b.csv"]
+        found.append([path.read_bytes() for path in written])
+    assert found[0] == found[1]
+    png, pdf, table = found[0]
+    assert png.startswith(PNG)
+    assert int.from_bytes(png[16:20]) == 600, "2 inches at 300 dots"
+    assert pdf.startswith(PDF)
+    assert table == b"x,y\n1,0.1\n"
+
+
+def test_a_table_keeps_every_digit_and_leaves_the_unknown_empty(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "t.csv", ["a", "b", "c"], [[np.float64(1 / 3), None, math.nan], ["x, y", np.int64(2), 0]]
+    )
+    rows = read(path)
+    assert rows == [{"a": repr(1 / 3), "b": "", "c": ""}, {"a": "x, y", "b": "2", "c": "0"}]
+
+
+def test_series_differ_without_colour() -> None:
+    looks = [(str(look(i)["linestyle"]), look(i)["marker"]) for i in range(8)]
+    assert len(set(looks)) == 8
+    assert look(len(COLOURS))["color"] == COLOURS[0]
+
+
+def test_figures_of_odd_sizes_are_drawn(tmp_path: Path, drawn: None) -> None:
+    """Undefined correlations, a hundred rounds, equal values, nobody in a group: nothing of it may stop a probe."""
+    nothing = np.full((3, 3), np.nan)
+    same = figures.Pair("base", "0", np.ones(3), np.ones(3), np.array([True, True, True]), math.nan, math.nan)
+    empty: dict[str, Any] = {group: {"confidence": {"n": 0}, "entropy": {"n": 0}} for group in numbers.GROUPS}
+    many = np.corrcoef(np.random.default_rng(0).normal(size=(101, 30)))
+    drawings = [
+        figures.draw_correlations(["base", "0", "1"], nothing, [same], "t"),
+        figures.draw_correlations(["base", *map(str, range(100))], many, [same, same], "t"),
+        figures.draw_changes([("a", ["0"], [empty])], "round"),
+        figures.draw_densities([figures.Density("a", np.array([0.6, 0.9]), np.array([1.0, 2.0]), 0.7)], 0.5),
+    ]
+    for i, draw in enumerate(drawings):
+        assert save_figure(tmp_path / str(i), draw, ["x"], [], width=4, height=2)[0].read_bytes().startswith(PNG)
+
+
+# --- end to end -----------------------------------------------------------------------------------
+
+QUERY = {"warm_start": 12, "batch": 6, "budget": 24, "candidates": 40}
+
+
+def config_of(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "out": str(folder),
+        "strategies": ["entropy"],
+        "model": {"name": str(model), "dtype": "float32"},
+        "query": QUERY,
+        "peft": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3},
+    }
+    return plain | changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
+    """The configuration of a finished run of three rounds."""
+    folder = tmp_path_factory.mktemp("probed") / "run"
+    data = {"preset": "demo", "folder": str(demo_data), "test_limit": 40, "pool_limit": 60}
+    config = config_of(folder, tiny_folder, data=data)
+    loop.run(config)
+    return config
+
+
+@pytest.fixture
+def experiment(finished: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy of the finished experiment, for one test alone."""
+    return Path(shutil.copytree(finished["out"], tmp_path / "copy"))
+
+
+@pytest.fixture
+def run(experiment: Path) -> Path:
+    return experiment / "entropy-seed0"
+
+
+@pytest.fixture(scope="module")
+def bench(finished: dict[str, Any]) -> Bench:
+    return Bench(read_config(finished))
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by the tests whose figures are really drawn."""
+
+
+@pytest.fixture(autouse=True)
+def blank(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty figures in the other tests: to draw one takes longer than all else that these do."""
+    if "drawn" not in request.fixturenames:
+        for name in ("draw_densities", "draw_correlations", "draw_changes"):
+            monkeypatch.setattr(figures, name, lambda *args: lambda figure: None)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Any use of these functions is an error."""
+    for name in names:
+
+        def refuse(*args: Any, **options: Any) -> Any:
+            raise AssertionError("it was computed again")
+
+        monkeypatch.setattr(name, refuse)
+
+
+def test_confidence_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
+    found = confidence_probe(run, bench, shots=2)
+    with Store.open(run) as store:
+        last, base = store.arrays(2, "test"), store.arrays(0, "test_base")
+        accuracy = store.metrics()[2].values
+    for key, arrays in (("tuned", last), ("zero_shot", base)):
+        expected = literal_wrong(arrays["log_probs"].astype(float), arrays["gold"])
+        assert found.facts["models"][key]["wrong"]["n"] == len(expected) >= 10
+        assert found.facts["models"][key]["wrong"]["mean"] == pytest.approx(np.mean(expected))
+    assert found.facts["models"]["tuned"]["accuracy"] == pytest.approx(accuracy["accuracy"])
+    assert found.facts["models"]["tuned"]["ece"] == pytest.approx(accuracy["ece"], abs=1e-5)
+    assert found.facts["round"] == 2
+    assert found.facts["labels"] == 24
+    pairs = list(zip(base["log_probs"].astype(float), last["log_probs"].astype(float), last["gold"], strict=True))
+    moved = [math.exp(b.max()) - math.exp(a.max()) for a, b, y in pairs if a.argmax() != y and b.argmax() != y]
+    assert found.facts["differences"]["zero_shot"]["both"] == len(moved) > 0
+    assert found.facts["differences"]["zero_shot"]["both_wrong"] == pytest.approx(np.mean(moved))
+    assert found.facts["models"]["few_shot"]["confidence"] != found.facts["models"]["zero_shot"]["confidence"]
+    assert found.facts["names"]["few_shot"] == "base model with 2 demonstrations"
+    assert {path.name for path in found.files} == {f"confidence.{kind}" for kind in ("png", "pdf", "csv", "json")}
+    assert json.loads((run / "probes" / "confidence.json").read_text()) == found.facts
+    assert found.facts["sentences"] == list(found.sentences)
+
+    rows = read(run / "probes" / "confidence.csv")
+    for key in ("few_shot", "zero_shot", "tuned"):
+        mine = [row for row in rows if row["model"] == key]
+        assert sum(int(row["wrong"]) for row in mine) == found.facts["models"][key]["wrong"]["n"]
+        width = 1 - 1 / len(bench.dataset.task.labels)
+        assert float(mine[0]["from"]) == pytest.approx(1 - width)
+        for column in ("histogram", "density"):
+            mass = sum(float(row[column]) for row in mine) * width / len(mine)
+            assert mass == pytest.approx(1, abs=0.01), f"the {column} of {key} is no density"
+
+
+def test_few_shot_predictions_are_those_of_the_warm_starts_labels(run: Path, bench: Bench) -> None:
+    from guidestar.model.evaluate import few_shot
+
+    with Store.open(run) as store:
+        labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
+    split = bench.fitting.test
+    assert split is not None
+    values, _ = few_shot(bench.base, labelled, split, bench.dataset.task, shots=3, seed=0)
+    found = confidence_probe(run, bench, shots=3).facts["models"]["few_shot"]
+    assert found["accuracy"] == pytest.approx(values["accuracy"])
+    assert found["ece"] == pytest.approx(values["ece"], abs=1e-6)
+
+
+def test_a_confidence_probe_asked_again_needs_no_model(
+    run: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = confidence_probe(run, bench, shots=2)
+    before = {path: path.read_bytes() for path in first.files}
+    forbid(monkeypatch, "guidestar.model.evaluate.few_shot", "guidestar.model.load.load")
+    again = confidence_probe(run, shots=2)  # without a bench: nothing of it is needed
+    assert again.facts == first.facts
+    assert {path: path.read_bytes() for path in again.files} == before
+    monkeypatch.setattr("guidestar.model.load.load", lambda config, say: bench.base)
+    with pytest.raises(AssertionError, match="computed again"):
+        confidence_probe(run, shots=3)
+
+
+def test_confidence_of_another_round_and_without_demonstrations(run: Path, bench: Bench) -> None:
+    found = confidence_probe(run, bench, shots=0, round=0)
+    assert (found.facts["round"], found.facts["labels"]) == (0, 12)
+    assert list(found.facts["models"]) == ["zero_shot", "tuned"]
+    with pytest.raises(ConfigError, match="round is 3; allowed: 0, 1, 2"):
+        confidence_probe(run, bench, round=3)
+    with pytest.raises(ConfigError, match="shots is -1"):
+        confidence_probe(run, bench, shots=-1)
+
+
+def test_a_base_model_whose_test_predictions_were_deleted_is_asked_again(run: Path, bench: Bench) -> None:
+    before = confidence_probe(run, bench, shots=0).facts
+    (run / "arrays" / "round-000-test_base.safetensors").unlink()
+    assert confidence_probe(run, bench, shots=0).facts == before
+
+
+def test_too_few_wrong_predictions_are_a_sentence_and_no_figure(run: Path, bench: Bench) -> None:
+    stem = run / "probes" / "confidence"
+    confidence_probe(run, bench, shots=0)
+    assert stem.with_suffix(".png").exists()
+    with Store.open(run) as store, store.lock():
+        arrays = store.arrays(2, "test")
+        right = np.full_like(arrays["log_probs"], -5.0)
+        right[np.arange(40), arrays["gold"]] = np.log(1 - 5 * np.exp(-5.0))
+        worse = right.copy()
+        worse[:3] = np.roll(right[:3], 1, axis=1)
+        store.add_arrays(2, "test", {"log_probs": worse, "gold": arrays["gold"]})
+        store.add_arrays(0, "test_base", {"log_probs": right, "gold": arrays["gold"]})
+    found = confidence_probe(run, bench, shots=0)
+    text = " ".join(found.sentences)
+    assert "no prediction is wrong" in text
+    assert (
+        "fewer than 10 predictions are wrong: the base model (0) and the tuned model, round 2 (24 labels) (3)" in text
+    )
+    assert "cannot be compared" in text
+    assert {path.name for path in found.files} == {"confidence.csv", "confidence.json"}
+    assert not stem.with_suffix(".png").exists(), "the figure of the earlier probe contradicts this one"
+    assert not stem.with_suffix(".pdf").exists()
+
+
+def test_entropy_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
+    found = entropy_probe(run, bench, top=20)
+    base, pool, task = bench.base, bench.pool, bench.dataset.task
+
+    def entropies(adapter: Path | None, examples: Any) -> list[float]:
+        with adapters.adapted(base, adapter) as model:
+            logs = [
+                predict(base, model, [e], {"label_log_probs"}, task).arrays["label_log_probs"][0, 0] for e in examples
+            ]
+        return [-sum(math.exp(v) * v for v in row) for row in logs]
+
+    at_the_start = dict(zip([e.id for e in pool], entropies(None, pool), strict=True))
+    expected = set(sorted(at_the_start, key=lambda id: -at_the_start[id])[:20])
+    rows = read(run / "probes" / "entropy-examples.csv")
+    top = [row for row in rows if row["top"] == "1"]
+    assert {row["id"] for row in top} == expected
+    assert sum(row["random"] == "1" for row in rows) == 20
+    assert all("/" not in row["where"] and " line " in row["where"] for row in rows)
+
+    by_id = {e.id: e for e in pool}
+    with Store.open(run) as store:
+        trained = [{e.id for e, _ in store.annotations.labelled(r)} for r in range(3)]
+        folders = [store.adapter(r) for r in range(3)]
+    for name, adapter in (("base", None), *((f"round_{r}", folders[r]) for r in range(3))):
+        values = [float(row[f"entropy_{name}"]) for row in rows]
+        assert_allclose(values, entropies(adapter, [by_id[row["id"]] for row in rows]), atol=1e-4)
+    for row in rows:
+        first = next((str(r) for r in range(3) if row["id"] in trained[r]), "")
+        assert row["labelled_by"] == first
+    assert found.facts["labelled"] == [0, *(len(expected & trained[r]) for r in range(3))]
+
+    values = np.array([[float(row[f"entropy_{n}"]) for row in top] for n in ("base", "round_0", "round_1", "round_2")])
+    unlabelled = np.array([[True] * 20, *([row["id"] not in trained[r] for row in top] for r in range(3))])
+    one = found.facts["measures"]["entropy"]["top"]
+    assert_allclose(one["mean"], values.mean(axis=1))
+    for suffix, keep in (("", np.ones_like(unlabelled)), ("_unlabelled", unlabelled)):
+        pearson, spearman = literal_matrices(values, keep)
+        assert_allclose(np.array(one[f"pearson{suffix}"], dtype=float), pearson, atol=1e-9)
+        assert_allclose(np.array(one[f"spearman{suffix}"], dtype=float), spearman, atol=1e-9)
+    pairs = read(run / "probes" / "entropy.csv")
+    assert len(pairs) == 2 * 6, "six pairs of four models, for the uncertain and for the random examples"
+    shown = next(row for row in pairs if (row["sample"], row["from"], row["to"]) == ("top", "1", "2"))
+    assert float(shown["pearson"]) == one["pearson"][2][3]
+    assert int(shown["unlabelled"]) == int(unlabelled[2:].all(axis=0).sum())
+    assert {path.name for path in found.files} == {
+        *(f"entropy.{kind}" for kind in ("png", "pdf", "csv", "json")), "entropy-examples.csv",
+    }  # fmt: skip
+
+
+def test_an_entropy_probe_goes_on_where_it_was_stopped(
+    run: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = entropy_probe(run, bench, top=15)
+    kept = sorted((run / "probes").glob("entropy-round-*.safetensors"))
+    assert len(kept) == 3
+    for path in (*whole.files, *kept[1:]):
+        path.unlink()
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(*args, **options)
+
+    monkeypatch.setattr("guidestar.model.predict.predict", counted)
+    with pytest.raises(KeyboardInterrupt):
+        entropy_probe(run, bench, top=15)
+    assert len(list((run / "probes").glob("entropy-round-*.safetensors"))) == 2
+    again = entropy_probe(run, bench, top=15)
+    assert len(calls) == 3, "of three rounds one was there, one was made, one was stopped and made again"
+    assert again.facts == whole.facts
+    entropy_probe(run, bench, top=15)
+    assert len(calls) == 3
+    entropy_probe(run, bench, top=16)
+    assert len(calls) == 6, "other examples are another question"
+
+
+def test_all_of_a_small_pool_needs_no_random_examples(run: Path, bench: Bench) -> None:
+    found = entropy_probe(run, bench, limit=10)
+    assert found.facts["top"] == found.facts["pool"] == 10
+    assert found.facts["random"] is None
+    assert found.facts["measures"]["entropy"]["random"] is None
+    assert "Followed: all 10 pool examples" in found.sentences[0]
+    assert len(read(run / "probes" / "entropy-examples.csv")) == 10
+    assert {row["sample"] for row in read(run / "probes" / "entropy.csv")} == {"top"}
+
+
+def test_a_measure_of_responses_comes_with_that_of_their_answers(run: Path, bench: Bench) -> None:
+    found = entropy_probe(run, bench, top=6, limit=12, measure="response_entropy")
+    assert list(found.facts["measures"]) == ["response_entropy", "answer_entropy"]
+    assert found.facts["measure"] == "response_entropy"
+    names = {path.name for path in found.files}
+    assert {"entropy.png", "entropy-answer_entropy.png", "entropy-answer_entropy.csv"} <= names
+    first = read(run / "probes" / "entropy-examples.csv")[0]
+    assert float(first["response_entropy_base"]) >= float(first["answer_entropy_base"]) > 0
+    entropy_probe(run, bench, top=6, limit=12)
+    left = {path.name for path in (run / "probes").iterdir()}
+    assert "entropy-answer_entropy.png" not in left, "the next probe has another measure and takes this figure away"
+    assert "entropy-examples.csv" in left
+    assert sum(name.endswith(".safetensors") for name in left) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": "entrpy"}, "measure 'entrpy' is unknown; did you mean 'entropy'"),
+        ({"measure": "oracle_entropy"}, "'oracle_entropy' reads gold answers.* allowed: entropy, "),
+        ({"measure": "bald"}, "'bald' compares Monte-Carlo passes"),
+        ({"top": 2}, "top is 2; allowed: 3 or more"),
+        ({"limit": 0}, "limit is 0; allowed: 3 or more"),
+    ],
+)
+def test_options_of_the_entropy_probe_are_checked(
+    run: Path, bench: Bench, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        entropy_probe(run, bench, **options)
+
+
+def test_rounds_whose_adapters_were_deleted_are_left_out(run: Path, bench: Bench) -> None:
+    shutil.rmtree(run / "adapters" / "round-001")
+    found = entropy_probe(run, bench, top=8, limit=20)
+    assert found.facts["rows"] == ["base", "0", "2"]
+    assert found.sentences[-2] == "Left out, because their adapters were deleted: round 1."
+    for r in (0, 2):
+        shutil.rmtree(run / "adapters" / f"round-00{r}")
+    with pytest.raises(StoreError, match="all their adapters are gone"):
+        entropy_probe(run, bench)
+
+
+def test_a_damaged_cache_is_refused(run: Path, bench: Bench) -> None:
+    entropy_probe(run, bench, top=8, limit=20)
+    path = min((run / "probes").glob("entropy-round-*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match="its content has changed since it was written; delete it"):
+        entropy_probe(run, bench, top=8, limit=20)
+    path.unlink()
+    entropy_probe(run, bench, top=8, limit=20)
+
+
+def test_unchanged_predictions_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, drawn: None) -> None:
+    forbid(monkeypatch, "guidestar.model.load.load")  # all it needs is in the store
+    found = unchanged_probe(run)
+    with Store.open(run) as store:
+        arrays = [store.arrays(0, "test_base"), *(store.arrays(r, "test") for r in range(3))]
+    logs, gold = [a["log_probs"].astype(float) for a in arrays], arrays[0]["gold"]
+    places = {None: 0, 0: 1, 1: 2, 2: 3}
+    pairs = [(one["from"], one["to"]) for one in found.facts["changes"]]
+    assert pairs == [(None, 0), (None, 1), (None, 2), (0, 1), (1, 2)]
+    for one in found.facts["changes"]:
+        literal = literal_changes(logs[places[one["from"]]], logs[places[one["to"]]], gold)
+        for group, values in literal.items():
+            assert one["groups"][group]["n"] == len(values["entropy"])
+            if values["entropy"]:
+                assert one["groups"][group]["entropy"]["mean"] == pytest.approx(np.mean(values["entropy"]))
+                assert one["groups"][group]["confidence"]["q50"] == pytest.approx(np.median(values["confidence"]))
+    rows = read(run / "probes" / "unchanged.csv")
+    assert len(rows) == 5 * len(numbers.GROUPS) * 2
+    assert {path.name for path in found.files} == {f"unchanged.{kind}" for kind in ("png", "pdf", "csv", "json")}
+    assert "stay the same" in found.sentences[0]
+
+
+def test_a_probe_by_name_finds_the_run_of_an_experiment(experiment: Path) -> None:
+    found = probe(experiment, "unchanged", round=None, top=None)
+    assert found.facts["run"] == "entropy-seed0"
+    assert found.sentences[-1].startswith("The data is synthetic")
+    with pytest.raises(ConfigError, match=r"probe 'entorpy' is unknown; did you mean 'entropy'\?"):
+        probe(experiment, "entorpy")
+    with pytest.raises(ConfigError, match="probe unchanged has no option 'top'; allowed: none"):
+        probe(experiment, "unchanged", top=5)
+    with pytest.raises(ConfigError, match="probe confidence has no option 'measure'; allowed: shots, round"):
+        probe(experiment, "confidence", measure="entropy")
+    shutil.copytree(experiment / "entropy-seed0", experiment / "entropy-seed1")
+    with pytest.raises(StoreError, match="2 runs"):
+        probe(experiment, "unchanged")
+
+
+def test_a_probe_reads_the_configuration_beside_the_run(run: Path) -> None:
+    """Without a bench: the folder alone is enough."""
+    assert probe(run, "entropy", top=4, limit=8).facts["top"] == 4
+    (run.parent / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"found no config\.yaml in it or in the folder above it"):
+        probe(run, "entropy", top=4, limit=8)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("model", {"dtype": "bfloat16"}, "the model's dtype was float32 when the run began, now it is bfloat16"),
+        ("data", {"test_limit": 39}, "the data or the template has changed since the run was begun"),
+    ],
+)
+def test_another_model_or_other_data_than_the_runs_is_refused(
+    run: Path, finished: dict[str, Any], section: str, change: dict[str, Any], message: str
+) -> None:
+    other = Bench(read_config(finished | {section: finished[section] | change}))
+    for ask in (lambda: entropy_probe(run, other, top=5), lambda: confidence_probe(run, other, shots=1)):
+        with pytest.raises(ConfigMismatch, match=message):
+            ask()
+
+
+def test_a_probe_changes_nothing_in_the_run(run: Path, bench: Bench) -> None:
+    with Store.open(run) as store:
+        before = store.dump()
+    for name in probes.PROBES:
+        probe(run, name, bench=bench)
+    with Store.open(run) as store:
+        assert store.dump() == before
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
+    """The configuration of a run on a task with a number for an answer, with every weight tuned."""
+    folder = tmp_path_factory.mktemp("sums")
+    rng = np.random.default_rng(0)
+    for name, size in (("pool", 20), ("test", 4)):
+        pairs = rng.permutation(400)[:size]
+        rows = [
+            [f"Message: {p // 20} and {p % 20}", f"It is {p // 20 + p % 20}. #### {p // 20 + p % 20}"] for p in pairs
+        ]
+        write_csv(folder / f"{name}.csv", ["text", "answer"], rows)
+    config = config_of(
+        folder / "run",
+        tiny_folder,
+        data={
+            "pool": str(folder / "pool.csv"), "test": str(folder / "test.csv"), "answer": "answer", "template": "{text}\nSum:",
+        },
+        task={"kind": "number", "max_new_tokens": 8},
+        query={"warm_start": 4, "batch": 4, "budget": 8},
+        strategies=["random"],
+        peft={"peft_type": "FULL"},
+    )  # fmt: skip
+    loop.run(config)
+    return config
+
+
+def test_probes_of_a_task_that_writes_responses_and_of_full_fine_tuning(sums: dict[str, Any]) -> None:
+    run = Path(sums["out"]) / "random-seed0"
+    found = entropy_probe(run, top=6)
+    assert list(found.facts["measures"]) == ["response_entropy", "answer_entropy"], "random has no measure of its own"
+    assert found.facts["rows"] == ["base", "0", "1"]
+    means = found.facts["measures"]["response_entropy"]["top"]["mean"]
+    assert len(set(means)) == 3, "base model and rounds are different models"
+    for name in ("confidence", "unchanged"):
+        with pytest.raises(
+            ConfigError, match=f"probe {name} needs the probabilities of labels, and of a task of kind number"
+        ):
+            probe(run, name)
+    with pytest.raises(ConfigError, match="measure 'entropy' is not defined for the task kind 'number'"):
+        entropy_probe(run, measure="entropy")
+
+
+# --- stores without a model -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def invented(tmp_path: Path) -> Callable[..., Path]:
+    """A run folder with what the store holds after some rounds, and no adapters."""
+
+    def build(rounds: int, *, test: bool = True, measure: str | None = "auto") -> Path:
+        folder = tmp_path / "invented"
+        facts = {
+            "name": "invented", "strategy": "x", "seed": 0, "task": {"kind": "choice", "labels": ["a", "b"], "words": ["a", "b"]},
+            "recipe": {"measure": measure}, "data_hash": "0", "model": {"name": "m", "fingerprint": "0", "dtype": "float32"},
+        }  # fmt: skip
+        rng = np.random.default_rng(0)
+        gold = rng.integers(0, 2, 50)
+        with Store.open(folder, create=True) as store:
+            store.begin({"seed": 0}, facts)
+            for r in range(rounds):
+                id = f"{r:016x}"
+                store.add_query(Query(r, (Pick(id, math.nan),)), {id: Example(id, {"text": "t"}, "t", "p.csv line 2")})
+                store.annotations.add(id, Label("a"))
+                if test:
+                    for name in ("test", "test_base") if r == 0 else ("test",):
+                        store.add_arrays(r, name, {"log_probs": some_log_probs(rng, 50, 2), "gold": gold})
+                store.add_metrics(Metrics(r, r + 1, {"accuracy": 0.5} if test else {}))
+        return folder
+
+    return build
+
+
+def test_a_run_without_a_finished_round_or_a_test_set(invented: Callable[..., Path]) -> None:
+    folder = invented(0)
+    for ask in (confidence_probe, entropy_probe, unchanged_probe):
+        with pytest.raises(StoreError, match="no round is complete yet"):
+            ask(folder)
+    shutil.rmtree(folder)
+    folder = invented(2, test=False)
+    for ask in (confidence_probe, unchanged_probe):
+        with pytest.raises(ConfigError, match="the run has no test set"):
+            ask(folder)
+
+
+def test_one_round_has_no_round_before(invented: Callable[..., Path]) -> None:
+    found = unchanged_probe(invented(1))
+    assert [(one["from"], one["to"]) for one in found.facts["changes"]] == [(None, 0)]
+    assert len(found.sentences) == 1
+
+
+def test_test_sets_that_differ_are_noticed(invented: Callable[..., Path]) -> None:
+    folder = invented(2)
+    with Store.open(folder) as store, store.lock():
+        arrays = store.arrays(1, "test")
+        store.add_arrays(1, "test", {**arrays, "gold": 1 - arrays["gold"]})
+    for ask in (lambda: unchanged_probe(folder), lambda: confidence_probe(folder, shots=0)):
+        with pytest.raises(StoreError, match="not of the same examples"):
+            ask()
+
+
+@pytest.mark.parametrize("own", ["bald", "oracle_predictive_entropy"])
+def test_a_strategys_measure_that_one_pass_cannot_give_is_replaced(
+    run: Path, bench: Bench, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Store.facts.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Store, "facts", property(lambda self: recorded(self) | {"recipe": {"measure": own}}))
+    found = entropy_probe(run, bench, top=5, limit=10)
+    assert found.facts["measure"] == "entropy"
+    assert any(sentence.startswith(f"The run's own measure, {own}, cannot") for sentence in found.sentences)
+
+
+def test_the_late_scatter_is_the_papers_iterations_5_and_6() -> None:
+    from guidestar.study.probes.entropy import _pairs, _row_name
+
+    rounds = [Metrics(r, 500 * (r + 1), {}) for r in range(10)]
+    assert _pairs(rounds) == [(0, 1), (5, 6)]
+    assert [_row_name(rounds, row) for row in (0, 5, 6)] == [
+        "base model",
+        "round 4 (2,500 labels)",
+        "round 5 (3,000 labels)",
+    ]
+    assert _pairs(rounds[:4]) == [(0, 1), (3, 4)]
+    assert _pairs(rounds[:1]) == [(0, 1)]
+    assert _pairs(rounds[:2]) == [(0, 1), (1, 2)]
+
+
+def test_importing_the_probes_loads_nothing_heavy() -> None:
+    program = "import sys, guidestar.study.probes; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "peft", "matplotlib", "scipy", "sklearn"} & set(found)
