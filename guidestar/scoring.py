@@ -62,7 +62,12 @@ def score_file(
     if task.kind == "choice":
         needs.add("label_log_probs")
     gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(examples, answers, strict=True) if a is not None}
-    with adapters.adapted(base, Path(adapter) if adapter else None) as model, progress.phase("score") as tick:
+    with (
+        adapters.adapted(
+            base, Path(adapter) if adapter else None, b_dropout=config.train.b_dropout if passes else None
+        ) as model,
+        progress.phase("score") as tick,
+    ):
         for start in range(0, len(examples), CHUNK):
             part = examples[start : start + CHUNK]
             found = predict(

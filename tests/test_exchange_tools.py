@@ -14,6 +14,7 @@ import pytest
 from test_exchange import TOOLS, annotate, make_example, make_run, refused, state, write
 
 from guidestar.people.exchange import FORMATS, export_run, import_file
+from guidestar.people.exchange.containers import dump_csv
 from guidestar.people.exchange.rows import KEY
 from guidestar.records import Flag, Label, Note, Skip, Verdict
 from guidestar.store import Store
@@ -213,6 +214,19 @@ def test_answers_changed_in_a_tool_come_back(full: Path, tmp_path: Path, tool: s
         assert store.annotations.answers()[EXAMPLES[0].id].answer == "positive"
     assert by[BROKE] == {"ann": None}
     assert state(full)["by"][EXAMPLES[1].id]["ann"] == Skip("unclear", "ann"), "the reason that the tool lost is kept"
+
+
+def test_label_studios_csv_of_tasks_that_came_from_here(run: Path, tmp_path: Path) -> None:
+    """Its cells hold our key as JSON text; with it, even an edited text would be known as another example's."""
+    task = records_of(str(export_run(run, "label-studio")))[1]["data"]
+    row = {"text": task["text"], KEY: json.dumps(task[KEY]), "answer": "Negative", "annotator": "5", "annotation_id": "9",
+        "created_at": "2024-05-14", "updated_at": "", "lead_time": "1.5", "id": "12"}  # fmt: skip
+    file = tmp_path / "project-7.csv"
+    file.write_bytes(dump_csv([row]))
+    assert import_file(run, file, pool=())["new"] == 1
+    assert said(run) == {BROKE: {"5": "negative"}}
+    file.write_bytes(dump_csv([{**row, "text": SOUND}]))
+    refused(run, file, rf"line 2: 'text' is not that of example {EXAMPLES[1].id}", pool=())
 
 
 def test_a_pool_with_several_fields_goes_through_the_tools(tmp_path: Path) -> None:

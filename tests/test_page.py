@@ -423,7 +423,7 @@ INJECTIONS = [
     "{{ 7*7 }}{% raw %}", "${window.pwned=1}", "<!--<script>", "&lt;script&gt;window.pwned=1&lt;/script&gt;",
     "<iframe srcdoc='<script>parent.pwned=1</script>'>", "\u202egnp.exe", "<base href=//evil.example>",
     "<a href=javascript:window.pwned=1>x</a>", "\x00\x08\x1b[31m", "<meta http-equiv=refresh content=0>",
-    "<style>*{display:none}</style>", "</textarea><script>window.pwned=1</script>", "\u2028\u2029", "__proto__",
+    "<style>*{display:none}</style>", "</textarea><script>window.pwned=1</script>", "\u2028a\u2029", "__proto__",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from guidestar.metrics.statistics import (
     LEVEL,
@@ -278,9 +278,9 @@ def saving_at_the_end(found: Pair, level: float = LEVEL) -> Saving | None:
 def saving_at(found: Pair, accuracy: float, level: float = LEVEL) -> Saving | None:
     """Labels saved to reach a given accuracy.
 
-    The interval compares the strategy with the control at the labels with which the control's mean curve reaches the
-    accuracy (with which the strategy's does, if only that one reaches it): it holds all shares at which the two are
-    not significantly apart, and is open where the other curve ends before that. None if a curve has one point.
+    The interval starts from the curve that reaches the accuracy with fewer labels, at those labels, and holds all
+    numbers of labels of the other at which the two are not significantly apart; it is open where the other curve ends
+    before that. None if a curve has one point.
     """
     if min(len(found.labels), len(found.control_labels)) < 2:
         return None
@@ -288,12 +288,12 @@ def saving_at(found: Pair, accuracy: float, level: float = LEVEL) -> Saving | No
     mean = found.moments.mean
     needed = _needed(read.rows @ mean - accuracy, read.own)
     against = _needed(read.control_rows @ mean - accuracy, read.other)
-    if against is not None:
-        there = found.weigh(control=smoother(found.control_labels, [against]))
-        _, share = _inverted(found, read.rows - there, 1 - read.own / against, level)
-    elif needed is not None:
+    if needed is not None and (against is None or needed <= against):
         there = found.weigh(smoother(found.labels, [needed]))
         _, share = _inverted(found, there - read.control_rows[::-1], 1 - needed / read.other[::-1], level)
+    elif against is not None:
+        there = found.weigh(control=smoother(found.control_labels, [against]))
+        _, share = _inverted(found, read.rows - there, 1 - read.own / against, level)
     else:
         return Saving(accuracy, None, None, Interval(math.nan, -math.inf, 1.0))
     estimate = 1 - (needed or read.own[-1]) / (against or read.other[-1])
@@ -317,8 +317,7 @@ def _inverted(found: Pair, rows: Floats, shares: Floats, level: float) -> tuple[
     height, error = rows @ found.moments.mean, errors(found.moments, rows)
     half = t_quantile(error.freedom, level) * error.whole
     places = np.arange(len(shares))
-    place = _crossing(_rising(height))
-    first, last = _first(height + half >= 0, height + half), _last(height - half <= 0, height - half)
+    place, first, last = (_crossing(_rising(line)) for line in (height, height + half, height - half))
     share, high, low = (float(np.interp(at, places, shares)) for at in (place, first, last))
     low = -math.inf if last >= places[-1] else min(low, share)
     return place, Interval(share, low, 1.0 if first <= 0 else max(high, share))
@@ -335,20 +334,8 @@ def _rising(height: Floats) -> Floats:
 
 
 def _crossing(rising: Floats) -> float:
-    """The place at which a rising line is 0, its first or last place if it lies above or below."""
-    return _first(rising >= 0, rising)
-
-
-def _first(reached: NDArray[np.bool_], height: Floats) -> float:
-    """The place between the last unreached and the first reached where the line is 0; the last place if none is."""
-    if not reached.any():
-        return float(len(height) - 1)
-    i = int(reached.argmax())
-    if i == 0:
-        return 0.0
-    return i - 1 + float(-height[i - 1] / (height[i] - height[i - 1]))
-
-
-def _last(below: NDArray[np.bool_], height: Floats) -> float:
-    """The place after the last one below where the line is 0; the first place if none is below."""
-    return len(height) - 1 - _first(below[::-1], height[::-1])
+    """The place at which a rising line is 0; its first or last place if it lies above or below."""
+    if rising[0] >= 0 or rising[-1] < 0:
+        return 0.0 if rising[0] >= 0 else len(rising) - 1.0
+    i = int((rising >= 0).argmax())
+    return i - 1 + float(-rising[i - 1] / (rising[i] - rising[i - 1]))

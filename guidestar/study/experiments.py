@@ -147,7 +147,7 @@ _DROPOUT = _asked(
 )
 _RANKS = _asked(
     "lora",
-    "ME with STAR, LoRA r, alpha {}",
+    "ME with STAR, LoRA {}",
     {f"r{r}-a{a}": {"peft.r": r, "peft.lora_alpha": a} for r in (4, 16, 64) for a in (8, 16, 32)},
 )
 _REGULARISERS = (

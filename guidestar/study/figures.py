@@ -135,9 +135,9 @@ def _save(stem: Path, grid: Sequence[Sequence[Panel]], rows: Sequence[Sequence[o
     header = ["dataset", "variant", "label", "method", "seed", "round", "labels", "accuracy"]
     width = PAGE if columns > 1 else 4.2
     shared = len({row[0] for row in rows}) == 1  # the dataset
-    return save_figure(
-        stem, _drawer(grid, columns, note, shared), header, rows, width=width, height=0.6 + 2.3 * len(grid)
-    )
+    named = len({name for line in grid for panel in line for _, name, _ in panel.curves}) + 1
+    height = 0.45 + 2.25 * len(grid) + 0.16 * -(-named // 3)
+    return save_figure(stem, _drawer(grid, columns, note, shared), header, rows, width=width, height=height)
 
 
 def _drawer(grid: Sequence[Sequence[Panel]], columns: int, note: str, shared: bool) -> Any:
@@ -153,7 +153,7 @@ def _drawer(grid: Sequence[Sequence[Panel]], columns: int, note: str, shared: bo
                     axes.set_ylabel("accuracy, %")
         _legend(figure, columns)
         low = 0.18 / figure.get_figheight()
-        figure.text(0.005, 0.0, f"{_BANDS} {note}".strip(), fontsize=6.5, color=GREY, va="bottom")
+        figure.text(0.005, 0.0, f"{note} {_BANDS}".strip(), fontsize=6.5, color=GREY, va="bottom")
         figure.get_layout_engine().set(rect=(0, low, 1, 1 - low))
 
     return draw

@@ -85,6 +85,7 @@ def run_paper(
     facts, lines = finish(study, out, shared, news)
     now = [one.result for one in found if one.result]
     facts |= {"failed": {one.cell.name: one.error for one in found if one.error}}
+    facts["plan"] = planned.plain()
     facts["elsewhere"] = [one.cell.name for one in found if one.state == "elsewhere"]
     return facts, "\n".join([*lines, *_closing(found, plan.compared(planned, before, now))]), engine.exit_code(found)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
+from guidestar.errors import GuidestarError
 from guidestar.query import strategies
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
@@ -43,7 +44,7 @@ class Work:
 @dataclass(frozen=True)
 class Plan:
     """A study before it runs. seconds: phase -> range, of the cells that are still to run. tokens: mean tokens of a
-    prompt, by dataset."""
+    prompt, by dataset. unplanned: cells that could not be measured, and why."""
 
     cells: int
     done: int
@@ -53,6 +54,7 @@ class Plan:
     passes: int
     seconds: Mapping[str, Range]
     tokens: Mapping[str, float] = field(default_factory=dict)
+    unplanned: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
@@ -69,23 +71,34 @@ def make_plan(
 ) -> Plan:
     """The plan of `cells`; `done` names those that have a result. clock: seconds, replaced by tests.
 
-    Loads model and data, and measures each dataset with each kind of adapter once.
+    Loads model and data, and measures each dataset with each kind of adapter once. A cell that cannot be measured is
+    named in the plan: it will fail, and the others need not.
     """
     seconds: dict[str, Range] = {}
     tokens: dict[str, float] = {}
-    works, measured = [], dict[str, Rates]()
+    works: list[Work] = []
+    measured: dict[str, Rates] = {}
+    unplanned: dict[str, str] = {}
     for cell, first in zip(cells, first_of_warm_start(cells), strict=True):
         if cell.name in done:
             continue
-        bench = shared.bench(cell.config)
-        data = bench.fitting
-        test = len(data.test) if data.test else 0
-        work = work_of(cell.config, data.task.kind, len(data.pool), test, first=first)
-        works.append(work)
         name = str(cell.tags.get("dataset", cell.name))
         key = fingerprint([name, cell.config.peft.get("peft_type"), cell.config.plain()["model"]])
-        tokens.setdefault(name, _mean_tokens(bench))
-        measured[key] = _measure(bench, cell.config, {kind for _, kind in work.amounts}, measured.get(key, {}), clock)
+        try:
+            bench = shared.bench(cell.config)
+            data = bench.fitting
+            work = work_of(cell.config, data.task.kind, len(data.pool), len(data.test) if data.test else 0, first=first)
+            tokens.setdefault(name, _mean_tokens(bench))
+            kinds = {kind for _, kind in work.amounts}
+            measured[key] = _measure(bench, cell.config, kinds, measured.get(key, {}), clock)
+        except Exception as error:  # torch and PEFT raise many kinds; the cell itself will say it again
+            unplanned[cell.name] = (
+                str(error) if isinstance(error, GuidestarError) else f"{type(error).__name__}: {error}"
+            )
+            if not isinstance(error, GuidestarError):
+                shared.forget()
+            continue
+        works.append(work)
         for phase, (low, high) in cost(work, measured[key]).items():
             before = seconds.get(phase, (0.0, 0.0))
             seconds[phase] = (before[0] + low, before[1] + high)
@@ -98,6 +111,7 @@ def make_plan(
         passes=sum(n for work in works for (phase, _), n in work.amounts.items() if phase.startswith("score")),
         seconds=seconds,
         tokens=tokens,
+        unplanned=unplanned,
     )
 
 
@@ -263,6 +277,7 @@ def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
         lines += [f"  {name}: about {mean:.0f} tokens a prompt" for name, mean in plan.tokens.items()]
         lines += [f"  {phase}: {spoken(*seconds)}" for phase, seconds in plan.seconds.items()]
         lines.append(f"estimated time on this machine: {spoken(low, high)}")
+        lines += [f"not in the estimate: {name}: {why}" for name, why in plan.unplanned.items()]
     return "\n".join(lines)
 
 
