@@ -7,13 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
+from guidestar.people.page import create_app
+from guidestar.people.page import server as page_server
 from guidestar.records import Example, Pick, Query, Suggestion
 from guidestar.store import Store
 
@@ -155,11 +159,27 @@ class Server:
         return code
 
 
+@dataclass
+class InProcess:
+    """The page in a thread of this process: starts at once, and cannot be killed."""
+
+    link: str
+
+
 @contextmanager
-def served(run: Path, **options: Any) -> Iterator[Server]:
+def served(run: Path, **options: Any) -> Iterator[InProcess]:
     """The page of a run, until the block ends."""
-    server = Server(run, **options).start()
+    import uvicorn
+
+    listener = page_server.listen("127.0.0.1", 0, fixed=True)
+    host = f"127.0.0.1:{listener.getsockname()[1]}"
+    app = create_app(run, **({"token": TOKEN, "trainer": None, "hosts": {host}} | options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
     try:
-        yield server
+        yield InProcess(f"http://{host}/?token={TOKEN}")
     finally:
-        server.stop()
+        server.should_exit = True
+        thread.join()
+        listener.close()

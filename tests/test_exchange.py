@@ -225,6 +225,7 @@ def test_out_and_in_again_is_the_same(format: str, case: Case) -> None:
         assert import_file(one, file, format=name, pool=())["new"] == 0, "what a run said itself is nothing new to it"
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(TEXT, min_size=2, max_size=2), min_size=1, max_size=4))
 def test_a_safe_csv_holds_no_formula_and_reads_back_the_same(cells: list[list[str]]) -> None:
     records = [{"=a": one, "b'": two} for one, two in cells]
@@ -241,6 +242,7 @@ def test_a_safe_csv_holds_no_formula_and_reads_back_the_same(cells: list[list[st
         assert [dict(found) for _, found in load(file)] == records, "and without the option too"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(FIELD, TEXT, min_size=1))
 def test_names_of_fields_never_meet_a_formats_own_names(fields: dict[str, str]) -> None:
     own = {"id", "answer", "note"}

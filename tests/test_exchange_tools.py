@@ -231,9 +231,12 @@ def test_label_studios_csv_of_tasks_that_came_from_here(run: Path, tmp_path: Pat
 
 def test_a_pool_with_several_fields_goes_through_the_tools(tmp_path: Path) -> None:
     """Tools with one text show the filled template; what comes back is matched by our id, or by that text."""
-    examples = [make_example({"question": f"Is {n} prime?", "hint": "divide"}) for n in (7, 8)]
+    examples = [make_example({"text": f"Is {n} prime?", "hint": "divide"}) for n in (7, 8)]
     one = make_run(tmp_path / "one", examples, ("yes", "no"))
-    annotate(one, [(examples[0].id, Label("yes", "ann"))])
+    annotate(
+        one,
+        [(examples[0].id, Label("yes", "ann")), (examples[1].id, Skip("", "ann")), (examples[1].id, Skip("", "bob"))],
+    )
     for tool in TOOLS:
         records = records_of(str(export_run(one, tool)))
         for text in ("Is 8 prime?", "divide"):
@@ -243,7 +246,11 @@ def test_a_pool_with_several_fields_goes_through_the_tools(tmp_path: Path) -> No
             (record.get("data") or record.get("metadata") or {}).pop(KEY, None)
         two = make_run(tmp_path / tool, examples, ("yes", "no"))
         import_file(two, write(tmp_path / f"{tool}.jsonl", records), format=tool, pool=(), annotator="ann")
-        assert [a.answer for answers in state(two)["by"].values() for a in answers.values()] == ["yes"]
+        assert state(two)["by"][examples[0].id].popitem()[1].answer == "yes"
+        three = make_run(tmp_path / f"{tool}-whole", examples, ("yes", "no"))
+        whole = records_of(str(export_run(one, tool)))
+        import_file(three, write(tmp_path / f"{tool}-whole.jsonl", whole), format=tool, pool=())
+        assert state(three) == state(one)
 
 
 def test_the_hints_name_what_the_file_uses(full: Path) -> None:

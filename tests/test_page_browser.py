@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_help import LABELS, QUESTIONS, Server, ask, examples, make_run, served
+from page_help import LABELS, QUESTIONS, InProcess, Server, ask, examples, make_run, served
 
 from guidestar.records import Flag, Label, Metrics, Note, Skip, Suggestion, Verdict
 from guidestar.store import Store
@@ -37,7 +37,7 @@ def enter(chromium: Any) -> Iterator[Callable[..., Page]]:
     contexts: list[Any] = []
     complaints: list[str] = []
 
-    def enter(server: Server, name: str = "Ann", **options: Any) -> Page:
+    def enter(server: Server | InProcess, name: str = "Ann", **options: Any) -> Page:
         context = chromium.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
         context.set_default_timeout(20_000)
         contexts.append(context)

@@ -129,3 +129,16 @@ def test_the_time_taken_beside_the_time_planned() -> None:
         "  train: 2 min, planned 2 min to 3 min",
         "  score: 30 s, not planned",
     ]
+
+
+def test_what_the_cache_holds_is_planned_once(plain: dict[str, Any], tmp_path: Path) -> None:
+    """The base model sees the test set once, and a whole pool once for each kind of work."""
+    work = plan.Work(
+        2, 9, 2, {("evaluate base", "base labels"): 7, ("score base", "base gold"): 60, ("train", "train"): 3}
+    )
+    cached: set[tuple[str, str, str]] = set()
+    whole, some = cells_of(plain, tmp_path)[0], cells_of(plain, tmp_path, candidates=20)[0]
+    assert plan._once(work, whole, "data", cached).amounts == work.amounts
+    assert plan._once(work, whole, "data", cached).amounts == {("train", "train"): 3}
+    assert ("score base", "base gold") in plan._once(work, some, "data", cached).amounts, "other candidates each time"
+    assert plan._once(work, whole, "other data", cached).amounts == work.amounts

@@ -3,8 +3,9 @@
 Every number here is a weighted sum of the curves' points or a ratio of two, so that `statistics.Moments` gives its
 interval. Between the points and against their noise a curve is read off a local quadratic in log(labels), fitted with
 a Gaussian kernel of 0.15 of the curve's range. A line through the points themselves, isotonic or not, was tried: its
-intervals were wider by half and covered 98 to 100 % in place of 95 %, for noise crosses any height many times; one
-quadratic, cubic or power law for the whole curve covered as little as 30 to 93 % where the curve had another shape.
+intervals were wider by half and covered up to 100 % in place of 95 %, for noise crosses any height many times; one
+cubic, quadratic or power law for the whole curve covered as little as 90, 53 and 30 % where the curve had another
+shape.
 
 Intervals of savings are inverted tests: they hold all numbers of labels at which the two curves are not significantly
 apart, so that they end at the edge of what was measured, openly, where nothing beyond it was seen.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -247,10 +248,15 @@ class _Read:
 
 
 def _read(found: Pair) -> _Read:
-    own = np.geomspace(found.labels[0], found.labels[-1], _GRID)
-    other = np.geomspace(found.control_labels[0], found.control_labels[-1], _GRID)
-    rows, control_rows = smoother(found.labels, own), smoother(found.control_labels, other)
+    (own, rows), (other, control_rows) = (_on_grid(tuple(at.tolist())) for at in (found.labels, found.control_labels))
     return _Read(own, other, found.weigh(rows), found.weigh(control=control_rows))
+
+
+@lru_cache(maxsize=64)
+def _on_grid(labels: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """The grid of a curve and the weights that read it there; the same for all strategies of an experiment."""
+    at = np.geomspace(labels[0], labels[-1], _GRID)
+    return at, smoother(labels, at)
 
 
 def saving_at_the_end(found: Pair, level: float = LEVEL) -> Saving | None:

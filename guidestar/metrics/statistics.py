@@ -1,14 +1,14 @@
 """What a few seeds can show: intervals, tests and effect sizes for quantities paired by seed.
 
-Intervals rest on the t distribution and not on the bootstrap. Covered by nominal 95 % intervals of a mean in 20,000
-samples (bootstraps: 4,000), in percent, for normal differences and for differences with a skewness of 1:
+Intervals rest on the t distribution and not on the bootstrap. What nominal 95 % intervals of a mean covered, in
+percent, in 20,000 samples (bootstraps: 4,000) of normal differences / of differences with a skewness of 1:
 
-| seeds                 |     3        |     4       |     5       |     7       |     10      |
-|-----------------------|--------------|-------------|-------------|-------------|-------------|
-| t                     | TABLE_T
-| percentile bootstrap  | TABLE_P
-| BCa bootstrap         | TABLE_B
-| bootstrap-t           | TABLE_S
+| seeds                | 3           | 4           | 5           | 7           | 10          |
+|----------------------|-------------|-------------|-------------|-------------|-------------|
+| t                    | 95.0 / 93.6 | 95.0 / 93.5 | 94.7 / 93.0 | 95.0 / 93.4 | 95.1 / 93.6 |
+| percentile bootstrap | 74.2 / 73.0 | 79.6 / 78.3 | 83.4 / 82.9 | 87.6 / 86.5 | 89.8 / 88.8 |
+| BCa bootstrap        | 71.8 / 70.3 | 79.9 / 78.8 | 83.4 / 83.0 | 87.8 / 86.7 | 89.7 / 89.0 |
+| bootstrap-t          | unbounded   | unbounded   | 95.2 / 94.8 | 94.9 / 94.4 | 95.1 / 94.2 |
 
 A percentile interval lies between the smallest and the largest difference, so that with n seeds it can cover a
 symmetric centre in no more than 1 − 2/2ⁿ of all cases (75 % for 3). The studentised bootstrap covers from 5 seeds on.
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 _MOST_FLIPPED = 40  # differences whose 2ⁿ sign flips are counted; the sum of more is as good as normal
-_MOST_SUBSETS = 20  # differences whose 2ⁿ − 1 subset means are listed
+MOST_SUBSETS = 20  # differences whose 2ⁿ − 1 subset means are listed
 _ZERO = 1e-12  # a standard error below it is rounding
 
 
@@ -329,8 +329,8 @@ def sign_flip_interval(differences: ArrayLike, level: float = LEVEL) -> Interval
     """
     differences = np.asarray(differences, dtype=np.float64)
     n, mean = len(differences), float(differences.mean())
-    if n > _MOST_SUBSETS:
-        raise ValueError(f"{n} differences have too many subsets to list; at most {_MOST_SUBSETS}")
+    if n > MOST_SUBSETS:
+        raise ValueError(f"{n} differences have too many subsets to list; at most {MOST_SUBSETS}")
     rank = math.floor((1 - level) / 2 * 2**n + 1e-9)
     if rank < 1:
         return Interval(mean, -math.inf, math.inf)

@@ -77,7 +77,7 @@ def judge(
     comparisons: int = 1,
 ) -> Verdict:
     """The verdict on a pair of curves. p: of the area, corrected for the number of `comparisons` that are made."""
-    if smallest_p(found.seeds, greater=True) > 1 - level:
+    if not can_claim(found.seeds, level):
         return few_seeds(area_by_seed(found), names, level)
     p = area_p(found) if p is None else p
     kind = decide(found, p, level)
@@ -112,6 +112,15 @@ def least_seeds(level: float = LEVEL) -> int:
     5
     """
     return math.ceil(math.log2(1 / (1 - level)) - 1e-9)
+
+
+def can_claim(seeds: int, level: float = LEVEL) -> bool:
+    """Whether so many seeds could show anything, if all of them agreed.
+
+    >>> can_claim(4), can_claim(5)
+    (False, True)
+    """
+    return smallest_p(seeds, greater=True) <= 1 - level
 
 
 def win_tie_loss(kinds: Sequence[Mapping[tuple[str, str], Kind]]) -> dict[str, dict[str, tuple[int, int, int]]]:

@@ -24,7 +24,7 @@ from guidestar.people.exchange.rows import (
     as_list,
     as_object,
     columns_of,
-    fields_in,
+    fields_or_none,
     from_kept,
     kept,
     labels_in,
@@ -61,7 +61,7 @@ def read(record: Record, about: About, where: str) -> Row:
     ours = from_kept(found, where)
     texts = [text_of(record[name], f"{where}: {name}") for name in _TEXTS if isinstance(record.get(name), str)]
     own = {**({"text": texts[0]} if texts else {}), **as_object(found.get("fields"), f"{where}: fields")}
-    fields, _ = fields_in({**record, **own}, about, _OWN)
+    fields = fields_or_none({**record, **own}, about, _OWN)
     answer = _label(record, about, where)
     before = ours.final.answer if ours.final else None
     who = text_of(record.get("username"), where)

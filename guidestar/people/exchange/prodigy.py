@@ -25,7 +25,7 @@ from guidestar.people.exchange.rows import (
     as_list,
     as_object,
     columns_of,
-    fields_in,
+    fields_or_none,
     from_kept,
     kept,
     shown,
@@ -81,7 +81,7 @@ def read(record: Record, about: About, where: str) -> Row:
     found = as_object(record.get(KEY), f"{where}: {KEY}")
     ours = from_kept(found, where)
     own = {"text": record.get("text"), **as_object(found.get("fields"), f"{where}: fields")}
-    fields, _ = fields_in({**record, **own}, about, _OWN - {"text"})
+    fields = fields_or_none({**record, **own}, about, _OWN - {"text"})
     who = text_of(record.get("_annotator_id") or record.get("_session_id"), where)
     who = "" if _UNNAMED.fullmatch(who) else who
     at = text_of(found.get("at") or record.get("_timestamp"), where)

@@ -129,6 +129,12 @@ def fields_in(record: Record, about: About, own: Collection[str]) -> tuple[dict[
     return fields, rest
 
 
+def fields_or_none(record: Record, about: About, own: Collection[str]) -> dict[str, str]:
+    """The fields of a tool that shows one text, if all are there; else its `text` is not the field of that name."""
+    fields, _ = fields_in(record, about, own)
+    return fields if fields.keys() == set(about.fields) else {}
+
+
 def shown(row: Row) -> str:
     """The one text for tools that show one: the only field, else the filled template."""
     return next(iter(row.fields.values())) if len(row.fields) == 1 else row.prompt
