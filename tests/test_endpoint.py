@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from guidestar.cli.main import main
 from guidestar.config import EndpointConfig, PeopleConfig
 from guidestar.data.tasks import Choice, Number, Text
 from guidestar.errors import ConfigError, DataError, ModelError, StoreError
@@ -746,7 +747,7 @@ def test_pauses_grow_up_to_a_minute():
 # --- the loop with an endpoint ------------------------------------------------------------------------------
 
 
-def test_a_run_waits_at_the_limit_and_goes_on_with_the_same_answers(server, make_config, tmp_path):
+def test_a_run_waits_at_the_limit_and_goes_on_with_the_same_answers(server, make_config, tmp_path, capsys):
     """The warm start of two runs: one request at a time, and many with a break at the cost limit."""
     from guidestar import loop
     from guidestar.bench import Bench, read_config
@@ -785,4 +786,12 @@ def test_a_run_waits_at_the_limit_and_goes_on_with_the_same_answers(server, make
             assert usage["examples"] == len(answers) < usage["replies"], "some were asked twice"
             assert usage["cost"] == pytest.approx(0.001 * usage["replies"])
     assert stores["alone"] == stores["broken off"], "the same answers in the same order, and the same adapter"
+    for place in ("alone", "alone/random-seed0"):
+        assert main(["status", str(tmp_path / place)]) == 0
+        told = next(line for line in capsys.readouterr().out.splitlines() if "toy gave" in line)
+        usage = endpoint_usage(tmp_path / "alone" / "random-seed0")
+        assert told.startswith(f"random-seed0: toy gave {usage['replies']} replies for 12 examples")
+        assert told.endswith(f"cost: {usage['cost']:.4f}")
+        assert main(["status", "--json", str(tmp_path / place)]) == 0
+        assert json.loads(capsys.readouterr().out)["endpoint"] == {"random-seed0": usage}
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -634,6 +635,15 @@ def test_a_page_at_work_keeps_what_it_holds(page: TestClient, clock: Clock) -> N
     assert ids_of(following(page, "ben", 1)) == [IDS[2]]
 
 
+def test_a_page_that_was_left_open_holds_nothing_for_longer_than_a_lease(page: TestClient, clock: Clock) -> None:
+    following(page, "ann", 2)
+    for _ in range(8):  # it goes on asking, and nobody is there
+        clock.ahead += 150
+        following(page, "ann", 0, hold=IDS[:2], active=False)
+    assert ids_of(following(page, "ben", 2)) == IDS[:2]
+    assert following(page, "ann", 0, hold=IDS[:2], active=True)["lost"] == IDS[:2], "who comes back learns of it"
+
+
 def test_claims_outlive_the_server(run: Path, open_page: Callable[..., TestClient]) -> None:
     following(open_page(run), "ann", 3)
     again = open_page(run)
@@ -695,6 +705,71 @@ def test_the_end_of_a_run_is_said(page: TestClient, run: Path) -> None:
         store.finish(Stop.BUDGET)
     reply = following(page, "ben")
     assert reply["idle"] == {"kind": "finished", "text": "The run is finished. The label budget is spent."}
+
+
+def test_what_a_run_has_come_to_is_said_at_its_end(page: TestClient, run: Path) -> None:
+    from guidestar.records import Stop
+
+    label_all(run, ["HUM"] * 12)
+    with Store.open(run) as store:
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 12, {"accuracy": 0.625, "validation_accuracy": 0.5}))
+        store.finish(Stop.BUDGET)
+    assert following(page)["idle"] == {
+        "kind": "finished",
+        "text": "The run is finished. The label budget is spent. Accuracy: 62 % on the test set and 50 % on the validation set. "
+        "The adapter, trained on 12 labels, lies in:",
+        "command": str(run / "adapters" / "round-000"),
+    }
+
+
+def test_a_round_that_makes_up_for_skips_is_counted_and_the_last_one_is_called_so(
+    tmp_path: Path, open_page: Callable[..., TestClient]
+) -> None:
+    run = make_run(tmp_path, QUESTIONS[:4], query={"warm_start": 4, "batch": 5, "budget": 4})
+    page = open_page(run)
+    save(page, decision(IDS[0], "skip"), *(decision(id, text="HUM") for id in IDS[1:4]))
+    assert "before the next round is chosen" in following(page)["idle"]["text"]
+    with Store.open(run) as store:
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 3, {}))
+        ask(store, 1, examples(["one more ?"], 4))
+    state = following(page)["state"]
+    assert (state["round"], state["rounds"]) == (1, 2), "one was planned"
+    save(page, decision(IDS[4], text="HUM"))
+    assert following(page)["idle"]["text"].startswith(
+        "Round 2 has all its answers. The budget is spent. The model is to"
+    )
+
+
+def test_waiting_for_the_training_does_not_slow_the_pace_down(
+    run: Path, open_page: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve answers, ten seconds apart; a training of 90 seconds; two more."""
+    start = time.time() - 240
+    moments = iter([*(start + 10 * i for i in range(12)), start + 200, start + 210])
+    stamp = lambda: datetime.fromtimestamp(next(moments), UTC).isoformat(timespec="milliseconds")  # noqa: E731
+    monkeypatch.setattr("guidestar.store.annotations.timestamp", stamp)
+    with Store.open(run) as store:
+        for id in IDS:
+            store.annotations.add(id, Label("HUM", "ann"))
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 12, {}))
+        ask(store, 1, examples(["one ?", "two ?", "three ?"], 50))
+        for i in (50, 51):
+            store.annotations.add(f"{i:016x}", Label("HUM", "ann"))
+    monkeypatch.undo()
+    assert following(open_page(run))["state"]["pace"] == pytest.approx(6.0)
+
+
+def test_a_suggestion_that_comes_after_its_example_is_brought_along(page: TestClient, run: Path) -> None:
+    reply = following(page, want=3)
+    assert [e["suggestion"] for e in reply["examples"]] == [None] * 3
+    assert reply["suggested"] == {}
+    with Store.open(run) as store:
+        store.add_suggestions(0, {id: Suggestion("HUM", {"HUM": 0.75, "LOC": 0.25}, -1) for id in IDS[1:6]})
+    reply = following(page, want=1, hold=ids_of(reply))
+    assert reply["suggested"] == {id: {"text": "HUM", "probability": 0.75} for id in IDS[1:3]}
 
 
 def test_without_a_run_the_page_waits_and_goes_on_by_itself(

@@ -212,6 +212,30 @@ def test_arrows_walk_through_the_history_and_back_to_the_work(tmp_path: Path, en
     assert len(answers(run)) == 4
 
 
+def test_a_long_history_is_drawn_in_parts_and_nothing_of_it_is_missing(
+    tmp_path: Path, enter: Callable[..., Page]
+) -> None:
+    texts = [f"text {i}" for i in range(150)]
+    run = make_run(tmp_path, texts)
+    ids = list(examples(texts))
+    with Store.open(run) as store:
+        store.annotations.add_many([(id, Label("HUM", "Ann"), None, "page") for id in ids[:140]])
+    with served(run) as server:
+        page = enter(server)
+        for text in texts[140:145]:
+            shown(page, text)
+            page.keyboard.press("4")
+        all_saved(page)
+        lines = page.locator("#history-list button")
+        for count in (60, 120, 145):
+            page.wait_for_function(f"() => document.querySelectorAll('#history-list button').length === {count}")
+            if count < 145:
+                page.click("#older")
+        assert not page.is_visible("#older")
+        told = lines.evaluate_all("found => found.map((one) => one.dataset.id)")
+        assert told == list(reversed(ids[:145]))
+
+
 def test_selecting_first_and_confirming_with_enter(tmp_path: Path, enter: Callable[..., Page]) -> None:
     run = make_run(tmp_path)
     with served(run) as server:
@@ -397,6 +421,27 @@ def test_two_people_share_a_round(tmp_path: Path, enter: Callable[..., Page]) ->
     assert len(by) == 12
     assert all(len(given) == 1 for given in by.values()), "nobody was asked for what another had"
     assert [sum(name in given for given in by.values()) for name in ("Ann", "Ben")] == [6, 6]
+
+
+def test_a_page_where_nobody_is_says_so(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    """What it holds is then free for others when the lease is over, and a key makes it somebody's again."""
+    run = make_run(tmp_path)
+    with served(run) as server:
+        first = enter(server)
+        page = enter.tab(first.context)  # type: ignore[attr-defined]
+        page.clock.install()
+        page.goto(server.link.partition("?")[0])
+        shown(page, QUESTIONS[0])
+        with page.expect_request(lambda r: r.url.endswith("/api/next") and not r.post_data_json["active"]) as asked:
+            page.clock.fast_forward(200_000)
+        assert asked.value.post_data_json["hold"][0] == IDS[0]
+        with page.expect_request("**/api/next") as asked:
+            page.keyboard.press("4")
+        assert asked.value.post_data_json["active"]
+        page.clock.run_for(5_000)
+        shown(page, QUESTIONS[1])
+        page.clock.resume()
+        all_saved(page)
 
 
 def test_two_tabs_of_one_person_stay_together(tmp_path: Path, enter: Callable[..., Page]) -> None:
@@ -700,6 +745,57 @@ def test_a_screen_reader_is_told_what_is_what_and_what_happened(tmp_path: Path, 
         assert page.evaluate("() => document.activeElement.closest('dialog')") is None
         all_saved(page)
     assert [a.answer for a in log(run)] == ["DESC", "ABBR"]
+
+
+def test_the_accessibility_tree_says_what_the_page_shows(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    """What Chromium hands to a screen reader: names, states and values of all that can be used."""
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("f")
+        all_saved(page)
+        heard = page.locator("main").aria_snapshot()
+        for line in (
+            '- progressbar "Round 1 of 5"',
+            '- heading "Example" [level=1]',
+            '- button "human HUM"',
+            '- button "Flagged" [pressed]',
+            '- button "Earlier example"',
+            '- status: "Saved: flagged"',
+        ):
+            assert line in heard, heard
+        tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+        nodes = [node for node in tree if not node["ignored"]]
+        usable = [n for n in nodes if n["role"]["value"] in {"button", "link", "textbox", "combobox", "checkbox"}]
+        assert len(usable) > 15
+        assert [n for n in usable if not n["name"]["value"]] == []
+        article = next(n for n in nodes if n["role"]["value"] == "article")
+        assert article["description"]["value"] == f"text {QUESTIONS[0]}", "read out when it gets the focus"
+        page.goto(server.link.partition("?")[0] + "review")
+        page.wait_for_selector("#review:visible")
+        assert '- button "Flagged 1" [pressed]' in page.locator("main").aria_snapshot()
+        assert page.locator("aside").get_attribute("aria-label") == "Agreement"
+
+
+def test_a_suggestion_that_comes_late_is_there_with_the_examples_to_come(
+    tmp_path: Path, enter: Callable[..., Page]
+) -> None:
+    run = make_run(tmp_path)
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        with Store.open(run) as store:
+            store.add_suggestions(0, {id: Suggestion("HUM", {"HUM": 0.83, "LOC": 0.17}, -1) for id in IDS})
+        with page.expect_response("**/api/next"):
+            page.keyboard.press("6")
+        shown(page, QUESTIONS[1])
+        all_saved(page)
+        assert not page.is_visible("#suggestion"), "nothing appears under the eyes of who reads"
+        page.keyboard.press("5")
+        shown(page, QUESTIONS[2])
+        assert said(page, "suggestion") == "The model says human 83 % sure"
+        all_saved(page)
 
 
 def test_dark_mode_and_less_motion_are_followed(tmp_path: Path, enter: Callable[..., Page]) -> None:

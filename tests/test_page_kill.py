@@ -3,6 +3,7 @@ and nothing is there twice."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import threading
@@ -303,19 +304,18 @@ def kill_between_click_and_acknowledgement(run: Path, chromium: Any, kills: int,
     found = [(entry.id, entry.annotation) for entry in history(run)]
     assert found == clicked, "lost, doubled, or in another order"
     assert len({entry.decision for entry in history(run)}) == len(clicked)
+    met["answers"] = len(clicked)
     return met
 
 
 def test_the_server_is_killed_between_click_and_acknowledgement(tmp_path: Path, chromium: Any) -> None:
-    run = make_run(tmp_path, texts(3 * 6 + 20))
-    met = kill_between_click_and_acknowledgement(run, chromium, kills=6, seed=6)
-    assert met.total() == 6
-
-
-@pytest.mark.real
-def test_the_server_is_killed_a_few_hundred_times(tmp_path: Path, chromium: Any) -> None:
-    run = make_run(tmp_path, texts(3 * 300 + 20))
-    met = kill_between_click_and_acknowledgement(run, chromium, kills=300, seed=7)
-    print(dict(met))
-    assert met["on the disk, acknowledgement lost"]
-    assert met["not on the disk"]
+    """Six kills here. `GUIDESTAR_KILLS=300 GUIDESTAR_KILLS_SEED=7 pytest tests/test_page_kill.py -s -k between_click`
+    makes three hundred others and prints what they met; counts are kept in docs/labelling.md."""
+    kills, seed = (int(os.environ.get(f"GUIDESTAR_KILLS{name}", "6")) for name in ("", "_SEED"))
+    run = make_run(tmp_path, texts(3 * kills + 20))
+    met = kill_between_click_and_acknowledgement(run, chromium, kills, seed)
+    print(f"{kills} kills: {dict(met)}")
+    assert met.total() - met["answers"] == kills
+    if kills >= 100:
+        assert met["on the disk, acknowledgement lost"]
+        assert met["not on the disk"]

@@ -205,7 +205,10 @@ def test_from_a_configuration_to_the_end_with_the_page_alone(
         until(finished, 400)
         assert rounds == {0, 1}
         assert page.count == 8
-        assert page.post("next", want=1)["idle"]["text"] == "The run is finished. The label budget is spent."
+        idle = page.post("next", want=1)["idle"]
+        assert idle["text"].startswith("The run is finished. The label budget is spent. Accuracy: ")
+        assert idle["text"].endswith("The adapter, trained on 8 labels, lies in:")
+        assert (Path(idle["command"]) / "adapter_config.json").is_file()
         until(lambda: page.post("state")["trainer"]["kind"] == "finished")
         page.http.close()
     with Store.open(find_run(place)) as store:

@@ -112,6 +112,13 @@ def test_pace(times: list[float], now: float, expected: float | None) -> None:
     assert pace(times, now) == expected
 
 
+def test_waiting_for_a_new_round_is_no_work() -> None:
+    times = [0.0, 10.0, 20.0, 110.0, 120.0]
+    assert pace(times, 121.0) == 2.0
+    assert pace(times, 121.0, waited={110.0}) == 6.0
+    assert pace([0.0, 90.0], 91.0, waited={90.0}) is None
+
+
 # --- several people, time, and undo ---------------------------------------------------------------
 
 

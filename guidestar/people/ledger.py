@@ -102,6 +102,31 @@ def endpoint_usage(folder: Path) -> dict[str, Any] | None:
     }
 
 
+def usage_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Run -> its `endpoint_usage`, for a run folder or an experiment folder; runs that asked no endpoint are left out.
+
+    Raises StoreError if a ledger is damaged.
+    """
+    places = [folder] if (folder / LEDGER).exists() else sorted(path.parent for path in folder.glob(f"*/{LEDGER}"))
+    found = {place.resolve().name: endpoint_usage(place) for place in places}
+    return {name: usage for name, usage in found.items() if usage is not None}
+
+
+def usage_text(name: str, usage: Mapping[str, Any]) -> str:
+    """A line for people about what `endpoint_usage` found.
+
+    >>> usage_text("star-seed0", {"replies": 21, "examples": 20, "unreadable": 1, "tries": 23, "tokens_in": 4200,
+    ...     "tokens_out": 60, "cost": 0.0123, "seconds": 9.5, "models": ["m"]})
+    'star-seed0: m gave 21 replies for 20 examples, 1 of them unreadable, in 23 tries; tokens: 4,200 read, 60 written; cost: 0.0123'
+    """
+    models = ", ".join(usage["models"])
+    return (
+        f"{name}: {models} gave {usage['replies']} replies for {usage['examples']} examples, {usage['unreadable']} of "
+        f"them unreadable, in {usage['tries']} tries; tokens: {usage['tokens_in']:,} read, {usage['tokens_out']:,} "
+        f"written; cost: {usage['cost']:.4f}"
+    )
+
+
 def _ends_whole(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 OPINIONS = 2  # annotators who are asked for an example of the overlap
 PAUSE = 120.0  # seconds between two answers from which on they count as a pause
@@ -115,18 +116,23 @@ def held_by_others(items: Iterable[Item], annotator: str, *, now: float, lease: 
     return len(waits), min(waits, default=None)
 
 
-def pace(times: Sequence[float], now: float) -> float | None:
+def pace(times: Sequence[float], now: float, waited: Collection[float] = ()) -> float | None:
     """Answers per minute over the latest stretch of work; None where it is too short to tell.
 
     times: of one annotator's answers, in seconds, rising. A stretch ends where nothing was answered for `PAUSE`
-    seconds; the first answer of a stretch starts the clock and is not counted.
+    seconds; the first answer of a stretch starts the clock and is not counted. waited: those of `times` before which
+    the annotator waited for a new round; these gaps are no work and are left out.
     >>> pace([0.0, 6.0, 12.0, 18.0], now=20.0)
+    10.0
+    >>> pace([0.0, 6.0, 12.0, 90.0, 96.0], now=100.0, waited={90.0})
     10.0
     """
     if not times or now - times[-1] >= PAUSE:
         return None
-    start = len(times) - 1
-    while start > 0 and times[start] - times[start - 1] < PAUSE:
-        start -= 1
-    count, seconds = len(times) - 1 - start, times[-1] - times[start]
+    count, seconds = 0, 0.0
+    for later, earlier in pairwise(reversed(times)):
+        if later - earlier >= PAUSE:
+            break
+        if later not in waited:
+            count, seconds = count + 1, seconds + later - earlier
     return 60.0 * count / seconds if seconds >= SHORT else None

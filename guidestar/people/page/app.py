@@ -190,10 +190,11 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
         asked = await _read(request, wire.Ask)
 
         def work(board: Board) -> views.Json:
-            ids, lost = board.offer(asked.annotator, asked.want, asked.have, asked.hold)
+            ids, lost = board.offer(asked.annotator, asked.want, asked.have, asked.hold, active=asked.active)
             return {
                 "examples": [views.example(board, id, asked.annotator) for id in ids],
                 "lost": lost,
+                "suggested": views.suggested(board, asked.hold),
                 "idle": None if ids or asked.hold else views.idle(board, asked.annotator, news.state),
                 "state": views.state(board, asked.annotator, news.state),
             }
@@ -202,7 +203,7 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
             return JSONResponse(await _result(desk.call(work)))
         except NotReady as error:
             nothing = views.not_begun(str(error), news.state)
-            return JSONResponse({"examples": [], "lost": [], "idle": None, "state": nothing})
+            return JSONResponse({"examples": [], "lost": [], "suggested": {}, "idle": None, "state": nothing})
 
     async def state(request: Request) -> Response:
         asked = await _read(request, wire.Who)

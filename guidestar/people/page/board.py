@@ -31,8 +31,9 @@ class Board:
 
     replay: what all annotations amount to. items: what the queue looks at, in the order of asking. asked,
     left: round -> examples, and those of them without an answer. labels: examples whose answer is a label. touched: annotator -> example -> when they
-    last did something to it, the newest last. times: annotator -> seconds of each answer. decisions: what is
-    recorded under a decision's id. seen: number of the last entry taken in.
+    last did something to it, the newest last. times: annotator -> seconds of each answer. waited: annotator -> those
+    of them that were the first of a new round. decisions: what is recorded under a decision's id. seen: number of the
+    last entry taken in.
     """
 
     def __init__(self, store: Store, people: PeopleConfig, clock: Callable[[], float]) -> None:
@@ -46,6 +47,8 @@ class Board:
         self.labels = 0
         self.touched: dict[str, dict[str, str]] = {}
         self.times: dict[str, list[float]] = {}
+        self.waited: dict[str, set[float]] = {}
+        self._reached: dict[str, int] = {}  # annotator -> the newest round that they answered in
         self.decisions: dict[str, tuple[str, Annotation]] = {}
         self.round = 0
         self._open: dict[str, None] = {}  # items that anybody could be asked for, in the order of asking
@@ -113,10 +116,20 @@ class Board:
         touched[entry.id] = entry.at
         if isinstance(entry.annotation, (Label, Skip)):
             self.times.setdefault(who, []).append(_seconds(entry.at))
+            self._enter_round(who, entry)
         if entry.decision is not None:
             self.decisions[entry.decision] = (entry.id, entry.annotation)
         if entry.id in self.items:
             self._update(entry.id)
+
+    def _enter_round(self, who: str, entry: Entry) -> None:
+        """Note whether this answer is the annotator's first of a new round: before it they waited for the training."""
+        item, reached = self.items.get(entry.id), self._reached.get(who)
+        if item is None or (reached is not None and item.round <= reached):
+            return
+        if reached is not None:
+            self.waited.setdefault(who, set()).add(_seconds(entry.at))
+        self._reached[who] = item.round
 
     def _update(self, id: str) -> None:
         """Bring an item up to date with what was said about it."""
@@ -169,11 +182,12 @@ class Board:
     # --- writing ---
 
     def offer(
-        self, annotator: str, want: int, have: Collection[str], hold: Collection[str]
+        self, annotator: str, want: int, have: Collection[str], hold: Collection[str], *, active: bool = True
     ) -> tuple[list[str], list[str]]:
         """(next ids for the annotator, ids of `hold` that are not theirs any more).
 
-        have: ids that the page knows of, not to be offered. hold: ids that it is about to show; they stay claimed.
+        have: ids that the page knows of, not to be offered. hold: ids that it is about to show; they stay claimed as
+        long as the annotator is active.
         """
         now, lease = self.clock(), self.lease
         fresh = queue.offer(
@@ -186,7 +200,7 @@ class Board:
             item = self.items.get(id)
             if item is None or not queue.may_have(item, annotator, now=now, lease=lease):
                 lost.append(id)
-            elif now - item.claims.get(annotator, 0.0) > lease / 4:
+            elif active and now - item.claims.get(annotator, 0.0) > lease / 4:
                 self.claim(id, annotator)
         return fresh, lost
 

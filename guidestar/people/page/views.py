@@ -12,11 +12,19 @@ from guidestar.people.endpoint import MACHINE
 from guidestar.people.page.board import Board
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
-from guidestar.records import Label, Skip, Suggestion
+from guidestar.records import Label, Skip, Stop, Suggestion
 
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
 _EXCERPT = 160  # characters
+_OPEN = {  # last round or not -> what is to be done
+    False: "The model is to be trained before the next round is chosen.",
+    True: "The budget is spent. The model is to be trained once more; then the run is finished.",
+}
+_TRAINING = {
+    False: "The model is being trained and then chooses what to ask next.",
+    True: "The budget is spent. The model is being trained once more; then the run is finished.",
+}
 
 Json = dict[str, Any]
 
@@ -39,12 +47,12 @@ def state(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
         "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
         "several": board.people.overlap > 0,
         "round": r,
-        "rounds": board.query.rounds,
+        "rounds": max(board.query.rounds, r + 1),  # skipped examples are made up for in a further round
         "asked": board.asked[r],
         "done": board.asked[r] - board.left[r],
         "labels": board.labels,
         "budget": board.query.budget,
-        "pace": queue.pace(times, board.clock()),
+        "pace": queue.pace(times, board.clock(), board.waited.get(annotator, ())),
         "validation": metrics[-1].values.get("validation_accuracy") if metrics else None,
         "finished": finished.value if finished else None,
         "trainer": _trainer(trainer),
@@ -52,9 +60,9 @@ def state(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
 
 
 def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
-    """Why nothing is offered: {"kind", "text"}."""
+    """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one."""
     if (finished := board.store.finished()) is not None:
-        return {"kind": "finished", "text": f"The run is finished. {finished.value}"}
+        return _finished(board, finished)
     held, seconds = queue.held_by_others(board.open_items(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
@@ -64,20 +72,38 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
             f"comes to you, the first in {_count(minutes, 'minute', 'minutes')}.",
         }
     what = f"Round {board.round + 1} has all its answers. " if board.asks else ""
+    last = board.labels >= board.query.budget
     if trainer is None:
         command = f"guidestar run {board.store.folder.parent}"
         return {
             "kind": "complete",
-            "text": f"{what}The model is to be trained before the next round is chosen. "
-            "This page goes on by itself when that is done.",
+            "text": f"{what}{_OPEN[last]} This page goes on by itself when that is done.",
             "command": command,
         }
     texts = {
-        "training": f"{what}The model is being trained and then chooses what to ask next.",
+        "training": f"{what}{_TRAINING[last]}",
         "busy": f"{what}Another process works in the run's folder; this page goes on when it is done.",
         "failed": "The training has failed. Nothing you did is lost.",
     }
     return {"kind": trainer.kind, "text": texts.get(trainer.kind, f"{what}The training is about to start.")}
+
+
+def _finished(board: Board, reason: Stop) -> Json:
+    """What the run ended with, and where it lies."""
+    text, metrics = f"The run is finished. {reason.value}", board.store.metrics()
+    if not metrics:
+        return {"kind": "finished", "text": text}
+    last = metrics[-1]
+    measured = {"test": last.values.get("accuracy"), "validation": last.values.get("validation_accuracy")}
+    found = " and ".join(
+        f"{100 * value:.0f} % on the {name} set" for name, value in measured.items() if value is not None
+    )
+    reached = f" Accuracy: {found}." if found else ""
+    return {
+        "kind": "finished",
+        "text": f"{text}{reached} The adapter, trained on {_count(last.labels, 'label', 'labels')}, lies in:",
+        "command": str(board.store.folder / "adapters" / f"round-{last.round:03d}"),
+    }
 
 
 def example(board: Board, id: str, annotator: str) -> Json:
@@ -97,6 +123,12 @@ def example(board: Board, id: str, annotator: str) -> Json:
         "flagged": annotator in board.replay.flags.get(id, ()),
         "suggestion": _suggestion(board, id),
     }
+
+
+def suggested(board: Board, ids: Iterable[str]) -> Json:
+    """Example -> what the model says of it, for those of `ids` where it says something. A round's examples are there
+    before the suggestions are, so a page may hold examples that came without theirs."""
+    return {id: said for id in ids if (said := _suggestion(board, id)) is not None}
 
 
 def history(board: Board, annotator: str, skip: int, only: str) -> Json:

@@ -52,12 +52,14 @@ class Ask(Who):
     """Which examples come next.
 
     want: how many. hold: those that the page has and is about to show. have: those that it knows of otherwise, for
-    it has answered them and the answer is on its way.
+    it has answered them and the answer is on its way. active: somebody is at the page; what an abandoned page holds
+    is free for others when the lease is over.
     """
 
     want: int = Field(ge=0, le=10)
     hold: list[Id] = Field(default_factory=list, max_length=20)
     have: list[Id] = Field(default_factory=list, max_length=500)
+    active: bool = True
 
 
 class Decision(_Body):

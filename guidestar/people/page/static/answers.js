@@ -11,6 +11,9 @@ export function labelName(task, label) {
   return found ? found.word : label;
 }
 
+/** What is left of a name without its spelling: "card_arrival" and "Card arrival" say the same. */
+const bare = (name) => name.toLowerCase().replace(/[\s_-]+/g, " ").trim();
+
 export class Answers {
   /**
    * where: the element to fill. task: kind and labels. given(text, event): an answer was given.
@@ -120,7 +123,7 @@ export class Answers {
         "span",
         { class: "name", dir: "auto" },
         option.word,
-        option.word === option.label ? null : el("small", {}, ` ${option.label}`),
+        bare(option.word) === bare(option.label) ? null : el("small", {}, ` ${option.label}`),
       ),
       el("span", { class: "badge", dir: "auto" }),
     );
@@ -211,7 +214,7 @@ export class Answers {
       maxlength: "10000",
       dir: "auto",
       "aria-label": number ? "Answer, ending in a number" : "Answer",
-      placeholder: number ? "The number; or a worked answer that ends in it" : "The answer",
+      placeholder: number ? "The number, or a worked answer" : "The answer",
       oninput: () => {
         this._keep();
         this._fit();
@@ -248,7 +251,7 @@ export class Answers {
 
   _fit() {
     this.box.style.height = "auto";
-    this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 360)}px`;
+    if (this.box.scrollHeight) this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 360)}px`;
   }
 }
 

@@ -1,7 +1,9 @@
 // The list of what one did: newest first, each line opens its example so that the answer can be changed.
 
-import { $, el, fill, show } from "./dom.js";
+import { $, el, show } from "./dom.js";
 import { post } from "./server.js";
+
+const LINES = 60; // drawn at first, and more with each "Show older": every answer draws the list anew
 
 export class History {
   /** open(id): a line was chosen. nameOf(label): how a label is shown. */
@@ -14,6 +16,9 @@ export class History {
     this.more = false;
     this.current = null;
     this.skip = 0;
+    this.shown = LINES;
+    this.drawn = new Map(); // example -> what its line says, and its element
+    this.planned = false;
     $("older").addEventListener("click", () => this._older());
     $("only").addEventListener("change", () => this.load());
     show($("history"), true);
@@ -37,6 +42,11 @@ export class History {
   }
 
   async _older() {
+    this.shown += LINES;
+    if (this.lines.length >= this.shown || !this.more) {
+      this.render();
+      return;
+    }
     const reply = await post("history", { annotator: this.annotator, skip: this.skip, only: this.only }).catch(() => null);
     if (!reply) return;
     const known = new Set(this.lines.map((line) => line.id));
@@ -86,15 +96,38 @@ export class History {
     if (line.answer || line.flagged || line.noted) this.lines.unshift(line);
   }
 
+  /** Draw soon, once for all that changes now: the next example comes first. */
   render() {
-    const focused = document.activeElement?.dataset?.id;
+    if (this.planned) return;
+    this.planned = true;
+    setTimeout(() => {
+      this.planned = false;
+      this._draw();
+    });
+  }
+
+  _draw() {
+    const at = this.lines.findIndex((line) => line.id === this.current);
+    this.shown = Math.max(this.shown, at + 1);
     const pending = new Set(this.waiting().map((one) => one.id));
-    fill($("history-list"), ...this.lines.map((line) => this._line(line, pending.has(line.id))));
+    const before = this.drawn;
+    this.drawn = new Map();
+    for (const line of this.lines.slice(0, this.shown)) {
+      const says = JSON.stringify([line, pending.has(line.id), line.id === this.current]);
+      const known = before.get(line.id);
+      this.drawn.set(line.id, known?.says === says ? known : { says, element: this._line(line, pending.has(line.id)) });
+    }
+    const list = $("history-list");
+    const elements = [...this.drawn.values()].map((one) => one.element);
+    if (elements.length !== list.children.length || elements.some((element, i) => element !== list.children[i])) {
+      const focused = document.activeElement?.dataset?.id;
+      list.replaceChildren(...elements);
+      if (focused) list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+    }
     show($("history-none"), this.lines.length === 0);
     $("history-none").textContent =
       this.only === "all" ? "Nothing yet. What you answer appears here and can be changed." : "None.";
-    show($("older"), this.more);
-    if (focused) $("history-list").querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+    show($("older"), this.more || this.lines.length > this.shown);
   }
 
   _line(line, pending) {

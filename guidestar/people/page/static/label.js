@@ -11,6 +11,7 @@ import { whoever } from "./who.js";
 const AHEAD = 4; // examples that the page holds, the one shown included
 const BUSY = 15000; // milliseconds between two looks at the run while there is something to do
 const IDLE = 2000; // and while there is nothing
+const AWAY = 120000; // without a key, a touch or a move of the mouse: nobody is there
 const TWICE = 400; // milliseconds in which a second click is half of a double click
 
 const run = document.body.dataset.run;
@@ -26,6 +27,7 @@ class LabelPage {
     this.seen = new Set(); // examples whose suggestion was shown
     this.showModel = false;
     this.shownAt = 0;
+    this.moved = performance.now(); // when somebody last did something here
     this.asking = false;
     this.timer = null;
     this.progress = new Progress();
@@ -96,6 +98,9 @@ class LabelPage {
     };
     $("retry").onclick = () => post("retry", { annotator: this.annotator }).catch((error) => this.away(error.message));
     document.addEventListener("keydown", (event) => this.key(event, help));
+    for (const sign of ["keydown", "pointerdown", "pointermove", "wheel", "focus"]) {
+      window.addEventListener(sign, () => (this.moved = performance.now()), { capture: true, passive: true });
+    }
   }
 
   key(event, help) {
@@ -319,7 +324,7 @@ class LabelPage {
       el("span", { class: "small" }, choice ? "The model says " : "The model’s draft: "),
       el("strong", { dir: "auto" }, choice ? labelName(this.task, said.text) : said.text),
       said.probability === null ? null : el("span", { class: "small" }, ` ${percent(said.probability)} sure`),
-      choice ? null : el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.draft() }, el("kbd", { "aria-hidden": "true" }, "d"), "Put it into the box"),
+      choice ? null : el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.draft() }, el("kbd", { "aria-hidden": "true" }, "d"), " Put it into the box"),
     );
   }
 
@@ -348,7 +353,7 @@ class LabelPage {
       const held = [...(this.current && !this.past ? [this.current] : []), ...this.next].map((one) => one.id);
       const have = [...new Set(this.mine().filter(isAnswer).map((one) => one.id))].slice(-500);
       const want = Math.max(AHEAD - held.length, 0);
-      const reply = await post("next", { annotator: this.annotator, want, hold: held.slice(0, 20), have });
+      const reply = await post("next", { annotator: this.annotator, want, hold: held.slice(0, 20), have, active: performance.now() - this.moved < AWAY });
       this.away(null);
       if (reply.state.ready) this.take(reply.state);
       this.arrive(reply);
@@ -365,8 +370,9 @@ class LabelPage {
     this.timer = setTimeout(() => this.fetch(), this.current ? BUSY : IDLE);
   }
 
-  arrive({ examples, lost, idle, state }) {
+  arrive({ examples, lost, suggested, idle, state }) {
     this.next = this.next.filter((one) => !lost.includes(one.id));
+    for (const one of this.next) one.suggestion ??= suggested[one.id] || null; // not under the eyes of who reads the current one
     const answered = new Set(this.mine().filter(isAnswer).map((one) => one.id));
     const known = new Set([this.current?.id, ...this.next.map((one) => one.id)]);
     for (const found of examples) {
@@ -432,7 +438,8 @@ class LabelPage {
       begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
       complete: "Round complete", busy: "Round complete", idle: "Round complete",
     };
-    const detail = command || (kind === "failed" ? trainer?.tail.join("\n") : trainer?.line) || "";
+    const said = { failed: trainer?.tail.join("\n"), training: trainer?.line, begin: trainer?.line };
+    const detail = command || said[kind] || "";
     const title = titles[kind] || "";
     if ($("idle-text").textContent !== text || $("idle").hidden) {
       $("idle-title").textContent = title;
@@ -445,6 +452,7 @@ class LabelPage {
     show($("idle-more"), Boolean(this.history) && this.history.newest() !== null && kind !== "wait");
     $("idle-detail").textContent = detail;
     show($("idle-detail"), detail !== "");
+    show($("idle-late"), kind === "finished");
     show($("retry"), kind === "failed");
   }
 

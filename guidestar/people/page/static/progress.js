@@ -15,9 +15,9 @@ export class Progress {
     $("labels").textContent = `${state.labels} of ${state.budget} labels`;
     $("pace").textContent = state.pace === null ? "" : `${state.pace.toFixed(state.pace < 10 ? 1 : 0)} a minute`;
     $("validation").textContent = state.validation === null ? "" : `validation accuracy ${percent(state.validation)}`;
-    const training = state.trainer?.kind === "training";
+    const training = state.trainer?.kind === "training" && !state.finished && state.done === state.asked; // else it is ending
     show($("training"), training);
-    if (training) $("training-text").textContent = `The model is being trained. ${state.trainer.line}`;
+    if (training) $("training-text").textContent = `The model is at work: ${state.trainer.line || "starting"}`;
   }
 }
 

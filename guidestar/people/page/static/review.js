@@ -196,8 +196,9 @@ class ReviewPage {
   }
 
   doubt({ doubt, counts }) {
-    show($("doubt"), doubt !== null);
-    if (!doubt) return;
+    const shown = doubt !== null && this.list === "suspects"; // nowhere else does it lead a verdict
+    show($("doubt"), shown);
+    if (!shown) return;
     const name = (label) => el("strong", { dir: "auto" }, labelName(this.task, label));
     fill(
       $("doubt"), "The model gives ", name(doubt.other), ` ${percent(doubt.p_other)}, and `, name(counts.text), ` ${percent(doubt.p_given)}.`,
