@@ -1,13 +1,16 @@
 """Learning curves whose truth is known, to count how often an interval holds it and a test raises a false alarm.
 
-`python tests/simulation.py [simulations]` prints the whole study; the suite runs a smaller part of it.
+`python tests/simulation.py 1000 results/statistics/coverage.json` repeats the whole study, which
+docs/statistics.md shows; the suite runs a smaller part of it.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +37,7 @@ from guidestar.metrics.statistics import (
     t_test,
     wilcoxon,
 )
+from guidestar.metrics.verdict import decide
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
@@ -235,28 +239,53 @@ WORLDS = {
 }
 
 
-def main(simulations: int) -> None:
-    def show(title: str, found: Mapping[str, float]) -> None:
-        print(f"{title:<44}", "  ".join(f"{name} {100 * value:.1f}" for name, value in found.items()), flush=True)
+def words(world: World, seeds: int, simulations: int, noise: Noise = Noise(), seed: int = 0) -> dict[str, float]:
+    """How often each verdict was given."""
+    rng, counts = np.random.default_rng(seed), dict.fromkeys(("gain", "no evidence", "harm"), 0)
+    for _ in range(simulations):
+        found = pair(*accuracies(world, seeds, rng, noise), world.labels)
+        counts[decide(found, area_p(found))] += 1
+    return {kind: count / simulations for kind, count in counts.items()}
 
+
+NOISES = {"smooth": Noise(), "skewed": Noise(skewed=True), "rough": Noise(along=0.0)}
+
+
+def study(simulations: int) -> Iterator[dict[str, object]]:
+    """The whole study, one row after the other: what was simulated and the shares that were found."""
     for shape in SHAPES:
         for n in (3, 4, 5, 6, 7, 10):
-            show(f"{shape}, {n} seeds", mean_coverage(shape, n, simulations))
+            yield {"about": "means", "world": shape, "seeds": n, "found": mean_coverage(shape, n, simulations)}
     for n in (5, 10):
         for name, world in WORLDS.items():
             for speed in (1.0, world.speed, 1 / world.speed):
-                for title, noise in (("", Noise()), ("skewed", Noise(skewed=True)), ("rough", Noise(along=0.0))):
-                    measured = coverage(replace(world, speed=speed), n, simulations, noise)
-                    show(f"{name}, speed {speed:.2f}, {n} seeds {title}", measured)
+                for title, noise in NOISES.items():
+                    found = coverage(replace(world, speed=speed), n, simulations, noise)
+                    yield {"about": "curves", "world": name, "speed": speed, "noise": title, "seeds": n, "found": found}
         for speed in (1.0, 1.5, 1 / 1.5):
             world = replace(WORLDS["power law"], speed=speed)
             for m in (200, 1000):
-                measured = coverage(world, n, simulations, Noise(examples=m), answers)
-                show(f"{m} examples known, speed {speed:.2f}, {n} seeds", measured)
-                blind = coverage(world, n, simulations, Noise(examples=m), unknown_answers)
-                show(f"{m} examples not known, speed {speed:.2f}, {n} seeds", blind)
-        show(f"5 random strategies, {n} seeds", family_alarms(5, n, simulations))
+                for title, draw in (("known", answers), ("not known", unknown_answers)):
+                    found = coverage(world, n, simulations, Noise(examples=m), draw)
+                    row = {"about": "examples", "answers": title, "examples": m, "speed": speed, "seeds": n}
+                    yield {**row, "found": found}
+        yield {"about": "families", "strategies": 5, "seeds": n, "found": family_alarms(5, n, simulations)}
+        for name, world in WORLDS.items():
+            for speed in (1.0, world.speed, 1 / world.speed):
+                found = words(replace(world, speed=speed), n, simulations)
+                yield {"about": "verdicts", "world": name, "speed": speed, "seeds": n, "found": found}
+
+
+def main(simulations: int, path: Path) -> None:
+    rows = []
+    for row in study(simulations):
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
+    listed = ",\n".join(json.dumps(row) for row in rows)
+    head = f'"simulations": {simulations}, "level": 0.95, "numpy": "{np.__version__}"'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{{{head}, "rows": [\n{listed}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from guidestar.config import RunConfig
+from guidestar.data.pool import load_dataset
 from guidestar.errors import GuidestarError
-from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
+from guidestar.metrics.doubts import contradicted, hardest
+from guidestar.metrics.statistics import wilson
+from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import build_report, status_text, summary
 from guidestar.report.charts import Line, curve_svg
+from guidestar.report.compare import compare
+from guidestar.report.compare_text import chance, share, signed
+from guidestar.report.evidence import evidence, nearest
+from guidestar.report.read import read_runs
 from guidestar.store import Store
 
 HOSTILE = "<script src='https://example.org/x.js'>alert(1)</script> & $x^2$ ünï 日本"
@@ -310,7 +320,7 @@ def test_a_run_folder_alone_and_a_run_just_begun(tmp_path: Path) -> None:
 
 def test_waiting_for_people_and_no_test_set(tmp_path: Path) -> None:
     with Store.open(tmp_path / "star-seed0", create=True) as store:
-        store.begin({}, {"strategy": "star", "seed": 0})
+        store.begin({}, {"strategy": "star", "seed": 0, "task": {"kind": "text"}})
         store.add_query(Query(0, (Pick(_example(5).id, float("nan")),)), {_example(5).id: _example(5)})
         assert "waits for 1 answers" in status_text(summary(tmp_path))
         store.annotations.add(_example(5).id, Label("free text", "ann"))
@@ -355,3 +365,189 @@ def test_a_chart_takes_any_name() -> None:
     Elements(svg)
     for name in names:
         assert name.replace("<", "&lt;").replace(">", "&gt;") in svg
+
+
+# --- the answer, and what stands behind it ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seeds in which star is above random every time."""
+    folder = tmp_path_factory.mktemp("runs") / "clear"
+    for seed in range(5):
+        build(folder, "star", seed, final=0.9 + 0.004 * seed)
+        build(folder, "random", seed, final=0.82 + 0.003 * (seed % 3))
+    build_report(folder, ["pdf", "png"])
+    return folder
+
+
+def _text(page: str) -> str:
+    return " ".join(" ".join(Elements(page).text).split())
+
+
+def test_the_answer_comes_first_and_is_that_of_the_comparison(clear: Path, page: str) -> None:
+    found = (clear / "report.html").read_text(encoding="utf-8")
+    sentence = compare([clear])["datasets"][0]["comparisons"][0]["verdict"]["sentence"]
+    assert re.match(r"Saved \d+ % of random's labels", sentence)
+    text = _text(found)
+    assert text.index(sentence) < text.index("With 35 labels star reached") < text.index("Learning curve")
+    assert "2 seeds cannot show a gain at 95 %" in _text(page), "few seeds are said so"
+
+
+def test_curves_have_intervals_and_a_paired_difference(clear: Path, page: str) -> None:
+    facts, found = compare([clear])["datasets"][0], (clear / "report.html").read_text(encoding="utf-8")
+    assert "bands 95 % intervals of these means for new seeds" in found
+    assert "Difference from random" in found
+    for point in facts["comparisons"][0]["points"]:
+        assert signed(point["difference"]) in found
+    for cell in (
+        share(facts["comparisons"][0]["saved"]["on_average"]),
+        chance(facts["comparisons"][0]["p"]["sign_flips"]),
+    ):
+        assert f"<td>{cell}</td>" in found
+    assert "the bands reach from one seed to the other" in page
+    assert "Difference from random" not in page, "two seeds give no interval worth drawing"
+
+
+def test_a_single_seed_has_the_test_sets_own_interval(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    build(tmp_path, "random", 0)
+    assert "intervals for the size of the test set alone" in build_report(tmp_path).read_text(encoding="utf-8")
+    low, high = wilson(0.9, TEST)
+    assert 0.8 < low < 0.9 < high < 0.96
+
+
+def test_without_a_control_the_report_says_what_was_reached(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    found = _text(build_report(tmp_path).read_text(encoding="utf-8"))
+    assert "With 35 labels star reached an accuracy of 0.900" in found
+    assert "RIPL needs a random control" in found
+
+
+def test_figures_are_files_of_their_kind_and_the_same_every_time(clear: Path) -> None:
+    names = {"learning-curve", "difference-from-random", "class-balance-of-the-picks", "calibration", "time"}
+    for form, magic in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        written = {file.stem: file.read_bytes() for file in (clear / "figures").glob(f"*.{form}")}
+        assert names <= written.keys()
+        assert all(content.startswith(magic) for content in written.values())
+        build_report(clear, [form])
+        assert {file.stem: file.read_bytes() for file in (clear / "figures").glob(f"*.{form}")} == written
+
+
+def test_picks_name_their_nearest_neighbour_of_earlier_rounds(experiment: Path) -> None:
+    run = next(run for run in read_runs(experiment) if run.name == "star-seed0")
+    found = nearest(run)
+    first = {pick.id for pick in run.queries[0].picks}
+    assert found, "texts that share letters are near each other"
+    assert not first & found.keys(), "the warm start has nothing before it"
+    earlier = [" ".join(run.examples[id].fields.values()) for id in first]
+    for pick in run.queries[1].picks:
+        if pick.id in found:
+            assert found[pick.id].text in earlier
+            assert 0 < found[pick.id].cosine <= 1
+
+
+def test_a_repeated_text_is_its_own_neighbour(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "star-seed0", create=True) as store:
+        store.begin({"seed": 0}, _facts("star", 0, "choice"))
+        for r, texts in enumerate(
+            (["where is my parcel", "I want a refund"], ["where is my parcel?", "zzz 123", "??"])
+        ):
+            examples = {f"{r}{i}": Example(f"{r}{i}", {"text": text}, text) for i, text in enumerate(texts)}
+            store.add_query(Query(r, tuple(Pick(id, float("nan")) for id in examples)), examples)
+            for id in examples:
+                store.annotations.add(id, Label("delivery"))
+    found = nearest(read_runs(tmp_path)[0])
+    assert found.keys() == {"10"}, "nothing in common is no neighbour"
+    assert found["10"].text == "where is my parcel"
+    assert found["10"].cosine > 0.8
+    assert found["10"].answer == "delivery"
+
+
+def test_hard_examples_are_those_with_the_least_probable_labels(experiment: Path) -> None:
+    runs = read_runs(experiment)
+    found = evidence(runs, experiment)
+    assert found is not None
+    assert found.models == 4
+    logs = np.stack([run.test["last"]["log_probs"] for run in runs]).astype(float)
+    gold = runs[0].test["last"]["gold"]
+    chances = np.exp(logs).mean(axis=0)
+    for doubt in found.suspects:
+        i = int(doubt.name.rsplit(" ", 1)[1]) - 1
+        assert doubt.right == 0
+        assert doubt.p_given == pytest.approx(chances[i, gold[i]])
+        assert doubt.p_given <= 0.1
+        assert doubt.p_said >= 0.8
+        assert LABELS[gold[i]] == doubt.given != doubt.said
+    assert len(found.hardest) == 10
+    assert not {d.name for d in found.hardest} & {d.name for d in found.suspects}
+    assert found.wrong <= found.sure <= TEST
+    assert not found.texts, "the data files of this run do not exist"
+
+
+def test_hardest_and_contradicted_are_exact() -> None:
+    logs = np.log([[[0.9, 0.1], [0.05, 0.95], [0.1, 0.9]], [[0.8, 0.2], [0.1, 0.9], [0.6, 0.4]]])
+    order, loss = hardest(logs, np.array([0, 0, 0]))
+    assert order.tolist() == [1, 2, 0]
+    assert loss[1] == pytest.approx(-(np.log(0.05) + np.log(0.1)) / 2)
+    assert contradicted(logs, np.array([0, 0, 0])).tolist() == [1], "for the third the two models disagree"
+    assert contradicted(logs, np.array([1, 1, 1])).tolist() == [], "0.15 is more than a doubt leaves"
+
+
+def test_a_label_that_a_model_contradicted_before_it_saw_it_is_shown(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, rounds=2)
+    with Store.open(tmp_path / "star-seed0") as store:
+        pick = store.query(1).picks[0].id
+        given = store.annotations.answers()[pick]
+        assert isinstance(given, Label)
+        other = next(label for label in LABELS if label != given.answer)
+        chances = {label: 0.95 if label == other else 0.025 for label in LABELS}
+        store.add_suggestions(1, {pick: Suggestion(other, chances, 0)})
+    found = evidence(read_runs(tmp_path), tmp_path)
+    assert found is not None
+    assert [(d.given, d.said, d.p_said) for d in found.labelled] == [(given.answer, other, 0.95)]
+    assert "Labels given in the run that may be wrong" in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_what_it_takes_to_repeat_it_is_on_the_page(experiment: Path, page: str) -> None:
+    assert "guidestar run again.yaml" in page
+    assert "budget: 36" in page, "the configuration as YAML"
+    assert "SHA-256 of the last adapter" in page
+    assert "<td>abc</td>" in page, "the hash of the data"
+
+
+def test_texts_of_hard_examples_are_those_of_the_data_files(tmp_path: Path, demo_data: Path) -> None:
+    """Only while the files are what the run was made on, and never from the network."""
+    data = {"preset": "demo", "folder": str(demo_data)}
+    config = RunConfig.model_validate({"out": str(tmp_path), "data": data, "query": {"warm_start": 5, "budget": 10}})
+    dataset = load_dataset(config)
+    assert dataset.test is not None
+    pairs, labels = dataset.test.answered(), list(dataset.task.labels)
+    gold = np.array([labels.index(answer) for _, answer in pairs])
+    logs = np.full((len(gold), len(labels)), np.log(0.02 / (len(labels) - 1)))
+    logs[np.arange(len(gold)), gold] = np.log(0.98)
+    logs[3] = np.log(0.98) - np.log(0.98 / 0.02) * (np.arange(len(labels)) != (gold[3] + 1) % len(labels))
+    facts = {"strategy": "star", "seed": 0, "task": {"kind": "choice", "labels": labels}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+    with Store.open(tmp_path / "star-seed0", create=True) as store:
+        store.begin({}, facts | {"data_hash": dataset.hash})
+        store.add_query(Query(0, (Pick(_example(5).id, float("nan")),)), {_example(5).id: _example(5)})
+        store.add_arrays(0, "test", {"log_probs": logs.astype(np.float32), "gold": gold})
+        store.add_metrics(Metrics(0, 1, {"accuracy": float((logs.argmax(axis=1) == gold).mean())}))
+    runs = read_runs(tmp_path)
+    assert evidence(runs, tmp_path) == evidence(runs, tmp_path / "star-seed0")
+    found = evidence(runs, tmp_path)
+    assert found is not None
+    assert found.texts
+    (suspect,) = found.suspects
+    assert dict(suspect.fields) == dict(pairs[3][0].fields)
+    assert suspect.name == pairs[3][0].where.rsplit("/", 1)[-1]
+    assert (found.sure, found.wrong) == (len(gold), 1)
+    other = replace(runs[0], facts={**runs[0].facts, "data_hash": "other"})
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.yaml").write_text("out: x\ndata: {preset: trec-6}\n", encoding="utf-8")
+    for run, folder in ((other, tmp_path), (runs[0], tmp_path / "hub"), (runs[0], tmp_path / "hub" / "no" / "config")):
+        without = evidence([run], folder)
+        assert without is not None
+        assert not without.texts
+        assert without.suspects[0].name == "test example 4"

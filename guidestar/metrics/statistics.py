@@ -222,6 +222,19 @@ def covariance(found: Moments, weights: Floats) -> Floats:
     return max(matrices, key=lambda matrix: float(weights @ matrix @ weights)) / (found.n * found.m)
 
 
+def wilson(share: float, examples: int, level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a share of independent examples, (low, high). Source: Wilson 1927.
+
+    >>> low, high = wilson(0.9, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.826, 0.945)
+    """
+    z2 = float(t_quantile(math.inf, level)) ** 2 / examples
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 # --- a handful of differences ---------------------------------------------------------------------
 
 

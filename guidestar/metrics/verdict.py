@@ -153,9 +153,10 @@ def few_seeds(differences: Sequence[float] | Floats, names: tuple[str, str], lev
         return Verdict(
             "no evidence", f"One seed cannot show a gain: {where}, and nothing tells how much of that is chance."
         )
+    agree = "both agree" if n == 2 else f"all {n} agree"
     return Verdict(
         "no evidence",
-        f"{n} seeds cannot show a gain at {_percent(level)}: {where}, but even if all {n} agree, chance alone does "
+        f"{n} seeds cannot show a gain at {_percent(level)}: {where}, but even if {agree}, chance alone does "
         f"that in 1 of {2**n} cases; it takes {needed} seeds.",
     )
 
@@ -244,6 +245,8 @@ def _range(share: Interval, kind: Kind, level: float) -> str:
 
 
 def _apart(difference: float, names: tuple[str, str]) -> str:
+    if abs(difference) < 0.0005:
+        return f"on average {names[0]} was as accurate as {names[1]}"
     where = "above" if difference >= 0 else "below"
     return f"on average {names[0]} was {abs(difference):.3f} {where} {names[1]}'s accuracy"
 

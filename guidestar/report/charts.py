@@ -1,7 +1,7 @@
-"""Charts as inline SVG, each with its numbers: readable on light and dark paper, the same bytes every time.
+"""Charts as inline SVG or as files, each with its numbers: readable on light and dark paper, the same bytes every time.
 
-matplotlib draws with stand-in colours, which are then replaced by the page's own (`currentColor`, CSS
-variables), so that one drawing follows the reader's light or dark setting.
+matplotlib draws with the colours of light paper. On the page they are replaced by the page's own (`currentColor`, CSS
+variables), so that one drawing follows the reader's light or dark setting; in a file they stay.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidestar.errors import GuidestarError
 from guidestar.metrics.scores import Reliability
+from guidestar.store import files
 
 SERIES = 6  # colours of `page.css`; further series differ by marker and dashes
-_TEXT, _GRID, _MUTED = "#0a0b01", "#0a0b02", "#0a0b03"
-_COLOURS = [f"#0a0c{i:02x}" for i in range(SERIES)]
+_TEXT, _GRID, _MUTED = "#1b1f24", "#d9dde2", "#69727d"  # as in `page.css`
+_COLOURS = ["#0b62b5", "#c4510a", "#1b7f4b", "#8a3ea8", "#00757f", "#7a5a1e"]
 _CSS = {_TEXT: "currentColor", _GRID: "var(--grid)", _MUTED: "var(--muted)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(_COLOURS)
 }
@@ -29,58 +31,79 @@ _DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5))
 _MOST_TICKS = 10  # on the axis of labels; with more points the axis chooses
 _MOST_FILLED = 3  # histograms in one drawing; with more their fillings are mud
 _WIDTH = 5.0  # inches, 360 units of the drawing: a phone shows it at its own size
+FORMATS = ("pdf", "png")  # of files
+DPI = 300
 
 Row = Sequence[object]
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn, before it is known on what. draw: takes matplotlib's axes. height: inches, without the legend.
+    legend: how many entries it has."""
+
+    draw: Callable[[Any], None]
+    height: float
+    legend: int
+
+
+@dataclass(frozen=True)
 class Chart:
-    """A drawing and the numbers behind it. svg: markup that is safe to insert."""
+    """A drawing and the numbers behind it."""
 
     title: str
     caption: str
-    svg: str
+    drawing: Drawing
     header: Row
     rows: Sequence[Row]
+
+    @property
+    def svg(self) -> str:
+        """Markup that is safe to insert."""
+        return svg(self.drawing, self.title)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series of points. spread: half the height of the band around it. style: index of its look;
-    None is a reference without colour."""
+    """One series of points. spread: half the height of the band around it, or (low, high) of each point. style: index
+    of its look; None is a reference without colour."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: int | None
-    spread: Sequence[float] | None = None
+    spread: Sequence[float] | Sequence[tuple[float, float]] | None = None
 
 
 def curve_svg(lines: Sequence[Line], levels: Mapping[str, float], title: str) -> str:
-    """Accuracy against labels. levels: names and heights of horizontal reference lines."""
+    """`curve` as an element of a page."""
+    return svg(curve(lines, levels), title)
+
+
+def curve(lines: Sequence[Line], levels: Mapping[str, float], ylabel: str = "accuracy on the test set") -> Drawing:
+    """A value against labels, by default accuracy. levels: names and heights of horizontal reference lines."""
 
     def draw(axes: Any) -> None:
         for line in lines:
             look = _look(line.style)
             axes.plot(line.x, line.y, label=line.name, **look)
             if line.spread is not None:
-                low, high = np.subtract(line.y, line.spread), np.add(line.y, line.spread)
+                band = np.asarray(line.spread, dtype=float)
+                low, high = (np.subtract(line.y, band), np.add(line.y, band)) if band.ndim == 1 else band.T
                 axes.fill_between(line.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
         for (name, height), dashes in zip(levels.items(), [(0, (4, 2)), (0, (1, 1.5))], strict=False):
             axes.axhline(height, color=_MUTED, linestyle=dashes, linewidth=1.2, label=name)
         axes.set_xlabel("labels")
-        axes.set_ylabel("accuracy on the test set")
+        axes.set_ylabel(ylabel)
         axes.xaxis.get_major_locator().set_params(integer=True)
         measured = sorted({x for line in lines for x in line.x})
         if len(measured) <= _MOST_TICKS:
-            axes.set_xticks(measured)
+            axes.set_xticks(_apart(measured))
 
-    return _drawn(draw, title, height=3.3, legend=len(lines) + len(levels))
+    return Drawing(draw, 3.3, len(lines) + len(levels))
 
 
-def histogram_svg(
-    edges: np.ndarray, shares: Sequence[tuple[str, np.ndarray, int | None]], xlabel: str, title: str
-) -> str:
+def histogram(edges: np.ndarray, shares: Sequence[tuple[str, np.ndarray, int | None]], xlabel: str) -> Drawing:
     """Outlines of histograms over the same bins. shares: (name, height of each bin, style)."""
 
     def draw(axes: Any) -> None:
@@ -93,10 +116,10 @@ def histogram_svg(
         axes.set_ylabel("share of the test set")
         axes.set_ylim(bottom=0)
 
-    return _drawn(draw, title, height=2.7, legend=len(shares))
+    return Drawing(draw, 2.7, len(shares))
 
 
-def reliability_svg(curves: Sequence[tuple[str, Reliability, int | None]], title: str) -> str:
+def calibration(curves: Sequence[tuple[str, Reliability, int | None]]) -> Drawing:
     """Accuracy against confidence, with the diagonal of perfect calibration.
 
     The larger a point, the more examples are in its bin; empty bins are left out.
@@ -116,15 +139,12 @@ def reliability_svg(curves: Sequence[tuple[str, Reliability, int | None]], title
         axes.set_xlabel("confidence of the answer")
         axes.set_ylabel("accuracy")
 
-    return _drawn(draw, title, height=3.3, legend=len(curves) + 1)
+    return Drawing(draw, 3.3, len(curves) + 1)
 
 
-def shares_svg(
-    names: Sequence[str],
-    whole: tuple[str, Sequence[float]],
-    parts: Sequence[tuple[str, Sequence[float]]],
-    title: str,
-) -> str:
+def shares(
+    names: Sequence[str], whole: tuple[str, Sequence[float]], parts: Sequence[tuple[str, Sequence[float]]]
+) -> Drawing:
     """One row for each name: a bar for its share of the whole, a point for its share of each part.
 
     whole, parts: (legend, share of each name).
@@ -132,19 +152,19 @@ def shares_svg(
 
     def draw(axes: Any) -> None:
         axes.barh(range(len(names)), whole[1], height=0.62, color=_MUTED, alpha=0.45, label=whole[0])
-        for i, (label, shares) in enumerate(parts):
+        for i, (label, each) in enumerate(parts):
             look = _look(i) | {"linestyle": "", "markersize": 5.5, "clip_on": False}
             at = np.arange(len(names)) + 0.5 * ((i + 0.5) / len(parts) - 0.5)  # equal shares stay apart
-            axes.plot(shares, at, label=label, **look)
+            axes.plot(each, at, label=label, **look)
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("share")
 
-    return _drawn(draw, title, height=1.0 + 0.24 * len(names), legend=1 + len(parts))
+    return Drawing(draw, 1.0 + 0.24 * len(names), 1 + len(parts))
 
 
-def stacked_svg(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], title: str) -> str:
+def stacked(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]]) -> Drawing:
     """Horizontal stacked bars, one for each name. parts: (legend, length for each name)."""
 
     def draw(axes: Any) -> None:
@@ -160,7 +180,16 @@ def stacked_svg(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
 
-    return _drawn(draw, title, height=0.9 + 0.36 * len(names), legend=len(parts))
+    return Drawing(draw, 0.9 + 0.36 * len(names), len(parts))
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Without those whose numbers would run into the last one's: nearer than a twentieth of the axis."""
+    kept = [ticks[-1]] if ticks else []
+    for tick in reversed(ticks[:-1]):
+        if kept[-1] - tick >= (ticks[-1] - ticks[0]) / 20:
+            kept.append(tick)
+    return kept[::-1]
 
 
 def _look(style: int | None) -> dict[str, Any]:
@@ -183,7 +212,17 @@ def _short(name: str) -> str:
 # --- the drawing ----------------------------------------------------------------------------------
 
 
-def _drawn(draw: Any, title: str, height: float, legend: int) -> str:
+def svg(drawing: Drawing, title: str) -> str:
+    """A drawing as an element of an HTML page, which gives its colours and its font."""
+    return _inline(_rendered(drawing, "svg").decode(), title)
+
+
+def save(chart: Chart, path: Path) -> None:
+    """Write a chart on white paper; the suffix says the format, one of `FORMATS`."""
+    files.write_bytes(path, _rendered(chart.drawing, path.suffix.removeprefix(".")))
+
+
+def _rendered(drawing: Drawing, form: str) -> bytes:
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -192,7 +231,7 @@ def _drawn(draw: Any, title: str, height: float, legend: int) -> str:
             "the report's charts need matplotlib, which is not installed: pip install 'guidestar[report]'"
         ) from error
     settings = {
-        "svg.fonttype": "none", "svg.hashsalt": "guidestar", "text.parse_math": False,
+        "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "guidestar", "text.parse_math": False,
         "font.family": "sans-serif", "font.size": 9, "legend.fontsize": 8.5,
         "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _MUTED, "grid.color": _GRID,
         "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _TEXT, "ytick.labelcolor": _TEXT,
@@ -200,19 +239,23 @@ def _drawn(draw: Any, title: str, height: float, legend: int) -> str:
         "grid.linewidth": 0.6, "legend.frameon": False, "hatch.color": _GRID,
     }  # fmt: skip
     columns = 2
-    above = 0.21 * -(-legend // columns)  # the legend stands above the axes and hides no point
-    buffer = io.StringIO()
+    above = 0.21 * -(-drawing.legend // columns)  # the legend stands above the axes and hides no point
+    buffer = io.BytesIO()
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that matplotlib's font lacks; the browser has them
-        figure = Figure(figsize=(_WIDTH, height + above), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, drawing.height + above), layout="constrained")
         axes = figure.add_subplot()
-        draw(axes)
+        drawing.draw(axes)
         figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.2, handlelength=2.4)
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
-    return _inline(buffer.getvalue(), title)
+        figure.savefig(buffer, format=form, transparent=form == "svg", dpi=DPI, metadata=dict.fromkeys(_METADATA[form]))
+    return buffer.getvalue()
 
 
-_METADATA = ("Date", "Creator", "Format", "Type")
+_METADATA = {  # left out: they differ from time to time or name the version
+    "svg": ("Date", "Creator", "Format", "Type"),
+    "pdf": ("Creator", "Producer", "CreationDate"),
+    "png": ("Software",),
+}
 
 
 def _inline(svg: str, title: str) -> str:

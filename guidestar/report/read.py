@@ -11,10 +11,11 @@ import numpy as np
 
 from guidestar.config import QueryConfig
 from guidestar.errors import GuidestarError
-from guidestar.records import Example, Label, Metrics, Query, Skip, Stop
+from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
 from guidestar.store import Store
 from guidestar.store.store import DATABASE
 
+CONFIG_FILE = "config.yaml"  # as `bench` writes it
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -24,7 +25,8 @@ class RunRecord:
 
     name: of its folder. finished: why it ended, None while it goes on. unanswered: examples that wait.
     test: what was predicted on the test set, at most "base" (untuned), "first" and "last" (measured round).
-    scores: round -> scores of all its candidates.
+    scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
+    adapters: round -> SHA-256 of its adapter.
     """
 
     name: str
@@ -38,6 +40,8 @@ class RunRecord:
     unanswered: int
     test: Mapping[str, Arrays]
     scores: Mapping[int, Arrays]
+    unseen: Mapping[str, Suggestion]
+    adapters: Mapping[int, str]
 
     @property
     def strategy(self) -> str:
@@ -83,6 +87,12 @@ def read_runs(folder: Path) -> list[RunRecord]:
     return sorted(runs, key=lambda run: (_place(run), run.strategy, run.seed))
 
 
+def configuration(folder: Path) -> Path | None:
+    """The copy of the configuration in an experiment folder, or above a run folder; None if there is none."""
+    places = (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _read(folder: Path) -> RunRecord | None:
     """A run folder's content, None if it was made but not begun."""
     with Store.open(folder) as store:
@@ -104,6 +114,8 @@ def _read(folder: Path) -> RunRecord | None:
             finished=store.finished(),
             unanswered=sum(len(store.annotations.unanswered(query.round)) for query in queries),
             test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
+            unseen={id: said for id, said in store.suggestions().items() if said.round >= 0},
+            adapters=dict(store.dump()["adapters"]),
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
 

@@ -91,7 +91,7 @@ def _run(run: RunRecord) -> dict[str, Any]:
         "strategy": run.strategy,
         "seed": run.seed,
         "rounds": len(run.metrics),
-        "planned_rounds": run.rounds,
+        "planned_rounds": run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
         "labels": run.metrics[-1].labels if run.metrics else 0,
         "curve": [list(point) for point in run.curve],
         "auc": auc(values) if values else None,

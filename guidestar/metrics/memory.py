@@ -1,0 +1,121 @@
+"""Peak memory of a run by formula: weights, adapter, gradients, optimiser, activations. Pure arithmetic, in bytes.
+
+Training holds at its peak, at the end of a forward pass:
+
+    weights      P · b                 P parameters, b bytes each; a full fine-tuning trains a copy, + P · 4
+    adapter      A · 4                 A trainable numbers, kept in float32
+    gradients    A · 4
+    optimiser    A · 8                 AdamW's two moments
+    activations  m · T · (per token)   m examples of a forward pass (`train.micro_batch_size`), T tokens each
+    logits       m · R · V · (b + 12)  R response tokens and one; in float32, their log-probabilities, their gradient
+
+and for each token of each layer that a gradient passes (those from the lowest adapted one up):
+
+    8 h                    inputs of the two norms, float32
+    b (2 q + 2 k + 3 i)    queries, keys, values and result of the attention; gate, its activation and up of the MLP
+    Σ d (b + 4 mask) + b r for each adapted linear layer its input (width d), its dropout mask, and the low rank
+
+with full fine-tuning in place of the last line 8 h + b (2 h + i), and the weights' copies in the autocast's precision.
+Attention's own scores are not held (PyTorch's fused attention). Source: read off what PyTorch keeps for the backward
+pass of Llama models, which a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GIB = float(2**30)
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A transformer's sizes. parameters: numbers in all. hidden, inner: widths of the state and of the MLP. queries,
+    keys: widths of all heads together. bytes: of one number, as the model is loaded."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    vocabulary: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is trained. numbers: trainable. inputs: (width of the input, rank) of each adapted linear layer. depth: layers
+    that a gradient passes. dropout: whether masks are drawn. full: all weights are trained. folded: numbers of the
+    adapted weights, which scoring in float32 keeps a copy of."""
+
+    numbers: int
+    inputs: Sequence[tuple[int, int]]
+    depth: int
+    dropout: bool = True
+    full: bool = False
+    folded: int = 0
+
+
+def activation_bytes(shape: Shape, adapter: Adapter) -> float:
+    """Bytes kept for the backward pass, for each token, of all layers together.
+
+    >>> tiny = Shape(100, layers=1, hidden=2, inner=4, queries=2, keys=1, vocabulary=8, bytes=4)
+    >>> activation_bytes(tiny, Adapter(8, [(2, 1)], depth=1))
+    108.0
+    """
+    b = shape.bytes
+    layer = 8 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner)
+    if adapter.full:
+        layer += 8 * shape.hidden + b * (2 * shape.hidden + shape.inner)
+    mask = 4 if adapter.dropout else 0
+    return float(adapter.depth * layer + sum(width * (b + mask) + b * rank for width, rank in adapter.inputs))
+
+
+def training(shape: Shape, adapter: Adapter, rows: int, tokens: float, response: float) -> dict[str, float]:
+    """The parts of the peak while training, in bytes. rows: examples of a forward pass, of `tokens` tokens each, of which
+    `response` are the answer's.
+
+    >>> tiny = Shape(100, layers=1, hidden=2, inner=4, queries=2, keys=1, vocabulary=8, bytes=4)
+    >>> sum(training(tiny, Adapter(8, [(2, 1)], depth=1), rows=1, tokens=10, response=1).values())
+    1864.0
+    """
+    n = adapter.numbers
+    casts = shape.bytes * shape.parameters if adapter.full and shape.bytes < 4 else 0
+    return {
+        "weights": float(shape.parameters * shape.bytes),
+        "adapter": 4.0 * n,
+        "gradients": 4.0 * n,
+        "optimiser": 8.0 * n,
+        "activations": rows * tokens * activation_bytes(shape, adapter) + casts,
+        "logits": rows * (response + 1) * shape.vocabulary * (shape.bytes + 12.0),
+    }
+
+
+def scoring(shape: Shape, adapter: Adapter, tokens: float, rows: float, positions: float, new: int) -> dict[str, float]:
+    """The parts of the peak while scoring or evaluating, in bytes; nothing is kept for a backward pass.
+
+    tokens: padded tokens of a batch of `rows` examples. positions: logits looked at, of each. new: tokens generated, 0
+    for none.
+    """
+    b, n = shape.bytes, adapter.numbers
+    cache = 2 * shape.layers * shape.keys * b * (tokens + rows * new) if new else 0
+    return {
+        "weights": float(shape.parameters * b),
+        "adapter": float(n * b + (adapter.folded * b if b == 4 else 0)),
+        "working": tokens * (8.0 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner)) + cache,
+        "logits": rows * positions * shape.vocabulary * (b + 8.0),
+    }
+
+
+def peak(parts: dict[str, float], runtime: float, slack: Range, held: Sequence[str]) -> Range:
+    """Bytes at the peak as a range. runtime: of the program itself. slack: what the allocator makes of a byte that comes
+    and goes, at least and at most; `held`: parts that stay where they are.
+
+    >>> peak({"weights": 100.0, "activations": 10.0}, 5.0, (1.0, 2.0), ["weights"])
+    (115.0, 125.0)
+    """
+    steady = runtime + sum(size for name, size in parts.items() if name in held)
+    loose = sum(size for name, size in parts.items() if name not in held)
+    return steady + slack[0] * loose, steady + slack[1] * loose

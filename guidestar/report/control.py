@@ -1,0 +1,249 @@
+"""What the random share of the picks says about a run: a control for projects that nobody can run twice.
+
+The mathematics, and what is unbiased and why, is in `metrics/sample.py`; `docs/control.md` says it for users.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidestar.data.tasks import ANSWER, make_task
+from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
+from guidestar.records import Label, Pick, Skip, Suggestion
+from guidestar.schema import TaskConfig
+from guidestar.store import Store
+
+LEAST = 5  # random answers below which an interval is so wide that nothing is said
+WINDOW = 30  # random answers that the newest rounds must hold together for an accuracy of now
+_BY_EYE = {"page", "terminal"}  # sources of annotations whose annotators may have seen the model's answer
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A complete round in which some picks were random.
+
+    labels: that the judged model was trained on. random, chosen: whether the model was right, for each pick of the kind
+    with an answer. skipped: random picks without one. population, labelled: unlabelled examples before the round, and
+    the others.
+    """
+
+    round: int
+    labels: int
+    random: tuple[bool, ...]
+    chosen: tuple[bool, ...]
+    skipped: int
+    population: int
+    labelled: int
+
+    @property
+    def draw(self) -> Draw:
+        """The random picks, with what was labelled before counted as right."""
+        return Draw(sum(self.random), len(self.random), self.population, self.labelled, self.labelled)
+
+
+def control(store: Store) -> dict[str, Any] | None:
+    """Facts and sentences from the random picks of a run; None where there are none after the warm start.
+
+    Keys: "answers" (random ones), "skipped", "rounds" (one by one), "accuracy" (of the newest rounds, an interval with
+    "rounds" and "answers"), "pool_right" (share of the pool that would be right if the model answered the rest),
+    "harder" (share of errors among the strategy's picks less that among random ones, an interval), "classes" (label ->
+    "labelled" share and the "pool" interval), "sentences". Intervals are 95 %; what cannot be said is None.
+    """
+    if not store.begun:
+        return None
+    rounds = sampled(store)
+    answered = sum(len(one.random) for one in rounds)
+    if not rounds:
+        return None
+    found: dict[str, Any] = {
+        "answers": answered,
+        "skipped": sum(one.skipped for one in rounds),
+        "rounds": [
+            {"round": one.round, "labels": one.labels, "right": sum(one.random), "answers": len(one.random)}
+            for one in rounds
+        ],
+        "accuracy": _accuracy(rounds) if answered >= LEAST else None,
+        "pool_right": rest_share(rounds[-1].draw).plain() if len(rounds[-1].random) >= LEAST else None,
+        "harder": _harder(rounds) if answered >= LEAST else None,
+        "classes": class_shares(store),
+    }
+    return found | {"sentences": _sentences(found, _swayed(store))}
+
+
+def is_random(facts: Mapping[str, Any]) -> bool:
+    """Whether a run's strategy draws at random, so that every pick is a random one."""
+    recipe = facts.get("recipe") or {}
+    return bool(recipe.get("select") == "random" and recipe.get("measure") is None)
+
+
+def sampled(store: Store) -> list[Sampled]:
+    """The complete rounds with random picks that the model of the round before was asked about."""
+    answers, said, measured = store.annotations.answers(), store.suggestions(), store.metrics()
+    pool = int((store.facts.get("data") or {}).get("pool") or 0)
+    right, everything = _judge(store), is_random(store.facts)
+    found, asked = [], 0
+    for r in range(store.rounds()):
+        picks = store.query(r).picks
+        before, asked = asked, asked + len(picks)
+        if r == 0 or r > len(measured) or not all(pick.id in answers for pick in picks):
+            continue
+        lucky, others = _apart(picks, everything)
+        if not lucky or not all(pick.id in said and said[pick.id].round == r - 1 for pick in picks):
+            continue
+        kinds = [
+            tuple(right(said[pick.id], answer) for pick in kind if isinstance(answer := answers[pick.id], Label))
+            for kind in (lucky, others)
+        ]
+        skipped = len(lucky) - len(kinds[0])
+        population = max(pool - before, len(lucky))
+        found.append(Sampled(r, measured[r - 1].labels, kinds[0], kinds[1], skipped, population, before))
+    return [one for one in found if one.random]
+
+
+def _apart(picks: Sequence[Pick], everything: bool) -> tuple[list[Pick], list[Pick]]:
+    lucky = [pick for pick in picks if everything or "random" in pick.details]
+    return lucky, [pick for pick in picks if not everything and "random" not in pick.details]
+
+
+def _judge(store: Store) -> Any:
+    """(suggestion, label) -> whether the suggestion is right."""
+    settings = (store.facts.get("config") or {}).get("task") or {}
+    kind = store.facts["task"]["kind"]
+    if kind == "choice":
+        return lambda said, label: said.answer == label.answer
+    task = make_task(TaskConfig(kind=kind, marker=settings.get("marker", "####")), [], ANSWER)
+
+    def judge(said: Suggestion, label: Label) -> bool:
+        return bool(task.correct(task.parse(said.answer), label.answer))
+
+    return judge
+
+
+def _accuracy(rounds: Sequence[Sampled]) -> dict[str, Any]:
+    """Of the newest rounds that hold `WINDOW` random answers together, or of all."""
+    count, start = 0, len(rounds)
+    while start and count < WINDOW:
+        start -= 1
+        count += len(rounds[start].random)
+    newest = rounds[start:]
+    return {
+        **mean_share([one.draw for one in newest]).plain(),
+        "answers": count,
+        "right": sum(sum(one.random) for one in newest),
+        "rounds": [newest[0].round, newest[-1].round],
+    }
+
+
+def _harder(rounds: Sequence[Sampled]) -> dict[str, Any] | None:
+    chosen, random = (
+        [(len(kind) - sum(kind), len(kind)) for kind in kinds]
+        for kinds in ([one.chosen for one in rounds], [one.random for one in rounds])
+    )
+    if not any(c[1] and r[1] for c, r in zip(chosen, random, strict=True)):
+        return None
+    return difference(chosen, random).plain()
+
+
+def class_shares(store: Store) -> dict[str, Any] | None:
+    """Label -> its share among the labels, "labelled", and the interval of its share of the "pool", from the warm start
+    and the random picks; None for a task without labels, or before the first round is answered."""
+    labels = store.facts["task"].get("labels")
+    pool = int((store.facts.get("data") or {}).get("pool") or 0)
+    if not labels or not pool:
+        return None
+    answers, everything = store.annotations.answers(), is_random(store.facts)
+    before: Counter[str] = Counter()
+    draws: dict[str, list[Draw]] = {label: [] for label in labels}
+    asked = 0
+    for r in range(store.rounds()):
+        picks = store.query(r).picks
+        if not all(pick.id in answers for pick in picks):
+            break
+        lucky = picks if r == 0 else _apart(picks, everything)[0]
+        drawn = _labels_of(lucky, answers)
+        for label in labels if drawn.total() else ():
+            known = before[label], before.total()
+            population = max(pool - asked, drawn.total())
+            draws[label].append(Draw(drawn[label], drawn.total(), population, *known))
+        before += _labels_of(picks, answers)
+        asked += len(picks)
+    if not before.total() or any(not found for found in draws.values()):
+        return None
+    return {
+        label: {"labelled": before[label] / before.total(), "pool": pool_share(draws[label]).plain()}
+        for label in labels
+    }
+
+
+def _labels_of(picks: Sequence[Pick], answers: Mapping[str, Label | Skip]) -> Counter[str]:
+    found = (answers[pick.id] for pick in picks)
+    return Counter(answer.answer for answer in found if isinstance(answer, Label))
+
+
+def _swayed(store: Store) -> bool:
+    """Whether annotators could see the model's answer before they gave theirs."""
+    people = (store.facts.get("config") or {}).get("people") or {}
+    mode = people.get("suggestions", "auto")
+    shown = mode == "shown" or (mode == "auto" and not people.get("overlap"))
+    return shown and any(entry.source in _BY_EYE for entry in store.annotations.history())
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
+    accuracy, harder = found["accuracy"], found["harder"]
+    if accuracy is None:
+        few = "answer" if found["answers"] == 1 else "answers"
+        return [f"Only {found['answers']} random {few} so far: too few to estimate the accuracy on the pool."]
+    first, last = accuracy["rounds"]
+    when = f"round {last}" if first == last else f"rounds {first} to {last}"
+    lines = [
+        f"Accuracy on the unlabelled pool: about {percent(accuracy['estimate'])} (95 % interval {span(accuracy)}), from "
+        f"{accuracy['right']} of {accuracy['answers']} random picks of {when}, each judged before it was trained on."
+    ]
+    if rest := found["pool_right"]:
+        lines.append(
+            f"If the newest judged model answered the rest, about {percent(rest['estimate'])} of the whole pool would be "
+            f"right ({span(rest)}), labels counted as right."
+        )
+    if harder:
+        lines.append(_harder_sentence(harder))
+    for label, shares in (found["classes"] or {}).items():
+        pool = shares["pool"]
+        if not pool["low"] <= shares["labelled"] <= pool["high"]:
+            lines.append(
+                f"{label!r} is {percent(shares['labelled'])} of the labels and about {percent(pool['estimate'])} of the "
+                f"pool ({span(pool)}): the labels are no picture of the pool."
+            )
+    if found["skipped"]:
+        lines.append(f"{found['skipped']} random picks were skipped; the estimates are for what people can answer.")
+    if swayed:
+        lines.append("Annotators saw the model's answers, which may have swayed them: the accuracy may be too high.")
+    return lines
+
+
+def _harder_sentence(harder: Mapping[str, float]) -> str:
+    points, low, high = (100 * harder[name] for name in ("estimate", "low", "high"))
+    between = f"95 % interval {low:+.0f} to {high:+.0f}"
+    if low > 0:
+        return f"The strategy's picks are harder than the pool: wrong {points:.0f} points more often ({between})."
+    if high < 0:
+        return f"The strategy's picks are easier than the pool: wrong {-points:.0f} points less often ({between})."
+    return f"Whether the strategy's picks are harder than the pool is not known: {points:+.0f} points of error ({between})."
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.784)
+    '78 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+def span(interval: Mapping[str, float]) -> str:
+    """'65 to 89 %'."""
+    return f"{100 * interval['low']:.0f} to {percent(interval['high'])}"

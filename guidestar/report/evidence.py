@@ -1,0 +1,175 @@
+"""What a report shows beside the numbers: hard examples, doubtful labels, and what each pick resembles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.config import load
+from guidestar.data.formats import HUB
+from guidestar.data.pool import load_dataset
+from guidestar.data.presets import apply_preset
+from guidestar.errors import GuidestarError
+from guidestar.metrics.doubts import SURE, contradicted, hardest
+from guidestar.records import Example, Label
+from guidestar.report.read import RunRecord, configuration
+
+SHOWN = 10  # of the hardest examples and of the suspects, each
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One example that models get wrong. given: its label. said: what most models answer. p_given: the mean probability
+    of the given label, p_said of the other. right: how many of the models are."""
+
+    name: str
+    fields: Sequence[tuple[str, str]]
+    given: str
+    said: str
+    p_given: float
+    p_said: float
+    right: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """hardest: test examples, without the suspects. suspects: test examples whose label all models contradict. labelled:
+    suspects among the labels given in the run. models: how many last models looked at the test set. sure, wrong: how
+    many test examples all of them answer alike and surely, and how many of these contradict the label. texts: whether
+    the texts of the test set could be read."""
+
+    hardest: Sequence[Doubt]
+    suspects: Sequence[Doubt]
+    labelled: Sequence[Doubt]
+    models: int
+    sure: int
+    wrong: int
+    texts: bool
+
+
+def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
+    """Hard and doubtful examples by the last model of every run; None if the task is no choice or nothing is measured.
+
+    folder: of the experiment or of the run. A store has no texts of the test set. They are read from the data files, if
+    these are still there and have the recorded hash; else examples are named by their row.
+    """
+    labels = list((runs[0].facts.get("task") or {}).get("labels") or [])
+    last = [run.test["last"] for run in runs if "log_probs" in run.test.get("last", {})]
+    suspects = _labelled(runs)
+    last = [arrays for arrays in last if _alike(arrays, last[0])]
+    if not last or not labels:
+        return Evidence([], [], suspects, 0, 0, 0, True) if suspects else None
+    logs, gold = np.stack([arrays["log_probs"].astype(np.float64) for arrays in last]), last[0]["gold"]
+    examples = _test_examples(runs[0].facts, folder, [labels[i] for i in gold])
+    wrong = contradicted(logs, gold)
+    order, _ = hardest(logs, gold)
+    beside = [i for i in order[: SHOWN + len(wrong)].tolist() if i not in set(wrong.tolist())]
+    chances = np.exp(logs).mean(axis=0)
+    alike = (logs.argmax(axis=2) == chances.argmax(axis=1)).all(axis=0) & (chances.max(axis=1) >= SURE)
+
+    def doubt(i: int) -> Doubt:
+        others = chances[i].copy()
+        others[gold[i]] = -1.0
+        said = int(others.argmax())
+        example = examples[i] if examples else None
+        return Doubt(
+            _file(example.where) if example else f"test example {i + 1}",
+            list(example.fields.items()) if example else [],
+            labels[gold[i]], labels[said], float(chances[i, gold[i]]), float(chances[i, said]),
+            int((logs[:, i].argmax(axis=1) == gold[i]).sum()),
+        )  # fmt: skip
+
+    return Evidence(
+        [doubt(i) for i in beside[:SHOWN]], [doubt(i) for i in wrong[:SHOWN].tolist()], suspects, len(last),
+        int(alike.sum()), len(wrong), examples is not None,
+    )  # fmt: skip
+
+
+def _file(where: str) -> str:
+    """Without the folders, which are those of one machine."""
+    return where.rsplit("/", 1)[-1]
+
+
+def _alike(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> bool:
+    """Whether both were measured on one test set in one order."""
+    return arrays["log_probs"].shape == first["log_probs"].shape and bool((arrays["gold"] == first["gold"]).all())
+
+
+def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) -> list[Example] | None:
+    """The test set as it was measured, None if it cannot be read any more."""
+    copy = configuration(folder)
+    if copy is None or not facts.get("data_hash"):
+        return None
+    try:
+        config = load(copy)
+        data = apply_preset(config.data, config.task)[0]
+        if any(str(source).startswith(HUB) for source in (data.pool, data.test, data.validation)):
+            return None  # a report asks no network
+        found = load_dataset(config)
+    except (GuidestarError, ValueError, OSError):  # moved, changed, or another version's configuration
+        return None
+    pairs = found.test.answered() if found.test is not None and found.hash == facts["data_hash"] else []
+    return [example for example, _ in pairs] if [answer for _, answer in pairs] == list(gold) else None
+
+
+def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
+    """Labels given in a run that a model, before it was trained on them, was almost sure are wrong."""
+    found = []
+    for run in runs:
+        for id, said in run.unseen.items():
+            answer, p = run.answers.get(id), said.probabilities
+            if not isinstance(answer, Label) or answer.answer not in p or id not in run.examples:
+                continue
+            names, chances = list(p), np.maximum(list(p.values()), 1e-300)
+            if len(contradicted(np.log(chances)[None, None], np.array([names.index(answer.answer)]))):
+                other = names[int(chances.argmax())]
+                example = run.examples[id]
+                where, fields = f"{run.name}, {_file(example.where)}", list(example.fields.items())
+                found.append(Doubt(where, fields, answer.answer, other, p[answer.answer], p[other], 0))
+    return sorted(found, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]
+
+
+# --- what a pick resembles -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Near:
+    """The most similar example that was asked for in an earlier round: its text and answer, and the cosine."""
+
+    text: str
+    answer: str | None
+    cosine: float
+
+
+def nearest(run: RunRecord) -> dict[str, Near]:
+    """For each pick after the warm start the most similar of the earlier rounds, by the letters of their texts.
+
+    Cosine of TF-IDF weights of three to five letters in a row within words (Salton and Buckley 1988), over the examples
+    of the run: 1 is the same text. Picks that share nothing with an earlier one are left out.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    ids = list(dict.fromkeys(pick.id for query in run.queries for pick in query.picks))
+    texts = [" ".join(run.examples[id].fields.values()) for id in ids]
+    if len(run.queries) < 2 or not any(text.strip() for text in texts):
+        return {}
+    points = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True).fit_transform(texts)
+    place = {id: i for i, id in enumerate(ids)}
+    before: list[int] = []
+    found: dict[str, Near] = {}
+    for query in run.queries:
+        rows = [place[pick.id] for pick in query.picks]
+        if before and rows:
+            cosines = (points[rows] @ points[before].T).toarray()
+            for row, near, cosine in zip(rows, cosines.argmax(axis=1), cosines.max(axis=1), strict=True):
+                if cosine > 0:
+                    id = ids[before[near]]
+                    answer = run.answers.get(id)
+                    label = answer.answer if isinstance(answer, Label) else None
+                    found[ids[row]] = Near(texts[before[near]], label, min(float(cosine), 1.0))
+        before += rows
+    return found

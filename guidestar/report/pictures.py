@@ -1,0 +1,226 @@
+"""The charts of a report, from the runs it is about."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from guidestar.metrics.scores import ece, reliability
+from guidestar.metrics.statistics import t_interval, wilson
+from guidestar.query.measures import entropy
+from guidestar.records import Label
+from guidestar.report import charts
+from guidestar.report.charts import Chart, Line
+from guidestar.report.compare_text import signed
+from guidestar.report.formats import accuracy, number, percent, share
+from guidestar.report.read import RunRecord
+from guidestar.report.summary import seconds_by_phase, strategy_names
+
+_BINS = 20  # of the histograms
+MOST_CLASSES = 20  # bars; what is rarer is summed
+
+
+def learning_curve(runs: Sequence[RunRecord], facts: Mapping[str, Any]) -> Chart | None:
+    """Mean accuracy of each strategy over the compared seeds, with an interval."""
+    shown = [run for run in runs if run.curve and run.seed in facts["compared"]["seeds"]]
+    if not shown:
+        return None
+    lines = []
+    for style, name in enumerate(strategy_names(runs)):
+        values: dict[int, list[float]] = {}
+        for run in shown:
+            for labels, value in run.curve if run.strategy == name else ():
+                values.setdefault(labels, []).append(value)
+        at = sorted(values)
+        if at:
+            y = [statistics.fmean(values[x]) for x in at]
+            lines.append(Line(name, at, y, style, [_band(values[x], facts["test"]) for x in at]))
+    levels = {}
+    if facts["majority"]:
+        levels[f"always {facts['majority']['label']!r}"] = facts["majority"]["share"]
+    if facts["base"] is not None:
+        levels["untuned model"] = facts["base"]
+    curves = [dict(run.curve) for run in runs if run.curve]
+    return Chart(
+        "Learning curve",
+        f"Accuracy on the test set after each round. {_about_bands(len(facts['compared']['seeds']))}",
+        charts.curve(lines, levels),
+        ["labels", *(run.name for run in runs if run.curve)],
+        [[x, *(accuracy(curve.get(x)) for curve in curves)] for x in sorted(set().union(*curves))],
+    )
+
+
+def _band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
+    """What is drawn around a mean: see `_about_bands`."""
+    if len(values) == 1:
+        return wilson(values[0], examples) if examples else (values[0], values[0])
+    if len(values) == 2:
+        return min(values), max(values)
+    found = t_interval(values)
+    return max(found.low, 0.0), min(found.high, 1.0)
+
+
+def _about_bands(seeds: int) -> str:
+    if seeds < 2:
+        return "One seed; the bands are 95 % intervals for the size of the test set alone, and say nothing about chance in training."
+    if seeds == 2:
+        return "Lines are means of two seeds, the bands reach from one seed to the other."
+    return f"Lines are means over {seeds} seeds, bands 95 % intervals of these means for new seeds."
+
+
+def difference(runs: Sequence[RunRecord], compared: Mapping[str, Any] | None) -> Chart | None:
+    """How far each strategy is above the control, paired by seed; for three seeds and more."""
+    rows = [row for row in (compared or {}).get("comparisons", ()) if row["points"] and len(row["seeds"]) > 2]
+    if compared is None or not rows:
+        return None
+    names, control = strategy_names(runs), compared["control"]
+    lines = []
+    for row in rows:
+        apart = [point["difference"] for point in row["points"]]
+        band = [(one["low"], one["high"]) for one in apart]
+        y = [one["estimate"] for one in apart]
+        lines.append(Line(row["strategy"], [p["labels"] for p in row["points"]], y, names.index(row["strategy"]), band))
+    about = "new seeds and new test examples" if all(row["examples"] for row in rows) else "new seeds"
+    return Chart(
+        f"Difference from {control}",
+        f"Accuracy above {control}'s, paired by seed. Bands are 95 % intervals for {about}, each for its own number of labels; "
+        "the sentence above judges the whole curve.",
+        charts.curve(lines, {"no difference": 0.0}, f"accuracy above {control}"),
+        ["strategy", "labels", "accuracy", control, "difference (95 % interval)"],
+        [
+            [row["strategy"], p["labels"], accuracy(p["strategy"]), accuracy(p["control"]), signed(p["difference"])]
+            for row in rows
+            for p in row["points"]
+        ],
+    )
+
+
+def class_balance(runs: Sequence[RunRecord]) -> Chart | None:
+    """Shares of the classes in the pool and among what each strategy picked after the warm start."""
+    pool = Counter((runs[0].facts.get("data") or {}).get("classes") or {})
+    picked = {name: Counter[str]() for name in strategy_names(runs)}
+    for run in runs:
+        for query in run.queries[1:]:
+            answers = (run.answers.get(pick.id) for pick in query.picks)
+            picked[run.strategy].update(a.answer for a in answers if isinstance(a, Label))
+    if not pool.total() or not any(count.total() for count in picked.values()):
+        return None
+    common = [name for name, _ in pool.most_common(MOST_CLASSES)]
+    names = [name for name in pool if name in common]
+    shares = {"pool": pool, **picked}
+    rows = [[name, *(share(count[name], count.total()) for count in shares.values())] for name in names]
+    if len(pool) > len(names):
+        rest = (count.total() - sum(count[name] for name in names) for count in shares.values())
+        rows.append(["all other classes", *(share(n, c.total()) for n, c in zip(rest, shares.values(), strict=True))])
+    whole, *parts = ((name, [row[i] for row in rows]) for i, name in enumerate(shares, 1))
+    return Chart(
+        "Class balance of the picks",
+        "Bars: the whole pool. Points: what each strategy asked for after the warm start.",
+        charts.shares([row[0] for row in rows], whole, parts),
+        ["class", *shares],
+        [[row[0], *map(percent, row[1:])] for row in rows],
+    )
+
+
+def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
+    """Confidence, entropy and calibration on the test set, the first round against the last."""
+    series = _test_series(runs)
+    if not series:
+        return
+    labels = series[0].log_probs.shape[1]
+    for title, xlabel, caption, top, values in (
+        (
+            "Confidence", "probability of the answer given",
+            "How sure the model is of its answers on the test set, before and after the picks.",
+            1.0, [np.exp(s.log_probs.max(axis=1)) for s in series],
+        ),
+        (
+            "Entropy", "entropy over the labels, nats",
+            f"How undecided the model is on the test set; {math.log(labels):.2f} is a blind guess.",
+            math.log(labels), [entropy(s.log_probs) for s in series],
+        ),
+    ):  # fmt: skip
+        edges = np.linspace(0, top, _BINS + 1)
+        heights = [np.histogram(np.clip(v, 0, top), edges)[0] / len(v) for v in values]
+        shares = [(s.name, h, s.style) for s, h in zip(series, heights, strict=True)]
+        rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i]) for h in heights)] for i in range(_BINS)]
+        yield Chart(title, caption, charts.histogram(edges, shares, xlabel), [xlabel, *(s.name for s in series)], rows)
+    curves = [(s.name, reliability(s.log_probs, s.gold), s.style) for s in series]
+    errors = "; ".join(f"{s.name} {ece(s.log_probs, s.gold):.3f}" for s in series)
+    yield Chart(
+        "Calibration",
+        "Below the diagonal the model is surer than it is right; large points hold many examples. "
+        f"Expected calibration error: {errors}.",
+        charts.calibration(curves),
+        ["confidence", *(f"{name}: {what}" for name, _, _ in curves for what in ("accuracy", "examples"))],
+        [
+            [
+                f"{curves[0][1].edges[i]:.2f} to {curves[0][1].edges[i + 1]:.2f}",
+                *(cell for _, c, _ in curves for cell in (number(c.accuracy[i]), int(c.count[i]))),
+            ]
+            for i in range(len(curves[0][1].count))
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Test predictions of some runs together. log_probs: (n, labels) float64. gold: (n,)."""
+
+    name: str
+    style: int | None
+    log_probs: np.ndarray
+    gold: np.ndarray
+
+
+def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
+    """Round 0 of all runs, then the last round of each strategy, its seeds together; choices only."""
+    groups: list[tuple[str, int | None, list[Any]]] = [
+        ("all, round 0", None, [run.test["first"] for run in runs if "first" in run.test])
+    ]
+    for style, name in enumerate(strategy_names(runs)):
+        later = [run for run in runs if run.strategy == name and len(run.metrics) > 1 and "last" in run.test]
+        groups.append((f"{name}, last round", style, [run.test["last"] for run in later]))
+    return [
+        _Series(
+            name, style,
+            np.concatenate([arrays["log_probs"] for arrays in found]).astype(np.float64),
+            np.concatenate([arrays["gold"] for arrays in found]),
+        )
+        for name, style, found in groups
+        if found and all("log_probs" in arrays for arrays in found)
+    ]  # fmt: skip
+
+
+def time_spent(runs: Sequence[RunRecord]) -> Chart | None:
+    """Seconds of each phase; bars are means over the seeds, the table has every run."""
+    spent = [(run, seconds_by_phase(run)) for run in runs if run.timings]
+    if not spent:
+        return None
+    names = list(dict.fromkeys(run.strategy for run, _ in spent))
+    phases = list(dict.fromkeys(phase for _, seconds in spent for phase in seconds))
+    parts = [
+        (
+            phase,
+            [statistics.fmean(s.get(phase, 0.0) for run, s in spent if run.strategy == name) for name in names],
+        )
+        for phase in phases
+    ]
+    rows = []
+    for run, seconds in spent:
+        for phase, total in seconds.items():
+            count = sum(n for _, p, _, n in run.timings if p == phase)
+            rows.append([run.name, phase, f"{total:.1f}", count, f"{count / total:.1f}" if total else "–"])
+    return Chart(
+        "Time",
+        "Seconds of each phase over all rounds" + (", mean over seeds." if len(spent) > len(names) else "."),
+        charts.stacked(names, parts),
+        ["run", "phase", "seconds", "items", "items a second"],
+        rows,
+    )

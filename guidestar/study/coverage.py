@@ -1,0 +1,232 @@
+"""docs/statistics.md: what `guidestar compare` computes, and how often that was right where the truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from guidestar.errors import StoreError
+from guidestar.report.compare_text import signed
+
+FILE, POOLS = Path("statistics") / "coverage.json", "pools.json"  # below `results`; in the same folder
+_ALARM = "p < 0.05"
+
+_METHOD = """# Statistics
+
+`guidestar compare` and the report set strategies beside random. This page says how, and how often the answer was right on
+{simulations:,} simulated experiments a row whose truth is known. It is generated from `results/statistics/coverage.json`;
+`python tests/simulation.py {simulations} results/statistics/coverage.json` measures again.
+
+## What is compared
+
+- **Pairs.** Both curves of a seed begin with the same examples and the same adapter, so their difference is taken seed by
+  seed. A warm start that is not shared is named. Seeds that one side has not finished are left out, by name.
+- **AUC** is the mean height of the curve by trapezoids, **RIPL** the share of the gap between random's AUC and 1 that is
+  closed, **deficiency** the area between random's last accuracy and the curve over the same for random (below 1 is
+  better).
+- **Labels saved** has two forms. *To reach an accuracy*: where the lower of the two curves ends, or `--target`; one minus
+  the strategy's labels over random's, read off a local quadratic in the logarithm of the labels. *On average*: over all
+  accuracies between the warm start and the higher end. A share below 0 means more labels than random. Where one curve
+  ends before the accuracy, the share is "at least" or "at most" that, and its interval is open.
+- **Effect size** is d_z: the mean difference of the AUCs over its standard deviation between seeds, with Hedges'
+  correction.
+
+## How sure
+
+- **Intervals** rest on the t distribution over paired seeds; those of ratios are Fieller's; those of labels saved hold
+  every number of labels at which the two curves are not significantly apart.
+- **Test examples.** A test set is a sample too. If the run kept which test examples were answered rightly (a choice task
+  does), intervals hold for new seeds and new test examples alike, by a crossed random effects model. If not, the text
+  says that they hold for these test examples alone.
+- **Other views** stand in the table and in `--json`: the paired bootstrap (studentised; the percentile kind covers 83 % in
+  place of 95 % with 5 seeds), the exact sign-flip (permutation) test and its interval, and Wilcoxon's test in `--json`.
+- **Several strategies or datasets**: p values are corrected by Holm's method over all of them.
+
+## What it takes to say "gain"
+
+"Gain" and "harm" need all of: an interval of the difference of the AUCs without 0, Holm's p within the level, and an
+exact one-sided sign-flip test within the level. The last assumes no distribution. It cannot be passed with fewer than five
+seeds at 95 %, so with fewer the verdict is always "no evidence", and the text says how often chance alone would agree.
+"No evidence" is not "no effect": look at the interval.
+
+What it cannot tell: whether the gain holds for another model, budget or dataset; whether a learning curve goes on as
+measured; what a strategy costs in scoring time."""
+
+
+def statistics_page(file: Path) -> str:
+    """The page as Markdown. file: what `tests/simulation.py` wrote; beside it what `guidestar.study.verdicts` did.
+
+    Raises StoreError if one cannot be read.
+    """
+    found, pools = _read(file), _read(file.with_name(POOLS))
+    rows = found["rows"]
+
+    def about(what: str) -> list[Mapping[str, Any]]:
+        return [row for row in rows if row["about"] == what]
+
+    parts = [
+        _METHOD.format(simulations=found["simulations"]),
+        *_curves(about("curves"), found["simulations"]),
+        *_examples(about("examples")),
+        *_verdicts(about("verdicts")),
+        *_pools(pools),
+        *_families(about("families")),
+        *_means(about("means")),
+    ]
+    return "\n".join([*parts, ""])
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read as the results of the simulations: {error}") from error
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], simulations: int) -> list[str]:
+    """Coverage of every interval: lowest, mean and highest over all worlds."""
+    names = [name for name in rows[0]["found"] if name != _ALARM]
+    seeds = sorted({row["seeds"] for row in rows})
+    worlds = len(rows) // len(seeds)
+    parts = [
+        "",
+        "## Measured: intervals of learning curves",
+        "",
+        f"{worlds} worlds: three shapes of curve (two power laws, one S), a strategy that learns as fast as random, faster "
+        "and more slowly, noise along the curve that is smooth, skewed or independent from point to point, 500 test "
+        f"examples. Share of {simulations:,} experiments whose 95 % interval held the truth, in per cent; chance alone "
+        "moves one such number by ± 1.4 (two standard errors).",
+        "",
+        "| interval of | " + " | ".join(f"{n} seeds: mean | lowest | highest" for n in seeds) + " |",
+        "|---" * (1 + 3 * len(seeds)) + "|",
+    ]
+    for name in names:
+        cells = []
+        for n in seeds:
+            values = [row["found"][name] for row in rows if row["seeds"] == n]
+            cells += [_percent(fmean(values)), _percent(min(values)), _percent(max(values))]
+        parts.append(f"| {name} | " + " | ".join(cells) + " |")
+    within = [row["found"][name] for row in rows for name in names]
+    close = sum(abs(value - 0.95) <= 0.02 for value in within)
+    low = sum(value < 0.93 for value in within)
+    parts += [
+        "",
+        f"{close} of all {len(within)} numbers are within 2 points of 95, {low} below 93. False alarms where there is no "
+        "difference (p < 0.05 of the t test):",
+        "",
+        "| noise | " + " | ".join(f"{n} seeds: mean | lowest | highest" for n in seeds) + " |",
+        "|---" * (1 + 3 * len(seeds)) + "|",
+    ]
+    for noise in dict.fromkeys(row["noise"] for row in rows):
+        cells = []
+        for n in seeds:
+            same = (row for row in rows if row["seeds"] == n and row["speed"] == 1 and row["noise"] == noise)
+            values = [row["found"][_ALARM] for row in same]
+            cells += [_percent(fmean(values)), _percent(min(values)), _percent(max(values))]
+        parts.append(f"| {noise} | " + " | ".join(cells) + " |")
+    return parts
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A test set that all seeds share, its answers known or not."""
+    return [
+        "",
+        "## Measured: a test set that all seeds share",
+        "",
+        "All runs are measured on one sample of test examples, and the truth is the accuracy on all possible ones. Knowing "
+        "which examples were answered rightly keeps the promise; knowing the accuracies alone does not.",
+        "",
+        *_table(
+            ["test examples", "answers", "seeds", "speed", "area", "labels saved at the end", "p < 0.05"],
+            rows,
+            lambda row: [
+                str(row["examples"]), row["answers"], str(row["seeds"]), f"{row['speed']:.2f}",
+                *(_percent(row["found"][name]) for name in ("area", "saved at the end", _ALARM)),
+            ],
+        ),
+    ]  # fmt: skip
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        "",
+        "## Measured: the verdict",
+        "",
+        "How often each word was said. Speed 1.00 is no difference; 2.00 means that each label is worth two random ones.",
+        "",
+        *_table(
+            ["curve", "speed", "seeds", "gain", "no evidence", "harm"],
+            rows,
+            lambda row: [
+                row["world"], f"{row['speed']:.2f}", str(row["seeds"]), *map(_percent, row["found"].values()),
+            ],
+        ),
+    ]  # fmt: skip
+
+
+def _pools(found: Mapping[str, Any]) -> list[str]:
+    """What the verdict said on pools that were made to win, tie or lose."""
+    labels, seeds = found["labels"], found["seeds"]
+    return [
+        "",
+        "## Measured: pools where choosing must win, tie and lose",
+        "",
+        f"Real runs of the strategy `entropy` beside `random`: pools of points, a logistic regression as the learner, {seeds} "
+        f"seeds, {labels[0]} to {labels[-1]} labels, {found['experiments']} pools each "
+        f"(`python -m guidestar.study.verdicts {found['experiments']} results/statistics/pools.json`). The suite runs one "
+        "pool of each. The last column is the mean difference of the AUCs over all pools with its 95 % interval.",
+        "",
+        *_table(
+            ["pool", "because", "truth", "gain", "no evidence", "harm", "difference"],
+            found["rows"],
+            lambda row: [
+                row["world"], row["why"], row["truth"], *map(_percent, row["verdicts"].values()),
+                signed(row["difference"]),
+            ],
+        ),
+    ]  # fmt: skip
+
+
+def _families(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        "",
+        "## Measured: several strategies at once",
+        "",
+        "Strategies that are all random, beside random: the share of experiments with any p < 0.05.",
+        "",
+        *_table(
+            ["strategies", "seeds", *rows[0]["found"]],
+            rows,
+            lambda row: [str(row["strategies"]), str(row["seeds"]), *map(_percent, row["found"].values())],
+        ),
+    ]
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        "",
+        "## Measured: a mean of a few differences",
+        "",
+        "Coverage of the intervals of a mean and of d_z, and false alarms of the tests. 100 stands for an interval that is "
+        "open for so few seeds.",
+        "",
+        *_table(
+            ["differences", "seeds", *rows[0]["found"]],
+            rows,
+            lambda row: [row["world"], str(row["seeds"]), *map(_percent, row["found"].values())],
+        ),
+    ]
+
+
+def _table(
+    header: Sequence[str], rows: Iterable[Mapping[str, Any]], cells: Callable[[Mapping[str, Any]], Sequence[str]]
+) -> list[str]:
+    lines = ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    return ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *lines]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
