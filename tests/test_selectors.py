@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from guidestar.errors import ModelError
-from guidestar.query import selectors
+from guidestar.query import distances, selectors
 from guidestar.query.selectors import (
     balance,
     clip_outliers,
@@ -90,7 +90,7 @@ def test_scores_and_points_that_are_not_finite_are_refused():
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_k_center_equals_its_literal_version(seed, shift, monkeypatch):
     """Also far from the origin, where the expanded square would lose all digits in float32, and in chunks."""
-    monkeypatch.setattr(selectors, "_CHUNK", 64)
+    monkeypatch.setattr(distances, "CHUNK", 64)
     points = rng(seed).normal(size=(50, 6)) + shift
     labelled = rng(seed + 100).normal(size=(9, 6)) + shift
     points[3] = labelled[0]
@@ -118,7 +118,7 @@ def test_k_center_never_builds_a_square_matrix(monkeypatch):
     import tracemalloc
 
     points = rng().normal(size=(6000, 16)).astype(np.float32)
-    monkeypatch.setattr(selectors, "_CHUNK", 1 << 16)
+    monkeypatch.setattr(distances, "CHUNK", 1 << 16)
     tracemalloc.start()
     k_center(points, points[:500], 5, rng())
     _, peak = tracemalloc.get_traced_memory()

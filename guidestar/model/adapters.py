@@ -21,6 +21,7 @@ import torch
 
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import full
+from guidestar.model import peft as own_types
 from guidestar.model.dropout import cheapen, drop_before_b
 from guidestar.model.load import BaseModel
 
@@ -37,6 +38,7 @@ def make_config(options: Mapping[str, Any]) -> Any:
     if full.asked_for(options):
         full.check(options)
         return None
+    own_types.register()
     options = dict(options)
     name = str(options.pop("peft_type", "LORA")).upper()
     types = {str(getattr(t, "value", t)): cls for t, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -93,6 +95,7 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dr
     """
     from peft import PeftModel
 
+    own_types.register()
     folder = Path(folder)
     if full.is_saved(folder):
         _refuse_b_dropout(b_dropout)

@@ -17,7 +17,8 @@ import numpy as np
 from guidestar.config import fingerprint
 from guidestar.errors import StoreError
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import Tick, predict
+from guidestar.model.parts import forget, predict_in_parts
+from guidestar.model.predict import Tick
 from guidestar.records import Example, Predictions
 from guidestar.store import files
 
@@ -54,8 +55,13 @@ def base_predictions(
             )
         tick(len(ids), len(ids))
     else:
-        arrays = dict(predict(base, base.model, examples, needs, task, gold=gold, tick=tick).arrays)
+        parts = folder / f"parts-{path.stem}"
+        found = predict_in_parts(
+            base, base.model, examples, needs, task, folder=parts, question={}, gold=gold, tick=tick
+        )
+        arrays = dict(found.arrays)
         files.write_arrays(path, {**arrays, _HASH: np.frombuffer(_digest(arrays), np.uint8)}, {})
+        forget(parts)
     return Predictions(ids, arrays, tuple(task.labels) if task.kind == "choice" else ())
 
 

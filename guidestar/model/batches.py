@@ -18,27 +18,42 @@ from guidestar.records import Example
 class Batch:
     """Left-padded token ids and what belongs to them, on the model's device.
 
-    ids, mask, positions: (rows, tokens) int64; mask is 1 for real tokens, positions count those from 0.
+    ids, positions: (rows, tokens) int64; positions count the real tokens from 0.
+    mask: (rows, tokens before + tokens) int64, 1 for real tokens.
+    past: a cache with the tokens before, None when there are none.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
+    past: Any = None
 
-    def inputs(self, prompt_learning: bool = False) -> dict[str, torch.Tensor]:
+    def inputs(self, prompt_learning: bool = False) -> dict[str, Any]:
         """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
-        found = {"input_ids": self.ids, "attention_mask": self.mask}
+        found = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
+        if self.past is not None:
+            found["past_key_values"] = self.past
         return found if prompt_learning else {**found, "position_ids": self.positions}
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
-    """Stack token lists of different length."""
+def pad_left(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device, *, past: Any = None, before: int = 0
+) -> Batch:
+    """Stack token lists of different length, behind the `before` tokens of `past` that all rows share."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
     mask = (torch.arange(width) >= (width - lengths)[:, None]).long()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return Batch(ids.to(device), mask.to(device), positions.to(device))
+    positions = (mask.cumsum(1) - 1).clamp(min=0) + before
+    mask = torch.cat([mask.new_ones(len(rows), before), mask], dim=1)
+    return Batch(ids.to(device), mask.to(device), positions.to(device), past)
+
+
+def followed(batch: Batch, ids: torch.Tensor) -> Batch:
+    """The batch of the tokens `ids`, (rows, new), behind those of `batch`, which its cache has read."""
+    ahead = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    mask = torch.cat([batch.mask, torch.ones_like(ids)], dim=1)
+    return Batch(ids, mask, batch.positions[:, -1:] + ahead, batch.past)
 
 
 def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> list[list[int]]:
@@ -78,8 +93,8 @@ def conversation(base: BaseModel, turns: Sequence[str]) -> str:
     return str(base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
-def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int = 0) -> list[list[int]]:
-    """Token ids of every prompt. `room`: tokens that must fit behind it.
+def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int | Sequence[int] = 0) -> list[list[int]]:
+    """Token ids of every prompt. `room`: tokens that must fit behind it, or behind each.
 
     Raises DataError naming the first prompt that does not fit the model's context.
     """
@@ -87,25 +102,30 @@ def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int = 0) 
         return []
     texts = [prompt_text(base, e.prompt) for e in examples]
     rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
-    for example, row in zip(examples, rows, strict=True):
+    for example, row, needed in zip(examples, rows, _each(room, examples), strict=True):
         if not row:
             raise DataError(f"{example.where or example.id}: the prompt is empty")
-        if len(row) + room > base.max_length:
+        if len(row) + needed > base.max_length:
             raise DataError(
-                f"{example.where or example.id}: the prompt has {len(row)} tokens and needs {room} more for the response, "
+                f"{example.where or example.id}: the prompt has {len(row)} tokens and needs {needed} more for the response, "
                 f"but the model's context is {base.max_length}; shorten the template, or set data.too_long: drop"
             )
     return [list(row) for row in rows]
 
 
-def too_long(base: BaseModel, examples: Sequence[Example], room: int) -> set[str]:
-    """Ids of the examples whose prompt and response do not fit the model's context."""
+def too_long(base: BaseModel, examples: Sequence[Example], room: int | Sequence[int]) -> set[str]:
+    """Ids of the examples that do not fit the model's context with `room` tokens behind the prompt, or behind each."""
     if not examples:
         return set()
     rows = base.tokenizer([prompt_text(base, e.prompt) for e in examples], add_special_tokens=not base.chat)[
         "input_ids"
     ]
-    return {e.id for e, row in zip(examples, rows, strict=True) if len(row) + room > base.max_length}
+    sizes = zip(examples, rows, _each(room, examples), strict=True)
+    return {e.id for e, row, needed in sizes if len(row) + needed > base.max_length}
+
+
+def _each(room: int | Sequence[int], examples: Sequence[Example]) -> Sequence[int]:
+    return [room] * len(examples) if isinstance(room, int) else room
 
 
 def encode_response(base: BaseModel, prompt: str, response: str) -> list[int]:
@@ -120,6 +140,11 @@ def encode_response(base: BaseModel, prompt: str, response: str) -> list[int]:
     if both[: len(plain)] == plain:
         return list(both[len(plain) :])
     return list(base.tokenizer(joint + response, add_special_tokens=False)["input_ids"])
+
+
+def encode_answer(base: BaseModel, task: Any, example: Example, answer: str) -> list[int]:
+    """Token ids of the response that gives `answer`, end token included."""
+    return [*encode_response(base, example.prompt, task.response_text(answer)), base.eos[0]]
 
 
 @dataclass(frozen=True)

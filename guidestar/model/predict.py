@@ -1,14 +1,15 @@
 """One pass over examples that computes every array asked for.
 
 Memory is bounded by the batch, whatever the size of the pool: of each batch only a few numbers an example
-are kept. The vocabulary's logits are asked for at answer positions alone, and never outlive a batch.
+are kept. The vocabulary's logits are computed at answer positions alone, a chunk of them at a time. What all
+prompts begin with is read once (with dropout once a batch and pass), and a prompt once for all its labels.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,19 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError, ModelError, NoVariance
-from guidestar.model import adapters, full
+from guidestar.model import adapters, full, generate, kv, lora
 from guidestar.model.batches import (
     Batch,
     LabelTokens,
+    encode_answer,
     encode_prompts,
     encode_response,
+    followed,
     label_tokens,
     pad_left,
     token_batches,
 )
+from guidestar.model.generate import entropy_of
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example, Predictions
 
@@ -38,9 +42,11 @@ GENERATED = frozenset(f"{part}_{what}" for part in ("response", "answer") for wh
 GOLD = frozenset(
     f"gold_{what}" for what in ("entropy", "nll", "length", "answer_entropy", "answer_nll", "answer_length")
 )
+GOLD_ANSWER = frozenset(name for name in GOLD if "answer" in name)
 ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
-_CHUNK = 64  # answer positions whose full-vocabulary distribution exists at one time
+_CHUNK = 128  # answer positions whose full-vocabulary distribution exists at one time
+_SAVED = 256  # tokens of a batch that a prefix must save to be worth a pass of its own
 
 
 def predict(
@@ -82,10 +88,9 @@ def predict(
             store["embedding"] = np.zeros((1, 0, 1))
         return Predictions(ids, store, labels)
 
-    work = _Work(base, model, examples, task, wanted, gold)
+    work = _Work(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
-    stochastic = adapters.dropout_on(model) if passes else nullcontext()
-    with torch.inference_mode(), torch.random.fork_rng(), stochastic:
+    with torch.inference_mode(), torch.random.fork_rng(), _ready(model, passes > 0):
         torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
@@ -133,7 +138,7 @@ def respond(
         return Responses((), store)
     work = _Work(base, model, examples, task, GENERATED, None)
     done = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), _ready(model, stochastic=False):
         for rows in work.batches:
             found, values = work.generate(rows, stop)
             for i, text in zip(rows, found, strict=True):
@@ -151,36 +156,54 @@ def respond(
     return Responses(tuple(texts), store)
 
 
+@contextmanager
+def _ready(model: Any, stochastic: bool) -> Iterator[None]:
+    """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
+    bfloat16 would round most of it away (measured; see LOG.md)."""
+    fold = not stochastic and adapters.inner(model).dtype == torch.float32
+    with ExitStack() as stack:
+        if stochastic:
+            stack.enter_context(adapters.dropout_on(model))
+        stack.enter_context(lora.merged(model) if fold else lora.added(model))
+        yield
+
+
 class _Work:
-    """What does not change between batches and passes: encoded texts, batches, label tokens."""
+    """What does not change between batches and passes: encoded texts, their common prefix, batches, label tokens."""
 
     def __init__(
         self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
-        gold: Mapping[str, str] | None,
+        gold: Mapping[str, str] | None, *, stochastic: bool = False,
     ) -> None:  # fmt: skip
-        self.base, self.model, self.task, self.wanted = base, model, task, wanted
+        self.base, self.model, self.task, self.wanted, self.stochastic = base, model, task, wanted, stochastic
         self.exact = adapters.exact_lengths(model)
         self.gold: list[list[int]] = []
         room = 1
         if wanted & GOLD:
             assert gold is not None
-            self.gold = [
-                [*encode_response(base, e.prompt, task.response_text(gold[e.id])), base.eos[0]] for e in examples
-            ]
-            room = max(len(row) for row in self.gold)
+            self.gold = [encode_answer(base, task, e, gold[e.id]) for e in examples]
         if wanted & GENERATED:
             room = max(room, task.max_new_tokens)
         self.labels: LabelTokens | None = None
         if wanted & LABEL:
             self.labels = label_tokens(base, task, examples[0].prompt)
             room = max(room, len(self.labels.prefix) + max(len(r) for r in self.labels.rest))
-        self.prompts = encode_prompts(base, examples, room)
-        longest = [len(p) + (room if wanted & (GENERATED | GOLD) else 0) for p in self.prompts]
+        rooms = [max(room, len(row)) for row in self.gold] or [room] * len(examples)
+        self.prompts = encode_prompts(base, examples, rooms)
+        self.own_cache = kv.keeps_every_key(model)
+        shared = kv.common_prefix(self.prompts) if self.own_cache and len(examples) > 1 else []
+        self.prefix = shared if len(shared) >= kv.LEAST else []
+        self._prefix_states: kv.States | None = None
+        behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
+        longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
         self.batches = token_batches(longest, base.batch_tokens, self.exact)
+        self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Every wanted array for the examples at `rows`, from one pass."""
         found: dict[str, NDArray[Any]] = {}
+        if self.stochastic:
+            self._prefix_states = None  # each pass draws its own masks for it
         if self.wanted & (LABEL | EMBEDDING):
             found |= self._labels(rows)
         if self.wanted & GENERATED:
@@ -198,26 +221,52 @@ class _Work:
         prefix = list(self.labels.prefix) if self.labels else []
         found: dict[str, NDArray[Any]] = {}
         whole = self.labels is not None and self.task.scoring == "sequence"
-        if self.wanted & EMBEDDING or not whole:
-            batch = self._batch([self.prompts[i] + prefix for i in rows])
+        if self.wanted & EMBEDDING or not whole or self.own_cache:
+            longest = max(map(len, self.labels.rest)) - 1 if whole and self.labels and self.own_cache else 0
+            batch = self._batch([self.prompts[i] + prefix for i in rows], longest)
             keep = 1 + len(prefix) if self.wanted & EMBEDDING else 1  # the prompt ends before the format words
             with self._head_input() as states:
                 logits = self._logits(batch, keep)[:, -1].float()
             if self.wanted & EMBEDDING:
                 found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
         if self.labels is not None:
-            scores = self._label_sequences(rows, prefix) if whole else logits[:, self.labels.first]
+            if not whole:
+                scores = logits[:, self.labels.first]
+            elif self.own_cache:
+                scores = self._continued_labels(batch, logits)
+            else:
+                scores = self._label_sequences(rows, prefix)
             found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
         return found
 
+    def _continued_labels(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Sum of log p over each label's own tokens, end token included: (rows, labels).
+
+        batch: the prompts, read into a cache with room for a label; logits: behind their last token.
+        """
+        assert self.labels is not None
+        normaliser, read, columns = logits.logsumexp(-1), batch.mask.shape[1], []
+        for rest in self.labels.rest:
+            column = logits[:, rest[0]] - normaliser
+            if len(rest) > 1:
+                if batch.past is not None:
+                    kv.rewind(batch.past, read)
+                tokens = torch.tensor(rest, device=batch.ids.device).expand(len(batch.ids), -1)
+                after = self._logits(followed(batch, tokens[:, :-1]), len(rest) - 1)
+                column = column - self._chunked(after.flatten(0, 1), tokens[:, 1:].flatten())[0].view_as(
+                    tokens[:, 1:]
+                ).sum(1)
+            columns.append(column)
+        return torch.stack(columns, dim=1)
+
     def _label_sequences(self, rows: Sequence[int], prefix: list[int]) -> torch.Tensor:
-        """Sum of log p over each label's own tokens, end token included: (rows, labels)."""
+        """The same with each label's tokens behind a prompt of their own, for models without a cache of ours."""
         assert self.labels is not None
         columns = []
         for rest in self.labels.rest:
             batch = self._batch([self.prompts[i] + prefix + list(rest) for i in rows])
             targets = torch.tensor(rest, device=batch.ids.device).expand(len(rows), -1)
-            nll, _ = self._token_values(batch, targets)
+            nll, _ = self._token_values(batch, targets, torch.ones_like(targets, dtype=torch.bool))
             columns.append(-nll.sum(1))
         return torch.stack(columns, dim=1)
 
@@ -227,62 +276,64 @@ class _Work:
         """Sums over the tokens of the gold response (end token included), and over its answer alone."""
         batch = self._batch([self.prompts[i] + self.gold[i] for i in rows])
         width = max(len(self.gold[i]) for i in rows)
-        targets = batch.ids[:, -width:]
-        nll, entropy = self._token_values(batch, targets)
-        lengths = torch.tensor([len(self.gold[i]) for i in rows], device=nll.device)
-        real = torch.arange(width, device=nll.device) >= (width - lengths)[:, None]
+        lengths = torch.tensor([len(self.gold[i]) for i in rows]).to(batch.ids.device)
+        real = torch.arange(width, device=batch.ids.device) >= (width - lengths)[:, None]
+        nll, entropy = self._token_values(batch, batch.ids[:, -width:], real)
         answer = np.zeros((len(rows), width), dtype=bool)
-        for row, i in enumerate(rows):
-            answer[row, width - len(self.gold[i]) : width - 1] = self._answer_mask(self.gold[i][:-1])
+        if self.wanted & GOLD_ANSWER:
+            for row, i in enumerate(rows):
+                answer[row, width - len(self.gold[i]) : width - 1] = self._answer_mask(self.gold[i][:-1])
         return _sums("gold", "gold_answer", nll, entropy, real, answer)
 
-    def _token_values(self, batch: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """−log p of each target token and the entropy before it, (rows, targets), in nats.
+    def _token_values(
+        self, batch: Batch, targets: torch.Tensor, real: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """−log p of each real target token and the entropy before it, (rows, targets), in nats; 0 elsewhere.
 
         The targets are the last tokens of the batch. The full distribution exists for a chunk of positions
-        at a time.
+        at a time, and for those of real targets alone.
         """
         width = targets.shape[1]
-        logits = self._logits(batch, keep=width + 1)[:, :-1].flatten(0, 1)
-        goal = targets.reshape(-1)
-        nll = torch.empty(len(goal), dtype=torch.float32, device=logits.device)
-        entropy = torch.empty_like(nll)
+        if self.bare_head:
+            with self._without_head() as states:
+                self._logits(batch, width + 1)
+            entering = states[-1][:, -width - 1 : -1][real]
+            values = self._chunked(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
+        else:
+            values = self._chunked(self._logits(batch, keep=width + 1)[:, :-1][real], targets[real])
+        nll, entropy = (torch.zeros(real.shape, dtype=torch.float32, device=real.device) for _ in range(2))
+        nll[real], entropy[real] = values
+        return nll, entropy
+
+    def _chunked(
+        self, inputs: torch.Tensor, goal: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """−log p of `goal` and the entropy, (n,), from logits (n, vocabulary) or from the states before `head`."""
+        nll, entropy = (torch.empty(len(goal), dtype=torch.float32, device=goal.device) for _ in range(2))
         for start in range(0, len(goal), _CHUNK):
             part = slice(start, start + _CHUNK)
-            log_p = torch.log_softmax(logits[part].float(), dim=-1)
+            logits = inputs[part] if head is None else head(inputs[part])
+            log_p = torch.log_softmax(logits.float(), dim=-1)
             nll[part] = -log_p.gather(1, goal[part, None])[:, 0]
-            entropy[part] = _entropy(log_p)
-        return nll.view(-1, width), entropy.view(-1, width)
+            entropy[part] = entropy_of(log_p)
+        return nll, entropy
 
     # --- generation ---
 
     def generate(self, rows: Sequence[int], stop: str | None = None) -> tuple[list[str], dict[str, NDArray[Any]]]:
         """Greedy responses and sums over their tokens.
 
-        Entropies are taken from the very pass that generates, one number a token, so memory does not grow
-        with (new tokens × vocabulary). The end token counts: deciding to stop is part of a response.
+        The end token counts: deciding to stop is part of a response.
         """
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
-        batch = self._batch([self.prompts[i] for i in rows])
         limit = self.task.max_new_tokens
-        recorder = _Recorder(len(rows), limit, batch.ids.device)
-        options = GenerationConfig(
-            max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
-            eos_token_id=list(self.base.eos), pad_token_id=self.base.pad,
-        )  # fmt: skip
-        watcher = _Watcher(stop, self._decode, batch.ids.shape, limit) if stop else None
-        sequences = self.model.generate(
-            input_ids=batch.ids, attention_mask=batch.mask, generation_config=options,
-            logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=StoppingCriteriaList([watcher] if watcher else []),
-        )  # fmt: skip
-        new = sequences[:, batch.ids.shape[1] :]
+        if self.own_cache and stop is None:
+            batch = self._batch([self.prompts[i] for i in rows], limit)
+            written = generate.greedy(self.base, lambda part: self._logits(part, 1)[:, -1], batch, limit)
+        else:
+            batch = pad_left([self.prompts[i] for i in rows], self.base.pad, self.base.device)
+            written = generate.by_transformers(self.base, self.model, batch, limit, self._decode, stop)
+        new, real, steps = written.tokens, written.real, written.tokens.shape[1]
         ends = torch.isin(new, torch.tensor(self.base.eos, device=new.device))
-        real = (ends.cumsum(1) - ends.long()) == 0  # up to and with the first end token
-        steps = new.shape[1]
-        if watcher:
-            real &= torch.arange(steps, device=new.device) < watcher.lengths.to(new.device)[:, None]
         tokens = new.cpu().tolist()
         counts = (real & ~ends).sum(1).tolist()
         answer = np.zeros((len(rows), steps), dtype=bool)
@@ -290,7 +341,7 @@ class _Work:
         for row, (ids, n) in enumerate(zip(tokens, counts, strict=True)):
             texts.append(self._decode(ids[:n]))
             answer[row, :n] = self._answer_mask(ids[:n])
-        values = _sums("response", "answer", recorder.nll[:, :steps], recorder.entropy[:, :steps], real, answer)
+        values = _sums("response", "answer", written.nll, written.entropy, real, answer)
         return texts, values
 
     def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
@@ -319,8 +370,31 @@ class _Work:
 
     # --- the model ---
 
-    def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
-        return pad_left(rows, self.base.pad, self.base.device)
+    def _batch(self, rows: Sequence[Sequence[int]], room: int = 0) -> Batch:
+        """Rows of prompt and what follows; their common prefix, where there is one, is read from a cache.
+
+        room: tokens to come behind them, which that cache must hold, too.
+        """
+        shared, device = len(self.prefix), self.base.device
+        if shared and (not self.stochastic or shared * (len(rows) - 1) >= _SAVED):
+            if self._prefix_states is None:
+                self._prefix_states = kv.read(self.model, self.prefix, device)
+            if self._prefix_states is not None:
+                own = [row[shared:] for row in rows]
+                past = kv.roomy(self.model, self._prefix_states, len(rows), max(map(len, rows)) + room)
+                return pad_left(own, self.base.pad, device, past=past, before=shared)
+        past = kv.roomy(self.model, None, len(rows), max(map(len, rows)) + room) if room else None
+        return pad_left(rows, self.base.pad, device, past=past)
+
+    def _head_is_bare(self) -> bool:
+        """Whether the logits are the vocabulary projection's own output, neither scaled nor capped: tried on a few
+        tokens. Asked before any dropout is on."""
+        if (head := adapters.inner(self.model).get_output_embeddings()) is None:
+            return False
+        batch = pad_left([self.prompts[0][:8]], self.base.pad, self.base.device)
+        with torch.inference_mode(), self._head_input() as states:
+            logits = self._logits(batch, 1)
+            return torch.allclose(logits, head(states[-1][:, -1:]), rtol=1e-3, atol=1e-3)
 
     def _logits(self, batch: Batch, keep: int) -> torch.Tensor:
         return last_logits(self.model, batch, keep)
@@ -329,62 +403,29 @@ class _Work:
     def _head_input(self) -> Iterator[list[torch.Tensor]]:
         """Collects what enters the vocabulary projection: the last layer's normalised states."""
         states: list[torch.Tensor] = []
-        if not self.wanted & EMBEDDING:
+        if (head := adapters.inner(self.model).get_output_embeddings()) is None:
             yield states
             return
-        head = adapters.inner(self.model).get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
         try:
             yield states
         finally:
             handle.remove()
 
+    @contextmanager
+    def _without_head(self) -> Iterator[list[torch.Tensor]]:
+        """The same, with nothing left for the vocabulary projection to do."""
+        states: list[torch.Tensor] = []
 
-class _Recorder:
-    """A logits processor that writes down entropy and −log p of the greedy token at each step.
+        def take(module: Any, args: Any) -> Any:
+            states.append(args[0])
+            return (args[0][:, :0], *args[1:])
 
-    It sees the model's own logits because no other processor is switched on. Attributes are
-    (rows, steps) float32 in nats.
-    """
-
-    def __init__(self, rows: int, steps: int, device: torch.device) -> None:
-        self.entropy = torch.zeros(rows, steps, device=device)
-        self.nll = torch.zeros(rows, steps, device=device)
-        self.step = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for start in range(0, len(scores), _CHUNK):
-            log_p = torch.log_softmax(scores[start : start + _CHUNK].float(), dim=-1)
-            self.entropy[start : start + _CHUNK, self.step] = _entropy(log_p)
-            self.nll[start : start + _CHUNK, self.step] = -log_p.amax(-1)
-        self.step += 1
-        return scores
-
-
-class _Watcher:
-    """A stopping criterion: a row is done when a text has come up in what is new of it.
-
-    lengths: (rows,) new tokens of each row when that happened, `limit` where it did not.
-    """
-
-    def __init__(self, stop: str, decode: Callable[[Sequence[int]], str], shape: Sequence[int], limit: int) -> None:
-        self.stop, self.decode, self.start = stop, decode, shape[1]
-        self.lengths = torch.full((shape[0],), limit)
-        self.done = torch.zeros(shape[0], dtype=torch.bool)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        step = input_ids.shape[1] - self.start
-        # No token is empty, so the text lies in at most as many of them as it has bytes.
-        tails = input_ids[:, self.start :][:, -len(self.stop.encode()) - 1 :].cpu().tolist()
-        for row in torch.nonzero(~self.done).flatten().tolist():
-            if self.stop in self.decode(tails[row]):
-                self.lengths[row], self.done[row] = step, True
-        return self.done.to(input_ids.device)
-
-
-def _entropy(log_p: torch.Tensor) -> torch.Tensor:
-    """−Σ p log p over the last axis, with 0 log 0 = 0; NaN stays NaN so that it is noticed."""
-    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+        handle = adapters.inner(self.model).get_output_embeddings().register_forward_pre_hook(take, prepend=True)
+        try:
+            yield states
+        finally:
+            handle.remove()
 
 
 def _sums(
@@ -392,13 +433,14 @@ def _sums(
 ) -> dict[str, NDArray[Any]]:
     """Row sums over the response and over its answer. A response with no readable answer counts whole: all of
     it is doubt about the answer. Tokens after the end are left out before summing: 0 × NaN would be NaN."""
-    mine = torch.from_numpy(answer).to(real.device)
+    mine, real = torch.from_numpy(answer), real.cpu()
+    nll, entropy = nll.cpu().double(), entropy.cpu().double()
     mine = torch.where(mine.any(1, keepdim=True), mine, real)
     found = {}
     for name, mask in ((whole, real), (part, mine)):
-        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).cpu().double().numpy()
-        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).cpu().double().numpy()
-        found[f"{name}_length"] = mask.sum(1).cpu().double().numpy()
+        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).numpy()
+        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).numpy()
+        found[f"{name}_length"] = mask.sum(1).double().numpy()
     return found
 
 
@@ -407,7 +449,7 @@ def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
     architecture can leave them out."""
     accepted = inspect.signature(adapters.inner(model).forward).parameters
     options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
-    out = model(**batch.inputs(adapters.exact_lengths(model)), **options, use_cache=False)
+    out = model(**batch.inputs(adapters.exact_lengths(model)), **options)
     return out.logits[:, -keep:]
 
 

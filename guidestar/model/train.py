@@ -9,7 +9,7 @@ dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` add
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from guidestar.config import TrainConfig
 from guidestar.errors import ModelError
 from guidestar.model import adapters, full
-from guidestar.model.batches import encode_prompts, encode_response, pad_left
+from guidestar.model.batches import encode_answer, encode_prompts, pad_left
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
 from guidestar.records import Example
@@ -30,12 +30,14 @@ Labelled = Sequence[tuple[Example, str]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps."""
+    """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
+    of which only the beginning fitted the model's context."""
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
     steps: int
     best_epoch: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ def train(
     """
     if not labelled:
         raise ModelError("there is no labelled example to train on")
-    rows, held_out = _rows(base, task, labelled), _rows(base, task, validation)
+    (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
     model, starts = _begin(base, peft, config, seed, previous)
     try:
         result = _fit(base, model, config, rows, held_out, starts, seed, tick)
         adapters.save(model, folder)
     finally:
         adapters.detach(model)
-    return result
+    return replace(result, cut=cut)
 
 
 def _begin(
@@ -223,14 +225,12 @@ def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: 
     return spent / tokens
 
 
-def _rows(base: BaseModel, task: Any, labelled: Labelled) -> list[_Row]:
-    texts = [task.response_text(answer) for _, answer in labelled]
-    responses = [
-        [*encode_response(base, example.prompt, text), base.eos[0]]
-        for (example, _), text in zip(labelled, texts, strict=True)
-    ]
-    prompts = encode_prompts(base, [example for example, _ in labelled], max((len(r) for r in responses), default=0))
-    return [_Row(p, r) for p, r in zip(prompts, responses, strict=True)]
+def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], int]:
+    """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
+    responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
+    prompts = encode_prompts(base, [example for example, _ in labelled], room=1)
+    rows = [_Row(p, r[: base.max_length - len(p)]) for p, r in zip(prompts, responses, strict=True)]
+    return rows, sum(len(row.response) < len(whole) for row, whole in zip(rows, responses, strict=True))
 
 
 def _epoch(rows: list[_Row], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[_Row]]:

@@ -8,6 +8,7 @@ pass. The arrays, each with the Monte-Carlo passes in front (K = 1 for a plain p
     answer_entropy, answer_nll, answer_length           (K, n)  the same over its answer tokens alone
     gold_entropy, gold_nll, gold_length                 (K, n)  teacher-forced on the gold response
     gold_answer_entropy, gold_answer_nll, gold_answer_length    (K, n)  the same over its answer tokens
+    representation_gradient                             (1, n)  see `model/gradients.py`
 
 Measures that read a `gold_` array know the label; they are named `oracle_…` and exist for simulations.
 Paper in the sources below: Zhang, Wu, Zhou, Xu 2024, "STAR", arXiv 2403.01165.
@@ -128,6 +129,7 @@ class Measure:
     over_passes: False: the function maps (K, n, …) to (K, n) and the K values are averaged (STAR, eq. 7:
         mean of entropies, not entropy of the mean). True: it maps (K, n, …) to (n,) itself.
     min_passes: smallest K for which the measure says anything.
+    max_passes: 0 for a measure of one plain pass that Monte-Carlo passes would not change as they should.
     """
 
     function: Callable[..., Array]
@@ -136,6 +138,7 @@ class Measure:
     tasks: frozenset[str] = ANY
     over_passes: bool = False
     min_passes: int = 1
+    max_passes: int | None = None
 
     @property
     def oracle(self) -> bool:
@@ -184,6 +187,12 @@ MEASURES: dict[str, Measure] = {
         WITH_ANSWER,
     ),
     "answer_nll": Measure(total, ("answer_nll",), "−ln p of the response's answer tokens", WITH_ANSWER),
+    "representation_gradient": Measure(
+        total,
+        ("representation_gradient",),
+        "norm of the gradient of the mean state of the last prompt token by the input embeddings (RG)",
+        max_passes=0,
+    ),
     "oracle_predictive_entropy": Measure(
         total, ("gold_nll",), "STAR's predictive entropy (eq. 3): −ln p of the gold response"
     ),

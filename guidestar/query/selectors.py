@@ -1,8 +1,7 @@
 """Selectors and filters: pure functions from scores or points to positions, best first, no repeats.
 
 Everywhere: k larger than the pool returns every position, k = 0 none. Ties are broken by `rng`, never by
-position. Points are (n, width) embeddings; distances are computed in float32 and in chunks, so that
-memory grows with n but never with n × n.
+position. Points are (n, width) embeddings. More of them: `batches`, `coverage`, `contrast`; the table of all: `table`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import ModelError
+from guidestar.query.distances import directions, finite_points, to_each, to_nearest
 from guidestar.records import Array
 
 Positions = NDArray[np.intp]
-Points = NDArray[np.float32]
 
-_CHUNK = 1 << 22  # numbers in the largest temporary array, 16 MiB in float32
 _BLOCK = 256  # rows compared at once for near-duplicates
 
 
@@ -64,17 +62,17 @@ def k_center(
     >>> k_center(line, np.array([[0.0]]), 2, np.random.default_rng(0))
     array([3, 2])
     """
-    order = _order(len(points), scores, rng)  # the first of equals is then the best of equals
-    ordered = _points(points)[order]
+    order = shuffled_order(len(points), scores, rng)  # the first of equals is then the best of equals
+    ordered = finite_points(points)[order]
     chosen: list[int] = []
     if labelled_points is not None and len(labelled_points):
-        distance = _to_nearest(ordered, _points(labelled_points))
+        distance = to_nearest(ordered, finite_points(labelled_points))
     else:
         distance = np.full(len(ordered), np.inf, dtype=np.float32)
     for _ in range(min(k, len(ordered))):
         here = int(np.argmax(distance))
         chosen.append(here)
-        np.minimum(distance, _to_each(ordered, ordered[here]), out=distance)
+        np.minimum(distance, to_each(ordered, ordered[here]), out=distance)
         distance[here] = -1.0  # never again, even where all that is left are copies
     return order[np.asarray(chosen, dtype=np.intp)]
 
@@ -93,8 +91,8 @@ def k_means(points: Array, k: int, rng: np.random.Generator, weights: Array | No
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    order = _order(len(points), weights, rng)
-    ordered = _points(points)[order]
+    order = shuffled_order(len(points), weights, rng)
+    ordered = finite_points(points)[order]
     seed = int(rng.integers(2**31))
     k = min(k, len(ordered))
     if k == 0:
@@ -136,13 +134,13 @@ def drop_near_duplicates(
     """
     order = np.asarray(order, dtype=np.intp)
     enough = len(order) if enough is None else max(enough, k_needed)
-    directions = _directions(_points(points)[order])
+    unit = directions(finite_points(points)[order])
     limit = np.float32(threshold - 1e-6)  # rounding: a copy has a cosine of 1 within 1e-6
     kept: list[int] = []
     left_out: list[int] = []
-    distinct = np.empty_like(directions)
+    distinct = np.empty_like(unit)
     for start in range(0, len(order), _BLOCK):
-        block = directions[start : start + _BLOCK]
+        block = unit[start : start + _BLOCK]
         similar = np.any(block @ distinct[: len(kept)].T >= limit, axis=1)
         within = block @ block.T >= limit
         for i in range(len(block)):
@@ -200,57 +198,6 @@ def balance(
     return np.asarray(order, dtype=np.intp)[np.asarray(chosen, dtype=np.intp)]
 
 
-def _order(n: int, scores: Array | None, rng: np.random.Generator) -> Positions:
+def shuffled_order(n: int, scores: Array | None, rng: np.random.Generator) -> Positions:
+    """All positions, best first where there are scores; equals, or all without scores, in random order."""
     return random(n, n, rng) if scores is None else top(scores, n, rng)
-
-
-def _points(points: Array) -> Points:
-    found: Points = np.asarray(points, dtype=np.float32)
-    if found.ndim != 2:
-        raise ModelError(f"embeddings have shape {found.shape}, expected (examples, width)")
-    finite = np.isfinite(found).all(axis=1)
-    if not finite.all():
-        raise ModelError(f"embedding at position {int(np.argmin(finite))} is not finite")
-    return found
-
-
-def _directions(points: Points) -> Points:
-    """Unit vectors along the centred points. (n, width) -> (n, width + 1).
-
-    One more coordinate, the same for all and a thousandth of a typical length, gives points that lie on the
-    mean a common direction, where rounding would give each its own.
-    """
-    if not len(points):
-        return points
-    middle = points.mean(axis=0, dtype=np.float64)
-    typical = float(np.sqrt((points.astype(np.float64) ** 2).sum(axis=1).mean()))
-    anchor = np.full((len(points), 1), 1e-3 * typical or 1.0)
-    moved = np.hstack([points - middle, anchor])
-    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _to_each(points: Points, centre: Points) -> Points:
-    """Squared distance of every point to one centre; exact 0 for copies. (n, width), (width,) -> (n,)."""
-    rows = max(1, _CHUNK // max(1, points.shape[1]))
-    found = np.empty(len(points), dtype=np.float32)
-    for i in range(0, len(points), rows):
-        found[i : i + rows] = ((points[i : i + rows] - centre) ** 2).sum(axis=1)
-    return found
-
-
-def _to_nearest(points: Points, centres: Points) -> Points:
-    """Squared distance of every point to its nearest centre. (n, width), (m, width) -> (n,).
-
-    The nearest is found by ‖c‖² − 2 x·c, which is fast; its distance is then taken literally, because the
-    expanded square loses digits where points lie close together.
-    """
-    middle = centres.mean(axis=0)
-    moved = centres - middle
-    norms = (moved**2).sum(axis=1)
-    rows = max(1, _CHUNK // max(len(centres), points.shape[1]))
-    found = np.empty(len(points), dtype=np.float32)
-    for i in range(0, len(points), rows):
-        chunk = points[i : i + rows]
-        nearest = np.argmin(norms - 2.0 * ((chunk - middle) @ moved.T), axis=1)
-        found[i : i + rows] = ((chunk - centres[nearest]) ** 2).sum(axis=1)
-    return found

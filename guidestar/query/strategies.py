@@ -1,4 +1,4 @@
-"""Query strategies: a recipe names the steps, `choose` carries them out.
+"""Query strategies: `choose` carries out the steps that a recipe names.
 
 score → clip outliers → drop near-duplicates → prefilter → select → balance
 
@@ -7,208 +7,23 @@ A strategy sees ids, arrays and counts; neither examples nor labels of the pool 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 
-from guidestar.config import MixConfig, StrategyConfig
-from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.errors import ConfigError, ModelError
 from guidestar.query import mixing, selectors
-from guidestar.query.measures import MEASURES, default_measure, evaluate_measure, measure_problems
+from guidestar.query.measures import evaluate_measure
+from guidestar.query.recipes import STRATEGIES, Recipe, check, labelled_needs, misfits, needs, resolve
 from guidestar.query.selectors import Positions
+from guidestar.query.table import Candidates, embedding, options_of
 from guidestar.records import Array, Pick, Predictions
 
+__all__ = ["STRATEGIES", "Context", "Recipe", "Selection", "check", "choose", "labelled_needs", "needs", "resolve"]
+
 BALANCE_REACH = 4  # a balanced batch is filled from this many times its size
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a strategy is made of; every part may stand alone.
-
-    doc: one line for lists of strategies.
-    measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
-    passes: K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.
-    mix: how base and full uncertainty are mixed, or None for the tuned model's alone.
-    clip_outliers: share of the highest scores left out as likely noise.
-    near_duplicates: cosine (centred) from which on a candidate is left out beside a better one, or None. It
-        compares the base model's embeddings, which are computed once and do not move with the tuning.
-    prefilter: keep this many times the batch of the highest scores for the selector, or None.
-    select: how the batch is drawn from what is left.
-    balance: fill the batch by predicted class, rarest labelled class first.
-    """
-
-    doc: str
-    measure: str | None = None
-    passes: int = 0
-    mix: MixConfig | None = None
-    clip_outliers: float = 0.0
-    near_duplicates: float | None = None
-    prefilter: float | None = None
-    select: Literal["top", "k_center", "k_means", "random"] = "top"
-    balance: bool = False
-
-    def measure_for(self, kind: str) -> str | None:
-        """The measure's name, "auto" resolved for a task kind.
-
-        >>> STRATEGIES["star"].measure_for("number")
-        'response_entropy'
-        """
-        if self.measure == "auto":
-            return default_measure(kind)
-        return self.measure
-
-
-_STAR = Recipe(
-    "STAR: mean entropy of 3 dropout passes, mixed with the base model's, which fades over the rounds",
-    measure="auto",
-    passes=3,
-    mix=MixConfig(),
-)
-
-STRATEGIES: dict[str, Recipe] = {
-    "random": Recipe("uniformly at random: the control", select="random"),
-    "entropy": Recipe("highest entropy over the labels", measure="entropy"),
-    "least_confidence": Recipe("lowest probability of the likeliest label", measure="least_confidence"),
-    "margin": Recipe("smallest gap between the two likeliest labels", measure="margin"),
-    "response_entropy": Recipe("highest entropy summed over the response", measure="response_entropy"),
-    "mc_entropy": Recipe("highest mean entropy of 10 dropout passes", measure="auto", passes=10),
-    "bald": Recipe("highest mutual information of label and adapter, 10 dropout passes", measure="bald", passes=10),
-    "star": _STAR,
-    "star_diverse": dataclasses.replace(
-        _STAR,
-        doc="STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_center",
-    ),
-    "k_center": Recipe("greedy k-centre on the model's hidden states (core-set)", select="k_center"),
-    "uncertain_k_center": Recipe(
-        "4 batches of highest entropy without near-duplicates, then greedy k-centre",
-        measure="auto",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_center",
-    ),
-    "uncertain_k_means": Recipe(
-        "4 batches of highest entropy without near-duplicates, then k-means weighted by entropy",
-        measure="auto",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_means",
-    ),
-    "oracle_predictive_entropy": Recipe(
-        "highest loss on the gold response (simulation only)", measure="oracle_predictive_entropy"
-    ),
-    "oracle_star": dataclasses.replace(
-        _STAR,
-        doc="STAR on the loss on the gold response (simulation only)",
-        measure="oracle_predictive_entropy",
-    ),
-}
-
-
-# --- before the run -----------------------------------------------------------------------------
-
-
-def resolve(config: StrategyConfig) -> Recipe:
-    """The recipe a configuration names, with what differs from it; a key left out keeps the recipe's value.
-
-    Raises ConfigError if the strategy or its measure is unknown.
-    >>> resolve(StrategyConfig(use="star", passes=5)).passes
-    5
-    """
-    if config.use not in STRATEGIES:
-        raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}")
-    if config.measure is not None and config.measure not in ("auto", *MEASURES):
-        options = allowed(["auto", *MEASURES], config.measure)
-        raise ConfigError(f"strategy {config.title!r}: measure {config.measure!r} is unknown; {options}")
-    changes: dict[str, Any] = {
-        key: getattr(config, key)
-        for key in (
-            "measure",
-            "passes",
-            "mix",
-            "clip_outliers",
-            "near_duplicates",
-            "prefilter",
-            "select",
-            "balance",
-        )
-        if getattr(config, key) is not None
-    }
-    if config.mix == "none":
-        changes["mix"] = None
-    return dataclasses.replace(STRATEGIES[config.use], **changes)
-
-
-def check(
-    recipe: Recipe, kind: str, simulation: bool, peft: Mapping[str, Any], b_dropout: float | None = None
-) -> list[str]:
-    """Every reason why a recipe cannot be used, in sentences; empty if it can.
-
-    kind: "choice", "number" or "text". simulation: whether the pool's gold answers are known. peft: the
-    adapter by PEFT's own keys. b_dropout: rate of the dropout before LoRA's B, or None.
-    >>> check(STRATEGIES["star"], "choice", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.1})
-    []
-    """
-    problems = _misfits(recipe)
-    name = recipe.measure_for(kind)
-    if name is not None:
-        problems += measure_problems(name, kind, simulation)
-        least = MEASURES[name].min_passes if name in MEASURES else 1
-        if least > max(recipe.passes, 1):
-            problems.append(f"passes is {recipe.passes}; measure {name!r} needs at least {least}")
-        if least > 1 and recipe.mix is not None:
-            problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
-    peft_type = str(peft.get("peft_type", "LORA")).upper()
-    if recipe.passes and peft_type == "FULL":
-        problems.append(
-            f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "
-            "model's own stays off; set passes to 0"
-        )
-    elif recipe.passes and not b_dropout and not any("dropout" in key and value for key, value in peft.items()):
-        key = "lora_dropout" if "LORA" in peft_type else "a dropout key"
-        problems.append(
-            f"passes is {recipe.passes}, but the {peft_type} adapter has no dropout, so that all passes "
-            f"would be equal; set {key} in `peft` above 0, or passes to 0"
-        )
-    if recipe.balance and kind != "choice":
-        problems.append(f"balance needs predicted classes, which the task kind {kind!r} does not have; allowed: choice")
-    return problems
-
-
-def needs(recipe: Recipe, kind: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the arrays to predict with the tuned model and with the base model.
-
-    >>> [sorted(names) for names in needs(STRATEGIES["star_diverse"], "choice")]
-    [['embedding', 'label_log_probs'], ['embedding', 'label_log_probs']]
-    """
-    name = recipe.measure_for(kind)
-    measured = frozenset(MEASURES[name].needs) if name is not None else frozenset()
-    full, base = measured, (measured if recipe.mix is not None else frozenset())
-    if recipe.select in ("k_center", "k_means"):
-        full |= {"embedding"}
-    if recipe.balance:
-        full |= {"label_log_probs"}
-    if recipe.near_duplicates is not None:
-        base |= {"embedding"}
-    return full, base
-
-
-def _misfits(recipe: Recipe) -> list[str]:
-    """Steps of a recipe that cannot go together, whatever the task."""
-    problems = []
-    if recipe.measure is None:
-        if recipe.select == "top":
-            problems.append("select is 'top', which needs a measure to rank by")
-        for key, unset in (("mix", None), ("prefilter", None), ("clip_outliers", 0.0), ("passes", 0)):
-            if getattr(recipe, key) != unset:
-                problems.append(f"{key} is set, but there is no measure for it to work on")
-    return problems
 
 
 # --- one query ----------------------------------------------------------------------------------
@@ -220,7 +35,7 @@ class Context:
 
     t: queries made before this one, the warm start not counted. rounds: points of the learning curve.
     full, base: predictions of the tuned and of the base model for the candidates at least.
-    labelled: predictions for the labelled examples, of which the embeddings are used.
+    labelled, labelled_base: theirs for the labelled examples; see `labelled_needs`.
     labelled_classes: label -> labels so far. kind: "choice", "number" or "text".
     schedule: a user's λ(t, rounds) in place of the recipe's.
     """
@@ -231,6 +46,7 @@ class Context:
     full: Predictions | None = None
     base: Predictions | None = None
     labelled: Predictions | None = None
+    labelled_base: Predictions | None = None
     labelled_classes: Mapping[str, int] = field(default_factory=dict)
     schedule: mixing.Schedule | None = None
 
@@ -267,7 +83,7 @@ def choose(
     >>> choose(STRATEGIES["margin"], ["a", "b"], context, 1, np.random.default_rng(0)).picks
     (Pick(id='a', score=1.0, details={'full': 1.0}),)
     """
-    if problems := _misfits(recipe):
+    if problems := misfits(recipe):
         raise ConfigError("\n".join(problems))
     place = {id: i for i, id in enumerate(candidates)}
     if len(place) < len(candidates):
@@ -279,7 +95,7 @@ def choose(
     k = min(k, len(ids))
     lucky = selectors.random(len(ids), round(random_share * k), rng)
     others = np.setdiff1d(np.arange(len(ids)), lucky)
-    chosen = _compose(recipe, others, scores.get("score"), full, base, context, k - len(lucky), rng)
+    chosen = _compose(recipe, others, scores.get("score"), lam, full, base, context, k - len(lucky), rng)
 
     def pick(i: int, random: bool) -> Pick:
         details = {name: float(values[i]) for name, values in scores.items() if name != "score"}
@@ -301,18 +117,19 @@ def _score(
 ) -> tuple[dict[str, Array], float | None]:
     """ "score" and its parts for every id, and λ where there is a mix."""
     name = recipe.measure_for(context.kind)
+    lam = None
+    if recipe.mix is not None:
+        lam = mixing.weight(context.schedule or mixing.schedule_for(recipe.mix), context.t, context.rounds)
     if name is None:
-        return {}, None
+        return {}, lam
     if full is None:
         raise ModelError(f"measure {name!r} needs predictions of the tuned model, and there are none")
     scores = {"full": evaluate_measure(name, full)}
-    if recipe.mix is None:
+    if recipe.mix is None or lam is None:
         return {"score": scores["full"]} | scores, None
     if base is None:
         raise ModelError("mix needs predictions of the base model, and there are none")
     scores["base"] = evaluate_measure(name, base)
-    schedule = context.schedule or mixing.schedule_for(recipe.mix)
-    lam = mixing.weight(schedule, context.t, context.rounds)
     return {"score": mixing.mix(scores["base"], scores["full"], lam, recipe.mix.scale)} | scores, lam
 
 
@@ -320,6 +137,7 @@ def _compose(
     recipe: Recipe,
     left: Positions,
     score: Array | None,
+    lam: float | None,
     full: Predictions | None,
     base: Predictions | None,
     context: Context,
@@ -337,44 +155,28 @@ def _compose(
     wanted = reach if recipe.prefilter is None else max(k, math.ceil(recipe.prefilter * k))
     if recipe.near_duplicates is not None:
         enough = wanted if recipe.prefilter is not None or recipe.select == "top" else None
-        points = _embedding(base, "the candidates by the base model")
+        points = embedding(base, "the candidates by the base model")
         left = selectors.drop_near_duplicates(points, left, recipe.near_duplicates, k, enough)
     if recipe.prefilter is not None:
         left = left[:wanted]
-    left = left[_select(recipe, left, score, full, context, reach, rng)]
+    candidates = Candidates(
+        left=left, score=None if score is None else score[left], full=full, base=base, labelled=context.labelled,
+        labelled_base=context.labelled_base, lam=lam, scale=recipe.mix.scale if recipe.mix else "raw",
+        options=options_of(recipe.select, recipe.options),
+    )  # fmt: skip
+    if len(left):
+        left = left[recipe.selector.function(candidates, reach, rng)]
     if recipe.balance:
         left = _balance(left, full, context, k)
     return left
 
 
-def _select(
-    recipe: Recipe,
-    left: Positions,
-    score: Array | None,
-    full: Predictions | None,
-    context: Context,
-    k: int,
-    rng: np.random.Generator,
-) -> Positions:
-    """Places in `left`, which is sorted best first."""
-    here = None if score is None else score[left]
-    if recipe.select == "top":
-        return np.arange(min(k, len(left)))
-    if recipe.select == "random":
-        return selectors.random(len(left), k, rng)
-    points = _embedding(full, "the candidates")[left]
-    if recipe.select == "k_means":
-        return selectors.k_means(points, k, rng, None if here is None else np.maximum(here, 0.0))
-    labelled = None if context.labelled is None else _embedding(context.labelled, "the labelled examples")
-    return selectors.k_center(points, labelled, k, rng, here)
-
-
 def _balance(left: Positions, full: Predictions | None, context: Context, k: int) -> Positions:
     if full is None or "label_log_probs" not in full.arrays:
         raise ModelError("balance needs the array 'label_log_probs' of the tuned model")
-    predicted = np.exp(full.arrays["label_log_probs"]).mean(axis=0).argmax(axis=-1)
+    likeliest = np.exp(full.arrays["label_log_probs"]).mean(axis=0).argmax(axis=-1)
     counts = [context.labelled_classes.get(label, 0) for label in full.labels]
-    return selectors.balance(predicted, left, counts, k)
+    return selectors.balance(likeliest, left, counts, k)
 
 
 def _rows(predictions: Predictions | None, ids: Sequence[str], model: str) -> Predictions | None:
@@ -387,9 +189,3 @@ def _rows(predictions: Predictions | None, ids: Sequence[str], model: str) -> Pr
             f"the {model} model's predictions lack {len(missing)} of {len(ids)} candidates, first {missing[0]}"
         )
     return predictions.rows(np.array([place[id] for id in ids], dtype=np.intp))
-
-
-def _embedding(predictions: Predictions | None, what: str) -> Array:
-    if predictions is None or "embedding" not in predictions.arrays:
-        raise ModelError(f"the strategy needs the array 'embedding' of {what}, which was not predicted")
-    return predictions.arrays["embedding"][0]

@@ -166,6 +166,8 @@ def _fill(axes: Any, panel: Panel, title: str) -> None:
         axes.axhline(100 * panel.level, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
     axes.set_title(title)
     axes.set_xlabel("labels")
+    if not panel.curves:
+        axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=GREY, transform=axes.transAxes)
     points = panel.curves[0][2].labels if panel.curves else ()
     if 0 < len(points) <= MOST_TICKS:
         axes.set_xticks(points)

@@ -20,6 +20,7 @@ from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import GuidestarError
 from guidestar.query import strategies
+from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
 
@@ -164,8 +165,11 @@ def work_of(config: RunConfig, kind: str, pool: int, test: int, *, first: bool =
     add("train", "train", config.train.epochs * sum(trained))
     for before in labels[:-1]:
         candidates = min(query.candidates or pool, pool - before)
+        scored = candidates if recipe.subpool is None else min(candidates, recipe.subpool_size or SUBPOOL_SIZE)
         for work in kinds_of(needs_full):
-            add("score", work, candidates * max(recipe.passes, 1))
+            add("score", work, scored * max(recipe.passes, 1))
+        for work in kinds_of(strategies.labelled_needs(recipe)[1]):
+            add("score base labelled", f"base {work}", before)
         for work in kinds_of(needs_base) if query.candidates else ():
             add("score base", f"base {work}", candidates)
     for work in kinds_of(needs_base) if not query.candidates and len(labels) > 1 else ():
@@ -184,7 +188,7 @@ def kinds_of(needs: frozenset[str]) -> list[str]:
     """
     found = set()
     for need in needs:
-        if need in ("label_log_probs", "embedding"):
+        if need in ("label_log_probs", "embedding", "representation_gradient"):  # the backward pass is not counted
             found.add("labels")
         else:
             found.add("gold" if need.startswith("gold_") else "generated")

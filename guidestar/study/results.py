@@ -50,6 +50,8 @@ def portable(config: RunConfig) -> dict[str, Any]:
     plain["model"] = {key: value for key, value in plain["model"].items() if key not in ("device", "batch_tokens")}
     plain["model"]["name"] = short(plain["model"]["name"])
     plain["train"].pop("micro_batch_size")
+    share = plain["query"]["random_share"]
+    plain["query"]["random_share"] = 0.0 if share is None else share  # the default of a cell, which is a simulation
     return plain
 
 

@@ -126,12 +126,12 @@ SCALES: dict[str, Scale] = {
         },
     ),
     "tiny": Scale(
-        doc="a tiny model and synthetic questions, both made on the spot: does everything run?",
+        doc="a tiny model made on the spot, on synthetic questions or a few of the real files: does everything run?",
         model=None,
         peft=_lora(4, 8),
         full_rate=1e-3,
         batch_tokens=2048,
-        note="A tiny model on synthetic data: these numbers mean nothing beyond 'it runs'.",
+        note="A tiny model that knows next to nothing: these numbers mean nothing beyond 'it runs'.",
         settings={
             "gsm8k": Setting(_TINY_QUERY, _TINY_TRAIN, 40, task={"max_new_tokens": 32}),
             "boolq": Setting(_TINY_QUERY, _TINY_TRAIN, 40, task={"max_new_tokens": 8}),

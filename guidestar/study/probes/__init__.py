@@ -2,6 +2,10 @@
 
 - confidence: how sure is the model where it is wrong (STAR, figure 2)?
 - entropy: do the examples that were uncertain at the start stay so over the rounds (STAR, figure 3)?
+- layers: how far does each layer move from the base model, and how smooth are the labels on it?
+- noise: how far does accuracy move when the same labels are trained on again?
+- picks: what did the strategies of a seed pick in common, and how varied are the texts?
+- score: which measure tells wrong answers from right ones, and does it follow length or a class instead?
 - unchanged: what happens to confidence and entropy where the prediction stays the same?
 
 A probe writes NAME.json (facts and sentences), NAME.csv and, where there is enough to draw, NAME.png and NAME.pdf
@@ -20,15 +24,34 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.progress import Progress
 from guidestar.study.probes.confidence import confidence_probe
 from guidestar.study.probes.entropy import entropy_probe
+from guidestar.study.probes.layers import layers_probe
+from guidestar.study.probes.noise import noise_probe
+from guidestar.study.probes.picks import picks_probe
 from guidestar.study.probes.run import Probe
+from guidestar.study.probes.score import score_probe
 from guidestar.study.probes.unchanged import unchanged_probe
 
-__all__ = ["PROBES", "Probe", "confidence_probe", "entropy_probe", "probe", "unchanged_probe"]
+__all__ = [
+    "PROBES",
+    "Probe",
+    "confidence_probe",
+    "entropy_probe",
+    "layers_probe",
+    "noise_probe",
+    "picks_probe",
+    "probe",
+    "score_probe",
+    "unchanged_probe",
+]
 
 # name -> the probe, and the options it has
 PROBES: dict[str, tuple[Callable[..., Probe], tuple[str, ...]]] = {
     "confidence": (confidence_probe, ("shots", "round")),
     "entropy": (entropy_probe, ("top", "limit", "measure")),
+    "layers": (layers_probe, ("texts",)),
+    "noise": (noise_probe, ("seeds", "round")),
+    "picks": (picks_probe, ()),
+    "score": (score_probe, ("passes",)),
     "unchanged": (unchanged_probe, ()),
 }
 

@@ -218,3 +218,49 @@ def _bars(axes: Any, i: int, spreads: Sequence[Mapping[str, float]], label: str)
     few = np.asarray([spreads[k]["n"] < FEW for k in some], dtype=bool)
     if few.any():
         axes.plot(x[few], middle[few], marker=style["marker"], markersize=1.8, color="white", linestyle="", zorder=4)
+
+
+# --- picks and layers ---------------------------------------------------------------------------
+
+
+def draw_overlap(names: Sequence[str], matrix: Array) -> Draw:
+    """A heatmap of the overlap of picks. matrix: (strategies, strategies) in [0, 1]."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.imshow(matrix, vmin=0.0, vmax=1.0, cmap="Blues")
+        axes.grid(False)
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title("share of picks in common (Jaccard)")
+        if len(names) <= MOST_NUMBERS:
+            for i in range(len(names)):
+                for j in range(len(names)):
+                    colour = "white" if matrix[i, j] > 0.6 else "black"
+                    axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=7)
+
+    return draw
+
+
+def draw_layers(names: Sequence[str], similar: Array, smooth: Array | None) -> Draw:
+    """CKA with the base model over the layers, a line for each round, and beside it the smoothness of each layer.
+
+    names: "base" and the rounds. similar: (rounds, layers). smooth: (1 + rounds, layers) or None.
+    """
+
+    def draw(figure: Any) -> None:
+        plots = figure.subplots(1, 1 if smooth is None else 2, squeeze=False)[0]
+        layers = np.arange(1, similar.shape[1] + 1)
+        for i, row in enumerate(similar):
+            plots[0].plot(layers, row, label=f"round {names[i + 1]}", **look(i))
+        plots[0].set_ylim(top=1.02)
+        plots[0].set_ylabel("linear CKA with the base model")
+        for i, row in enumerate([] if smooth is None else smooth):
+            style = {"color": GREY, "linestyle": ":"} if i == 0 else look(i - 1)
+            plots[1].plot(layers, row, label="base" if i == 0 else None, **style)
+            plots[1].set_ylabel("Besov smoothness α of the labels")
+        for axes in plots:
+            axes.set_xlabel("layer")
+        figure.legend(loc="outside upper left", ncols=4)
+
+    return draw

@@ -1,0 +1,116 @@
+"""Keys and values that are computed once and read again: of a prefix that all prompts share, of a prompt before
+each of its labels, of a response while it grows.
+
+A batch's room is taken once, so nothing is copied when tokens are added. Used for models whose layers all keep every
+key; others (recurrent, sliding windows) and prompt learning go the plain way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from guidestar.model import adapters
+
+States = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # of each layer keys and values, (rows, heads, tokens, width)
+LEAST = 4  # tokens of a prefix worth a pass of their own
+
+
+class Room(DynamicLayer):
+    """One layer's keys and values in a block of fixed length, filled from the front; `keys` and `values` are the
+    filled part."""
+
+    def __init__(self, start: tuple[torch.Tensor, torch.Tensor] | None, rows: int, length: int) -> None:
+        super().__init__()
+        self.rows, self.length, self.filled = rows, length, 0
+        self.blocks: tuple[torch.Tensor, ...] = ()
+        if start is not None:
+            self.update(*(part.expand(rows, -1, -1, -1) for part in start))
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Add tokens behind the last one: (rows, heads, new, width) in, all so far out."""
+        new = (key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(*new)
+            self.blocks = tuple(part.new_empty((self.rows, part.shape[1], self.length, part.shape[3])) for part in new)
+        end = self.filled + key_states.shape[2]
+        for block, part in zip(self.blocks, new, strict=True):
+            block[:, :, self.filled : end] = part
+        self.show(end)
+        return self.keys, self.values
+
+    def show(self, end: int) -> None:
+        """Make the first `end` tokens the filled part; what lies behind is written over."""
+        self.filled = end
+        self.keys, self.values = (block[:, :, :end] for block in self.blocks)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Only these rows, in this order."""
+        self.blocks = tuple(block[rows] for block in self.blocks)
+        self.rows = len(rows)
+        self.show(self.filled)
+
+
+def common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """The tokens that all rows begin with, at least one of each row left over.
+
+    >>> common_prefix([[5, 6, 7], [5, 6, 8, 9]])
+    [5, 6]
+    >>> common_prefix([[5], [5, 6]])
+    []
+    """
+    if not rows:
+        return []
+    first, last = min(rows), max(rows)  # what the smallest and the largest share, all share
+    shared = 0
+    while shared < min(map(len, rows)) - 1 and first[shared] == last[shared]:
+        shared += 1
+    return list(first[:shared])
+
+
+def keeps_every_key(model: Any) -> bool:
+    """Whether the model can go on behind keys and values of ours."""
+    inner = adapters.inner(model)
+    accepted = inspect.signature(inner.forward).parameters
+    if adapters.exact_lengths(model) or not {"past_key_values", "position_ids"} <= accepted.keys():
+        return False
+    try:
+        layers = DynamicCache(config=inner.config).layers
+    except (AttributeError, KeyError, TypeError, ValueError):  # an architecture that the cache does not know
+        return False
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def read(model: Any, tokens: Sequence[int], device: torch.device) -> States | None:
+    """Keys and values of one row of tokens, (1, heads, tokens, width) of each layer; None if the model keeps others."""
+    ids = torch.tensor([list(tokens)], device=device)
+    cache = DynamicCache(config=adapters.inner(model).config)
+    keep = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(adapters.inner(model).forward).parameters else {}
+    )
+    model(input_ids=ids, past_key_values=cache, use_cache=True, **keep)
+    if any(not layer.is_initialized or layer.get_seq_length() != len(tokens) for layer in cache.layers):
+        return None
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
+
+
+def roomy(model: Any, states: States | None, rows: int, length: int) -> Cache:
+    """An empty cache for `rows` × `length` tokens, or one that begins with `states` in every row."""
+    count = len(DynamicCache(config=adapters.inner(model).config).layers)
+    return Cache(layers=[Room(states[i] if states else None, rows, length) for i in range(count)])
+
+
+def rewind(cache: Cache, length: int) -> None:
+    """Forget all tokens of every row but the first `length`."""
+    for layer in cache.layers:
+        layer.show(length)
+
+
+def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
+    """Only these rows of a cache of ours."""
+    for layer in cache.layers:
+        layer.keep(rows)

@@ -1,0 +1,289 @@
+"""The table of strategies: recipes that name the steps of a query, and what can be wrong with one.
+
+score → clip outliers → drop near-duplicates → prefilter → select → balance
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guidestar.config import MixConfig, StrategyConfig
+from guidestar.errors import ConfigError, allowed
+from guidestar.query import table
+from guidestar.query.measures import MEASURES, default_measure, measure_problems
+from guidestar.query.subpool import SUBPOOLS
+
+SUBPOOL_SIZE = 1000  # candidates that are scored of a sub-pool, unless configured
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a strategy is made of; every part may stand alone.
+
+    doc: one line for lists of strategies.
+    measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
+    passes: K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.
+    mix: how base and full uncertainty are mixed, or None for the tuned model's alone. A selector that mixes distances
+        takes its λ from here too.
+    clip_outliers: share of the highest scores left out as likely noise.
+    near_duplicates: cosine (centred) from which on a candidate is left out beside a better one, or None. It
+        compares the base model's embeddings, which are computed once and do not move with the tuning.
+    prefilter: keep this many times the batch of the highest scores for the selector, or None.
+    select: how the batch is drawn from what is left; a name of `SELECTORS`.
+    balance: fill the batch by predicted class, rarest labelled class first.
+    options: numbers that the selector is told, or None for its defaults.
+    subpool: score only a part of the candidates, found by similarity; a name of `SUBPOOLS`, or None for all.
+    subpool_size: how many of them; None is 1,000.
+    """
+
+    doc: str
+    measure: str | None = None
+    passes: int = 0
+    mix: MixConfig | None = None
+    clip_outliers: float = 0.0
+    near_duplicates: float | None = None
+    prefilter: float | None = None
+    select: str = "top"
+    balance: bool = False
+    options: Mapping[str, float] | None = None
+    subpool: str | None = None
+    subpool_size: int | None = None
+
+    def measure_for(self, kind: str) -> str | None:
+        """The measure's name, "auto" resolved for a task kind.
+
+        >>> STRATEGIES["star"].measure_for("number")
+        'response_entropy'
+        """
+        if self.measure == "auto":
+            return default_measure(kind)
+        return self.measure
+
+    @property
+    def selector(self) -> table.Selector:
+        """The entry of `SELECTORS` that draws the batch."""
+        return table.SELECTORS[self.select]
+
+
+_STAR = Recipe(
+    "STAR: mean entropy of 3 dropout passes, mixed with the base model's, which fades over the rounds",
+    measure="auto",
+    passes=3,
+    mix=MixConfig(),
+)
+_ENTROPY = Recipe("highest entropy over the labels", measure="entropy")
+
+STRATEGIES: dict[str, Recipe] = {
+    "random": Recipe("uniformly at random: the control", select="random"),
+    "entropy": _ENTROPY,
+    "least_confidence": Recipe("lowest probability of the likeliest label", measure="least_confidence"),
+    "margin": Recipe("smallest gap between the two likeliest labels", measure="margin"),
+    "response_entropy": Recipe("highest entropy summed over the response", measure="response_entropy"),
+    "mc_entropy": Recipe("highest mean entropy of 10 dropout passes", measure="auto", passes=10),
+    "bald": Recipe("highest mutual information of label and adapter, 10 dropout passes", measure="bald", passes=10),
+    "star": _STAR,
+    "star_diverse": dataclasses.replace(
+        _STAR,
+        doc="STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre",
+        prefilter=4.0,
+        near_duplicates=0.98,
+        select="k_center",
+    ),
+    "k_center": Recipe("greedy k-centre on the model's hidden states (core-set)", select="k_center"),
+    "uncertain_k_center": Recipe(
+        "4 batches of highest entropy without near-duplicates, then greedy k-centre",
+        measure="auto",
+        prefilter=4.0,
+        near_duplicates=0.98,
+        select="k_center",
+    ),
+    "uncertain_k_means": Recipe(
+        "4 batches of highest entropy without near-duplicates, then k-means weighted by entropy",
+        measure="auto",
+        prefilter=4.0,
+        near_duplicates=0.98,
+        select="k_means",
+    ),
+    "mc": Recipe(
+        "entropy of the mean of 30 dropout passes (the MC of Jukić and Šnajder)", measure="entropy_of_mean", passes=30
+    ),
+    "representation_gradient": Recipe(
+        "largest gradient of the representation by the input embeddings", measure="representation_gradient"
+    ),
+    "batch_bald": Recipe(
+        "highest joint mutual information of the batch's labels and the adapter, 10 dropout passes of one model each",
+        passes=10,
+        select="batch_bald",
+    ),
+    "badge": Recipe("k-means++ on the gradients of the model's own answers", select="badge"),
+    "k_means": Recipe("nearest to each of k centroids of the model's hidden states", select="k_means"),
+    "facility_location": Recipe("every example finds something similar in the batch", select="facility_location"),
+    "log_det": Recipe("D-optimal design on the model's hidden states (FisherSFT)", select="log_det"),
+    "dal": Recipe("least like the labelled, by a classifier of labelled against unlabelled", select="discriminative"),
+    "cal": Recipe("predictions that differ most from those of similar labelled examples", select="contrast"),
+    "typiclust": Recipe("most typical of the largest clusters without a label, base model's states", select="typical"),
+    "prob_cover": Recipe("most examples within a radius, base model's states", select="prob_cover"),
+    "star_k_center": Recipe(
+        "greedy k-centre on STAR's mix of distances in the base and in the tuned model, each divided by its radius",
+        mix=MixConfig(scale="minmax"),
+        select="mixed_k_center",
+    ),
+    "power_entropy": dataclasses.replace(_ENTROPY, doc="drawn in proportion to the entropy", select="power"),
+    "gibbs_entropy": dataclasses.replace(_ENTROPY, doc="drawn in proportion to exp(entropy/σ)", select="gibbs"),
+    "uncertain_badge": dataclasses.replace(
+        _ENTROPY, doc="10 batches of highest entropy, then BADGE", prefilter=10.0, select="badge"
+    ),
+    "uncertain_coverage": Recipe(
+        "10 batches of highest entropy, then facility location",
+        measure="auto",
+        prefilter=10.0,
+        select="facility_location",
+    ),
+    "anchor_entropy": dataclasses.replace(
+        _ENTROPY,
+        doc="highest entropy of the 1,000 candidates most like anchors of every class (AnchorAL)",
+        subpool="anchors",
+    ),
+    "seals_entropy": dataclasses.replace(
+        _ENTROPY, doc="highest entropy of the 1,000 nearest neighbours of the labelled (SEALS)", subpool="neighbours"
+    ),
+    "oracle_predictive_entropy": Recipe(
+        "highest loss on the gold response (simulation only)", measure="oracle_predictive_entropy"
+    ),
+    "oracle_star": dataclasses.replace(
+        _STAR,
+        doc="STAR on the loss on the gold response (simulation only)",
+        measure="oracle_predictive_entropy",
+    ),
+}
+
+
+# --- before the run -----------------------------------------------------------------------------
+
+_NAMES = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
+
+
+def resolve(config: StrategyConfig) -> Recipe:
+    """The recipe a configuration names, with what differs from it; a key left out keeps the recipe's value.
+
+    Raises ConfigError if the strategy or its measure, selector or sub-pool is unknown.
+    >>> resolve(StrategyConfig(use="star", passes=5)).passes
+    5
+    """
+    if config.use not in STRATEGIES:
+        raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}")
+    for key, names in _NAMES.items():
+        found = getattr(config, key)
+        if found not in (None, *names):
+            raise ConfigError(f"strategy {config.title!r}: {key} {found!r} is unknown; {allowed(names, found)}")
+    changes: dict[str, Any] = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(Recipe)
+        if field.name != "doc" and getattr(config, field.name) is not None
+    }
+    if config.mix == "none":
+        changes["mix"] = None
+    return dataclasses.replace(STRATEGIES[config.use], **changes)
+
+
+def check(
+    recipe: Recipe, kind: str, simulation: bool, peft: Mapping[str, Any], b_dropout: float | None = None
+) -> list[str]:
+    """Every reason why a recipe cannot be used, in sentences; empty if it can.
+
+    kind: "choice", "number" or "text". simulation: whether the pool's gold answers are known. peft: the
+    adapter by PEFT's own keys. b_dropout: rate of the dropout before LoRA's B, or None.
+    >>> check(STRATEGIES["star"], "choice", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.1})
+    []
+    """
+    problems = misfits(recipe) + table.option_problems(recipe.select, recipe.options)
+    name = recipe.measure_for(kind)
+    if name is not None:
+        problems += measure_problems(name, kind, simulation)
+        least = MEASURES[name].min_passes if name in MEASURES else 1
+        if least > max(recipe.passes, 1):
+            problems.append(f"passes is {recipe.passes}; measure {name!r} needs at least {least}")
+        if least > 1 and recipe.mix is not None:
+            problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
+        most = MEASURES[name].max_passes if name in MEASURES else None
+        if most is not None and recipe.passes > most:
+            problems.append(
+                f"passes is {recipe.passes}; measure {name!r} is defined for one plain pass; set passes to {most}"
+            )
+    peft_type = str(peft.get("peft_type", "LORA")).upper()
+    if recipe.passes and peft_type == "FULL":
+        problems.append(
+            f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "
+            "model's own stays off; set passes to 0"
+        )
+    elif recipe.passes and not b_dropout and not any("dropout" in key and value for key, value in peft.items()):
+        key = "lora_dropout" if "LORA" in peft_type else "a dropout key"
+        problems.append(
+            f"passes is {recipe.passes}, but the {peft_type} adapter has no dropout, so that all passes "
+            f"would be equal; set {key} in `peft` above 0, or passes to 0"
+        )
+    if kind not in recipe.selector.tasks:
+        allowed_kinds = allowed(sorted(recipe.selector.tasks))
+        problems.append(f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed_kinds}")
+    if recipe.subpool == "anchors" and kind != "choice":
+        problems.append(f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice")
+    if recipe.balance and kind != "choice":
+        problems.append(f"balance needs predicted classes, which the task kind {kind!r} does not have; allowed: choice")
+    return problems
+
+
+def needs(recipe: Recipe, kind: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the arrays to predict for the candidates with the tuned model and with the base model.
+
+    >>> [sorted(names) for names in needs(STRATEGIES["star_diverse"], "choice")]
+    [['embedding', 'label_log_probs'], ['embedding', 'label_log_probs']]
+    """
+    name = recipe.measure_for(kind)
+    measured = frozenset(MEASURES[name].needs) if name is not None else frozenset()
+    full = measured | recipe.selector.full
+    base = recipe.selector.base
+    if recipe.mix is not None:
+        base |= measured
+    if recipe.balance:
+        full |= {"label_log_probs"}
+    if recipe.near_duplicates is not None or recipe.subpool is not None:
+        base |= {"embedding"}
+    return full, base
+
+
+def labelled_needs(recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the arrays to predict for the labelled examples with the tuned model and with the base model.
+
+    >>> [sorted(names) for names in labelled_needs(STRATEGIES["cal"])]
+    [['embedding', 'label_log_probs'], []]
+    """
+    base = recipe.selector.labelled_base
+    if recipe.subpool is not None:
+        base |= {"embedding"}
+    return recipe.selector.labelled, base
+
+
+def misfits(recipe: Recipe) -> list[str]:
+    """Steps of a recipe that cannot go together, whatever the task, in sentences."""
+    problems = []
+    selector = recipe.selector
+    mixes = selector.mixes
+    if recipe.measure is None:
+        if selector.scored:
+            problems.append(f"select is {recipe.select!r}, which needs a measure to rank by")
+        used = {"mix": mixes, "passes": "label_log_probs" in selector.full}
+        for key, unset in (("mix", None), ("prefilter", None), ("clip_outliers", 0.0), ("passes", 0)):
+            if getattr(recipe, key) != unset and not used.get(key):
+                problems.append(f"{key} is set, but there is no measure for it to work on")
+    if mixes and recipe.mix is None:
+        problems.append(f"select is {recipe.select!r}, which mixes distances and needs a mix")
+    if mixes and recipe.mix is not None and recipe.mix.scale not in ("raw", "minmax"):
+        problems.append(f"mix.scale is {recipe.mix.scale!r}, which distances do not have; allowed: raw, minmax")
+    if recipe.passes < selector.min_passes:
+        problems.append(f"passes is {recipe.passes}; select {recipe.select!r} needs at least {selector.min_passes}")
+    if recipe.subpool is None and recipe.subpool_size is not None:
+        problems.append("subpool_size is set, but there is no subpool")
+    return problems

@@ -1,0 +1,304 @@
+"""The table of selectors: how a batch is drawn from the candidates, what each needs, and its options.
+
+An entry adapts a pure function of `selectors`, `batches`, `contrast` or `coverage` to `Candidates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from guidestar.errors import ModelError, allowed
+from guidestar.query import batches, contrast, coverage, selectors
+from guidestar.query.selectors import Positions
+from guidestar.records import Array, Predictions
+
+KINDS = frozenset({"choice", "number", "text"})
+EMBEDDING = frozenset({"embedding"})
+PREDICTED = frozenset({"label_log_probs"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What a selector may look at.
+
+    left: positions of the candidates in `full` and `base`, best first. score: (len(left),) in that order, or None.
+    full, base: predictions of the tuned and of the base model. labelled, labelled_base: theirs for the labelled
+    examples. lam: λ(t), where the recipe mixes. scale: of the mix. options: the selector's, defaults filled in.
+    """
+
+    left: Positions
+    score: Array | None = None
+    full: Predictions | None = None
+    base: Predictions | None = None
+    labelled: Predictions | None = None
+    labelled_base: Predictions | None = None
+    lam: float | None = None
+    scale: str = "raw"
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def points(self, of_base: bool = False) -> Array:
+        """Embeddings of what is left, (n, width)."""
+        found = self.base if of_base else self.full
+        return embedding(found, "the candidates by the base model" if of_base else "the candidates")[self.left]
+
+    def known(self, of_base: bool = False) -> Array | None:
+        """Embeddings of the labelled examples, (m, width), or None when there are none."""
+        found = self.labelled_base if of_base else self.labelled
+        if found is None or not len(found):
+            return None
+        return embedding(found, "the labelled examples")
+
+    def log_probs(self) -> Array:
+        """Label log-probabilities of what is left, (K, n, labels)."""
+        return predicted(self.full, "the candidates")[:, self.left]
+
+    def scored(self) -> Array:
+        """The score of what is left, (n,)."""
+        assert self.score is not None, "the recipe was checked to have a measure"
+        return self.score
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number that a selector can be told. low, high: the allowed range, both ends included."""
+
+    default: float
+    low: float
+    high: float
+    doc: str
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One way to draw a batch.
+
+    function: (candidates, k, rng) -> positions in `candidates.left`.
+    full, base: arrays of the candidates by the tuned and by the base model. labelled, labelled_base: of the labelled.
+    tasks: the task kinds it is defined for. scored: it needs a measure. min_passes: smallest K it makes sense for.
+    one_model: pass k must be one and the same model for all examples, with the same dropout masks.
+    mixes: it mixes distances of the base and of the tuned model, so the recipe must have a mix.
+    """
+
+    function: Callable[[Candidates, int, np.random.Generator], Positions]
+    doc: str
+    full: frozenset[str] = frozenset()
+    base: frozenset[str] = frozenset()
+    labelled: frozenset[str] = frozenset()
+    labelled_base: frozenset[str] = frozenset()
+    tasks: frozenset[str] = KINDS
+    scored: bool = False
+    min_passes: int = 0
+    one_model: bool = False
+    mixes: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def embedding(found: Predictions | None, what: str) -> Array:
+    """The embeddings of some predictions, (n, width). Raises ModelError if there are none."""
+    if found is None or "embedding" not in found.arrays:
+        raise ModelError(f"the strategy needs the array 'embedding' of {what}, which was not predicted")
+    return found.arrays["embedding"][0]
+
+
+def predicted(found: Predictions | None, what: str) -> Array:
+    """The label log-probabilities of some predictions, (K, n, labels). Raises ModelError if there are none."""
+    if found is None or "label_log_probs" not in found.arrays:
+        raise ModelError(f"the strategy needs the array 'label_log_probs' of {what}, which was not predicted")
+    return found.arrays["label_log_probs"]
+
+
+# --- the functions as entries -------------------------------------------------------------------
+
+
+def _top(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return np.arange(min(k, len(c.left)))  # `left` is sorted
+
+
+def _k_center(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return selectors.k_center(c.points(), c.known(), k, rng, c.score)
+
+
+def _mixed_k_center(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    assert c.lam is not None, "the recipe was checked to have a mix"
+    views = []
+    for of_base, weight in ((True, c.lam), (False, 1.0 - c.lam)):
+        points = c.points(of_base)
+        unit = _radius(points) if c.scale == "minmax" else 1.0
+        views.append(coverage.View(points, c.known(of_base), max(weight, 0.0) / unit))
+    return coverage.mixed_k_center(views, k, rng, c.score)
+
+
+def _radius(points: Array) -> float:
+    """Largest distance from the mean, the unit of a `minmax` mix of distances."""
+    if not len(points):
+        return 1.0
+    return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).max())) or 1.0
+
+
+def _k_means(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return selectors.k_means(c.points(), k, rng, None if c.score is None else np.maximum(c.score, 0.0))
+
+
+def _badge(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return batches.badge(_mean(c.log_probs()), c.points(), k, rng)
+
+
+def _batch_bald(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return batches.batch_bald(c.log_probs(), k, rng, int(c.options["samples"]))
+
+
+def _log_det(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return batches.log_det(c.points(), c.known(), k, rng, c.options["ridge"])
+
+
+def _discriminative(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return contrast.discriminative(c.points(), c.known(), k, rng, int(c.options["sub_batches"]))
+
+
+def _contrast(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    points, known = c.points(), c.known()
+    if known is None:
+        return selectors.random(len(points), k, rng)
+    theirs = _mean(predicted(c.labelled, "the labelled examples"))
+    scores = contrast.contrast(points, _mean(c.log_probs()), known, theirs, int(c.options["neighbours"]))
+    return selectors.top(scores, k, rng)
+
+
+def _facility_location(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    return coverage.facility_location(c.points(), c.known(), k, rng)
+
+
+def _typical(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    options = c.options
+    return coverage.typical(
+        c.points(of_base=True), c.known(of_base=True), k, rng, int(options["neighbours"]), int(options["most_clusters"])
+    )
+
+
+def _prob_cover(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    radius = c.options["radius"] or None
+    clusters = int(c.options["clusters"]) or max(2, len(c.base.labels) if c.base is not None else 0)
+    return coverage.prob_cover(
+        c.points(of_base=True), c.known(of_base=True), k, rng, clusters, radius, c.options["purity"]
+    )
+
+
+def _drawn(draw: Callable[..., Positions]) -> Callable[[Candidates, int, np.random.Generator], Positions]:
+    return lambda c, k, rng: draw(c.scored(), k, rng, c.options["beta"])
+
+
+def _mean(log_probs: Array) -> Array:
+    """ln of the mean of the passes, (K, n, labels) -> (n, labels)."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.exp(log_probs).mean(axis=0)))
+
+
+_BETA = {"beta": Option(1.0, 0.0, 1e6, "0 is uniform, large is the plain top k")}
+_CHOICE = frozenset({"choice"})
+
+SELECTORS: dict[str, Selector] = {
+    "top": Selector(_top, "the highest scores", scored=True),
+    "random": Selector(lambda c, k, rng: selectors.random(len(c.left), k, rng), "uniformly at random"),
+    "power": Selector(_drawn(batches.power), "drawn in proportion to score^β", scored=True, options=_BETA),
+    "gibbs": Selector(_drawn(batches.gibbs), "drawn in proportion to exp(β score/σ)", scored=True, options=_BETA),
+    "soft_rank": Selector(_drawn(batches.soft_rank), "drawn in proportion to rank^−β", scored=True, options=_BETA),
+    "k_center": Selector(_k_center, "greedy k-centre (core-set)", full=EMBEDDING, labelled=EMBEDDING),
+    "mixed_k_center": Selector(
+        _mixed_k_center,
+        "greedy k-centre on d = λ d_base + (1 − λ) d_full",
+        full=EMBEDDING,
+        base=EMBEDDING,
+        labelled=EMBEDDING,
+        labelled_base=EMBEDDING,
+        mixes=True,
+    ),
+    "k_means": Selector(_k_means, "nearest to each of k centroids, weighted by the score", full=EMBEDDING),
+    "badge": Selector(
+        _badge, "k-means++ on the gradients of the model's own answers", full=EMBEDDING | PREDICTED, tasks=_CHOICE
+    ),
+    "batch_bald": Selector(
+        _batch_bald,
+        "greedy joint mutual information of the batch's labels and the adapter",
+        full=PREDICTED,
+        tasks=_CHOICE,
+        min_passes=2,
+        one_model=True,
+        options={"samples": Option(1024, 2, 1 << 20, "labelings of the batch that are visited or drawn")},
+    ),
+    "log_det": Selector(
+        _log_det,
+        "greedy D-optimal design, ln det Σ x xᵀ",
+        full=EMBEDDING,
+        labelled=EMBEDDING,
+        options={"ridge": Option(1.0, 1e-9, 1e9, "added to Σ x xᵀ, x of mean square length 1")},
+    ),
+    "discriminative": Selector(
+        _discriminative,
+        "least like the labelled, by a logistic regression fitted in turns (DAL)",
+        full=EMBEDDING,
+        labelled=EMBEDDING,
+        options={"sub_batches": Option(10, 1, 1000, "parts of the batch, each with a new fit")},
+    ),
+    "contrast": Selector(
+        _contrast,
+        "predictions that differ most from those of the nearest labelled examples (CAL)",
+        full=EMBEDDING | PREDICTED,
+        labelled=EMBEDDING | PREDICTED,
+        tasks=_CHOICE,
+        options={"neighbours": Option(10, 1, 10_000, "labelled neighbours")},
+    ),
+    "facility_location": Selector(
+        _facility_location, "greedy: every example finds something similar", full=EMBEDDING, labelled=EMBEDDING
+    ),
+    "typical": Selector(
+        _typical,
+        "most typical of the largest clusters without a label (TypiClust), base model's embeddings",
+        base=EMBEDDING,
+        labelled_base=EMBEDDING,
+        options={
+            "neighbours": Option(20, 1, 10_000, "neighbours that typicality is measured on"),
+            "most_clusters": Option(500, 1, 100_000, "limit of the number of clusters"),
+        },
+    ),
+    "prob_cover": Selector(
+        _prob_cover,
+        "greedy: most examples within a radius (ProbCover), base model's embeddings",
+        base=EMBEDDING,
+        labelled_base=EMBEDDING,
+        options={
+            "radius": Option(0.0, 0.0, 2.0, "Euclidean, of unit vectors; 0 finds it by purity"),
+            "purity": Option(0.95, 0.0, 1.0, "share of balls that hold one cluster only"),
+            "clusters": Option(0, 0, 10_000, "clusters for the radius; 0 is the number of labels"),
+        },
+    ),
+}
+
+
+def options_of(name: str, given: Mapping[str, float] | None) -> dict[str, float]:
+    """A selector's options, the ones not given at their defaults.
+
+    >>> options_of("power", {"beta": 2.0})
+    {'beta': 2.0}
+    """
+    return {key: option.default for key, option in SELECTORS[name].options.items()} | dict(given or {})
+
+
+def option_problems(name: str, given: Mapping[str, float] | None) -> list[str]:
+    """What is wrong with a selector's options, in sentences.
+
+    >>> option_problems("power", {"beta": -1})
+    ['options.beta is -1; allowed: 0.0 to 1000000.0']
+    """
+    known = SELECTORS[name].options
+    problems = []
+    for key, value in (given or {}).items():
+        if key not in known:
+            problems.append(f"options.{key} is unknown for select {name!r}; {allowed(known or ['none'], key)}")
+        elif not known[key].low <= value <= known[key].high:
+            problems.append(f"options.{key} is {value}; allowed: {known[key].low} to {known[key].high}")
+    return problems

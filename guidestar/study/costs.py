@@ -1,0 +1,330 @@
+"""The ledger of an experiment: what each round cost, and curves against labels and against all that was spent.
+
+Seconds are those that the runs recorded. Tokens are counted with the model's tokenizer, afterwards: labelled examples
+exactly, scored ones as the mean over the pool; operations come from formulas (`metrics/cost.py`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from guidestar import config as configs
+from guidestar.bench import CONFIG_FILE, Bench
+from guidestar.data.tasks import Choice
+from guidestar.errors import ConfigError
+from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
+from guidestar.people.ledger import read_ledger
+from guidestar.records import Label
+from guidestar.report.control import is_random
+from guidestar.store import Store
+from guidestar.store.store import DATABASE
+from guidestar.study.drawing import look, save_figure
+
+PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
+BY_HAND = {"page", "terminal"}
+Count = Callable[[Sequence[str]], list[int]]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """One run. rounds: kind -> spent, by round. labels, accuracy: after each of them, accuracy None without a test set."""
+
+    run: str
+    seed: int
+    random: bool
+    rounds: tuple[dict[str, Spent], ...]
+    labels: tuple[int, ...]
+    accuracy: tuple[float | None, ...]
+
+    @property
+    def totals(self) -> list[Spent]:
+        """All spent up to each round, measuring left out."""
+        return cumulative(self.rounds)
+
+
+def costs(
+    folder: Path,
+    *,
+    changes: Mapping[str, float | None] | None = None,
+    out: Path | None = None,
+    bench: Bench | None = None,
+) -> dict[str, Any]:
+    """The bills of an experiment's runs, JSON-able: "runs", "sentences", "files".
+
+    changes: names of `Prices` -> what is paid in place of the configuration's; None changes nothing. out: where cost.csv, .png and .pdf go; nothing is written
+    without it. bench: the data and the tokenizer, if they are loaded already.
+    Raises ConfigError for a folder without runs or configuration.
+    """
+    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+    file = next((p for p in (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE) if p.is_file()), None)
+    if not places or file is None:
+        raise ConfigError(f"{folder}: found no run with a {CONFIG_FILE} in it or above it")
+    bench = bench or Bench(configs.load(file))
+    set_prices = bench.config.cost
+    prices = replace(
+        Prices(set_prices.label, set_prices.annotator_hour, set_prices.machine_hour),
+        **{name: value for name, value in (changes or {}).items() if value is not None},
+    )
+    count = _counter(bench)
+    stores = []
+    try:
+        stores = [Store.open(place) for place in places]
+        begun = [store for store in stores if store.begun and store.metrics()]
+        if not begun:
+            raise ConfigError(f"{folder}: no round is complete yet, so there is nothing to count")
+        shared = _shared_seconds(begun)
+        bills = [_bill(store, bench, prices, count, shared) for store in begun]
+    finally:
+        for store in stores:
+            store.close()
+    facts: dict[str, Any] = {
+        "prices": asdict(prices),
+        "currency": set_prices.currency,
+        "runs": [_plain(bill) for bill in bills],
+        "sentences": _sentences(bills, set_prices.currency),
+        "files": [],
+    }
+    if out is not None:
+        facts["files"] = [str(path) for path in _write(bills, out, set_prices.currency)]
+    return facts
+
+
+def costs_text(facts: Mapping[str, Any]) -> str:
+    """The bills as a table for a terminal, a line for each kind of work of each run, then the sentences."""
+    header = ("run", "for", "seconds", "tokens", "operations", facts["currency"] or "money")
+    rows = [
+        (
+            run["run"] if kind == KINDS[0] else "", kind, "?" if spent["seconds"] is None else f"{spent['seconds']:.1f}",
+            f"{spent['tokens']:,.0f}", f"{spent['operations']:.2e}", f"{spent['money']:.2f}",
+        )
+        for run in facts["runs"]
+        for kind, spent in run["kinds"].items()
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+             for row in [header, *rows]]  # fmt: skip
+    return "\n".join([*lines, "", *facts["sentences"], *facts["files"]])
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+def _counter(bench: Bench) -> Count:
+    """Numbers of tokens of some texts, by the run's own tokenizer; the weights stay on the disk."""
+    from transformers import AutoTokenizer
+
+    from guidestar.model.load import resolve
+
+    folder, _ = resolve(bench.config.model)
+    options = {"local_files_only": True, "trust_remote_code": bench.config.model.remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
+
+    return count
+
+
+def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:
+    """What only the first run of an experiment had to do, so that it is charged to all: the base model's predictions
+    and the warm start's adapter."""
+    found: dict[tuple[Any, ...], float] = {}
+    for store in stores:
+        for r, phase, seconds, n in store.timings():
+            key = _shared_key(store, r, phase, n)
+            if key is not None:
+                found[key] = max(found.get(key, 0.0), seconds)
+    return found
+
+
+def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | None:
+    if phase.endswith(" base"):
+        return r, phase, n
+    return (store.facts.get("seed"), r, phase, n) if (r, phase) == (0, "train") else None
+
+
+def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapping[tuple[Any, ...], float]) -> Bill:
+    measured = store.metrics()
+    known = len(measured)
+    parameters = float(store.facts["model"]["parameters"])
+    lengths = {
+        "pool": _mean(count([e.prompt for e in bench.dataset.pool])),
+        "test": _mean(count([e.prompt for e in bench.dataset.test.examples])) if bench.dataset.test else 0.0,
+        "validation": (
+            _mean(count([e.prompt for e in bench.dataset.validation.examples])) if bench.dataset.validation else 0.0
+        ),
+    }
+    rounds = [{kind: Spent() for kind in KINDS} for _ in range(known)]
+    scored = False
+    for r, phase, seconds, n in store.timings():
+        if r >= known or phase not in PHASES:
+            continue
+        key = _shared_key(store, r, phase, n)
+        seconds = max(seconds, shared.get(key, 0.0)) if key is not None else seconds
+        if phase == "train":
+            tokens = _trained_tokens(store, bench, count, r)
+            operations = training(parameters, tokens, frozen=not _is_full(bench))
+        else:
+            where = {"validate": "validation", "evaluate": "test", "evaluate base": "test"}.get(phase, "pool")
+            tokens = (
+                n
+                * lengths[where]
+                * (max(int((store.facts.get("recipe") or {}).get("passes") or 0), 1) if phase == "score" else 1)
+            )
+            if phase == "score base" and scored and bench.config.query.candidates is None:
+                tokens = 0.0  # the whole pool once; later rounds read it from the cache
+            scored = scored or phase == "score base"
+            operations = forward(parameters, tokens)
+        rounds[r][PHASES[phase]] += Spent(seconds, tokens, operations, prices.machine(seconds))
+    for r, spent in enumerate(_labelling(store, bench, prices, known)):
+        rounds[r]["labelling"] += spent
+    return Bill(
+        store.folder.resolve().name, int(store.facts.get("seed", 0)), is_random(store.facts), tuple(rounds),
+        tuple(m.labels for m in measured), tuple(m.values.get("accuracy") for m in measured),
+    )  # fmt: skip
+
+
+def _mean(lengths: Sequence[int]) -> float:
+    return float(statistics.fmean(lengths)) if lengths else 0.0
+
+
+def _is_full(bench: Bench) -> bool:
+    return str(bench.config.peft.get("peft_type", "")).upper() == "FULL"
+
+
+def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
+    """Tokens of prompts, answers and end tokens, all epochs; with early stopping an upper limit."""
+    task = bench.dataset.task
+    texts = []
+    for example, label in store.annotations.labelled(r):
+        word = task.response_text(label.answer) if not isinstance(task, Choice) or label.answer in task.labels else ""
+        texts.append(f"{example.prompt} {word}")
+    return float(bench.config.train.epochs * (sum(count(texts)) + len(texts)))
+
+
+def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[Spent]:
+    """Each round's answers: an endpoint's by its ledger, people's by the clock between two answers, else by the price."""
+    history, replies = store.annotations.history(), read_ledger(store.folder)
+    given = bench.config.cost.seconds_per_label
+    by_hand = given if given is not None else _pace([e for e in history if e.source in BY_HAND])
+    source = {entry.id: entry.source for entry in history if isinstance(entry.annotation, Label)}
+    found = []
+    for r in range(rounds):
+        ids = {pick.id for pick in store.query(r).picks}
+        here = [source[id] for id in ids if id in source]
+        asked = [line for line in replies if line["id"] in ids]
+        people = sum(kind not in ("endpoint", "oracle", "import") for kind in here)
+        simulated = sum(kind == "oracle" for kind in here)
+        pace = given if given is not None else by_hand
+        human = people + (simulated if given is not None else 0)
+        seconds = 0.0 if not human else None if pace is None else pace * human
+        paid = prices.labels(people + simulated, seconds) + sum(float(line["cost"]) for line in asked)
+        if asked:
+            seconds = None if seconds is None else seconds + sum(float(line["seconds"]) for line in asked)
+        tokens = sum((line["tokens_in"] or 0) + (line["tokens_out"] or 0) for line in asked)
+        found.append(Spent(seconds, float(tokens), 0.0, paid))
+    return found
+
+
+def _pace(entries: Sequence[Any]) -> float | None:
+    """Median seconds between two answers of one annotator, pauses left out; None with fewer than five."""
+    last: dict[str, datetime] = {}
+    gaps = []
+    for entry in entries:
+        who, at = getattr(entry.annotation, "annotator", ""), datetime.fromisoformat(entry.at)
+        if who in last and 0 < (gap := (at - last[who]).total_seconds()) <= PAUSE:
+            gaps.append(gap)
+        last[who] = at
+    return statistics.median(gaps) if len(gaps) >= 5 else None
+
+
+# --- what is said and written ---------------------------------------------------------------------
+
+
+def _plain(bill: Bill) -> dict[str, Any]:
+    kinds = {}
+    for kind in KINDS:
+        total = Spent()
+        for one in bill.rounds:
+            total = total + one[kind]
+        kinds[kind] = asdict(total)
+    rows = [
+        {"round": r, "labels": labels, "accuracy": accuracy, "total": asdict(total)}
+        | {kind: asdict(spent) for kind, spent in one.items()}
+        for r, (labels, accuracy, total, one) in enumerate(
+            zip(bill.labels, bill.accuracy, bill.totals, bill.rounds, strict=True)
+        )
+    ]
+    return {"run": bill.run, "seed": bill.seed, "kinds": kinds, "rounds": rows}
+
+
+def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:
+    """Each strategy beside the random one of its seed: at the accuracy where random ended, labels and all that was spent."""
+    lines = []
+    for bill in bills:
+        control = next((b for b in bills if b.random and b.seed == bill.seed), None)
+        if bill.random or control is None or control.accuracy[-1] is None:
+            continue
+        target = control.accuracy[-1]
+        own, other = (reached([a or 0.0 for a in b.accuracy], target) for b in (bill, control))
+        if own is None or other is None:
+            lines.append(f"{bill.run} never reached {target:.3f}, where {control.run} ended: there is nothing to save.")
+            continue
+        saved = control.labels[other] - bill.labels[own]
+        mine, theirs = bill.totals[own], control.totals[other]
+        line = (
+            f"{bill.run} reached {target:.3f}, where {control.run} ended, with {bill.labels[own]} labels instead of "
+            f"{control.labels[other]}"
+        )
+        if mine.money or theirs.money:
+            line += f", for {mine.money:.2f} instead of {theirs.money:.2f} {currency}".rstrip()
+        lines.append(f"{line}{_price_of_saving(bill, control, own, other, saved)}.")
+    return lines
+
+
+def _price_of_saving(bill: Bill, control: Bill, own: int, other: int, saved: int) -> str:
+    machine = [_machine(b, at) for b, at in ((bill, own), (control, other))]
+    extra = machine[0] - machine[1]
+    if saved <= 0:
+        return f"; it saved no label and took {extra:+.0f} s of computing"
+    if extra <= 0:
+        return f"; the {saved} labels that it saved also saved {-extra:.0f} s of computing"
+    return f"; each of the {saved} labels that it saved took {extra / saved:.1f} s of computing"
+
+
+def _machine(bill: Bill, at: int) -> float:
+    """Seconds of choosing and training up to a round."""
+    return sum((one[kind].seconds or 0.0) for one in bill.rounds[: at + 1] for kind in ("choosing", "training"))
+
+
+def _write(bills: Sequence[Bill], out: Path, currency: str) -> list[Path]:
+    priced = any(total.money for bill in bills for total in bill.totals)
+    spent = [
+        [total.money if priced else _machine(bill, i) / 60 for i, total in enumerate(bill.totals)] for bill in bills
+    ]
+    unit = f"all that was spent{', ' + currency if currency else ''}" if priced else "computing, minutes"
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for i, (bill, money) in enumerate(zip(bills, spent, strict=True)):
+            if all(a is not None for a in bill.accuracy):
+                left.plot(bill.labels, bill.accuracy, label=bill.run, **look(i))
+                right.plot(money, bill.accuracy, **look(i))
+        left.set(xlabel="labels", ylabel="accuracy")
+        right.set(xlabel=unit)
+        figure.legend(loc="outside lower center", ncols=4)
+
+    header = ["run", "round", "labels", "accuracy", unit]
+    header += [f"{kind} {what}" for kind in KINDS for what in ("seconds", "tokens", "operations", "money")]
+    rows = [
+        [bill.run, r, bill.labels[r], bill.accuracy[r], money[r]]
+        + [getattr(one[kind], what) for kind in KINDS for what in ("seconds", "tokens", "operations", "money")]
+        for bill, money in zip(bills, spent, strict=True)
+        for r, one in enumerate(bill.rounds)
+    ]
+    return save_figure(out / "cost", draw, header, rows)

@@ -1,0 +1,122 @@
+"""The noise floor: how far accuracy moves when the same labels are trained on again, in another order, from another start."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.bench import Bench
+from guidestar.data.pool import Split
+from guidestar.data.tasks import Choice
+from guidestar.errors import ConfigError, StoreError
+from guidestar.metrics.statistics import t_quantile
+from guidestar.progress import Progress
+from guidestar.records import Example
+from guidestar.rng import phase_seed
+from guidestar.study.drawing import write_csv
+from guidestar.study.probes.run import (
+    Arrays,
+    Probe,
+    Subject,
+    about,
+    base_of,
+    bench_of,
+    cached,
+    finish,
+    opened,
+    question,
+)
+
+LEAST = 2
+
+
+def noise_probe(
+    run: Path, bench: Bench | None = None, *, seeds: int = 5, round: int | None = None, progress: Progress | None = None
+) -> Probe:
+    """Accuracy of adapters trained on one round's labels with other seeds: order, dropout and the adapter's start differ.
+
+    seeds: trainings, the run's own not counted. round: whose labels, default the last measured one. Each training
+    takes what the run's own took; one that is done stays done.
+    Raises ConfigError for fewer than 2 seeds, a round that was not measured, or a run without a test set.
+    """
+    if seeds < LEAST:
+        raise ConfigError(f"seeds is {seeds}; allowed: {LEAST} or more")
+    with opened(run, bench, progress) as subject:
+        measured = {m.round: m for m in subject.store.metrics()}
+        if not measured:
+            raise StoreError(f"{subject.folder}: no round is complete yet, so there is nothing to probe")
+        chosen = max(measured) if round is None else round
+        if chosen not in measured:
+            raise ConfigError(f"round is {chosen}; allowed: {', '.join(map(str, measured))}")
+        test = bench_of(subject).fitting.test
+        if test is None:
+            raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
+        labelled = [(e, label.answer) for e, label in subject.store.annotations.labelled(chosen)]
+        right = [_trained_again(subject, test, labelled, chosen, seed) for seed in range(seeds)]
+        values = np.asarray([float(one.mean()) for one in right])
+        spread = float(values.std(ddof=1))
+        floor = float(t_quantile(seeds - 1)) * math.sqrt(2) * spread
+        changed = [float((a != b).mean()) for i, a in enumerate(right) for b in right[i + 1 :]]
+        facts = {
+            **about(subject, "noise"), "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
+            "own": measured[chosen].values.get("accuracy"), "accuracies": values.tolist(), "mean": float(values.mean()),
+            "sd": spread, "floor": floor, "flipped": float(np.mean(changed)),
+        }  # fmt: skip
+        written = write_csv(subject.place / "noise.csv", ["training", "accuracy"], enumerate(values))
+        return finish(subject, "noise", facts, _sentences(facts), [written])
+
+
+def _trained_again(
+    subject: Subject, test: Split, labelled: Sequence[tuple[Example, str]], r: int, number: int
+) -> np.ndarray:
+    """(n,) whether the answers to the test set are right after a training with another seed."""
+    seed = phase_seed(int(subject.facts.get("seed", 0)), r, f"probe/noise/{number}")
+    config = bench_of(subject).config
+    asked = question(subject) | {
+        "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
+        "labels": [(e.id, answer) for e, answer in labelled], "test": [e.id for e in test.examples],
+    }  # fmt: skip
+
+    def compute() -> Arrays:
+        from guidestar.model import adapters
+        from guidestar.model.evaluate import evaluate
+        from guidestar.model.train import train
+
+        bench, base = bench_of(subject), base_of(subject)
+        task, validation = bench.fitting.task, bench.fitting.validation
+        held_out = validation.answered() if config.train.patience and validation is not None else []
+        previous = subject.store.adapter(r - 1) if r and config.train.start == "previous" else None
+        with tempfile.TemporaryDirectory(prefix="guidestar-") as folder:
+            with subject.progress.phase(f"training {number + 1}") as tick:
+                train(
+                    base, config.peft, config.train, labelled, task, Path(folder), seed=seed, previous=previous,
+                    validation=held_out, tick=tick,
+                )  # fmt: skip
+            with adapters.adapted(base, Path(folder)) as model, subject.progress.phase("evaluating") as tick:
+                arrays = evaluate(base, model, test, task, tick)[1]
+        right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if isinstance(task, Choice) else arrays["correct"]
+        return {"right": np.asarray(right, dtype=np.uint8)}
+
+    return np.asarray(cached(subject, "noise", asked, compute)["right"], dtype=bool)
+
+
+def _sentences(facts: dict[str, Any]) -> list[str]:
+    values = facts["accuracies"]
+    lines = [
+        f"Trained {facts['seeds']} times on the same {facts['labels']} labels, the accuracy on {facts['examples']} test "
+        f"examples is {min(values):.3f} to {max(values):.3f}, standard deviation {facts['sd']:.3f}; two such models give "
+        f"{facts['flipped']:.1%} of the examples another verdict.",
+        f"Two runs that end less than {facts['floor']:.3f} apart may differ by training alone (95 %, for one training each; "
+        "means over several seeds are sharper).",
+    ]
+    if facts["own"] is not None and facts["sd"] > 0:
+        away = (facts["own"] - facts["mean"]) / facts["sd"]
+        lines.append(
+            f"The run's own training gave {facts['own']:.3f}, {away:+.1f} standard deviations from their mean."
+        )
+    return lines
