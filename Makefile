@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+SIZE ?= tiny
+DATA ?= data
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
@@ -22,6 +24,12 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m guidestar.docs docs
+	$(BIN)/python -m benchmarks.page docs
+
+# SIZE: tiny (synthetic data and model), small, medium; DATA: a folder with star/BoolQ, star/OBQA, star/GSM8K, text/TREC-6.
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.run --size $(SIZE) --data $(DATA)
+	$(BIN)/python -m benchmarks.page docs
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

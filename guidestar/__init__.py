@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from guidestar.loop import Run, run
     from guidestar.records import Example, Finished, Label, Metrics, Skip, Waiting
     from guidestar.report import build_report, summary
+    from guidestar.report.compare import compare
 
 _WHERE = {
     "Run": "guidestar.loop",
@@ -27,6 +28,7 @@ _WHERE = {
     "Skip": "guidestar.records",
     "Waiting": "guidestar.records",
     "build_report": "guidestar.report",
+    "compare": "guidestar.report.compare",
     "summary": "guidestar.report",
     "ConfigError": "guidestar.errors",
     "DataError": "guidestar.errors",
@@ -37,7 +39,7 @@ _WHERE = {
 
 __all__ = [
     "ConfigError", "DataError", "Example", "Finished", "GuidestarError", "Label", "Metrics", "ModelError", "Run",
-    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "load", "run", "summary",
+    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "compare", "load", "run", "summary",
 ]  # fmt: skip
 
 

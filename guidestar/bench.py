@@ -70,23 +70,31 @@ class Bench:
 
     @cached_property
     def fitting(self) -> Dataset:
-        """The dataset without the prompts that do not fit the model's context, in the pool or in a split.
+        """The dataset without the prompts that do not fit the model's context with a response, in the pool or in a
+        split. A response has the length of its gold answer, where there is one, and at least that of the task.
 
         Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
-        from guidestar.model.batches import label_tokens, too_long
+        from guidestar.model.batches import encode_answer, label_tokens, too_long
         from guidestar.model.predict import fits
 
         found, base = self.dataset, self.base
         room = fits(base, found.task)
         splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
         every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
-        long = too_long(base, every, room)
+        answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
+        free = found.task.kind != "choice"  # whose words were measured above
+        rooms = [
+            max(room, len(encode_answer(base, found.task, e, answers[e.id]))) if free and e.id in answers else room
+            for e in every
+        ]
+        long = too_long(base, every, rooms)
         if long and self.config.data.too_long == "error":
             names = [e.where for e in every if e.id in long]
+            span = sorted({min(rooms), max(rooms)})
             raise DataError(
-                f"{len(long)} prompts with {room} tokens for the response do not fit the context of {base.max_length} tokens: "
+                f"{len(long)} prompts with {' to '.join(map(str, span))} tokens for the response do not fit the context of {base.max_length} tokens: "
                 f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}; shorten the template, or set data.too_long: drop"
             )
         if long:

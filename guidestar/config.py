@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from guidestar.errors import ConfigError, allowed
 from guidestar.schema import (
+    CostConfig,
     DataConfig,
     EndpointConfig,
     MixConfig,
@@ -25,6 +26,7 @@ from guidestar.schema import (
     Problems,
     QueryConfig,
     RunConfig,
+    StopConfig,
     StrategyConfig,
     TaskConfig,
     TrainConfig,
@@ -33,8 +35,8 @@ from guidestar.schema import (
 )
 
 __all__ = [
-    "DataConfig", "EndpointConfig", "MixConfig", "ModelConfig", "PeopleConfig", "QueryConfig", "RunConfig",
-    "StrategyConfig", "TaskConfig", "TrainConfig", "fingerprint", "flat", "load", "models_in", "parse", "read_yaml",
+    "CostConfig", "DataConfig", "EndpointConfig", "MixConfig", "ModelConfig", "PeopleConfig", "QueryConfig", "RunConfig",
+    "StopConfig", "StrategyConfig", "TaskConfig", "TrainConfig", "fingerprint", "flat", "load", "models_in", "parse", "read_yaml",
 ]  # fmt: skip
 
 

@@ -16,7 +16,10 @@ from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
 from guidestar.query.mixing import SCALES, SCHEDULES
 from guidestar.query.strategies import STRATEGIES
+from guidestar.query.subpool import SUBPOOLS
+from guidestar.query.table import SELECTORS
 from guidestar.store.files import write_bytes
+from guidestar.study import coverage
 from guidestar.study.reproduction import reproduction
 
 
@@ -71,6 +74,13 @@ def choices() -> str:
         parts.append(
             f"| `{name}` | {recipe.doc} | {recipe.measure or '–'} | {recipe.passes or '–'} | {mix} | {recipe.select} |"
         )
+    parts += ["", "## Selectors", "", "`select` of a strategy; `options` are numbers by name.", ""]
+    parts += ["| name | what | tasks | options |", "|---|---|---|---|"]
+    for name, selector in SELECTORS.items():
+        options = "; ".join(f"`{key}` ({option.default:g}): {option.doc}" for key, option in selector.options.items())
+        parts.append(f"| `{name}` | {selector.doc} | {', '.join(sorted(selector.tasks))} | {options or '–'} |")
+    parts += ["", "## Sub-pools", "", "| `subpool` | what is scored |", "|---|---|"]
+    parts += [f"| `{name}` | {what} |" for name, what in SUBPOOLS.items()]
     parts += [
         "",
         "## Measures",
@@ -223,6 +233,7 @@ def main(folder: Path) -> None:
     measured = folder.parent / "results"
     write_bytes(folder / "results.md", results(measured).encode())
     write_bytes(folder / "reproduction.md", reproduction(measured / "paper").encode())
+    write_bytes(folder / "statistics.md", coverage.statistics_page(measured / coverage.FILE).encode())
     for file in sorted(measured.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["strategies"]:

@@ -26,8 +26,11 @@ from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
+from guidestar.query.recipes import SUBPOOL_SIZE
+from guidestar.query.subpool import subpool
 from guidestar.records import Example, Finished, Label, Metrics, Pick, Predictions, Query, Skip, Stop, Waiting
 from guidestar.rng import generator, phase_seed
+from guidestar.store.files import sha256
 from guidestar.store.store import DATABASE, Store
 from guidestar.store.twin import find_twin
 
@@ -38,6 +41,9 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
 
 Outcome = Finished | Waiting
+
+PARTS = "parts"  # in a run's folder: scores of a large pool while they are made
+RANDOM_SHARE = 0.1  # of the picks in a project that no simulation and no second strategy can check
 
 
 class Run:
@@ -106,6 +112,8 @@ class Run:
         Everything is stored before it is returned, so asking again gives the same. So are the model's own
         suggestions, where people or an endpoint answer and the configuration wants them.
         """
+        if self.store.finished() is Stop.ADVISED and self.config.stop.mode != "stop":
+            self.store.reopen()
         while self.store.finished() is None:
             r = self.store.current_round()
             if not self.store.has_query(r):
@@ -181,6 +189,7 @@ class Run:
         dataset = self.bench.dataset
         key = self.config.key() | {"data_hash": dataset.hash, "seed": self.seed}
         key |= configs.flat({"strategy": _plain(self.recipe)})
+        key["query.random_share"] = self.random_share
         if self.schedule is not None:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
         self.store.begin(key, self.store.facts if self.store.begun else self._facts())
@@ -203,6 +212,26 @@ class Run:
             "versions": versions(),
             "hardware": hardware(),
         }
+
+    @cached_property
+    def random_share(self) -> float:
+        """Share of the picks after the warm start that is drawn at random: what is configured, what the run was begun
+        with, or the default, which is above 0 only where no other control can be had."""
+        if self.config.query.random_share is not None:
+            return self.config.query.random_share
+        if self.store.begun and (begun := self.store.key.get("query.random_share")) is not None:
+            return float(begun)
+        return 0.0 if self.bench.simulation or self._all_random else RANDOM_SHARE
+
+    @property
+    def _all_random(self) -> bool:
+        return self.recipe.select == "random" and self.recipe.measure is None
+
+    def _random_picks(self, r: int, k: int) -> int:
+        """How many of the k picks of round r are drawn at random: the share of all picks so far, rounded, less those
+        of the rounds before, so that a share of 0.1 is kept with batches of 3 too."""
+        before = sum(len(self.store.query(i).picks) for i in range(1, r))
+        return min(k, round(self.random_share * (before + k)) - round(self.random_share * before))
 
     @cached_property
     def _base(self) -> BaseModel:
@@ -245,7 +274,15 @@ class Run:
             return None
         if labels >= self.config.query.budget:
             return Stop.BUDGET
-        return None if any(e.id not in asked for e in self.bench.pool) else Stop.EMPTY
+        if all(e.id in asked for e in self.bench.pool):
+            return Stop.EMPTY
+        return Stop.ADVISED if self.config.stop.mode == "stop" and self._stop_advised() else None
+
+    def _stop_advised(self) -> bool:
+        from guidestar.report.advice import stop_advice
+
+        advice = stop_advice(self.store, self.config.stop)
+        return advice is not None and advice["advice"] == "stop"
 
     def _query(self, r: int) -> None:
         """Choose the examples of round r, from predictions alone, and store them."""
@@ -264,14 +301,16 @@ class Run:
             rows = rng.choice(len(free), size=k, replace=False)
             picks = tuple(Pick(free[i].id, float("nan")) for i in rows)
         elif k:
-            candidates = self._candidates(free, max(k, settings.candidates or len(free)), r)
-            selection = self._select(candidates, k, r)
+            block = self._candidates(free, max(k, settings.candidates or len(free)), r)
+            candidates, lucky = self._subpool(block, k, r)
+            selection = self._select(candidates, block, k - len(lucky), r, 0 if lucky else self._random_picks(r, k))
             if selection.scores:
                 ids = {"ids": "\n".join(e.id for e in candidates)}
                 self.store.add_arrays(r, "scores", selection.scores, ids)
-            picks = selection.picks
+            picks = (*lucky, *selection.picks)
         by_id = {e.id: e for e in free}
         self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks})
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
     def _candidates(self, free: Sequence[Example], size: int, r: int) -> list[Example]:
         if size >= len(free):
@@ -279,36 +318,76 @@ class Run:
         rows = generator(self.seed, r, "candidates").choice(len(free), size=size, replace=False)
         return [free[i] for i in sorted(rows)]
 
-    def _select(self, candidates: Sequence[Example], k: int, r: int) -> strategies.Selection:
-        from guidestar.model import adapters
-        from guidestar.model.predict import predict
+    def _subpool(self, block: Sequence[Example], k: int, r: int) -> tuple[Sequence[Example], tuple[Pick, ...]]:
+        """The candidates that are scored, and the picks drawn at random: from all, for a part would be no sample of
+        the pool. Without a sub-pool all are scored, and `choose` draws."""
+        if self.recipe.subpool is None:
+            return block, ()
+        share = self._random_picks(r, k)
+        drawn = set(generator(self.seed, r, "control").choice(len(block), size=share, replace=False).tolist())
+        lucky = tuple(Pick(block[i].id, float("nan"), {"random": 1.0}) for i in sorted(drawn))
+        if share == k:
+            return [e for i, e in enumerate(block) if i not in drawn], lucky
+        points = self._base_of(block, block, r).arrays["embedding"][0]
+        labelled = self._labelled()
+        known = self._base_labelled(r, frozenset({"embedding"})).arrays["embedding"][0]
+        size = max(k, self.recipe.subpool_size or SUBPOOL_SIZE) + share
+        rng = generator(self.seed, r, "subpool")
+        rows = subpool(self.recipe.subpool, points, known, [label.answer for _, label in labelled], size, rng)
+        return [block[i] for i in rows if i not in drawn], lucky
 
+    def _base_of(self, examples: Sequence[Example], block: Sequence[Example], r: int) -> Predictions:
+        """The base model's arrays for some examples of a block, which are predicted in one fixed order whatever else is
+        known: the whole pool once, or this round's candidates."""
+        dataset = self.bench.fitting
+        needs = strategies.needs(self.recipe, dataset.task.kind)[1]
+        gold = dataset.gold if any(name.startswith("gold_") for name in needs) else None
+        block = dataset.pool if self.config.query.candidates is None else block
+        place = {e.id: i for i, e in enumerate(block)}
+        found = self._base_predictions(r, "score base", block, needs, gold)
+        return found.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
+
+    def _base_labelled(self, r: int, needs: frozenset[str]) -> Predictions:
+        return self._base_predictions(r, "score base labelled", [e for e, _ in self._labelled()], needs, None)
+
+    def _select(
+        self, candidates: Sequence[Example], block: Sequence[Example], k: int, r: int, lucky: int
+    ) -> strategies.Selection:
+        """Choose k of the candidates, `lucky` of them at random. block: what the candidates are a part of."""
+        from guidestar.model import adapters
+        from guidestar.model.arrays import predict
+        from guidestar.model.parts import predict_in_parts
+
+        if k == 0:
+            return strategies.Selection((), {})
         dataset, base, settings = self.bench.fitting, self._base, self.config.query
         task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
-        full = before = labelled = None
-        if needs_base:  # in one fixed order, whatever else is known: the whole pool once, or this round's candidates
-            block = dataset.pool if settings.candidates is None else candidates
-            place = {e.id: i for i, e in enumerate(block)}
-            before = self._base_predictions(r, "score base", block, needs_base, gold)
-            before = before.rows(np.asarray([place[e.id] for e in candidates], dtype=np.intp))
+        of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
+        full = labelled = None
+        before = self._base_of(candidates, block, r) if needs_base else None
+        labelled_base = self._base_labelled(r, of_labelled_base) if of_labelled_base else None
         if needs_full:
             with (
                 adapters.adapted(base, self._adapter(r - 1), b_dropout=self.config.train.b_dropout) as model,
                 self._timed(r, "score", len(candidates)) as tick,
             ):
-                full = predict(
-                    base, model, candidates, needs_full, task, passes=passes, seed=seed, gold=gold, tick=tick
-                )
-                if "embedding" in needs_full:
+                full = predict_in_parts(
+                    base, model, candidates, needs_full, task, passes=passes, seed=seed, gold=gold, tick=tick,
+                    one_model=self.recipe.selector.one_model, b_dropout=self.config.train.b_dropout,
+                    folder=self.folder / PARTS, question={"round": r, "adapter": sha256(self._adapter(r - 1))},
+                )  # fmt: skip
+                if of_labelled:
                     known = [example for example, _ in self._labelled()]
-                    labelled = predict(base, model, known, {"embedding"}, task, passes=passes, seed=seed)
+                    labelled = predict(base, model, known, of_labelled, task, passes=passes, seed=seed)
         counts: dict[str, int] = {}
         for _, label in self._labelled():
             counts[label.answer] = counts.get(label.answer, 0) + 1
+        if self._watched and full is not None and "label_log_probs" in full.arrays:
+            self._keep_answers(r, full)
         context = strategies.Context(
-            t=r - 1, rounds=settings.rounds, full=full, base=before, labelled=labelled,
+            t=r - 1, rounds=settings.rounds, full=full, base=before, labelled=labelled, labelled_base=labelled_base,
             labelled_classes=counts, kind=task.kind, schedule=self.schedule,
         )  # fmt: skip
         rng = generator(self.seed, r, "query")
@@ -318,8 +397,25 @@ class Run:
             context,
             k,
             rng,
-            random_share=settings.random_share,
+            random_share=lucky / k,
         )
+
+    @property
+    def _watched(self) -> bool:
+        """Whether advice needs more than the curve: what models say to the pool and the validation set. A simulation
+        has its test set for the curve and no use for advice, unless it is to stop by it."""
+        return self.config.stop.mode == "stop" or not (self.bench.simulation or self.config.stop.mode == "off")
+
+    def _keep_answers(self, r: int, full: Predictions) -> None:
+        """What the model says to the candidates, so that consecutive models can be compared without labels."""
+        place = {e.id: i for i, e in enumerate(self.bench.pool)}
+        chances = np.exp(full.arrays["label_log_probs"].astype(np.float64)).mean(axis=0)
+        answers = {
+            "row": np.asarray([place[id] for id in full.ids], dtype=np.int64),
+            "label": chances.argmax(axis=1).astype(np.int64),
+            "confidence": chances.max(axis=1).astype(np.float32),
+        }
+        self.store.add_arrays(r, "answers", answers)
 
     def _base_predictions(
         self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str], gold: Mapping[str, str] | None
@@ -358,10 +454,14 @@ class Run:
 
         def fill(folder: Path) -> None:
             with self._timed(r, "train", len(labelled)) as tick:
-                train(
+                trained = train(
                     base, self.config.peft, self.config.train, labelled, self.bench.dataset.task, folder,
                     seed=seed, previous=previous, validation=validation, tick=tick,
                 )  # fmt: skip
+            if trained.cut:
+                self.bench.progress.say(
+                    f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
+                )
 
         twin = find_twin(self.store, labelled) if r == 0 else None
         if twin is None:
@@ -376,7 +476,7 @@ class Run:
         from guidestar.model.evaluate import evaluate
 
         splits = {"": self.bench.fitting.test}
-        if not self.bench.simulation:  # people want to know how it goes, and the test set stays for the curve
+        if not self.bench.simulation or self.config.stop.mode == "stop":  # the test set stays for the curve
             splits["validation_"] = self.bench.fitting.validation
         given = {prefix: split for prefix, split in splits.items() if split is not None}
         found: dict[str, Measured] = {}
@@ -390,6 +490,8 @@ class Run:
                         found[prefix] = evaluate(self._base, model, split, self.bench.dataset.task, tick)
         if "" in found:
             self.store.add_arrays(r, "test", found[""][1], {})
+        if "validation_" in found:
+            self.store.add_arrays(r, "validation", found["validation_"][1], {})
         values = {prefix + name: value for prefix, (values, _) in found.items() for name, value in values.items()}
         self.store.add_metrics(Metrics(r, self.store.trained_on(r), values))
         self.bench.progress.say(self._line(r))
@@ -413,15 +515,20 @@ class Run:
         for a choice also to the labelled ones. Once, when the round is first asked.
 
         Round 0 has no suggestions: the base model has not learned the task, and a wrong one costs more than none.
+        Where nobody is shown any, those to the round's examples are still kept if some were drawn at random, since
+        they estimate the model's accuracy (`metrics/sample.py`).
         """
-        if r == 0 or self.bench.simulation or self.config.people.suggestions == "off" or self.store.has_suggestions(r):
+        unseen = self.bench.simulation or self.config.people.suggestions == "off"
+        if r == 0 or self.store.has_suggestions(r):
+            return
+        if unseen and not any("random" in pick.details for pick in self.store.query(r).picks):
             return
         from guidestar.model import adapters
         from guidestar.model.suggest import suggest
 
         task = self.bench.dataset.task
         examples = [self.store.example(pick.id) for pick in self.store.query(r).picks]
-        if isinstance(task, Choice):
+        if isinstance(task, Choice) and not unseen:
             picked = {e.id for e in examples}
             examples += [e for e, _ in self._labelled() if e.id not in picked]
         with (

@@ -18,7 +18,7 @@ LOOK = 100_000  # rows looked at
 
 _CONFIG = """\
 # Written by `guidestar init` after looking at {rows} rows of {name}.
-# Every key is explained in docs/config.md. Run it with: guidestar run {config}
+# Every key is explained in docs/config.md. {use}
 
 # the folder to write to, beside this file
 out: {out}
@@ -54,8 +54,10 @@ _WITH_ANSWER = """\
   test_share: 0.2"""
 
 _WITHOUT_ANSWER = """\
-  # no answer column: labels are asked for. A labelled file gives a learning curve:
+  # no answer column: labels are asked for. A labelled file gives a learning curve, another one an accuracy while
+  # labelling; answer is their column with the labels:
   # test: test.csv
+  # validation: validation.csv
   # answer: label"""
 
 _ANSWER = "\nAnswer:"
@@ -100,7 +102,7 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
         else f"text: {text}; no answer column: labels will be asked for",
     ]
     body = _CONFIG.format(
-        rows=len(rows), name=data.name, config=config.name, out=_quoted(f"runs/{data.stem}"),
+        rows=len(rows), name=data.name, use=_use(config.name, answer), out=_quoted(f"runs/{data.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
         strategies=_SIMULATED if answer else _ASKED,
         answer=_WITH_ANSWER.format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
@@ -109,6 +111,13 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
     write_bytes(config, body.encode())
     found = {"rows": len(rows), "columns": columns, "text": text, "kind": kind, "answer": answer, "labels": labels}
     return config, found | {"notes": notes}
+
+
+def _use(config: str, answer: str | None) -> str:
+    """How to go on with the configuration."""
+    if answer:
+        return f"Run it with: guidestar run {config}"
+    return f"Put your labels below, then: guidestar label {config} --train"
 
 
 def _answer_column(cells: dict[str, list[str]], rows: int) -> tuple[str, str | None, list[str]]:

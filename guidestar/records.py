@@ -158,6 +158,7 @@ class Stop(enum.Enum):
 
     BUDGET = "The label budget is spent."
     EMPTY = "No unlabelled example is left."
+    ADVISED = "More labels are hardly worth it, and stop.mode is stop."
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,12 @@ class QueryConfig(_Section):
         ge=1,
         description="Score only a random subset of the pool of this size each round; default: the whole pool.",
     )
-    random_share: float = Field(
-        0.0, ge=0, lt=1, description="Share of every batch drawn at random from the candidates."
+    random_share: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the picks after the warm start that is drawn at random from the pool, as an unbiased sample "
+        "(`docs/control.md`). Default: 0.1 where people or an endpoint answer, 0 in a simulation and for `random`.",
     )
 
     @property
@@ -189,10 +193,19 @@ class StrategyConfig(_Section):
     prefilter: float | None = Field(
         None, ge=1, description="Keep the batch size times this many of the highest scores for the selector."
     )
-    select: Literal["top", "k_center", "k_means", "random"] | None = Field(
-        None, description="How the batch is drawn from what is left."
+    select: str | None = Field(
+        None, description="How the batch is drawn from what is left; a selector of `docs/strategies.md`."
     )
     balance: bool | None = Field(None, description="Fill the batch by predicted class, rarest labelled class first.")
+    options: dict[str, float] | None = Field(None, description="Numbers that the selector is told, by name.")
+    subpool: str | None = Field(
+        None,
+        description="Score only the part of the pool that is similar to the labelled examples, for pools with rare "
+        "classes: anchors (AnchorAL) or neighbours (SEALS).",
+    )
+    subpool_size: int | None = Field(
+        None, ge=1, description="Candidates that are scored of a sub-pool, at least the batch; default 1,000."
+    )
 
     @property
     def title(self) -> str:
@@ -285,12 +298,47 @@ class PeopleConfig(_Section):
     )
     suggestions: Literal["auto", "shown", "hidden", "off"] = Field(
         "auto",
-        description="The model's own answer beside an example; hidden ones can be asked for, off computes none. "
+        description="The model's own answer beside an example; hidden ones can be asked for, off shows none. "
         "auto: hidden where agreement is measured, else shown.",
     )
     lease: float = Field(
         15.0, gt=0, description="Minutes for which an example shown to one annotator is kept from the others."
     )
+
+
+class StopConfig(_Section):
+    """Whether more labels still pay (`docs/advice.md`). `stop: advise` alone is short for the mode."""
+
+    mode: Literal["off", "advise", "stop"] = Field(
+        "advise",
+        description="off: say nothing; advise: say in `guidestar status` and the report when more labels hardly pay; "
+        "stop: end the run then. A run that was ended so goes on when the mode is changed back.",
+    )
+    gain: float = Field(
+        0.005,
+        gt=0,
+        lt=1,
+        description="An accuracy gain of the next round, as a fraction, that would be worth its labels.",
+    )
+    agreement: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="Cohen's κ of consecutive models' predictions from which on they count as settled.",
+    )
+    rounds: int = Field(3, ge=1, description="Rounds in a row over which agreement and confidence are judged.")
+
+
+class CostConfig(_Section):
+    """What is paid, for `guidestar costs`. All in one currency; it changes nothing that a run does."""
+
+    label: float = Field(0.0, ge=0, description="Price of a label, beside the annotator's time.")
+    annotator_hour: float = Field(0.0, ge=0, description="Price of an hour of an annotator.")
+    seconds_per_label: float | None = Field(
+        None, gt=0, description="Seconds that a label takes. Default: measured on the labelling page; else not known."
+    )
+    machine_hour: float = Field(0.0, ge=0, description="Price of an hour of this machine.")
+    currency: str = Field("", max_length=8, description="What stands behind the amounts, for example EUR.")
 
 
 class RunConfig(_Section):
@@ -323,6 +371,8 @@ class RunConfig(_Section):
     )
     people: PeopleConfig = Field(default_factory=PeopleConfig)
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
+    stop: StopConfig = Field(default_factory=StopConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -330,6 +380,11 @@ class RunConfig(_Section):
         if isinstance(value, list):
             return [{"use": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _mode(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
@@ -385,13 +440,13 @@ class RunConfig(_Section):
 
     def key(self) -> dict[str, Any]:
         """What all runs of a configuration share and what must stay the same for one to be continued:
-        everything but strategies, seeds, who answers, the places files lie in (their content is hashed), and what only
-        decides how much memory is used.
+        everything but strategies, seeds, who answers, when to stop, prices, the places files lie in (their content is hashed),
+        and what only decides how much memory is used.
 
         Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
         """
         plain = self.plain()
-        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint"):
+        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost"):
             plain.pop(name)
         for name in ("folder", "pool", "test", "validation"):
             plain["data"].pop(name)

@@ -53,7 +53,7 @@ def score_file(
         raise ConfigError("\n".join(problems))
 
     from guidestar.model import adapters, load
-    from guidestar.model.predict import predict
+    from guidestar.model.arrays import predict
 
     progress = progress or Silent()
     with progress.phase("loading model"):

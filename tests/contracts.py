@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from guidestar.query.measures import MEASURES, evaluate_measure
-from guidestar.query.strategies import STRATEGIES, Context, choose, needs
+from guidestar.query.strategies import STRATEGIES, Context, choose, labelled_needs, needs
 from guidestar.records import Predictions
 
 LABELS = ("a", "b", "c")
@@ -123,14 +123,15 @@ def context_for(recipe, n=N, doubt=None, t=2):
     full = predictions_for(full_needs, n, max(recipe.passes, 1), seed=1, doubt=doubt)
     base = predictions_for(base_needs, n, seed=2, doubt=doubt)
     base = Predictions(full.ids, base.arrays, base.labels)
-    labelled = predictions_for({"embedding"}, 5, seed=3) if "embedding" in full_needs else None
+    of_labelled, of_labelled_base = labelled_needs(recipe)
     context = Context(
         t=t,
         rounds=10,
         kind="choice",
         full=full if full_needs else None,
         base=base if base_needs else None,
-        labelled=labelled,
+        labelled=predictions_for(of_labelled, 5, seed=3) if of_labelled else None,
+        labelled_base=predictions_for(of_labelled_base, 5, seed=4) if of_labelled_base else None,
         labelled_classes={"a": 3, "b": 1, "c": 1},
     )
     return full.ids, context
@@ -212,13 +213,14 @@ def says_why(name):
     measured = recipe.measure is not None
     assert set(selection.scores) == {
         *(["score", "full"] if measured else []),
-        *(["base"] if recipe.mix else []),
+        *(["base"] if measured and recipe.mix else []),
     }
     for pick in selection.picks:
         assert np.isfinite(pick.score) == measured
         assert set(pick.details) - {"random"} == {
             *(["full"] if measured else []),
-            *(["base", "lambda"] if recipe.mix else []),
+            *(["base"] if measured and recipe.mix else []),
+            *(["lambda"] if recipe.mix else []),
         }
         for key, values in selection.scores.items():
             found = pick.score if key == "score" else pick.details[key]

@@ -162,6 +162,21 @@ def test_prompts_that_do_not_fit_can_be_dropped(write: Callable[..., Path], run:
     assert "data: 1 prompts do not fit the model's context and were dropped" in said
 
 
+def test_gold_responses_that_do_not_fit_are_dropped_or_refused(
+    write: Callable[..., Path], run: Callable[..., Any]
+) -> None:
+    """In a simulation the longest answer is known before anybody trains on it; each prompt needs room for its own."""
+    rows = [f"{t},{label} indeed" for t, label in MORE[:7]] + ["fine," + "word " * 600]
+    changes = {"task": {"kind": "text", "max_new_tokens": 4, "labels": None}, "strategies": ["random"]}
+    text = "\n".join(["text,label", *rows, ""])
+    code, said = run("run", write(text, **changes))
+    assert code == 3
+    assert "tokens for the response do not fit the context of 512 tokens: pool.csv line 9; shorten" in said
+    code, said = run("run", write(text, data={"too_long": "drop"}, **changes))
+    assert code == 0, said
+    assert "data: 1 prompts do not fit the model's context and were dropped" in said
+
+
 def test_labels_that_share_their_first_token_work_as_sequences(
     write: Callable[..., Path], run: Callable[..., Any]
 ) -> None:

@@ -200,7 +200,9 @@ def test_json_is_json_for_every_command_that_prints_facts(
 
     code, out, _ = call("status", "--json", tmp_path / "run")
     assert code == 0
-    assert strict_json(out) == facts
+    stands = strict_json(out)
+    assert [one["run"] for one in stands.pop("advice")] == ["random-seed0", "star-seed0"]
+    assert stands == facts
     code, out, _ = call("report", "--json", tmp_path / "run")
     page = Path(strict_json(out)["report"])
     assert page.is_file()
@@ -280,6 +282,8 @@ def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
     code, out, _ = call("init", data)
     assert code == 0
     assert "no answer column: labels will be asked for" in out
+    following = f"guidestar label {tmp_path / 'mine.yaml'} --train"
+    assert out.splitlines()[-1] == f"next: put your labels into it, then: {following}"
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 4, err
     assert "star-seed0: waits for" in out

@@ -24,8 +24,8 @@ ORDER = [
     ["model"],
     ["report", "project", "people"],
     ["bench", "scoring"],
-    ["loop"],
-    ["study"],
+    ["loop", "publish"],
+    ["study", "doctor"],
     ["cli"],
     ["docs"],
 ]

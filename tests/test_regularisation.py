@@ -43,7 +43,7 @@ def adapter(base: Any, tmp_path: Path) -> Path:
 
 def literal_training(base: Any, config: TrainConfig, seed: int) -> dict[str, torch.Tensor]:
     """One row at a time, no padding, AdamW from its paper, the rate of each step from the formula."""
-    rows, order = _rows(base, choice(), LABELLED), np.random.default_rng(seed)
+    (rows, _), order = _rows(base, choice(), LABELLED), np.random.default_rng(seed)
     batches = [b for _ in range(config.epochs) for b in _epoch(rows, config.batch_size, order, False)]
     length = config.schedule_steps or len(batches)
     model = adapters.attach(base, PLAIN, seed)

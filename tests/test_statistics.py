@@ -27,6 +27,7 @@ from guidestar.metrics.statistics import (
     t_quantile,
     t_test,
     wilcoxon,
+    wilson,
 )
 
 
@@ -315,6 +316,13 @@ def test_effect_size_equals_the_inverted_noncentral_t(n):
     for end, p in ((found.low, 0.975), (found.high, 0.025)):
         t = optimize.brentq(lambda nc, p=p: stats.nct.cdf(d * math.sqrt(n), n - 1, nc) - p, -40, 60)
         assert end == pytest.approx(t / math.sqrt(n), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("share", "examples"), [(0.0, 7), (0.5, 40), (0.9, 1000), (1.0, 25)])
+def test_wilson_equals_statsmodels(share, examples):
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    theirs = proportion.proportion_confint(share * examples, examples, method="wilson")
+    assert wilson(share, examples) == pytest.approx(theirs, abs=1e-12)
 
 
 def test_no_effect_size_without_spread():

@@ -11,7 +11,8 @@ from contracts import STRATEGY_CONTRACT, context_for, ids_of
 
 from guidestar.config import MixConfig, StrategyConfig
 from guidestar.errors import ConfigError, ModelError
-from guidestar.query.strategies import STRATEGIES, Context, Recipe, check, choose, needs, resolve
+from guidestar.query.strategies import STRATEGIES, Context, Recipe, check, choose, labelled_needs, needs, resolve
+from guidestar.query.table import SELECTORS
 from guidestar.records import Example, Label, Predictions
 
 LORA = {"peft_type": "LORA", "r": 16, "lora_dropout": 0.1}
@@ -295,3 +296,107 @@ def test_a_strategy_of_ones_own_is_one_more_entry(monkeypatch):
     monkeypatch.setitem(STRATEGIES, "own", Recipe("own", measure="margin", prefilter=3, select="random"))
     for rule in STRATEGY_CONTRACT:
         rule("own")
+
+
+# --- selectors and sub-pools --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_can_stand_in_a_recipe_of_ones_own(name, monkeypatch):
+    """With a measure and without where that makes sense, and with λ where it mixes."""
+    selector = SELECTORS[name]
+    mix = MixConfig(schedule="constant") if selector.mixes else None
+    recipes = [Recipe("own", measure="entropy", passes=selector.min_passes, mix=mix, prefilter=3, select=name)]
+    if not selector.scored:
+        recipes.append(Recipe("own", passes=selector.min_passes, mix=mix, select=name))
+    for recipe in recipes:
+        assert check(recipe, "choice", simulation=False, peft=LORA) == []
+        monkeypatch.setitem(STRATEGIES, "own", recipe)
+        for rule in STRATEGY_CONTRACT:
+            rule("own")
+
+
+def test_every_selector_is_documented_and_in_use():
+    used = {recipe.select for recipe in STRATEGIES.values()}
+    for name, selector in SELECTORS.items():
+        assert selector.doc
+        assert all(option.doc and option.low <= option.default <= option.high for option in selector.options.values())
+        assert name in used or name == "soft_rank"
+
+
+def test_labelled_needs():
+    assert labelled_needs(STRATEGIES["random"]) == (frozenset(), frozenset())
+    assert labelled_needs(STRATEGIES["cal"]) == ({"embedding", "label_log_probs"}, frozenset())
+    assert labelled_needs(STRATEGIES["typiclust"]) == (frozenset(), {"embedding"})
+    assert labelled_needs(STRATEGIES["star_k_center"]) == ({"embedding"}, {"embedding"})
+    assert labelled_needs(STRATEGIES["anchor_entropy"]) == (frozenset(), {"embedding"})
+    assert needs(STRATEGIES["anchor_entropy"], "choice") == ({"label_log_probs"}, {"embedding"})
+
+
+def test_options_come_from_the_configuration():
+    recipe = resolve(StrategyConfig(use="power_entropy", options={"beta": 1e6}))
+    ids, context = context_for(recipe)
+    plain = choose(STRATEGIES["entropy"], ids, context, 8, rng())
+    assert ids_of(choose(recipe, ids, context, 8, rng())) == ids_of(plain)
+    assert ids_of(choose(STRATEGIES["power_entropy"], ids, context, 8, rng())) != ids_of(plain)
+    wrong = resolve(StrategyConfig(use="power_entropy", options={"beta": -1, "betta": 2}))
+    assert check(wrong, "choice", simulation=False, peft=LORA) == [
+        "options.beta is -1.0; allowed: 0.0 to 1000000.0",
+        "options.betta is unknown for select 'power'; did you mean 'beta'? allowed: beta",
+    ]
+
+
+def test_unknown_selectors_and_sub_pools_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="strategy 'entropy': select 'k_centre' is unknown; did you mean 'k_center'"):
+        resolve(StrategyConfig(use="entropy", select="k_centre"))
+    with pytest.raises(ConfigError, match="subpool 'anchor' is unknown; did you mean 'anchors'"):
+        resolve(StrategyConfig(use="entropy", subpool="anchor"))
+
+
+def test_what_a_selector_lacks_is_said():
+    def problems(kind="choice", peft=LORA, **parts):
+        return check(Recipe("bad", **parts), kind, simulation=False, peft=peft)
+
+    assert problems(select="mixed_k_center") == ["select is 'mixed_k_center', which mixes distances and needs a mix"]
+    assert problems(select="mixed_k_center", mix=MixConfig(scale="rank")) == [
+        "mix.scale is 'rank', which distances do not have; allowed: raw, minmax"
+    ]
+    assert problems(select="batch_bald") == ["passes is 0; select 'batch_bald' needs at least 2"]
+    assert problems(select="power") == ["select is 'power', which needs a measure to rank by"]
+    assert problems(select="k_means", passes=3) == ["passes is set, but there is no measure for it to work on"]
+    assert problems("text", select="badge") == [
+        "select 'badge' is not defined for the task kind 'text'; allowed: choice"
+    ]
+    assert problems("number", measure="response_entropy", subpool="anchors") == [
+        "subpool 'anchors' needs classes, which the task kind 'number' does not have; allowed: choice"
+    ]
+    assert problems(measure="entropy", subpool_size=10) == ["subpool_size is set, but there is no subpool"]
+    assert problems(measure="representation_gradient", passes=3) == [
+        "passes is 3; measure 'representation_gradient' is defined for one plain pass; set passes to 0"
+    ]
+
+
+def test_the_mix_of_distances_follows_the_rounds():
+    """Candidate a is far in the base model, b in the tuned one: early a is asked first, late b."""
+    ids = ("a", "b", "c")
+    base = Predictions(ids, {"embedding": np.array([[[9.0], [1.0], [0.0]]])})
+    full = Predictions(ids, {"embedding": np.array([[[1.0], [9.0], [0.0]]])})
+    known = Predictions(("z",), {"embedding": np.zeros((1, 1, 1))})
+    for t, first in ((0, "a"), (8, "b")):
+        context = Context(t=t, rounds=10, kind="text", full=full, base=base, labelled=known, labelled_base=known)
+        found = choose(STRATEGIES["star_k_center"], ids, context, 2, rng())
+        assert ids_of(found)[0] == first
+        assert found.picks[0].details == {"lambda": pytest.approx(0.9 if t == 0 else 0.1)}
+        assert found.scores == {}
+
+
+def test_minmax_brings_the_distances_of_both_models_to_one_unit():
+    """Tuned states a thousand times as long decide alone unless the mix scales them."""
+    ids = ("a", "b", "c")
+    base = Predictions(ids, {"embedding": np.array([[[9.0], [1.0], [0.0]]])})
+    full = Predictions(ids, {"embedding": np.array([[[1000.0], [9000.0], [0.0]]])})
+    known = Predictions(("z",), {"embedding": np.zeros((1, 1, 1))})
+    context = Context(t=0, rounds=10, kind="text", full=full, base=base, labelled=known, labelled_base=known)
+    raw = dataclasses.replace(STRATEGIES["star_k_center"], mix=MixConfig(scale="raw"))
+    assert ids_of(choose(STRATEGIES["star_k_center"], ids, context, 1, rng())) == ["a"]
+    assert ids_of(choose(raw, ids, context, 1, rng())) == ["b"]

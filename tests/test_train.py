@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from conftest import LABELS
 from test_predict import PEFT, choice, examples
 
-from guidestar.config import TrainConfig
+from guidestar.config import TaskConfig, TrainConfig
+from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.dropout import BitDropout
@@ -24,10 +26,27 @@ LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
 
 
 def test_the_loss_is_the_sum_over_response_tokens(base: Any) -> None:
-    rows = _rows(base, choice(response="the topic is {answer}"), LABELLED)
+    rows, cut = _rows(base, choice(response="the topic is {answer}"), LABELLED)
+    assert cut == 0
     found = float(_loss(base, base.model, rows))
     slow = sum(literal.teacher_forced(base, base.model, e.prompt, f"the topic is {a}")[0] for e, a in LABELLED)
     assert math.isclose(found, slow, rel_tol=1e-4)
+
+
+def test_a_response_longer_than_the_context_is_cut_and_counted(base: Any, tmp_path: Path) -> None:
+    """A person may write more than the model can read: the round goes on with the beginning, and says so."""
+    task = make_task(TaskConfig(kind="text", max_new_tokens=4), [], "{answer}")
+    short, long = "7", " ".join(["seven"] * 300)
+    small = dataclasses.replace(base, max_length=64)
+    labelled = [(examples()[0], short), (examples()[1], long)]
+    rows, cut = _rows(small, task, labelled)
+    assert cut == 1
+    assert [len(row) <= 64 for row in rows] == [True, True]
+    whole, _ = _rows(dataclasses.replace(base, max_length=10**6), task, labelled)
+    assert rows[0] == whole[0]
+    assert rows[1].response == whole[1].response[: len(rows[1].response)]
+    assert len(rows[1]) == 64
+    assert train(small, PEFT, TrainConfig(epochs=1), labelled, task, tmp_path / "a", seed=0).cut == 1
 
 
 def test_micro_batches_add_up_to_the_batch(base: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     label.add_argument("--train", action="store_true", help="fine-tune in a process of its own after every round")
     label.add_argument("--annotator", metavar="NAME", help="your name in the record; without it the page asks")
     label.add_argument("--terminal", action="store_true", help="no browser: ask in the terminal")
-    label.add_argument("--port", type=int, default=8765, help="default: 8765, or a free one when that is taken")
+    label.add_argument("--port", type=int, default=0, help="default: the folder's own, the same every time")
     label.add_argument(
         "--bind", metavar="ADDRESS", default="127.0.0.1",
         help="listen elsewhere than on this machine alone; whoever reaches the address and knows the link can label",

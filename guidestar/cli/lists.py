@@ -1,4 +1,4 @@
-"""Commands that list what has a name."""
+"""Commands that list what has a name, and what is there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from guidestar.cli.common import Commands, Options, show
 
 
 def add(commands: Commands) -> None:
-    """strategies, measures, models, presets, experiments."""
+    """strategies, measures, models, presets, doctor."""
     commands.add("strategies", _strategies, "The query strategies.")
     commands.add("measures", _measures, "The uncertainty measures, and what each needs.")
     commands.add("models", _models, "The models that have a short name.")
     commands.add("presets", _presets, "The datasets that have a preset.")
+    doctor = commands.add("doctor", _doctor, "What is installed, what the machine can do, whether a run is whole.")
+    doctor.add_argument(
+        "run", metavar="RUN", nargs="?", help="also check the runs of this folder: hashes, schema, data"
+    )
 
 
 def _strategies(options: Options) -> int:
@@ -44,6 +48,17 @@ def _presets(options: Options) -> int:
     from guidestar.data.presets import PRESETS
 
     return _table(options, {name: preset.description for name, preset in PRESETS.items()})
+
+
+def _doctor(options: Options) -> int:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from guidestar.doctor import examine, text
+
+    findings = examine(Path(options.run) if options.run else None)
+    show(options, [asdict(finding) for finding in findings], text(findings))
+    return 1 if any(finding.state == "problem" for finding in findings) else 0
 
 
 def _table(options: Options, rows: dict[str, str]) -> int:

@@ -11,7 +11,7 @@ from guidestar.cli.common import Commands, Options, load, progress, show
 
 
 def add(commands: Commands) -> None:
-    """run, init, demo, status, report, score."""
+    """run, init, demo, status, report, publish, score."""
     run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
     run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
@@ -30,6 +30,20 @@ def add(commands: Commands) -> None:
 
     report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
     report.add_argument("run", metavar="RUN", help="the folder of a run")
+    for form in ("pdf", "png"):
+        report.add_argument(
+            f"--{form}", action="store_true", help=f"write every chart into RUN/figures as {form.upper()} too"
+        )
+
+    publish = commands.add("publish", _publish, "Write a folder ready for the hub: adapter, model card, data card.")
+    publish.add_argument("run", metavar="RUN", help="the folder of a run")
+    publish.add_argument("--out", metavar="DIR", help="where to write; default: published, in the run's folder")
+    publish.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last measured round")
+    publish.add_argument("--base", metavar="NAME", help="the base model's public name, where the run used a folder")
+    publish.add_argument("--license", metavar="ID", help="licence for both cards, for example apache-2.0")
+    publish.add_argument("--with-labels", action="store_true", help="add the labelled texts as labels.jsonl")
+    publish.add_argument("--push", metavar="REPO", help="upload to this repository of the hub, private unless --public")
+    publish.add_argument("--public", action="store_true", help="with --push: a repository that everybody can read")
 
     score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
     score.add_argument(
@@ -60,6 +74,7 @@ def _run_and_report(options: Options, config: Any) -> int:
     from guidestar.errors import GuidestarError
     from guidestar.records import Waiting
     from guidestar.report import build_report, summary
+    from guidestar.report.compare import beside_control, sentences
 
     outcomes = loop.run(config, progress(options))
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
@@ -71,6 +86,8 @@ def _run_and_report(options: Options, config: Any) -> int:
     ]
     facts = summary(Path(config.out))
     if not waiting:
+        if data := beside_control(Path(config.out)):
+            lines += sentences(data)
         lines.append(facts["sentence"])
         try:
             lines.append(f"report: {build_report(Path(config.out))}")
@@ -97,24 +114,49 @@ def _init(options: Options) -> int:
     from guidestar.project import write_config
 
     path, found = write_config(Path(options.data), Path(options.out) if options.out else None, force=options.force)
-    lines = [*found["notes"], f"wrote {path}", f"next: guidestar run {path}"]
+    following = (
+        f"guidestar run {path}" if found["answer"] else f"put your labels into it, then: guidestar label {path} --train"
+    )
+    lines = [*found["notes"], f"wrote {path}", f"next: {following}"]
     show(options, {"config": str(path), **found}, "\n".join(lines))
     return 0
 
 
 def _status(options: Options) -> int:
+    from guidestar.people.ledger import usage_of, usage_text
     from guidestar.report import status_text, summary
+    from guidestar.report.advice import advice_lines, advise
 
-    facts = summary(Path(options.run))
-    show(options, facts, status_text(facts))
+    facts, asked = summary(Path(options.run)), usage_of(Path(options.run))
+    facts |= {"endpoint": asked} if asked else {}
+    facts["advice"] = advise(Path(options.run))
+    lines = [status_text(facts), *(usage_text(name, usage) for name, usage in asked.items())]
+    if said := advice_lines(facts["advice"]):
+        lines += ["", *said]
+    show(options, facts, "\n".join(lines))
     return 0
 
 
 def _report(options: Options) -> int:
     from guidestar.report import build_report
 
-    path = build_report(Path(options.run))
-    show(options, {"report": str(path)}, str(path))
+    figures = [form for form in ("pdf", "png") if getattr(options, form)]
+    path = build_report(Path(options.run), figures)
+    files = sorted(str(file) for form in figures for file in (path.parent / "figures").glob(f"*.{form}"))
+    show(options, {"report": str(path), **({"figures": files} if figures else {})}, "\n".join([str(path), *files]))
+    return 0
+
+
+def _publish(options: Options) -> int:
+    from guidestar.publish import publish
+
+    facts = publish(
+        Path(options.run), options.out, round=options.round, base=options.base, license=options.license,
+        with_labels=options.with_labels, push=options.push, public=options.public,
+    )  # fmt: skip
+    lines = [f"{facts['folder']}: {', '.join(facts['files'])}"]
+    lines.append(f"pushed: {facts['pushed']}" if facts["pushed"] else "nothing was uploaded; --push REPO does that")
+    show(options, facts, "\n".join(lines))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Commands for researchers: the paper's experiments, and probes of a run."""
+"""Commands for researchers: did it pay, the paper's experiments, and probes of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,25 @@ from guidestar.cli.common import Commands, Options, progress, show
 
 
 def add(commands: Commands) -> None:
-    """paper, probe."""
+    """compare, costs, paper, probe."""
+    compare = commands.add(
+        "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence."
+    )
+    compare.add_argument(
+        "run", metavar="RUN", nargs="+",
+        help="folders of experiments, one for each dataset; run folders that lie together count as one",
+    )  # fmt: skip
+    compare.add_argument("--control", metavar="NAME", help="the strategy to compare with; default: the random one")
+    compare.add_argument("--target", type=float, metavar="ACCURACY", help="also say what each needed to reach it")
+    compare.add_argument("--level", type=float, default=0.95, metavar="SHARE", help="of the intervals; default: 0.95")
+    costs = commands.add(
+        "costs", _costs, "What rounds cost in tokens, operations, seconds and money; curves against it."
+    )
+    costs.add_argument("run", metavar="RUN", help="the folder of an experiment or of one run")
+    costs.add_argument("--label", type=float, metavar="PRICE", help="price of a label, in place of the configuration's")
+    costs.add_argument("--annotator-hour", type=float, metavar="PRICE", help="price of an hour of an annotator")
+    costs.add_argument("--machine-hour", type=float, metavar="PRICE", help="price of an hour of this machine")
+    costs.add_argument("--out", metavar="DIR", help="also write cost.csv, cost.png and cost.pdf there")
     paper = commands.add("paper", _paper, "A table, figure or question of the STAR paper as one command; resumable.")
     paper.add_argument("name", metavar="NAME", nargs="?", help="the experiment; without it they are listed")
     paper.add_argument(
@@ -24,16 +42,45 @@ def add(commands: Commands) -> None:
     paper.add_argument("--plan", action="store_true", help="print the plan and end")
     paper.add_argument("overrides", nargs="*", metavar="key=value", help="keys of every run's configuration to change")
 
-    probe = commands.add("probe", _probe, "What happens inside a run: confidence, entropy, unchanged.")
+    probe = commands.add("probe", _probe, "What happens inside a run; see NAME below.")
     probe.add_argument("run", metavar="RUN", help="the folder of a run")
-    probe.add_argument("name", metavar="NAME", choices=("confidence", "entropy", "unchanged"), help="the probe")
-    probe.add_argument("--round", type=int, metavar="R", help="confidence: the round to look at; default: the last")
+    probe.add_argument(
+        "name",
+        metavar="NAME",
+        choices=("confidence", "entropy", "layers", "noise", "picks", "score", "unchanged"),
+        help="the probe: confidence, entropy, layers, noise, picks, score or unchanged",
+    )
+    probe.add_argument(
+        "--round", type=int, metavar="R", help="confidence, noise: the round to look at; default: the last"
+    )
     probe.add_argument("--top", type=int, metavar="N", help="entropy: the N most uncertain at the start; default 1000")
     probe.add_argument("--limit", type=int, metavar="N", help="entropy: look at N examples of the pool, default all")
     probe.add_argument(
         "--shots", type=int, metavar="K", help="confidence: demonstrations of the base model; default 4, 0 for none"
     )
     probe.add_argument("--measure", metavar="NAME", help="entropy: a measure; default: the run's own")
+    probe.add_argument("--texts", type=int, metavar="N", help="layers: texts to compare layers on; default 100")
+    probe.add_argument("--seeds", type=int, metavar="N", help="noise: trainings on the same labels; default 5")
+    probe.add_argument("--passes", type=int, metavar="K", help="score: dropout passes; default: the strategy's own")
+
+
+def _compare(options: Options) -> int:
+    from guidestar.report.compare import compare, compare_text
+
+    facts = compare(
+        [Path(run) for run in options.run], control=options.control, target=options.target, level=options.level
+    )
+    show(options, facts, compare_text(facts))
+    return 0
+
+
+def _costs(options: Options) -> int:
+    from guidestar.study.costs import costs, costs_text
+
+    given = {name: getattr(options, name) for name in ("label", "annotator_hour", "machine_hour")}
+    facts = costs(Path(options.run), changes=given, out=Path(options.out) if options.out else None)
+    show(options, facts, costs_text(facts))
+    return 0
 
 
 def _paper(options: Options) -> int:
@@ -67,7 +114,8 @@ def _probe(options: Options) -> int:
 
     found = probe(
         Path(options.run), options.name, round=options.round, top=options.top, limit=options.limit,
-        shots=options.shots, measure=options.measure, progress=progress(options),
+        shots=options.shots, measure=options.measure, passes=options.passes, seeds=options.seeds, texts=options.texts,
+        progress=progress(options),
     )  # fmt: skip
     show(options, dict(found.facts), "\n".join([*found.sentences, *map(str, found.files)]))
     return 0

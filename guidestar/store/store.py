@@ -164,6 +164,11 @@ class Store:
                 raise StoreError(f"{self.folder}: the run ended before, with {before.name}; found {stop.name} now")
             self._db.execute("INSERT OR IGNORE INTO finish VALUES (1, ?, ?)", stop.name, timestamp())
 
+    def reopen(self) -> None:
+        """Forget that the run ended because that was advised; other ends stay."""
+        with self._db.transaction("reopen"):
+            self._db.execute("DELETE FROM finish WHERE stop = ?", Stop.ADVISED.name)
+
     def finished(self) -> Stop | None:
         """Why the run ended, None while it has not."""
         return self._finished()
@@ -400,6 +405,20 @@ class Store:
         if row is None:
             raise StoreError(f"{self.folder}: round {round} was not trained")
         return int(row[0])
+
+    def recorded(self) -> list[tuple[str, int, str, str]]:
+        """("adapters" or "arrays", round, name of the folder or file, SHA-256) of all that should be there."""
+        adapters = self._db.rows("SELECT round, sha256 FROM adapters ORDER BY round")
+        arrays = self._db.rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name")
+        return [("adapters", r, self._adapter_path(r).name, sha256) for r, sha256 in adapters] + [
+            ("arrays", r, self._arrays_path(r, name).name, sha256) for r, name, sha256 in arrays
+        ]
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong when it reads all of the database; empty for one that is whole."""
+        found = [row[0] for row in self._db.rows("PRAGMA integrity_check") if row[0] != "ok"]
+        lost = self._db.rows("PRAGMA foreign_key_check")
+        return found + [f"a row of {row[0]} belongs to nothing in {row[2]}" for row in lost]
 
     def dump(self) -> dict[str, Any]:
         """All that must be equal between an interrupted and an uninterrupted run; no clock is in it.

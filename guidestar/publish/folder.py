@@ -1,0 +1,178 @@
+"""The folder itself: adapter, cards, what is needed to repeat it; and the push, where one is asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from guidestar import config as configs
+from guidestar.bench import CONFIG_FILE, Bench
+from guidestar.config import RunConfig
+from guidestar.data.presets import apply_preset
+from guidestar.data.tasks import Choice, make_task
+from guidestar.errors import ConfigError, ConfigMismatch, ModelError, StoreError
+from guidestar.publish.cards import data_card, model_card
+from guidestar.publish.snippet import Usage
+from guidestar.records import Label
+from guidestar.store import Store, files
+from guidestar.store.store import find_run
+
+MARK = "published.json"  # says that a folder was made here and may be replaced
+FOLDER = "published"
+
+
+def publish(
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    round: int | None = None,
+    base: str | None = None,
+    license: str | None = None,
+    with_labels: bool = False,
+    push: str | None = None,
+    public: bool = False,
+    bench: Bench | None = None,
+) -> dict[str, Any]:
+    """Write a folder with a run's adapter, a model card and a data card; returns its path and what is in it.
+
+    out: default `published` in the run's folder. round: default the last one measured. base: the base model's public
+    name, where the run used a local folder. with_labels: add the labelled texts. push: a repository of the hub to
+    upload to, made private unless `public`; nothing leaves the machine without it. bench: the run's model, if loaded.
+
+    Raises StoreError for a run without a measured round, ConfigError for a folder that holds something else,
+    ConfigMismatch for another base model than the run's, ModelError if the push fails.
+    """
+    folder = find_run(Path(run))
+    target = Path(out) if out else folder / FOLDER
+    if target.exists() and not (target / MARK).is_file() and any(target.iterdir()):
+        raise ConfigError(f"{target}: exists and holds something else; name another folder with --out")
+    with Store.open(folder) as store:
+        measured = [m.round for m in store.metrics()]
+        if not measured:
+            raise StoreError(f"{folder}: no round is complete yet, so there is nothing to publish")
+        if round is not None and round not in measured:
+            raise ConfigError(f"round is {round}; allowed: {', '.join(map(str, measured))}")
+        chosen = measured[-1] if round is None else round
+        adapter = store.adapter(chosen)
+        bench = bench or Bench(_configuration(folder))
+        usage = _usage(store, bench, adapter, base)
+        name = (push or f"{store.facts.get('name')}-{store.facts.get('strategy')}").rpartition("/")[2]
+
+        def fill(place: Path) -> None:
+            shutil.copytree(adapter, place, dirs_exist_ok=True)
+            _rename_base(place, usage)
+            (place / "README.md").write_text(
+                model_card(store, chosen, usage, name=name, license=license), encoding="utf-8"
+            )
+            (place / "DATA.md").write_text(
+                data_card(store, chosen, license=license, with_labels=with_labels), encoding="utf-8"
+            )
+            (place / MARK).write_text(_json(_origin(store, chosen, place)), encoding="utf-8")
+            if with_labels:
+                (place / "labels.jsonl").write_text(_labels(store, chosen), encoding="utf-8")
+
+        files.publish_folder(target, fill)
+    found = {"folder": str(target), "round": chosen, "files": sorted(p.name for p in target.iterdir()), "pushed": None}
+    return found | ({"pushed": _push(target, push, public)} if push else {})
+
+
+def _configuration(folder: Path) -> RunConfig:
+    inside, above = folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE
+    place = inside if inside.is_file() else above
+    if not place.is_file():
+        raise ConfigError(
+            f"{folder}: found no {CONFIG_FILE} in it or in the folder above it, which names the base model"
+        )
+    return configs.load(place)
+
+
+def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
+    from guidestar.model import full
+    from guidestar.model.batches import label_tokens
+
+    facts, config = store.facts, bench.config
+    if bench.base.fingerprint != facts["model"]["fingerprint"]:
+        raise ConfigMismatch(
+            f"{store.folder}: the base model is not the one that the run was begun with; use the same model"
+        )
+    data, task_config, _ = apply_preset(config.data, config.task)
+    kind = facts["task"]
+    if kind["kind"] == "choice":
+        labels = dict(zip(kind["labels"], kind["words"], strict=True))
+        task_config = task_config.model_copy(update={"kind": "choice", "labels": labels})
+    task = make_task(task_config, [], data.response)
+    whole = False
+    prefix: tuple[int, ...] = ()
+    answers: dict[str, tuple[int, ...]] | None = None
+    if isinstance(task, Choice):
+        example = store.example(store.query(0).picks[0].id)
+        tokens = label_tokens(bench.base, task, example.prompt)
+        whole, prefix = task.scoring == "sequence", tokens.prefix
+        answers = dict(zip(task.labels, tokens.rest, strict=True))
+    return Usage(
+        base=base or bench.base.name, full=full.is_saved(adapter), dtype=facts["model"]["dtype"],
+        template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
+        answers=answers, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
+    )  # fmt: skip
+
+
+def _rename_base(place: Path, usage: Usage) -> None:
+    """Have the adapter name the base model that the card names."""
+    file = place / "adapter_config.json"
+    if file.is_file():
+        content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": usage.base}
+        file.write_text(_json(content), encoding="utf-8")
+
+
+def _origin(store: Store, round: int, place: Path) -> dict[str, Any]:
+    """Everything to repeat it; places of this machine left out."""
+    facts = store.facts
+    config = {key: value for key, value in facts["config"].items() if key not in ("out", "endpoint")}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in ("folder", "pool", "test", "validation")}
+    weights = {path.name: files.sha256(path) for path in sorted(place.glob("*.safetensors"))}
+    metrics = [
+        {"round": m.round, "labels": m.labels} | {k: v if math.isfinite(v) else None for k, v in m.values.items()}
+        for m in store.metrics()
+        if m.round <= round
+    ]
+    names = ("strategy", "recipe", "seed", "task", "data", "data_hash", "model", "versions", "hardware")
+    return {
+        "kind": "published",
+        "round": round,
+        "metrics": metrics,
+        "sha256": weights,
+        "config": config,
+        **{name: facts.get(name) for name in names},
+    }
+
+
+def _labels(store: Store, round: int) -> str:
+    rows = []
+    for r in range(round + 1):
+        for pick in store.query(r).picks:
+            answer = store.annotations.answers().get(pick.id)
+            if isinstance(answer, Label):
+                chance = r == 0 or "random" in pick.details
+                rows.append({**store.example(pick.id).fields, "label": answer.answer, "round": r, "random": chance})
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _push(folder: Path, repository: str, public: bool) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=not public, exist_ok=True)
+        return str(api.upload_folder(folder_path=str(folder), repo_id=repository))
+    except Exception as error:  # the hub client raises many kinds: network, login, rights
+        raise ModelError(
+            f"{folder} is complete, but pushing it to {repository!r} failed ({type(error).__name__}: {error}); log in with "
+            "`hf auth login` and run the same command again"
+        ) from error
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

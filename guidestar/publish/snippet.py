@@ -1,0 +1,136 @@
+"""The program of a model card: what a reader runs to get the run's own predictions, without this library."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a prediction depends on, beside the weights.
+
+    base: the base model's name or folder. full: the folder holds a whole model and no adapter. template: as
+    configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
+    end token; None for generated answers. eos, pad: token ids. max_new_tokens: limit of a generated answer.
+    """
+
+    base: str
+    full: bool
+    dtype: str
+    template: str
+    chat: bool
+    remote_code: bool
+    prefix: tuple[int, ...] = ()
+    answers: dict[str, tuple[int, ...]] | None = None
+    whole: bool = False
+    eos: tuple[int, ...] = ()
+    pad: int = 0
+    max_new_tokens: int = 0
+
+
+def pieces(template: str) -> list[tuple[str, str | None]]:
+    """(text before, column) of a template, in order.
+
+    >>> pieces("Message: {text}\\nTopic:")
+    [('Message: ', 'text'), ('\\nTopic:', None)]
+    """
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+
+
+def program(usage: Usage) -> str:
+    """Python source with a function `predict(**columns)` and an example call."""
+    return "\n".join([*_loading(usage), "", "", *_prompting(usage), "", "", *_predicting(usage), ""])
+
+
+def _loading(usage: Usage) -> list[str]:
+    trust = ", trust_remote_code=True" if usage.remote_code else ""
+    lines = ["import torch"] + ([] if usage.full else ["from peft import PeftModel"])
+    lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += ['FOLDER = "."  # this folder, or its name on the hub']
+    if usage.full:
+        lines += [
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+            f"model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.{usage.dtype}{trust}).eval()",
+        ]
+    else:
+        lines += [
+            f"BASE = {usage.base!r}",
+            f"tokenizer = AutoTokenizer.from_pretrained(BASE{trust})",
+            f"model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.{usage.dtype}{trust})",
+            "model = PeftModel.from_pretrained(model, FOLDER, autocast_adapter_dtype=False).eval()",
+        ]
+    return lines
+
+
+def _prompting(usage: Usage) -> list[str]:
+    lines = [
+        f"PROMPT = {[list(piece) for piece in pieces(usage.template)]!r}  # text, then a column",
+        "",
+        "",
+        "def prompt_tokens(columns):",
+        '    text = "".join(before + (columns[name].strip() if name else "") for before, name in PROMPT)',
+    ]
+    if usage.chat:
+        lines += [
+            '    turns = [{"role": "user", "content": text}]',
+            "    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)",
+            '    return tokenizer(text, add_special_tokens=False)["input_ids"]',
+        ]
+    else:
+        lines += ['    return tokenizer(text)["input_ids"]']
+    return lines
+
+
+def _predicting(usage: Usage) -> list[str]:
+    head = ["@torch.inference_mode()", "def predict(**columns):"]
+    if usage.answers is None:
+        return [
+            *head,
+            '    """The model\'s response, generated greedily."""',
+            "    tokens = torch.tensor([prompt_tokens(columns)])",
+            "    found = model.generate(",
+            "        input_ids=tokens, attention_mask=torch.ones_like(tokens), do_sample=False, repetition_penalty=1.0,",
+            f"        max_new_tokens={usage.max_new_tokens}, eos_token_id={list(usage.eos)}, pad_token_id={usage.pad},",
+            "    )",
+            "    return tokenizer.decode(found[0, tokens.shape[1]:], skip_special_tokens=True).strip()",
+        ]
+    if usage.whole:
+        return [
+            f"ANSWERS = { {label: list(row) for label, row in usage.answers.items()}!r}  # label: its tokens",
+            f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+            "",
+            "",
+            *head,
+            '    """The likeliest label: the whole answers are compared."""',
+            "    start, scores = prompt_tokens(columns) + FORMAT, {}",
+            "    for label, answer in ANSWERS.items():",
+            "        logits = model(input_ids=torch.tensor([start + answer])).logits[0, -len(answer) - 1 : -1]",
+            "        chances = logits.float().log_softmax(-1)",
+            "        scores[label] = float(chances.gather(1, torch.tensor(answer)[:, None]).sum())",
+            "    return max(scores, key=scores.get)",
+        ]
+    return [
+        f"FIRST = { {label: row[0] for label, row in usage.answers.items()}!r}  # label: its first token",
+        f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+        "",
+        "",
+        *head,
+        '    """The likeliest label: the first tokens of the answers are compared."""',
+        "    tokens = torch.tensor([prompt_tokens(columns) + FORMAT])",
+        "    logits = model(input_ids=tokens).logits[0, -1]",
+        "    return max(FIRST, key=lambda label: float(logits[FIRST[label]]))",
+    ]
+
+
+def call(usage: Usage) -> str:
+    """One line that calls the program.
+
+    >>> call(Usage("base", False, "float32", "Message: {text}", False, False))
+    'print(predict(text="…"))'
+    """
+    names = list(dict.fromkeys(name for _, name in pieces(usage.template) if name is not None))
+    if all(name.isidentifier() for name in names):
+        given = ", ".join(f'{name}="…"' for name in names)
+        return f"print(predict({given}))"
+    return f"print(predict(**{dict.fromkeys(names, '…')!r}))"
