@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from guidestar import config as configs
+from guidestar import trackers
 from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.data.tasks import Choice
@@ -83,6 +84,7 @@ class Run:
         self.schedule = schedule
         self.folder = self.bench.folder / f"{self.strategy.title}-seed{self.seed}"
         self._stack = ExitStack()
+        trackers.check(self.config.tracker)
         if not (self.folder / DATABASE).exists():  # what cannot run leaves no folder behind
             self.bench.check()
         with ExitStack() as opening:  # a failure below closes what was opened
@@ -344,11 +346,12 @@ class Run:
         gold = dataset.gold if any(name.startswith("gold_") for name in needs) else None
         block = dataset.pool if self.config.query.candidates is None else block
         place = {e.id: i for i, e in enumerate(block)}
-        found = self._base_predictions(r, "score base", block, needs, gold)
+        found = self._base_predictions(r, "score base", block, needs, gold, self.config.model.score_dtype)
         return found.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
 
     def _base_labelled(self, r: int, needs: frozenset[str]) -> Predictions:
-        return self._base_predictions(r, "score base labelled", [e for e, _ in self._labelled()], needs, None)
+        known = [example for example, _ in self._labelled()]
+        return self._base_predictions(r, "score base labelled", known, needs, None, self.config.model.score_dtype)
 
     def _select(
         self, candidates: Sequence[Example], block: Sequence[Example], k: int, r: int, lucky: int
@@ -357,10 +360,11 @@ class Run:
         from guidestar.model import adapters
         from guidestar.model.arrays import predict
         from guidestar.model.parts import predict_in_parts
+        from guidestar.model.precision import computing_in
 
         if k == 0:
             return strategies.Selection((), {})
-        dataset, base, settings = self.bench.fitting, self._base, self.config.query
+        dataset, settings = self.bench.fitting, self.config.query
         task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
@@ -370,6 +374,7 @@ class Run:
         labelled_base = self._base_labelled(r, of_labelled_base) if of_labelled_base else None
         if needs_full:
             with (
+                computing_in(self._base, self.config.model.score_dtype) as base,
                 adapters.adapted(base, self._adapter(r - 1), b_dropout=self.config.train.b_dropout) as model,
                 self._timed(r, "score", len(candidates)) as tick,
             ):
@@ -418,16 +423,21 @@ class Run:
         self.store.add_arrays(r, "answers", answers)
 
     def _base_predictions(
-        self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str], gold: Mapping[str, str] | None
-    ) -> Predictions:
-        """What the untuned model says, from the cache that the runs share."""
+        self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str],
+        gold: Mapping[str, str] | None, dtype: str | None = None,
+    ) -> Predictions:  # fmt: skip
+        """What the untuned model says, from the cache that the runs share. dtype: None for the model's own."""
         from guidestar.model.basecache import base_predictions
+        from guidestar.model.precision import computing_in
 
         dataset = self.bench.fitting
-        with self._timed(r, phase, len(examples)) as tick:
+        with (
+            computing_in(self._base, dtype) as base,
+            self._timed(r, phase, len(examples)) as tick,
+        ):
             return base_predictions(
                 self.bench.cache,
-                self._base,
+                base,
                 examples,
                 needs,
                 dataset.task,
@@ -495,6 +505,22 @@ class Run:
         values = {prefix + name: value for prefix, (values, _) in found.items() for name, value in values.items()}
         self.store.add_metrics(Metrics(r, self.store.trained_on(r), values))
         self.bench.progress.say(self._line(r))
+        self._track(r, values)
+
+    @cached_property
+    def _tracking(self) -> trackers.Tracking:
+        """The configured tracker, begun when there is something to tell it."""
+        about = configs.flat(self.config.plain()) | {"strategy": self.strategy.title, "seed": self.seed}
+        subject = trackers.Subject(self.bench.folder.resolve().name, self.folder.name, self.folder, about)
+        found = trackers.start(self.config.tracker, subject, self.bench.progress.say)
+        self._stack.callback(found.close)
+        return found
+
+    def _track(self, r: int, values: Mapping[str, float]) -> None:
+        if self.config.tracker == "none":
+            return
+        seconds = {f"seconds/{phase}": spent for at, phase, spent, _ in self.store.timings() if at == r}
+        self._tracking.log(r, {**values, "labels": self.store.trained_on(r), **seconds})
 
     def _evaluate_base(self) -> None:
         """The untuned model on the test set, for the report: choices only, where it costs one short pass."""

@@ -107,6 +107,11 @@ class ModelConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor has it, else float32."
     )
+    score_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="Another precision for scoring the pool than for training. bfloat16 rounds away much of what tells "
+        "uncertain examples apart (docs/performance.md); float32 costs about twice the time and memory.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     max_length: int | None = Field(None, ge=8, description="Context limit in tokens; default: the model's own.")
     chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
@@ -373,6 +378,11 @@ class RunConfig(_Section):
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+    tracker: Literal["none", "trackio", "wandb", "mlflow", "tensorboard"] = Field(
+        "none",
+        description="Also send each round's numbers and this configuration to an experiment tracker, whose package must be "
+        "installed (`docs/trackers.md`). Never a text or an answer; none sends nothing anywhere.",
+    )
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -440,13 +450,13 @@ class RunConfig(_Section):
 
     def key(self) -> dict[str, Any]:
         """What all runs of a configuration share and what must stay the same for one to be continued:
-        everything but strategies, seeds, who answers, when to stop, prices, the places files lie in (their content is hashed),
+        everything but strategies, seeds, who answers, when to stop, prices, the tracker, the places files lie in (their content is hashed),
         and what only decides how much memory is used.
 
         Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
         """
         plain = self.plain()
-        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost"):
+        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker"):
             plain.pop(name)
         for name in ("folder", "pool", "test", "validation"):
             plain["data"].pop(name)

@@ -54,6 +54,7 @@ def score_file(
 
     from guidestar.model import adapters, load
     from guidestar.model.arrays import predict
+    from guidestar.model.precision import computing_in
 
     progress = progress or Silent()
     with progress.phase("loading model"):
@@ -63,15 +64,16 @@ def score_file(
         needs.add("label_log_probs")
     gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(examples, answers, strict=True) if a is not None}
     with (
+        computing_in(base, config.model.score_dtype) as scorer,
         adapters.adapted(
-            base, Path(adapter) if adapter else None, b_dropout=config.train.b_dropout if passes else None
+            scorer, Path(adapter) if adapter else None, b_dropout=config.train.b_dropout if passes else None
         ) as model,
         progress.phase("score") as tick,
     ):
         for start in range(0, len(examples), CHUNK):
             part = examples[start : start + CHUNK]
             found = predict(
-                base, model, part, needs, task, passes=passes, seed=seed + start, gold=gold,
+                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold,
                 tick=_from(start, len(examples), tick),
             )  # fmt: skip
             values = {name: measure_room.evaluate_measure(name, found) for name in names}
