@@ -146,6 +146,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     one. Raises ConfigError with one line for each problem.
     """
     path = Path(path)
+    data, lines = read_file(path)
+    rebase(data, path.parent)
+    touched = override(data, overrides)
+    return parse(data, str(path), lines, touched)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The keys of a YAML file and their lines. Raises ConfigError if it cannot be read or holds something else."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -157,7 +165,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     data, lines = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path} line 1: found {type(data).__name__}, expected `key: value` lines")
-    _rebase(data, path.parent)
+    return data, lines
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str | int, ...], str]:
+    """Put `key.sub=value` texts into the data; returns where they came from. Raises ConfigError for another form."""
     touched: dict[tuple[str | int, ...], str] = {}
     for item in overrides:
         key, sign, value = item.partition("=")
@@ -168,7 +180,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             data["peft"] = RunConfig.model_fields["peft"].get_default(call_default_factory=True)
         _assign(data, key, None if value == "" else parsed)
         touched[tuple(key.split("."))] = f"command line: {key}"
-    return parse(data, str(path), lines, touched)
+    return touched
 
 
 def parse(
@@ -182,10 +194,20 @@ def parse(
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:
         lines, touched = lines or {}, touched or {}
-        details = error.errors()
-        messages = [m for detail in _innermost(details) for m in _explain(detail, name, lines, touched)]
-        messages += _impossible(data, details, name, lines, touched)
+        messages = explain(error, name, lines, touched)
+        messages += _impossible(data, error.errors(), name, lines, touched)
         raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+
+
+def explain(
+    error: ValidationError,
+    name: str,
+    lines: Mapping[tuple[str | int, ...], int],
+    touched: Mapping[tuple[str | int, ...], str],
+    model: type[BaseModel] = RunConfig,
+) -> list[str]:
+    """A line for each problem: its place, what was found, what is allowed. model: what was validated."""
+    return [m for detail in _innermost(error.errors()) for m in _explain(detail, name, lines, touched, model)]
 
 
 def _impossible(data: Mapping[str, Any], details: Sequence[Any], name: str, lines: Any, touched: Any) -> list[str]:
@@ -220,7 +242,7 @@ def _innermost(details: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _explain(detail: Any, name: str, lines: Any, touched: Any) -> Iterator[str]:
+def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseModel] = RunConfig) -> Iterator[str]:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Problems):
         for where, what in cause.problems:
@@ -234,7 +256,7 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any) -> Iterator[str]:
     place = _place(path, name, lines, touched)
     if kind == "extra_forbidden":
         section = ".".join(str(p) for p in path[:-1]) or "the top level"
-        yield f"{place}: unknown key {path[-1]!r} in {section}; {allowed(_fields_at(path[:-1]), path[-1])}"
+        yield f"{place}: unknown key {path[-1]!r} in {section}; {allowed(_fields_at(path[:-1], model), path[-1])}"
     elif kind == "missing":
         yield f"{place}: {dotted} is missing"
     elif kind == "literal_error":
@@ -275,8 +297,7 @@ def _is_branch(part: object) -> bool:
     )
 
 
-def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    model: Any = RunConfig
+def _fields_at(path: tuple[Any, ...], model: Any = RunConfig) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
@@ -314,8 +335,8 @@ def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
     here[last] = value
 
 
-def _rebase(data: dict[str, Any], folder: Path) -> None:
-    """Make relative local paths of a file relative to the current folder."""
+def rebase(data: dict[str, Any], folder: Path) -> None:
+    """Make relative local paths of a file in `folder` relative to the current folder."""
     section = data.get("data")
     if isinstance(section, dict):
         for key in ("folder", "pool", "test", "validation"):

@@ -22,7 +22,7 @@ ORDER = [
     ["config"],
     ["data", "query", "metrics", "store"],
     ["model"],
-    ["report", "project", "people"],
+    ["report", "project", "people", "trackers"],
     ["bench", "scoring"],
     ["loop", "publish"],
     ["study", "doctor"],
