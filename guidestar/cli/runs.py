@@ -84,7 +84,10 @@ def _run_and_report(options: Options, config: Any) -> int:
         else f"{name}: {o.reason.value}"
         for name, o in outcomes.items()
     ]
+    from guidestar.study import planning
+
     facts = summary(Path(config.out))
+    planning.record_end(Path(config.out))
     if not waiting:
         if data := beside_control(Path(config.out)):
             lines += sentences(data)
@@ -93,6 +96,9 @@ def _run_and_report(options: Options, config: Any) -> int:
             lines.append(f"report: {build_report(Path(config.out))}")
         except GuidestarError as error:  # the run is complete and recorded; only its picture is missing
             lines.append(f"no report: {error}")
+    if planned := planning.compared(Path(config.out)):
+        facts["plan"] = planned
+        lines += planning.compared_lines(planned)
     show(options, facts, "\n".join(lines))
     return 4 if waiting else 0
 
@@ -126,13 +132,18 @@ def _status(options: Options) -> int:
     from guidestar.people.ledger import usage_of, usage_text
     from guidestar.report import status_text, summary
     from guidestar.report.advice import advice_lines, advise
+    from guidestar.study import planning
 
     facts, asked = summary(Path(options.run)), usage_of(Path(options.run))
     facts |= {"endpoint": asked} if asked else {}
     facts["advice"] = advise(Path(options.run))
+    planned = planning.compared(Path(options.run))
+    facts |= {"plan": planned} if planned else {}
     lines = [status_text(facts), *(usage_text(name, usage) for name, usage in asked.items())]
     if said := advice_lines(facts["advice"]):
         lines += ["", *said]
+    if planned:
+        lines += ["", *planning.compared_lines(planned)]
     show(options, facts, "\n".join(lines))
     return 0
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guidestar.cli.common import Commands, Options, progress, show
+from guidestar.cli.common import Commands, Options, load, progress, show
 
 
 def add(commands: Commands) -> None:
-    """compare, costs, paper, probe."""
+    """plan, compare, costs, paper, study, probe."""
+    plan = commands.add(
+        "plan", _plan, "What a run will take, before it starts: time, memory, disk, labelling, money; as ranges."
+    )
+    plan.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
+    plan.add_argument("--rate", type=float, metavar="LABELS_PER_HOUR", help="how many labels an annotator gives")
+    plan.add_argument("--label", type=float, metavar="PRICE", help="price of a label, in place of the configuration's")
+    plan.add_argument("--annotator-hour", type=float, metavar="PRICE", help="price of an hour of an annotator")
+    plan.add_argument("--machine-hour", type=float, metavar="PRICE", help="price of an hour of this machine")
     compare = commands.add(
         "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence."
     )
@@ -42,6 +51,15 @@ def add(commands: Commands) -> None:
     paper.add_argument("--plan", action="store_true", help="print the plan and end")
     paper.add_argument("overrides", nargs="*", metavar="key=value", help="keys of every run's configuration to change")
 
+    study = commands.add(
+        "study", _study, "Datasets × models × adapters × strategies × seeds of one file, with tables; resumable."
+    )
+    study.add_argument("config", metavar="CONFIG.yaml", help="the study's file, see docs/study.md")
+    study.add_argument("--plan", action="store_true", help="print the plan and end")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine; default: 1")
+    study.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the file to change")
+
     probe = commands.add("probe", _probe, "What happens inside a run; see NAME below.")
     probe.add_argument("run", metavar="RUN", help="the folder of a run")
     probe.add_argument(
@@ -62,6 +80,16 @@ def add(commands: Commands) -> None:
     probe.add_argument("--texts", type=int, metavar="N", help="layers: texts to compare layers on; default 100")
     probe.add_argument("--seeds", type=int, metavar="N", help="noise: trainings on the same labels; default 5")
     probe.add_argument("--passes", type=int, metavar="K", help="score: dropout passes; default: the strategy's own")
+
+
+def _plan(options: Options) -> int:
+    from guidestar.study.planning import plan_run, planning_text
+
+    changes = {name: getattr(options, name) for name in ("label", "annotator_hour", "machine_hour")}
+    config = load(options.config, options.overrides)
+    facts = plan_run(config, changes=changes, rate=options.rate, progress=progress(options))
+    show(options, facts, planning_text(facts))
+    return 0
 
 
 def _compare(options: Options) -> int:
@@ -105,6 +133,17 @@ def _paper(options: Options) -> int:
         overrides=options.overrides,
         progress=progress(options),
     )
+    show(options, facts, text)
+    return code
+
+
+def _study(options: Options) -> int:
+    from guidestar.study.grid import run_study
+
+    facts, text, code = run_study(
+        options.config, part=options.part, jobs=options.jobs, plan_only=options.plan, overrides=options.overrides,
+        progress=progress(options),
+    )  # fmt: skip
     show(options, facts, text)
     return code
 

@@ -2,8 +2,8 @@
 
 Training holds at its peak, at the end of a forward pass:
 
-    weights      P · b                 P parameters, b bytes each; a full fine-tuning trains a copy, + P · 4
-    adapter      A · 4                 A trainable numbers, kept in float32
+    weights      P · b                 P parameters, b bytes each
+    adapter      A · 4                 A trainable numbers, in float32; full fine-tuning trains a copy, so A = P
     gradients    A · 4
     optimiser    A · 8                 AdamW's two moments
     activations  m · T · (per token)   m examples of a forward pass (`train.micro_batch_size`), T tokens each
@@ -15,7 +15,8 @@ and for each token of each layer that a gradient passes (those from the lowest a
     b (2 q + 2 k + 3 i)    queries, keys, values and result of the attention; gate, its activation and up of the MLP
     Σ d (b + 4 mask) + b r for each adapted linear layer its input (width d), its dropout mask, and the low rank
 
-with full fine-tuning in place of the last line 8 h + b (2 h + i), and the weights' copies in the autocast's precision.
+with full fine-tuning in place of the last line 8 h + b (5 h + i), in float32 8 h + b (2 h + i), and the weights' copies
+in the autocast's precision. Adapters without dropout in float32 share inputs: the formula is up to a third too high there.
 Attention's own scores are not held (PyTorch's fused attention). Source: read off what PyTorch keeps for the backward
 pass of Llama models, which a test compares.
 """
@@ -68,9 +69,15 @@ def activation_bytes(shape: Shape, adapter: Adapter) -> float:
     b = shape.bytes
     layer = 8 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner)
     if adapter.full:
-        layer += 8 * shape.hidden + b * (2 * shape.hidden + shape.inner)
+        read = 2 if b == 4 else 5  # autocast makes a copy for each of five linear layers; in float32 they share two
+        layer += 8 * shape.hidden + b * (read * shape.hidden + shape.inner)
     mask = 4 if adapter.dropout else 0
-    return float(adapter.depth * layer + sum(width * (b + mask) + b * rank for width, rank in adapter.inputs))
+    last = 8 if adapter.full else 0  # the last norm's; the lowest adapted layer's first norm has no gradient instead
+    return float(
+        last * shape.hidden
+        + adapter.depth * layer
+        + sum(width * (b + mask) + b * rank for width, rank in adapter.inputs)
+    )
 
 
 def training(shape: Shape, adapter: Adapter, rows: int, tokens: float, response: float) -> dict[str, float]:

@@ -128,16 +128,19 @@ def exit_code(results: Sequence[CellResult]) -> int:
 
 
 def part_of(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
-    """The cells of one of several processes: whole groups of equal tags but the method, so that each warm start is
-    trained by one of them.
+    """The cells of one of several processes: whole groups, so that each warm start is trained by one of them.
 
     Raises ValueError if there is no such part.
     """
     if not 1 <= part <= parts:
         raise ValueError(f"part is {part} of {parts}; allowed: 1 to {parts}")
-    group = {cell.name: (cell.tags.get("dataset"), cell.tags.get("seed")) for cell in cells}
-    order = list(dict.fromkeys(group.values()))
-    return [cell for cell in cells if order.index(group[cell.name]) % parts == part - 1]
+    order = list(dict.fromkeys(map(group_of, cells)))
+    return [cell for cell in cells if order.index(group_of(cell)) % parts == part - 1]
+
+
+def group_of(cell: Cell) -> tuple[tuple[str, str | int], ...]:
+    """All tags but the method: what is alike in cells that share a warm start."""
+    return tuple(sorted((key, value) for key, value in cell.tags.items() if key != "method"))
 
 
 def kept(cell: Cell, out: Path) -> CellResult | None:

@@ -18,6 +18,7 @@ MOST_LINES = 6  # of a panel; more are a tangle
 MOST_TICKS = 6
 COLUMNS = 3
 MAJORITY = "majority class"
+BLACK = 2  # the style in black, which is the control's
 
 Panels = Mapping[str, Sequence[str]]
 
@@ -98,14 +99,14 @@ def learning_curves(
     if len(groups) <= COLUMNS:
         grid = [[found[group, dataset] for dataset in datasets] for group in groups]
         grid = [[row[0] for row in grid]] if len(datasets) == 1 else grid
-        return _save(stem, grid, rows, note)
+        return save_panels(stem, grid, rows, note)
     written = []
     for dataset in datasets:
         drawn = [found[group, dataset] for group in groups if found[group, dataset].curves]
         grid = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]
         if grid:
             its_rows = [row for row in rows if row[0] == dataset]
-            written += _save(stem.with_name(f"{stem.name}-{dataset}"), grid, its_rows, f"{dataset}. {note}")
+            written += save_panels(stem.with_name(f"{stem.name}-{dataset}"), grid, its_rows, f"{dataset}. {note}")
     return written
 
 
@@ -117,8 +118,8 @@ def _looks(variants: Sequence[Variant], groups: Panels) -> dict[tuple[str, str],
     found = {}
     if len(groups) <= COLUMNS:
         black = next((name for name in by_name if name in controls), None)
-        free = iter(i for i in range(len(by_name) + 1) if i != 2)
-        styles = {name: 2 if name == black else next(free) for name in by_name}
+        free = iter(i for i in range(len(by_name) + 1) if i != BLACK)
+        styles = {name: BLACK if name == black else next(free) for name in by_name}
         return {(g, n): (styles[n], by_name[n].label) for g, names in groups.items() for n in names if n in by_name}
     for group, names in groups.items():
         for name in names:
@@ -130,7 +131,9 @@ def _looks(variants: Sequence[Variant], groups: Panels) -> dict[tuple[str, str],
 _ROLES = {"control": (2, "random, trained alike"), "reference": (0, "ME with STAR"), "own": (1, "the panel's method")}
 
 
-def _save(stem: Path, grid: Sequence[Sequence[Panel]], rows: Sequence[Sequence[object]], note: str) -> list[Path]:
+def save_panels(stem: Path, grid: Sequence[Sequence[Panel]], rows: Sequence[Sequence[object]], note: str) -> list[Path]:
+    """Draw a grid of panels; returns STEM.png, STEM.pdf and STEM.csv. rows: dataset, variant, label, method, seed,
+    round, labels, accuracy of every point."""
     columns = max(len(line) for line in grid)
     header = ["dataset", "variant", "label", "method", "seed", "round", "labels", "accuracy"]
     width = PAGE if columns > 1 else 4.2

@@ -18,14 +18,17 @@ from typing import Any
 
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
+from guidestar.data.tasks import Choice
 from guidestar.errors import GuidestarError
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE
+from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
 
 SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
 FASTER, SLOWER = 0.8, 1.4  # what a range allows below its fastest and above its slowest batch
+SWIFTER, TARDIER = 0.6, 2.0  # the same of scoring, whose one short call says less; docs/planning.md
 
 Range = tuple[float, float]
 Rates = Mapping[str, Range]
@@ -45,7 +48,7 @@ class Work:
 @dataclass(frozen=True)
 class Plan:
     """A study before it runs. seconds: phase -> range, of the cells that are still to run. tokens: mean tokens of a
-    prompt, by dataset. unplanned: cells that could not be measured, and why."""
+    prompt, by dataset. examples: by phase, epochs and passes multiplied in. unplanned: cells that could not be measured, and why."""
 
     cells: int
     done: int
@@ -55,6 +58,7 @@ class Plan:
     passes: int
     seconds: Mapping[str, Range]
     tokens: Mapping[str, float] = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
     unplanned: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -90,9 +94,13 @@ def make_plan(
             bench = shared.bench(cell.config)
             data = bench.fitting
             test = len(data.test) if data.test else 0
-            work = _once(
-                work_of(cell.config, data.task.kind, len(data.pool), test, first=first), cell, data.hash, cached
-            )
+            watched = not bench.simulation or cell.config.stop.mode == "stop"  # as the loop has it
+            work = work_of(
+                cell.config, data.task.kind, len(data.pool), test, first=first,
+                validation=len(data.validation) if data.validation and watched else 0,
+                suggested=not bench.simulation and cell.config.people.suggestions != "off",
+            )  # fmt: skip
+            work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
             kinds = {kind for _, kind in work.amounts}
             measured[key] = _measure(bench, cell.config, kinds, measured.get(key, {}), clock)
@@ -116,8 +124,18 @@ def make_plan(
         passes=sum(n for work in works for (phase, _), n in work.amounts.items() if phase.startswith("score")),
         seconds=seconds,
         tokens=tokens,
+        examples=_added(works),
         unplanned=unplanned,
     )
+
+
+def _added(works: Sequence[Work]) -> dict[str, int]:
+    """Examples of each phase over all cells."""
+    found: dict[str, int] = {}
+    for work in works:
+        for (phase, _), count in work.amounts.items():
+            found[phase] = found.get(phase, 0) + count
+    return found
 
 
 def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) -> Work:
@@ -143,9 +161,19 @@ def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
     return found
 
 
-def work_of(config: RunConfig, kind: str, pool: int, test: int, *, first: bool = True) -> Work:
+def work_of(
+    config: RunConfig,
+    kind: str,
+    pool: int,
+    test: int,
+    *,
+    first: bool = True,
+    validation: int = 0,
+    suggested: bool = False,
+) -> Work:
     """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
-    start.
+    start. validation: size of a validation set that is measured every round. suggested: the model answers, too, before
+    people are asked.
 
     Base scores are counted in full, though a cache may hold them (see `_once`).
     """
@@ -175,6 +203,10 @@ def work_of(config: RunConfig, kind: str, pool: int, test: int, *, first: bool =
     for work in kinds_of(needs_base) if not query.candidates and len(labels) > 1 else ():
         add("score base", f"base {work}", pool)
     add("evaluate", "labels" if kind == "choice" else "generated", test * len(labels))
+    add("validate", "labels" if kind == "choice" else "generated", validation * len(labels))
+    if suggested:
+        asked = sum(after - (0 if kind == "choice" else before) for before, after in itertools.pairwise(labels))
+        add("suggest", "labels" if kind == "choice" else "generated", asked)
     if kind == "choice":
         add("evaluate base", "base labels", test)
     return Work(len(labels), labels[-1], len(trained), amounts)
@@ -227,7 +259,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder, bench.progress.phase("measuring"):
         place, size = Path(folder) / "adapter", config.train.batch_size
         place.mkdir()
-        rows = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold][: SAMPLE["train"] * size]
+        rows = _rows(bench, SAMPLE["train"] * size)
         settings = config.train.model_copy(update={"epochs": 1, "patience": 0})
         ticks = [clock()]
         train(
@@ -244,6 +276,14 @@ def _measure(
     return rates
 
 
+def _rows(bench: Bench, count: int) -> list[tuple[Example, str]]:
+    """Examples to train on, those with a gold answer first; where nobody has answered yet, any answer takes as long."""
+    data = bench.fitting
+    known = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold][:count]
+    stand_in = data.task.labels[0] if isinstance(data.task, Choice) else "1"
+    return known + [(e, stand_in) for e in data.pool if e.id not in data.gold][: count - len(known)]
+
+
 def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float]) -> Range:
     """Seconds an example of one pass. Generation ends early where an answer does: the range allows for that."""
     from guidestar.model.predict import predict
@@ -258,7 +298,7 @@ def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float])
         start = clock()
         predict(bench.base, model, examples, {needs}, data.task, gold=data.gold if kind == "gold" else None)
         times.append((clock() - start) / len(examples))
-    low, high = _widened(times[-1:])
+    low, high = times[-1] * SWIFTER, times[-1] * TARDIER
     return (low * _early(bench) if kind == "generated" else low, high)
 
 

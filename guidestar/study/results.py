@@ -16,7 +16,7 @@ from guidestar.query import strategies
 
 FORMAT = 1  # of the result files
 PLACES = ("folder", "pool", "test", "validation")  # keys of the data section that name files of one machine
-ELSEWHERE = ("out", "annotator", "people", "endpoint")  # sections that decide nothing a cell measures
+ELSEWHERE = ("out", "annotator", "people", "endpoint", "tracker")  # sections that decide nothing a cell measures
 
 Result = dict[str, Any]
 

@@ -1,0 +1,358 @@
+"""Whether a configuration fits this machine: its peak memory and its disk by formula, before any weight is loaded.
+
+The model is built without weights, so that its size and the adapter's are counted and not guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidestar.config import RunConfig
+from guidestar.data.pool import Dataset
+from guidestar.data.tasks import Choice
+from guidestar.errors import ConfigError
+from guidestar.metrics import memory
+from guidestar.metrics.memory import GIB, Adapter, Range, Shape
+from guidestar.query import strategies
+
+RUNTIME = (0.37 * GIB, 0.65 * GIB)  # Python with torch, transformers and peft: before a model, and after a run
+CUDA_CONTEXT = 0.5 * GIB
+SLACK = {"cpu": (1.0, 2.1), "cuda": (1.0, 1.3)}  # of what comes and goes: the C allocator keeps what it is given back
+STEADY = ("weights", "adapter", "gradients", "optimiser")
+STORE, LABEL, REPORT = (90e3, 120e3), (500.0, 5e3), (90e3, 500e3)  # bytes of a database, of a label in it, of a report
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is, in bytes; None: not known. accelerator: memory of the GPU that would be used, None without one."""
+
+    memory: float | None
+    free: float | None
+    disk: float | None
+    accelerator: float | None = None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens: of prompts, with `usual` that of most (nine of ten) and `longest`; of a response, at most."""
+
+    mean: float
+    usual: float
+    longest: float
+    response: float
+
+
+def this_machine(folder: Path, device: str) -> Machine:
+    """The memory that this process may use, and the disk behind `folder`."""
+    total, free = _main_memory()
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    gpu = None
+    if device == "auto" or device.startswith("cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            at = torch.device("cuda" if device == "auto" else device)
+            gpu = float(torch.cuda.get_device_properties(at).total_memory)
+    return Machine(total, free, float(shutil.disk_usage(place).free), gpu)
+
+
+def _main_memory() -> tuple[float | None, float | None]:
+    """(total, free) bytes of the machine, or of the control group where that is less; None where nobody says."""
+    try:
+        total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return None, None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024.0
+    except (OSError, StopIteration, ValueError):
+        return total, None
+    try:
+        limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # another system, or "max"
+        limit = total
+    return min(total, limit), min(free, limit)
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def skeleton(config: RunConfig) -> tuple[Any, Shape]:
+    """The configured model without weights, and its sizes.
+
+    Raises ModelError if the model is not there, ConfigError for a device that is not there.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from guidestar.errors import ModelError
+    from guidestar.model import load
+
+    folder, _ = load.resolve(config.model)
+    options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
+    try:
+        found = AutoConfig.from_pretrained(folder, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.model.remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be read as a causal language model: {error}") from error
+    text = found.get_text_config()
+    heads = int(getattr(text, "num_attention_heads", 1))
+    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    keys = int(getattr(text, "num_key_value_heads", None) or heads)
+    size = load._dtype(config.model.dtype, load._device(config.model.device)).itemsize
+    shape = Shape(
+        parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
+        hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
+        queries=heads * width, keys=keys * width, vocabulary=int(text.vocab_size), bytes=size,
+    )  # fmt: skip
+    return model, shape
+
+
+def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
+    """What the configuration trains, counted on a model without weights, which is changed by it.
+
+    Raises ConfigError for an adapter that does not fit.
+    """
+    import torch
+
+    from guidestar.model import adapters, full
+
+    made = adapters.make_config(config.peft)
+    if full.asked_for(config.peft):
+        return Adapter(shape.parameters, [], shape.layers, dropout=False, full=True)
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    try:
+        with torch.device("meta"):
+            adapted: Any = get_peft_model(model, made)
+    except Exception as error:  # each type raises its own kinds
+        raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
+    layers = [(name, m) for name, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)]
+    at = [int(found[1]) for name, _ in layers if (found := re.search(r"\.(\d+)\.", name))]
+    rank = int(getattr(made, "r", 0) or 0)
+    return Adapter(
+        numbers=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        inputs=[(int(getattr(m, "in_features", shape.hidden)), rank) for _, m in layers],
+        depth=shape.layers - min(at, default=0),
+        dropout=bool(next((v for k, v in vars(made).items() if k.endswith("dropout") and v), 0)),
+        folded=sum(m.get_base_layer().weight.numel() for _, m in layers if hasattr(m.get_base_layer(), "weight")),
+    )
+
+
+def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
+    """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone."""
+    from transformers import AutoTokenizer
+
+    from guidestar.model.load import resolve
+
+    folder, _ = resolve(config.model)
+    options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    every = [*dataset.pool, *(dataset.test.examples if dataset.test else ())]
+    some = every[:: -(-len(every) // 2000)]
+    rows = tokenizer([e.prompt for e in some], add_special_tokens=not config.model.chat)["input_ids"]
+    sizes = sorted(len(row) for row in rows)
+    task = dataset.task
+    words = task.words if isinstance(task, Choice) else [a for _, a in zip(some, dataset.gold.values(), strict=False)]
+    answers = tokenizer(
+        [task.response.replace("{answer}", w) if isinstance(task, Choice) else w for w in words] or ["?"]
+    )["input_ids"]
+    longest = max(len(row) for row in answers) + 1.0
+    return Lengths(statistics.fmean(sizes), float(sizes[int(0.9 * (len(sizes) - 1))]), float(sizes[-1]), longest)
+
+
+# --- what is needed -------------------------------------------------------------------------------
+
+
+def peaks(
+    config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Any
+) -> dict[str, tuple[Range, dict[str, float]]]:
+    """Peak bytes while training and while scoring: a range, and the parts at its lower end."""
+    micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
+    whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
+    low, high = (memory.training(shape, adapter, micro, n, lengths.response) for n in whole)
+    budget = max(float(config.model.batch_tokens), lengths.longest)
+    rows = max(1.0, budget / max(lengths.mean, 1.0))
+    new = 0 if isinstance(task, Choice) and not _generates(config, task.kind) else task.max_new_tokens
+    score = memory.scoring(shape, adapter, budget, rows, lengths.response, new)
+    return {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
+
+
+def _generates(config: RunConfig, kind: str) -> bool:
+    needs = [strategies.needs(strategies.resolve(item), kind) for item in config.strategies]
+    return any(name.startswith(("response_", "answer_")) for pair in needs for part in pair for name in part)
+
+
+def _range(config: RunConfig, low: dict[str, float], high: dict[str, float]) -> Range:
+    import torch
+
+    from guidestar.model import load
+
+    kind = load._device(config.model.device).type
+    slack = SLACK["cuda" if kind == "cuda" else "cpu"]
+    runtime = (CUDA_CONTEXT, CUDA_CONTEXT) if kind == "cuda" and torch.cuda.is_available() else RUNTIME
+    return memory.peak(low, runtime[0], slack, STEADY)[0], memory.peak(high, runtime[1], slack, STEADY)[1]
+
+
+def disk(config: RunConfig, shape: Shape, adapter: Adapter, dataset: Dataset, runs: int) -> Range:
+    """Bytes that `runs` runs of this configuration leave: adapters, arrays, databases, the cache, the report."""
+    rounds, labels = config.query.rounds, config.query.budget
+    classes = len(dataset.task.labels) if isinstance(dataset.task, Choice) else 1
+    weights = adapter.numbers * (shape.bytes if adapter.full else 4.0)
+    beside = (1e6, 20e6) if adapter.full else (5e3, 30e3)  # of each adapter: a tokenizer, or PEFT's configuration
+    scored = min(config.query.candidates or len(dataset.pool), len(dataset.pool)) * (rounds - 1)
+    measured = (len(dataset.test) if dataset.test else 0) * (rounds + 1)
+    base = scored if config.query.candidates else len(dataset.pool)
+    low, high = (
+        runs * (rounds * (weights + beside[i]) + scored * one + measured * (4 * classes + 10) + STORE[i] + labels * LABEL[i])
+        + REPORT[i] + base * (4.0 * classes + 40 + (4.0 * shape.hidden if i else 0))  # where states are kept, too
+        for i, one in enumerate((30, 150))
+    )  # fmt: skip
+    return low, high
+
+
+# --- refusing -------------------------------------------------------------------------------------
+
+
+def refusals(
+    config: RunConfig, machine: Machine, dataset: Dataset, runs: int, lengths: Lengths
+) -> tuple[list[str], dict[str, Any]]:
+    """What cannot fit, each with what would; and the needs as JSON-able data."""
+    model, shape = skeleton(config)
+    adapter = adapter_of(config, model, shape)
+    found = peaks(config, shape, adapter, lengths, dataset.task)
+    need = _most(found)
+    room, where = (machine.accelerator, "the GPU's") if machine.accelerator else (machine.memory, "this machine's")
+    problems = []
+    if room is not None and need[0] > room:
+        problems.append(
+            f"memory: at least {gib(need[0])} are needed, {where} {gib(room)} are there; "
+            + _would(config, room, dataset, lengths, lambda c: _most(peaks_of(c, lengths, dataset.task))[0])
+        )
+    taken = disk(config, shape, adapter, dataset, runs)
+    if machine.disk is not None and taken[0] > machine.disk:
+        problems.append(
+            f"disk: at least {gib(taken[0])} are needed, {gib(machine.disk)} are free; "
+            + _would(config, machine.disk, dataset, lengths, lambda c: _disk_of(c, dataset, runs)[0], _ON_DISK)
+            + "; or set `out` to another disk"
+        )
+    facts = {
+        "memory": {name: {"range": list(r), "parts": parts} for name, (r, parts) in found.items()},
+        "peak": list(need),
+        "disk": list(taken),
+        "machine": {"memory": machine.memory, "free": machine.free, "disk": machine.disk, "gpu": machine.accelerator},
+        "sizes": {"parameters": shape.parameters, "trained": adapter.numbers, "bytes": shape.bytes},
+    }
+    return problems, facts
+
+
+def peaks_of(config: RunConfig, lengths: Lengths, task: Any) -> dict[str, tuple[Range, dict[str, float]]]:
+    """`peaks` of a configuration from its model and adapter on."""
+    model, shape = skeleton(config)
+    return peaks(config, shape, adapter_of(config, model, shape), lengths, task)
+
+
+def _disk_of(config: RunConfig, dataset: Dataset, runs: int) -> Range:
+    model, shape = skeleton(config)
+    return disk(config, shape, adapter_of(config, model, shape), dataset, runs)
+
+
+def _most(found: dict[str, tuple[Range, dict[str, float]]]) -> Range:
+    return max(low for (low, _), _ in found.values()), max(high for (_, high), _ in found.values())
+
+
+Change = tuple[str, Callable[[RunConfig], RunConfig | None]]
+
+
+def _section(name: str, **values: Any) -> Callable[[RunConfig], RunConfig | None]:
+    """Another value of a section's keys; None if they have it already."""
+
+    def change(config: RunConfig) -> RunConfig | None:
+        before = getattr(config, name)
+        if all(getattr(before, key) == value for key, value in values.items()):
+            return None
+        return config.model_copy(update={name: before.model_copy(update=values)})
+
+    return change
+
+
+def _lora(config: RunConfig) -> RunConfig | None:
+    if str(config.peft.get("peft_type", "")).upper() != "FULL":
+        return None
+    return config.model_copy(
+        update={"peft": dict(RunConfig.model_fields["peft"].get_default(call_default_factory=True))}
+    )
+
+
+def _fewer_tokens(config: RunConfig) -> RunConfig | None:
+    return None if config.model.batch_tokens <= 256 else _section("model", batch_tokens=256)(config)
+
+
+def _fewer_rounds(config: RunConfig) -> RunConfig | None:
+    half = -(-(config.query.budget - config.query.warm_start) // 2)
+    return None if config.query.rounds <= 3 else _section("query", batch=half)(config)
+
+
+def _fewer_candidates(config: RunConfig) -> RunConfig | None:
+    now = config.query.candidates
+    return None if now is not None and now <= 1000 else _section("query", candidates=1000)(config)
+
+
+def _bfloat16(config: RunConfig) -> RunConfig | None:
+    from guidestar.model import load
+
+    device = load._device(config.model.device)
+    return (
+        None if load._dtype(config.model.dtype, device).itemsize == 2 else _section("model", dtype="bfloat16")(config)
+    )
+
+
+# Cheapest first: what changes no result, then what changes it little, then the rest.
+_IN_MEMORY: list[Change] = [
+    ("train.micro_batch_size: 1", _section("train", micro_batch_size=1)),
+    ("model.batch_tokens: 256", _fewer_tokens),
+    ("model.dtype: bfloat16", _bfloat16),
+    ("peft: {peft_type: LORA} in place of FULL", _lora),
+]
+_ON_DISK: list[Change] = [
+    ("query.candidates: 1000", _fewer_candidates),
+    ("fewer rounds, by a larger query.batch", _fewer_rounds),
+    ("peft: {peft_type: LORA} in place of FULL", _lora),
+]
+
+
+def _would(
+    config: RunConfig, room: float, dataset: Dataset, lengths: Lengths, need: Callable[[RunConfig], float],
+    changes: Sequence[Change] = _IN_MEMORY,
+) -> str:  # fmt: skip
+    """Single changes that fit; else all of them together, as far as they are needed."""
+    single = [(name, after) for name, change in changes if (made := change(config)) and (after := need(made)) <= room]
+    if single:
+        return "what would fit: " + " or ".join(f"{name} ({gib(after)})" for name, after in single)
+    together, used = config, []
+    for name, change in changes:
+        if (made := change(together)) is not None:
+            together = made
+            used.append(name)
+            if (after := need(together)) <= room:
+                return f"what would fit: {' with '.join(used)} ({gib(after)})"
+    smaller = "a smaller model, or another machine"
+    return f"nothing that is left to change would fit ({', '.join(used) or 'all is at its least'}): take {smaller}"
+
+
+def gib(size: float) -> str:
+    """Bytes in a unit that suits them.
+
+    >>> gib(3 * 2**30), gib(20e6)
+    ('3.0 GiB', '19 MiB')
+    """
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

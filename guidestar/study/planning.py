@@ -1,0 +1,338 @@
+"""`guidestar plan CONFIG`: what a run will take, before anything runs; and afterwards, how wrong that was.
+
+Time comes from a short measurement with the run's own model and data (`plan`), memory and disk from formulas
+(`fit`, `metrics/memory`), money from prices. Ranges, not points. The plan is kept in the experiment folder, where
+`status` and the end of a run set the truth beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from guidestar.bench import Bench
+from guidestar.config import RunConfig
+from guidestar.errors import ConfigError, StoreError
+from guidestar.metrics import cost
+from guidestar.metrics.cost import Prices
+from guidestar.metrics.memory import Range
+from guidestar.progress import Progress, Silent
+from guidestar.store import files
+from guidestar.store.store import DATABASE, Store
+from guidestar.study import plan as plans
+from guidestar.study.cells import Cell, Shared
+from guidestar.study.fit import Lengths, Machine, gib, lengths_of, refusals, this_machine
+
+PLAN_FILE = "plan.json"
+PACE = (0.75, 1.5)  # people label so much faster and slower than the rate that is expected of them
+
+
+def plan_run(
+    config: RunConfig,
+    *,
+    changes: Mapping[str, float | None] | None = None,
+    rate: float | None = None,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    machine: Machine | None = None,
+) -> dict[str, Any]:
+    """What the runs of a configuration that are not finished yet will take, JSON-able; kept as plan.json in their folder.
+
+    changes: names of `Prices` -> what is paid in place of the configuration's. rate: labels an annotator gives in an
+    hour, in place of `cost.seconds_per_label`. clock, machine: replaced by tests.
+    Raises ConfigError naming all that cannot fit and what would, DataError for data that cannot be used.
+    """
+    if rate is not None and not rate > 0:
+        raise ConfigError(f"the rate is {rate:g} labels an hour; it must be above 0")
+    news = progress or Silent()
+    folder = Path(config.out)
+    cells = cells_of(config)
+    done = {cell.name for cell in cells if _finished(folder / cell.name)}
+    left = [cell for cell in cells if cell.name not in done]
+    first = Bench(config)  # the shared one below has the same news to tell
+    lengths = lengths_of(config, first.dataset)
+    problems, facts = refusals(
+        config, machine or this_machine(folder, config.model.device), first.dataset, max(len(left), 1), lengths
+    )
+    if problems:
+        raise ConfigError("\n".join(f"this cannot fit: {problem}" for problem in problems))
+    shared = Shared(folder / "cache", news)
+    if left:
+        bench = shared.bench(config)
+        bench.check()
+        planned = plans.make_plan(cells, done, shared, clock)
+        if planned.unplanned:
+            raise ConfigError("\n".join(f"{name}: {why}" for name, why in planned.unplanned.items()))
+    else:
+        bench, planned = first, plans.make_plan(cells, done, shared, clock)
+    facts = {
+        "runs": [cell.name for cell in left],
+        "done": sorted(done),
+        "rounds": planned.rounds,
+        "labels": planned.labels,
+        "seconds": {phase: list(span) for phase, span in planned.seconds.items()},
+        "total_seconds": list(planned.total),
+        "tokens_a_prompt": round(lengths.mean, 1),
+        **_work(config, planned, lengths, facts["sizes"]),
+        **_people(config, bench, planned, changes or {}, rate, lengths),
+        **facts,
+        "disk_before": _size(folder),
+        "planned_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if left:
+        files.write_bytes(folder / PLAN_FILE, (json.dumps(facts, indent=1) + "\n").encode())
+    return facts
+
+
+def cells_of(config: RunConfig) -> list[Cell]:
+    """The runs of a configuration in the order in which `guidestar run` takes them; a cell's name is its folder's."""
+    return [
+        Cell(
+            f"{strategy.title}-seed{seed}",
+            {"dataset": Path(config.out).name, "method": strategy.title, "seed": seed},
+            config.model_copy(update={"strategies": [strategy], "seeds": [seed]}),
+        )
+        for seed in config.seeds
+        for strategy in config.strategies
+    ]
+
+
+def _finished(folder: Path) -> bool:
+    if not (folder / DATABASE).is_file():
+        return False
+    with Store.open(folder) as store:
+        return store.begun and store.finished() is not None
+
+
+def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Tokens and operations by what they are for. A generated response is counted with its prompt alone at least."""
+    tokens: dict[str, Range] = {}
+    operations: dict[str, Range] = {}
+    frozen = sizes["trained"] < sizes["parameters"]
+    for phase, count in planned.examples.items():
+        kind = cost.PHASES[phase]
+        more = lengths.response if phase == "train" else 0.0
+        span = (count * lengths.mean, count * (lengths.mean + lengths.response))
+        span = (count * (lengths.mean + min(more, 1.0)), span[1])
+        work = [
+            cost.training(sizes["parameters"], n, frozen=frozen)
+            if phase == "train"
+            else cost.forward(sizes["parameters"], n)
+            for n in span
+        ]
+        for found, (low, high) in ((tokens, span), (operations, (work[0], work[1]))):
+            before = found.get(kind, (0.0, 0.0))
+            found[kind] = (before[0] + low, before[1] + high)
+    return {
+        "tokens": {kind: list(span) for kind, span in tokens.items()},
+        "operations": {kind: list(span) for kind, span in operations.items()},
+    }
+
+
+def _people(
+    config: RunConfig, bench: Bench, planned: plans.Plan, changes: Mapping[str, float | None], rate: float | None,
+    lengths: Lengths,
+) -> dict[str, Any]:  # fmt: skip
+    """Hours of annotators and money. Hours are None where no rate is known; the money of labels is then the price alone."""
+    prices = Prices(config.cost.label, config.cost.annotator_hour, config.cost.machine_hour)
+    prices = replace(prices, **{name: value for name, value in changes.items() if value is not None})
+    pace = 3600 / rate if rate is not None else config.cost.seconds_per_label
+    endpoint = bench.answered_by == "endpoint"
+    asked = planned.labels if endpoint else round(planned.labels * (1 + config.people.overlap))
+    hours = None if pace is None or endpoint else [asked * pace / 3600 * share for share in PACE]
+    labels = [prices.labels(0 if endpoint else asked, 3600 * h) for h in hours or (0.0, 0.0)]
+    if endpoint:
+        e = config.endpoint
+        read, most = asked * lengths.mean * e.price_in / 1e6, asked * 2 * lengths.longest * e.price_in / 1e6
+        labels = [read, most + asked * e.max_tokens * e.price_out / 1e6]
+    machine = [prices.machine(seconds) for seconds in planned.total]
+    return {
+        "answered_by": bench.answered_by,
+        "labels_asked": asked,
+        "hours": hours,
+        "prices": asdict(prices),
+        "currency": config.cost.currency,
+        "money": {
+            "labels": labels,
+            "machine": machine,
+            "total": [a + b for a, b in zip(labels, machine, strict=True)],
+        },
+    }
+
+
+# --- the truth ------------------------------------------------------------------------------------
+
+
+def record_end(folder: Path, peak: float | None = None) -> None:
+    """Note this process's peak memory beside the plan, if there is one. peak: bytes, measured here if not given."""
+    if (plan := _read(folder)) is None:
+        return
+    now = peak if peak is not None else peak_memory()
+    before = plan.get("measured_peak") or 0.0
+    if now > before:
+        text = json.dumps(plan | {"measured_peak": now}, indent=1) + "\n"
+        files.write_bytes(folder / PLAN_FILE, text.encode())
+
+
+def peak_memory() -> float:
+    """The most main memory that this process has used, or the GPU's where one was used; bytes."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and (used := torch.cuda.max_memory_reserved()):
+        return float(used)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def compared(folder: Path) -> dict[str, Any] | None:
+    """The plan of an experiment beside the truth; None if no plan was made.
+
+    "rows": name -> planned (a range), actual, error (actual / the range's geometric middle − 1), inside. "finished":
+    whether all planned runs are; until then what they took so far is no error and has none. folder: of the experiment, or
+    of one of its runs.
+    """
+    if (folder / DATABASE).is_file():
+        folder = folder.absolute().parent
+    if (plan := _read(folder)) is None:
+        return None
+    spent: dict[str, float] = {}
+    for name in plan["runs"]:
+        if (folder / name / DATABASE).is_file():
+            with Store.open(folder / name) as store:
+                for _, phase, seconds, _ in store.timings() if store.begun else ():
+                    spent[phase] = spent.get(phase, 0.0) + seconds
+    finished = all(_finished(folder / name) for name in plan["runs"])
+    rows = {f"seconds, {phase}": _row(span, spent.get(phase, 0.0), finished) for phase, span in plan["seconds"].items()}
+    rows["seconds, all"] = _row(plan["total_seconds"], sum(spent.values()), finished)
+    if plan.get("measured_peak"):
+        rows["peak memory"] = _row(plan["peak"], plan["measured_peak"], finished)
+    rows["disk"] = _row(plan["disk"], _size(folder) - plan["disk_before"], finished)
+    return {"finished": finished, "rows": rows}
+
+
+def _row(span: list[float], actual: float, finished: bool) -> dict[str, Any]:
+    low, high = span
+    middle = math.sqrt(low * high)
+    known = finished and middle > 0
+    return {
+        "planned": [low, high],
+        "actual": actual,
+        "error": actual / middle - 1 if known else None,
+        "inside": bool(low <= actual <= high) if known else None,
+    }
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The kept plan. Raises StoreError if it is damaged."""
+    file = folder / PLAN_FILE
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read ({error}); delete it, it holds nothing but the plan") from error
+    needed = {"runs", "seconds", "total_seconds", "peak", "disk", "disk_before"}
+    if not isinstance(found, dict) or not needed <= found.keys():
+        raise StoreError(f"{file}: is no plan of this release; delete it, it holds nothing but the plan")
+    return found
+
+
+def _size(folder: Path) -> float:
+    return float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())) if folder.is_dir() else 0.0
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def planning_text(facts: Mapping[str, Any]) -> str:
+    """A plan for a terminal."""
+    if not facts["runs"]:
+        return f"nothing is left to run: {', '.join(facts['done'])}"
+    lines = [f"{_count(len(facts['runs']), 'run')} to go: {', '.join(facts['runs'])}"]
+    lines.append(f"{facts['rounds']} rounds, {facts['labels']} labels, {_who(facts)}")
+    lines.append(f"tokens: about {facts['tokens_a_prompt']:.0f} a prompt")
+    lines += [f"  {kind}: {_span(span, _big)}" for kind, span in facts["tokens"].items()]
+    lines.append(f"time on this machine: {plans.spoken(*facts['total_seconds'])}")
+    lines += [f"  {phase}: {plans.spoken(*span)}" for phase, span in facts["seconds"].items()]
+    lines.append(f"peak memory: {_span(facts['peak'], gib)}{_of_machine(facts)}")
+    for name, one in facts["memory"].items():
+        parts = ", ".join(f"{part} {gib(size)}" for part, size in one["parts"].items() if size >= 2**20)
+        lines.append(f"  {name}: {_span(one['range'], gib)} ({parts})")
+    lines.append(f"disk: {_span(facts['disk'], gib)}, {gib(facts['machine']['disk'])} free" if facts["machine"]["disk"] else f"disk: {_span(facts['disk'], gib)}")  # fmt: skip
+    lines.append(_labelling(facts))
+    if any(facts["prices"].values()) or facts["money"]["total"][1]:
+        money = facts["money"]
+        parts = f"labels {_span(money['labels'], _money)}, machine {_span(money['machine'], _money)}"
+        lines.append(f"money: {_span(money['total'], _money)} {facts['currency']}".rstrip() + f" ({parts})")
+    else:
+        lines.append(
+            "money: no price is known; give --label, --annotator-hour or --machine-hour, or the section `cost`"
+        )
+    return "\n".join(lines)
+
+
+def compared_lines(found: Mapping[str, Any]) -> list[str]:
+    """The plan beside the truth, a line each."""
+    lines = ["the plan beside the truth:" if found["finished"] else "the plan, and what was spent so far:"]
+    for name, row in found["rows"].items():
+        show: Callable[[float], str] = plans.duration if name.startswith("seconds") else gib
+        line = f"  {name.replace('seconds, ', 'time, ')}: {show(row['actual'])}, planned {_span(row['planned'], show)}"
+        if row["error"] is not None:
+            line += f"; {row['error']:+.0%} of its middle, {'inside' if row['inside'] else 'OUTSIDE'}"
+        lines.append(line)
+    return lines
+
+
+def _who(facts: Mapping[str, Any]) -> str:
+    return {
+        "oracle": "answered by the gold answers in the data (a simulation)",
+        "people": "answered by people",
+        "endpoint": "answered by a model behind an endpoint",
+    }[facts["answered_by"]]
+
+
+def _labelling(facts: Mapping[str, Any]) -> str:
+    if facts["answered_by"] == "endpoint":
+        return f"labelling: {facts['labels_asked']} questions to the endpoint"
+    if facts["hours"] is None:
+        return "labelling: no rate is known; give --rate LABELS_PER_HOUR, or cost.seconds_per_label"
+    would = " if people answered" if facts["answered_by"] == "oracle" else ""
+    return f"labelling: {_span([h * 3600 for h in facts['hours']], plans.duration)} for {facts['labels_asked']} answers{would}"
+
+
+def _of_machine(facts: Mapping[str, Any]) -> str:
+    machine = facts["machine"]
+    if machine["gpu"]:
+        return f", of {gib(machine['gpu'])} on the GPU"
+    if machine["memory"] is None:
+        return ""
+    tight = machine["free"] is not None and facts["peak"][1] > machine["free"]
+    free = f", {gib(machine['free'])} free" if machine["free"] is not None else ""
+    return f", of {gib(machine['memory'])}{free}" + ("; it may not fit beside what runs now" if tight else "")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _span(span: list[float], show: Callable[[float], str]) -> str:
+    a, b = show(span[0]), show(span[1])
+    return a if a == b else f"{a} to {b}"
+
+
+def _big(n: float) -> str:
+    """
+    >>> _big(1234), _big(2.5e6)
+    ('1,234', '2.5 million')
+    """
+    return f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,.0f}"
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}"
