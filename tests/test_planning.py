@@ -210,6 +210,8 @@ def test_a_plan_of_two_runs(make_config: Make) -> None:
     text = planning.planning_text(found)
     for words in ("2 runs to go: star-seed0, random-seed0", "a simulation", "if people answered", "EUR (labels 42.00"):
         assert words in text
+    assert "wanted each core" in planning.planning_text(found | {"load": 3.0})
+    assert "wanted each core" not in planning.planning_text(found | {"load": 0.5})
     unknown = planning.plan_run(configs.parse(make_config()), machine=ROOMY, clock=ticking())
     assert unknown["hours"] is None
     assert "no rate is known" in planning.planning_text(unknown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -31,6 +32,7 @@ from guidestar.study.cells import Cell, Shared
 from guidestar.study.fit import Lengths, Machine, gib, lengths_of, refusals, this_machine
 
 PLAN_FILE = "plan.json"
+BUSY = 1.5  # processes that want a core, from which on the measurement is said to be one of a busy machine
 PACE = (0.75, 1.5)  # people label so much faster and slower than the rate that is expected of them
 
 
@@ -83,6 +85,7 @@ def plan_run(
         **_work(config, planned, lengths, facts["sizes"]),
         **_people(config, bench, planned, changes or {}, rate, lengths),
         **facts,
+        "load": _load(),
         "disk_before": _size(folder),
         "planned_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -243,6 +246,11 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def _load() -> float | None:
+    """Processes that wanted a core in the last minute, for each core; None where the system does not say."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
+
+
 def _size(folder: Path) -> float:
     return float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())) if folder.is_dir() else 0.0
 
@@ -260,6 +268,8 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     lines += [f"  {kind}: {_span(span, _big)}" for kind, span in facts["tokens"].items()]
     lines.append(f"time on this machine: {plans.spoken(*facts['total_seconds'])}")
     lines += [f"  {phase}: {plans.spoken(*span)}" for phase, span in facts["seconds"].items()]
+    if (facts["load"] or 0) > BUSY:
+        lines.append(f"  measured while {facts['load']:.1f} processes wanted each core: a run beside fewer is faster")
     lines.append(f"peak memory: {_span(facts['peak'], gib)}{_of_machine(facts)}")
     for name, one in facts["memory"].items():
         parts = ", ".join(f"{part} {gib(size)}" for part, size in one["parts"].items() if size >= 2**20)
