@@ -247,6 +247,17 @@ def test_the_plan_beside_the_truth(make_config: Make, tmp_path: Path, capsys: py
     assert planning.compared(out) is not None, "the plan of what ran must stay"
 
 
+def test_a_plan_for_another_configuration_is_not_set_beside_the_truth(make_config: Make) -> None:
+    longer = make_config(strategies=["random"], train={"epochs": 7})
+    planning.plan_run(configs.parse(longer), machine=ROOMY, clock=ticking())
+    run = configs.parse(make_config(strategies=["entropy"], train={"epochs": 1}))
+    loop.run(run)
+    found = planning.compared(Path(run.out))
+    assert found is not None
+    assert found["changed"] == ["strategies", "train.epochs"]
+    assert planning.compared_lines(found) == ["the plan was made for another configuration (strategies, train.epochs)"]
+
+
 def test_only_what_is_left_is_planned(make_config: Make) -> None:
     one = configs.parse(make_config(strategies=["random"]))
     loop.run(one)

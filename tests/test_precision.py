@@ -62,7 +62,7 @@ def test_a_run_scores_in_it_and_trains_in_its_own(
     make_config: Callable[..., dict[str, Any]], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.dtype] = []
-    from guidestar.model import parts
+    from guidestar.model import basecache, parts
 
     real = parts.predict_in_parts
 
@@ -70,7 +70,8 @@ def test_a_run_scores_in_it_and_trains_in_its_own(
         seen.append(base.dtype)
         return real(base, *given, **options)
 
-    monkeypatch.setattr(parts, "predict_in_parts", watched)
+    for room in (parts, basecache):
+        monkeypatch.setattr(room, "predict_in_parts", watched)
     config = make_config(
         model={"name": str(tiny_folder), "dtype": "bfloat16", "score_dtype": "float32"},
         strategies=["star"],

@@ -18,7 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from guidestar.bench import Bench
+from guidestar import config as configs
+from guidestar.bench import CONFIG_FILE, Bench
 from guidestar.config import RunConfig
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics import cost
@@ -86,6 +87,7 @@ def plan_run(
         **_people(config, bench, planned, changes or {}, rate, lengths),
         **facts,
         "load": _load(),
+        "configuration": _decides(config),
         "disk_before": _size(folder),
         "planned_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -105,6 +107,14 @@ def cells_of(config: RunConfig) -> list[Cell]:
         for seed in config.seeds
         for strategy in config.strategies
     ]
+
+
+def _decides(config: RunConfig) -> dict[str, Any]:
+    """What a plan depends on, flat and JSON-able; the model's name may be a folder that is written in several ways."""
+    plain = config.plain()
+    found = configs.flat({name: plain[name] for name in ("seeds", "strategies")}) | config.key()
+    found.pop("model.name")
+    return dict(json.loads(json.dumps(found)))
 
 
 def _finished(folder: Path) -> bool:
@@ -198,12 +208,16 @@ def compared(folder: Path) -> dict[str, Any] | None:
 
     "rows": name -> planned (a range), actual, error (actual / the range's geometric middle − 1), inside. "finished":
     whether all planned runs are; until then what they took so far is no error and has none. folder: of the experiment, or
-    of one of its runs.
+    of one of its runs. "changed": keys of the configuration that are others than planned for; with any there are no rows.
     """
     if (folder / DATABASE).is_file():
         folder = folder.absolute().parent
     if (plan := _read(folder)) is None:
         return None
+    if (folder / CONFIG_FILE).is_file() and "configuration" in plan:
+        now, then = _decides(configs.load(folder / CONFIG_FILE)), plan["configuration"]
+        if changed := sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key)):
+            return {"finished": False, "changed": changed, "rows": {}}
     spent: dict[str, float] = {}
     for name in plan["runs"]:
         if (folder / name / DATABASE).is_file():
@@ -216,7 +230,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
     if plan.get("measured_peak"):
         rows["peak memory"] = _row(plan["peak"], plan["measured_peak"], finished)
     rows["disk"] = _row(plan["disk"], _size(folder) - plan["disk_before"], finished)
-    return {"finished": finished, "rows": rows}
+    return {"finished": finished, "changed": [], "rows": rows}
 
 
 def _row(span: list[float], actual: float, finished: bool) -> dict[str, Any]:
@@ -289,6 +303,9 @@ def planning_text(facts: Mapping[str, Any]) -> str:
 
 def compared_lines(found: Mapping[str, Any]) -> list[str]:
     """The plan beside the truth, a line each."""
+    if found["changed"]:
+        more = ", …" if len(found["changed"]) > 4 else ""
+        return [f"the plan was made for another configuration ({', '.join(found['changed'][:4])}{more})"]
     lines = ["the plan beside the truth:" if found["finished"] else "the plan, and what was spent so far:"]
     for name, row in found["rows"].items():
         show: Callable[[float], str] = plans.duration if name.startswith("seconds") else gib
