@@ -1,4 +1,4 @@
-"""Uncertainty of every example of a file, under a model and an optional adapter: a Unix tool's inside."""
+"""A file's examples under a model and an optional adapter, their uncertainty or their answers: two Unix tools' inside."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from guidestar.config import RunConfig
 from guidestar.data.pool import load_dataset, read_examples
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import make_task
-from guidestar.errors import ConfigError
+from guidestar.data.tasks import Task, make_task
+from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent, Tick
 from guidestar.query import measures as measure_room
+from guidestar.store.store import Store, find_run
 
 CHUNK = 1024  # examples predicted before their rows are given out
 
@@ -36,11 +37,7 @@ def score_file(
     Raises ConfigError for an unknown or unfit measure, DataError for a row that cannot be used.
     """
     examples, answers = read_examples(source, config)
-    data, task_config, _ = apply_preset(config.data, config.task)
-    if task_config.kind == "choice" and task_config.labels is None:  # they are those of the run's own data
-        task = load_dataset(config).task
-    else:
-        task = make_task(task_config, [], data.response)
+    task = _task(config)
     names = list(measures or [measure_room.default_measure(task.kind)])
     labelled = all(answer is not None for answer in answers)
     problems = [p for name in names for p in measure_room.measure_problems(name, task.kind, labelled)]
@@ -83,6 +80,56 @@ def score_file(
                 if likeliest is not None:
                     row["prediction"] = found.labels[int(likeliest[i])]
                 yield row | {name: float(values[name][i]) for name in names}
+
+
+def predict_file(
+    run: Path, config: RunConfig, source: str, *, round: int | None = None, progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows {"id", "where", "answer", "probability"} in the order of the file, the last for a choice only.
+
+    run: a run's folder, or one that holds a single run. config: that run's; its template, task and model are used.
+    round: whose adapter answers; None is the last that was trained.
+    Raises StoreError without a trained adapter, ConfigMismatch if the base model is another than the run's, DataError
+    for a row that cannot be used.
+    """
+    folder = find_run(run)
+    examples, _ = read_examples(source, config)
+    task = _task(config)
+    with Store.open(folder) as store:
+        trained = [r for r in range(store.current_round() + 1) if store.has_adapter(r)]
+        if not trained:
+            raise StoreError(f"{folder}: no adapter has been trained yet")
+        if round is not None and round not in trained:
+            raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, trained))}")
+        chosen = trained[-1] if round is None else round
+        adapter, begun = store.adapter(chosen), store.facts["model"]
+
+    from guidestar.model import adapters, load
+    from guidestar.model.suggest import suggest
+
+    progress = progress or Silent()
+    with progress.phase("loading model"):
+        base = load.load(config.model, progress.say)
+    if begun["fingerprint"] != base.fingerprint:
+        raise ConfigMismatch(
+            f"{folder}: the model's fingerprint was {begun['fingerprint']} when the run began, now it is "
+            f"{base.fingerprint}; its adapters answer with the same model only"
+        )
+    with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
+        for start in range(0, len(examples), CHUNK):
+            part = examples[start : start + CHUNK]
+            found = suggest(base, model, part, task, chosen, _from(start, len(examples), tick))
+            for example in part:
+                said = found[example.id]
+                row: dict[str, Any] = {"id": example.id, "where": example.where, "answer": said.answer}
+                yield row | ({"probability": said.probabilities[said.answer]} if said.probabilities else {})
+
+
+def _task(config: RunConfig) -> Task:
+    data, task_config, _ = apply_preset(config.data, config.task)
+    if task_config.kind == "choice" and task_config.labels is None:  # they are those of the run's own data
+        return load_dataset(config).task
+    return make_task(task_config, [], data.response)
 
 
 def _from(start: int, total: int, tick: Tick) -> Tick:

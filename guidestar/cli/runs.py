@@ -11,7 +11,7 @@ from guidestar.cli.common import Commands, Options, load, progress, show
 
 
 def add(commands: Commands) -> None:
-    """run, init, demo, status, report, publish, score."""
+    """run, init, demo, status, report, publish, predict, score."""
     run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
     run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
@@ -44,6 +44,13 @@ def add(commands: Commands) -> None:
     publish.add_argument("--with-labels", action="store_true", help="add the labelled texts as labels.jsonl")
     publish.add_argument("--push", metavar="REPO", help="upload to this repository of the hub, private unless --public")
     publish.add_argument("--public", action="store_true", help="with --push: a repository that everybody can read")
+
+    predict = commands.add(
+        "predict", _predict, "A run's answers to every example of a file, as JSON lines.", facts=False
+    )
+    predict.add_argument("run", metavar="RUN", help="the folder of a run")
+    predict.add_argument("file", metavar="FILE", help="the examples: .jsonl, .csv or .parquet")
+    predict.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last that was trained")
 
     score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
     score.add_argument(
@@ -168,6 +175,15 @@ def _publish(options: Options) -> int:
     lines = [f"{facts['folder']}: {', '.join(facts['files'])}"]
     lines.append(f"pushed: {facts['pushed']}" if facts["pushed"] else "nothing was uploaded; --push REPO does that")
     show(options, facts, "\n".join(lines))
+    return 0
+
+
+def _predict(options: Options) -> int:
+    from guidestar.scoring import predict_file
+
+    run = Path(options.run)
+    for row in predict_file(run, load(options.run), options.file, round=options.round, progress=progress(options)):
+        print(json.dumps(row, ensure_ascii=False))
     return 0
 
 
