@@ -30,15 +30,16 @@ def _program(folder: Path) -> str:
     return found[1]
 
 
-def _elsewhere(folder: Path, rows: list[dict[str, str]]) -> list[str]:
+def _elsewhere(folder: Path, rows: list[dict[str, str]], *, alone: bool = True) -> list[str]:
     """What the card's program says to some rows, in a fresh process inside the folder."""
     source = _program(folder).rpartition("\n\n")[0]  # without the example call
     source += """
 import json, sys
 rows = json.loads(sys.stdin.read())
 print(json.dumps([predict(**row) for row in rows]))
-assert not any(name.startswith("guidestar") for name in sys.modules)
 """
+    if alone:
+        source += 'assert not any(name.startswith("guidestar") for name in sys.modules)\n'
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", source],
         input=json.dumps(rows),
@@ -123,6 +124,26 @@ def test_generated_answers_are_the_run_s_own(make_config: MakeConfig, tmp_path: 
     data = (tmp_path / "hub" / "DATA.md").read_text(encoding="utf-8")
     assert "Not stated" in data
     assert "Every example of the pool had the same chance" in data
+
+
+@pytest.mark.parametrize(
+    "peft",
+    [
+        {"peft_type": "BOTTLENECK", "r": 8, "target_modules": ["o_proj", "down_proj"]},
+        {"peft_type": "GATED_PREFIX"},
+    ],
+    ids=["bottleneck", "prefix"],
+)
+def test_an_adapter_of_the_project_s_own_says_what_it_needs(
+    make_config: MakeConfig, tmp_path: Path, peft: dict[str, Any]
+) -> None:
+    config = make_config(
+        **{**SMALL, "peft": peft, "data": {"test_limit": 8}}, strategies=["random"]
+    )  # fmt: skip
+    loop.run(config)
+    publish(config["out"], tmp_path / "hub")
+    rows, said = _here(config, "random-seed0", 8)
+    assert _elsewhere(tmp_path / "hub", rows, alone=False) == said
 
 
 def test_a_whole_model_and_whole_words(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,16 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         whole, prefix = task.scoring == "sequence", tokens.prefix
         answers = dict(zip(task.labels, tokens.rest, strict=True))
     return Usage(
-        base=base or bench.base.name, full=full.is_saved(adapter), dtype=facts["model"]["dtype"],
+        base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
     )  # fmt: skip
+
+
+def _is_own(peft: Mapping[str, Any]) -> bool:
+    from guidestar.model.peft import bottleneck, prefix
+
+    return str(peft.get("peft_type", "LORA")).upper() in (bottleneck.NAME, prefix.NAME)
 
 
 def _rename_base(place: Path, usage: Usage) -> None:

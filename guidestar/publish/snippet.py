@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Usage:
     """What a prediction depends on, beside the weights.
 
-    base: the base model's name or folder. full: the folder holds a whole model and no adapter. template: as
-    configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
+    base: the base model's name or folder. full: the folder holds a whole model and no adapter. own: the adapter is of a
+    type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
     end token; None for generated answers. eos, pad: token ids. max_new_tokens: limit of a generated answer.
     """
 
@@ -27,6 +27,7 @@ class Usage:
     eos: tuple[int, ...] = ()
     pad: int = 0
     max_new_tokens: int = 0
+    own: bool = False
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
@@ -47,6 +48,12 @@ def _loading(usage: Usage) -> list[str]:
     trust = ", trust_remote_code=True" if usage.remote_code else ""
     lines = ["import torch"] + ([] if usage.full else ["from peft import PeftModel"])
     lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    if usage.own:
+        lines += [
+            "from guidestar.model.peft import register  # the adapter's type is Guidestar's own",
+            "",
+            "register()",
+        ]
     lines += ['FOLDER = "."  # this folder, or its name on the hub']
     if usage.full:
         lines += [
