@@ -31,6 +31,14 @@ def trainer(folder: Path, program: str, clock: Clock | None = None) -> Trainer:
     return Trainer(folder, command=[sys.executable, "-c", program], clock=clock or Clock())
 
 
+def going_on(page: Browser) -> Any:
+    """The page's state, in which no training has failed: what failed is said at once, not after minutes."""
+    state = page.post("state")
+    assert state["trainer"]["kind"] != "failed", state["trainer"]
+    time.sleep(0.05)
+    return state
+
+
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -192,12 +200,12 @@ def test_from_a_configuration_to_the_end_with_the_page_alone(
     with served(place, trainer=Trainer(place, config=file)) as server:
         page = Browser(server.link)
         assert not page.post("state")["ready"]
-        state = until(lambda: (s := page.post("state"))["ready"] and s["asked"] and s, 240)
+        state = until(lambda: (s := going_on(page))["ready"] and s["asked"] and s, 240)
         labels = [one["label"] for one in state["task"]["labels"]]
         rounds = set()
 
         def finished() -> bool:
-            state = page.post("state")
+            state = going_on(page)
             rounds.add(state["round"])
             page.label(2, lambda e: labels[int(e["id"], 16) % 2])
             return state["finished"] is not None

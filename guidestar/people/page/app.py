@@ -93,12 +93,12 @@ class _News:
                 work = await asyncio.wrap_future(desk.call(_work))
             except NotReady:
                 work = "begin"
-            except GuidestarError:
+            except Exception:  # a run that cannot be read now may be read in a second
                 work = None
             try:
                 self.state = await asyncio.to_thread(self.trainer.tick, work)
-            except GuidestarError as error:
-                self.state = TrainerState("failed", tail=(str(error),))
+            except Exception as error:  # whoever looks after the training must outlive what it sees
+                self.state = TrainerState("failed", tail=(f"{type(error).__name__}: {error}",))
             await asyncio.sleep(_LOOK)
 
     def retry(self) -> None:
