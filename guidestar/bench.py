@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
-from guidestar.config import RunConfig
+from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, DataError
@@ -23,8 +23,6 @@ from guidestar.store import files
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
-
-CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of a run
 
 
 class Bench:

@@ -35,9 +35,29 @@ from guidestar.schema import (
 )
 
 __all__ = [
-    "CostConfig", "DataConfig", "EndpointConfig", "MixConfig", "ModelConfig", "PeopleConfig", "QueryConfig", "RunConfig",
-    "StopConfig", "StrategyConfig", "TaskConfig", "TrainConfig", "fingerprint", "flat", "load", "models_in", "parse", "read_yaml",
+    "CONFIG_FILE",
+    "CostConfig",
+    "DataConfig",
+    "EndpointConfig",
+    "MixConfig",
+    "ModelConfig",
+    "PeopleConfig",
+    "QueryConfig",
+    "RunConfig",
+    "StopConfig",
+    "StrategyConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "fingerprint",
+    "flat",
+    "kept_in",
+    "load",
+    "models_in",
+    "parse",
+    "read_yaml",
 ]  # fmt: skip
+
+CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of an experiment
 
 
 # --- YAML ---------------------------------------------------------------------------------------
@@ -150,6 +170,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     rebase(data, path.parent)
     touched = override(data, overrides)
     return parse(data, str(path), lines, touched)
+
+
+def kept_in(folder: Path) -> Path | None:
+    """The copy of the configuration in an experiment folder, or above a run folder; None if there is none."""
+    places = (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE)
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE
+from guidestar.config import CONFIG_FILE
 from guidestar.errors import GuidestarError, StoreError
-from guidestar.store import Store, files
+from guidestar.store import Store, files, runs_in
 from guidestar.store.store import DATABASE
 
 State = Literal["ok", "note", "problem"]
@@ -182,7 +182,7 @@ def run_folder(folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
         yield Finding(str(folder), "problem", "no such folder", "name the folder of a run, runs/NAME")
         return
-    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+    places = runs_in(folder)
     if not places:
         yield Finding(
             str(folder), "problem", f"holds no run: no {DATABASE} in it or one folder below", "guidestar run CONFIG"
@@ -194,9 +194,8 @@ def run_folder(folder: Path) -> Iterator[Finding]:
 
 
 def _configuration(folder: Path) -> Finding:
-    inside, above = folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE
-    file = inside if inside.is_file() else above
-    if not file.is_file():
+    file = configs.kept_in(folder)
+    if file is None:
         return Finding(
             CONFIG_FILE, "problem", f"is neither in {folder} nor above it, so the run cannot be continued by its folder",
             "guidestar run with the configuration it was begun with writes it again",

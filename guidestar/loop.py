@@ -428,21 +428,18 @@ class Run:
     ) -> Predictions:  # fmt: skip
         """What the untuned model says, from the cache that the runs share. dtype: None for the model's own."""
         from guidestar.model.basecache import base_predictions
-        from guidestar.model.precision import computing_in
 
         dataset = self.bench.fitting
-        with (
-            computing_in(self._base, dtype) as base,
-            self._timed(r, phase, len(examples)) as tick,
-        ):
+        with self._timed(r, phase, len(examples)) as tick:
             return base_predictions(
                 self.bench.cache,
-                base,
+                self._base,
                 examples,
                 needs,
                 dataset.task,
                 data_hash=dataset.hash,
                 gold=gold,
+                dtype=dtype,
                 tick=tick,
             )
 

@@ -12,7 +12,8 @@ import pytest
 
 from guidestar import cli, loop
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE, Bench
+from guidestar.bench import Bench
+from guidestar.config import CONFIG_FILE
 from guidestar.store import Store
 
 SMALL = {

@@ -48,10 +48,8 @@ def show(options: Options, facts: Any, text: str) -> None:
 def load(path: str, overrides: Sequence[str] = ()) -> Any:
     """A configuration from a file, or from the copy in a run's folder (or in the folder above it)."""
     from guidestar import config
-    from guidestar.bench import CONFIG_FILE
 
     place = Path(path)
     if place.is_dir():
-        inside, above = place / CONFIG_FILE, place.absolute().parent / CONFIG_FILE
-        place = above if not inside.is_file() and above.is_file() else inside
+        place = config.kept_in(place) or place / config.CONFIG_FILE
     return config.load(place, overrides)

@@ -18,6 +18,7 @@ from guidestar.config import fingerprint
 from guidestar.errors import StoreError
 from guidestar.model.load import BaseModel
 from guidestar.model.parts import forget, predict_in_parts
+from guidestar.model.precision import computing_in, precision
 from guidestar.model.predict import Tick
 from guidestar.records import Example, Predictions
 from guidestar.store import files
@@ -34,16 +35,18 @@ def base_predictions(
     *,
     data_hash: str,
     gold: Mapping[str, str] | None = None,
+    dtype: str | None = None,
     tick: Tick = lambda done, total: None,
 ) -> Predictions:
     """`predict` on the bare base model for exactly these examples, from the cache in `folder` if it is there.
 
     data_hash: of data and template; with model, dtype, task, `needs` and the ids it names the file.
+    dtype: another precision than the model's own to compute in.
     Raises StoreError for a damaged cache file (delete it; it will be computed again).
     """
     ids = tuple(e.id for e in examples)
     question = {
-        "data": data_hash, "model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat,
+        "data": data_hash, "model": base.fingerprint, "dtype": str(precision(base, dtype)), "chat": base.chat,
         "task": repr(task), "needs": sorted(needs), "ids": ids,
     }  # fmt: skip
     path = folder / f"base-{fingerprint(question)[:16]}.safetensors"
@@ -56,9 +59,10 @@ def base_predictions(
         tick(len(ids), len(ids))
     else:
         parts = folder / f"parts-{path.stem}"
-        found = predict_in_parts(
-            base, base.model, examples, needs, task, folder=parts, question={}, gold=gold, tick=tick
-        )
+        with computing_in(base, dtype) as scorer:
+            found = predict_in_parts(
+                scorer, scorer.model, examples, needs, task, folder=parts, question={}, gold=gold, tick=tick
+            )
         arrays = dict(found.arrays)
         files.write_arrays(path, {**arrays, _HASH: np.frombuffer(_digest(arrays), np.uint8)}, {})
         forget(parts)

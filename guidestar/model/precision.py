@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from typing import cast
+
+import torch
 
 from guidestar.errors import ConfigError
 from guidestar.model.load import BaseModel
+
+
+def precision(base: BaseModel, dtype: str | None) -> torch.dtype:
+    """The precision that a configuration names; None is the base's own."""
+    return base.dtype if dtype is None else cast(torch.dtype, getattr(torch, dtype))
 
 
 @contextmanager
@@ -20,9 +28,7 @@ def computing_in(base: BaseModel, dtype: str | None) -> Iterator[BaseModel]:
     meanwhile.
     Raises ConfigError for a quantised model, whose weights have no other precision.
     """
-    import torch
-
-    wanted = base.dtype if dtype is None else getattr(torch, dtype)
+    wanted = precision(base, dtype)
     if wanted == base.dtype:
         yield base
         return

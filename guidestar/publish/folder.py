@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE, Bench
-from guidestar.config import RunConfig
+from guidestar.bench import Bench
+from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.tasks import Choice, make_task
 from guidestar.errors import ConfigError, ConfigMismatch, ModelError, StoreError
@@ -81,9 +81,8 @@ def publish(
 
 
 def _configuration(folder: Path) -> RunConfig:
-    inside, above = folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE
-    place = inside if inside.is_file() else above
-    if not place.is_file():
+    place = configs.kept_in(folder)
+    if place is None:
         raise ConfigError(
             f"{folder}: found no {CONFIG_FILE} in it or in the folder above it, which names the base model"
         )

@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.config import read_yaml
+from guidestar.config import CONFIG_FILE, read_yaml
 from guidestar.errors import GuidestarError
 from guidestar.metrics import forecast
 from guidestar.metrics.statistics import Interval
 from guidestar.records import Metrics
 from guidestar.report.control import control, sampled
 from guidestar.schema import StopConfig
-from guidestar.store import Store
-from guidestar.store.store import DATABASE
+from guidestar.store import Store, runs_in
 
-CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of an experiment
 Said = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # by model: rows, their labels, their confidences
 
 
@@ -32,7 +30,7 @@ def advise(folder: Path) -> list[dict[str, Any]]:
     "control" and "stop" are None where nothing can be said. Each has "sentences" for people.
     Raises StoreError if a run cannot be read.
     """
-    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+    places = runs_in(folder)
     found = []
     for place in places:
         with Store.open(place) as store:

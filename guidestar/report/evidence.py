@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.config import load
+from guidestar.config import kept_in, load
 from guidestar.data.formats import HUB
 from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.errors import GuidestarError
 from guidestar.metrics.doubts import SURE, contradicted, hardest
 from guidestar.records import Example, Label
-from guidestar.report.read import RunRecord, configuration
+from guidestar.report.read import RunRecord
 
 SHOWN = 10  # of the hardest examples and of the suspects, each
 
@@ -101,7 +101,7 @@ def _alike(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) ->
 
 def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) -> list[Example] | None:
     """The test set as it was measured, None if it cannot be read any more."""
-    copy = configuration(folder)
+    copy = kept_in(folder)
     if copy is None or not facts.get("data_hash"):
         return None
     try:

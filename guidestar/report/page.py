@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from guidestar.config import flat
+from guidestar.config import flat, kept_in
 from guidestar.report import charts, compare_text, formats, pictures
 from guidestar.report.advice import advise
 from guidestar.report.charts import Chart
 from guidestar.report.compare import beside_control, sentences
 from guidestar.report.evidence import evidence
 from guidestar.report.picks import rounds_of
-from guidestar.report.read import RunRecord, configuration, read_runs
+from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.summary import strategy_names, summarise
 from guidestar.store import files
 
@@ -109,7 +109,7 @@ class Repeat:
 
 
 def _repeat(runs: Sequence[RunRecord], folder: Path) -> Repeat:
-    copy, config = configuration(folder), runs[0].facts.get("config") or {}
+    copy, config = kept_in(folder), runs[0].facts.get("config") or {}
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
     if copy is not None:  # shorter, and with the places of the data files
         text = copy.read_text(encoding="utf-8")

@@ -12,10 +12,9 @@ import numpy as np
 from guidestar.config import QueryConfig
 from guidestar.errors import GuidestarError
 from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
-from guidestar.store import Store
+from guidestar.store import Store, runs_in
 from guidestar.store.store import DATABASE
 
-CONFIG_FILE = "config.yaml"  # as `bench` writes it
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -78,19 +77,13 @@ def read_runs(folder: Path) -> list[RunRecord]:
     """
     if not folder.is_dir():
         raise GuidestarError(f"{folder}: no such folder")
-    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+    places = runs_in(folder)
     runs = [run for place in places if (run := _read(place)) is not None]
     if not runs:
         raise GuidestarError(
             f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"
         )
     return sorted(runs, key=lambda run: (_place(run), run.strategy, run.seed))
-
-
-def configuration(folder: Path) -> Path | None:
-    """The copy of the configuration in an experiment folder, or above a run folder; None if there is none."""
-    places = (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE)
-    return next((place for place in places if place.is_file()), None)
 
 
 def _read(folder: Path) -> RunRecord | None:

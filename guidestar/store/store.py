@@ -444,6 +444,11 @@ class Store:
         }
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders of an experiment folder, by name; or `folder` alone if it is one itself."""
+    return [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+
+
 def find_run(folder: Path) -> Path:
     """The run folder that a user means: `folder` itself, or the only run inside it.
 
@@ -451,9 +456,7 @@ def find_run(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder")
-    if (folder / DATABASE).is_file():
-        return folder
-    found = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
+    found = runs_in(folder)
     if not found:
         raise StoreError(
             f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"

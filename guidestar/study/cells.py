@@ -364,3 +364,12 @@ def standings(results: Sequence[CellResult]) -> str:
         name = " ".join(str(value) for _, value in tags)
         lines.append(f"  {name:<40} {len(measured)} seeds  AUC {percent(area)}  final {percent(final)}")
     return "\n".join(["means so far, per cent:", *lines])
+
+
+def tried(progress: Progress, work: Any) -> Any:
+    """What `work` returns; None, and the reason said, if it cannot be had: the tables do not hang on it."""
+    try:
+        return work()
+    except GuidestarError as error:
+        progress.say(f"left out: {error}")
+        return None

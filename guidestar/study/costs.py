@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE, Bench
+from guidestar.bench import Bench
+from guidestar.config import CONFIG_FILE
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError
 from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
 from guidestar.people.ledger import read_ledger
 from guidestar.records import Label
 from guidestar.report.control import is_random
-from guidestar.store import Store
-from guidestar.store.store import DATABASE
+from guidestar.store import Store, runs_in
 from guidestar.study.drawing import look, save_figure
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
@@ -60,8 +60,8 @@ def costs(
     without it. bench: the data and the tokenizer, if they are loaded already.
     Raises ConfigError for a folder without runs or configuration.
     """
-    places = [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
-    file = next((p for p in (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE) if p.is_file()), None)
+    places = runs_in(folder)
+    file = configs.kept_in(folder)
     if not places or file is None:
         raise ConfigError(f"{folder}: found no run with a {CONFIG_FILE} in it or above it")
     bench = bench or Bench(configs.load(file))

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from guidestar.errors import ConfigError, GuidestarError
+from guidestar.errors import ConfigError
 from guidestar.progress import Progress, Silent
 from guidestar.report.compare import compare, compare_text, sentences
 from guidestar.store import files
@@ -111,7 +111,7 @@ def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]
     written = [_write(study.out / "table.md", "\n".join(body)), _write(study.out / "table.csv", as_csv(rows))]
     if compared:
         written.append(_write(study.out / "compare.txt", compare_text(compared) + "\n"))
-    written += _tried(progress, lambda: _draw(study, results)) or []
+    written += engine.tried(progress, lambda: _draw(study, results)) or []
     facts = {
         "out": str(study.out), "protocol": study.protocol, "control": study.control, "cells": len(study.cells),
         "done": len(results), "rows": rows, "reading": said, "files": sorted(map(str, written)),
@@ -189,7 +189,7 @@ def _compared(study: Study, results: Sequence[Result], progress: Progress) -> di
     folders = {str(_folder(study, group).resolve()): group for group in _comparable(study, results)}
     if not folders:
         return None
-    facts: dict[str, Any] | None = _tried(
+    facts: dict[str, Any] | None = engine.tried(
         progress, lambda: compare([Path(folder) for folder in folders], control=study.control)
     )
     for data in facts["datasets"] if facts else ():
@@ -200,15 +200,6 @@ def _compared(study: Study, results: Sequence[Result], progress: Progress) -> di
 
 def _by_group(facts: Mapping[str, Any] | None) -> dict[Group, Mapping[str, Any]]:
     return {data["group"]: data for data in facts["datasets"]} if facts else {}
-
-
-def _tried(progress: Progress, work: Any) -> Any:
-    """What `work` returns; None, and the reason said, if it cannot be had: the tables do not hang on it."""
-    try:
-        return work()
-    except GuidestarError as error:
-        progress.say(f"left out: {error}")
-        return None
 
 
 def _write(path: Path, text: str) -> Path:

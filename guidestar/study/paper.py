@@ -12,7 +12,7 @@ from typing import Any, Literal
 from guidestar import config as configs
 from guidestar.config import RunConfig, fingerprint
 from guidestar.data.presets import PRESETS
-from guidestar.errors import ConfigError, GuidestarError, allowed
+from guidestar.errors import ConfigError, allowed
 from guidestar.progress import Progress, Silent
 from guidestar.store import files
 from guidestar.study import cells as engine
@@ -96,7 +96,7 @@ def finish(study: Study, out: Path, shared: Shared, progress: Progress) -> tuple
     place, scale = out / study.name, SCALES[study.scale]
     notes = [text for text in (scale.note, *_setting_notes(study)) if text]
     results: list[Result] = [result for _, result in done]
-    results += _tried(progress, lambda: extras.few_shot([cell for cell, _ in done], out, shared, progress)) or []
+    results += engine.tried(progress, lambda: extras.few_shot([cell for cell, _ in done], out, shared, progress)) or []
     found = [
         tables.dataset_table(
             dataset,
@@ -115,7 +115,7 @@ def finish(study: Study, out: Path, shared: Shared, progress: Progress) -> tuple
     body += ["## What this shows", "", *[f"- {sentence}" for sentence in said], ""]
     files.write_bytes(place / "table.md", "\n".join(body).encode())
     files.write_bytes(place / "table.csv", tables.as_csv(found).encode())
-    written = _tried(progress, lambda: _draw(study, place, results)) or []
+    written = engine.tried(progress, lambda: _draw(study, place, results)) or []
     facts = {
         "experiment": study.name, "title": study.experiment.title, "scale": study.scale, "notes": notes,
         "cells": len(study.cells), "done": len(done), "tables": found, "reading": said,
@@ -144,7 +144,7 @@ def _probe(study: Study, out: Path, place: Path, shared: Shared, progress: Progr
         cell = next((c for c in cells if engine.kept(c, out) and extras.run_folder(c).is_dir()), None)
         if cell is None:
             continue
-        one = _tried(progress, lambda c=cell: extras.run_probe(c, name, out, shared, progress, **options))
+        one = engine.tried(progress, lambda c=cell: extras.run_probe(c, name, out, shared, progress, **options))
         if one is not None:
             result, written = one
             found.append(result)
@@ -152,15 +152,6 @@ def _probe(study: Study, out: Path, place: Path, shared: Shared, progress: Progr
                 if path.suffix in (".png", ".pdf", ".csv"):
                     files.write_bytes(place / f"{dataset}-{path.name}", path.read_bytes())
     return found
-
-
-def _tried(progress: Progress, work: Any) -> Any:
-    """What `work` returns; None, and the reason said, if it cannot be had: the tables do not hang on it."""
-    try:
-        return work()
-    except GuidestarError as error:
-        progress.say(f"left out: {error}")
-        return None
 
 
 def _title(study: Study) -> str:

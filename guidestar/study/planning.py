@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE, Bench
-from guidestar.config import RunConfig
+from guidestar.bench import Bench
+from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics import cost
 from guidestar.metrics.cost import Prices

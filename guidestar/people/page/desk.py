@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from guidestar import config as configs
-from guidestar.config import PeopleConfig
+from guidestar.config import CONFIG_FILE, PeopleConfig
 from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.people.page import wire
 from guidestar.people.page.board import Board, Saved
-from guidestar.store import Store, find_run
+from guidestar.store import Store, find_run, runs_in
 from guidestar.store.store import DATABASE
 
-CONFIG_FILE = "config.yaml"  # the copy of the configuration that a run keeps beside its folders
 _TOGETHER = 50  # saves of one transaction
 
 T = TypeVar("T")
@@ -198,4 +197,4 @@ def people_of(experiment: Path, facts: dict[str, Any] | None = None) -> PeopleCo
 
 
 def _databases(folder: Path) -> list[Path]:
-    return [folder / DATABASE] if (folder / DATABASE).is_file() else list(folder.glob(f"*/{DATABASE}"))
+    return [run / DATABASE for run in runs_in(folder)]

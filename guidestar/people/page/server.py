@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from guidestar import config as configs
+from guidestar.config import CONFIG_FILE
 from guidestar.errors import ConfigError, GuidestarError, StoreError, allowed
-from guidestar.people.page.desk import CONFIG_FILE, experiment_of
+from guidestar.people.page.desk import experiment_of
 from guidestar.people.trainer import Trainer
-from guidestar.store import files, find_run
-from guidestar.store.store import DATABASE
+from guidestar.store import files, find_run, runs_in
 
 TOKEN_FILE = "label.token"  # noqa: S105 - the name of a file
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -98,7 +98,7 @@ def check_folder(run: Path, config: Path | None, *, train: bool) -> None:
     """Raise GuidestarError, saying what to do, if there is nothing to label in the folder."""
     if not run.is_dir():
         raise StoreError(f"{run}: no such folder; `guidestar run CONFIG.yaml` makes one")
-    if (run / DATABASE).is_file() or any(run.glob(f"*/{DATABASE}")):
+    if runs_in(run):
         find_run(run)
     elif not train:
         raise StoreError(f"{run}: found no run; `guidestar run` begins one and chooses what to ask")

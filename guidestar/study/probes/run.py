@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from guidestar import config as configs
-from guidestar.bench import CONFIG_FILE, Bench
-from guidestar.config import fingerprint
+from guidestar.bench import Bench
+from guidestar.config import CONFIG_FILE, fingerprint
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.records import Metrics
@@ -71,9 +71,8 @@ def bench_of(subject: Subject) -> Bench:
     Raises ConfigError if there is no configuration beside the run, ConfigMismatch for other data.
     """
     if not subject.benches:
-        inside, above = subject.folder / CONFIG_FILE, subject.folder.absolute().parent / CONFIG_FILE
-        place = inside if inside.is_file() else above
-        if not place.is_file():
+        place = configs.kept_in(subject.folder)
+        if place is None:
             raise ConfigError(
                 f"{subject.folder}: found no {CONFIG_FILE} in it or in the folder above it, "
                 "which would say where the run's data and model are"
