@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.pool import Dataset, load_dataset
-from guidestar.data.tasks import Choice
+from guidestar.data.tasks import Choice, labels_of
 from guidestar.errors import ConfigError, DataError
 from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
@@ -62,7 +62,7 @@ class Bench:
         from guidestar.model import load
 
         with self.progress.phase("loading model"):
-            base = load.load(self.config.model, self.progress.say)
+            base = load.load(self.config.model, self.progress.say, labels_of(self.dataset.task))
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base
 
@@ -106,7 +106,7 @@ class Bench:
         splits = {name: split.without(long) for name, split in splits.items()}
         if empty := [name for name, split in splits.items() if not len(split)]:
             raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
-        if isinstance(found.task, Choice):
+        if isinstance(found.task, Choice) and not base.labels:
             label_tokens(base, found.task, pool[0].prompt)
         return dataclasses.replace(found, pool=pool, **splits)
 
@@ -171,6 +171,11 @@ class Bench:
                         recipe, self.dataset.task.kind, simulation, self.config.peft, self.config.train.b_dropout
                     )
                 ]
+                if recipe.committee and self.config.train.start == "previous":
+                    problems.append(
+                        f"strategy {item.title}: the members of a committee start afresh in every round, and train.start is "
+                        "previous, so that they would have learned less than the round's own adapter; set it to base"
+                    )
             except ConfigError as error:
                 problems.append(str(error))
         from guidestar.model import adapters
@@ -184,9 +189,27 @@ class Bench:
         if problems:
             raise ConfigError("\n".join(problems))
         _ = self.fitting
+        if self.base.labels:
+            self._check_head()
         b_dropout = self.config.train.b_dropout
         adapters.detach(adapters.attach(self.base, self.config.peft, seed=0, b_dropout=b_dropout))
         self._checked = True
+
+    def _check_head(self) -> None:
+        """Raise ConfigError for strategies that ask a classification head for what it does not say."""
+        from guidestar.model.arrays import GRADIENT
+        from guidestar.model.classify import ARRAYS
+
+        problems = []
+        for item in self.config.strategies:
+            asked = frozenset().union(*strategies.needs(strategies.resolve(item), self.dataset.task.kind))
+            if other := sorted(asked - ARRAYS - GRADIENT):
+                problems.append(
+                    f"strategy {item.title}: needs {', '.join(other)}, but {self.base.name} answers with a classification "
+                    "head, which gives label probabilities and embeddings only"
+                )
+        if problems:
+            raise ConfigError("\n".join(problems))
 
 
 def versions() -> dict[str, str]:

@@ -66,14 +66,22 @@ def choices() -> str:
         "",
         "## Query strategies",
         "",
-        "| name | what | measure | passes | mix | select |",
+        "| name | what | measure | passes, members or samples | mix | select |",
         "|---|---|---|---|---|---|",
     ]
     for name, recipe in STRATEGIES.items():
         mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
         parts.append(
-            f"| `{name}` | {recipe.doc} | {recipe.measure or '–'} | {recipe.passes or '–'} | {mix} | {recipe.select} |"
+            f"| `{name}` | {recipe.doc} | {recipe.measure or '–'} | {recipe.walks if recipe.walks > 1 else '–'} | {mix} | {recipe.select} |"
         )
+    parts += [
+        "",
+        "`racing: true` beside `passes` of 3 or more makes only as many passes over a candidate as it takes to tell whether "
+        "it is among the batch's highest mean scores (`query/racing.py`). It goes with `select: top`, a measure that is a "
+        "mean over passes, and a mix on the `raw` scale; what needs the order of the candidates or all their scores is "
+        "refused. A candidate that all passes would pick is lost with probability at most 0.1. The passes of each are kept "
+        "with the scores.",
+    ]
     parts += ["", "## Selectors", "", "`select` of a strategy; `options` are numbers by name.", ""]
     parts += ["| name | what | tasks | options |", "|---|---|---|---|"]
     for name, selector in SELECTORS.items():

@@ -27,6 +27,7 @@ from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
+from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.query.subpool import subpool
 from guidestar.records import Example, Finished, Label, Metrics, Pick, Predictions, Query, Skip, Stop, Waiting
@@ -327,7 +328,10 @@ class Run:
             return block, ()
         share = self._random_picks(r, k)
         drawn = set(generator(self.seed, r, "control").choice(len(block), size=share, replace=False).tolist())
-        lucky = tuple(Pick(block[i].id, float("nan"), {"random": 1.0}) for i in sorted(drawn))
+        lucky = tuple(
+            Pick(block[i].id, float("nan"), {"random": 1.0, "probability": 1.0 / (len(block) - turn)})
+            for turn, i in enumerate(sorted(drawn))
+        )
         if share == k:
             return [e for i, e in enumerate(block) if i not in drawn], lucky
         points = self._base_of(block, block, r).arrays["embedding"][0]
@@ -343,11 +347,34 @@ class Run:
         known: the whole pool once, or this round's candidates."""
         dataset = self.bench.fitting
         needs = strategies.needs(self.recipe, dataset.task.kind)[1]
+        headed = bool(self._base.labels) and "label_log_probs" in needs
+        if headed:
+            needs = needs - {"label_log_probs"} | {"embedding"}
         gold = dataset.gold if any(name.startswith("gold_") for name in needs) else None
         block = dataset.pool if self.config.query.candidates is None else block
         place = {e.id: i for i, e in enumerate(block)}
         found = self._base_predictions(r, "score base", block, needs, gold, self.config.model.score_dtype)
-        return found.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
+        found = found.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
+        return self._with_labels(found, examples, r) if headed else found
+
+    def _with_labels(self, found: Predictions, examples: Sequence[Example], r: int) -> Predictions:
+        """The base model's arrays with what stands in for its label probabilities: an untrained head has none."""
+        from guidestar.model import classify
+        from guidestar.model.predict import predict
+
+        base, labels = self._base, self._base.labels
+        if self.recipe.mix is not None and self.recipe.mix.base == "head":
+            with (
+                classify.head_alone(base, self._adapter(r - 1)) as model,
+                self._timed(r, "score base", len(examples)) as tick,
+            ):
+                said = predict(base, model, examples, {"label_log_probs"}, self.bench.dataset.task, tick=tick)
+                log_probs = said.arrays["label_log_probs"]
+        else:
+            known = self._base_labelled(r, frozenset({"embedding"})).arrays["embedding"][0]
+            classes = np.asarray(classify.positions(base, [label.answer for _, label in self._labelled()]), dtype=np.intp)
+            log_probs = prototype_log_probs(found.arrays["embedding"][0], known, classes, len(labels))[None]
+        return Predictions(found.ids, {**found.arrays, "label_log_probs": log_probs}, labels)
 
     def _base_labelled(self, r: int, needs: frozenset[str]) -> Predictions:
         known = [example for example, _ in self._labelled()]
@@ -361,6 +388,7 @@ class Run:
         from guidestar.model.arrays import predict
         from guidestar.model.parts import predict_in_parts
         from guidestar.model.precision import computing_in
+        from guidestar.model.race import predict_raced
 
         if k == 0:
             return strategies.Selection((), {})
@@ -369,32 +397,50 @@ class Run:
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
         of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
-        full = labelled = None
+        full = labelled = race = None
         before = self._base_of(candidates, block, r) if needs_base else None
         labelled_base = self._base_labelled(r, of_labelled_base) if of_labelled_base else None
-        if needs_full:
+        counts: dict[str, int] = {}
+        for _, label in self._labelled():
+            counts[label.answer] = counts.get(label.answer, 0) + 1
+        context = strategies.Context(
+            t=r - 1,
+            rounds=settings.rounds,
+            base=before,
+            labelled_classes=counts,
+            kind=task.kind,
+            schedule=self.schedule,
+        )
+        if needs_full and self.recipe.committee:
+            full, labelled = self._by_committee(candidates, r, needs_full, of_labelled, gold)
+        elif needs_full:
             with (
                 computing_in(self._base, self.config.model.score_dtype) as base,
                 adapters.adapted(base, self._adapter(r - 1), b_dropout=self.config.train.b_dropout) as model,
                 self._timed(r, "score", len(candidates)) as tick,
             ):
-                full = predict_in_parts(
-                    base, model, candidates, needs_full, task, passes=passes, seed=seed, gold=gold, tick=tick,
-                    one_model=self.recipe.selector.one_model, b_dropout=self.config.train.b_dropout,
-                    folder=self.folder / PARTS, question={"round": r, "adapter": sha256(self._adapter(r - 1))},
-                )  # fmt: skip
+                common: dict[str, Any] = {
+                    "passes": passes, "seed": seed, "gold": gold, "tick": tick, "b_dropout": self.config.train.b_dropout,
+                    "folder": self.folder / PARTS, "question": {"round": r, "adapter": sha256(self._adapter(r - 1))},
+                }  # fmt: skip
+                if self.recipe.racing:
+                    value = strategies.race_value(self.recipe, context)
+                    full, race = predict_raced(base, model, candidates, needs_full, task, value, k=k, **common)
+                else:
+                    full = predict_in_parts(
+                        base, model, candidates, needs_full, task, one_model=self.recipe.selector.one_model,
+                        whole_dropout=self.recipe.dropout == "model",
+                        samples=self.recipe.sampled, temperature=self.recipe.temperature or 1.0, **common,
+                    )  # fmt: skip
                 if of_labelled:
                     known = [example for example, _ in self._labelled()]
-                    labelled = predict(base, model, known, of_labelled, task, passes=passes, seed=seed)
-        counts: dict[str, int] = {}
-        for _, label in self._labelled():
-            counts[label.answer] = counts.get(label.answer, 0) + 1
+                    labelled = predict(
+                        base, model, known, of_labelled, task, passes=passes, seed=seed,
+                        whole_dropout=self.recipe.dropout == "model",
+                    )  # fmt: skip
         if self._watched and full is not None and "label_log_probs" in full.arrays:
             self._keep_answers(r, full)
-        context = strategies.Context(
-            t=r - 1, rounds=settings.rounds, full=full, base=before, labelled=labelled, labelled_base=labelled_base,
-            labelled_classes=counts, kind=task.kind, schedule=self.schedule,
-        )  # fmt: skip
+        context = dataclasses.replace(context, full=full, labelled=labelled, labelled_base=labelled_base, race=race)
         rng = generator(self.seed, r, "query")
         return strategies.choose(
             self.recipe,
@@ -404,6 +450,46 @@ class Run:
             rng,
             random_share=lucky / k,
         )
+
+    def _by_committee(
+        self, candidates: Sequence[Example], r: int, needs: frozenset[str], of_labelled: frozenset[str],
+        gold: Mapping[str, str] | None,
+    ) -> tuple[Predictions, Predictions | None]:  # fmt: skip
+        """What the members say to the candidates and to the labelled examples, a pass of each."""
+        from guidestar.model.committee import predict_committee
+        from guidestar.model.precision import computing_in
+
+        members = [self._adapter(r - 1), *self._members(r - 1)]
+        known = [example for example, _ in self._labelled()]
+        with (
+            computing_in(self._base, self.config.model.score_dtype) as base,
+            self._timed(r, "score", len(candidates)) as tick,
+        ):
+            full, labelled = (
+                predict_committee(
+                    base, members, examples, wanted, self.bench.dataset.task, gold=gold, tick=tick,
+                    folder=self.folder / PARTS, question={"round": r},
+                ) if wanted else None
+                for examples, wanted in ((candidates, needs), (known, of_labelled))
+            )  # fmt: skip
+        assert full is not None
+        return full, labelled
+
+    def _members(self, r: int) -> list[Path]:
+        """The members of round r's committee beside the round's own adapter; those that are missing are trained."""
+        from guidestar.model import committee
+
+        assert self.recipe.committee is not None
+        folder = self.bench.cache / "members"
+        labelled = [(example, label.answer) for example, label in self._labelled(r)]
+        seeds = [phase_seed(self.seed, r, f"member {k}") for k in range(1, self.recipe.committee)]
+        training = committee.Training(
+            base=self._base, peft=self.config.peft, config=self.config.train, labelled=labelled,
+            task=self.bench.dataset.task, data_hash=self.bench.dataset.hash, validation=self._held_out(),
+        )  # fmt: skip
+        missing = committee.missing_members(folder, training, seeds)
+        with self._timed(r + 1, "train committee", missing * len(labelled)) as tick:
+            return committee.train_members(folder, training, seeds, tick)
 
     @property
     def _watched(self) -> bool:
@@ -443,6 +529,11 @@ class Run:
                 tick=tick,
             )
 
+    def _held_out(self) -> list[tuple[Example, str]]:
+        """What early stopping looks at: the validation set, if it is asked for."""
+        held_out = self.bench.fitting.validation
+        return held_out.answered() if self.config.train.patience and held_out is not None else []
+
     def _train(self, r: int) -> None:
         """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
         seed share the warm start's: it is trained once."""
@@ -453,8 +544,7 @@ class Run:
             raise DataError(
                 f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
             )
-        held_out = self.bench.fitting.validation
-        validation = held_out.answered() if self.config.train.patience and held_out is not None else []
+        validation = self._held_out()
         seed = phase_seed(self.seed, r, "train")
         previous = self._adapter(r - 1) if r and self.config.train.start == "previous" else None
         base = self._base
@@ -526,6 +616,8 @@ class Run:
         dataset = self.bench.fitting
         if dataset.test is None or dataset.task.kind != "choice" or self.store.has_arrays(0, "test_base"):
             return
+        if self._base.labels:  # its head is noise
+            return
         pairs = dataset.test.answered()
         found = self._base_predictions(
             0, "evaluate base", [example for example, _ in pairs], frozenset({"label_log_probs"}), None
@@ -567,7 +659,15 @@ class Run:
         measured = [name for name in ("accuracy", "validation_accuracy") if name in last.values]
         accuracy = "".join(f", {name.replace('_', ' ')} {last.values[name]:.3f}" for name in measured)
         seconds = ", ".join(f"{phase} {seconds:.1f} s" for at, phase, seconds, _ in self.store.timings() if at == r)
-        return f"{self.strategy.title} seed {self.seed} round {r}: {last.labels} labels{accuracy} ({seconds})"
+        return f"{self.strategy.title} seed {self.seed} round {r}: {last.labels} labels{accuracy} ({seconds}){self._raced(r)}"
+
+    def _raced(self, r: int) -> str:
+        """What a race saved, for the line of its round."""
+        if not self.recipe.racing or not self.store.has_arrays(r, "scores"):
+            return ""
+        counts = self.store.arrays(r, "scores")["passes"]
+        made, all_ = int(counts.sum()), self.recipe.passes * len(counts)
+        return f"; racing made {made} of {all_} passes, {all_ / made:.1f} times fewer"
 
     @contextmanager
     def _timed(self, r: int, phase: str, count: int) -> Iterator[Tick]:
@@ -611,6 +711,8 @@ def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:
 def _plain(recipe: strategies.Recipe) -> dict[str, Any]:
     """What a recipe does, as JSON-able data; its description is left out."""
     found = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "doc"}
+    if not recipe.racing:
+        del found["racing"]  # as in a run begun before there were races
     return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
 
 

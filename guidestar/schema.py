@@ -114,6 +114,11 @@ class ModelConfig(_Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     max_length: int | None = Field(None, ge=8, description="Context limit in tokens; default: the model's own.")
+    head: Literal["words", "classifier"] | None = Field(
+        None,
+        description="How a choice is answered: words, the label words with which a causal language model goes on; classifier, "
+        "a classification head that is trained with the adapter. Default: classifier for an encoder such as BERT, else words.",
+    )
     chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
     batch_tokens: int = Field(
         2048,
@@ -164,6 +169,12 @@ class MixConfig(_Section):
     )
     value: float = Field(0.5, ge=0, le=1, description="λ of the constant schedule.")
     rate: float = Field(3.0, gt=0, description="Decay of the exponential schedule: λ = exp(−rate (t+1)/T).")
+    base: Literal["prototypes", "head"] | None = Field(
+        None,
+        description="What the base model says where a classification head answers, which is noise before its training: "
+        "prototypes (the default), the nearest class mean of the base model's embeddings of the labelled examples; head, "
+        "the trained head on the base model without adapter. Where label words answer it changes nothing.",
+    )
 
 
 class StrategyConfig(_Section):
@@ -179,6 +190,24 @@ class StrategyConfig(_Section):
         ge=0,
         le=1000,
         description="K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.",
+    )
+    committee: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="The passes are this many adapters, trained on the same labels from different seeds (query by "
+        "committee). One is the round's own, the others cost a training each, in every round that chooses.",
+    )
+    samples: int | None = Field(
+        None, ge=2, le=1000, description="Responses to sample of each candidate, for `answer_consistency`; default 10."
+    )
+    temperature: float | None = Field(
+        None, gt=0, le=10, description="What the logits are divided by before a response is sampled; default 1."
+    )
+    dropout: Literal["adapter", "model"] | None = Field(
+        None,
+        description="Which dropout is on in the passes: the adapter's own (default, STAR's), or the whole model's as in "
+        "training, which encoders such as BERT have and most causal language models do not.",
     )
     mix: MixConfig | Literal["none"] | None = Field(
         None, description="Mix base and full uncertainty (STAR); none switches it off."
@@ -197,6 +226,11 @@ class StrategyConfig(_Section):
     )
     prefilter: float | None = Field(
         None, ge=1, description="Keep the batch size times this many of the highest scores for the selector."
+    )
+    racing: bool | None = Field(
+        None,
+        description="Make only as many Monte-Carlo passes over a candidate as it takes to tell whether it is among the "
+        "batch's highest mean scores: about a third of them, nearly all the same picks (`query/racing.py`).",
     )
     select: str | None = Field(
         None, description="How the batch is drawn from what is left; a selector of `docs/strategies.md`."

@@ -9,7 +9,7 @@ from typing import Any
 from guidestar.config import RunConfig
 from guidestar.data.pool import load_dataset, read_examples
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import Task, make_task
+from guidestar.data.tasks import Task, labels_of, make_task
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent, Tick
 from guidestar.query import measures as measure_room
@@ -55,7 +55,12 @@ def score_file(
 
     progress = progress or Silent()
     with progress.phase("loading model"):
-        base = load.load(config.model, progress.say)
+        base = load.load(config.model, progress.say, labels_of(task))
+    if base.labels and adapter is None:
+        raise ConfigError(
+            f"{base.name} answers with a classification head, which is noise without the adapter that it was trained "
+            "with; give --adapter"
+        )
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
     if task.kind == "choice":
         needs.add("label_log_probs")
@@ -109,7 +114,7 @@ def predict_file(
 
     progress = progress or Silent()
     with progress.phase("loading model"):
-        base = load.load(config.model, progress.say)
+        base = load.load(config.model, progress.say, labels_of(task))
     if begun["fingerprint"] != base.fingerprint:
         raise ConfigMismatch(
             f"{folder}: the model's fingerprint was {begun['fingerprint']} when the run began, now it is "

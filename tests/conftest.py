@@ -43,6 +43,25 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model", texts, steps=200)
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A random BERT of two layers with dropout of its own and the tiny model's tokenizer, its texts begun by [CLS]."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+            max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
+        )  # fmt: skip
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def base(tiny_folder: Path) -> Any:
     from guidestar.config import ModelConfig

@@ -36,6 +36,8 @@ def predictions_for(names, n=N, passes=1, seed=0, doubt=None):
             arrays[name] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         elif name == "embedding":
             arrays[name] = rng.standard_normal((1, n, WIDTH))
+        elif name == "sampled_answer":  # more doubt, more different answers
+            arrays[name] = np.floor(rng.random((passes, n)) * (1 + 5 * doubt))
         elif name.endswith("_length"):
             arrays[name] = np.full((passes, n), 7.0)
         else:
@@ -120,7 +122,7 @@ MEASURE_CONTRACT = [
 def context_for(recipe, n=N, doubt=None, t=2):
     """Candidates and a context with just what the recipe asks for."""
     full_needs, base_needs = needs(recipe, "choice")
-    full = predictions_for(full_needs, n, max(recipe.passes, 1), seed=1, doubt=doubt)
+    full = predictions_for(full_needs, n, recipe.walks, seed=1, doubt=doubt)
     base = predictions_for(base_needs, n, seed=2, doubt=doubt)
     base = Predictions(full.ids, base.arrays, base.labels)
     of_labelled, of_labelled_base = labelled_needs(recipe)
@@ -217,7 +219,11 @@ def says_why(name):
     }
     for pick in selection.picks:
         assert np.isfinite(pick.score) == measured
-        assert set(pick.details) - {"random"} == {
+        filtered = recipe.prefilter or recipe.clip_outliers or recipe.near_duplicates or recipe.balance or recipe.subpool
+        drawn = "random" in pick.details or (recipe.selector.log_weights is not None and not filtered)
+        assert ("probability" in pick.details) == drawn, "a probability if and only if chance had a say in it"
+        assert 0 < pick.details.get("probability", 1.0) <= 1
+        assert set(pick.details) - {"random", "probability"} == {
             *(["full"] if measured else []),
             *(["base"] if measured and recipe.mix else []),
             *(["lambda"] if recipe.mix else []),

@@ -150,3 +150,29 @@ def brier(log_probs, gold):
     for row, answer in zip(log_probs, gold, strict=True):
         total += sum((math.exp(log_p) - (c == answer)) ** 2 for c, log_p in enumerate(row))
     return total / len(gold)
+
+
+def answer_entropy(answers):
+    """−Σ_a (c_a/K) ln (c_a/K) over the different answers of K responses."""
+    counts = {}
+    for answer in answers:
+        counts[answer] = counts.get(answer, 0) + 1
+    return sum(-count / len(answers) * math.log(count / len(answers)) for count in counts.values())
+
+
+def sampled_response(model, prompt, draws, temperature, ends):
+    """Token by token, with the whole text read again each time: walk along the vocabulary until the draw is used up."""
+    import torch
+
+    ids = []
+    for draw in draws:
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1].double()
+        left, token = draw, 0
+        for token, p in enumerate(torch.softmax(logits / temperature, dim=-1).tolist()):
+            left -= p
+            if left < 0:
+                break
+        if token in ends:
+            break
+        ids.append(token)
+    return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,16 @@ from loops import SMALL, MakeConfig, answer_all, quick  # noqa: F401
 from guidestar import loop
 from guidestar.bench import Bench, read_config
 from guidestar.cli import main
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.loop import Run
 from guidestar.metrics.cost import KINDS, Prices, Spent, cumulative
 from guidestar.people.ledger import Ledger
+from guidestar.report import build_report
+from guidestar.report.page import REPORT
+from guidestar.report.read import read_runs
+from guidestar.report.spending import COSTS_FILE, _cells, spending
 from guidestar.store import Store
-from guidestar.study.costs import Bill, _pace, _sentences, costs
+from guidestar.study.costs import Bill, _pace, _sentences, costs, keep_costs
 
 
 @pytest.fixture
@@ -143,3 +148,79 @@ def test_an_unknown_time_stays_unknown_in_the_sum() -> None:
     assert [total.seconds for total in cumulative(rounds)] == [None, None]
     assert cumulative(rounds)[-1].money == 3.0
     assert Prices(machine_hour=36).machine(100) == 1.0
+
+
+# --- in the report --------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_ledger_where_it_can_be_made(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(config["out"])
+    build_report(folder)
+    page = (folder / REPORT).read_text(encoding="utf-8")
+    assert "Tokens, operations and money are missing" in page
+    assert main(["report", str(folder)]) == 0
+    page = (folder / REPORT).read_text(encoding="utf-8")
+    assert "Accuracy against all that was spent" in page
+    assert "missing: they need" not in page
+    facts = costs(folder)
+    kept = json.loads((folder / COSTS_FILE).read_text(encoding="utf-8"))
+    assert kept["runs"] == json.loads(json.dumps(facts["runs"]))
+    shown = spending(folder, read_runs(folder))
+    assert shown is not None
+    star = next(run for run in facts["runs"] if run["run"] == "star-seed0")
+    row = next(row for row in shown.rows if row[0] == "star")
+    assert row[1:] == (
+        "choosing", f"{star['kinds']['choosing']['seconds']:,.1f}", f"{star['kinds']['choosing']['tokens']:,.0f}",
+        f"{star['kinds']['choosing']['operations']:.2e}", f"{star['kinds']['choosing']['money']:,.2f}",
+    )  # fmt: skip
+    assert f"<td>{row[4]}</td>" in page
+    assert shown.chart is not None
+    assert [r[1:3] for r in shown.chart.rows if r[0] == "star-seed0"] == [[0, 12], [1, 14], [2, 16]]
+    assert shown.chart.rows[0][-1] == f"{star['rounds'][0]['total']['money']:,.2f}"
+    assert all(sentence in page for sentence in shown.sentences)
+    assert main(["report", str(folder / "star-seed0")]) == 0
+    assert (folder / "star-seed0" / COSTS_FILE).is_file()
+    capsys.readouterr()
+
+
+def test_a_ledger_of_other_rounds_is_not_shown_and_one_of_the_same_is_kept(config: dict[str, Any]) -> None:
+    folder = Path(config["out"])
+    path = keep_costs(folder)
+    assert path == folder / COSTS_FILE
+    before = path.stat().st_mtime_ns
+    assert keep_costs(folder) == path
+    assert path.stat().st_mtime_ns == before, "nothing has changed, so nothing is counted again"
+    runs = read_runs(folder)
+    later = [replace(run, metrics=(*run.metrics, replace(run.metrics[-1], round=3, labels=18))) for run in runs]
+    assert spending(folder, runs) is not None
+    assert spending(folder, later) is None, "it is about fewer rounds than the runs have"
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"costs\.json: is no ledger of costs; delete it"):
+        spending(folder, runs)
+
+
+def test_without_the_data_the_report_goes_on_without_the_ledger(
+    make_config: MakeConfig, tmp_path: Path, demo_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "pool.csv"
+    shutil.copy(demo_data / "pool.csv", pool)
+    found = make_config(**SMALL, strategies=["random"])
+    found["data"]["pool"] = str(pool)
+    loop.run(found)
+    lines = pool.read_text(encoding="utf-8").splitlines(keepends=True)
+    pool.write_text("".join(lines[:-3]), encoding="utf-8")
+    with pytest.raises(ConfigMismatch, match="has changed since the run was begun"):
+        costs(Path(found["out"]))
+    pool.unlink()
+    assert keep_costs(Path(found["out"])) is None
+    assert main(["report", found["out"]]) == 0
+    assert "are missing" in (Path(found["out"]) / REPORT).read_text(encoding="utf-8")
+    capsys.readouterr()
+
+
+def test_a_time_that_one_run_does_not_know_is_not_averaged() -> None:
+    known = {"seconds": 2.0, "tokens": 10.0, "operations": 0.0, "money": 1.0}
+    assert _cells([known, known | {"seconds": 4.0, "tokens": 20.0}]) == ("3.0", "15", "0", "1.00")
+    assert _cells([known, known | {"seconds": None}])[0] == "?"

@@ -266,7 +266,7 @@ def test_layers_that_are_not_linear_are_refused(base: Any) -> None:
 
 
 def test_a_prefix_needs_an_attention_like_llamas(base: Any) -> None:
-    with pytest.raises(ConfigError, match="LlamaMLP without q_proj, k_proj, o_proj, head_dim; a gated prefix needs"):
+    with pytest.raises(ConfigError, match="LlamaMLP; a prefix needs an attention module with q_proj, k_proj, v_proj, o_p"):
         adapters.attach(base, {**PREFIX, "target_modules": ["mlp"]}, seed=0)
     with pytest.raises(ConfigError, match="num_virtual_tokens is 0; allowed: 1 or more"):
         adapters.make_config({**PREFIX, "num_virtual_tokens": 0})

@@ -15,9 +15,10 @@ from test_predict import PEFT, choice, examples
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, NoVariance
 from guidestar.model import adapters
+from guidestar.model import arrays as arrays_room
 from guidestar.model.race import predict_raced
 from guidestar.model.train import train
-from guidestar.query.measures import entropy
+from guidestar.query.measures import entropy, evaluate_measure
 from guidestar.query.racing import intervals, race, simulate
 
 
@@ -120,7 +121,19 @@ def test_a_race_with_a_model_makes_fewer_passes(base: Any, tmp_path: Path) -> No
 
     with adapters.adapted(base, adapter(base, tmp_path / "a", 0.1)) as model:
         runs = [
-            predict_raced(base, model, examples(), {"label_log_probs"}, choice(), value, passes=8, k=3, seed=s)
+            predict_raced(
+                base,
+                model,
+                examples(),
+                {"label_log_probs"},
+                choice(),
+                value,
+                passes=8,
+                k=3,
+                seed=s,
+                folder=tmp_path / "parts",
+                question={},
+            )
             for s in (5, 5, 6)
         ]
     found, race_found = runs[0]
@@ -134,6 +147,42 @@ def test_a_race_with_a_model_makes_fewer_passes(base: Any, tmp_path: Path) -> No
     values = entropy(found.arrays["label_log_probs"])
     for j in np.flatnonzero(race_found.passes == 8):
         assert race_found.means[j] == pytest.approx(values[:, j].mean())
+    np.testing.assert_allclose(evaluate_measure("entropy", found, race_found.passes), race_found.means, rtol=1e-9)
+    assert not (tmp_path / "parts").exists(), "a small pool needs no files"
+
+
+def test_a_race_over_a_large_pool_goes_on_in_the_pass_it_was_in(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = arrays_room.predict
+
+    def counted(base: Any, model: Any, some: Any, *args: Any, **options: Any) -> Any:
+        asked.append(len(some))
+        if len(asked) == dies_at:
+            raise KeyboardInterrupt
+        return plain(base, model, some, *args, **options)
+
+    monkeypatch.setattr(arrays_room, "predict", counted)
+
+    def go(folder: str) -> Any:
+        return predict_raced(
+            base, model, examples(), {"label_log_probs"}, choice(), lambda f, rows: entropy(f.arrays["label_log_probs"][0]),
+            passes=5, k=3, seed=5, folder=tmp_path / folder, question={"round": 1}, part=3,
+        )  # fmt: skip
+
+    with adapters.adapted(base, adapter(base, tmp_path / "a", 0.1)) as model:
+        dies_at = 0
+        whole, race_whole = go("whole")
+        every = len(asked)
+        asked.clear()
+        dies_at = 6
+        with pytest.raises(KeyboardInterrupt):
+            go("stopped")
+        again, race_again = go("stopped")
+    assert len(asked) == every + 1, "a finished part was computed twice, or one was left out"
+    np.testing.assert_array_equal(whole.arrays["label_log_probs"], again.arrays["label_log_probs"])
+    np.testing.assert_array_equal(race_whole.picks, race_again.picks)
 
 
 def test_equal_passes_are_refused(base: Any, tmp_path: Path) -> None:
@@ -142,5 +191,6 @@ def test_equal_passes_are_refused(base: Any, tmp_path: Path) -> None:
         pytest.raises(NoVariance, match="first two Monte-Carlo passes are equal"),
     ):
         predict_raced(
-            base, model, examples(), {"label_log_probs"}, choice(), lambda f, r: np.zeros(len(r)), passes=4, k=2
-        )
+            base, model, examples(), {"label_log_probs"}, choice(), lambda f, r: np.zeros(len(r)), passes=4, k=2,
+            folder=tmp_path, question={},
+        )  # fmt: skip

@@ -129,7 +129,7 @@ def page(experiment: Path) -> str:
 class Elements(HTMLParser):
     """Every element with its attributes; checks that they are closed in order."""
 
-    VOID = frozenset({"meta", "br"})
+    VOID = frozenset({"meta", "br", "img"})
 
     def __init__(self, page: str) -> None:
         super().__init__()

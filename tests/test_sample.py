@@ -12,13 +12,13 @@ from scipy import stats
 from guidestar.metrics.sample import (
     Draw,
     difference,
-    gumbel_probabilities,
     lure_weights,
     mean_share,
     pool_share,
     proportion,
     rest_share,
 )
+from guidestar.query.batches import gumbel_probabilities
 
 SIMULATIONS = 1000
 

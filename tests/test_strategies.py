@@ -184,7 +184,8 @@ def test_random_has_no_scores():
     ids = tuple("abcdef")
     found = choose(STRATEGIES["random"], ids, Context(t=0, rounds=3, kind="text"), 3, rng())
     assert found.scores == {}
-    assert all(math.isnan(pick.score) and pick.details == {} for pick in found.picks)
+    assert all(math.isnan(pick.score) for pick in found.picks)
+    assert [pick.details for pick in found.picks] == [{"probability": pytest.approx(1 / n)} for n in (6, 5, 4)]
 
 
 def test_random_can_note_what_a_measure_says():

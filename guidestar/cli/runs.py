@@ -92,6 +92,7 @@ def _run_and_report(options: Options, config: Any) -> int:
         for name, o in outcomes.items()
     ]
     from guidestar.study import planning
+    from guidestar.study.costs import keep_costs
 
     facts = summary(Path(config.out))
     planning.record_end(Path(config.out))
@@ -99,6 +100,7 @@ def _run_and_report(options: Options, config: Any) -> int:
         if data := beside_control(Path(config.out)):
             lines += sentences(data)
         lines.append(facts["sentence"])
+        keep_costs(Path(config.out))
         try:
             lines.append(f"report: {build_report(Path(config.out))}")
         except GuidestarError as error:  # the run is complete and recorded; only its picture is missing
@@ -157,7 +159,9 @@ def _status(options: Options) -> int:
 
 def _report(options: Options) -> int:
     from guidestar.report import build_report
+    from guidestar.study.costs import keep_costs
 
+    keep_costs(Path(options.run))
     figures = [form for form in ("pdf", "png") if getattr(options, form)]
     path = build_report(Path(options.run), figures)
     files = sorted(str(file) for form in figures for file in (path.parent / "figures").glob(f"*.{form}"))

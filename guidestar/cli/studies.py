@@ -65,8 +65,8 @@ def add(commands: Commands) -> None:
     probe.add_argument(
         "name",
         metavar="NAME",
-        choices=("confidence", "entropy", "layers", "noise", "picks", "score", "unchanged"),
-        help="the probe: confidence, entropy, layers, noise, picks, score or unchanged",
+        choices=("confidence", "entropy", "gates", "layers", "noise", "picks", "score", "unchanged"),
+        help="the probe: confidence, entropy, gates, layers, noise, picks, score or unchanged",
     )
     probe.add_argument(
         "--round", type=int, metavar="R", help="confidence, noise: the round to look at; default: the last"
@@ -77,7 +77,7 @@ def add(commands: Commands) -> None:
         "--shots", type=int, metavar="K", help="confidence: demonstrations of the base model; default 4, 0 for none"
     )
     probe.add_argument("--measure", metavar="NAME", help="entropy: a measure; default: the run's own")
-    probe.add_argument("--texts", type=int, metavar="N", help="layers: texts to compare layers on; default 100")
+    probe.add_argument("--texts", type=int, metavar="N", help="gates, layers: texts to look at; default 100")
     probe.add_argument("--seeds", type=int, metavar="N", help="noise: trainings on the same labels; default 5")
     probe.add_argument("--passes", type=int, metavar="K", help="score: dropout passes; default: the strategy's own")
 

@@ -328,6 +328,11 @@ TASKS: dict[str, type[Choice] | type[Number] | type[Text]] = {
 }
 
 
+def labels_of(task: Task) -> tuple[str, ...]:
+    """The labels of a choice; none for other kinds."""
+    return task.labels if isinstance(task, Choice) else ()
+
+
 def normal_form(text: str) -> str:
     """SQuAD's normalisation of an answer.
 

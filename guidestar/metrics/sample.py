@@ -12,7 +12,8 @@ unlabelled then. What is known, and why:
   uncorrelated, and so is their mean with weights fixed in advance unbiased (Des Raj 1956; R_PURE and R_LURE of
   Farquhar et al. 2021 have the same form).
 
-Picks that a strategy made by the highest score have no probability: no weight can turn them into a sample.
+Picks that a strategy made by the highest score have no probability: no weight can turn them into a sample. Where every
+pick of a round was drawn with a known probability and every example left had a chance, `lure_weights` do.
 
 Intervals are Clopper and Pearson's (1934) with the effective sample size of the design (Korn and Graubard 1998), the
 difference Newcombe's (1998, method 10). Both are made for few examples and keep to [0, 1].
@@ -191,16 +192,47 @@ def lure_weights(probabilities: ArrayLike, population: int) -> Floats:
     return found
 
 
-def gumbel_probabilities(log_weights: ArrayLike, order: Sequence[int]) -> Floats:
-    """q_m of picks drawn one after the other with probability proportional to exp(log weight), none twice.
+@dataclass(frozen=True)
+class Drawn:
+    """The picks of one round in the order of drawing, each drawn with a known probability from all that was left.
 
-    That is how stochastic batches draw (Gumbel's top k). log_weights: (n,) of all candidates. order: (M,) positions.
-    Source: Kool, van Hoof and Welling 2019.
-    >>> gumbel_probabilities(np.log([1.0, 1.0, 2.0]), [2, 0])
-    array([0.5, 0.5])
+    hits: (M,) 1 for a pick with the property, 0 without, NaN where nobody knows. probabilities: (M,) at each turn.
+    population: N, the examples they were drawn from.
     """
-    weights = np.exp(np.asarray(log_weights, dtype=np.float64) - np.max(log_weights))
-    picked = weights[np.asarray(order, dtype=np.intp)]
-    left = weights.sum() - np.concatenate([[0.0], np.cumsum(picked)[:-1]])
-    found: Floats = np.minimum(picked / left, 1.0)  # rounding of the last one
-    return found
+
+    hits: Floats
+    probabilities: Floats
+    population: int
+
+
+def lure_share(rounds: Sequence[Drawn], level: float = LEVEL) -> Interval:
+    """Share of hits among all that the picks were drawn from, as if all had been looked at: the mean over the rounds,
+    weighted by their picks, of mean(v_m hit_m), see `lure_weights`.
+
+    Unbiased if no hit is unknown; unknown ones are left out of the weights too, and the share is then that of what can
+    be known. The interval counts Kish's effective number of picks, (Σv)² / Σv²: fewer, the more the weights differ.
+    Raises ValueError if there is no known hit.
+    Source: Farquhar, Gal and Rainforth 2021; Kish 1965.
+    >>> even = Drawn(np.array([1.0, 0.0, 0.0, 0.0]), np.array([1 / 8, 1 / 7, 1 / 6, 1 / 5]), 8)
+    >>> lure_share([even]).estimate
+    0.25
+    """
+    weights = np.concatenate([lure_weights(one.probabilities, one.population) for one in rounds])
+    hits = np.concatenate([one.hits for one in rounds])
+    known = ~np.isnan(hits)
+    if not known.any():
+        raise ValueError("there is no pick with a known probability and an answer")
+    whole = float(len(hits)) if known.all() else float(weights[known].sum())
+    estimate = min(max(float((weights[known] * hits[known]).sum()) / whole, 0.0), 1.0)
+    effective = effective_number(weights[known])
+    return proportion(estimate * effective, effective, level)
+
+
+def effective_number(weights: ArrayLike) -> float:
+    """Kish's effective number of examples with unequal weights.
+
+    >>> effective_number([1, 1, 2, 0])
+    2.6666666666666665
+    """
+    w = np.asarray(weights, dtype=np.float64)
+    return float(w.sum() ** 2 / (w**2).sum())

@@ -4,7 +4,8 @@ The areas under the two curves decide, for they use every round; savings are sai
 needs three things: the interval of the difference of the areas without 0, its p (corrected by Holm where several
 strategies are compared) within the level, and an exact sign-flip test in the claimed direction that agrees, so that
 no claim rests on the normal distribution alone. The last needs log₂(1/(1 − level)) seeds, five at 95 %: with fewer,
-even seeds that all agree are no evidence.
+even seeds that all agree are no evidence. Where the noise floor is known (how far two trainings on the same labels may
+end apart by order and start alone), a difference below the floor of a mean of so many seeds claims nothing either.
 """
 
 from __future__ import annotations
@@ -75,27 +76,47 @@ def judge(
     names: tuple[str, str] = ("the strategy", "random"),
     p: float | None = None,
     comparisons: int = 1,
+    floor: float | None = None,
 ) -> Verdict:
-    """The verdict on a pair of curves. p: of the area, corrected for the number of `comparisons` that are made."""
+    """The verdict on a pair of curves. p: of the area, corrected for the number of `comparisons` that are made. floor: how
+    far the accuracies of two single trainings may be apart by chance, if that was measured."""
     if not can_claim(found.seeds, level):
-        return few_seeds(area_by_seed(found), names, level)
+        return few_seeds(area_by_seed(found), names, level, floor)
     p = area_p(found) if p is None else p
-    kind = decide(found, p, level)
+    kind = decide(found, p, level, floor)
     if kind == "no evidence":
-        return Verdict(kind, _nothing(found, p, level, names, comparisons))
+        return Verdict(kind, _nothing(found, p, level, names, comparisons, floor))
     at = saving_at_the_end(found, level) if target is None else saving_at(found, target, level)
     return Verdict(kind, _claim(found, kind, at, level, names[1], comparisons))
 
 
-def decide(found: Pair, p: float, level: float = LEVEL) -> Kind:
+def decide(found: Pair, p: float, level: float = LEVEL, floor: float | None = None) -> Kind:
     """ "gain" or "harm" if p (corrected) of the difference of the areas and the exact test in its direction are both
-    within the level."""
+    within the level, and the difference is not below the noise floor."""
     differences = area_by_seed(found)
+    if below_floor(differences, floor):
+        return "no evidence"
     up = float(differences.mean()) > 0
     exact = sign_flip_test(differences if up else -differences, greater=True)
     if p > 1 - level or exact > 1 - level:
         return "no evidence"
     return "gain" if up else "harm"
+
+
+def floor_of_mean(floor: float, seeds: int) -> float:
+    """The noise floor of a mean over seeds, each trained once: that of one training over √seeds.
+
+    An area averages over rounds besides, which would lower its floor further; that is left out, since rounds with fewer
+    labels are noisier than the one that was probed.
+    >>> floor_of_mean(0.03, 9)
+    0.01
+    """
+    return floor / math.sqrt(seeds)
+
+
+def below_floor(differences: Sequence[float] | Floats, floor: float | None) -> bool:
+    """Whether the mean of the differences, one a seed, is below the noise floor of such a mean; not if that is unknown."""
+    return floor is not None and abs(float(np.mean(differences))) < floor_of_mean(floor, len(differences))
 
 
 def area_by_seed(found: Pair) -> Floats:
@@ -143,12 +164,14 @@ def win_tie_loss(kinds: Sequence[Mapping[tuple[str, str], Kind]]) -> dict[str, d
 # --- words ----------------------------------------------------------------------------------------
 
 
-def few_seeds(differences: Sequence[float] | Floats, names: tuple[str, str], level: float = LEVEL) -> Verdict:
-    """The verdict on too few seeds. differences: of the areas, by seed."""
+def few_seeds(
+    differences: Sequence[float] | Floats, names: tuple[str, str], level: float = LEVEL, floor: float | None = None
+) -> Verdict:
+    """The verdict on too few seeds. differences: of the areas, by seed. floor: as for `judge`."""
     n, needed = len(differences), least_seeds(level)
     if not n:
         return Verdict("no evidence", f"No seed is finished for both {names[0]} and {names[1]}.")
-    where = _apart(float(np.mean(differences)), names)
+    where = _apart(float(np.mean(differences)), names) + _noise(differences, floor)
     if n == 1:
         return Verdict(
             "no evidence", f"One seed cannot show a gain: {where}, and nothing tells how much of that is chance."
@@ -161,17 +184,28 @@ def few_seeds(differences: Sequence[float] | Floats, names: tuple[str, str], lev
     )
 
 
-def _nothing(found: Pair, p: float, level: float, names: tuple[str, str], comparisons: int) -> str:
-    difference = area_difference(found, level)
-    if 0.0 in difference:
+def _noise(differences: Sequence[float] | Floats, floor: float | None) -> str:
+    """How a difference that was just named stands to the noise floor, where it is below it."""
+    if floor is None or not below_floor(differences, floor):
+        return ""
+    n = len(differences)
+    mean = "" if n == 1 else f" of a mean of {n} seeds"
+    return f", below the noise floor of {100 * floor_of_mean(floor, n):.1f} points{mean}"
+
+
+def _nothing(found: Pair, p: float, level: float, names: tuple[str, str], comparisons: int, floor: float | None) -> str:
+    difference, differences = area_difference(found, level), area_by_seed(found)
+    if 0.0 not in difference and below_floor(differences, floor):
+        why = "training again on the same labels may move it as far"
+    elif 0.0 in difference:
         why = f"as far as they can tell, {names[1]} is as good"
     elif p > 1 - level:
         why = f"of {comparisons} comparisons one may look like that by chance"
     else:
-        exact = sign_flip_test(area_by_seed(found))
+        exact = sign_flip_test(differences)
         why = f"but not enough of the seeds agree: without assuming normal differences p is {exact:.2g}"
     return (
-        f"No evidence of a gain: {_apart(difference.estimate, names)}, {_percent(level)} interval "
+        f"No evidence of a gain: {_apart(difference.estimate, names)}{_noise(differences, floor)}, {_percent(level)} interval "
         f"{_signed(difference.low)} to {_signed(difference.high)}, {found.seeds} seeds; {why}."
     )
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from guidestar.errors import ConfigError, ModelError, allowed
-from guidestar.model import full
+from guidestar.model import full, heads
 from guidestar.model import peft as own_types
 from guidestar.model.dropout import cheapen, drop_before_b
 from guidestar.model.load import BaseModel
@@ -69,19 +69,26 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
     b_dropout: rate of a dropout on the input of LoRA's B, beside the adapter's own.
     Raises ConfigError for an adapter that does not fit the model, or has no B.
     """
-    from peft import get_peft_model
+    from peft import TaskType, get_peft_model
 
     config = make_config(options)
-    if full.asked_for(options):
-        _refuse_b_dropout(b_dropout)
-        return full.attach(base)
+    if base.labels and config is not None:
+        config.task_type, config.modules_to_save = TaskType.SEQ_CLS, heads.names(base.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
-        except Exception as error:  # each type raises its own kinds
-            _strip(base.model)
-            raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
+        if full.asked_for(options):
+            _refuse_b_dropout(b_dropout)
+            model = full.attach(base)
+        else:
+            try:
+                model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
+            except Exception as error:  # each type raises its own kinds
+                _strip(base.model)
+                raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
+        if base.labels:
+            heads.restart(inner(model))
+    if full.is_full(model):
+        return model
     model.peft_config["default"].base_model_name_or_path = base.name
     return _with_dropout(base, model, b_dropout)
 
@@ -145,6 +152,7 @@ def detach(model: Any) -> None:
         full.drop(model)
         return
     base = model.get_base_model()
+    heads.put_back(base)
     if not model.active_peft_config.is_prompt_learning:  # prompt learning never touched the base model
         tuner = model.base_model
         if hasattr(tuner, "unload"):
@@ -157,6 +165,18 @@ def detach(model: Any) -> None:
 def inner(model: Any) -> Any:
     """The transformers model inside: below an adapter, or the bare or fully fine-tuned model itself."""
     return model.get_base_model() if getattr(model, "active_peft_config", None) is not None else model
+
+
+@contextmanager
+def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Collects what enters the vocabulary projection or the classification head in the block's passes, behind the last
+    layer and its norm: (rows, tokens, width)."""
+    states: list[torch.Tensor] = []
+    handle = inner(model).base_model.register_forward_hook(lambda module, args, output: states.append(output[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()
 
 
 def _with_dropout(base: BaseModel, model: Any, b_dropout: float | None) -> Any:
@@ -180,6 +200,7 @@ def _strip(base: Any) -> None:
     """Remove what is left of an adapter in the base model, such as layers of one that failed to load."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    heads.put_back(base)
     for parent in list(base.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
@@ -209,13 +230,13 @@ def anchors(model: Any) -> dict[str, torch.Tensor]:
     """Trainable tensors that are constant at the start -> a copy of that start (STAR's "B", eq. 6).
 
     Tensors of one element are left out: any number is constant. Full fine-tuning has none: norm weights that
-    happen to be constant are the base model's own.
+    happen to be constant are the base model's own. Nor has a classification head: its start is no model's opinion.
     """
     found: dict[str, torch.Tensor] = {}
     if full.is_full(model):
         return found
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.numel() > 1:
+        if parameter.requires_grad and parameter.numel() > 1 and ".modules_to_save." not in name:
             start = parameter.detach()
             if bool((start == start.flatten()[0]).all()):
                 found[name] = start.clone()
@@ -223,8 +244,9 @@ def anchors(model: Any) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def dropout_on(model: Any) -> Iterator[None]:
-    """Train mode for the adapter's own layers only; the wrapped base layers stay in eval mode.
+def dropout_on(model: Any, whole: bool = False) -> Iterator[None]:
+    """Train mode for the adapter's own layers only; the wrapped base layers stay in eval mode, unless the `whole` model
+    is to be in train mode.
 
     LoHa and LoKr drop by the layer's train flag and not by a Dropout module, so whole layers are switched.
     """
@@ -235,6 +257,8 @@ def dropout_on(model: Any) -> Iterator[None]:
     for layer in layers:
         layer.train()
         layer.get_base_layer().eval()
+    if whole:
+        model.train()
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guidestar.model import predict as passes_room
+from guidestar.model.consistency import sampled_answers
 from guidestar.model.gradients import representation_gradient
 from guidestar.model.load import BaseModel
 from guidestar.model.samples import predict_samples
@@ -13,7 +14,8 @@ from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
 
 GRADIENT = frozenset({"representation_gradient"})
-ARRAYS = passes_room.ARRAYS | GRADIENT
+SAMPLED = frozenset({"sampled_answer"})
+ARRAYS = passes_room.ARRAYS | GRADIENT | SAMPLED
 
 
 def predict(
@@ -29,21 +31,26 @@ def predict(
     tick: Tick = lambda done, total: None,
     one_model: bool = False,
     b_dropout: float | None = None,
+    whole_dropout: bool = False,
+    samples: int = 0,
+    temperature: float = 1.0,
 ) -> Predictions:
     """As `predict.predict`, for any names of `ARRAYS`.
 
     one_model: pass k is one and the same model for all examples (see `samples`), with dropout of rate b_dropout before
-    LoRA's B. Gradients are of one plain pass, whatever `passes` is.
+    LoRA's B. whole_dropout: see `predict.predict`. Gradients and sampled answers are of the plain model, whatever `passes` is.
+    samples, temperature: of the responses behind "sampled_answer", (samples, n).
     """
     wanted = frozenset(needs)
-    plain = wanted - GRADIENT
+    plain = wanted - GRADIENT - SAMPLED
     if one_model and passes:
         found = predict_samples(
             base, model, examples, plain, task, passes=passes, seed=seed, b_dropout=b_dropout, gold=gold, tick=tick
         )
     elif plain or not wanted:
         found = passes_room.predict(
-            base, model, examples, plain, task, passes=passes, seed=seed, gold=gold, tick=tick
+            base, model, examples, plain, task, passes=passes, seed=seed, gold=gold, tick=tick,
+            whole_dropout=whole_dropout,
         )  # fmt: skip
     else:
         labels = tuple(task.labels) if task.kind == "choice" else ()
@@ -51,4 +58,9 @@ def predict(
     if wanted & GRADIENT:
         gradient = {"representation_gradient": representation_gradient(base, model, examples, tick)[None]}
         found = Predictions(found.ids, {**found.arrays, **gradient}, found.labels)
+    if wanted & SAMPLED:
+        codes = sampled_answers(
+            base, model, examples, task, samples=samples, temperature=temperature, seed=seed, tick=tick
+        )
+        found = Predictions(found.ids, {**found.arrays, "sampled_answer": codes}, found.labels)
     return found

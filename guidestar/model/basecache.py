@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from guidestar.config import fingerprint
-from guidestar.errors import StoreError
+from guidestar.errors import ConfigError, StoreError
 from guidestar.model.load import BaseModel
 from guidestar.model.parts import forget, predict_in_parts
 from guidestar.model.precision import computing_in, precision
@@ -42,8 +42,14 @@ def base_predictions(
 
     data_hash: of data and template; with model, dtype, task, `needs` and the ids it names the file.
     dtype: another precision than the model's own to compute in.
-    Raises StoreError for a damaged cache file (delete it; it will be computed again).
+    Raises StoreError for a damaged cache file (delete it; it will be computed again), ConfigError for the labels of
+    a classification head, which is untrained.
     """
+    if base.labels and "label_log_probs" in needs:
+        raise ConfigError(
+            f"{base.name} answers with a classification head, which is noise before it is trained: the base model alone "
+            "says nothing about the labels"
+        )
     ids = tuple(e.id for e in examples)
     question = {
         "data": data_hash, "model": base.fingerprint, "dtype": str(precision(base, dtype)), "chat": base.chat,

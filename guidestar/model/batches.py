@@ -1,5 +1,5 @@
-"""From prompts to padded tensors. Padding is always on the left, so that responses end together and the
-model can be asked for the logits of the last few positions alone."""
+"""From prompts to padded tensors. Padding is on the left, so that responses end together and the model can be asked
+for the logits of the last few positions alone; for a classification head it is on the right."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from guidestar.records import Example
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded token ids and what belongs to them, on the model's device.
+    """Padded token ids and what belongs to them, on the model's device.
 
     ids, positions: (rows, tokens) int64; positions count the real tokens from 0.
     mask: (rows, tokens before + tokens) int64, 1 for real tokens.
     past: a cache with the tokens before, None when there are none.
+    from_left: padded on the right, so that the model can count positions itself, as encoders do in their own ways.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
     past: Any = None
+    from_left: bool = False
 
     def inputs(self, prompt_learning: bool = False) -> dict[str, Any]:
         """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
+        if self.from_left:
+            return {"input_ids": self.ids, "attention_mask": self.mask}
         found = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
         if self.past is not None:
             found["past_key_values"] = self.past
@@ -47,6 +51,30 @@ def pad_left(
     positions = (mask.cumsum(1) - 1).clamp(min=0) + before
     mask = torch.cat([mask.new_ones(len(rows), before), mask], dim=1)
     return Batch(ids.to(device), mask.to(device), positions.to(device), past)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
+    """Stack token lists of different length that begin together, as a classification head reads them."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
+    mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
+    positions = torch.arange(width).expand(len(rows), -1)
+    return Batch(ids.to(device), mask.to(device), positions.to(device), from_left=True)
+
+
+def prompt_batch(base: BaseModel, rows: Sequence[Sequence[int]]) -> Batch:
+    """Encoded prompts on the side that the model reads them from."""
+    return (pad_right if base.labels else pad_left)(rows, base.pad, base.device)
+
+
+def token_state(base: BaseModel, batch: Batch, states: torch.Tensor) -> torch.Tensor:
+    """The state that stands for each text, (rows, width), of (rows, tokens, width): its first token's in an encoder
+    ([CLS]), else its last's."""
+    own = states[:, -batch.ids.shape[1] :]  # prompt tuning puts tokens of its own before them
+    steps = torch.arange(own.shape[1], device=own.device)
+    mask = batch.mask[:, -own.shape[1] :]
+    place = torch.zeros_like(mask[:, 0]) if base.encoder else (mask * steps).argmax(1)
+    return own[torch.arange(len(own), device=own.device), place]
 
 
 def followed(batch: Batch, ids: torch.Tensor) -> Batch:

@@ -10,6 +10,7 @@ import numpy as np
 
 from guidestar.data.demonstrations import BLANK_LINE, Demonstration, choose_demonstrations, with_demonstrations
 from guidestar.data.pool import Split
+from guidestar.errors import ConfigError
 from guidestar.metrics.scores import choice_metrics, exact_metrics
 from guidestar.model.batches import conversation, too_long
 from guidestar.model.load import BaseModel
@@ -70,6 +71,8 @@ def few_shot(
     Raises ConfigError for less than one shot, DataError without a labelled example.
     Source: Zhang, Wu, Zhou, Xu 2024, section 3; Brown et al. 2020.
     """
+    if base.labels:
+        raise ConfigError(f"{base.name} answers with a classification head and cannot go on from demonstrations")
     shown = choose_demonstrations(labelled, shots, np.random.default_rng(seed), task)
     room = fits(base, task)
     prompted, inside = _demonstrated(base, split.examples, shown, task)

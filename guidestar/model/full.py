@@ -106,7 +106,8 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
     if absent := sorted(map(str, told["missing_keys"])):  # left to itself, transformers draws them at random
         raise ModelError(f"{folder}: the model lacks {len(absent)} of its tensors, first {absent[0]}")
     model.to(base.device)
-    contiguous_head(model)
+    if not base.labels:
+        contiguous_head(model)
     return _ready(base, model, trainable).eval()
 
 
@@ -117,7 +118,8 @@ def drop(model: Any) -> None:
 
 def _ready(base: BaseModel, model: Any, trainable: bool) -> Any:
     model.requires_grad_(trainable)
-    model.generation_config = copy.deepcopy(base.model.generation_config)
+    if not base.labels:
+        model.generation_config = copy.deepcopy(base.model.generation_config)
     model.guidestar_origin = _Origin(base.name, base.fingerprint, base.dtype, base.tokenizer)
     return model
 

@@ -1,4 +1,4 @@
-"""Greedy responses and what is known of each of their tokens, written down while they are generated.
+"""Responses, greedy or sampled, and what is known of each of their tokens, written down while they are generated.
 
 Entropies are taken from the very pass that generates, one number a token, so memory does not grow with
 (new tokens × vocabulary). Rows that have ended leave the batch.
@@ -41,6 +41,48 @@ def greedy(base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batc
 
     logits: of the last position of a batch, (rows, vocabulary).
     """
+    return _write(base, logits, batch, limit, lambda scores, at, step: _choose(scores))
+
+
+def sampled(
+    base: BaseModel,
+    logits: Callable[[Batch], torch.Tensor],
+    batch: Batch,
+    limit: int,
+    draws: torch.Tensor,
+    temperature: float,
+) -> Written:
+    """Sampled responses, several to a prompt, which is read once for all of them.
+
+    draws: (rows × copies, limit) float64 in [0, 1), one for each token; the copies of a prompt stand together. The same
+    draws give the same response whatever else is in the batch. Returns rows × copies responses; their nll and entropy are
+    of the distribution that was drawn from, softmax(logits / temperature).
+    """
+    copies = len(draws) // len(batch.ids)
+
+    def choose(scores: torch.Tensor, at: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return _draw(scores, draws[at, step], temperature)
+
+    return _write(base, logits, batch, limit, choose, copies)
+
+
+Choose = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def _write(
+    base: BaseModel,
+    logits: Callable[[Batch], torch.Tensor],
+    batch: Batch,
+    limit: int,
+    choose: Choose,
+    copies: int = 1,
+) -> Written:
+    """Responses token by token. choose: (scores, rows of the result, step) -> token, its −log p, the entropy."""
+    scores = logits(batch)
+    if copies > 1:
+        each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(copies)
+        kv.keep_rows(batch.past, each)
+        batch, scores = Batch(batch.ids[each], batch.mask[each], batch.positions[each], batch.past), scores[each]
     rows, device = len(batch.ids), batch.ids.device
     ends = torch.tensor(base.eos, device=device)
     tokens = batch.ids.new_full((rows, limit), base.eos[0])
@@ -50,7 +92,7 @@ def greedy(base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batc
     steps = 0
     look = 1 if device.type == "cpu" else _LOOK
     for steps in range(1, limit + 1):
-        chosen, loss, doubt = _choose(logits(batch))
+        chosen, loss, doubt = choose(scores, at, steps - 1)
         tokens[at, steps - 1], nll[at, steps - 1], entropy[at, steps - 1] = chosen, loss, doubt
         going &= ~torch.isin(chosen, ends)
         if steps == limit:
@@ -66,6 +108,7 @@ def greedy(base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batc
                 at, going, chosen = at[left], going[left], chosen[left]
                 batch = Batch(batch.ids[left], batch.mask[left], batch.positions[left], batch.past)
         batch = followed(batch, chosen[:, None])
+        scores = logits(batch)
     tokens, nll, entropy = tokens[:, :steps], nll[:, :steps], entropy[:, :steps]
     return Written(tokens, nll, entropy, _until_the_end(tokens, ends))
 
@@ -78,6 +121,28 @@ def _choose(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
         part = slice(start, start + _CHUNK)
         log_p = torch.log_softmax(logits[part].float(), dim=-1)
         nll[part], entropy[part] = -log_p.amax(-1), entropy_of(log_p)
+    return chosen, nll, entropy
+
+
+def _draw(
+    logits: torch.Tensor, draws: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A token of each row from softmax(logits / temperature), its −log p, and the entropy: (rows,) each.
+
+    The token in whose part of the cumulative sum the draw falls: float64, since the vocabulary's tail is long.
+    """
+    nll, entropy = (torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(2))
+    chosen = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # which that device does not have
+    for start in range(0, len(logits), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        log_p = torch.log_softmax(logits[part].float() / temperature, dim=-1)
+        sums = log_p.to(wide).exp().cumsum(-1)
+        at = torch.searchsorted(sums, draws[part, None].to(wide) * sums[:, -1:], right=True).clamp(
+            max=sums.shape[1] - 1
+        )
+        chosen[part] = at[:, 0]
+        nll[part], entropy[part] = -log_p.gather(1, at)[:, 0], entropy_of(log_p)
     return chosen, nll, entropy
 
 
@@ -114,6 +179,43 @@ def by_transformers(
     if watcher:
         real &= torch.arange(steps, device=tokens.device) < watcher.lengths.to(tokens.device)[:, None]
     return Written(tokens, recorder.nll[:, :steps], recorder.entropy[:, :steps], real)
+
+
+def sampled_by_transformers(
+    base: BaseModel, model: Any, batch: Batch, limit: int, draws: torch.Tensor, temperature: float
+) -> Written:
+    """`sampled` by `generate` of transformers, for any architecture: each step's draw is made the only token left, which
+    greedy generation then takes."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(len(draws) // len(batch.ids))
+    drawer = _Drawer(draws, temperature)
+    options = GenerationConfig(
+        max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
+        eos_token_id=list(base.eos), pad_token_id=base.pad,
+    )  # fmt: skip
+    sequences = model.generate(
+        input_ids=batch.ids[each], attention_mask=batch.mask[each], generation_config=options,
+        logits_processor=LogitsProcessorList([drawer]),
+    )  # fmt: skip
+    tokens = sequences[:, batch.ids.shape[1] :]
+    steps = tokens.shape[1]
+    real = _until_the_end(tokens, torch.tensor(base.eos, device=tokens.device))
+    return Written(tokens, drawer.nll[:, :steps], drawer.entropy[:, :steps], real)
+
+
+class _Drawer:
+    """A logits processor that leaves the sampled token alone. Attributes as of `_Recorder`."""
+
+    def __init__(self, draws: torch.Tensor, temperature: float) -> None:
+        self.draws, self.temperature, self.step = draws, temperature, 0
+        self.nll, self.entropy = (torch.zeros(draws.shape, device=draws.device) for _ in range(2))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen, nll, entropy = _draw(scores, self.draws[:, self.step], self.temperature)
+        self.nll[:, self.step], self.entropy[:, self.step] = nll, entropy
+        self.step += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 class _Recorder:

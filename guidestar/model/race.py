@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidestar.errors import NoVariance
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import EMBEDDING, Tick, predict
+from guidestar.model.parts import PART, predict_in_parts
+from guidestar.model.predict import EMBEDDING, Tick
 from guidestar.query.racing import Positions, Race, race
 from guidestar.records import Array, Example, Predictions
 
@@ -26,17 +28,23 @@ def predict_raced(
     *,
     passes: int,
     k: int,
+    folder: Path,
+    question: Mapping[str, Any],
+    part: int = PART,
     seed: int = 0,
     failure: float = 0.1,
     gold: Mapping[str, str] | None = None,
+    b_dropout: float | None = None,
     tick: Tick = lambda done, total: None,
 ) -> tuple[Predictions, Race]:
     """`predict` with K passes, of which an example gets only as many as it takes to tell whether it is among the k
     with the highest mean value.
 
     value: what is averaged over the passes. failure: see `race`.
+    folder, question, part: as for `predict_in_parts`: the passes of a large pool are kept part by part while the race
+    lasts, so that one that was stopped goes on in the pass it was in; a small one begins anew and does the same.
     Returns the predictions, (K, n, …), the passes of an example repeated in turn where it had fewer than K, so that
-    means over passes stay (nearly) those of the passes made; and the race.
+    means over passes stay (nearly) those of the passes made (`evaluate_measure` with `made` is exact); and the race.
     tick: called with (passes made over one example, all that there could be).
 
     Raises NoVariance if the first two passes are equal, ValueError for embeddings, and what `predict` and `race` do.
@@ -50,11 +58,11 @@ def predict_raced(
 
     def draw(j: int, rows: Positions) -> Array:
         nonlocal done
-        part = [examples[i] for i in rows]
+        some = [examples[i] for i in rows]
         start = done
-        found = predict(
-            base, model, part, needs, task, passes=1, seed=int(seeds[j]), gold=gold,
-            tick=lambda now, _: tick(start + now, total),
+        found = predict_in_parts(
+            base, model, some, needs, task, passes=1, seed=int(seeds[j]), gold=gold, b_dropout=b_dropout,
+            folder=folder, question={**question, "pass": j}, part=part, tick=lambda now, _: tick(start + now, total),
         )  # fmt: skip
         done += len(rows)
         made.append(found)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from guidestar.config import TrainConfig
 from guidestar.errors import ModelError
-from guidestar.model import adapters, full
+from guidestar.model import adapters, classify, full
 from guidestar.model.batches import encode_answer, encode_prompts, pad_left
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
@@ -43,7 +43,7 @@ class Trained:
 @dataclass(frozen=True)
 class _Row:
     prompt: list[int]
-    response: list[int]  # end token included
+    response: list[int]  # end token included; with a classification head the label's position alone
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -206,7 +206,9 @@ def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount:
 
 
 def _loss(base: BaseModel, model: Any, rows: Sequence[_Row]) -> torch.Tensor:
-    """Sum of −log p over the response tokens of a batch, in nats."""
+    """Sum of −log p over the response tokens of a batch, in nats; with a classification head over its labels."""
+    if base.labels:
+        return classify.loss(base, model, [row.prompt for row in rows], [row.response[0] for row in rows])
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
     logits = last_logits(model, batch, width + 1)[:, :-1]
@@ -227,6 +229,10 @@ def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: 
 
 def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], int]:
     """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
+    if base.labels:
+        positions = classify.positions(base, [answer for _, answer in labelled])
+        prompts = encode_prompts(base, [example for example, _ in labelled])
+        return [_Row(prompt, [position]) for prompt, position in zip(prompts, positions, strict=True)], 0
     responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
     prompts = encode_prompts(base, [example for example, _ in labelled], room=1)
     rows = [_Row(p, r[: base.max_length - len(p)]) for p, r in zip(prompts, responses, strict=True)]

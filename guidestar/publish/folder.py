@@ -107,7 +107,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     whole = False
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
-    if isinstance(task, Choice):
+    if isinstance(task, Choice) and not bench.base.labels:
         example = store.example(store.query(0).picks[0].id)
         tokens = label_tokens(bench.base, task, example.prompt)
         whole, prefix = task.scoring == "sequence", tokens.prefix
@@ -116,6 +116,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
+        head=bench.base.labels,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ class Usage:
 
     base: the base model's name or folder. full: the folder holds a whole model and no adapter. own: the adapter is of a
     type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
-    end token; None for generated answers. eos, pad: token ids. max_new_tokens: limit of a generated answer.
+    end token; None for generated answers. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. max_new_tokens: limit of a generated answer.
     """
 
     base: str
@@ -28,6 +28,7 @@ class Usage:
     pad: int = 0
     max_new_tokens: int = 0
     own: bool = False
+    head: tuple[str, ...] = ()
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
@@ -46,8 +47,10 @@ def program(usage: Usage) -> str:
 
 def _loading(usage: Usage) -> list[str]:
     trust = ", trust_remote_code=True" if usage.remote_code else ""
+    kind = "AutoModelForSequenceClassification" if usage.head else "AutoModelForCausalLM"
+    sized = f", num_labels={len(usage.head)}" if usage.head and not usage.full else ""
     lines = ["import torch"] + ([] if usage.full else ["from peft import PeftModel"])
-    lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += [f"from transformers import {kind}, AutoTokenizer", ""]
     if usage.own:
         lines += [
             "from guidestar.model.peft import register  # the adapter's type is Guidestar's own",
@@ -58,13 +61,13 @@ def _loading(usage: Usage) -> list[str]:
     if usage.full:
         lines += [
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
-            f"model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.{usage.dtype}{trust}).eval()",
+            f"model = {kind}.from_pretrained(FOLDER, dtype=torch.{usage.dtype}{trust}).eval()",
         ]
     else:
         lines += [
             f"BASE = {usage.base!r}",
             f"tokenizer = AutoTokenizer.from_pretrained(BASE{trust})",
-            f"model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.{usage.dtype}{trust})",
+            f"model = {kind}.from_pretrained(BASE, dtype=torch.{usage.dtype}{sized}{trust})",
             "model = PeftModel.from_pretrained(model, FOLDER, autocast_adapter_dtype=False).eval()",
         ]
     return lines
@@ -91,6 +94,17 @@ def _prompting(usage: Usage) -> list[str]:
 
 def _predicting(usage: Usage) -> list[str]:
     head = ["@torch.inference_mode()", "def predict(**columns):"]
+    if usage.head:
+        return [
+            f"LABELS = {list(usage.head)!r}",
+            "",
+            "",
+            *head,
+            '    """The likeliest label."""',
+            "    tokens = torch.tensor([prompt_tokens(columns)])",
+            "    logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0]",
+            "    return LABELS[int(logits.argmax())]",
+        ]
     if usage.answers is None:
         return [
             *head,

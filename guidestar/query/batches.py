@@ -188,7 +188,7 @@ def power(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) ->
     scores = _finite(scores)
     if (scores < 0).any():
         raise ModelError(f"power draws in proportion to scores, which must not be negative; found {scores.min()}")
-    return _gumbel_top(np.log(np.maximum(scores, np.finfo(np.float64).tiny)), k, rng, beta)
+    return _gumbel_top(_logs(scores), k, rng, beta)
 
 
 def gibbs(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) -> Positions:
@@ -200,9 +200,7 @@ def gibbs(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) ->
     >>> gibbs(np.array([0.0, 1.0, 2.0]), 2, np.random.default_rng(0), beta=1e6)
     array([2, 1])
     """
-    scores = _finite(scores)
-    spread = float(scores.std()) if len(scores) else 0.0
-    return _gumbel_top(scores / (spread or 1.0), k, rng, beta)
+    return _gumbel_top(_in_spreads(_finite(scores)), k, rng, beta)
 
 
 def soft_rank(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) -> Positions:
@@ -217,6 +215,56 @@ def soft_rank(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0
     ranks = np.empty(len(scores))
     ranks[top(scores, len(scores), rng)] = np.arange(1, len(scores) + 1)
     return _gumbel_top(-np.log(ranks), k, rng, beta)
+
+
+def power_weights(scores: Array, beta: float = 1.0) -> Array | None:
+    """ln of the weights with which `power` draws, (n,); None where a score of 0 leaves an example without a chance."""
+    return None if beta and np.min(scores, initial=np.inf) <= 0 else beta * _logs(np.asarray(scores, dtype=np.float64))
+
+
+def gibbs_weights(scores: Array, beta: float = 1.0) -> Array | None:
+    """ln of the weights with which `gibbs` draws, (n,)."""
+    return beta * _in_spreads(_finite(scores))
+
+
+def soft_rank_weights(scores: Array, beta: float = 1.0) -> Array | None:
+    """ln of the weights with which `soft_rank` draws, (n,); None where scores are equal, whose ranks chance decided.
+
+    >>> soft_rank_weights(np.array([0.5, 0.9])).round(3), soft_rank_weights(np.array([0.5, 0.5]))
+    (array([-0.693, -0.   ]), None)
+    """
+    if beta and len(np.unique(scores)) < len(scores):
+        return None
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(-np.asarray(scores, dtype=np.float64))] = np.arange(1, len(scores) + 1)
+    return -beta * np.log(ranks)
+
+
+def gumbel_probabilities(log_weights: Array, order: Positions) -> Array:
+    """Probability of each draw at its turn, of draws one after the other in proportion to exp(log weight), none twice.
+
+    That is how `power`, `gibbs` and `soft_rank` draw: the top k of log weights with Gumbel noise.
+    log_weights: (n,) of all candidates. order: (M,) positions in the order of drawing. Returns (M,).
+    Source: Kool, van Hoof and Welling 2019; Plackett 1975 and Luce 1959.
+    >>> gumbel_probabilities(np.log([1.0, 1.0, 2.0]), [2, 0])
+    array([0.5, 0.5])
+    """
+    logs = np.asarray(log_weights, dtype=np.float64)
+    picked = np.asarray(order, dtype=np.intp)
+    rest = np.delete(logs, picked)
+    # The logarithm of what is left at each turn, summed from the end: taking away from a sum would lose small weights.
+    left = np.logaddexp.accumulate(np.concatenate([[np.logaddexp.reduce(rest)], logs[picked[::-1]]]))[:0:-1]
+    return np.asarray(np.exp(np.minimum(logs[picked] - left, 0.0)))
+
+
+def _logs(scores: Array) -> Array:
+    """Natural logs; those of 0 are the smallest that there are."""
+    return np.asarray(np.log(np.maximum(scores, np.finfo(np.float64).tiny)))
+
+
+def _in_spreads(scores: Array) -> Array:
+    """Scores over their standard deviation."""
+    return scores / ((float(scores.std()) if len(scores) else 0.0) or 1.0)
 
 
 def _finite(scores: Array) -> Array:

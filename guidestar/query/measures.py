@@ -9,6 +9,7 @@ pass. The arrays, each with the Monte-Carlo passes in front (K = 1 for a plain p
     gold_entropy, gold_nll, gold_length                 (K, n)  teacher-forced on the gold response
     gold_answer_entropy, gold_answer_nll, gold_answer_length    (K, n)  the same over its answer tokens
     representation_gradient                             (1, n)  see `model/gradients.py`
+    sampled_answer                                      (K, n)  which answer sample k gave; see `model/consistency.py`
 
 Measures that read a `gold_` array know the label; they are named `oracle_…` and exist for simulations.
 Paper in the sources below: Zhang, Wu, Zhou, Xu 2024, "STAR", arXiv 2403.01165.
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.records import Array, Predictions
@@ -90,7 +93,38 @@ def bald(label_log_probs: Array) -> Array:
     return np.maximum(entropy_of_mean(label_log_probs) - entropy(label_log_probs).mean(axis=0), 0.0)
 
 
+def vote_entropy(label_log_probs: Array) -> Array:
+    """Entropy of the votes of a committee, each pass voting for its likeliest label, in nats.
+
+    label_log_probs: (K, n, labels) natural logs, K ≥ 2. Returns (n,), in [0, ln min(K, labels)].
+    Source: Dagan and Engelson 1995.
+    >>> vote_entropy(np.log([[[0.9, 0.1]], [[0.4, 0.6]]])).round(4)
+    array([0.6931])
+    """
+    return _group_entropy(label_log_probs.argmax(axis=-1))
+
+
 # --- over generated and gold responses ----------------------------------------------------------
+
+
+def answer_consistency(sampled_answer: Array) -> Array:
+    """Entropy of the answers that K sampled responses gave, in nats: −Σ_a (c_a/K) ln (c_a/K), c_a responses with answer a.
+
+    sampled_answer: (K, n) codes, equal for equal answers of an example, K ≥ 2. Returns (n,), in [0, ln K].
+    Source: Wang et al. 2023 (self-consistency); the discrete semantic entropy of Farquhar et al. 2024.
+    >>> answer_consistency(np.array([[0.0, 0.0], [0.0, 1.0]])).round(4)
+    array([0.    , 0.6931])
+    """
+    return _group_entropy(sampled_answer)
+
+
+def _group_entropy(codes: NDArray[Any]) -> Array:
+    """Entropy of the frequencies of equal codes down each column, (K, n) -> (n,), in nats.
+
+    −Σ_a (c_a/K) ln (c_a/K) = −(1/K) Σ_k ln (c_{a(k)}/K): a sum over the rows needs no list of the codes.
+    """
+    logs = [np.log((codes == one).mean(axis=0)) for one in codes]
+    return np.asarray(0.0 - np.sum(logs, axis=0) / len(codes))
 
 
 def total(values: Array) -> Array:
@@ -145,6 +179,11 @@ class Measure:
         """Whether it reads the gold answer. The names of these measures begin with `oracle_`."""
         return any(need.startswith("gold_") for need in self.needs)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether its K values are sampled responses of one model, and no passes."""
+        return "sampled_answer" in self.needs
+
 
 MEASURES: dict[str, Measure] = {
     "entropy": Measure(entropy, ("label_log_probs",), "−Σ p ln p over the labels", CHOICE),
@@ -164,6 +203,22 @@ MEASURES: dict[str, Measure] = {
         CHOICE,
         over_passes=True,
         min_passes=2,
+    ),
+    "vote_entropy": Measure(
+        vote_entropy,
+        ("label_log_probs",),
+        "entropy of the labels that the passes or the members of a committee vote for",
+        CHOICE,
+        over_passes=True,
+        min_passes=2,
+    ),
+    "answer_consistency": Measure(
+        answer_consistency,
+        ("sampled_answer",),
+        "entropy of the answers read off K sampled responses; no answer counts as one more answer",
+        over_passes=True,
+        min_passes=2,
+        max_passes=0,
     ),
     "response_entropy": Measure(
         total,
@@ -244,8 +299,10 @@ def default_measure(kind: str) -> str:
     return "entropy" if kind == "choice" else "response_entropy"
 
 
-def evaluate_measure(name: str, predictions: Predictions) -> Array:
+def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp] | None = None) -> Array:
     """One uncertainty for each example: the mean of the passes, or what a measure over passes makes of them.
+
+    made: (n,) how many of its first passes count for an example, where it had fewer (`query.racing`); None: all.
 
     Returns (n,) float64, larger is more uncertain.
     Raises ConfigError for an unknown name or too few passes, ModelError for a missing array, for labels
@@ -264,8 +321,12 @@ def evaluate_measure(name: str, predictions: Predictions) -> Array:
         raise ConfigError(f"measure {name!r} needs at least {measure.min_passes} passes, found {passes}")
     with np.errstate(invalid="ignore", over="ignore"):  # reported below, with the example's name
         values = measure.function(*arrays)
-        if not measure.over_passes:
+        if not measure.over_passes and made is None:
             values = values.mean(axis=0)
+        elif made is not None:
+            if measure.over_passes:
+                raise ConfigError(f"measure {name!r} is no mean over passes, so every example must have all of them")
+            values = np.where(np.arange(len(values))[:, None] < made, values, 0.0).sum(axis=0) / made
     _refuse_first(~np.isfinite(values), predictions.ids, lambda i: f"{name} is {values[i]}")
     return np.asarray(values, dtype=np.float64)
 

@@ -14,8 +14,10 @@ from guidestar.config import MixConfig, StrategyConfig
 from guidestar.errors import ConfigError, allowed
 from guidestar.query import table
 from guidestar.query.measures import MEASURES, default_measure, measure_problems
+from guidestar.query.racing import FIRST
 from guidestar.query.subpool import SUBPOOLS
 
+SAMPLES = 10  # responses that a measure of sampled answers looks at, unless configured
 SUBPOOL_SIZE = 1000  # candidates that are scored of a sub-pool, unless configured
 
 
@@ -26,6 +28,9 @@ class Recipe:
     doc: one line for lists of strategies.
     measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
     passes: K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.
+    dropout: "model" for passes with the model's own dropout on too, as in its training; None is the adapter's alone.
+    committee: the K passes are K adapters trained on the same labels from different seeds; None is the round's alone.
+    samples, temperature: K responses to sample and how, for a measure of sampled answers; None is 10 at 1.0 there.
     mix: how base and full uncertainty are mixed, or None for the tuned model's alone. A selector that mixes distances
         takes its λ from here too.
     clip_outliers: share of the highest scores left out as likely noise.
@@ -37,6 +42,7 @@ class Recipe:
     options: numbers that the selector is told, or None for its defaults.
     subpool: score only a part of the candidates, found by similarity; a name of `SUBPOOLS`, or None for all.
     subpool_size: how many of them; None is 1,000.
+    racing: make only as many passes over a candidate as it takes to tell whether it is in the batch.
     """
 
     doc: str
@@ -51,6 +57,21 @@ class Recipe:
     options: Mapping[str, float] | None = None
     subpool: str | None = None
     subpool_size: int | None = None
+    racing: bool = False
+    committee: int | None = None
+    dropout: str | None = None
+    samples: int | None = None
+    temperature: float | None = None
+
+    @property
+    def sampled(self) -> int:
+        """Responses to sample of every candidate; 0 if the measure reads none."""
+        return (self.samples or SAMPLES) if self.measure in MEASURES and MEASURES[self.measure].sampled else 0
+
+    @property
+    def walks(self) -> int:
+        """How often the tuned models go through the candidates: passes, members, or sampled responses."""
+        return max(self.passes, self.committee or 0, self.sampled, 1)
 
     def measure_for(self, kind: str) -> str | None:
         """The measure's name, "auto" resolved for a task kind.
@@ -109,6 +130,15 @@ STRATEGIES: dict[str, Recipe] = {
     ),
     "mc": Recipe(
         "entropy of the mean of 30 dropout passes (the MC of Jukić and Šnajder)", measure="entropy_of_mean", passes=30
+    ),
+    "consistency": Recipe("least agreement between the answers of 10 sampled responses", measure="answer_consistency"),
+    "committee": Recipe(
+        "highest entropy of the votes of 5 adapters trained from different seeds", measure="vote_entropy", committee=5
+    ),
+    "committee_bald": Recipe(
+        "highest mutual information of label and adapter, 5 adapters trained from different seeds",
+        measure="bald",
+        committee=5,
     ),
     "representation_gradient": Recipe(
         "largest gradient of the representation by the input embeddings", measure="representation_gradient"
@@ -201,11 +231,23 @@ def check(
     """
     problems = misfits(recipe) + table.option_problems(recipe.select, recipe.options)
     name = recipe.measure_for(kind)
+    if recipe.racing and name in MEASURES and MEASURES[name].over_passes:
+        means = sorted(n for n, m in MEASURES.items() if not m.over_passes and m.max_passes is None and kind in m.tasks)
+        problems.append(f"racing compares means over passes, and measure {name!r} is none; {allowed(means)}")
+    if recipe.committee and recipe.passes:
+        problems.append(
+            f"committee is {recipe.committee} and passes is {recipe.passes}, but the members are the passes; set passes to 0"
+        )
     if name is not None:
         problems += measure_problems(name, kind, simulation)
         least = MEASURES[name].min_passes if name in MEASURES else 1
-        if least > max(recipe.passes, 1):
+        if recipe.sampled:
+            if recipe.committee:
+                problems.append(f"committee is {recipe.committee}, but measure {name!r} samples from one model")
+        elif least > max(recipe.passes, recipe.committee or 1):
             problems.append(f"passes is {recipe.passes}; measure {name!r} needs at least {least}")
+        elif recipe.committee and name in MEASURES and MEASURES[name].max_passes == 0:
+            problems.append(f"committee is {recipe.committee}, but measure {name!r} is defined for one model")
         if least > 1 and recipe.mix is not None:
             problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
         most = MEASURES[name].max_passes if name in MEASURES else None
@@ -214,16 +256,20 @@ def check(
                 f"passes is {recipe.passes}; measure {name!r} is defined for one plain pass; set passes to {most}"
             )
     peft_type = str(peft.get("peft_type", "LORA")).upper()
-    if recipe.passes and peft_type == "FULL":
+    if recipe.dropout == "model":
+        if recipe.selector.one_model or recipe.racing:
+            what = "racing" if recipe.racing else f"select {recipe.select!r}"
+            problems.append(f"dropout is model, but {what} draws the adapter's alone; leave dropout out")
+    elif recipe.passes and peft_type == "FULL":
         problems.append(
             f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "
-            "model's own stays off; set passes to 0"
+            "model's own stays off; set passes to 0, or dropout to model where the model was trained with some"
         )
     elif recipe.passes and not b_dropout and not any("dropout" in key and value for key, value in peft.items()):
         key = "lora_dropout" if "LORA" in peft_type else "a dropout key"
         problems.append(
             f"passes is {recipe.passes}, but the {peft_type} adapter has no dropout, so that all passes "
-            f"would be equal; set {key} in `peft` above 0, or passes to 0"
+            f"would be equal; set {key} in `peft` above 0, or passes to 0, or dropout to model where the model has its own"
         )
     if kind not in recipe.selector.tasks:
         allowed_kinds = allowed(sorted(recipe.selector.tasks))
@@ -274,16 +320,51 @@ def misfits(recipe: Recipe) -> list[str]:
     if recipe.measure is None:
         if selector.scored:
             problems.append(f"select is {recipe.select!r}, which needs a measure to rank by")
-        used = {"mix": mixes, "passes": "label_log_probs" in selector.full}
-        for key, unset in (("mix", None), ("prefilter", None), ("clip_outliers", 0.0), ("passes", 0)):
+        voted = "label_log_probs" in selector.full
+        used = {"mix": mixes, "passes": voted, "committee": voted}
+        plain = (("mix", None), ("prefilter", None), ("clip_outliers", 0.0), ("passes", 0), ("committee", None))
+        for key, unset in plain:
             if getattr(recipe, key) != unset and not used.get(key):
                 problems.append(f"{key} is set, but there is no measure for it to work on")
     if mixes and recipe.mix is None:
         problems.append(f"select is {recipe.select!r}, which mixes distances and needs a mix")
     if mixes and recipe.mix is not None and recipe.mix.scale not in ("raw", "minmax"):
         problems.append(f"mix.scale is {recipe.mix.scale!r}, which distances do not have; allowed: raw, minmax")
-    if recipe.passes < selector.min_passes:
+    if max(recipe.passes, recipe.committee or 0) < selector.min_passes:
         problems.append(f"passes is {recipe.passes}; select {recipe.select!r} needs at least {selector.min_passes}")
+    if not recipe.sampled:
+        problems += [
+            f"{key} is set, but measure {recipe.measure!r} samples no responses; allowed with: answer_consistency"
+            for key in ("samples", "temperature")
+            if getattr(recipe, key) is not None
+        ]
     if recipe.subpool is None and recipe.subpool_size is not None:
         problems.append("subpool_size is set, but there is no subpool")
+    return problems + (_race_misfits(recipe) if recipe.racing else [])
+
+
+def _race_misfits(recipe: Recipe) -> list[str]:
+    """What a race cannot go with: it tells which k candidates have the highest mean, neither their order nor what
+    comes behind them."""
+    problems = []
+    if recipe.measure is None:
+        problems.append("racing is set, but there is no measure to race by")
+    if recipe.passes <= FIRST:
+        problems.append(
+            f"racing needs more than {FIRST} passes, found {recipe.passes}; set passes higher, or racing: false"
+        )
+    if recipe.select != "top":
+        problems.append(
+            f"racing finds the highest scores and no more, which select {recipe.select!r} needs; allowed: top"
+        )
+    if recipe.mix is not None and recipe.mix.scale != "raw":
+        problems.append(
+            f"racing: mix.scale is {recipe.mix.scale!r}, which depends on all passes of all candidates; allowed: raw"
+        )
+    for key, unset in (("clip_outliers", 0.0), ("near_duplicates", None), ("balance", False)):
+        if getattr(recipe, key) != unset:
+            problems.append(
+                f"racing tells which candidates have the highest scores, not their order, which {key} needs; "
+                f"leave {key} out, or set racing: false"
+            )
     return problems

@@ -8,20 +8,25 @@ A strategy sees ids, arrays and counts; neither examples nor labels of the pool 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guidestar.errors import ConfigError, ModelError
 from guidestar.query import mixing, selectors
+from guidestar.query.batches import gumbel_probabilities
 from guidestar.query.measures import evaluate_measure
+from guidestar.query.racing import Race
 from guidestar.query.recipes import STRATEGIES, Recipe, check, labelled_needs, misfits, needs, resolve
 from guidestar.query.selectors import Positions
 from guidestar.query.table import Candidates, embedding, options_of
 from guidestar.records import Array, Pick, Predictions
 
-__all__ = ["STRATEGIES", "Context", "Recipe", "Selection", "check", "choose", "labelled_needs", "needs", "resolve"]
+__all__ = [
+    "STRATEGIES", "Context", "Recipe", "Selection", "check", "choose", "labelled_needs", "needs", "race_value", "resolve",
+]  # fmt: skip
 
 BALANCE_REACH = 4  # a balanced batch is filled from this many times its size
 
@@ -38,6 +43,7 @@ class Context:
     labelled, labelled_base: theirs for the labelled examples; see `labelled_needs`.
     labelled_classes: label -> labels so far. kind: "choice", "number" or "text".
     schedule: a user's λ(t, rounds) in place of the recipe's.
+    race: where the recipe races, who won and how many passes each of the candidates in `full` had.
     """
 
     t: int
@@ -49,14 +55,15 @@ class Context:
     labelled_base: Predictions | None = None
     labelled_classes: Mapping[str, int] = field(default_factory=dict)
     schedule: mixing.Schedule | None = None
+    race: Race | None = None
 
 
 @dataclass(frozen=True)
 class Selection:
     """The picks in the order of asking, and the scores of all candidates.
 
-    scores: "score", "full" and "base" -> (n,) in the order of the candidates; what the recipe does not
-        compute is absent.
+    scores: "score", "full" and "base" -> (n,) in the order of the candidates, and "passes" after a race; what the
+        recipe does not compute is absent.
     """
 
     picks: tuple[Pick, ...]
@@ -75,6 +82,7 @@ def choose(
 
     random_share: this share of the batch, rounded, is drawn uniformly from all candidates before anything
     else, so that it is an unbiased sample of them; its picks carry the detail {"random": 1.0}.
+    A pick that was drawn by chance has the detail "probability", with which it was drawn from what was left at its turn.
     The candidates are put in the order of their ids first: the same set gives the same picks, however sorted.
     Raises ConfigError for steps that do not fit together, ModelError for missing or unusable numbers,
     ValueError if an id occurs twice.
@@ -90,12 +98,16 @@ def choose(
         raise ValueError("the candidates contain an id twice")
     ids = sorted(candidates)
     full, base = _rows(context.full, ids, "tuned"), _rows(context.base, ids, "base")
-    scores, lam = _score(recipe, full, base, context)
+    race = None if context.race is None or context.full is None else _race_rows(context.race, context.full.ids, ids)
+    scores, lam = _score(recipe, full, base, context, None if race is None else race.passes)
+    won = None if race is None else np.isin(np.arange(len(ids)), race.picks)
 
     k = min(k, len(ids))
     lucky = selectors.random(len(ids), round(random_share * k), rng)
     others = np.setdiff1d(np.arange(len(ids)), lucky)
-    chosen = _compose(recipe, others, scores.get("score"), lam, full, base, context, k - len(lucky), rng)
+    chosen = _compose(recipe, others, scores.get("score"), lam, full, base, context, k - len(lucky), rng, won)
+
+    chances = _chances(recipe, lucky, others, chosen, scores.get("score"))
 
     def pick(i: int, random: bool) -> Pick:
         details = {name: float(values[i]) for name, values in scores.items() if name != "score"}
@@ -103,6 +115,8 @@ def choose(
             details["lambda"] = lam
         if random:
             details["random"] = 1.0
+        if i in chances:
+            details["probability"] = chances[i]
         return Pick(ids[i], float(scores["score"][i]) if "score" in scores else math.nan, details)
 
     back = np.argsort([place[id] for id in ids])  # from the order of ids to that of the candidates
@@ -112,19 +126,73 @@ def choose(
     )
 
 
+def _chances(
+    recipe: Recipe, lucky: Positions, others: Positions, chosen: Positions, score: Array | None
+) -> dict[int, float]:
+    """Position -> the probability with which it was drawn at its turn: those drawn at random first, then the batch if it
+    is drawn with known weights from all that is left. A step that leaves candidates out leaves them no chance, and then
+    no probability of the others would speak for the pool."""
+    n = len(lucky) + len(others)
+    found = {int(i): 1.0 / (n - turn) for turn, i in enumerate(lucky)}
+    filtered = recipe.clip_outliers or recipe.balance or recipe.near_duplicates is not None
+    if filtered or recipe.prefilter is not None or recipe.subpool is not None or recipe.selector.log_weights is None:
+        return found
+    candidates = Candidates(
+        left=others, score=None if score is None else score[others], options=options_of(recipe.select, recipe.options)
+    )
+    weights = recipe.selector.log_weights(candidates) if len(others) else None
+    if weights is not None:
+        order = np.searchsorted(others, chosen)  # `others` is sorted
+        found |= dict(zip(chosen.tolist(), gumbel_probabilities(weights, order).tolist(), strict=True))
+    return found
+
+
+def race_value(recipe: Recipe, context: Context) -> Callable[[Predictions, Positions], Array]:
+    """What a race averages over the passes: of one pass over the candidates at some positions of `context.base`, the
+    score that this pass alone would give them. The mean of these is the score that the mean uncertainty gives.
+
+    >>> context = Context(t=0, rounds=10, kind="choice")
+    >>> value = race_value(STRATEGIES["mc_entropy"], context)
+    >>> value(Predictions(("a",), {"label_log_probs": np.log([[[0.5, 0.5]]])}), np.array([0])).round(4)
+    array([0.6931])
+    """
+    name, lam = recipe.measure_for(context.kind), _weight(recipe, context)
+    if name is None or (recipe.mix is not None and context.base is None):
+        raise ModelError("a race needs a measure, and with a mix predictions of the base model")
+    of_base = evaluate_measure(name, context.base) if recipe.mix is not None and context.base is not None else None
+
+    def value(found: Predictions, rows: Positions) -> Array:
+        values = evaluate_measure(name, found)
+        if recipe.mix is None or of_base is None or lam is None:
+            return values
+        return mixing.mix(of_base[rows], values, lam, recipe.mix.scale)
+
+    return value
+
+
+def _weight(recipe: Recipe, context: Context) -> float | None:
+    """λ(t), where the recipe mixes."""
+    if recipe.mix is None:
+        return None
+    return mixing.weight(context.schedule or mixing.schedule_for(recipe.mix), context.t, context.rounds)
+
+
 def _score(
-    recipe: Recipe, full: Predictions | None, base: Predictions | None, context: Context
+    recipe: Recipe,
+    full: Predictions | None,
+    base: Predictions | None,
+    context: Context,
+    made: NDArray[np.intp] | None,
 ) -> tuple[dict[str, Array], float | None]:
-    """ "score" and its parts for every id, and λ where there is a mix."""
-    name = recipe.measure_for(context.kind)
-    lam = None
-    if recipe.mix is not None:
-        lam = mixing.weight(context.schedule or mixing.schedule_for(recipe.mix), context.t, context.rounds)
+    """ "score" and its parts for every id, and λ where there is a mix. made: passes of each after a race."""
+    name, lam = recipe.measure_for(context.kind), _weight(recipe, context)
     if name is None:
         return {}, lam
     if full is None:
         raise ModelError(f"measure {name!r} needs predictions of the tuned model, and there are none")
-    scores = {"full": evaluate_measure(name, full)}
+    scores = {"full": evaluate_measure(name, full, made)}
+    if made is not None:
+        scores["passes"] = made.astype(np.float64)
     if recipe.mix is None or lam is None:
         return {"score": scores["full"]} | scores, None
     if base is None:
@@ -143,14 +211,18 @@ def _compose(
     context: Context,
     k: int,
     rng: np.random.Generator,
+    won: NDArray[np.bool_] | None,
 ) -> Positions:
-    """The steps after scoring, on the positions `left`; `left` is kept best first between the steps."""
+    """The steps after scoring, on the positions `left`; `left` is kept best first between the steps. After a race
+    those that `won` come first: an example that was out early may have ended with a mean above the last winner's."""
     if recipe.clip_outliers and score is not None:
         left = left[selectors.clip_outliers(score[left], recipe.clip_outliers, at_least=k)]
     if score is None:
         left = left[selectors.random(len(left), len(left), rng)]
     else:
         left = left[selectors.top(score[left], len(left), rng)]
+    if won is not None:
+        left = left[np.argsort(~won[left], kind="stable")]
     reach = k * BALANCE_REACH if recipe.balance else k
     wanted = reach if recipe.prefilter is None else max(k, math.ceil(recipe.prefilter * k))
     if recipe.near_duplicates is not None:
@@ -177,6 +249,16 @@ def _balance(left: Positions, full: Predictions | None, context: Context, k: int
     likeliest = np.exp(full.arrays["label_log_probs"]).mean(axis=0).argmax(axis=-1)
     counts = [context.labelled_classes.get(label, 0) for label in full.labels]
     return selectors.balance(likeliest, left, counts, k)
+
+
+def _race_rows(race: Race, before: Sequence[str], ids: Sequence[str]) -> Race:
+    """The race for `ids`, in that order, of one over the examples `before`."""
+    place = {id: i for i, id in enumerate(before)}
+    rows = np.array([place[id] for id in ids], dtype=np.intp)
+    back = np.full(len(before), -1, dtype=np.intp)
+    back[rows] = np.arange(len(rows))
+    picks = back[race.picks]
+    return Race(picks[picks >= 0], race.means[rows], race.passes[rows], race.total)
 
 
 def _rows(predictions: Predictions | None, ids: Sequence[str], model: str) -> Predictions | None:

@@ -80,6 +80,8 @@ class Selector:
     tasks: the task kinds it is defined for. scored: it needs a measure. min_passes: smallest K it makes sense for.
     one_model: pass k must be one and the same model for all examples, with the same dropout masks.
     mixes: it mixes distances of the base and of the tuned model, so the recipe must have a mix.
+    log_weights: where it draws one after the other in proportion to known weights, their logarithms for all of
+        `candidates.left`, or None where they are not known this time.
     """
 
     function: Callable[[Candidates, int, np.random.Generator], Positions]
@@ -93,6 +95,7 @@ class Selector:
     min_passes: int = 0
     one_model: bool = False
     mixes: bool = False
+    log_weights: Callable[[Candidates], Array | None] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
@@ -190,6 +193,10 @@ def _drawn(draw: Callable[..., Positions]) -> Callable[[Candidates, int, np.rand
     return lambda c, k, rng: draw(c.scored(), k, rng, c.options["beta"])
 
 
+def _weighed(weights: Callable[..., Array | None]) -> Callable[[Candidates], Array | None]:
+    return lambda c: weights(c.scored(), c.options["beta"])
+
+
 def _mean(log_probs: Array) -> Array:
     """ln of the mean of the passes, (K, n, labels) -> (n, labels)."""
     if len(log_probs) == 1:
@@ -203,10 +210,32 @@ _CHOICE = frozenset({"choice"})
 
 SELECTORS: dict[str, Selector] = {
     "top": Selector(_top, "the highest scores", scored=True),
-    "random": Selector(lambda c, k, rng: selectors.random(len(c.left), k, rng), "uniformly at random"),
-    "power": Selector(_drawn(batches.power), "drawn in proportion to score^β", scored=True, options=_BETA),
-    "gibbs": Selector(_drawn(batches.gibbs), "drawn in proportion to exp(β score/σ)", scored=True, options=_BETA),
-    "soft_rank": Selector(_drawn(batches.soft_rank), "drawn in proportion to rank^−β", scored=True, options=_BETA),
+    "random": Selector(
+        lambda c, k, rng: selectors.random(len(c.left), k, rng),
+        "uniformly at random",
+        log_weights=lambda c: np.zeros(len(c.left)),
+    ),
+    "power": Selector(
+        _drawn(batches.power),
+        "drawn in proportion to score^β",
+        scored=True,
+        log_weights=_weighed(batches.power_weights),
+        options=_BETA,
+    ),
+    "gibbs": Selector(
+        _drawn(batches.gibbs),
+        "drawn in proportion to exp(β score/σ)",
+        scored=True,
+        log_weights=_weighed(batches.gibbs_weights),
+        options=_BETA,
+    ),
+    "soft_rank": Selector(
+        _drawn(batches.soft_rank),
+        "drawn in proportion to rank^−β",
+        scored=True,
+        log_weights=_weighed(batches.soft_rank_weights),
+        options=_BETA,
+    ),
     "k_center": Selector(_k_center, "greedy k-centre (core-set)", full=EMBEDDING, labelled=EMBEDDING),
     "mixed_k_center": Selector(
         _mixed_k_center,

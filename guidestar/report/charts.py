@@ -80,8 +80,14 @@ def curve_svg(lines: Sequence[Line], levels: Mapping[str, float], title: str) ->
     return svg(curve(lines, levels), title)
 
 
-def curve(lines: Sequence[Line], levels: Mapping[str, float], ylabel: str = "accuracy on the test set") -> Drawing:
-    """A value against labels, by default accuracy. levels: names and heights of horizontal reference lines."""
+def curve(
+    lines: Sequence[Line],
+    levels: Mapping[str, float],
+    ylabel: str = "accuracy on the test set",
+    xlabel: str = "labels",
+) -> Drawing:
+    """A value against labels, by default accuracy. levels: names and heights of horizontal reference lines. xlabel: what
+    it is drawn against; other things than labels need not be whole."""
 
     def draw(axes: Any) -> None:
         for line in lines:
@@ -93,8 +99,10 @@ def curve(lines: Sequence[Line], levels: Mapping[str, float], ylabel: str = "acc
                 axes.fill_between(line.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
         for (name, height), dashes in zip(levels.items(), [(0, (4, 2)), (0, (1, 1.5))], strict=False):
             axes.axhline(height, color=_MUTED, linestyle=dashes, linewidth=1.2, label=name)
-        axes.set_xlabel("labels")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        if xlabel != "labels":
+            return
         axes.xaxis.get_major_locator().set_params(integer=True)
         measured = sorted({x for line in lines for x in line.x})
         if len(measured) <= _MOST_TICKS:

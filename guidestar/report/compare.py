@@ -25,6 +25,7 @@ from guidestar.metrics.verdict import (
     win_tie_loss,
 )
 from guidestar.report.compare_text import compare_text
+from guidestar.report.noise import beside_floor, noise_notes
 from guidestar.report.pairing import (
     Dataset,
     accuracies,
@@ -51,7 +52,8 @@ def compare(
     the intervals.
 
     Keys: "level", "target", "comparisons" (how many p values Holm's correction counts); "datasets", each with "name",
-    "folder", "control", "test" (examples), "labels" of the points, "left_out" and "notes" (sentences),
+    "folder", "control", "test" (examples), "labels" of the points, "left_out" and "notes" (sentences), "noise" (how far
+    training alone moves the accuracy: "floor", "sd", "degrees", "runs"; None if no run was probed for it),
     "shared_warm_start" (seed -> whether all strategies began with the same picks) and "comparisons", see `_facts`;
     "wins", strategy -> strategy -> [wins, ties, losses] over the datasets, Holm-corrected for all its pairs, or None
     where there is only one pair.
@@ -116,7 +118,7 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
     corrected = holm([savings.area_p(found) for found in pairs.values()])
     kinds: list[dict[tuple[str, str], Kind]] = [{} for _ in datasets]
     for ((i, row, column), found), p in zip(pairs.items(), corrected.tolist(), strict=True):
-        kinds[i][row, column] = decide(found, p, level)
+        kinds[i][row, column] = decide(found, p, level, datasets[i].floor)
     return {row: {column: list(n) for column, n in found.items()} for row, found in win_tie_loss(kinds).items()}
 
 
@@ -134,14 +136,16 @@ def _facts(
     "labels", "control_labels", "share" and "bound"); "effect_size" (d_z of the areas); "p" of the areas: "t", "holm",
     "sign_flips" and the "smallest" it can be, "wilcoxon"; "intervals" of the area by other means: "sign_flips",
     "bootstrap"; "errors": standard errors of "auc" and "final" by "seeds" alone, what the "examples" add, and "both";
-    "verdict": "kind" and "sentence"; "target_sentence". What needs two seeds is None for fewer.
+    "noise": the difference of the areas beside the noise floor, see `noise.beside_floor`; "verdict": "kind" and "sentence"; "target_sentence". What needs two seeds is None for fewer.
     """
     names, seeds = (name, data.control), shared_seeds(data, name, data.control)
     if found is None:
         return _facts_of_few(data, name, seeds, level)
     differences, points = area_by_seed(found), found.shared
     last = savings.final(found)
-    verdict = judge(found, level=level, target=target, names=names, p=corrected, comparisons=comparisons)
+    verdict = judge(
+        found, level=level, target=target, names=names, p=corrected, comparisons=comparisons, floor=data.floor
+    )
     at_target = None if target is None else savings.saving_at(found, target, level)
     areas = [curves[:, :points] @ savings.steps(points) for curves in (found.strategy, found.control)]
     ends = [curves[:, points - 1] for curves in (found.strategy, found.control)]
@@ -169,6 +173,7 @@ def _facts(
         },
         "intervals": _other_intervals(differences, level),
         "errors": {"auc": _errors(found, savings.area(found)), "final": _errors(found, last)},
+        "noise": beside_floor(data.noise, float(differences.mean()), len(seeds)),
         "verdict": vars(verdict),
         "target_sentence": None if at_target is None else reached(at_target, found, names, level),
     }
@@ -182,7 +187,8 @@ def _facts_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float) 
     areas = [np.array([auc(curve) for curve in side]) if points else np.array([]) for side in sides]
     ends = [side[:, -1] if points else np.array([]) for side in sides]
     empty = ("points", "ripl", "deficiency", "saved", "effect_size", "p", "intervals", "errors", "target_sentence")
-    verdict = few_seeds(areas[0] - areas[1], (name, data.control), level)
+    differences = areas[0] - areas[1]
+    verdict = few_seeds(differences, (name, data.control), level, data.floor)
     return {
         "strategy": name,
         "seeds": list(seeds),
@@ -190,6 +196,7 @@ def _facts_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float) 
         "auc": _beside(areas, None),
         "final": _beside(ends, None),
         **dict.fromkeys(empty),
+        "noise": beside_floor(data.noise, float(differences.mean()) if len(differences) else None, len(seeds)),
         "verdict": vars(verdict),
     }
 
@@ -259,8 +266,9 @@ def _about(data: Dataset, rows: Sequence[dict[str, Any]], level: float) -> dict[
         "labels": points,
         "synthetic": bool(facts.get("synthetic")),
         "shared_warm_start": data.warm_starts,
+        "noise": None if data.noise is None else data.noise.plain(),
         "left_out": [*data.left_out, *_unpaired(data)],
-        "notes": _notes(data, rows, test, level),
+        "notes": [*_notes(data, rows, test, level), *noise_notes(data.noise, rows)],
         "comparisons": list(rows),
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 from guidestar.data.tasks import ANSWER, make_task
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
 from guidestar.records import Label, Pick, Skip, Suggestion
+from guidestar.report.weighted import corrected, corrected_sentence, drawn_rounds
 from guidestar.schema import TaskConfig
 from guidestar.store import Store
 
@@ -45,18 +46,21 @@ class Sampled:
 
 
 def control(store: Store) -> dict[str, Any] | None:
-    """Facts and sentences from the random picks of a run; None where there are none after the warm start.
+    """Facts and sentences from the random picks of a run, and from those drawn with known probabilities; None where there
+    are none after the warm start.
 
     Keys: "answers" (random ones), "skipped", "rounds" (one by one), "accuracy" (of the newest rounds, an interval with
     "rounds" and "answers"), "pool_right" (share of the pool that would be right if the model answered the rest),
     "harder" (share of errors among the strategy's picks less that among random ones, an interval), "classes" (label ->
-    "labelled" share and the "pool" interval), "sentences". Intervals are 95 %; what cannot be said is None.
+    "labelled" share and the "pool" interval), "corrected" (accuracy by all picks, see `weighted.corrected`), "sentences".
+    Intervals are 95 %; what cannot be said is None.
     """
     if not store.begun:
         return None
     rounds = sampled(store)
     answered = sum(len(one.random) for one in rounds)
-    if not rounds:
+    by_chance = [] if is_random(store.facts) else drawn_rounds(store, _judge(store))
+    if not rounds and not by_chance:
         return None
     found: dict[str, Any] = {
         "answers": answered,
@@ -66,9 +70,10 @@ def control(store: Store) -> dict[str, Any] | None:
             for one in rounds
         ],
         "accuracy": _accuracy(rounds) if answered >= LEAST else None,
-        "pool_right": rest_share(rounds[-1].draw).plain() if len(rounds[-1].random) >= LEAST else None,
+        "pool_right": rest_share(rounds[-1].draw).plain() if rounds and len(rounds[-1].random) >= LEAST else None,
         "harder": _harder(rounds) if answered >= LEAST else None,
         "classes": class_shares(store),
+        "corrected": corrected(by_chance, WINDOW),
     }
     return found | {"sentences": _sentences(found, _swayed(store))}
 
@@ -196,15 +201,22 @@ def _swayed(store: Store) -> bool:
 
 def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
     accuracy, harder = found["accuracy"], found["harder"]
+    by_chance = [corrected_sentence(found["corrected"])] if found["corrected"] else []
     if accuracy is None:
         few = "answer" if found["answers"] == 1 else "answers"
-        return [f"Only {found['answers']} random {few} so far: too few to estimate the accuracy on the pool."]
+        if not found["answers"] and not by_chance:
+            return [
+                "The picks were drawn with chances too unequal to say something about the pool from so few of them."
+            ]
+        said = f"Only {found['answers']} random {few} so far: too few to estimate the accuracy on the pool."
+        return by_chance or [said]
     first, last = accuracy["rounds"]
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
     lines = [
         f"Accuracy on the unlabelled pool: about {percent(accuracy['estimate'])} (95 % interval {span(accuracy)}), from "
         f"{accuracy['right']} of {accuracy['answers']} random picks of {when}, each judged before it was trained on."
     ]
+    lines += by_chance
     if rest := found["pool_right"]:
         lines.append(
             f"If the newest judged model answered the rest, about {percent(rest['estimate'])} of the whole pool would be "

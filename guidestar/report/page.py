@@ -13,11 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from guidestar.config import flat, kept_in
 from guidestar.report import charts, compare_text, formats, pictures
 from guidestar.report.advice import advise
+from guidestar.report.analyses import analyses
 from guidestar.report.charts import Chart
 from guidestar.report.compare import beside_control, sentences
 from guidestar.report.evidence import evidence
 from guidestar.report.picks import rounds_of
 from guidestar.report.read import RunRecord, read_runs
+from guidestar.report.spending import spending
 from guidestar.report.summary import strategy_names, summarise
 from guidestar.store import files
 
@@ -28,7 +30,7 @@ def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
     """Write `report.html` into an experiment folder or a run folder, from its stores.
 
     The same stores give the same bytes. Only the texts of hard test examples come from the data files, where these are
-    still what the run was made on. figures: "pdf", "png" or both; every chart is written into `figures` in that format
+    still what the run was made on, and what was spent from costs.json, where `keep_costs` has left one. figures: "pdf", "png" or both; every chart is written into `figures` in that format
     too. Raises GuidestarError if there is no run or matplotlib is missing, StoreError if a store cannot be read or a file
     cannot be written.
     """
@@ -37,6 +39,7 @@ def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
     compared = beside_control(folder)
     curves = [pictures.learning_curve(runs, facts), pictures.difference(runs, compared)]
     behaviour, time = [pictures.class_balance(runs), *pictures.test_charts(runs)], pictures.time_spent(runs)
+    spent = spending(folder, runs)
     here = Path(__file__).parent
     pages = Environment(
         loader=FileSystemLoader(here),
@@ -59,8 +62,10 @@ def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
         curves=_there(curves),
         answers=_there(behaviour),
         doubts=evidence(runs, folder),
+        analyses=analyses(folder),
         advice=_advice(folder),
         time=time,
+        spent=spent,
         runs=[(run, rounds_of(run)) for run in runs],
         data=_data(runs[0].facts),
         repeat=_repeat(runs, folder),
@@ -68,7 +73,7 @@ def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
     )
     path = folder / REPORT
     files.write_bytes(path, page.encode())
-    for chart in _there([*curves, *behaviour, time]) if figures else ():
+    for chart in _there([*curves, *behaviour, time, spent.chart if spent else None]) if figures else ():
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
         for form in figures:
             charts.save(chart, folder / FIGURES / f"{name}.{form}")

@@ -13,6 +13,7 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.metrics import savings
 from guidestar.metrics.savings import Pair
 from guidestar.metrics.statistics import Floats
+from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.summary import strategy_names
 from guidestar.store import Store
@@ -22,7 +23,7 @@ from guidestar.store.store import DATABASE
 @dataclass(frozen=True)
 class Dataset:
     """The finished runs of one experiment. strategies: all but the control, in the configuration's order. correct: run
-    -> (points, examples), where all of them are known."""
+    -> (points, examples), where all of them are known. noise: of training alone, where a run was probed for it."""
 
     name: str
     folder: Path
@@ -32,6 +33,12 @@ class Dataset:
     correct: Mapping[str, Floats]
     left_out: Sequence[str]
     warm_starts: Mapping[str, bool]
+    noise: Noise | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """How far two single trainings may be apart by chance, if that was measured."""
+        return None if self.noise is None else self.noise.floor
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -63,6 +70,7 @@ def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Da
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
         [name for name in names if name != control], correct, left_out, _warm_starts(whole),
+        read_noise(list(places.values())),
     )  # fmt: skip
 
 

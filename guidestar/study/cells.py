@@ -20,7 +20,7 @@ from typing import Any, Literal
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import Choice
+from guidestar.data.tasks import Choice, labels_of
 from guidestar.errors import DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
 from guidestar.metrics.curve import auc
@@ -171,12 +171,15 @@ class Shared:
         """A bench with everything that an earlier one has made already."""
         plain = config.plain()
         model, data = fingerprint(plain["model"]), fingerprint({k: plain[k] for k in ("data", "task", "query")})
-        known = self._model[1] if self._model and self._model[0] == model else None
-        if known is None:
-            self._model = self._fitting = None  # free the memory before the next model is loaded
-        bench = Bench(config, self.progress, cache=self.cache, base=known)
+        bench = Bench(config, self.progress, cache=self.cache)
         if self._data and self._data[0] == data:
             bench.dataset = self._data[1]
+        known = self._model[1] if self._model and self._model[0] == model else None
+        if known is not None and known.labels in ((), labels_of(bench.dataset.task)):
+            bench.base = known
+        else:
+            self._model = self._fitting = None  # free the memory before the next model is loaded
+            known = None
         if self._fitting and self._fitting[0] == model + data:
             bench.fitting = self._fitting[1]
         self._data = (data, bench.dataset)

@@ -6,9 +6,10 @@ exactly, scored ones as the mean over the pool; operations come from formulas (`
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE
 from guidestar.data.tasks import Choice
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
 from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
 from guidestar.people.ledger import read_ledger
+from guidestar.query.recipes import Recipe
 from guidestar.records import Label
 from guidestar.report.control import is_random
-from guidestar.store import Store, runs_in
+from guidestar.report.spending import COSTS_FILE, read_ledger_of
+from guidestar.store import Store, files, runs_in
 from guidestar.study.drawing import look, save_figure
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
@@ -54,11 +57,12 @@ def costs(
     out: Path | None = None,
     bench: Bench | None = None,
 ) -> dict[str, Any]:
-    """The bills of an experiment's runs, JSON-able: "runs", "sentences", "files".
+    """The bills of an experiment's runs, JSON-able: "prices", "currency"; "runs", each with its "kinds" and "rounds";
+    "priced", whether anything cost money; "unit" of what each round has "spent"; "sentences", "files".
 
     changes: names of `Prices` -> what is paid in place of the configuration's; None changes nothing. out: where cost.csv, .png and .pdf go; nothing is written
     without it. bench: the data and the tokenizer, if they are loaded already.
-    Raises ConfigError for a folder without runs or configuration.
+    Raises ConfigError for a folder without runs or configuration, ConfigMismatch for data that have changed since.
     """
     places = runs_in(folder)
     file = configs.kept_in(folder)
@@ -82,16 +86,50 @@ def costs(
     finally:
         for store in stores:
             store.close()
+    priced, unit = _unit(bills, set_prices.currency)
     facts: dict[str, Any] = {
         "prices": asdict(prices),
         "currency": set_prices.currency,
-        "runs": [_plain(bill) for bill in bills],
+        "priced": priced,
+        "unit": unit,
+        "runs": [_plain(bill, _spent(bill, priced)) for bill in bills],
         "sentences": _sentences(bills, set_prices.currency),
         "files": [],
     }
     if out is not None:
         facts["files"] = [str(path) for path in _write(bills, out, set_prices.currency)]
     return facts
+
+
+def keep_costs(folder: Path) -> Path | None:
+    """Write the bills, at the configuration's prices, as costs.json into the folder, where the report finds them.
+
+    Returns the file; None where they cannot be had, for want of the data, the tokenizer or a complete round. A ledger
+    about the same rounds, labels and prices stays as it is.
+    """
+    path, file = folder / COSTS_FILE, configs.kept_in(folder)
+    try:
+        if file is None:
+            return None
+        config = configs.load(file)
+        about = {"rounds": _rounds(folder), "cost": config.cost.model_dump(mode="json")}
+        kept = read_ledger_of(folder)
+        if kept is None or kept.get("about") != about:
+            facts = {"about": about, **costs(folder, bench=Bench(config))}
+            files.write_bytes(path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    except (GuidestarError, OSError, ValueError):  # the last two: a tokenizer that transformers cannot read
+        return None
+    return path
+
+
+def _rounds(folder: Path) -> dict[str, list[int]]:
+    """Run -> [complete rounds, things that annotators did]: what a ledger depends on, besides prices."""
+    found = {}
+    for place in runs_in(folder):
+        with Store.open(place) as store:
+            if store.begun:
+                found[place.resolve().name] = [len(store.metrics()), len(store.annotations.history())]
+    return found
 
 
 def costs_text(facts: Mapping[str, Any]) -> str:
@@ -149,6 +187,10 @@ def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | N
 
 
 def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapping[tuple[Any, ...], float]) -> Bill:
+    if store.facts.get("data_hash") != bench.dataset.hash:
+        raise ConfigMismatch(
+            f"{store.folder}: the data or the template has changed since the run was begun; put it back to count its tokens"
+        )
     measured = store.metrics()
     known = len(measured)
     parameters = float(store.facts["model"]["parameters"])
@@ -169,12 +211,15 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         if phase == "train":
             tokens = _trained_tokens(store, bench, count, r)
             operations = training(parameters, tokens, frozen=not _is_full(bench))
+        elif phase == "train committee":  # of the labels of the round before; n examples in all
+            tokens = _trained_tokens(store, bench, count, r - 1) * n / max(store.trained_on(r - 1), 1)
+            operations = training(parameters, tokens, frozen=not _is_full(bench))
         else:
             where = {"validate": "validation", "evaluate": "test", "evaluate base": "test"}.get(phase, "pool")
             tokens = (
                 n
                 * lengths[where]
-                * (max(int((store.facts.get("recipe") or {}).get("passes") or 0), 1) if phase == "score" else 1)
+                * (_walks(store.facts.get("recipe") or {}) if phase == "score" else 1)
             )
             if phase == "score base" and scored and bench.config.query.candidates is None:
                 tokens = 0.0  # the whole pool once; later rounds read it from the cache
@@ -187,6 +232,13 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         store.folder.resolve().name, int(store.facts.get("seed", 0)), is_random(store.facts), tuple(rounds),
         tuple(m.labels for m in measured), tuple(m.values.get("accuracy") for m in measured),
     )  # fmt: skip
+
+
+def _walks(recipe: Mapping[str, Any]) -> int:
+    """How often a stored recipe goes through the candidates; those of older runs know passes alone."""
+    known = {f.name for f in fields(Recipe)} - {"mix", "doc"}
+    plain = {name: value for name, value in recipe.items() if name in known and value is not None}
+    return Recipe("", **plain).walks
 
 
 def _mean(lengths: Sequence[int]) -> float:
@@ -246,7 +298,18 @@ def _pace(entries: Sequence[Any]) -> float | None:
 # --- what is said and written ---------------------------------------------------------------------
 
 
-def _plain(bill: Bill) -> dict[str, Any]:
+def _unit(bills: Sequence[Bill], currency: str) -> tuple[bool, str]:
+    """Whether anything has a price, and the name of what curves are drawn against: money, else time of the machine."""
+    priced = any(total.money for bill in bills for total in bill.totals)
+    return priced, f"all that was spent{', ' + currency if currency else ''}" if priced else "computing, minutes"
+
+
+def _spent(bill: Bill, priced: bool) -> list[float]:
+    """All that was spent up to each round, in `_unit`."""
+    return [total.money if priced else _machine(bill, i) / 60 for i, total in enumerate(bill.totals)]
+
+
+def _plain(bill: Bill, spent: Sequence[float]) -> dict[str, Any]:
     kinds = {}
     for kind in KINDS:
         total = Spent()
@@ -254,7 +317,7 @@ def _plain(bill: Bill) -> dict[str, Any]:
             total = total + one[kind]
         kinds[kind] = asdict(total)
     rows = [
-        {"round": r, "labels": labels, "accuracy": accuracy, "total": asdict(total)}
+        {"round": r, "labels": labels, "accuracy": accuracy, "spent": spent[r], "total": asdict(total)}
         | {kind: asdict(spent) for kind, spent in one.items()}
         for r, (labels, accuracy, total, one) in enumerate(
             zip(bill.labels, bill.accuracy, bill.totals, bill.rounds, strict=True)
@@ -303,11 +366,8 @@ def _machine(bill: Bill, at: int) -> float:
 
 
 def _write(bills: Sequence[Bill], out: Path, currency: str) -> list[Path]:
-    priced = any(total.money for bill in bills for total in bill.totals)
-    spent = [
-        [total.money if priced else _machine(bill, i) / 60 for i, total in enumerate(bill.totals)] for bill in bills
-    ]
-    unit = f"all that was spent{', ' + currency if currency else ''}" if priced else "computing, minutes"
+    priced, unit = _unit(bills, currency)
+    spent = [_spent(bill, priced) for bill in bills]
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, sharey=True)

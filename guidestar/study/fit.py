@@ -90,7 +90,7 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     Raises ModelError if the model is not there, ConfigError for a device that is not there.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from guidestar.errors import ModelError
     from guidestar.model import load
@@ -99,10 +99,12 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
     try:
         found = AutoConfig.from_pretrained(folder, **options)
+        headed = load.classifies_with_head(config.model, found)
+        kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.model.remote_code)
+            model = kind.from_config(found, trust_remote_code=config.model.remote_code)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be read as a causal language model: {error}") from error
+        raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
     text = found.get_text_config()
     heads = int(getattr(text, "num_attention_heads", 1))
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
@@ -111,7 +113,7 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     shape = Shape(
         parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-        queries=heads * width, keys=keys * width, vocabulary=int(text.vocab_size), bytes=size,
+        queries=heads * width, keys=keys * width, vocabulary=found.num_labels if headed else int(text.vocab_size), bytes=size,
     )  # fmt: skip
     return model, shape
 
@@ -123,14 +125,16 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     """
     import torch
 
-    from guidestar.model import adapters, full
+    from guidestar.model import adapters, full, heads
 
     made = adapters.make_config(config.peft)
     if full.asked_for(config.peft):
         return Adapter(shape.parameters, [], shape.layers, dropout=False, full=True)
-    from peft import get_peft_model
+    from peft import TaskType, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if model.get_output_embeddings() is None:
+        made.task_type, made.modules_to_save = TaskType.SEQ_CLS, heads.names(model)
     try:
         with torch.device("meta"):
             adapted: Any = get_peft_model(model, made)

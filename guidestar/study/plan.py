@@ -37,12 +37,14 @@ Rates = Mapping[str, Range]
 @dataclass(frozen=True)
 class Work:
     """What a cell has to do. labels: asked for in all. rounds: points of its curve. amounts: (phase, kind of work) ->
-    examples, passes and epochs multiplied in. trainings: those that are not copied from another strategy."""
+    examples, passes and epochs multiplied in. trainings: those that are not copied from another strategy. members: those
+    of committees."""
 
     rounds: int
     labels: int
     trainings: int
     amounts: Mapping[tuple[str, str], int]
+    members: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,9 @@ def work_of(
         candidates = min(query.candidates or pool, pool - before)
         scored = candidates if recipe.subpool is None else min(candidates, recipe.subpool_size or SUBPOOL_SIZE)
         for work in kinds_of(needs_full):
-            add("score", work, scored * max(recipe.passes, 1))
+            add("score", work, scored * recipe.walks)
+        if recipe.committee:
+            add("train committee", "train", config.train.epochs * before * (recipe.committee - 1))
         for work in kinds_of(strategies.labelled_needs(recipe)[1]):
             add("score base labelled", f"base {work}", before)
         for work in kinds_of(needs_base) if query.candidates else ():
@@ -209,7 +213,7 @@ def work_of(
         add("suggest", "labels" if kind == "choice" else "generated", asked)
     if kind == "choice":
         add("evaluate base", "base labels", test)
-    return Work(len(labels), labels[-1], len(trained), amounts)
+    return Work(len(labels), labels[-1], len(trained), amounts, ((recipe.committee or 1) - 1) * (len(labels) - 1))
 
 
 def kinds_of(needs: frozenset[str]) -> list[str]:
@@ -233,7 +237,8 @@ def cost(work: Work, rates: Rates) -> dict[str, Range]:
     for (phase, kind), count in work.amounts.items():
         low, high = (count * rate for rate in rates[kind])
         if kind == "train":
-            low, high = (a + work.trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
+            trainings = work.trainings if phase == "train" else work.members
+            low, high = (a + trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
         before = found.get(phase, (0.0, 0.0))
         found[phase] = (before[0] + low, before[1] + high)
     return found

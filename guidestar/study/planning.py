@@ -131,12 +131,12 @@ def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mappi
     frozen = sizes["trained"] < sizes["parameters"]
     for phase, count in planned.examples.items():
         kind = cost.PHASES[phase]
-        more = lengths.response if phase == "train" else 0.0
+        more = lengths.response if phase.startswith("train") else 0.0
         span = (count * lengths.mean, count * (lengths.mean + lengths.response))
         span = (count * (lengths.mean + min(more, 1.0)), span[1])
         work = [
             cost.training(sizes["parameters"], n, frozen=frozen)
-            if phase == "train"
+            if phase.startswith("train")
             else cost.forward(sizes["parameters"], n)
             for n in span
         ]

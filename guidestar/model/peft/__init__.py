@@ -17,11 +17,12 @@ def register() -> None:
         PEFT_TYPE_TO_TUNER_MAPPING,
     )
 
-    from guidestar.model.peft import bottleneck, prefix
+    from guidestar.model.peft import bottleneck, prefix, unipelt
 
     own: tuple[tuple[str, Any, Any], ...] = (
         (bottleneck.NAME, bottleneck.BottleneckConfig, bottleneck.BottleneckModel),
         (prefix.NAME, prefix.GatedPrefixConfig, prefix.GatedPrefixModel),
+        (unipelt.NAME, unipelt.UniPeltConfig, unipelt.UniPeltModel),
     )
     for name, config, model in own:
         tables: tuple[tuple[Any, Any], ...] = (

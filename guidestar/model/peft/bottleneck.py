@@ -40,6 +40,7 @@ class BottleneckConfig(PeftConfig):
     scaling: float = field(default=1.0, metadata={"help": "Factor s of what the adapter adds."})
     bottleneck_bias: bool = field(default=True, metadata={"help": "Whether D and U have a bias."})
     bottleneck_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained beside the adapter."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +56,23 @@ class BottleneckConfig(PeftConfig):
         for key in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, key), list):
                 setattr(self, key, set(getattr(self, key)))
+
+
+def new_bottleneck(source: int, r: int, out: int, bias: bool) -> tuple[nn.Linear, nn.Linear]:
+    """D (source -> r) and U (r -> out); U and the biases are 0."""
+    down, up = nn.Linear(source, r, bias=bias), nn.Linear(r, out, bias=bias)
+    nn.init.zeros_(up.weight)
+    if bias:
+        nn.init.zeros_(up.bias)
+        nn.init.zeros_(down.bias)
+    return down, up
+
+
+def squeezed(x: torch.Tensor, down: nn.Linear, up: nn.Linear, drop: nn.Module, activation: str) -> torch.Tensor:
+    """U f(D drop(x)): (..., source) -> (..., out), in the dtype of the weights."""
+    low = down(drop(x.to(down.weight.dtype)))
+    added: torch.Tensor = up(ACTIVATIONS[activation]()(low))
+    return added
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -83,12 +101,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Add an adapter; it becomes the active one where the others were none."""
         base = self.get_base_layer()
         source = base.out_features if config.placement == "series" else base.in_features
-        down = nn.Linear(source, config.r, bias=config.bottleneck_bias)
-        up = nn.Linear(config.r, base.out_features, bias=config.bottleneck_bias)
-        nn.init.zeros_(up.weight)
-        if config.bottleneck_bias:
-            nn.init.zeros_(up.bias)
-            nn.init.zeros_(down.bias)
+        down, up = new_bottleneck(source, config.r, base.out_features, config.bottleneck_bias)
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         rate = config.bottleneck_dropout
         self.bottleneck_dropout[adapter_name] = nn.Dropout(rate) if rate else nn.Identity()
@@ -104,10 +117,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         result = plain
         for name in self.active_adapters:
             if name in self.bottleneck_down:
-                config, down = self.bottleneck_config[name], cast(nn.Linear, self.bottleneck_down[name])
+                config = self.bottleneck_config[name]
                 source = plain if config.placement == "series" else x
-                low = down(self.bottleneck_dropout[name](source.to(down.weight.dtype)))
-                added = self.bottleneck_up[name](ACTIVATIONS[config.activation]()(low))
+                down, up = (cast(nn.Linear, part[name]) for part in (self.bottleneck_down, self.bottleneck_up))
+                added = squeezed(source, down, up, self.bottleneck_dropout[name], config.activation)
                 result = result + (config.scaling * added).to(plain.dtype)
         return result
 

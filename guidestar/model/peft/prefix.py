@@ -2,7 +2,7 @@
 
     y = attention(x) + W_o [g · softmax(q Kᵀ/√d) V],   q = W_q x
 
-K and V are p trained keys and values of each attention layer, g one gate for each head, 0 at the start: the adapter
+(BERT's attention module ends before W_o, and so does what is added to it.) K and V are p trained keys and values of each attention layer, g one gate for each head, 0 at the start: the adapter
 starts as the identity, and g is STAR's "B". The prefix has its own softmax and no position. Plain prefix tuning has none
 of this: it changes the model before any training, has no dropout, and its keys share the softmax with the text's.
 Source: He, Zhou, Ma, Berg-Kirkpatrick, Neubig 2022 (a prefix as a parallel adapter with a gate); Zhang et al. 2023
@@ -12,7 +12,7 @@ Source: He, Zhou, Ma, Berg-Kirkpatrick, Neubig 2022 (a prefix as a parallel adap
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,14 @@ class GatedPrefixConfig(PeftConfig):
     """A gated prefix's keys. Raises ValueError for a value that is not allowed."""
 
     target_modules: list[str] | str | None = field(
-        default_factory=lambda: ["self_attn"], metadata={"help": "Names of the attention modules."}
+        default_factory=lambda: ["self_attn", "attention.self"], metadata={"help": "Names of the attention modules."}
     )
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Names to leave out."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Numbers of the blocks."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
     num_virtual_tokens: int = field(default=30, metadata={"help": "p, keys and values of each layer."})
     gated_prefix_dropout: float = field(default=0.0, metadata={"help": "Dropout on what each prefix token adds."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained beside the adapter."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +49,64 @@ class GatedPrefixConfig(PeftConfig):
                 setattr(self, key, set(getattr(self, key)))
 
 
+class Attention(NamedTuple):
+    """What a prefix must know of an attention module: the names of its projections, None where it has no last one, and
+    its numbers of heads, of groups of heads that share keys, and of entries of a head."""
+
+    query: str
+    key: str
+    value: str
+    output: str | None
+    heads: int
+    groups: int
+    size: int
+
+
+_FAMILIES = (  # projections of query, key and value, the last one, and the number of entries of a head
+    ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim"),
+    ("query", "key", "value", None, "attention_head_size"),
+)
+
+
+def attention_of(module: Any, where: str) -> Attention:
+    """An attention module built like Llama's or BERT's. Raises TypeError for any other."""
+    for *names, output, size in _FAMILIES:
+        if all(hasattr(module, name) for name in (*names, output, size) if name):
+            query, key, value = map(str, names)
+            width = int(getattr(module, str(size)))
+            heads, groups = (unwrapped(getattr(module, name)).out_features // width for name in (query, key))
+            return Attention(query, key, value, output, heads, groups, width)
+    raise TypeError(
+        f"{where} is a {type(module).__name__}; a prefix needs an attention module with "
+        + ", or with ".join(", ".join(name for name in family if name) for family in _FAMILIES)
+    )
+
+
+def unwrapped(module: Any) -> Any:
+    """The linear layer itself, below an adapter's layer."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def looked_up(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, drop: nn.Module) -> torch.Tensor:
+    """drop(softmax(q Kᵀ/√d)) V for each head, in the dtype of the keys.
+
+    query: (batch, tokens, heads × size). keys, values: (groups, p, size). -> (batch, tokens, groups, heads of each, size).
+    """
+    groups, _, size = keys.shape
+    query = query.to(keys.dtype).unflatten(-1, (groups, -1, size))  # heads of a group share keys
+    near = torch.einsum("btghd,gpd->btghp", query, keys) / size**0.5
+    return torch.einsum("btghp,gpd->btghd", drop(near.softmax(dim=-1)), values)
+
+
+def projected(found: torch.Tensor, module: Any, attention: Attention) -> torch.Tensor:
+    """What was looked up, (batch, tokens, groups, heads of each, size), as the attention module gives it out."""
+    found = found.flatten(2)
+    if attention.output is None:
+        return found
+    weight = unwrapped(getattr(module, attention.output)).weight
+    return F.linear(found.to(weight.dtype), weight)
+
+
 class GatedPrefixLayer(nn.Module, BaseTunerLayer):
     """An attention module with one prefix for each adapter."""
 
@@ -57,9 +116,12 @@ class GatedPrefixLayer(nn.Module, BaseTunerLayer):
     set_adapter: Any
     active_adapters: Any
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: GatedPrefixConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, attention: Attention, adapter_name: str, config: GatedPrefixConfig
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.attention = attention
         self.gated_prefix_keys = nn.ParameterDict({})
         self.gated_prefix_values = nn.ParameterDict({})
         self.gated_prefix_gate = nn.ParameterDict({})
@@ -71,15 +133,12 @@ class GatedPrefixLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: GatedPrefixConfig) -> None:
         """Add an adapter; it becomes the active one where the others were none."""
-        base: Any = self.get_base_layer()
-        like = next(base.parameters())
-        size = int(base.head_dim)
-        heads, groups = base.q_proj.out_features // size, base.k_proj.out_features // size
-        p = config.num_virtual_tokens
+        like = next(self.get_base_layer().parameters())
+        at, p = self.attention, config.num_virtual_tokens
         for table, shape, spread in (
-            (self.gated_prefix_keys, (groups, p, size), 1.0),
-            (self.gated_prefix_values, (groups, p, size), 0.1),
-            (self.gated_prefix_gate, (heads,), 0.0),
+            (self.gated_prefix_keys, (at.groups, p, at.size), 1.0),
+            (self.gated_prefix_values, (at.groups, p, at.size), 0.1),
+            (self.gated_prefix_gate, (at.heads,), 0.0),
         ):
             table[adapter_name] = nn.Parameter((spread * torch.randn(shape)).to(like.device, like.dtype))
         rate = config.gated_prefix_dropout
@@ -104,13 +163,9 @@ class GatedPrefixLayer(nn.Module, BaseTunerLayer):
         keys, values, gate = (
             table[name] for table in (self.gated_prefix_keys, self.gated_prefix_values, self.gated_prefix_gate)
         )
-        groups, _, size = keys.shape
-        query = base.q_proj(x).to(keys.dtype).unflatten(-1, (groups, -1, size))  # heads of a group share keys
-        near = torch.einsum("btghd,gpd->btghp", query, keys) / size**0.5
-        share = self.gated_prefix_dropout[name](near.softmax(dim=-1))
-        found = torch.einsum("btghp,gpd->btghd", share, values) * gate.view(groups, -1, 1)
-        project = base.o_proj.get_base_layer() if isinstance(base.o_proj, BaseTunerLayer) else base.o_proj
-        return F.linear(found.flatten(2).to(project.weight.dtype), project.weight)
+        query = getattr(base, self.attention.query)(x)
+        found = looked_up(query, keys, values, self.gated_prefix_dropout[name])
+        return projected(found * gate.view(len(keys), -1, 1), base, self.attention)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raises ValueError: a prefix is no matrix."""
@@ -134,12 +189,7 @@ class GatedPrefixModel(BaseTuner):
         if isinstance(target, GatedPrefixLayer):
             target.update_layer(adapter_name, peft_config)
             return
-        if missing := [name for name in ("q_proj", "k_proj", "o_proj", "head_dim") if not hasattr(target, name)]:
-            raise TypeError(
-                f"{current_key} is a {type(target).__name__} without {', '.join(missing)}; a gated prefix needs an "
-                "attention module built like Llama's"
-            )
-        layer = GatedPrefixLayer(target, adapter_name, peft_config)
+        layer = GatedPrefixLayer(target, attention_of(target, current_key), adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)

@@ -264,3 +264,29 @@ def draw_layers(names: Sequence[str], similar: Array, smooth: Array | None) -> D
         figure.legend(loc="outside upper left", ncols=4)
 
     return draw
+
+
+# --- gates --------------------------------------------------------------------------------------
+
+
+def draw_gates(names: Sequence[str], found: Mapping[str, Array]) -> Draw:
+    """Mean gate over the layers, a panel for each part of the adapter and a line for each round.
+
+    names: of the rounds. found: part -> (rounds, layers) in (0, 1).
+    """
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+        for axes, (kind, values) in zip(panels, found.items(), strict=False):
+            layers = np.arange(1, values.shape[1] + 1)
+            for i, row in enumerate(values):
+                axes.plot(layers, row, label=f"round {names[i]}" if axes is panels[0] else None, **look(i))
+            axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+            axes.set_title(kind.replace("_", " "))
+        for axes in panels[2:]:
+            axes.set_xlabel("layer")
+        for axes in panels[::2]:
+            axes.set_ylabel("mean gate")
+        figure.legend(loc="outside upper left", ncols=4)
+
+    return draw

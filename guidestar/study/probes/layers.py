@@ -12,7 +12,7 @@ from guidestar.bench import Bench
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, StoreError
 from guidestar.progress import Progress
-from guidestar.records import Array, Example
+from guidestar.records import Array, Example, Metrics
 from guidestar.rng import generator
 from guidestar.store import files
 from guidestar.study.analyses.similarity import cka, linear_kernel, rbf_kernel
@@ -49,13 +49,9 @@ def layers_probe(
     if texts < 3:
         raise ConfigError(f"texts is {texts}; allowed: 3 or more")
     with opened(run, bench, progress) as subject:
-        rounds = [m for m in subject.store.metrics() if subject.store.has_adapter(m.round)]
-        if not rounds:
-            raise StoreError(f"{subject.folder}: no adapter is there, so there is no tuned model to probe")
+        rounds = tuned_rounds(subject)
         data = bench_of(subject).fitting
-        everything = data.test.examples if data.test is not None else data.pool
-        rows = generator(int(subject.facts["seed"]), 0, "layers").permutation(len(everything))[:texts]
-        sample = [everything[i] for i in sorted(rows)]
+        sample = texts_of(subject, texts)
         labels = data.task.labels if isinstance(data.task, Choice) else ()
         labelled = subject.store.annotations.labelled(None) if labels else []
         classes = np.array([labels.index(label.answer) for _, label in labelled], dtype=np.intp)
@@ -78,6 +74,22 @@ def layers_probe(
         draw = draw_layers(names, np.array(similar["linear"]), None if alphas is None else np.array(alphas))
         written = save_figure(subject.place / "layers", draw, *_rows(facts), width=3.4 if alphas is None else 7.0)
         return finish(subject, "layers", facts, _sentences(facts), written)
+
+
+def tuned_rounds(subject: Subject) -> list[Metrics]:
+    """The finished rounds whose adapter is still there. Raises StoreError if there is none."""
+    rounds = [m for m in subject.store.metrics() if subject.store.has_adapter(m.round)]
+    if not rounds:
+        raise StoreError(f"{subject.folder}: no adapter is there, so there is no tuned model to probe")
+    return rounds
+
+
+def texts_of(subject: Subject, texts: int) -> list[Example]:
+    """Examples to look at: of the test set, or of the pool where there is none, drawn by the run's seed."""
+    data = bench_of(subject).fitting
+    everything = data.test.examples if data.test is not None else data.pool
+    rows = generator(int(subject.facts["seed"]), 0, "layers").permutation(len(everything))[:texts]
+    return [everything[i] for i in sorted(rows)]
 
 
 def _states(subject: Subject, r: int | None, examples: Sequence[Example]) -> Array:

@@ -1,0 +1,152 @@
+"""How far do sampled responses agree on the answer? K responses to every prompt, grouped by the answer read off each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from guidestar.errors import ConfigError, ModelError
+from guidestar.model import adapters, generate, kv, lora
+from guidestar.model.batches import Batch, encode_prompts, pad_left, token_batches
+from guidestar.model.load import BaseModel
+from guidestar.model.predict import last_logits
+from guidestar.progress import Tick
+from guidestar.records import Array, Example
+
+
+def sampled_answers(
+    base: BaseModel,
+    model: Any,
+    examples: Sequence[Example],
+    task: Any,
+    *,
+    samples: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    tick: Tick = lambda done, total: None,
+) -> Array:
+    """Which answer each of K sampled responses gave: codes that are equal for equal answers of an example, (K, n).
+
+    See `sampled_texts` and `answer_groups`.
+    """
+    texts = sampled_texts(base, model, examples, task, samples=samples, temperature=temperature, seed=seed, tick=tick)
+    found = np.zeros((samples, len(examples)), dtype=np.float32)
+    for i, responses in enumerate(texts):
+        found[:, i] = answer_groups([task.parse(text) for text in responses], task)
+    return found
+
+
+def answer_groups(answers: Sequence[str | None], task: Any) -> NDArray[np.float32]:
+    """A code for each answer, the place of the first that equals it by the task's own comparison ("18" and "18.0").
+
+    All responses without a readable answer are one group: "no answer" is an outcome that a model can be sure of. A
+    group for each would give the highest score to whatever is cut off at `max_new_tokens`, which no label can mend.
+
+    >>> from guidestar.data.tasks import Number
+    >>> answer_groups(["18", None, "18.0", "9", None], Number()).tolist()
+    [0.0, 1.0, 0.0, 3.0, 1.0]
+    """
+    codes: list[int] = []
+    for i, answer in enumerate(answers):
+        same = (
+            j for j in range(i)
+            if codes[j] == j and ((answer is None) == (answers[j] is None))
+            and (answer is None or task.correct(answer, answers[j]))
+        )  # fmt: skip
+        codes.append(next(same, i))
+    return np.asarray(codes, dtype=np.float32)
+
+
+def sampled_texts(
+    base: BaseModel,
+    model: Any,
+    examples: Sequence[Example],
+    task: Any,
+    *,
+    samples: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    tick: Tick = lambda done, total: None,
+) -> list[tuple[str, ...]]:
+    """K responses to every example, sampled from softmax(logits / temperature) to the end token or the task's limit.
+
+    One plain model: no dropout is on. The draws of an example depend on `seed` and its id alone, so it has the same
+    responses in whatever order or batch it comes.
+    Raises ConfigError for fewer than 2 samples or a temperature that is not above 0, ModelError for logits that are not
+    finite, naming the example.
+    """
+    if samples < 2:
+        raise ConfigError(f"samples is {samples}; allowed: 2 or more")
+    if not temperature > 0:
+        raise ConfigError(f"temperature is {temperature}; allowed: above 0")
+    if base.labels:
+        raise ConfigError("answers are sampled from written responses, and a classification head writes none")
+    limit = task.max_new_tokens
+    prompts = encode_prompts(base, examples, limit)
+    texts: list[tuple[str, ...]] = [()] * len(examples)
+    lengths = [(len(prompt) + limit) * samples for prompt in prompts]
+    own_cache, done = kv.keeps_every_key(model), 0
+    fold = adapters.inner(model).dtype == torch.float32  # bfloat16 would round most of the adapter away
+    with torch.inference_mode(), lora.merged(model) if fold else lora.added(model):
+        for rows in token_batches(lengths, base.batch_tokens, adapters.exact_lengths(model)):
+            draws = torch.from_numpy(np.concatenate([_draws(seed, examples[i].id, samples, limit) for i in rows]))
+            written = _sample(base, model, [prompts[i] for i in rows], limit, draws, temperature, own_cache)
+            _refuse_non_finite(written, [examples[i] for i in rows])
+            ends = torch.isin(written.tokens, torch.tensor(base.eos, device=written.tokens.device))
+            counts = (written.real & ~ends).sum(1).tolist()
+            decoded = [_decode(base, ids[:n]) for ids, n in zip(written.tokens.cpu().tolist(), counts, strict=True)]
+            for place, i in enumerate(rows):
+                texts[i] = tuple(decoded[place * samples : (place + 1) * samples])
+            done += len(rows)
+            tick(done, len(examples))
+    return texts
+
+
+def _sample(
+    base: BaseModel,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    draws: torch.Tensor,
+    temperature: float,
+    own_cache: bool,
+) -> generate.Written:
+    if not own_cache:
+        batch = pad_left(prompts, base.pad, base.device)
+        return generate.sampled_by_transformers(base, model, batch, limit, _on(draws, base), temperature)
+    past = kv.roomy(model, None, len(prompts), max(map(len, prompts)) + limit)
+    batch = pad_left(prompts, base.pad, base.device, past=past)
+
+    def logits(part: Batch) -> torch.Tensor:
+        return last_logits(model, part, 1)[:, -1]
+
+    return generate.sampled(base, logits, batch, limit, _on(draws, base), temperature)
+
+
+def _on(draws: torch.Tensor, base: BaseModel) -> torch.Tensor:
+    return draws.to(base.device, torch.float32 if base.device.type == "mps" else torch.float64)
+
+
+def _draws(seed: int, id: str, samples: int, limit: int) -> NDArray[np.float64]:
+    """Uniform draws of one example, (samples, limit)."""
+    digest = hashlib.sha256(f"guidestar/sampled/{seed}/{id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big")).random((samples, limit))
+
+
+def _decode(base: BaseModel, ids: Sequence[int]) -> str:
+    return str(base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _refuse_non_finite(written: generate.Written, examples: Sequence[Example]) -> None:
+    finite = (torch.isfinite(written.nll) | ~written.real).all(1).view(len(examples), -1).all(1)
+    if not bool(finite.all()):
+        first = examples[int(torch.nonzero(~finite)[0])]
+        raise ModelError(
+            f"{first.where or first.id}: a sampled response has a probability that is not finite; the model's logits hold NaN "
+            "or infinity"
+        )

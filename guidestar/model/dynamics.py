@@ -1,0 +1,110 @@
+"""What a model says to its training examples while it is trained: in the training pass, dropout on, before the step.
+
+It costs no pass of its own. Of it forgetting events and data maps are made (`study/analyses/dynamics.py`).
+Source: Toneva et al. 2019; Swayamdipta et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from guidestar.model.batches import label_tokens
+from guidestar.model.load import BaseModel
+from guidestar.records import Array, Example
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """log_probs: (epochs, n) of the right answer, in nats. correct: (epochs, n) whether it was the likeliest.
+
+    over: "labels", the label space; or "response", where a training pass does not score the other labels or there are
+    none: the sum over the tokens of the right response, and whether each of them was the likeliest.
+    """
+
+    ids: tuple[str, ...]
+    log_probs: Array
+    correct: NDArray[np.bool_]
+    over: str
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As arrays for a file; ids are lines of text in bytes."""
+        return {
+            "ids": np.frombuffer("\n".join(self.ids).encode(), np.uint8),
+            "log_probs": self.log_probs.astype(np.float32),
+            "correct": self.correct.astype(np.uint8),
+            "over_labels": np.asarray([self.over == "labels"], dtype=np.uint8),
+        }
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Dynamics:
+    """The dynamics that `Dynamics.arrays` wrote.
+
+    >>> one = Dynamics(("a", "b"), np.zeros((1, 2)), np.ones((1, 2), dtype=bool), "labels")
+    >>> from_arrays(one.arrays()).ids
+    ('a', 'b')
+    """
+    ids = tuple(arrays["ids"].tobytes().decode().split("\n"))
+    over = "labels" if bool(arrays["over_labels"][0]) else "response"
+    return Dynamics(ids, arrays["log_probs"].astype(np.float64), arrays["correct"].astype(bool), over)
+
+
+class Listener:
+    """Collects what is said in the training passes of one training."""
+
+    def __init__(self, base: BaseModel, task: Any, labelled: Sequence[tuple[Example, str]]) -> None:
+        self.ids = tuple(e.id for e, _ in labelled)
+        self.first: torch.Tensor | None = None  # first tokens of the labels, behind `skip` format words
+        self.skip = 0
+        self.gold = torch.zeros(0, dtype=torch.int64)
+        if task.kind == "choice":
+            places = [task.labels.index(answer) for _, answer in labelled]
+            self.gold = torch.tensor(places, device=base.device)
+            if not base.labels and task.scoring == "first_token":
+                tokens = label_tokens(base, task, labelled[0][0].prompt)
+                self.first, self.skip = torch.tensor(tokens.first, device=base.device), len(tokens.prefix)
+        self.over = "labels" if base.labels or self.first is not None else "response"
+        self._parts: list[tuple[Sequence[int], torch.Tensor, torch.Tensor]] = []
+        self._epochs: list[tuple[Array, NDArray[np.bool_]]] = []
+
+    @torch.no_grad()
+    def labels(self, places: Sequence[int], scores: torch.Tensor) -> None:
+        """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples."""
+        gold = self.gold[list(places)]
+        log_p = torch.log_softmax(scores.detach().float(), dim=-1)
+        self._parts.append((places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold))
+
+    @torch.no_grad()
+    def responses(self, places: Sequence[int], logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> None:
+        """logits: (rows, width, vocabulary) that predict `targets`, (rows, width), right-aligned; real: which are there."""
+        if self.first is not None:
+            start = real.shape[1] - real.sum(1) + self.skip
+            here = logits[torch.arange(len(places), device=logits.device), start.clamp(max=real.shape[1] - 1)]
+            self.labels(places, here[:, self.first])
+            return
+        flat, goal = logits.detach()[real].float(), targets[real]
+        log_p, right = (torch.zeros(real.shape, device=real.device) for _ in range(2))
+        log_p[real], right[real] = -F.cross_entropy(flat, goal, reduction="none"), (flat.argmax(-1) == goal).float()
+        self._parts.append((places, log_p.sum(1), right.sum(1) == real.sum(1)))
+
+    def epoch(self) -> None:
+        """The epoch has ended. One that did not come to every example, behind a schedule's end, is left out."""
+        seen = [place for places, _, _ in self._parts for place in places]
+        if len(seen) == len(self.ids):
+            log_probs, correct = np.zeros(len(seen)), np.zeros(len(seen), dtype=bool)
+            log_probs[seen] = torch.cat([values for _, values, _ in self._parts]).cpu().double().numpy()
+            correct[seen] = torch.cat([right for _, _, right in self._parts]).cpu().numpy()
+            self._epochs.append((log_probs, correct))
+        self._parts.clear()
+
+    def found(self) -> Dynamics:
+        """What was said in the complete epochs."""
+        n = len(self.ids)
+        log_probs = np.array([values for values, _ in self._epochs]).reshape(-1, n)
+        return Dynamics(self.ids, log_probs, np.array([r for _, r in self._epochs], dtype=bool).reshape(-1, n), self.over)

@@ -1,0 +1,399 @@
+"""LoRA, a prefix and a bottleneck adapter at once, each behind a gate, as a PEFT type: `peft_type: UNIPELT`.
+
+    query, value   h = W x + g(x) · s · B A drop(x)
+    attention      y = attention(x) + g(x) · W_o [drop(softmax(q Kᵀ/√d)) V]
+    feed-forward   y = h + g(h) · U f(D drop(h)),   h the block's last linear layer
+
+g = σ(w·x + b), one w and b for each of the four in each layer. LoRA's gate is one number a token. Those of the prefix and the
+adapter are the mean over an example's tokens, padding left out; in a model that writes texts they too are one number a
+token, since a mean would tell a token about those behind it. K and V come from p trained tokens through an MLP that all
+layers share up to its last maps; those of V, B and U start at 0, so that the adapter starts as the identity.
+The paper's prefix shares the softmax of the text's keys and does not start as nothing; see docs/deviations.md.
+Source: Mao et al. 2022 (UniPELT); the prefix with a softmax of its own: He et al. 2022.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from guidestar.errors import ModelError
+from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
+from guidestar.model.peft.prefix import Attention, attention_of, looked_up, projected, unwrapped
+
+NAME = "UNIPELT"
+KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
+# Attention modules and the last linear layers of the blocks, of models built like Llama or like BERT.
+_WHERE = r"(.*\.)?(self_attn|attention\.self|mlp\.down_proj|layer\.\d+\.output\.dense)"
+
+
+@dataclass
+class UniPeltConfig(PeftConfig):
+    """UniPELT's keys; its defaults are the paper's. Raises ValueError for a value that is not allowed."""
+
+    target_modules: list[str] | str = field(
+        default=_WHERE,
+        metadata={"help": "Attention modules, and the linear layers that end a feed-forward network."},
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Names to leave out."})
+    r: int = field(default=8, metadata={"help": "Rank of LoRA on query and value."})
+    lora_alpha: float = field(default=2.0, metadata={"help": "LoRA's factor s is lora_alpha / r."})
+    num_virtual_tokens: int = field(default=10, metadata={"help": "p, keys and values of each layer."})
+    encoder_hidden_size: int = field(default=512, metadata={"help": "Width of the MLP that makes keys and values."})
+    reduction_factor: float = field(default=16, metadata={"help": "Layer's width over the bottleneck's width."})
+    activation: str = field(default="relu", metadata={"help": "swish, relu, gelu or tanh; of the bottleneck."})
+    unipelt_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters A, D, and on the prefix."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained beside the adapter."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = NAME
+        for key in ("r", "num_virtual_tokens", "encoder_hidden_size", "reduction_factor"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}; allowed: 1 or more")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        if not 0 <= self.unipelt_dropout < 1:
+            raise ValueError(f"unipelt_dropout is {self.unipelt_dropout}; allowed: from 0 to below 1")
+        for key in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, key), list):
+                setattr(self, key, set(getattr(self, key)))
+
+
+# --- the four parts: x in, what is added out --------------------------------------------------------
+
+
+class Gate(nn.Linear):
+    """σ(w·x + b): (batch, tokens, width) -> (batch, tokens, 1), or (batch, 1, 1) where it is the mean over real tokens."""
+
+    def __init__(self, width: int, seen: Seen | None) -> None:
+        super().__init__(width, 1)
+        self.seen = seen  # None: one number a token
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        each = super().forward(x.to(self.weight.dtype)).sigmoid()
+        return each if self.seen is None else self.seen.mean(each)[:, None, None]
+
+
+class GatedLora(nn.Module):
+    """g(x) · s · B A drop(x)."""
+
+    def __init__(self, source: int, out: int, config: UniPeltConfig) -> None:
+        super().__init__()
+        self.lora_A, self.lora_B = nn.Linear(source, config.r, bias=False), nn.Linear(config.r, out, bias=False)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+        self.gate = Gate(source, None)
+        self.scaling = config.lora_alpha / config.r
+        self.drop = _dropout(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.lora_A(self.drop(x.to(self.lora_A.weight.dtype)))
+        added: torch.Tensor = self.gate(x) * self.scaling * self.lora_B(low)
+        return added
+
+
+class GatedBottleneck(nn.Module):
+    """g(h) · U f(D drop(h)), behind the linear layer whose output h is."""
+
+    def __init__(self, width: int, config: UniPeltConfig, seen: Seen | None) -> None:
+        super().__init__()
+        self.down, self.up = new_bottleneck(width, max(1, int(width // config.reduction_factor)), width, bias=True)
+        self.gate = Gate(width, seen)
+        self.activation = config.activation
+        self.drop = _dropout(config)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = self.gate(h) * squeezed(h, self.down, self.up, self.drop, self.activation)
+        return added
+
+
+class Tokens(nn.Module):
+    """The trained tokens and the first half of the MLP: () -> (p, encoder_hidden_size)."""
+
+    def __init__(self, width: int, config: UniPeltConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.num_virtual_tokens, width)
+        self.first = nn.Linear(width, config.encoder_hidden_size)
+
+    def forward(self) -> torch.Tensor:
+        return torch.tanh(self.first(self.embedding.weight))
+
+
+class GatedPrefix(nn.Module):
+    """g(x) · softmax(q Kᵀ/√d) V for each head. The layer that first had a prefix owns the tokens, the others borrow them."""
+
+    def __init__(self, width: int, attention: Attention, config: UniPeltConfig, seen: Seen, pooled: bool) -> None:
+        super().__init__()
+        self.attention = attention
+        self.tokens: Tokens | None = None
+        if seen.tokens is None:
+            self.tokens = seen.tokens = Tokens(width, config)
+        self.borrowed = (seen.tokens,)  # in a tuple torch does not count it as a part of this layer
+        out = attention.groups * attention.size
+        self.keys, self.values = (nn.Linear(config.encoder_hidden_size, out) for _ in range(2))
+        nn.init.zeros_(self.values.weight)
+        nn.init.zeros_(self.values.bias)
+        self.gate = Gate(width, seen if pooled else None)
+        self.drop = _dropout(config)
+
+    def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        """x: (batch, tokens, width). query: (batch, tokens, heads × size). -> (batch, tokens, groups, heads of each, size)."""
+        made = self.borrowed[0]().to(self.keys.weight.dtype)
+        keys, values = (
+            part(made).unflatten(-1, (self.attention.groups, -1)).transpose(0, 1) for part in (self.keys, self.values)
+        )
+        return looked_up(query, keys, values, self.drop) * self.gate(x)[..., None, None]
+
+
+def _dropout(config: UniPeltConfig) -> nn.Module:
+    return nn.Dropout(config.unipelt_dropout) if config.unipelt_dropout else nn.Identity()
+
+
+class Seen:
+    """What the layers of one adapter share: the mask of the batch at work, and the tokens of the prefix.
+
+    mask: (rows, tokens) with 1 for real tokens; None, all are real.
+    """
+
+    def __init__(self) -> None:
+        self.mask: torch.Tensor | None = None
+        self.tokens: Tokens | None = None
+        self.hooks: list[Any] = []
+
+    def watch(self, model: nn.Module) -> None:
+        """Take down the mask whenever a transformers model in `model` is called, from the outermost on."""
+        from transformers import PreTrainedModel
+
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                self.hooks.append(module.register_forward_pre_hook(self.note, with_kwargs=True))
+
+    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A hook before `forward`. A mask of another form than (rows, tokens) was made of one that had it."""
+        given = kwargs
+        if args and "attention_mask" not in kwargs:
+            given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        mask = given.get("attention_mask")
+        if mask is None or getattr(mask, "ndim", 0) == 2:
+            self.mask = mask
+
+    def forget(self) -> None:
+        """Take the hooks off."""
+        while self.hooks:
+            self.hooks.pop().remove()
+
+    def mean(self, each: torch.Tensor) -> torch.Tensor:
+        """Mean over an example's real tokens: (batch, tokens, 1) -> (batch,). Raises ValueError if the mask is no mask of it."""
+        each = each.squeeze(-1)
+        if self.mask is None:
+            return each.mean(dim=1)
+        if self.mask.shape[0] != each.shape[0] or self.mask.shape[1] < each.shape[1]:
+            raise ValueError(
+                f"the attention mask is {tuple(self.mask.shape)}, the batch (rows, tokens) {tuple(each.shape)}"
+            )
+        real = self.mask[:, -each.shape[1] :].to(each)
+        return (each * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+# --- as PEFT has it ---------------------------------------------------------------------------------
+
+
+class UniPeltLayer(nn.Module, BaseTunerLayer):
+    """A layer with one gated part of each adapter. kind: lora_q, lora_v, prefix or bottleneck."""
+
+    adapter_layer_names = ("unipelt",)
+    get_base_layer: Any  # PEFT's, which type checkers take for submodules
+    set_adapter: Any
+    active_adapters: Any
+
+    def __init__(self, base_layer: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.kind = kind
+        self.unipelt = nn.ModuleDict({})
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._active_adapter: list[str] = []
+
+    def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
+        """Give an adapter its part, where and in what precision the layer is."""
+        like = next(p for p in self.get_base_layer().parameters())
+        self.unipelt[adapter_name] = part.to(like.device, like.dtype if like.is_floating_point() else None)
+        self.set_adapter(active, inference_mode=inference_mode)
+
+    def parts(self) -> list[Any]:
+        """Those of the active adapters; none when they are disabled."""
+        if self.disable_adapters:
+            return []
+        return [self.unipelt[name] for name in self.active_adapters if name in self.unipelt]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
+        if self.kind == "prefix" and (parts := self.parts()):
+            with self._query() as caught:
+                out = self.base_layer(*args, **kwargs)
+            x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            plain, rest = (out[0], out[1:]) if isinstance(out, tuple) else (out, None)
+            result = plain
+            for part in parts:
+                added = projected(part(x, caught[0]), self.get_base_layer(), part.attention)
+                result = result + added.to(plain.dtype)
+            return result if rest is None else (result, *rest)
+        plain = result = self.base_layer(*args, **kwargs)
+        if self.kind != "prefix":
+            source = plain if self.kind == "bottleneck" else args[0]
+            for part in self.parts():
+                result = result + part(source).to(plain.dtype)
+        return result
+
+    @contextmanager
+    def _query(self) -> Iterator[list[torch.Tensor]]:
+        """What the attention's query layer gives, LoRA included, while the block runs: it need not be computed twice."""
+        caught: list[torch.Tensor] = []
+        layer = getattr(self.base_layer, self.parts()[0].attention.query)
+        handle = layer.register_forward_hook(lambda module, args, out: caught.append(out))
+        try:
+            yield caught
+        finally:
+            handle.remove()
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Raises ValueError: gates depend on the input."""
+        raise ValueError("a UniPELT adapter has gates and cannot be merged into the weights")
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """No."""
+        return False
+
+
+class UniPeltModel(BaseTuner):
+    """A model whose attention modules and feed-forward networks carry gated parts."""
+
+    prefix = "unipelt"
+    tuner_layer_cls = UniPeltLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    seen: dict[str, Seen]
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        """As PEFT's own. An adapter that does not fit leaves no hook behind."""
+        self.__dict__.setdefault("seen", {})[adapter_name] = Seen()
+        super().inject_adapter(model, adapter_name, *args, **options)
+        self.seen[adapter_name].watch(model)
+
+    def _create_and_replace(
+        self, peft_config: UniPeltConfig, adapter_name: str, target: nn.Module, target_name: str,
+        parent: nn.Module, current_key: str, **optional: Any,
+    ) -> None:  # fmt: skip
+        seen = self.seen[adapter_name]
+        pooled = not self._writes(peft_config)
+        plain: Any = unwrapped(target)
+
+        def put(parent: nn.Module, name: str, kind: str, part: nn.Module) -> None:
+            layer = getattr(parent, name)
+            if not isinstance(layer, UniPeltLayer):
+                layer = UniPeltLayer(layer, kind)
+                setattr(parent, name, layer)
+            layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
+
+        if isinstance(plain, nn.Linear):
+            put(
+                parent,
+                target_name,
+                "bottleneck",
+                GatedBottleneck(plain.out_features, peft_config, seen if pooled else None),
+            )
+            return
+        attention = attention_of(plain, current_key)
+        width = 0
+        for kind, name in (("lora_q", attention.query), ("lora_v", attention.value)):
+            linear = unwrapped(getattr(plain, name))
+            if not isinstance(linear, nn.Linear):
+                raise TypeError(f"{current_key}.{name} is a {type(linear).__name__}; UniPELT needs a linear layer")
+            width = linear.in_features
+            put(plain, name, kind, GatedLora(width, linear.out_features, peft_config))
+        put(parent, target_name, "prefix", GatedPrefix(width, attention, peft_config, seen, pooled))
+
+    def _writes(self, config: UniPeltConfig) -> bool:
+        """Whether tokens must not know of those behind them."""
+        task = getattr(config.task_type, "value", config.task_type)
+        return task == "CAUSAL_LM" or bool(getattr(self.model, "can_generate", bool)())
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT's own moves weights about, and an attention has none itself
+
+    def _unload_and_optionally_merge(self, merge: bool = True, **options: Any) -> Any:
+        """Raises ValueError for merging. Takes off the layers inside the attention first, which PEFT would not see."""
+        layers = [module for module in self.model.modules() if isinstance(module, UniPeltLayer)]
+        if merge and layers:
+            layers[0].merge()
+        for module in [layer.base_layer for layer in layers if layer.kind == "prefix"]:
+            for name, child in list(module.named_children()):
+                setattr(module, name, unwrapped(child))
+        for seen in self.seen.values():
+            seen.forget()
+        return super()._unload_and_optionally_merge(merge=merge, **options)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As PEFT's own; the adapter's hooks go, too."""
+        super().delete_adapter(adapter_name)
+        self.seen.pop(adapter_name).forget()
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return key.replace(f".unipelt.{adapter_name}.", ".unipelt.")
+
+
+# --- what the gates say -----------------------------------------------------------------------------
+
+
+@contextmanager
+def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tensor]]]:
+    """The gates of the active adapter in every pass of the block: (kind, layer) -> for each pass (rows,), the mean of an
+    example's gates over its real tokens, in (0, 1). Kinds are `KINDS`, layers count from 0.
+
+    model: a PEFT model. Raises ModelError if it has no UniPELT layers.
+    """
+    name = getattr(model, "active_adapter", "")
+    layers = [(key, m) for key, m in model.named_modules() if isinstance(m, UniPeltLayer) and name in m.unipelt]
+    if not layers:
+        raise ModelError(f"the model has no adapter of type {NAME}, so there are no gates")
+    seen = model.base_model.seen[name]
+    numbers = sorted({_block(key) for key, _ in layers})
+    found: dict[tuple[str, int], list[torch.Tensor]] = {}
+    handles = []
+    for key, layer in layers:
+        into = found.setdefault((layer.kind, numbers.index(_block(key))), [])
+        gate: Any = layer.unipelt[name].gate
+
+        def note(module: Any, args: Any, out: torch.Tensor, into: list[torch.Tensor] = into) -> None:
+            each = out.detach()
+            into.append((seen.mean(each) if each.shape[1] == args[0].shape[1] else each[:, 0, 0]).float().cpu())
+
+        handles.append(gate.register_forward_hook(note))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block(key: str) -> int:
+    """The number of the block that a module lies in: the first number in its name."""
+    found = re.search(r"\.(\d+)\.", key)
+    return int(found[1]) if found else 0

@@ -1,0 +1,121 @@
+"""What an experiment cost, as the report shows it: read from the ledger that `guidestar costs` keeps beside the runs.
+
+Tokens take the run's tokenizer and its data, which a report must not need. So the ledger is made where they are
+(`study/costs.py`) and kept as costs.json; here it is only read, and only while it is about the rounds that the runs have.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidestar.errors import StoreError
+from guidestar.metrics.cost import KINDS
+from guidestar.report import charts
+from guidestar.report.charts import Chart, Line
+from guidestar.report.formats import accuracy
+from guidestar.report.read import RunRecord
+from guidestar.report.summary import strategy_names
+
+COSTS_FILE = "costs.json"
+
+
+@dataclass(frozen=True)
+class Spending:
+    """rows: (strategy, kind of work, seconds, tokens, operations, money), means over the strategy's runs. currency: of the
+    money, may be empty. sentences: each strategy beside its control. chart: accuracy against all that was spent, or
+    None without a test set."""
+
+    rows: Sequence[tuple[str, str, str, str, str, str]]
+    currency: str
+    sentences: Sequence[str]
+    chart: Chart | None
+
+
+def spending(folder: Path, runs: Sequence[RunRecord]) -> Spending | None:
+    """The ledger of an experiment or run folder; None where there is none, or one about other rounds than `runs` have.
+
+    Raises StoreError for a file that is no ledger.
+    """
+    facts = read_ledger_of(folder)
+    if facts is None:
+        return None
+    bills = {bill["run"]: bill for bill in facts["runs"]}
+    measured = {run.name: [m.labels for m in run.metrics] for run in runs if run.metrics}
+    if measured != {name: [one["labels"] for one in bill["rounds"]] for name, bill in bills.items()}:
+        return None
+    names = [name for name in strategy_names(runs) if any(r.strategy == name and r.name in bills for r in runs)]
+    beside = {name: [bills[r.name] for r in runs if r.strategy == name and r.name in bills] for name in names}
+    rows = [
+        (name if kind == KINDS[0] else "", kind, *_cells([bill["kinds"][kind] for bill in beside[name]]))
+        for name in names
+        for kind in KINDS
+    ]
+    return Spending(rows, facts["currency"], facts["sentences"], _chart(facts, beside, strategy_names(runs)))
+
+
+def read_ledger_of(folder: Path) -> dict[str, Any] | None:
+    """What costs.json says; None if it is not there. Raises StoreError if it cannot be read as a ledger."""
+    path = folder / COSTS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete it, `guidestar report` makes it anew") from error
+    parts = {"runs", "unit", "sentences", "currency"}
+    if not isinstance(found, dict) or not parts <= found.keys():
+        raise StoreError(f"{path}: is no ledger of costs; delete it, `guidestar report` makes it anew")
+    return found
+
+
+def _cells(spent: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:
+    """Means over the runs as text; a time that is not known of one run is not known."""
+    seconds = [one["seconds"] for one in spent]
+    tokens, operations, money = (
+        statistics.fmean(one[what] for one in spent) for what in ("tokens", "operations", "money")
+    )
+    known = "?" if None in seconds else f"{statistics.fmean(seconds):,.1f}"
+    return known, f"{tokens:,.0f}", f"{operations:.2e}" if operations else "0", f"{money:,.2f}"
+
+
+def _chart(
+    facts: Mapping[str, Any], beside: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]
+) -> Chart | None:
+    lines, rows = [], []
+    for name, bills in beside.items():
+        points = min(len(bill["rounds"]) for bill in bills)
+        rounds = [[bill["rounds"][r] for bill in bills] for r in range(points)]
+        if not rounds or any(one["accuracy"] is None for at in rounds for one in at):
+            continue
+        x = [statistics.fmean(one["spent"] for one in at) for at in rounds]
+        y = [statistics.fmean(one["accuracy"] for one in at) for at in rounds]
+        lines.append(Line(name, x, y, names.index(name)))
+        for bill in bills:
+            rows += [_row(bill["run"], one) for one in bill["rounds"]]
+    if not lines:
+        return None
+    several = any(len(bills) > 1 for bills in beside.values())
+    what = "All that choosing, training and labelling cost up to a round" if facts["priced"] else (
+        "Seconds of choosing and training up to a round, since nothing has a price (`cost` in the configuration)"
+    )  # fmt: skip
+    return Chart(
+        "Accuracy against all that was spent",
+        f"{what}; measuring is left out." + (" Means over the seeds, round by round." if several else ""),
+        charts.curve(lines, {}, xlabel=facts["unit"]),
+        ["run", "round", "labels", "accuracy", facts["unit"], "seconds", "tokens", "operations", "money"],
+        rows,
+    )
+
+
+def _row(run: str, one: Mapping[str, Any]) -> list[object]:
+    total = one["total"]
+    seconds = "?" if total["seconds"] is None else f"{total['seconds']:,.1f}"
+    return [
+        run, one["round"], one["labels"], accuracy(one["accuracy"]), f"{one['spent']:.2f}", seconds,
+        f"{total['tokens']:,.0f}", f"{total['operations']:.2e}", f"{total['money']:,.2f}",
+    ]  # fmt: skip

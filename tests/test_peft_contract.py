@@ -1,0 +1,227 @@
+"""Every PEFT type that is registered, on a tiny Llama that writes and a tiny BERT with a head: what active learning asks of
+an adapter, or why it does not hold. The table is data; a type that PEFT adds must be declared in it."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_heads import moved, said, tiny, under_its_own_head
+
+from guidestar.model import adapters
+from guidestar.model.peft import register
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # many types warn about options that do not matter here
+
+PROMPT = "a trained prompt is there from the start"
+NO_DROPOUT = "the type has no dropout"
+MODELS = ("llama", "bert")
+LINEAR = {"llama": ["q_proj", "o_proj"], "bert": ["query", "value"]}
+NORMS = {"llama": ["input_layernorm"], "bert": ["LayerNorm"]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is declared of a type. options: its keys. where: target_modules by model, None for the type's own.
+
+    b: parts of the names of what is constant at the start, STAR's "B".
+    start: why it does not start as the identity. still: why Monte-Carlo passes do not differ.
+    unfit: model -> what the error says where the type does not fit.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    b: tuple[str, ...] = ()
+    start: str = ""
+    still: str = ""
+    unfit: dict[str, str] = field(default_factory=dict)
+    where: dict[str, list[str]] | None = field(default_factory=lambda: LINEAR)
+
+
+def dropping(name: str, rate: float = 0.3, **options: Any) -> dict[str, Any]:
+    return {"r": 4, f"{name}_dropout": rate, **options}
+
+
+BOTH = {"llama": "task_ids", "bert": "task_ids"}
+CASES = {
+    "ADALORA": Case({"init_r": 4, "target_r": 2, "total_step": 100, "lora_dropout": 0.3}, ("lora_E",)),
+    "ADAMSS": Case({"r": 4}, ("adamss_B",), still=NO_DROPOUT),
+    "ADAPTION_PROMPT": Case(
+        {"adapter_len": 4, "adapter_layers": 2}, still=NO_DROPOUT, where=None,
+        unfit={"bert": "Unsupported model type for adaption prompt"},
+    ),  # its gate is one number a layer, and one number is constant whatever it means
+    "BEFT": Case({}, ("beft_bias",), still=NO_DROPOUT),
+    "BOFT": Case({"boft_block_size": 8, "boft_dropout": 0.3}, ("boft_R", "boft_s")),
+    "BOTTLENECK": Case(dropping("bottleneck"), ("bottleneck_up", "bottleneck_down.default.bias")),
+    "C3A": Case({"block_size": 8}, start="its kernels are drawn", still=NO_DROPOUT),
+    "CARTRIDGE": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
+    "CPT": Case(
+        {"cpt_token_ids": [1, 2, 3], "cpt_mask": [1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3]},
+        ("delta_embedding",), start=PROMPT, still=NO_DROPOUT, where=None, unfit={"bert": "only supports task_type = CAUSAL_LM"},
+    ),  # what is trained is a change of given tokens
+    "DEFT": Case(dropping("deft")),
+    "DELORA": Case({"r": 4, "module_dropout": 0.3}, ("delora_B",)),
+    "FOURIERFT": Case({"n_frequency": 16}, start="its coefficients are drawn", still=NO_DROPOUT),
+    "FROD": Case({"frod_dropout": 0.3}, ("frod_lambda_s_values",)),
+    "GATED_PREFIX": Case(
+        {"num_virtual_tokens": 4, "gated_prefix_dropout": 0.3}, ("gated_prefix_gate",), where=None
+    ),
+    "GLORA": Case({"r": 4}, ("Xd",), still=NO_DROPOUT),
+    "GRALORA": Case(dropping("gralora"), ("gralora_B",)),
+    "HIRA": Case(dropping("hira"), ("hira_B",)),
+    "HRA": Case({"r": 4}, still=NO_DROPOUT),
+    "IA3": Case({"feedforward_modules": []}, ("ia3_l",), still=NO_DROPOUT),
+    "LILY": Case({"r": 4}, ("lily_B",), still=NO_DROPOUT),
+    "LN_TUNING": Case({}, ("ln_tuning_layers",), still=NO_DROPOUT, where=NORMS),  # a random model's norms are all 1
+    "LOHA": Case({"r": 4, "rank_dropout": 0.3}, ("hada_w2_b",)),
+    "LOKR": Case({"r": 4, "rank_dropout": 0.3}, ("lokr_w1",)),
+    "LORA": Case(dropping("lora"), ("lora_B",)),
+    "MISS": Case(dropping("miss"), ("miss_block",)),
+    "MULTITASK_PROMPT_TUNING": Case({"num_virtual_tokens": 4, "num_tasks": 2}, unfit=BOTH, where=None),
+    "OFT": Case({"oft_block_size": 8, "module_dropout": 0.3}, ("oft_R",), still="PEFT never applies its module_dropout"),
+    "OSF": Case({}, still=NO_DROPOUT),
+    "PEANUT": Case({"r": 4}, ("peanut_B",), still=NO_DROPOUT),
+    "POLY": Case({"r": 4, "n_tasks": 1, "n_skills": 2}, unfit=BOTH),
+    "PREFIX_TUNING": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
+    "PROMPT_TUNING": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
+    "PSOFT": Case(dropping("psoft"), ("psoft_R",)),
+    "PVERA": Case(dropping("pvera"), ("pvera_lambda",)),
+    "P_TUNING": Case(
+        {"num_virtual_tokens": 4, "encoder_hidden_size": 16, "encoder_dropout": 0.3}, start=PROMPT, where=None,
+        still="its dropout belongs to an LSTM that is not used by default",
+    ),
+    "RANDLORA": Case(dropping("randlora"), ("randlora_lambda", "randlora_gamma")),
+    "ROAD": Case({"group_size": 8}, ("road_theta", "road_alpha"), still=NO_DROPOUT),
+    "SHADOW": Case(
+        {}, ("shadow_up", "shadow_backbone"), where=None, unfit={"bert": "Unable to automatically find"}
+    ),  # its own small model's norms start at 1
+    "SHIRA": Case({"r": 4}, ("shira_weight",), still=NO_DROPOUT),
+    "SUPERTUNING": Case(dropping("lora"), ("supertuning_values", "supertuning_lora_B")),
+    "TINYLORA": Case(dropping("tinylora"), ("tinylora_v",)),
+    "TRAINABLE_TOKENS": Case({"token_indices": [7, 8]}, still=NO_DROPOUT, where=None),
+    "UNILORA": Case(dropping("unilora"), start="its one vector is drawn"),
+    "UNIPELT": Case(
+        {"num_virtual_tokens": 4, "encoder_hidden_size": 8, "unipelt_dropout": 0.3},
+        ("lora_B", "values", "up", "down.bias"), where=None,
+    ),
+    "VBLORA": Case(dropping("vblora", num_vectors=8, vector_length=8, topk=2), start="its vectors are drawn"),
+    "VERA": Case(dropping("vera"), ("vera_lambda",)),
+    "WAVEFT": Case({"n_frequency": 16}, ("waveft_spectrum",), still=NO_DROPOUT),
+    "XLORA": Case({}, unfit=dict.fromkeys(MODELS, "use_cache"), where=None),  # a mixture of adapters already trained
+}  # fmt: skip
+
+FITS = [(kind, name) for kind in MODELS for name, case in CASES.items() if kind not in case.unfit]
+UNFIT = [(kind, name) for name, case in CASES.items() for kind in case.unfit]
+EVERY = pytest.mark.parametrize(("kind", "name"), FITS, ids=[f"{name}-{kind}" for kind, name in FITS])
+# PEFT saves no modules_to_save with it, so that loading writes the trained head over the base model's own.
+BROKEN = {("bert", "TRAINABLE_TOKENS")}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the whole life of an adapter showed: logits, and names."""
+
+    plain: torch.Tensor
+    start: torch.Tensor
+    trained: torch.Tensor
+    passes: tuple[torch.Tensor, torch.Tensor]
+    after: tuple[torch.Tensor, torch.Tensor]
+    loaded: torch.Tensor
+    anchors: dict[str, bool]  # name -> whether the copy is the start
+    left: tuple[str, ...]
+
+
+def options(kind: str, name: str) -> dict[str, Any]:
+    case = CASES[name]
+    return {"peft_type": name, **case.options} | ({"target_modules": case.where[kind]} if case.where else {})
+
+
+@functools.cache
+def lived(kind: str, name: str) -> Found:
+    """Attach, train, pass with dropout, save, detach, load, detach."""
+    base = tiny(kind)
+    weights = {key: value.clone() for key, value in base.model.state_dict().items()}
+    modules = dict(base.model.named_modules())
+    plain = said(base.model)
+    model = adapters.attach(base, options(kind, name), seed=0).eval()
+    anchors = adapters.anchors(model)
+    parameters = dict(model.named_parameters())
+    kept = {key: torch.equal(start, parameters[key].detach()) for key, start in anchors.items()}
+    under_its_own_head(model)
+    start = said(model)
+    moved(model)
+    trained = said(model)
+    torch.manual_seed(0)
+    with adapters.dropout_on(model):
+        passes = said(model), said(model)
+    with tempfile.TemporaryDirectory() as folder:
+        adapters.save(model, Path(folder))
+        adapters.detach(model)
+        first = said(base.model)
+        model = adapters.load_adapter(base, Path(folder))
+        loaded = said(model)
+        adapters.detach(model)
+    now = base.model.state_dict()
+    other = [key for key in now if key not in weights or not torch.equal(now[key], weights[key])]
+    left = [key for key, module in base.model.named_modules() if modules.get(key) is not module]
+    hooks = [key for key, module in base.model.named_modules() if module._forward_pre_hooks or module._forward_hooks]
+    return Found(plain, start, trained, passes, (first, said(base.model)), loaded, kept, (*other, *left, *hooks))
+
+
+def test_every_type_is_declared() -> None:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    register()
+    assert {str(getattr(t, "value", t)) for t in PEFT_TYPE_TO_CONFIG_MAPPING} == set(CASES)
+
+
+@EVERY
+def test_it_starts_as_the_identity_or_is_declared_otherwise(kind: str, name: str) -> None:
+    found = lived(kind, name)
+    if CASES[name].start:
+        assert not torch.equal(found.start, found.plain), "it is declared to change the model, but does not"
+    else:
+        torch.testing.assert_close(found.start, found.plain, rtol=0, atol=5e-7)
+
+
+@EVERY
+def test_detached_it_leaves_the_exact_base(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    if (kind, name) in BROKEN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="loading it changes the base model's head"))
+    found = lived(kind, name)
+    assert (found.trained - found.plain).abs().max() > 1e-3, "training did nothing, so this test says nothing"
+    assert torch.equal(found.after[0], found.plain), "after training"
+    assert torch.equal(found.after[1], found.plain), "after loading"
+    assert found.left == ()
+
+
+@EVERY
+def test_passes_differ_or_the_reason_is_declared(kind: str, name: str) -> None:
+    first, second = lived(kind, name).passes
+    assert torch.equal(first, second) == bool(CASES[name].still)
+
+
+@EVERY
+def test_saved_and_loaded_it_says_the_same(kind: str, name: str) -> None:
+    found = lived(kind, name)
+    assert torch.equal(found.loaded, found.trained)
+
+
+@EVERY
+def test_what_decays_is_what_is_declared_and_never_the_head(kind: str, name: str) -> None:
+    found = lived(kind, name)
+    assert all(found.anchors.values()), "an anchor is not the start"
+    assert not [key for key in found.anchors if "classifier" in key]
+    parts = {key: {part for part in CASES[name].b if f".{part}" in key} for key in found.anchors}
+    assert all(parts.values()), f"not declared: {[key for key, some in parts.items() if not some]}"
+    assert set().union(*parts.values()) == set(CASES[name].b)
+
+
+@pytest.mark.parametrize(("kind", "name"), UNFIT, ids=[f"{name}-{kind}" for kind, name in UNFIT])
+def test_what_does_not_fit_says_so(kind: str, name: str) -> None:
+    with pytest.raises(Exception, match=CASES[name].unfit[kind]):
+        lived(kind, name)
