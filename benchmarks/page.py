@@ -144,7 +144,8 @@ def _racing(found: dict[str, Any]) -> list[str]:
 def _pool(found: list[dict[str, Any]]) -> list[str]:
     parts = [
         "", "### A large pool", "",
-        "Peak memory of a process that scores short texts with a tiny model, before (model, examples and one part) and in all.",
+        "Peak memory of a process that scores a file of short texts with a tiny model (`guidestar score --keep DIR --top 10`), "
+        "before (model, and two parts of 1,024) and in all.",
         "", "| texts | before | peak | more, a text | texts a second |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in found:

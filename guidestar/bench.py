@@ -186,6 +186,11 @@ class Bench:
             problems.append(str(error))
         if self.config.train.patience and self.dataset.validation is None:  # a preset might have brought one
             problems.append("train.patience needs a validation set: give data.validation")
+        if self.config.train.early_stop and self.dataset.task.kind != "choice":
+            problems.append(
+                f"train.early_stop: {self.config.train.early_stop} asks how smooth classes are, which the task kind "
+                f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
+            )
         if problems:
             raise ConfigError("\n".join(problems))
         _ = self.fitting

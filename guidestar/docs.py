@@ -20,6 +20,7 @@ from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.store.files import write_bytes
 from guidestar.study import coverage
+from guidestar.study.comparisons import comparisons
 from guidestar.study.reproduction import reproduction
 
 
@@ -241,6 +242,7 @@ def main(folder: Path) -> None:
     measured = folder.parent / "results"
     write_bytes(folder / "results.md", results(measured).encode())
     write_bytes(folder / "reproduction.md", reproduction(measured / "paper").encode())
+    write_bytes(folder / "comparisons.md", comparisons(measured / "studies").encode())
     write_bytes(folder / "statistics.md", coverage.statistics_page(measured / coverage.FILE).encode())
     for file in sorted(measured.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -24,6 +24,7 @@ from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
@@ -311,6 +312,7 @@ class Run:
                 ids = {"ids": "\n".join(e.id for e in candidates)}
                 self.store.add_arrays(r, "scores", selection.scores, ids)
             picks = (*lucky, *selection.picks)
+            self._keep_states(r, picks)
         by_id = {e.id: e for e in free}
         self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks})
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
@@ -372,7 +374,9 @@ class Run:
                 log_probs = said.arrays["label_log_probs"]
         else:
             known = self._base_labelled(r, frozenset({"embedding"})).arrays["embedding"][0]
-            classes = np.asarray(classify.positions(base, [label.answer for _, label in self._labelled()]), dtype=np.intp)
+            classes = np.asarray(
+                classify.positions(base, [label.answer for _, label in self._labelled()]), dtype=np.intp
+            )
             log_probs = prototype_log_probs(found.arrays["embedding"][0], known, classes, len(labels))[None]
         return Predictions(found.ids, {**found.arrays, "label_log_probs": log_probs}, labels)
 
@@ -425,7 +429,10 @@ class Run:
                 }  # fmt: skip
                 if self.recipe.racing:
                     value = strategies.race_value(self.recipe, context)
-                    full, race = predict_raced(base, model, candidates, needs_full, task, value, k=k, **common)
+                    full, race = predict_raced(
+                        base, model, candidates, needs_full, task, value, k=k,
+                        whole_dropout=self.recipe.dropout == "model", **common,
+                    )  # fmt: skip
                 else:
                     full = predict_in_parts(
                         base, model, candidates, needs_full, task, one_model=self.recipe.selector.one_model,
@@ -486,6 +493,7 @@ class Run:
         training = committee.Training(
             base=self._base, peft=self.config.peft, config=self.config.train, labelled=labelled,
             task=self.bench.dataset.task, data_hash=self.bench.dataset.hash, validation=self._held_out(),
+            pretrained=self._pretrained(r),
         )  # fmt: skip
         missing = committee.missing_members(folder, training, seeds)
         with self._timed(r + 1, "train committee", missing * len(labelled)) as tick:
@@ -507,6 +515,21 @@ class Run:
             "confidence": chances.max(axis=1).astype(np.float32),
         }
         self.store.add_arrays(r, "answers", answers)
+
+    def _keep_states(self, r: int, picks: Sequence[Pick]) -> None:
+        """The states of a round's picks by the model that does not know their labels yet: how smooth these are over them
+        is a sign of when to stop (`metrics/smoothness.py`)."""
+        from guidestar.model import adapters
+        from guidestar.model.arrays import predict
+
+        if not (self._watched and isinstance(self.bench.dataset.task, Choice)) or self.store.has_arrays(r, "picks"):
+            return
+        by_id = {e.id: e for e in self.bench.pool}
+        examples = [by_id[pick.id] for pick in picks]
+        with adapters.adapted(self._base, self._adapter(r - 1)) as model, self._timed(r, "watch", len(picks)) as tick:
+            found = predict(self._base, model, examples, {"embedding"}, self.bench.dataset.task, tick=tick)
+        states = found.arrays["embedding"][0].astype(np.float32)
+        self.store.add_arrays(r, "picks", {"embedding": states}, {"ids": "\n".join(pick.id for pick in picks)})
 
     def _base_predictions(
         self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str],
@@ -534,6 +557,20 @@ class Run:
         held_out = self.bench.fitting.validation
         return held_out.answered() if self.config.train.patience and held_out is not None else []
 
+    def _pretrained(self, r: int) -> Path | None:
+        """The adapter that has read the pool's prompts, if the configuration wants one; trained once for all runs."""
+        from guidestar.model.pretrain import is_kept, tapt_adapter
+
+        if (config := self.config.tapt) is None:
+            return None
+        pool = self.bench.pool
+        asked = (self.bench.cache / "tapt", self._base, self.config.peft, config, pool)
+        seed, dropout, data_hash = config.seed, self.config.train.b_dropout, self.bench.dataset.hash
+        if r and is_kept(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout):
+            return tapt_adapter(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout)
+        with self._timed(r, "pretrain", config.epochs * len(pool)) as tick:
+            return tapt_adapter(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout, tick=tick)
+
     def _train(self, r: int) -> None:
         """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
         seed share the warm start's: it is trained once."""
@@ -547,14 +584,16 @@ class Run:
         validation = self._held_out()
         seed = phase_seed(self.seed, r, "train")
         previous = self._adapter(r - 1) if r and self.config.train.start == "previous" else None
-        base = self._base
+        base, pretrained = self._base, self._pretrained(r)
 
         def fill(folder: Path) -> None:
             with self._timed(r, "train", len(labelled)) as tick:
                 trained = train(
                     base, self.config.peft, self.config.train, labelled, self.bench.dataset.task, folder,
-                    seed=seed, previous=previous, validation=validation, tick=tick,
+                    seed=seed, previous=previous, pretrained=pretrained, validation=validation, tick=tick,
                 )  # fmt: skip
+            assert trained.dynamics is not None
+            self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())  # before the adapter: after it nobody would
             if trained.cut:
                 self.bench.progress.say(
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
@@ -566,6 +605,9 @@ class Run:
             return
         self.bench.progress.say(f"  warm start: the adapter of {twin.parent.parent.name} has the same labels and seed")
         self.store.add_timing(r, "train", 0.0, len(labelled))
+        with Store.open(twin.parent.parent) as other:
+            if other.has_arrays(0, DYNAMICS):  # a run of an older version has none
+                self.store.add_arrays(0, DYNAMICS, other.arrays(0, DYNAMICS))
         self.store.add_adapter(r, lambda folder: _copy(twin, folder))
 
     def _evaluate(self, r: int) -> None:

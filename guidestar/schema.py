@@ -304,6 +304,24 @@ class TrainConfig(_Section):
         ge=0,
         description="Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end.",
     )
+    early_stop: Literal["beast"] | None = Field(
+        None,
+        description="beast: for a choice, end the training when the labels have become smoother on the middle third of the "
+        "layers than on the last (BEAST), from the sixth epoch on; no validation set is needed, a forest a layer and epoch is.",
+    )
+
+
+class TaptConfig(_Section):
+    """Task-adaptive pretraining: the adapter reads the pool's prompts before any label, once for all runs, and every round
+    starts from it. STAR's base uncertainty stays that of the bare base model."""
+
+    epochs: int = Field(3, ge=1, description="Passes over the pool's prompts.")
+    batch_size: int = Field(8, ge=1, description="Prompts of one optimiser step.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    mask: float = Field(0.15, gt=0, lt=1, description="Encoders: share of the tokens that are to be predicted.")
+    seed: int = Field(
+        0, ge=0, description="Of the adapter's start, the order and the masks; the same for every run seed."
+    )
 
 
 class EndpointConfig(_Section):
@@ -403,6 +421,10 @@ class RunConfig(_Section):
     )  # fmt: skip
     query: QueryConfig = Field(default_factory=QueryConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    tapt: TaptConfig | None = Field(
+        None,
+        description="Pretrain the adapter on the pool's prompts first; `tapt: {}` for the defaults below, null for none.",
+    )
     annotator: Literal["auto", "oracle", "people", "endpoint"] = Field(
         "auto",
         description="Who answers: oracle, the gold answers in the data (a simulation); people (`guidestar label`); a model "
@@ -451,6 +473,8 @@ class RunConfig(_Section):
                     "needs a validation set, because the test set chooses nothing: give data.validation",
                 )
             )
+        if self.train.patience and self.train.early_stop:
+            problems.append(("train.early_stop", "is set together with train.patience; leave one of them out"))
         if self.annotator == "endpoint":
             problems += [
                 (f"endpoint.{key}", "is missing; annotator: endpoint needs it")

@@ -1,21 +1,32 @@
-"""A file's examples under a model and an optional adapter, their uncertainty or their answers: two Unix tools' inside."""
+"""A file's examples under a model and an optional adapter, their uncertainty or their answers: two Unix tools' inside.
+
+The file is read in parts, so that memory does not grow with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from guidestar.config import RunConfig
-from guidestar.data.pool import load_dataset, read_examples
+from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import Task, labels_of, make_task
+from guidestar.data.stream import parts_of, survey
+from guidestar.data.tasks import Choice, Task, labels_of, make_task
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent, Tick
 from guidestar.query import measures as measure_room
+from guidestar.records import Example
+from guidestar.store.files import sha256
 from guidestar.store.store import Store, find_run
 
 CHUNK = 1024  # examples predicted before their rows are given out
+PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place
 
 
 def score_file(
@@ -26,6 +37,7 @@ def score_file(
     adapter: str | None = None,
     passes: int = 0,
     seed: int = 0,
+    keep: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows {"id", "where", "prediction", MEASURE: value, …} in the order of the file.
@@ -33,13 +45,16 @@ def score_file(
     config: its template, task and model are used. measures: default the one of `measure: auto`.
     passes: K Monte-Carlo passes with the adapter's dropout; the value is the mean of the K values for
     measures of a single pass. Oracle measures need the answer column in the file.
+    keep: a folder for the values of finished parts: asked the same again after a stop, only what is missing is
+    computed. It may be deleted at any time.
 
-    Raises ConfigError for an unknown or unfit measure, DataError for a row that cannot be used.
+    Raises ConfigError for an unknown or unfit measure, DataError for a row that cannot be used, StoreError for a damaged
+    part in `keep`.
     """
-    examples, answers = read_examples(source, config)
     task = _task(config)
     names = list(measures or [measure_room.default_measure(task.kind)])
-    labelled = all(answer is not None for answer in answers)
+    found = survey(source, config, task.parse_gold)
+    labelled = found.answered == found.rows
     problems = [p for name in names for p in measure_room.measure_problems(name, task.kind, labelled)]
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
@@ -51,6 +66,7 @@ def score_file(
 
     from guidestar.model import adapters, load
     from guidestar.model.arrays import predict
+    from guidestar.model.parts import kept_part
     from guidestar.model.precision import computing_in
 
     progress = progress or Silent()
@@ -64,7 +80,13 @@ def score_file(
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
     if task.kind == "choice":
         needs.add("label_log_probs")
-    gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(examples, answers, strict=True) if a is not None}
+    labels = base.labels or (task.labels if isinstance(task, Choice) else ())
+    oracle = any(measure_room.MEASURES[name].oracle for name in names)
+    asked = {
+        "model": base.fingerprint, "settings": config.model.model_dump(mode="json"), "measures": names, "passes": passes,
+        "adapter": sha256(Path(adapter)) if adapter and Path(adapter).exists() else None, "task": repr(task),
+        "b_dropout": config.train.b_dropout,
+    }  # fmt: skip
     with (
         computing_in(base, config.model.score_dtype) as scorer,
         adapters.adapted(
@@ -72,19 +94,46 @@ def score_file(
         ) as model,
         progress.phase("score") as tick,
     ):
-        for start in range(0, len(examples), CHUNK):
-            part = examples[start : start + CHUNK]
-            found = predict(
-                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold,
-                tick=_from(start, len(examples), tick),
+
+        def values_of(start: int, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, np.ndarray]:
+            told = _from(start, found.rows, tick)
+            said = predict(
+                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told
             )  # fmt: skip
-            values = {name: measure_room.evaluate_measure(name, found) for name in names}
-            likeliest = found.arrays["label_log_probs"].mean(0).argmax(1) if task.kind == "choice" else None
+            values = {name: measure_room.evaluate_measure(name, said) for name in names}
+            if task.kind == "choice":
+                values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
+            return values
+
+        for start, part, cells in parts_of(found, CHUNK):
+            gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(part, cells, strict=True) if a is not None}
+            make = partial(values_of, start, part, gold)
+            if keep is None:
+                values: Mapping[str, np.ndarray] = make()
+            else:
+                rows = [[e.id, e.prompt] for e in part]
+                question = {**asked, "seed": seed + start, "rows": rows, "gold": gold if oracle else None}
+                values = kept_part(keep, start, question, make)
+                tick(start + len(part), found.rows)
             for i, example in enumerate(part):
                 row: dict[str, Any] = {"id": example.id, "where": example.where}
-                if likeliest is not None:
-                    row["prediction"] = found.labels[int(likeliest[i])]
+                if PREDICTION in values:
+                    row["prediction"] = labels[int(values[PREDICTION][i])]
                 yield row | {name: float(values[name][i]) for name in names}
+
+
+def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
+    """The k rows of `score_file` with the highest value of the first measure, highest first, of equals the earlier one.
+    No more than k rows are held.
+
+    Raises ConfigError for a k below 1.
+    >>> highest(iter([{"id": "a", "margin": 0.2}, {"id": "b", "margin": 0.9}, {"id": "c", "margin": 0.5}]), 2)
+    [{'id': 'b', 'margin': 0.9}, {'id': 'c', 'margin': 0.5}]
+    """
+    if k < 1:
+        raise ConfigError(f"top is {k}; allowed: 1 or more")
+    named = {"id", "where", "prediction"}
+    return heapq.nlargest(k, rows, key=lambda row: next(row[name] for name in row if name not in named))
 
 
 def predict_file(
@@ -98,8 +147,8 @@ def predict_file(
     for a row that cannot be used.
     """
     folder = find_run(run)
-    examples, _ = read_examples(source, config)
     task = _task(config)
+    found = survey(source, config, lambda answer, where: None)
     with Store.open(folder) as store:
         trained = [r for r in range(store.current_round() + 1) if store.has_adapter(r)]
         if not trained:
@@ -121,11 +170,10 @@ def predict_file(
             f"{base.fingerprint}; its adapters answer with the same model only"
         )
     with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
-        for start in range(0, len(examples), CHUNK):
-            part = examples[start : start + CHUNK]
-            found = suggest(base, model, part, task, chosen, _from(start, len(examples), tick))
+        for start, part, _ in parts_of(found, CHUNK):
+            answers = suggest(base, model, part, task, chosen, _from(start, found.rows, tick))
             for example in part:
-                said = found[example.id]
+                said = answers[example.id]
                 row: dict[str, Any] = {"id": example.id, "where": example.where, "answer": said.answer}
                 yield row | ({"probability": said.probabilities[said.answer]} if said.probabilities else {})
 

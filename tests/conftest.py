@@ -7,8 +7,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wait for each other
 
+import hashlib
+import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +37,29 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model has read demo messages with random topics: it knows the form and not the task."""
-    from guidestar.data.demo import make_demo
-    from guidestar.model.tiny import build_tiny_model
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """The tiny model has read demo messages with random topics: it knows the form and not the task.
 
+    Building it takes seconds, so pytest's cache keeps it for the next call, by what it is made from.
+    """
+    from guidestar.data import demo, demo_grammar
+    from guidestar.model import tiny
+
+    made_from = [Path(module.__file__ or "").read_bytes() for module in (demo, demo_grammar, tiny)]
+    versions = [version(name).encode() for name in ("torch", "transformers", "tokenizers", "numpy")]
+    key = hashlib.sha256(b"\0".join([*made_from, *versions])).hexdigest()[:16]
+    kept = pytestconfig.cache.mkdir("guidestar") / f"tiny-{key}" if pytestconfig.cache else None
+    own = tmp_path_factory.mktemp("tiny") / "model"
+    if kept is not None and kept.is_dir():
+        return Path(shutil.copytree(kept, own))
     rng = np.random.default_rng(0)
-    texts = [f"Message: {row['text']}\nTopic: {rng.choice(LABELS)}" for row in make_demo(seed=11, rows=300)]
-    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model", texts, steps=200)
+    texts = [f"Message: {row['text']}\nTopic: {rng.choice(LABELS)}" for row in demo.make_demo(seed=11, rows=300)]
+    tiny.build_tiny_model(own, texts, steps=200)
+    if kept is not None:
+        with suppress(OSError):  # another process was faster
+            shutil.copytree(own, part := kept.with_name(f"{kept.name}.{os.getpid()}"))
+            part.rename(kept)
+    return own
 
 
 @pytest.fixture(scope="session")

@@ -219,7 +219,9 @@ def says_why(name):
     }
     for pick in selection.picks:
         assert np.isfinite(pick.score) == measured
-        filtered = recipe.prefilter or recipe.clip_outliers or recipe.near_duplicates or recipe.balance or recipe.subpool
+        filtered = (
+            recipe.prefilter or recipe.clip_outliers or recipe.near_duplicates or recipe.balance or recipe.subpool
+        )
         drawn = "random" in pick.details or (recipe.selector.log_weights is not None and not filtered)
         assert ("probability" in pick.details) == drawn, "a probability if and only if chance had a say in it"
         assert 0 < pick.details.get("probability", 1.0) <= 1

@@ -167,9 +167,9 @@ def sampled_response(model, prompt, draws, temperature, ends):
     ids = []
     for draw in draws:
         logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1].double()
-        left, token = draw, 0
-        for token, p in enumerate(torch.softmax(logits / temperature, dim=-1).tolist()):
-            left -= p
+        left, token = draw, -1
+        for p in torch.softmax(logits / temperature, dim=-1).tolist():
+            left, token = left - p, token + 1
             if left < 0:
                 break
         if token in ends:

@@ -16,6 +16,7 @@ from guidestar.config import StopConfig, load, parse
 from guidestar.errors import ConfigError
 from guidestar.loop import Run
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share
+from guidestar.metrics.smoothness import smoothness
 from guidestar.records import Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import advice as advice_room
 from guidestar.report.advice import advice_lines, advise, settings, stop_advice
@@ -201,7 +202,7 @@ def test_a_flat_curve_with_settled_predictions_is_a_reason_to_stop(empty: Store)
     found = stop_advice(empty, StopConfig())
     assert found is not None
     assert found["advice"] == "stop"
-    assert found["signals"] == {"gain": True, "agreement": True, "confidence": False}
+    assert found["signals"] == {"gain": True, "agreement": True, "confidence": False, "smoothness": None}
     assert found["gain"]["source"] == "validation set"
     assert found["budget"] == {"labels": 400, "budget": 600, "left": 200, "rounds": 4}
     assert found["sentences"][0].startswith("Advice: stop.")
@@ -325,11 +326,109 @@ def test_a_crash_changes_nothing_of_what_advice_rests_on(
         begins = (
             "renamed round-001-answers", "committed add_arrays 1 answers", "renamed round-000-validation",
             "committed add_arrays 0 validation", "commit add_suggestions", "committed add_suggestions",
+            "renamed round-001-picks", "committed add_arrays 1 picks",
         )  # fmt: skip
         return [next(i for i, step in enumerate(steps) if step.startswith(begin)) for begin in begins]
 
     changes = {**SMALL, "query": query, "strategies": ["entropy"], "stop": "stop"}
-    assert crash_everywhere(make_config, tmp_path, monkeypatch, new, **changes) == 6
+    assert crash_everywhere(make_config, tmp_path, monkeypatch, new, **changes) == 8
     (dump,) = dumps(tmp_path / "whole").values()
-    assert {(r, name) for r, name, _ in dump["arrays"]} >= {(1, "answers"), (0, "validation")}
+    assert {(r, name) for r, name, _ in dump["arrays"]} >= {(1, "answers"), (1, "picks"), (0, "validation")}
     assert dump["suggestions"]
+
+
+# --- smoothness of new batches --------------------------------------------------------------------
+
+
+def _batches(store: Store, apart: list[float], size: int = 40, skipped: int = 0) -> None:
+    """A warm start and a batch for each of `apart`: how far the states of the two labels lie apart, by the model that
+    chose them."""
+    from guidestar.records import Example
+
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=16)
+    for r, distance in enumerate([0.0, *apart]):
+        ids = [f"{r:08d}{i:08d}" for i in range(size)]
+        rare = np.arange(size) % 2
+        states = rng.normal(size=(size, 16)) + distance * rare[:, None] * direction
+        if r:
+            store.add_arrays(r, "picks", {"embedding": states.astype(np.float32)}, {"ids": "\n".join(ids)})
+        store.add_query(Query(r, tuple(Pick(id, 0.5) for id in ids)), {id: Example(id, {}, id) for id in ids})
+        for i, id in enumerate(ids):
+            said = Skip("?") if i < skipped else Label("ab"[rare[i]])
+            store.annotations.add(id, said, source="python")
+        store.add_metrics(Metrics(r, size * (r + 1), {"accuracy": 0.5 + 0.05 * r}))
+
+
+def test_smoothness_that_no_longer_rises_is_a_sign_to_stop(empty: Store) -> None:
+    _batches(empty, [0.2, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    found = stop_advice(empty, StopConfig())
+    assert found is not None
+    smooth = found["smoothness"]
+    assert smooth["rounds"] == [4, 5, 6, 7, 8, 9]
+    assert found["signals"]["smoothness"] is True
+    last = empty.arrays(9, "picks")["embedding"]
+    assert smooth["alphas"][-1] == smoothness(last, np.arange(40) % 2)
+    assert np.mean(smooth["alphas"][3:]) > 1.05 * smooth["chance"]
+    (line,) = (line for line in found["sentences"] if "Besov" in line)
+    assert line.endswith("it has levelled off.")
+
+
+def test_rising_smoothness_is_a_sign_to_go_on_and_chance_is_none(empty: Store, tmp_path: Path) -> None:
+    _batches(empty, [0.0, 0.2, 0.4, 1.5, 2.5, 3.5])
+    found = stop_advice(empty, StopConfig())
+    assert found is not None
+    assert found["signals"]["smoothness"] is False
+    assert any(line.endswith("it is still rising.") for line in found["sentences"])
+    with Store.open(tmp_path / "blind", create=True) as blind:
+        blind.begin({}, empty.facts)
+        _batches(blind, [0.0] * 6)
+        nothing = stop_advice(blind, StopConfig())
+    assert nothing is not None
+    assert nothing["signals"]["smoothness"] is None
+    assert any("no better than chance" in line for line in nothing["sentences"])
+
+
+def test_few_or_small_batches_give_no_sign_of_smoothness(empty: Store, tmp_path: Path) -> None:
+    _batches(empty, [3.0] * 5, skipped=4)
+    found = stop_advice(empty, StopConfig())
+    assert found is not None
+    assert found["signals"]["smoothness"] is None
+    assert any("too few batches to judge (6)" in line for line in found["sentences"])
+    states = empty.arrays(5, "picks")["embedding"]
+    assert found["smoothness"]["alphas"][-1] == smoothness(states[4:], np.arange(4, 40) % 2), (
+        "skipped ones are left out"
+    )
+    with Store.open(tmp_path / "small", create=True) as small:
+        small.begin({}, empty.facts)
+        _batches(small, [3.0] * 6, size=12, skipped=3)
+        nothing = stop_advice(small, StopConfig())
+    assert nothing is not None
+    assert nothing["smoothness"] is None
+    assert not any("Besov" in line for line in nothing["sentences"])
+
+
+def test_the_loop_keeps_the_states_of_the_picks_by_the_model_that_chose_them(make_config: MakeConfig) -> None:
+    from guidestar.model import adapters
+    from guidestar.model.predict import predict
+
+    with Run(_people(make_config)) as run:
+        for _ in range(2):
+            answer_all(run, run.ask())
+        assert run.ask()
+        picks = run.store.query(2).picks
+        kept = run.store.arrays(2, "picks")["embedding"]
+        task, base = run.bench.dataset.task, run.bench.base
+        examples = [run.store.example(pick.id) for pick in picks]
+        with adapters.adapted(base, run.store.adapter(1)) as model:
+            expected = predict(base, model, examples, {"embedding"}, task).arrays["embedding"][0]
+        assert kept == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert not run.store.has_arrays(0, "picks"), "nothing chose the warm start"
+        assert (2, "watch", len(picks)) in [(r, phase, n) for r, phase, _, n in run.store.timings()]
+
+
+def test_a_simulation_keeps_no_states_of_its_picks(make_config: MakeConfig) -> None:
+    config = make_config(**SMALL, strategies=["entropy"])
+    loop.run(config)
+    with Store.open(Path(config["out"]) / "entropy-seed0") as store:
+        assert not store.has_arrays(1, "picks")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guidestar.errors import DataError
-from guidestar.study.analyses import dynamics, picks, smoothness
+from guidestar.metrics import smoothness
+from guidestar.study.analyses import dynamics, picks
 from guidestar.study.analyses.similarity import cka, cka_by_layer, linear_kernel, rbf_kernel
 
 

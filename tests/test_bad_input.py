@@ -128,7 +128,7 @@ BAD_DATA: dict[str, tuple[str | bytes | None, dict[str, Any], int, str]] = {
     "passes without dropout": (
         None, {"strategies": ["star"], "peft": {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}}, 2,
         "strategy star: passes is 3, but the LORA adapter has no dropout, so that all passes would be equal; "
-        "set lora_dropout in `peft` above 0, or passes to 0",
+        "set lora_dropout in `peft` above 0, or passes to 0, or dropout to model where the model has its own",
     ),
     "an unknown key of PEFT": (
         None, {"peft": {"peft_type": "LORA", "rank": 4, "lora_dropotu": 0.1}}, 2,

@@ -181,7 +181,10 @@ def test_the_report_has_the_ledger_where_it_can_be_made(
     assert shown.chart.rows[0][-1] == f"{star['rounds'][0]['total']['money']:,.2f}"
     assert all(sentence in page for sentence in shown.sentences)
     assert main(["report", str(folder / "star-seed0")]) == 0
-    assert (folder / "star-seed0" / COSTS_FILE).is_file()
+    alone = json.loads((folder / "star-seed0" / COSTS_FILE).read_text(encoding="utf-8"))
+    assert alone["runs"] == [run for run in kept["runs"] if run["run"] == "star-seed0"], (
+        "what another run did counts too"
+    )
     capsys.readouterr()
 
 

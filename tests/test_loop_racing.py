@@ -95,6 +95,17 @@ def test_a_random_share_stands_beside_the_winners(make_config: MakeConfig) -> No
     assert all(np.isfinite(pick.score) for pick in found)
 
 
+def test_a_race_with_the_dropout_of_the_model_itself(make_config: MakeConfig, tiny_encoder_folder: Path) -> None:
+    """Fully fine-tuned there is no other, so without it all passes would be equal and refused."""
+    strategy = {"use": "mc_entropy", "name": "raced", "racing": True, "passes": 6, "dropout": "model"}
+    config = config_of(make_config, strategy, candidates=40)
+    config |= {"peft": {"peft_type": "FULL"}, "model": {"name": str(tiny_encoder_folder), "dtype": "float32"}}
+    config["data"] = {**config["data"], "template": "{text}"}
+    made = finished(config).kept["passes"]
+    assert made.min() >= 2
+    assert made.max() == 6
+
+
 def test_a_run_killed_in_a_race_repeats_the_same(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

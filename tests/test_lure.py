@@ -177,6 +177,7 @@ def _store(folder: Path, picks: int = 20, chances: list[float] | None = None) ->
         asked = tuple(Pick(id, 0.5, one) for id, one in zip(ids, details, strict=True))
         found.add_query(Query(r, asked), {id: Example(id, {"text": id}, id) for id in ids})
         if r:
+            found.add_arrays(1, "scores", {"score": np.full(90, 0.5)}, {})
             found.add_suggestions(r, {id: Suggestion("a", {"a": 0.9, "b": 0.1}, r - 1) for id in ids})
         for i, id in enumerate(ids):
             found.annotations.add(id, Label("b" if i % 5 == 0 else "a"), source="python")
@@ -210,6 +211,20 @@ def test_errors_that_were_probable_count_less(tmp_path: Path) -> None:
     assert found["corrected"]["estimate"] == pytest.approx(1 - weights[::5].sum() / 20)
     assert found["corrected"]["estimate"] > 0.9 > found["corrected"]["uncorrected"]
     assert [one.answers for one in fewer] == [19]
+
+
+def test_without_the_scores_the_first_random_pick_says_how_many_they_were(tmp_path: Path) -> None:
+    with _store(tmp_path / "run") as store:
+        (tmp_path / "run" / "arrays" / "round-001-scores.safetensors").unlink()
+        assert drawn_rounds(store, lambda said, label: True) == []
+        picks = [Pick(f"9{i:015d}", 0.5, {"probability": 1 / (70 - i), "random": 1.0}) for i in range(2)]
+        store.add_query(Query(2, tuple(picks)), {p.id: Example(p.id, {}, p.id) for p in picks})
+        store.add_suggestions(2, {p.id: Suggestion("a", {}, 1) for p in picks})
+        for pick in picks:
+            store.annotations.add(pick.id, Label("a"), source="python")
+        store.add_metrics(Metrics(2, 32, {}))
+        (found,) = drawn_rounds(store, lambda said, label: True)
+        assert (found.round, found.drawn.population) == (2, 70)
 
 
 def test_chances_too_unequal_say_nothing(tmp_path: Path) -> None:

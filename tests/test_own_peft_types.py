@@ -16,7 +16,7 @@ from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
-from guidestar.model.peft import register
+from guidestar.model.peft import NAMES, register
 from guidestar.model.predict import predict
 from guidestar.records import Finished
 from guidestar.store import Store
@@ -266,7 +266,9 @@ def test_layers_that_are_not_linear_are_refused(base: Any) -> None:
 
 
 def test_a_prefix_needs_an_attention_like_llamas(base: Any) -> None:
-    with pytest.raises(ConfigError, match="LlamaMLP; a prefix needs an attention module with q_proj, k_proj, v_proj, o_p"):
+    with pytest.raises(
+        ConfigError, match="LlamaMLP; a prefix needs an attention module with q_proj, k_proj, v_proj, o_p"
+    ):
         adapters.attach(base, {**PREFIX, "target_modules": ["mlp"]}, seed=0)
     with pytest.raises(ConfigError, match="num_virtual_tokens is 0; allowed: 1 or more"):
         adapters.make_config({**PREFIX, "num_virtual_tokens": 0})
@@ -276,10 +278,12 @@ def test_peft_takes_types_of_other_names() -> None:
     """Undocumented, so watched: its tables are keyed by text, and registering twice changes nothing."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    before = {str(getattr(t, "value", t)) for t in PEFT_TYPE_TO_CONFIG_MAPPING} - set(NAMES)
     register()
-    before = len(PEFT_TYPE_TO_CONFIG_MAPPING)
+    assert {str(getattr(t, "value", t)) for t in PEFT_TYPE_TO_CONFIG_MAPPING} - before == set(NAMES)
+    count = len(PEFT_TYPE_TO_CONFIG_MAPPING)
     register()
-    assert len(PEFT_TYPE_TO_CONFIG_MAPPING) == before
+    assert len(PEFT_TYPE_TO_CONFIG_MAPPING) == count
 
 
 @pytest.mark.parametrize("options", [SERIES, PREFIX], ids=["series", "prefix"])

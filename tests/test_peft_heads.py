@@ -72,6 +72,21 @@ def test_plain_peft_loads_it_and_the_base_is_exact_after_it(kind: str, options: 
 
 
 @KIND
+@pytest.mark.parametrize("name", ["bottleneck", "gated-prefix", "unipelt"])
+def test_pefts_own_unload_takes_it_off(kind: str, name: str) -> None:
+    """It keeps the trained head; below it nothing is left."""
+    base = tiny(kind)
+    plain = base.model.base_model(**texts()).last_hidden_state
+    layers = [type(module) for module in base.model.base_model.modules()]
+    model = adapters.attach(base, TYPES[name], seed=0).eval()
+    moved(model)
+    assert (model.get_base_model().base_model(**texts()).last_hidden_state - plain).abs().max() > 1e-2
+    bare = model.unload().base_model
+    assert torch.equal(bare(**texts()).last_hidden_state, plain)
+    assert [type(module) for module in bare.modules()] == layers
+
+
+@KIND
 @pytest.mark.parametrize("options", [TYPES["unipelt"], TYPES["gated-prefix"]], ids=["unipelt", "gated-prefix"])
 def test_padding_changes_nothing(kind: str, options: dict[str, Any]) -> None:
     """A text alone and beside a longer one: the mean of a gate is over its own tokens."""

@@ -58,7 +58,7 @@ def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int) -> floa
         return tensor
 
     try:
-        accelerator = train._accelerator(base)
+        accelerator = train.accelerator_of(base)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept), accelerator.autocast():
             train._loss(base, model, batch)
     finally:
@@ -91,13 +91,14 @@ def test_the_formula_says_what_pytorch_keeps(make_config: Make, peft: dict[str, 
     assert 0.9 < ratio < (1.3 if shared else 1.1), ratio
 
 
-def test_sizes_are_those_of_the_loaded_model(make_config: Make) -> None:
+@pytest.mark.parametrize("encoder", [False, True])
+def test_sizes_are_those_of_the_loaded_model(make_config: Make, tiny_encoder_folder: Path, encoder: bool) -> None:
     from guidestar.model import adapters, load
 
-    config = configs.parse(make_config())
+    config = configs.parse(make_config(**({"model": {"name": str(tiny_encoder_folder)}} if encoder else {})))
     model, shape = fit.skeleton(config)
     adapter = fit.adapter_of(config, model, shape)
-    base = load.load(config.model)
+    base = load.load(config.model, labels=("a", "b"))  # as many as a config without weights has
     assert shape.parameters == sum(p.numel() for p in base.model.parameters())
     adapted = adapters.attach(base, config.peft, 0)
     assert adapter.numbers == sum(p.numel() for p in adapted.parameters() if p.requires_grad)

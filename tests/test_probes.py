@@ -431,7 +431,7 @@ def test_a_confidence_probe_asked_again_needs_no_model(
     again = confidence_probe(run, shots=2)  # without a bench: nothing of it is needed
     assert again.facts == first.facts
     assert {path: path.read_bytes() for path in again.files} == before
-    monkeypatch.setattr("guidestar.model.load.load", lambda config, say: bench.base)
+    monkeypatch.setattr("guidestar.model.load.load", lambda *args: bench.base)
     with pytest.raises(AssertionError, match="computed again"):
         confidence_probe(run, shots=3)
 
@@ -684,7 +684,8 @@ def test_a_probe_changes_nothing_in_the_run(run: Path, bench: Bench) -> None:
     with Store.open(run) as store:
         before = store.dump()
     for name in probes.PROBES:
-        probe(run, name, bench=bench)
+        if name != "gates":  # for UniPELT alone; test_unipelt.py asks the same of it
+            probe(run, name, bench=bench)
     with Store.open(run) as store:
         assert store.dump() == before
 

@@ -15,12 +15,12 @@ import pytest
 from guidestar import loop
 from guidestar.config import ModelConfig, parse
 from guidestar.errors import ConfigError, StoreError
+from guidestar.metrics.smoothness import smoothness
 from guidestar.model import adapters
 from guidestar.model.layers import layer_states
 from guidestar.model.load import load
 from guidestar.store import Store
 from guidestar.study.analyses.similarity import cka, rbf_kernel
-from guidestar.study.analyses.smoothness import smoothness
 from guidestar.study.probes import layers as layers_room
 from guidestar.study.probes import probe
 

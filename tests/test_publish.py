@@ -216,3 +216,22 @@ def test_columns_that_are_no_names_of_python_are_given_by_a_mapping() -> None:
     usage = Usage("base", False, "float32", "{the text}, {{braces}}", False, False)
     assert pieces(usage.template) == [("", "the text"), (", {", None), ("braces}", None)]
     assert call(usage) == "print(predict(**{'the text': '…'}))"
+
+
+@pytest.mark.parametrize(
+    "peft", [{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, {"peft_type": "FULL"}]
+)
+def test_a_classification_head_goes_with_its_adapter(
+    make_config: MakeConfig, tmp_path: Path, tiny_encoder_folder: Path, peft: dict[str, Any]
+) -> None:
+    changes = {
+        "train": {"epochs": 20, "learning_rate": 0.001 if peft["peft_type"] == "FULL" else 0.01},
+        "model": {"name": str(tiny_encoder_folder), "dtype": "float32"},
+        "data": {"template": "{text}", "test_limit": 20},
+    }
+    config = make_config(**{**SMALL, **changes, "peft": peft}, strategies=["entropy"])
+    loop.run(config)
+    publish(config["out"], tmp_path / "hub", license="cc-by-4.0")
+    rows, said = _here(config, "entropy-seed0", 20)
+    assert len(set(said)) > 1, "a model that always says the same would not test much"
+    assert _elsewhere(tmp_path / "hub", rows) == said

@@ -61,6 +61,7 @@ def test_sentences_pictures_and_tables_are_on_the_page(experiment: Path) -> None
     assert len(pictures) == 2
     for picture in pictures:
         assert picture["alt"]
+        assert int(str(picture["width"])) == 700, "7 inches at 300 dots, a third of that"
         kind, _, content = str(picture["src"]).partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(content).startswith(b"\x89PNG")

@@ -244,7 +244,7 @@ def test_all_problems_are_found_at_once():
         "passes is 1; measure 'bald' needs at least 2",
         "mix: measure 'bald' needs 2 passes, and the base model has one; set mix: none",
         "passes is 1, but the LORA adapter has no dropout, so that all passes would be equal; "
-        "set lora_dropout in `peft` above 0, or passes to 0",
+        "set lora_dropout in `peft` above 0, or passes to 0, or dropout to model where the model has its own",
         "balance needs predicted classes, which the task kind 'number' does not have; allowed: choice",
     ]
 

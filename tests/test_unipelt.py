@@ -21,10 +21,13 @@ from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.gates import gates
-from guidestar.model.peft.unipelt import KINDS, Seen, UniPeltLayer, watched_gates
+from guidestar.model.peft.gated import Seen
+from guidestar.model.peft.unipelt import KINDS, UniPeltLayer, watched_gates
 from guidestar.model.predict import predict
 from guidestar.records import Finished
+from guidestar.store import Store
 from guidestar.study.probes import probe
+from guidestar.study.probes.figures import draw_gates
 
 OPTIONS = {"peft_type": "UNIPELT", "num_virtual_tokens": 4, "encoder_hidden_size": 8, "unipelt_dropout": 0.2}
 
@@ -131,7 +134,7 @@ def test_the_prefix_is_an_attention_of_its_own_behind_an_mlp(kind: str) -> None:
     first = layers(model, "prefix")[0].unipelt["default"].tokens
     assert own.tokens is None
     assert first is not None
-    made = torch.tanh(first.embedding.weight @ first.first.weight.T + first.first.bias)
+    made = torch.tanh(first.embedding.weight @ first.first.weight.T + first.first.bias) / math.sqrt(8)
     keys, values = (made @ part.weight.T + part.bias for part in (own.keys, own.values))
     x = torch.randn(2, 3, 32)
     query = getattr(layer.base_layer, own.attention.query)(x)
@@ -388,7 +391,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, tiny_fol
 
 
 def test_the_probe_logs_the_gates_of_every_round(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(finished) as store:
+        before = store.dump()
     found = probe(finished, "gates", texts=6)
+    with Store.open(finished) as store:
+        assert store.dump() == before
     facts = found.facts
     assert facts["rounds"] == [0, 1]
     assert facts["labels"] == [12, 18]
@@ -406,6 +413,32 @@ def test_the_probe_logs_the_gates_of_every_round(finished: Path, monkeypatch: py
     assert "After round 1 the mean gate of bottleneck is 0." in found.sentences[0]
     monkeypatch.setattr("guidestar.model.gates.gates", None)
     assert probe(finished, "gates", texts=6).facts == facts, "what was computed is read from the disk"
+
+
+def test_each_part_has_its_panel() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    found = {part: np.full((2, 3), 0.1 * i) for i, part in enumerate(KINDS)}
+    draw_gates(["0", "1"], found)(figure)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        k.replace("_", " ") for k in KINDS
+    ]
+    for axes, values in zip(figure.axes, found.values(), strict=True):
+        assert [list(line.get_ydata()) for line in axes.lines[:2]] == values.tolist()
+
+
+def test_a_run_with_an_encoder(make_config: MakeConfig, tiny_encoder_folder: Path) -> None:
+    """Training, dropout passes, the head; and the gates of a head's example are read off, too."""
+    config = make_config(
+        **{**SMALL, "peft": OPTIONS, "data": {"template": "{text}", "test_limit": 10}},
+        model={"name": str(tiny_encoder_folder), "dtype": "float32"}, strategies=["star"],
+    )  # fmt: skip
+    (outcome,) = loop.run(config).values()
+    assert isinstance(outcome, Finished)
+    facts = probe(Path(config["out"]) / "star-seed0", "gates", texts=4).facts
+    assert facts["parts"] == sorted(KINDS)
+    assert facts["rounds"] == [0, 1, 2]
 
 
 def test_the_probe_needs_gates(finished: Path, make_config: MakeConfig) -> None:

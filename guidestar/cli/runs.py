@@ -70,6 +70,12 @@ def add(commands: Commands) -> None:
         "--passes", type=int, default=0, metavar="K", help="Monte-Carlo dropout passes; 0 is one plain pass"
     )
     score.add_argument("--seed", type=int, default=0, help="seed of the dropout masks")
+    score.add_argument(
+        "--keep", metavar="DIR", help="keep finished parts here, so that the same command goes on after a stop"
+    )
+    score.add_argument(
+        "--top", type=int, metavar="K", help="only the K with the highest value of the first measure, highest first"
+    )
 
 
 def _run(options: Options) -> int:
@@ -192,11 +198,14 @@ def _predict(options: Options) -> int:
 
 
 def _score(options: Options) -> int:
-    from guidestar.scoring import score_file
+    from guidestar.scoring import highest, score_file
 
-    for row in score_file(
-        load(options.config), options.file, measures=options.measure, adapter=options.adapter, passes=options.passes,
-        seed=options.seed, progress=progress(options),
-    ):  # fmt: skip
+    config = load(options.config)
+    common = {
+        "measures": options.measure, "adapter": options.adapter, "passes": options.passes, "seed": options.seed,
+        "keep": Path(options.keep) if options.keep else None, "progress": progress(options),
+    }  # fmt: skip
+    rows = score_file(config, options.file, **common)
+    for row in rows if options.top is None else highest(rows, options.top):
         print(json.dumps(row, ensure_ascii=False))
     return 0

@@ -65,11 +65,17 @@ def add(commands: Commands) -> None:
     probe.add_argument(
         "name",
         metavar="NAME",
-        choices=("confidence", "entropy", "gates", "layers", "noise", "picks", "score", "unchanged"),
-        help="the probe: confidence, entropy, gates, layers, noise, picks, score or unchanged",
+        choices=("confidence", "entropy", "forgetting", "gates", "layers", "noise", "picks", "score", "unchanged"),
+        help="the probe: confidence, entropy, forgetting, gates, layers, noise, picks, score or unchanged",
     )
     probe.add_argument(
-        "--round", type=int, metavar="R", help="confidence, noise: the round to look at; default: the last"
+        "--round", type=int, metavar="R", help="confidence, forgetting, noise: the round to look at; default: the last"
+    )
+    probe.add_argument(
+        "--pool",
+        action="store_true",
+        default=None,
+        help="forgetting: train once on the whole pool's gold answers, one map for the picks of all strategies",
     )
     probe.add_argument("--top", type=int, metavar="N", help="entropy: the N most uncertain at the start; default 1000")
     probe.add_argument("--limit", type=int, metavar="N", help="entropy: look at N examples of the pool, default all")
@@ -154,6 +160,7 @@ def _probe(options: Options) -> int:
     found = probe(
         Path(options.run), options.name, round=options.round, top=options.top, limit=options.limit,
         shots=options.shots, measure=options.measure, passes=options.passes, seeds=options.seeds, texts=options.texts,
+        pool=options.pool,
         progress=progress(options),
     )  # fmt: skip
     show(options, dict(found.facts), "\n".join([*found.sentences, *map(str, found.files)]))

@@ -7,7 +7,7 @@ field for them, and its template may not use the answer column.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -155,10 +155,17 @@ def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[s
     Returns the examples and their answer cells as they stand in the file (`task.parse_gold` makes them
     canonical); None where the file has no answer. Repeated rows stay, with ids of their own.
     """
+    items = _with_distinct_ids([_Item(example, answer) for example, answer in walk_examples(source, config)])
+    return [item.example for item in items], [item.answer for item in items]
+
+
+def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str | None]]:
+    """The same one at a time, each with its answer cell; repeated rows have equal ids (`data/stream.py` tells them
+    apart without holding the file in memory)."""
     data, _, normalise = apply_preset(config.data, config.task)
     template = Template(_required(data.template, "template"), data)
-    items = _with_distinct_ids([item for _, item in _read(source, data, template, normalise)[0]])
-    return [item.example for item in items], [item.answer for item in items]
+    for _, item, _ in _walk(source, data, template, normalise):
+        yield item.example, item.answer
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -169,14 +176,21 @@ def _read(
 ) -> tuple[list[tuple[Row, _Item]], int]:
     """The rows in the preset's form, and how many of them came with other texts for the template."""
     found, changed = [], 0
+    for row, item, other in _walk(source, data, template, normalise):
+        found.append((row, item))
+        changed += other
+    return found, changed
+
+
+def _walk(source: str, data: DataConfig, template: Template, normalise: Normalise) -> Iterator[tuple[Row, _Item, bool]]:
+    """Each row in the preset's form, its example, and whether it came with other texts for the template."""
     for row in read_rows(source, header=data.header):
         try:
             same = replace(row, values=normalise(row.values))
         except DataError as error:
             raise DataError(f"{row.where}: {error}") from error
-        changed += any(_text(same, column) != _text(row, column) for column in template.columns.values())
-        found.append((same, _item(same, template, answer_column(data))))
-    return found, changed
+        changed = any(_text(same, column) != _text(row, column) for column in template.columns.values())
+        yield same, _item(same, template, answer_column(data)), changed
 
 
 def _text(row: Row, column: str) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 KINDS = ("choosing", "training", "labelling", "measuring")
 # Phases of the store -> what they are for. Measuring is no cost of choosing: a project may do without it.
 PHASES = {
-    "score": "choosing", "score base": "choosing", "score base labelled": "choosing", "suggest": "choosing", "train": "training",
-    "train committee": "choosing",
+    "score": "choosing", "score base": "choosing", "score base labelled": "choosing", "suggest": "choosing", "watch": "choosing", "train": "training",
+    "train committee": "choosing", "pretrain": "training",
     "evaluate": "measuring", "evaluate base": "measuring", "validate": "measuring",
 }  # fmt: skip
 

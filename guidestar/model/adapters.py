@@ -69,11 +69,16 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
     b_dropout: rate of a dropout on the input of LoRA's B, beside the adapter's own.
     Raises ConfigError for an adapter that does not fit the model, or has no B.
     """
-    from peft import TaskType, get_peft_model
+    from peft import get_peft_model
 
-    config = make_config(options)
-    if base.labels and config is not None:
-        config.task_type, config.modules_to_save = TaskType.SEQ_CLS, heads.names(base.model)
+    headed = bool(base.labels) and not full.asked_for(options)
+    config = make_config({**options, "task_type": "SEQ_CLS"} if headed else options)
+    if headed:
+        if "modules_to_save" not in {field.name for field in dataclasses.fields(config)}:
+            raise ConfigError(
+                f"peft: {options.get('peft_type')} cannot keep a classification head beside it; use another peft_type"
+            )
+        config.modules_to_save = heads.names(base.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if full.asked_for(options):

@@ -9,7 +9,7 @@ Source of the protocol: Jukić and Šnajder 2023 (arXiv 2305.14576), with one ou
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,15 @@ def logits(model: Any, batch: Batch) -> torch.Tensor:
     return found
 
 
-def loss(base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[int]) -> torch.Tensor:
-    """Sum of −log p of the right labels over a batch, in nats. targets: positions in `base.labels`."""
+def loss(
+    base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[int],
+    hear: Callable[[torch.Tensor], None] | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Sum of −log p of the right labels over a batch, in nats. targets: positions in `base.labels`. hear: gets the
+    head's outputs."""
     scores = logits(model, pad_right(prompts, base.pad, base.device))
+    if hear is not None:
+        hear(scores)
     return F.cross_entropy(scores.float(), torch.tensor(list(targets), device=base.device), reduction="sum")
 
 

@@ -30,7 +30,7 @@ from guidestar.store.files import sha256
 class Training:
     """All that a member's training depends on beside its seed.
 
-    data_hash: of data and template. validation: for early stopping. previous: the adapter that all members start from;
+    data_hash: of data and template. validation: for early stopping. pretrained: the adapter that all members start from;
     None starts afresh.
     """
 
@@ -41,7 +41,7 @@ class Training:
     task: Any
     data_hash: str
     validation: Labelled = ()
-    previous: Path | None = None
+    pretrained: Path | None = None
 
     def question(self, seed: int) -> dict[str, Any]:
         """It and the seed as JSON-able data."""
@@ -54,7 +54,7 @@ class Training:
             "task": repr(self.task),
             "labelled": [[e.id, answer] for e, answer in self.labelled],
             "validation": [[e.id, answer] for e, answer in self.validation],
-            "previous": None if self.previous is None else sha256(self.previous),
+            "pretrained": None if self.pretrained is None else sha256(self.pretrained),
         }
 
 
@@ -76,7 +76,7 @@ def _fill(training: Training, seed: int, tick: Tick, folder: Path) -> None:
     one = training
     train(
         one.base, dict(one.peft), one.config, one.labelled, one.task, folder,
-        seed=seed, validation=one.validation, previous=one.previous, tick=tick,
+        seed=seed, validation=one.validation, pretrained=one.pretrained, tick=tick,
     )  # fmt: skip
 
 

@@ -33,12 +33,17 @@ class BitDropout(nn.Module):
         """Any shape in, the same shape and dtype out."""
         if not self.training or self.cut == 0:
             return x
-        n = x.numel()
-        bits = torch.empty((n + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        lanes = bits.view(torch.int16)[:n].view(x.shape)
-        keep = torch.ge(lanes, self.cut - _LEVELS // 2, out=torch.empty_like(lanes)).neg_()  # 0, or all bits set
-        masked: torch.Tensor = _Masked.apply(x, keep.to(_WHOLE[x.element_size()]), 1 / (1 - self.p))
+        masked: torch.Tensor = _Masked.apply(x, keep_bits(x, self.cut), 1 / (1 - self.p))
         return masked
+
+
+def keep_bits(x: torch.Tensor, cut: int) -> torch.Tensor:
+    """A mask for x as whole numbers of its elements' width: no bit set with probability cut/65536, else all."""
+    n = x.numel()
+    bits = torch.empty((n + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    lanes = bits.view(torch.int16)[:n].view(x.shape)
+    keep = torch.ge(lanes, cut - _LEVELS // 2, out=torch.empty_like(lanes)).neg_()
+    return keep.to(_WHOLE[x.element_size()])
 
 
 _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # whole numbers by their size in bytes

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +63,37 @@ def predict_in_parts(
         **question,
     }
     asked |= {name: value for name, value in options.items() if isinstance(value, (int, float, str, bool, type(None)))}
+
+    def make(start: int, own: int) -> Mapping[str, np.ndarray]:
+        some = examples[start : start + part]
+        told = _from(tick, start, n)
+        return arrays_room.predict(base, model, some, needs, task, seed=own, tick=told, **options).arrays
+
     for start in range(0, n, part):
         some = examples[start : start + part]
         own = seed if options.get("one_model") else seed + start
-        key = fingerprint({**asked, "seed": own, "ids": [e.id for e in some]})[:16]
-        path = folder / f"part-{start:09d}-{key}.safetensors"
-        if path.exists():
-            found = read_part(path)
-        else:
-            found = dict(
-                arrays_room.predict(
-                    base, model, some, needs, task, seed=own, tick=_from(tick, start, n), **options
-                ).arrays
-            )
-            files.write_arrays(path, {**found, _HASH: _digest(found)}, {})
+        found = kept_part(folder, start, {**asked, "seed": own, "ids": [e.id for e in some]}, partial(make, start, own))
         for name, array in found.items():
             if name not in whole:
                 whole[name] = np.empty((array.shape[0], n, *array.shape[2:]), dtype=array.dtype)
             whole[name][:, start : start + len(some)] = array
         tick(start + len(some), n)
     return Predictions(tuple(e.id for e in examples), whole, labels)
+
+
+def kept_part(
+    folder: Path, start: int, question: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The arrays of the part that begins at `start`: read if they were made for the same question, else made and kept.
+
+    Raises StoreError for a damaged part.
+    """
+    path = folder / f"part-{start:09d}-{fingerprint(dict(question))[:16]}.safetensors"
+    if path.exists():
+        return read_part(path)
+    found = make()
+    files.write_arrays(path, {**found, _HASH: _digest(found)}, {})
+    return found
 
 
 def read_part(path: Path) -> dict[str, np.ndarray]:

@@ -34,8 +34,8 @@ def predict_raced(
     seed: int = 0,
     failure: float = 0.1,
     gold: Mapping[str, str] | None = None,
-    b_dropout: float | None = None,
     tick: Tick = lambda done, total: None,
+    **options: Any,
 ) -> tuple[Predictions, Race]:
     """`predict` with K passes, of which an example gets only as many as it takes to tell whether it is among the k
     with the highest mean value.
@@ -45,6 +45,7 @@ def predict_raced(
     lasts, so that one that was stopped goes on in the pass it was in; a small one begins anew and does the same.
     Returns the predictions, (K, n, …), the passes of an example repeated in turn where it had fewer than K, so that
     means over passes stay (nearly) those of the passes made (`evaluate_measure` with `made` is exact); and the race.
+    options: further arguments of `predict`.
     tick: called with (passes made over one example, all that there could be).
 
     Raises NoVariance if the first two passes are equal, ValueError for embeddings, and what `predict` and `race` do.
@@ -61,8 +62,8 @@ def predict_raced(
         some = [examples[i] for i in rows]
         start = done
         found = predict_in_parts(
-            base, model, some, needs, task, passes=1, seed=int(seeds[j]), gold=gold, b_dropout=b_dropout,
-            folder=folder, question={**question, "pass": j}, part=part, tick=lambda now, _: tick(start + now, total),
+            base, model, some, needs, task, passes=1, seed=int(seeds[j]), gold=gold, folder=folder,
+            question={**question, "pass": j}, part=part, tick=lambda now, _: tick(start + now, total), **options,
         )  # fmt: skip
         done += len(rows)
         made.append(found)

@@ -8,8 +8,9 @@ dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` add
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import torch.nn.functional as F
 
 from guidestar.config import TrainConfig
 from guidestar.errors import ModelError
-from guidestar.model import adapters, classify, full
+from guidestar.metrics.dynamics import Dynamics
+from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, pad_left
+from guidestar.model.dynamics import Listener
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
 from guidestar.records import Example
@@ -31,19 +34,21 @@ Labelled = Sequence[tuple[Example, str]]
 @dataclass(frozen=True)
 class Trained:
     """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
-    of which only the beginning fitted the model's context."""
+    of which only the beginning fitted the model's context; dynamics: what was said to each example in every epoch."""
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
     steps: int
     best_epoch: int
     cut: int = 0
+    dynamics: Dynamics | None = None
 
 
 @dataclass(frozen=True)
 class _Row:
     prompt: list[int]
     response: list[int]  # end token included; with a classification head the label's position alone
+    place: int = field(default=0, compare=False)  # among the labelled examples
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -59,13 +64,15 @@ def train(
     *,
     seed: int,
     previous: Path | None = None,
+    pretrained: Path | None = None,
     validation: Labelled = (),
     tick: Tick = lambda done, total: None,
 ) -> Trained:
     """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
 
     seed: of the adapter's start, the order of examples and the dropout masks.
-    previous: an adapter to go on from; None starts afresh.
+    previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is (`model/pretrain.py`); what
+        decays goes to the start of an adapter that is not, and a classification head is new either way.
     validation: examples for early stopping (config.patience); never the test set.
     tick: called with (steps done, steps in all).
 
@@ -74,27 +81,41 @@ def train(
     if not labelled:
         raise ModelError("there is no labelled example to train on")
     (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
-    model, starts = _begin(base, peft, config, seed, previous)
+    model, starts = _begin(base, peft, config, seed, previous, pretrained)
     try:
-        result = _fit(base, model, config, rows, held_out, starts, seed, tick)
+        listener = Listener(base, task, labelled)
+        with step.cheaper(base, model, max(map(len, [*rows, *held_out]))):
+            over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
+            result = _fit(base, model, config, rows, held_out, starts, seed, tick, listener, over)
         adapters.save(model, folder)
     finally:
         adapters.detach(model)
-    return replace(result, cut=cut)
+    return replace(result, cut=cut, dynamics=listener.found())
 
 
 def _begin(
-    base: BaseModel, peft: dict[str, Any], config: TrainConfig, seed: int, previous: Path | None
+    base: BaseModel,
+    peft: dict[str, Any],
+    config: TrainConfig,
+    seed: int,
+    previous: Path | None,
+    pretrained: Path | None,
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """The model to train, and the starts of what decays. Those are a fresh adapter's: in a trained one nothing is
     constant any more."""
-    if previous is not None and full.asked_for(peft):  # no copy just to look at: it has no such tensors
+    fresh_head = previous is None and bool(base.labels)
+    previous = previous or pretrained
+    if previous is not None and full.asked_for(peft) and not fresh_head:  # no copy just to look at
         return adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout), {}
     model = adapters.attach(base, peft, seed, b_dropout=config.b_dropout)
     starts = adapters.anchors(model)
     if previous is not None:
         adapters.detach(model)
         model = adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout)
+        if fresh_head:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                heads.restart(adapters.inner(model))
     return model, starts
 
 
@@ -107,6 +128,8 @@ def _fit(
     starts: dict[str, torch.Tensor],
     seed: int,
     tick: Tick,
+    listener: Listener,
+    over: Callable[[], bool] | None,
 ) -> Trained:
     from transformers import get_linear_schedule_with_warmup
 
@@ -125,9 +148,10 @@ def _fit(
         {"params": [p for p, _ in anchored], "weight_decay": 0.0},
         {"params": free, "weight_decay": config.weight_decay},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+    used = [g for g in groups if g["params"]]
+    optimizer = torch.optim.AdamW(used, lr=config.learning_rate, **step.optimizer_options(base))
     schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
-    accelerator = _accelerator(base)
+    accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
 
@@ -144,7 +168,7 @@ def _fit(
                 count = sum(len(row.response) for row in batch)
                 for start in range(0, len(batch), micro):
                     with accelerator.autocast():
-                        loss = _loss(base, model, batch[start : start + micro])
+                        loss = _loss(base, model, batch[start : start + micro], listener)
                     accelerator.backward(loss / count)
                     spent += loss.detach()
                 tokens += count
@@ -156,6 +180,7 @@ def _fit(
                 stepper.zero_grad()
                 done += 1
                 tick(done, total)
+            listener.epoch()
             losses.append(float(spent) / tokens)
             if not np.isfinite(losses[-1]):
                 raise ModelError(
@@ -172,6 +197,11 @@ def _fit(
                     best = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
                 elif epoch - best_epoch >= config.patience:
                     break
+            if over is not None:
+                with accelerator.autocast():
+                    ended = over()
+                if ended:
+                    break
     if best:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -180,7 +210,7 @@ def _fit(
     return Trained(tuple(losses), tuple(validation_losses), done, min(best_epoch, len(losses) - 1))
 
 
-def _accelerator(base: BaseModel) -> Any:
+def accelerator_of(base: BaseModel) -> Any:
     """accelerate for the base's device and precision.
 
     accelerate keeps one precision for a process; a base of another dtype needs that forgotten first.
@@ -205,15 +235,22 @@ def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount:
             parameter.lerp_(start, amount)
 
 
-def _loss(base: BaseModel, model: Any, rows: Sequence[_Row]) -> torch.Tensor:
-    """Sum of −log p over the response tokens of a batch, in nats; with a classification head over its labels."""
+def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener | None = None) -> torch.Tensor:
+    """Sum of −log p over the response tokens of a batch, in nats; with a classification head over its labels.
+
+    listener: hears the scores behind it.
+    """
+    places = [row.place for row in rows]
     if base.labels:
-        return classify.loss(base, model, [row.prompt for row in rows], [row.response[0] for row in rows])
+        hear = None if listener is None else partial(listener.labels, places)
+        return classify.loss(base, model, [row.prompt for row in rows], [row.response[0] for row in rows], hear)
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
     logits = last_logits(model, batch, width + 1)[:, :-1]
     lengths = torch.tensor([len(row.response) for row in rows], device=base.device)
     real = torch.arange(width, device=base.device) >= (width - lengths)[:, None]
+    if listener is not None:
+        listener.responses(places, logits, batch.ids[:, -width:], real)
     return F.cross_entropy(logits[real].float(), batch.ids[:, -width:][real], reduction="sum")
 
 
@@ -232,10 +269,11 @@ def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], i
     if base.labels:
         positions = classify.positions(base, [answer for _, answer in labelled])
         prompts = encode_prompts(base, [example for example, _ in labelled])
-        return [_Row(prompt, [position]) for prompt, position in zip(prompts, positions, strict=True)], 0
+        return [_Row(p, [position], i) for i, (p, position) in enumerate(zip(prompts, positions, strict=True))], 0
     responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
     prompts = encode_prompts(base, [example for example, _ in labelled], room=1)
-    rows = [_Row(p, r[: base.max_length - len(p)]) for p, r in zip(prompts, responses, strict=True)]
+    both = enumerate(zip(prompts, responses, strict=True))
+    rows = [_Row(p, r[: base.max_length - len(p)], i) for i, (p, r) in both]
     return rows, sum(len(row.response) < len(whole) for row, whole in zip(rows, responses, strict=True))
 
 

@@ -121,9 +121,9 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
 
 
 def _is_own(peft: Mapping[str, Any]) -> bool:
-    from guidestar.model.peft import bottleneck, prefix
+    from guidestar.model.peft import NAMES
 
-    return str(peft.get("peft_type", "LORA")).upper() in (bottleneck.NAME, prefix.NAME)
+    return str(peft.get("peft_type", "LORA")).upper() in NAMES
 
 
 def _rename_base(place: Path, usage: Usage) -> None:

@@ -257,9 +257,10 @@ def check(
             )
     peft_type = str(peft.get("peft_type", "LORA")).upper()
     if recipe.dropout == "model":
-        if recipe.selector.one_model or recipe.racing:
-            what = "racing" if recipe.racing else f"select {recipe.select!r}"
-            problems.append(f"dropout is model, but {what} draws the adapter's alone; leave dropout out")
+        if recipe.selector.one_model:
+            problems.append(
+                f"dropout is model, but select {recipe.select!r} draws the adapter's alone; leave dropout out"
+            )
     elif recipe.passes and peft_type == "FULL":
         problems.append(
             f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "

@@ -15,12 +15,14 @@ import numpy as np
 from guidestar.config import CONFIG_FILE, read_yaml
 from guidestar.errors import GuidestarError
 from guidestar.metrics import forecast
+from guidestar.metrics.smoothness import levelled, shuffled, smoothness
 from guidestar.metrics.statistics import Interval
-from guidestar.records import Metrics
+from guidestar.records import Label, Metrics
 from guidestar.report.control import control, sampled
 from guidestar.schema import StopConfig
 from guidestar.store import Store, runs_in
 
+LEAST_PICKS = 10  # labelled picks of a round below which their smoothness is not computed
 Said = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # by model: rows, their labels, their confidences
 
 
@@ -69,8 +71,8 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> StopConfig:
 def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
     """Whether more labels hardly pay; None where that is not wanted, or nothing is measured.
 
-    Keys: "mode"; "advice" ("stop", "go on" or "unknown"); "signals" (gain, agreement, confidence: true says stop, None
-    is not known); "gain", "agreement", "confidence" with what they rest on, or None; "budget"; "sentences".
+    Keys: "mode"; "advice" ("stop", "go on" or "unknown"); "signals" (gain, agreement, confidence, smoothness: true says
+    stop, None is not known); the same names with what they rest on, or None; "budget"; "sentences".
     With the mode `stop` the test set is not looked at, since it must choose nothing; else it is where there is neither
     a validation set nor a random share.
     """
@@ -82,17 +84,16 @@ def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
     said, where = _said(store, len(measured), with_test)
     agreement = _agreement(said, where, stop)
     confidence = _confidence(said, where, stop)
-    signals = {
-        name: None if part is None else part["stop"]
-        for name, part in (("gain", gain), ("agreement", agreement), ("confidence", confidence))
-    }
+    parts = {
+        "gain": gain, "agreement": agreement, "confidence": confidence,
+        "smoothness": _smoothness(store, len(measured), stop),
+    }  # fmt: skip
+    signals = {name: None if part is None else part["stop"] for name, part in parts.items()}
     found = {
         "mode": stop.mode,
         "advice": forecast.decide(signals),
         "signals": signals,
-        "gain": gain,
-        "agreement": agreement,
-        "confidence": confidence,
+        **parts,
         "budget": _budget(store, measured),
     }
     return found | {"sentences": list(_sentences(found, stop))}
@@ -179,6 +180,30 @@ def _confidence(said: Said, where: str, stop: StopConfig) -> dict[str, Any] | No
     return {"on": where, "means": means, "stop": forecast.falling(means, stop.rounds)} if means else None
 
 
+def _smoothness(store: Store, rounds: int, stop: StopConfig) -> dict[str, Any] | None:
+    """Besov α of the newest batches, by the model that chose them; None where their states were not kept, or for batches
+    too small for it."""
+    classes = {label: i for i, label in enumerate(store.facts.get("task", {}).get("labels") or [])}
+    kept = [r for r in range(1, rounds) if store.has_arrays(r, "picks")][-2 * stop.rounds :]
+    answers = store.annotations.answers() if classes and kept else {}
+    alphas, chances, used = [], [], []
+    for r in kept:
+        given = [answers.get(pick.id) for pick in store.query(r).picks]
+        rows = [i for i, answer in enumerate(given) if isinstance(answer, Label) and answer.answer in classes]
+        of = np.array([classes[given[i].answer] for i in rows], dtype=np.intp)  # type: ignore[union-attr]
+        if len(rows) < LEAST_PICKS or len(np.unique(of)) < 2:
+            continue
+        points = store.arrays(r, "picks")["embedding"][rows]
+        alphas.append(smoothness(points, of))
+        chances.append(shuffled(points, of))
+        used.append(r)
+    if not used:
+        return None
+    chance = float(np.mean(chances[-stop.rounds :]))
+    settled = levelled(alphas, chances, stop.rounds)
+    return {"rounds": used, "alphas": alphas, "chance": chance, "stop": settled}
+
+
 # --- budget and words -----------------------------------------------------------------------------
 
 
@@ -195,7 +220,7 @@ def _budget(store: Store, measured: Sequence[Metrics]) -> dict[str, Any]:
 _VERDICTS = {
     "stop": "Advice: stop. More labels of this kind are not expected to pay.",
     "go on": "Advice: go on. Nothing shows that more labels would not pay.",
-    "unknown": "Advice: none yet. Fewer than two of the three signs of an end can be read.",
+    "unknown": "Advice: none yet. Fewer than two of the four signs of an end can be read.",
 }
 
 
@@ -232,8 +257,24 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
         trend = {True: "it has been falling", False: "it is not falling steadily", None: "too few rounds to judge"}
         last_means = ", ".join(f"{mean:.3f}" for mean in confidence["means"][-stop.rounds - 1 :])
         yield f"Mean confidence on {confidence['on']}: {last_means}; {trend[confidence['stop']]}."
+    if smooth := found["smoothness"]:
+        yield _smoothness_sentence(smooth, stop)
     if budget["left"]:
         yield f"{budget['left']} labels of the budget are left, {budget['rounds']} rounds."
+
+
+def _smoothness_sentence(smooth: Mapping[str, Any], stop: StopConfig) -> str:
+    alphas = smooth["alphas"]
+    if len(alphas) < 2 * stop.rounds:
+        trend = f"too few batches to judge ({2 * stop.rounds})"
+    elif smooth["stop"] is None:
+        trend = "the model tells these labels apart no better than chance, so this says nothing"
+    else:
+        trend = "it has levelled off" if smooth["stop"] else "it is still rising"
+    return (
+        f"Smoothness of each new batch by the model that chose it (Besov α): {', '.join(f'{a:.2f}' for a in alphas)}; with "
+        f"shuffled labels {smooth['chance']:.2f}; {trend}."
+    )
 
 
 def _points_of(gain: Mapping[str, Any]) -> str:

@@ -19,12 +19,12 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Analysis:
-    """One probe of one run. pictures: data URIs. header, rows: of its table, as text. more: what is not on the page."""
+    """One probe of one run. pictures: data URIs and widths in CSS pixels. header, rows: of its table, as text. more: what is not on the page."""
 
     run: str
     probe: str
     sentences: Sequence[str]
-    pictures: Sequence[str]
+    pictures: Sequence[tuple[str, int]]
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     more: Sequence[str]
@@ -49,7 +49,7 @@ def _read(place: Path, file: Path, room: int) -> Analysis:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         sentences = [str(line) for line in facts["sentences"]]
-        pictures = [_data_uri(path) for path in sorted(file.parent.glob(f"{name}[.-]*")) if path.suffix == ".png"]
+        pictures = [_picture(path) for path in sorted(file.parent.glob(f"{name}[.-]*")) if path.suffix == ".png"]
         header, rows = _table(file.with_suffix(".csv"))
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         line = f"{FOLDER}/{file.name} or a file beside it cannot be read; guidestar probe {place.name} {name} makes it again."
@@ -86,9 +86,11 @@ def _short(cell: str) -> str:
     return cell if cell.lstrip("-").isdigit() else f"{number:.4g}"
 
 
-def _data_uri(path: Path) -> str:
-    """A PNG file inside the page, which loads nothing from elsewhere. Raises ValueError if it is none."""
+def _picture(path: Path) -> tuple[str, int]:
+    """A PNG file inside the page, which loads nothing from elsewhere, and the width to show it in: a third of its own, as
+    figures have 300 dots an inch. Raises ValueError if it is none."""
     content = path.read_bytes()
     if not content.startswith(_PNG):
         raise ValueError(f"{path}: not a PNG file")
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+    width = int.from_bytes(content[16:20], "big")  # of the header, which comes first
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii"), max(1, width // 3)

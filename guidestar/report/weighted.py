@@ -39,21 +39,28 @@ class DrawnRound:
 def drawn_rounds(store: Store, right: Judge) -> list[DrawnRound]:
     """The rounds whose picks all have a probability and that the model of the round before was asked about."""
     answers, said, complete = store.annotations.answers(), store.suggestions(), len(store.metrics())
-    pool, found, asked = int((store.facts.get("data") or {}).get("pool") or 0), [], 0
-    query = (store.facts.get("config") or {}).get("query") or {}
-    for r in range(store.rounds()):
+    found = []
+    for r in range(1, min(store.rounds(), complete + 1)):
         picks = store.query(r).picks
-        free, asked = pool - asked, asked + len(picks)
-        if r == 0 or r > complete or not picks or not all(pick.id in answers for pick in picks):
+        if not picks or not all(pick.id in answers for pick in picks):
             continue
         chances = np.array([pick.details.get("probability", 0.0) for pick in picks])
         if not chances.all() or not all(pick.id in said and said[pick.id].round == r - 1 for pick in picks):
             continue
         wrong = np.array([_wrong(said[pick.id], answers[pick.id], right) for pick in picks])
-        population = min(free, max(len(picks), query.get("candidates") or free))
-        if len(picks) <= population:
+        population = _population(store, r)
+        if population is not None and len(picks) <= population:
             found.append(DrawnRound(r, Drawn(wrong, chances, population)))
     return found
+
+
+def _population(store: Store, r: int) -> int | None:
+    """How many candidates a round drew from, exactly: as many as were scored, or as the first random pick's probability
+    says; None if neither is known. The pool's size would not do: prompts that do not fit the model are no candidates."""
+    if store.has_arrays(r, "scores"):
+        return len(store.arrays(r, "scores")["score"])
+    first = store.query(r).picks[0]
+    return round(1 / first.details["probability"]) if "random" in first.details else None
 
 
 def _wrong(said: Suggestion, answer: Label | Skip, right: Judge) -> float:

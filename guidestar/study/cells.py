@@ -291,9 +291,13 @@ def _result(cell: Cell, run: Run) -> Result:
     seconds: dict[str, float] = {}
     for _, phase, spent, _ in timings:
         seconds[phase] = seconds.get(phase, 0.0) + spent
-    finished = store.finished()
+    finished, fitting, found = store.finished(), run.bench.fitting, about(cell, facts)
+    found["data"] |= {  # what was used: without prompts that do not fit the context
+        "pool": len(fitting.pool),
+        "test": None if fitting.test is None else len(fitting.test),
+    }
     return {
-        **about(cell, facts),
+        **found,
         "base": _base(run),
         "warm_start": _warm_start(run),
         "rounds": [

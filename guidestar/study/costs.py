@@ -77,11 +77,13 @@ def costs(
     count = _counter(bench)
     stores = []
     try:
-        stores = [Store.open(place) for place in places]
-        begun = [store for store in stores if store.begun and store.metrics()]
+        asked = {place.resolve() for place in places}
+        stores = [Store.open(place) for place in _together(folder, file)]
+        all_begun = [store for store in stores if store.begun and store.metrics()]
+        begun = [store for store in all_begun if store.folder.resolve() in asked]
         if not begun:
             raise ConfigError(f"{folder}: no round is complete yet, so there is nothing to count")
-        shared = _shared_seconds(begun)
+        shared = _shared_seconds(all_begun)
         bills = [_bill(store, bench, prices, count, shared) for store in begun]
     finally:
         for store in stores:
@@ -168,6 +170,12 @@ def _counter(bench: Bench) -> Count:
     return count
 
 
+def _together(folder: Path, config: Path) -> list[Path]:
+    """The runs that may have done work for those of a folder: of a run folder also the others of its experiment."""
+    home = config.absolute().parent
+    return runs_in(home) if home == folder.absolute().parent else runs_in(folder)
+
+
 def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:
     """What only the first run of an experiment had to do, so that it is charged to all: the base model's predictions
     and the warm start's adapter."""
@@ -181,7 +189,7 @@ def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:
 
 
 def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | None:
-    if phase.endswith(" base"):
+    if phase.endswith(" base") or phase == "pretrain":
         return r, phase, n
     return (store.facts.get("seed"), r, phase, n) if (r, phase) == (0, "train") else None
 
@@ -211,16 +219,15 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         if phase == "train":
             tokens = _trained_tokens(store, bench, count, r)
             operations = training(parameters, tokens, frozen=not _is_full(bench))
+        elif phase == "pretrain":
+            tokens = n * lengths["pool"]
+            operations = training(parameters, tokens, frozen=not _is_full(bench))
         elif phase == "train committee":  # of the labels of the round before; n examples in all
             tokens = _trained_tokens(store, bench, count, r - 1) * n / max(store.trained_on(r - 1), 1)
             operations = training(parameters, tokens, frozen=not _is_full(bench))
         else:
             where = {"validate": "validation", "evaluate": "test", "evaluate base": "test"}.get(phase, "pool")
-            tokens = (
-                n
-                * lengths[where]
-                * (_walks(store.facts.get("recipe") or {}) if phase == "score" else 1)
-            )
+            tokens = n * lengths[where] * (_walks(store.facts.get("recipe") or {}) if phase == "score" else 1)
             if phase == "score base" and scored and bench.config.query.candidates is None:
                 tokens = 0.0  # the whole pool once; later rounds read it from the cache
             scored = scored or phase == "score base"

@@ -52,6 +52,10 @@ exact one-sided sign-flip test within the level. The last assumes no distributio
 seeds at 95 %, so with fewer the verdict is always "no evidence", and the text says how often chance alone would agree.
 "No evidence" is not "no effect": look at the interval.
 
+Where a run was probed for its noise floor (`guidestar probe RUN noise`, [costs.md](costs.md)), a fourth thing is needed: a
+difference of the AUCs not below the floor of a mean of so many seeds, the probe's floor over √seeds. The simulations below
+have no probe.
+
 What it cannot tell: whether the gain holds for another model, budget or dataset; whether a learning curve goes on as
 measured; what a strategy costs in scoring time."""
 

@@ -144,7 +144,7 @@ def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) 
     """The work without what an earlier cell leaves in the cache: base scores of the test set, and of a whole pool."""
     amounts = dict(work.amounts)
     for phase, kind in work.amounts:
-        whole = phase == "evaluate base" or (phase == "score base" and not cell.config.query.candidates)
+        whole = phase in ("evaluate base", "pretrain") or (phase == "score base" and not cell.config.query.candidates)
         if whole and (data, phase, kind) in cached:
             del amounts[phase, kind]
         elif whole:
@@ -191,6 +191,8 @@ def work_of(
         if count:
             amounts[phase, kind] = amounts.get((phase, kind), 0) + count
 
+    if config.tapt is not None:
+        add("pretrain", "train", config.tapt.epochs * pool)
     trained = labels if first else labels[1:]
     add("train", "train", config.train.epochs * sum(trained))
     for before in labels[:-1]:
@@ -237,7 +239,7 @@ def cost(work: Work, rates: Rates) -> dict[str, Range]:
     for (phase, kind), count in work.amounts.items():
         low, high = (count * rate for rate in rates[kind])
         if kind == "train":
-            trainings = work.trainings if phase == "train" else work.members
+            trainings = {"train": work.trainings, "train committee": work.members}.get(phase, 1)
             low, high = (a + trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
         before = found.get(phase, (0.0, 0.0))
         found[phase] = (before[0] + low, before[1] + high)

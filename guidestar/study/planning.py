@@ -136,7 +136,7 @@ def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mappi
         span = (count * (lengths.mean + min(more, 1.0)), span[1])
         work = [
             cost.training(sizes["parameters"], n, frozen=frozen)
-            if phase.startswith("train")
+            if "train" in phase
             else cost.forward(sizes["parameters"], n)
             for n in span
         ]

@@ -84,10 +84,12 @@ class ModelPart(_Named):
 
 
 class PeftPart(_Named):
-    """An adapter by PEFT's own keys, and what its training needs otherwise."""
+    """An adapter by PEFT's own keys, what its training needs otherwise, and `tapt` where it reads the pool first: the same
+    adapter with and without it is two parts."""
 
     peft: dict[str, Any]
     train: dict[str, Any] = Field(default_factory=dict)
+    tapt: dict[str, Any] | None = None
 
 
 class StudyConfig(_Part):
@@ -218,7 +220,9 @@ def make_study(
                         draft.add(study.base.model_dump(exclude_unset=True), ("base",))
                         draft.add(_of_dataset(dataset, study.folder), ("datasets", i_data))
                         draft.add(model.model_dump(include={"model"}), ("models", i_model))
-                        draft.add(peft.model_dump(include={"peft", "train"}, exclude_unset=True), ("peft", i_peft))
+                        draft.add(
+                            peft.model_dump(include={"peft", "train", "tapt"}, exclude_unset=True), ("peft", i_peft)
+                        )
                         draft.follow(("strategies", i), ("strategies", 0))
                         draft.follow(("seeds",), ("seeds",))
                         draft.data |= {"out": str(place), "seeds": [seed], "annotator": "oracle"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+NAMES = ("BOTTLENECK", "GATED_PREFIX", "UNIPELT")
+
 
 def register() -> None:
     """Make the project's types known to PEFT; again is harmless.

@@ -14,8 +14,6 @@ Source: Mao et al. 2022 (UniPELT); the prefix with a softmax of its own: He et a
 
 from __future__ import annotations
 
-import inspect
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +26,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from guidestar.errors import ModelError
-from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
-from guidestar.model.peft.prefix import Attention, attention_of, looked_up, projected, unwrapped
+from guidestar.model.peft.bottleneck import ACTIVATIONS
+from guidestar.model.peft.gated import GatedBottleneck, GatedLora, GatedPrefix, Seen, Tokens
+from guidestar.model.peft.prefix import attention_of, projected, unwrapped
 
 NAME = "UNIPELT"
 KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
@@ -68,144 +67,6 @@ class UniPeltConfig(PeftConfig):
         for key in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, key), list):
                 setattr(self, key, set(getattr(self, key)))
-
-
-# --- the four parts: x in, what is added out --------------------------------------------------------
-
-
-class Gate(nn.Linear):
-    """σ(w·x + b): (batch, tokens, width) -> (batch, tokens, 1), or (batch, 1, 1) where it is the mean over real tokens."""
-
-    def __init__(self, width: int, seen: Seen | None) -> None:
-        super().__init__(width, 1)
-        self.seen = seen  # None: one number a token
-        nn.init.normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        each = super().forward(x.to(self.weight.dtype)).sigmoid()
-        return each if self.seen is None else self.seen.mean(each)[:, None, None]
-
-
-class GatedLora(nn.Module):
-    """g(x) · s · B A drop(x)."""
-
-    def __init__(self, source: int, out: int, config: UniPeltConfig) -> None:
-        super().__init__()
-        self.lora_A, self.lora_B = nn.Linear(source, config.r, bias=False), nn.Linear(config.r, out, bias=False)
-        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B.weight)
-        self.gate = Gate(source, None)
-        self.scaling = config.lora_alpha / config.r
-        self.drop = _dropout(config)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        low = self.lora_A(self.drop(x.to(self.lora_A.weight.dtype)))
-        added: torch.Tensor = self.gate(x) * self.scaling * self.lora_B(low)
-        return added
-
-
-class GatedBottleneck(nn.Module):
-    """g(h) · U f(D drop(h)), behind the linear layer whose output h is."""
-
-    def __init__(self, width: int, config: UniPeltConfig, seen: Seen | None) -> None:
-        super().__init__()
-        self.down, self.up = new_bottleneck(width, max(1, int(width // config.reduction_factor)), width, bias=True)
-        self.gate = Gate(width, seen)
-        self.activation = config.activation
-        self.drop = _dropout(config)
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.gate(h) * squeezed(h, self.down, self.up, self.drop, self.activation)
-        return added
-
-
-class Tokens(nn.Module):
-    """The trained tokens and the first half of the MLP: () -> (p, encoder_hidden_size)."""
-
-    def __init__(self, width: int, config: UniPeltConfig) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(config.num_virtual_tokens, width)
-        self.first = nn.Linear(width, config.encoder_hidden_size)
-
-    def forward(self) -> torch.Tensor:
-        return torch.tanh(self.first(self.embedding.weight))
-
-
-class GatedPrefix(nn.Module):
-    """g(x) · softmax(q Kᵀ/√d) V for each head. The layer that first had a prefix owns the tokens, the others borrow them."""
-
-    def __init__(self, width: int, attention: Attention, config: UniPeltConfig, seen: Seen, pooled: bool) -> None:
-        super().__init__()
-        self.attention = attention
-        self.tokens: Tokens | None = None
-        if seen.tokens is None:
-            self.tokens = seen.tokens = Tokens(width, config)
-        self.borrowed = (seen.tokens,)  # in a tuple torch does not count it as a part of this layer
-        out = attention.groups * attention.size
-        self.keys, self.values = (nn.Linear(config.encoder_hidden_size, out) for _ in range(2))
-        nn.init.zeros_(self.values.weight)
-        nn.init.zeros_(self.values.bias)
-        self.gate = Gate(width, seen if pooled else None)
-        self.drop = _dropout(config)
-
-    def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        """x: (batch, tokens, width). query: (batch, tokens, heads × size). -> (batch, tokens, groups, heads of each, size)."""
-        made = self.borrowed[0]().to(self.keys.weight.dtype)
-        keys, values = (
-            part(made).unflatten(-1, (self.attention.groups, -1)).transpose(0, 1) for part in (self.keys, self.values)
-        )
-        return looked_up(query, keys, values, self.drop) * self.gate(x)[..., None, None]
-
-
-def _dropout(config: UniPeltConfig) -> nn.Module:
-    return nn.Dropout(config.unipelt_dropout) if config.unipelt_dropout else nn.Identity()
-
-
-class Seen:
-    """What the layers of one adapter share: the mask of the batch at work, and the tokens of the prefix.
-
-    mask: (rows, tokens) with 1 for real tokens; None, all are real.
-    """
-
-    def __init__(self) -> None:
-        self.mask: torch.Tensor | None = None
-        self.tokens: Tokens | None = None
-        self.hooks: list[Any] = []
-
-    def watch(self, model: nn.Module) -> None:
-        """Take down the mask whenever a transformers model in `model` is called, from the outermost on."""
-        from transformers import PreTrainedModel
-
-        for module in model.modules():
-            if isinstance(module, PreTrainedModel):
-                self.hooks.append(module.register_forward_pre_hook(self.note, with_kwargs=True))
-
-    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A hook before `forward`. A mask of another form than (rows, tokens) was made of one that had it."""
-        given = kwargs
-        if args and "attention_mask" not in kwargs:
-            given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        mask = given.get("attention_mask")
-        if mask is None or getattr(mask, "ndim", 0) == 2:
-            self.mask = mask
-
-    def forget(self) -> None:
-        """Take the hooks off."""
-        while self.hooks:
-            self.hooks.pop().remove()
-
-    def mean(self, each: torch.Tensor) -> torch.Tensor:
-        """Mean over an example's real tokens: (batch, tokens, 1) -> (batch,). Raises ValueError if the mask is no mask of it."""
-        each = each.squeeze(-1)
-        if self.mask is None:
-            return each.mean(dim=1)
-        if self.mask.shape[0] != each.shape[0] or self.mask.shape[1] < each.shape[1]:
-            raise ValueError(
-                f"the attention mask is {tuple(self.mask.shape)}, the batch (rows, tokens) {tuple(each.shape)}"
-            )
-        real = self.mask[:, -each.shape[1] :].to(each)
-        return (each * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 # --- as PEFT has it ---------------------------------------------------------------------------------
@@ -300,8 +161,8 @@ class UniPeltModel(BaseTuner):
         self, peft_config: UniPeltConfig, adapter_name: str, target: nn.Module, target_name: str,
         parent: nn.Module, current_key: str, **optional: Any,
     ) -> None:  # fmt: skip
-        seen = self.seen[adapter_name]
-        pooled = not self._writes(peft_config)
+        seen, rate = self.seen[adapter_name], peft_config.unipelt_dropout
+        pooled = None if self._writes(peft_config) else seen
         plain: Any = unwrapped(target)
 
         def put(parent: nn.Module, name: str, kind: str, part: nn.Module) -> None:
@@ -312,22 +173,22 @@ class UniPeltModel(BaseTuner):
             layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
 
         if isinstance(plain, nn.Linear):
-            put(
-                parent,
-                target_name,
-                "bottleneck",
-                GatedBottleneck(plain.out_features, peft_config, seen if pooled else None),
-            )
+            narrow = max(1, int(plain.out_features // peft_config.reduction_factor))
+            part = GatedBottleneck(plain.out_features, narrow, peft_config.activation, rate, pooled)
+            put(parent, target_name, "bottleneck", part)
             return
         attention = attention_of(plain, current_key)
-        width = 0
+        r, scaling, width = peft_config.r, peft_config.lora_alpha / peft_config.r, 0
         for kind, name in (("lora_q", attention.query), ("lora_v", attention.value)):
             linear = unwrapped(getattr(plain, name))
             if not isinstance(linear, nn.Linear):
                 raise TypeError(f"{current_key}.{name} is a {type(linear).__name__}; UniPELT needs a linear layer")
             width = linear.in_features
-            put(plain, name, kind, GatedLora(width, linear.out_features, peft_config))
-        put(parent, target_name, "prefix", GatedPrefix(width, attention, peft_config, seen, pooled))
+            put(plain, name, kind, GatedLora(width, linear.out_features, r, scaling, rate))
+        owner = seen.tokens is None
+        if seen.tokens is None:
+            seen.tokens = Tokens(peft_config.num_virtual_tokens, width, peft_config.encoder_hidden_size)
+        put(parent, target_name, "prefix", GatedPrefix(width, attention, seen.tokens, owner, rate, pooled))
 
     def _writes(self, config: UniPeltConfig) -> bool:
         """Whether tokens must not know of those behind them."""

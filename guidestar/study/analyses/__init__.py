@@ -1,1 +1,1 @@
-"""Why a strategy did what it did, as pure functions: similarity of layers, training dynamics, smoothness, picks."""
+"""Why a strategy did what it did, as pure functions: similarity of layers, training dynamics, picks."""

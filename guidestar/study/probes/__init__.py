@@ -2,6 +2,7 @@
 
 - confidence: how sure is the model where it is wrong (STAR, figure 2)?
 - entropy: do the examples that were uncertain at the start stay so over the rounds (STAR, figure 3)?
+- forgetting: what was learnt and lost again in training, and where on that map do the picks lie?
 - gates: which parts of a UniPELT adapter are in use, layer by layer?
 - layers: how far does each layer move from the base model, and how smooth are the labels on it?
 - noise: how far does accuracy move when the same labels are trained on again?
@@ -25,6 +26,7 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.progress import Progress
 from guidestar.study.probes.confidence import confidence_probe
 from guidestar.study.probes.entropy import entropy_probe
+from guidestar.study.probes.forgetting import forgetting_probe
 from guidestar.study.probes.gates import gates_probe
 from guidestar.study.probes.layers import layers_probe
 from guidestar.study.probes.noise import noise_probe
@@ -38,6 +40,7 @@ __all__ = [
     "Probe",
     "confidence_probe",
     "entropy_probe",
+    "forgetting_probe",
     "gates_probe",
     "layers_probe",
     "noise_probe",
@@ -51,6 +54,7 @@ __all__ = [
 PROBES: dict[str, tuple[Callable[..., Probe], tuple[str, ...]]] = {
     "confidence": (confidence_probe, ("shots", "round")),
     "entropy": (entropy_probe, ("top", "limit", "measure")),
+    "forgetting": (forgetting_probe, ("round", "pool")),
     "gates": (gates_probe, ("texts",)),
     "layers": (layers_probe, ("texts",)),
     "noise": (noise_probe, ("seeds", "round")),

@@ -276,7 +276,7 @@ def draw_gates(names: Sequence[str], found: Mapping[str, Array]) -> Draw:
     """
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+        panels = list(figure.subplots(2, 2, sharex=True, sharey=True).flat)
         for axes, (kind, values) in zip(panels, found.items(), strict=False):
             layers = np.arange(1, values.shape[1] + 1)
             for i, row in enumerate(values):

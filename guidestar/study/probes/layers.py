@@ -11,12 +11,12 @@ import numpy as np
 from guidestar.bench import Bench
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, StoreError
+from guidestar.metrics.smoothness import smoothness
 from guidestar.progress import Progress
 from guidestar.records import Array, Example, Metrics
 from guidestar.rng import generator
 from guidestar.store import files
 from guidestar.study.analyses.similarity import cka, linear_kernel, rbf_kernel
-from guidestar.study.analyses.smoothness import smoothness
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes.figures import draw_layers
 from guidestar.study.probes.run import (

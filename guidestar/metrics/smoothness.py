@@ -1,4 +1,4 @@
-"""Besov smoothness of a representation with respect to the labels, by a forest's wavelets; BEAST's stopping rules."""
+"""Besov smoothness of a representation with respect to the labels, by a forest's wavelets; BEAST's and ALSBI's rules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from guidestar.errors import DataError
 from guidestar.records import Array
 
 TREES, DEPTH = 10, 9
+RISE = 0.05  # of the smoothness, relative: means of three batches of 50 that are alike differ by more one time in seven
 TERMS = range(2, 1000, 10)  # m of the m-term approximations
 
 
@@ -131,6 +132,31 @@ def smoothest_epoch(alphas: Array) -> int:
     2
     """
     return int(np.argmax(np.asarray(alphas).mean(axis=1))) + 1
+
+
+def shuffled(points: Array, classes: NDArray[np.intp], seed: int = 0) -> float:
+    """α of the same points with the labels shuffled: what a representation that knows nothing of them would give."""
+    return smoothness(points, np.random.default_rng(seed).permutation(classes), seed)
+
+
+def levelled(alphas: Sequence[float], chances: Sequence[float], rounds: int) -> bool | None:
+    """ALSBI: whether the smoothness of newly acquired batches has levelled off, by the model that did not know them yet.
+
+    alphas: α of each batch, in turn. chances: with the labels shuffled. True where the mean of the last `rounds` batches
+    is at most 5 % above that of the `rounds` before. None with fewer than two times `rounds`, with one that is NaN among
+    them, or where the last are not 5 % above chance: what was never smooth cannot level off.
+    Source: Jukić and Šnajder 2023b name the sign and no number; the means, the 5 % and the comparison with chance are ours. Small batches of few classes are noisy: a sign among others, no proof.
+    >>> flat, chance = [0.5, 0.56, 0.6, 0.61, 0.6, 0.61], [0.44] * 6
+    >>> levelled(flat, chance, 2), levelled(flat, chance, 3), levelled([0.44] * 6, chance, 3), levelled(flat[:5], chance, 3)
+    (True, False, None, None)
+    """
+    recent = np.asarray(alphas[-2 * rounds :], dtype=np.float64)
+    if len(recent) < 2 * rounds or not np.isfinite(recent).all():
+        return None
+    before, last = float(recent[:rounds].mean()), float(recent[rounds:].mean())
+    if not last > (1 + RISE) * float(np.mean(chances[-rounds:])):
+        return None
+    return last <= (1 + RISE) * before
 
 
 def _unit_box(points: Array) -> Array:

@@ -1,0 +1,47 @@
+"""BEAST: a training ends when the labels have become smooth on the middle layers, without a validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from guidestar.metrics.smoothness import beast_stop, smoothness
+from guidestar.model.layers import layer_states
+from guidestar.model.load import BaseModel
+from guidestar.records import Example
+
+FIRST = 6  # epoch, from 1, from which on the rule looks
+
+
+def watcher(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
+    """A function to call after each epoch; true when the training is to end there.
+
+    The rule is `metrics.smoothness.beast_stop`, on the Besov smoothness of the training labels on every layer. A forest a
+    layer is fitted after each epoch from the sixth on. Where a smoothness cannot be computed (too few labels, or points
+    that a forest separates at once) it never says so.
+    Source: Jukić and Šnajder 2023b (arXiv 2212.11680).
+    """
+    examples = [example for example, _ in labelled]
+    classes = np.asarray([task.labels.index(answer) for _, answer in labelled], dtype=np.intp)
+    alphas: list[list[float]] = []
+    ends: list[int] = []  # the epoch to end after, once it is known
+
+    def over() -> bool:
+        if not ends:
+            wanted = len(alphas) + 1 >= FIRST and len(set(classes.tolist())) > 1
+            alphas.append(_alphas(base, model, examples, classes) if wanted else [0.0] * 3)
+            layers = len(alphas[-1])
+            found = beast_stop(np.asarray([row if len(row) == layers else [0.0] * layers for row in alphas]))
+            ends.extend([] if found is None else [found])
+        else:
+            alphas.append(alphas[-1])
+        return bool(ends) and len(alphas) >= ends[0]
+
+    return over
+
+
+def _alphas(base: BaseModel, model: Any, examples: Sequence[Example], classes: np.ndarray) -> list[float]:
+    model.eval()
+    return [smoothness(layer, classes) for layer in layer_states(base, model, examples)]

@@ -1,0 +1,230 @@
+"""Task-adaptive pretraining (TAPT): before any label, the adapter reads the pool's prompts.
+
+A causal language model predicts each next token, an encoder the tokens that were masked; either way the weights that are
+trained are those of the configured adapter, and of a fully fine-tuned copy all. Every round then starts from that adapter
+instead of a fresh one.
+
+A model with a classification head has no vocabulary projection. What stands in for it is one linear layer, the identity at
+the start, before the input embeddings as projection; it is trained beside the adapter and thrown away.
+Source: Gururangan et al. 2020; Jukić and Šnajder 2023 (arXiv 2305.14576) for adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from guidestar.config import TaptConfig
+from guidestar.errors import ConfigError, ModelError
+from guidestar.model import adapters, classify, heads, step
+from guidestar.model.batches import Batch, encode_prompts, pad_left, pad_right, token_batches
+from guidestar.model.kept import kept_adapter, model_facts, place
+from guidestar.model.load import BaseModel
+from guidestar.model.predict import last_logits
+from guidestar.progress import Tick
+from guidestar.records import Example
+
+IGNORED = -100  # a target that is none; PyTorch's own default
+MOST = 512  # padded tokens whose distributions over the vocabulary exist at one time
+
+
+def tapt_adapter(
+    folder: Path,
+    base: BaseModel,
+    peft: Mapping[str, Any],
+    config: TaptConfig,
+    examples: Sequence[Example],
+    *,
+    seed: int,
+    data_hash: str,
+    b_dropout: float | None = None,
+    tick: Tick = lambda done, total: None,
+) -> Path:
+    """The pretrained adapter from `folder`, where it is trained unless it is there. data_hash: of data and template.
+
+    Raises what `pretrain` does, and StoreError for an adapter that has changed since it was trained.
+    """
+    asked = _question(base, peft, config, examples, seed, data_hash, b_dropout)
+
+    def fill(place: Path) -> None:
+        pretrain(base, peft, config, examples, place, seed=seed, b_dropout=b_dropout, tick=tick)
+
+    return kept_adapter(folder, "tapt", asked, fill)
+
+
+def is_kept(
+    folder: Path, base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], *,
+    seed: int, data_hash: str, b_dropout: float | None = None,
+) -> bool:  # fmt: skip
+    """Whether `tapt_adapter` has nothing to train."""
+    found = place(folder, "tapt", _question(base, peft, config, examples, seed, data_hash, b_dropout))
+    return all(path.exists() for path in found)
+
+
+def _question(
+    base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], seed: int,
+    data_hash: str, b_dropout: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        **model_facts(base), "peft": dict(peft), "tapt": config.model_dump(mode="json"), "seed": seed, "data": data_hash,
+        "ids": [e.id for e in examples], "b_dropout": b_dropout, "labels": list(base.labels),
+    }  # fmt: skip
+
+
+def pretrain(
+    base: BaseModel,
+    peft: Mapping[str, Any],
+    config: TaptConfig,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    seed: int,
+    b_dropout: float | None = None,
+    tick: Tick = lambda done, total: None,
+) -> list[float]:
+    """Train an adapter on the prompts alone and write it to `folder`. Returns the mean −log p of each epoch, in nats a
+    token. The base model is left as it was.
+
+    seed: of the adapter's start, the order of prompts, the masks and dropout. tick: called with (steps done, in all).
+    Raises ConfigError for an encoder whose tokenizer has no mask token, ModelError for a loss that is not finite.
+    """
+    if base.encoder and base.tokenizer.mask_token_id is None:
+        raise ConfigError(f"tapt: the tokenizer of {base.name} has no mask token, so there is no masked language model")
+    rows = encode_prompts(base, examples)
+    if max(map(len, rows), default=0) < 2:
+        raise ConfigError("tapt: no prompt has two tokens, so there is nothing to predict")
+    model = adapters.attach(base, dict(peft), seed, b_dropout=b_dropout)
+    try:
+        with step.cheaper(base, model, max(map(len, rows))):
+            losses = _fit(base, model, config, rows, seed, tick)
+        adapters.save(model, folder)
+    finally:
+        adapters.detach(model)
+    return losses
+
+
+def _fit(base: BaseModel, model: Any, config: TaptConfig, rows: list[list[int]], seed: int, tick: Tick) -> list[float]:
+    from transformers import get_linear_schedule_with_warmup
+
+    from guidestar.model.train import accelerator_of
+
+    rng, losses, done = np.random.default_rng(seed), [], 0
+    epochs = [list(_batches(rows, config.batch_size, rng, adapters.exact_lengths(model))) for _ in range(config.epochs)]
+    total = sum(map(len, epochs))
+    head = _identity(base) if base.labels else None
+    own = [p for name, p in model.named_parameters() if p.requires_grad and not _of_head(base, name)]
+    trained = [*own, *(head.parameters() if head is not None else ())]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * total), total)
+    accelerator = accelerator_of(base)
+    stepper = accelerator.prepare_optimizer(optimizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for epoch, batches in enumerate(epochs):
+            model.train()
+            spent, tokens = torch.zeros((), device=base.device), 0
+            for some in batches:
+                ids, targets = masked(base, some, config.mask, rng) if base.encoder else (some, some)
+                count = _count(base, targets)
+                done += 1
+                tick(done, total)
+                if not count:  # a batch of which nothing was masked
+                    continue
+                for rows_of in token_batches(list(map(len, ids)), MOST, adapters.exact_lengths(model)):
+                    with accelerator.autocast():
+                        loss = _loss(base, model, head, [ids[i] for i in rows_of], [targets[i] for i in rows_of])
+                    accelerator.backward(loss / count)
+                    spent += loss.detach()
+                tokens += count
+                accelerator.clip_grad_norm_(trained, 1.0)
+                stepper.step()
+                if not stepper.step_was_skipped:
+                    schedule.step()
+                stepper.zero_grad()
+            losses.append(float(spent) / max(tokens, 1))
+            if not np.isfinite(losses[-1]):
+                raise ModelError(
+                    f"tapt: the loss is {losses[-1]} in epoch {epoch + 1}; try a lower tapt.learning_rate "
+                    f"(now {config.learning_rate}) or model.dtype: float32"
+                )
+    return losses
+
+
+def _loss(
+    base: BaseModel, model: Any, head: nn.Module | None, ids: Sequence[list[int]], targets: Sequence[list[int]]
+) -> torch.Tensor:
+    """Sum of −log p of the targets. An encoder sees its target's place, a causal model what is before."""
+    pad = pad_right if base.labels else pad_left
+    batch, wanted = pad(ids, base.pad, base.device), pad(targets, IGNORED, base.device).ids
+    if not base.encoder:  # a target is asked for at the token before it, which the first has not
+        last = torch.full_like(wanted[:, :1], IGNORED)
+        wanted = torch.cat([wanted[:, 1:].masked_fill(batch.mask[:, :-1] == 0, IGNORED), last], dim=1)
+    real = wanted != IGNORED
+    if head is None:
+        scores = last_logits(model, batch, batch.ids.shape[1])[real]
+    else:
+        scores = _by_embeddings(model, head, batch, real)
+    return F.cross_entropy(scores.float(), wanted[real], reduction="sum")
+
+
+def _count(base: BaseModel, targets: Sequence[Sequence[int]]) -> int:
+    """How many targets there are; a causal model has none for the first token."""
+    return sum(target != IGNORED for row in targets for target in row[0 if base.encoder else 1 :])
+
+
+def _by_embeddings(model: Any, head: nn.Module, batch: Batch, real: torch.Tensor) -> torch.Tensor:
+    """Scores over the vocabulary at the places that are asked for alone, (targets, vocabulary)."""
+    with adapters.last_states(model) as states:
+        classify.logits(model, batch)
+    words = adapters.inner(model).get_input_embeddings().weight.detach()
+    found: torch.Tensor = head(states[-1][real].float()) @ words.float().T
+    return found
+
+
+def _identity(base: BaseModel) -> nn.Module:
+    width = base.model.get_input_embeddings().weight.shape[1]
+    layer = nn.Linear(width, width).to(base.device)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _of_head(base: BaseModel, name: str) -> bool:
+    """Whether a parameter is the classification head's, which reading prompts does not train."""
+    return bool(base.labels) and any(f".{part}." in f".{name}" for part in heads.names(base.model))
+
+
+def masked(
+    base: BaseModel, rows: Sequence[list[int]], share: float, rng: np.random.Generator
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Inputs and targets of a masked language model: of each row's tokens, special ones left out, `share` are targets;
+    80 % of these are replaced by the mask token, 10 % by any token, 10 % stay. Source: Devlin et al. 2019, section 3.1."""
+    special, inputs, targets = set(base.tokenizer.all_special_ids), [], []
+    for row in rows:
+        chosen = (rng.random(len(row)) < share) & ~np.isin(row, list(special))
+        kind, other = rng.random(len(row)), rng.integers(len(base.tokenizer), size=len(row))
+        replaced = np.where(kind < 0.8, base.tokenizer.mask_token_id, np.where(kind < 0.9, other, row))
+        inputs.append(np.where(chosen, replaced, row).tolist())
+        targets.append(np.where(chosen, row, IGNORED).tolist())
+    return inputs, targets
+
+
+def _batches(rows: Sequence[list[int]], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[list[int]]]:
+    """Batches of one epoch in random order, of rows of similar length; with `exact` of one length."""
+    order = rng.permutation(len(rows))
+    found: list[list[list[int]]] = []
+    for start in range(0, len(order), 8 * size):
+        for row in sorted((rows[i] for i in order[start : start + 8 * size]), key=len):
+            last = found[-1] if found else None
+            if last is None or len(last) == size or (exact and len(last[0]) != len(row)):
+                found.append([row])
+            else:
+                last.append(row)
+    for i in rng.permutation(len(found)):
+        yield found[i]

@@ -1,0 +1,139 @@
+"""A training step that costs less on a CPU and gives what the plain one gives, up to rounding.
+
+Three things, each measured (docs/performance.md, LOG.md): plain LoRA as one operation with a backward pass of its own,
+attention in separate products where rows are short, and an optimiser that goes over the weights once. A GPU, other
+adapters and long rows are trained as PEFT and transformers have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from guidestar.model import adapters, lora
+from guidestar.model.dropout import BitDropout, keep_bits
+from guidestar.model.load import BaseModel
+
+SHORT = 256  # tokens up to which separate products are at least as fast as the fused attention's backward pass
+
+
+@contextmanager
+def cheaper(base: BaseModel, model: Any, longest: int) -> Iterator[None]:
+    """The model with cheaper steps while the block lasts. longest: tokens of the longest row that it will see."""
+    with ExitStack() as stack:
+        if base.device.type == "cpu":
+            stack.enter_context(whole_lora(model))
+            if base.dtype == torch.bfloat16 and longest <= SHORT:
+                stack.enter_context(_separate_attention(adapters.inner(model)))
+        yield
+
+
+def optimizer_options(base: BaseModel) -> dict[str, Any]:
+    """Of `torch.optim.AdamW`: on a CPU its default makes a dozen walks over every tensor."""
+    return {"fused": True} if base.device.type == "cpu" else {}
+
+
+@contextmanager
+def whole_lora(model: Any) -> Iterator[None]:
+    """W x + scaling · B A drop(x) as one operation, where the adapter is plain LoRA and nothing hangs in between.
+
+    Its random numbers are those of the plain way, so a training sees the same masks.
+    """
+    layers = lora.plain_layers(model)
+    if not all(_alone(layer) for layer in layers):
+        layers = []
+    try:
+        for layer in layers:
+            layer.forward = _forward(layer)
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _alone(layer: Any) -> bool:
+    """Whether a LoRA layer's parts do what their weights say and nothing else."""
+    (name,) = layer.active_adapters
+    w, drop = layer.get_base_layer(), layer.lora_dropout[name]
+    parts = [w, drop, layer.lora_A[name], layer.lora_B[name]]
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)
+    return not hooked and not w.weight.requires_grad and type(drop) in (nn.Identity, BitDropout)
+
+
+def _forward(layer: Any) -> Callable[..., torch.Tensor]:
+    (name,) = layer.active_adapters
+    w, a, b = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
+    drop, scaling = layer.lora_dropout[name], float(layer.scaling[name])
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        dropping = isinstance(drop, BitDropout) and drop.training
+        cut, kept = (drop.cut, 1 - drop.p) if dropping else (0, 1.0)
+        out: torch.Tensor = _WholeLora.apply(x, w.weight, w.bias, a, b, cut, scaling / kept)
+        return out
+
+    return forward
+
+
+class _WholeLora(torch.autograd.Function):
+    """y = W x + bias + alpha · B A (m x); x: (..., in) -> (..., out), in W's dtype.
+
+    m: a mask that keeps an element with probability 1 − cut/65536; what it is divided by stands in alpha. The gradients
+    of A and B are sums in W's dtype, as under autocast, given in their own.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor,
+        cut: int, alpha: float,
+    ) -> torch.Tensor:  # fmt: skip
+        entering = x.to(w.dtype).reshape(-1, x.shape[-1])
+        low_a, low_b = a.to(w.dtype), b.to(w.dtype)
+        out = F.linear(entering, w, bias)
+        keep = keep_bits(entering, cut) if cut else None
+        if keep is not None:
+            entering = _masked(entering, keep)
+        low = entering @ low_a.t()
+        out.addmm_(low, low_b.t(), alpha=alpha)
+        context.save_for_backward(entering, keep, low, w, low_a, low_b)
+        context.alpha, context.dtypes = alpha, (x.dtype, a.dtype, b.dtype)
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(context: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        entering, keep, low, w, a, b = context.saved_tensors
+        of_x, of_a, of_b = context.dtypes
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        of_low = torch.mm(grad, b).mul_(context.alpha)
+        grad_a = torch.mm(of_low.t(), entering).to(of_a)
+        grad_b = torch.mm(grad.t(), low).to(of_b).mul_(context.alpha)
+        if not context.needs_input_grad[0]:
+            return None, None, None, grad_a, grad_b, None, None
+        grad_x = torch.mm(grad, w)
+        if keep is None:
+            grad_x.addmm_(of_low, a)
+        else:
+            grad_x.add_(_masked(torch.mm(of_low, a), keep))
+        return grad_x.view(*grads[0].shape[:-1], -1).to(of_x), None, None, grad_a, grad_b, None, None
+
+
+def _masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    return (x.view(keep.dtype) & keep).view(x.dtype)
+
+
+@contextmanager
+def _separate_attention(inner: Any) -> Iterator[None]:
+    """Attention as products and a softmax for the time of the block, where the model was loaded with the fused one."""
+    before = getattr(inner.config, "_attn_implementation", None)
+    if before != "sdpa" or not hasattr(inner, "set_attn_implementation"):
+        yield
+        return
+    inner.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)

@@ -1,0 +1,106 @@
+"""docs/comparisons.md: what the studies in `results/studies` found, beside what was published on the same data.
+
+Each folder there holds what `guidestar study` wrote: `study.yaml`, `facts.json`, `compare.txt` and `results/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from guidestar.study.results import Result, read_results
+from guidestar.study.standing import NOTE, Group, group_of, markdown
+
+_INTRO = """# Comparisons
+
+Generated from the folders in `results/studies`, which `guidestar study` wrote: simulations on real data, every strategy
+of a seed from the same warm start. How the intervals are made: [statistics.md](statistics.md). {note}
+"""
+
+# Adapter -> (AUC of random, AUC of "MC", RIPL of "MC" as printed), fractions.
+PUBLISHED: dict[str, tuple[float, float, float]] = {
+    "bottleneck adapter": (0.926, 0.935, 0.12),
+    "LoRA": (0.929, 0.938, 0.12),
+    "prefix": (0.936, 0.943, 0.12),
+    "UniPELT": (0.934, 0.944, 0.15),
+    "full fine-tuning": (0.928, 0.934, 0.09),
+}
+"""SUBJ in Jukić and Šnajder 2023 (arXiv 2305.14576), read off their figures to about ±0.002: BERT, 100 to 1,000 labels, five
+seeds, in each round the epoch with the best accuracy on the *test* set. Their "MC" is the entropy of the mean of 30 dropout
+passes."""
+
+
+def comparisons(studies: Path) -> str:
+    """The page as Markdown; the same files give the same bytes. studies: a folder of study folders, maybe empty."""
+    parts = [_INTRO.format(note=NOTE)]
+    found = sorted(place.parent for place in studies.glob("*/facts.json")) if studies.is_dir() else []
+    for place in found:
+        parts += [*_section(place), ""]
+    if not found:
+        parts += ["No study is kept yet.", ""]
+    parts += [*_published(), ""]
+    return "\n".join(parts)
+
+
+def _section(place: Path) -> Iterator[str]:
+    facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+    results = read_results(place / "results")
+    yield f"## {_title(place)}"
+    yield ""
+    for group in dict.fromkeys(group_of(one) for one in results):
+        yield f"- {_setting(group, [one for one in results if group_of(one) == group])}"
+    yield ""
+    yield f"{facts['done']} of {facts['cells']} runs are done."
+    yield ""
+    yield markdown(facts["rows"])
+    yield ""
+    yield from (f"- {sentence}" for sentence in facts["reading"])
+    for picture in sorted(place.glob("curves-*.png")):
+        yield ""
+        yield f"![Learning curves, {picture.stem.removeprefix('curves-')}](../{place.parent.parent.name}/{place.parent.name}/{place.name}/{picture.name})"
+
+
+def _title(place: Path) -> str:
+    """The comment that the study file begins with, else the folder's name."""
+    first = (place / "study.yaml").read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip().rstrip(".") if first.startswith("#") else place.name
+
+
+def _setting(group: Group, results: Sequence[Result]) -> str:
+    """What was run, and where."""
+    one, seeds = results[0], sorted({int(r["tags"]["seed"]) for r in results})
+    config: dict[str, Any] = one["config"]
+    query, train, data = config["query"], config["train"], one["data"]
+    majority = f", majority {100 * data['majority']['share']:.1f} %" if data.get("majority") else ""
+    versions, hardware = one["versions"], one["hardware"]
+    return (
+        f"**{', '.join(group)}**: {one['model']['name']} ({one['model']['parameters'] / 1e6:.1f} million parameters, "
+        f"{one['model']['dtype']}), {_peft(config['peft'])}; {query['warm_start']} labels to begin with, {query['batch']} a "
+        f"round, {query['budget']} in all; {query['candidates'] or 'all'} candidates scored a round; {train['epochs']} epochs, "
+        f"batch {train['batch_size']}, learning rate {train['learning_rate']}, `b_decay` {train['b_decay']}; {data['test']} test "
+        f"examples{majority}; seeds {', '.join(map(str, seeds))}; {hardware['machine']}, {hardware['threads']} thread; torch "
+        f"{versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}"
+    )
+
+
+def _peft(options: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value if not isinstance(value, list) else ' '.join(value)}" for key, value in options.items()
+    )
+
+
+def _published() -> Iterator[str]:
+    yield "## What was published on SUBJ"
+    yield ""
+    yield (
+        "Jukić and Šnajder 2023, BERT, 100 to 1,000 labels, five seeds, read off their figures to about ±0.002. Each point is "
+        "the epoch with the best accuracy on the *test* set, so the levels are too high; compare signs and sizes of RIPL, not "
+        "levels, with another model's numbers."
+    )
+    yield ""
+    yield "| adapter | AUC random | AUC MC | RIPL MC |"
+    yield "|---|---|---|---|"
+    for name, (random, mc, gain) in PUBLISHED.items():
+        yield f"| {name} | {100 * random:.1f} | {100 * mc:.1f} | {100 * gain:.0f} % |"

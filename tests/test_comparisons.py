@@ -1,0 +1,52 @@
+"""docs/comparisons.md from the folders of finished studies."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guidestar.study import grid
+from guidestar.study.comparisons import comparisons
+
+FILE = """# Two strategies on the demo.
+out: study
+datasets: [{name: demo, data: {preset: demo, folder: DATA, test_limit: 20}}]
+models: [{name: tiny, model: {name: MODEL, dtype: float32}}]
+peft: [{name: lora, peft: {peft_type: LORA, r: 2, lora_alpha: 4, target_modules: [q_proj]}}]
+strategies: [random, entropy]
+seeds: [0]
+base:
+  query: {warm_start: 6, batch: 3, budget: 9, candidates: 10}
+  train: {epochs: 1}
+"""
+
+
+def test_without_a_study_the_page_says_so(tmp_path: Path) -> None:
+    assert "No study is kept yet." in comparisons(tmp_path / "nothing")
+
+
+def test_a_study_on_the_page(make_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    plain = make_config()
+    text = FILE.replace("DATA", plain["data"]["folder"]).replace("MODEL", plain["model"]["name"])
+    assert yaml.safe_load(text)
+    (tmp_path / "study.yaml").write_text(text)
+    facts, said, code = grid.run_study(tmp_path / "study.yaml")
+    assert code == 0, said
+    kept = tmp_path / "results" / "studies" / "two"
+    kept.mkdir(parents=True)
+    shutil.copy(tmp_path / "study.yaml", kept)
+    for name in ("facts.json", "results"):
+        source = tmp_path / "study" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, kept / name)
+    page = comparisons(tmp_path / "results" / "studies")
+    assert "## Two strategies on the demo" in page
+    assert "2 of 2 runs are done." in page
+    for row in facts["rows"]:
+        assert f"{100 * row['auc']['mean']:.2f}" in page
+    assert "seeds 0; " in page
+    assert page == comparisons(tmp_path / "results" / "studies")
+    assert str(tmp_path) not in page.replace(plain["model"]["name"], "")
