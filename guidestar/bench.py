@@ -146,6 +146,13 @@ class Bench:
         """Whether the gold answers in the data answer, so that measures may read them."""
         return self.answered_by == "oracle"
 
+    @property
+    def watched(self) -> bool:
+        """Whether advice needs more than the curve: what models say to the pool and the validation set. A simulation
+        has its test set for the curve and no use for advice, unless it is to stop by it."""
+        mode = self.config.stop.mode
+        return mode == "stop" or not (self.simulation or mode == "off")
+
     @cached_property
     def described(self) -> dict[str, Any]:
         """Facts of the base model: name, fingerprint, dtype, device, size."""

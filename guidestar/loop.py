@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from guidestar import config as configs
 from guidestar import trackers
 from guidestar.bench import Bench, hardware, read_config, versions
+from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
@@ -28,12 +27,8 @@ from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
-from guidestar.query.prototypes import prototype_log_probs
-from guidestar.query.recipes import SUBPOOL_SIZE
-from guidestar.query.subpool import subpool
-from guidestar.records import Example, Finished, Label, Metrics, Pick, Predictions, Query, Skip, Stop, Waiting
-from guidestar.rng import generator, phase_seed
-from guidestar.store.files import sha256
+from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
+from guidestar.rng import phase_seed
 from guidestar.store.store import DATABASE, Store
 from guidestar.store.twin import find_twin
 
@@ -45,7 +40,6 @@ __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
 
 Outcome = Finished | Waiting
 
-PARTS = "parts"  # in a run's folder: scores of a large pool while they are made
 RANDOM_SHARE = 0.1  # of the picks in a project that no simulation and no second strategy can check
 
 
@@ -231,12 +225,6 @@ class Run:
     def _all_random(self) -> bool:
         return self.recipe.select == "random" and self.recipe.measure is None
 
-    def _random_picks(self, r: int, k: int) -> int:
-        """How many of the k picks of round r are drawn at random: the share of all picks so far, rounded, less those
-        of the rounds before, so that a share of 0.1 is kept with batches of 3 too."""
-        before = sum(len(self.store.query(i).picks) for i in range(1, r))
-        return min(k, round(self.random_share * (before + k)) - round(self.random_share * before))
-
     @cached_property
     def _base(self) -> BaseModel:
         """The base model, which must be the one the run was begun with.
@@ -251,6 +239,14 @@ class Run:
                     "use the same model, or another folder"
                 )
         return self.bench.base
+
+    @cached_property
+    def _chooser(self) -> Chooser:
+        return Chooser(
+            bench=self.bench, store=self.store, recipe=self.recipe, seed=self.seed, folder=self.folder,
+            random_share=self.random_share, schedule=self.schedule, base=lambda: self._base, adapter=self._adapter,
+            members=self._members, labelled=self._labelled, timed=self._timed,
+        )  # fmt: skip
 
     def _adapter(self, r: int) -> Path:
         """The adapter of a finished training; one that was deleted is trained again from its labels."""
@@ -299,188 +295,10 @@ class Run:
             self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels that came in since the last")
         elif k < wanted:
             self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
-        picks: tuple[Pick, ...] = ()
-        if r == 0:
-            rng = generator(self.seed, 0, "warm_start")  # the strategy's name is no part: the same for all
-            rows = rng.choice(len(free), size=k, replace=False)
-            picks = tuple(Pick(free[i].id, float("nan")) for i in rows)
-        elif k:
-            block = self._candidates(free, max(k, settings.candidates or len(free)), r)
-            candidates, lucky = self._subpool(block, k, r)
-            selection = self._select(candidates, block, k - len(lucky), r, 0 if lucky else self._random_picks(r, k))
-            if selection.scores:
-                ids = {"ids": "\n".join(e.id for e in candidates)}
-                self.store.add_arrays(r, "scores", selection.scores, ids)
-            picks = (*lucky, *selection.picks)
-            self._keep_states(r, picks)
+        picks = self._chooser.picks(r, free, k)
         by_id = {e.id: e for e in free}
         self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks})
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
-
-    def _candidates(self, free: Sequence[Example], size: int, r: int) -> list[Example]:
-        if size >= len(free):
-            return list(free)
-        rows = generator(self.seed, r, "candidates").choice(len(free), size=size, replace=False)
-        return [free[i] for i in sorted(rows)]
-
-    def _subpool(self, block: Sequence[Example], k: int, r: int) -> tuple[Sequence[Example], tuple[Pick, ...]]:
-        """The candidates that are scored, and the picks drawn at random: from all, for a part would be no sample of
-        the pool. Without a sub-pool all are scored, and `choose` draws."""
-        if self.recipe.subpool is None:
-            return block, ()
-        share = self._random_picks(r, k)
-        drawn = set(generator(self.seed, r, "control").choice(len(block), size=share, replace=False).tolist())
-        lucky = tuple(
-            Pick(block[i].id, float("nan"), {"random": 1.0, "probability": 1.0 / (len(block) - turn)})
-            for turn, i in enumerate(sorted(drawn))
-        )
-        if share == k:
-            return [e for i, e in enumerate(block) if i not in drawn], lucky
-        points = self._base_of(block, block, r).arrays["embedding"][0]
-        labelled = self._labelled()
-        known = self._base_labelled(r, frozenset({"embedding"})).arrays["embedding"][0]
-        size = max(k, self.recipe.subpool_size or SUBPOOL_SIZE) + share
-        rng = generator(self.seed, r, "subpool")
-        rows = subpool(self.recipe.subpool, points, known, [label.answer for _, label in labelled], size, rng)
-        return [block[i] for i in rows if i not in drawn], lucky
-
-    def _base_of(self, examples: Sequence[Example], block: Sequence[Example], r: int) -> Predictions:
-        """The base model's arrays for some examples of a block, which are predicted in one fixed order whatever else is
-        known: the whole pool once, or this round's candidates."""
-        dataset = self.bench.fitting
-        needs = strategies.needs(self.recipe, dataset.task.kind)[1]
-        headed = bool(self._base.labels) and "label_log_probs" in needs
-        if headed:
-            needs = needs - {"label_log_probs"} | {"embedding"}
-        gold = dataset.gold if any(name.startswith("gold_") for name in needs) else None
-        block = dataset.pool if self.config.query.candidates is None else block
-        place = {e.id: i for i, e in enumerate(block)}
-        found = self._base_predictions(r, "score base", block, needs, gold, self.config.model.score_dtype)
-        found = found.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
-        return self._with_labels(found, examples, r) if headed else found
-
-    def _with_labels(self, found: Predictions, examples: Sequence[Example], r: int) -> Predictions:
-        """The base model's arrays with what stands in for its label probabilities: an untrained head has none."""
-        from guidestar.model import classify
-        from guidestar.model.predict import predict
-
-        base, labels = self._base, self._base.labels
-        if self.recipe.mix is not None and self.recipe.mix.base == "head":
-            with (
-                classify.head_alone(base, self._adapter(r - 1)) as model,
-                self._timed(r, "score base", len(examples)) as tick,
-            ):
-                said = predict(base, model, examples, {"label_log_probs"}, self.bench.dataset.task, tick=tick)
-                log_probs = said.arrays["label_log_probs"]
-        else:
-            known = self._base_labelled(r, frozenset({"embedding"})).arrays["embedding"][0]
-            classes = np.asarray(
-                classify.positions(base, [label.answer for _, label in self._labelled()]), dtype=np.intp
-            )
-            log_probs = prototype_log_probs(found.arrays["embedding"][0], known, classes, len(labels))[None]
-        return Predictions(found.ids, {**found.arrays, "label_log_probs": log_probs}, labels)
-
-    def _base_labelled(self, r: int, needs: frozenset[str]) -> Predictions:
-        known = [example for example, _ in self._labelled()]
-        return self._base_predictions(r, "score base labelled", known, needs, None, self.config.model.score_dtype)
-
-    def _select(
-        self, candidates: Sequence[Example], block: Sequence[Example], k: int, r: int, lucky: int
-    ) -> strategies.Selection:
-        """Choose k of the candidates, `lucky` of them at random. block: what the candidates are a part of."""
-        from guidestar.model import adapters
-        from guidestar.model.arrays import predict
-        from guidestar.model.parts import predict_in_parts
-        from guidestar.model.precision import computing_in
-        from guidestar.model.race import predict_raced
-
-        if k == 0:
-            return strategies.Selection((), {})
-        dataset, settings = self.bench.fitting, self.config.query
-        task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
-        needs_full, needs_base = strategies.needs(self.recipe, task.kind)
-        gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
-        of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
-        full = labelled = race = None
-        before = self._base_of(candidates, block, r) if needs_base else None
-        labelled_base = self._base_labelled(r, of_labelled_base) if of_labelled_base else None
-        counts: dict[str, int] = {}
-        for _, label in self._labelled():
-            counts[label.answer] = counts.get(label.answer, 0) + 1
-        context = strategies.Context(
-            t=r - 1,
-            rounds=settings.rounds,
-            base=before,
-            labelled_classes=counts,
-            kind=task.kind,
-            schedule=self.schedule,
-        )
-        if needs_full and self.recipe.committee:
-            full, labelled = self._by_committee(candidates, r, needs_full, of_labelled, gold)
-        elif needs_full:
-            with (
-                computing_in(self._base, self.config.model.score_dtype) as base,
-                adapters.adapted(base, self._adapter(r - 1), b_dropout=self.config.train.b_dropout) as model,
-                self._timed(r, "score", len(candidates)) as tick,
-            ):
-                common: dict[str, Any] = {
-                    "passes": passes, "seed": seed, "gold": gold, "tick": tick, "b_dropout": self.config.train.b_dropout,
-                    "folder": self.folder / PARTS, "question": {"round": r, "adapter": sha256(self._adapter(r - 1))},
-                }  # fmt: skip
-                if self.recipe.racing:
-                    value = strategies.race_value(self.recipe, context)
-                    full, race = predict_raced(
-                        base, model, candidates, needs_full, task, value, k=k,
-                        whole_dropout=self.recipe.dropout == "model", **common,
-                    )  # fmt: skip
-                else:
-                    full = predict_in_parts(
-                        base, model, candidates, needs_full, task, one_model=self.recipe.selector.one_model,
-                        whole_dropout=self.recipe.dropout == "model",
-                        samples=self.recipe.sampled, temperature=self.recipe.temperature or 1.0, **common,
-                    )  # fmt: skip
-                if of_labelled:
-                    known = [example for example, _ in self._labelled()]
-                    labelled = predict(
-                        base, model, known, of_labelled, task, passes=passes, seed=seed,
-                        whole_dropout=self.recipe.dropout == "model",
-                    )  # fmt: skip
-        if self._watched and full is not None and "label_log_probs" in full.arrays:
-            self._keep_answers(r, full)
-        context = dataclasses.replace(context, full=full, labelled=labelled, labelled_base=labelled_base, race=race)
-        rng = generator(self.seed, r, "query")
-        return strategies.choose(
-            self.recipe,
-            [e.id for e in candidates],
-            context,
-            k,
-            rng,
-            random_share=lucky / k,
-        )
-
-    def _by_committee(
-        self, candidates: Sequence[Example], r: int, needs: frozenset[str], of_labelled: frozenset[str],
-        gold: Mapping[str, str] | None,
-    ) -> tuple[Predictions, Predictions | None]:  # fmt: skip
-        """What the members say to the candidates and to the labelled examples, a pass of each."""
-        from guidestar.model.committee import predict_committee
-        from guidestar.model.precision import computing_in
-
-        members = [self._adapter(r - 1), *self._members(r - 1)]
-        known = [example for example, _ in self._labelled()]
-        with (
-            computing_in(self._base, self.config.model.score_dtype) as base,
-            self._timed(r, "score", len(candidates)) as tick,
-        ):
-            full, labelled = (
-                predict_committee(
-                    base, members, examples, wanted, self.bench.dataset.task, gold=gold, tick=tick,
-                    folder=self.folder / PARTS, question={"round": r},
-                ) if wanted else None
-                for examples, wanted in ((candidates, needs), (known, of_labelled))
-            )  # fmt: skip
-        assert full is not None
-        return full, labelled
+        self._chooser.clean()
 
     def _members(self, r: int) -> list[Path]:
         """The members of round r's committee beside the round's own adapter; those that are missing are trained."""
@@ -498,59 +316,6 @@ class Run:
         missing = committee.missing_members(folder, training, seeds)
         with self._timed(r + 1, "train committee", missing * len(labelled)) as tick:
             return committee.train_members(folder, training, seeds, tick)
-
-    @property
-    def _watched(self) -> bool:
-        """Whether advice needs more than the curve: what models say to the pool and the validation set. A simulation
-        has its test set for the curve and no use for advice, unless it is to stop by it."""
-        return self.config.stop.mode == "stop" or not (self.bench.simulation or self.config.stop.mode == "off")
-
-    def _keep_answers(self, r: int, full: Predictions) -> None:
-        """What the model says to the candidates, so that consecutive models can be compared without labels."""
-        place = {e.id: i for i, e in enumerate(self.bench.pool)}
-        chances = np.exp(full.arrays["label_log_probs"].astype(np.float64)).mean(axis=0)
-        answers = {
-            "row": np.asarray([place[id] for id in full.ids], dtype=np.int64),
-            "label": chances.argmax(axis=1).astype(np.int64),
-            "confidence": chances.max(axis=1).astype(np.float32),
-        }
-        self.store.add_arrays(r, "answers", answers)
-
-    def _keep_states(self, r: int, picks: Sequence[Pick]) -> None:
-        """The states of a round's picks by the model that does not know their labels yet: how smooth these are over them
-        is a sign of when to stop (`metrics/smoothness.py`)."""
-        from guidestar.model import adapters
-        from guidestar.model.arrays import predict
-
-        if not (self._watched and isinstance(self.bench.dataset.task, Choice)) or self.store.has_arrays(r, "picks"):
-            return
-        by_id = {e.id: e for e in self.bench.pool}
-        examples = [by_id[pick.id] for pick in picks]
-        with adapters.adapted(self._base, self._adapter(r - 1)) as model, self._timed(r, "watch", len(picks)) as tick:
-            found = predict(self._base, model, examples, {"embedding"}, self.bench.dataset.task, tick=tick)
-        states = found.arrays["embedding"][0].astype(np.float32)
-        self.store.add_arrays(r, "picks", {"embedding": states}, {"ids": "\n".join(pick.id for pick in picks)})
-
-    def _base_predictions(
-        self, r: int, phase: str, examples: Sequence[Example], needs: frozenset[str],
-        gold: Mapping[str, str] | None, dtype: str | None = None,
-    ) -> Predictions:  # fmt: skip
-        """What the untuned model says, from the cache that the runs share. dtype: None for the model's own."""
-        from guidestar.model.basecache import base_predictions
-
-        dataset = self.bench.fitting
-        with self._timed(r, phase, len(examples)) as tick:
-            return base_predictions(
-                self.bench.cache,
-                self._base,
-                examples,
-                needs,
-                dataset.task,
-                data_hash=dataset.hash,
-                gold=gold,
-                dtype=dtype,
-                tick=tick,
-            )
 
     def _held_out(self) -> list[tuple[Example, str]]:
         """What early stopping looks at: the validation set, if it is asked for."""
@@ -661,7 +426,7 @@ class Run:
         if self._base.labels:  # its head is noise
             return
         pairs = dataset.test.answered()
-        found = self._base_predictions(
+        found = self._chooser.base_predictions(
             0, "evaluate base", [example for example, _ in pairs], frozenset({"label_log_probs"}), None
         )
         _, arrays = choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)

@@ -24,6 +24,7 @@ ORDER = [
     ["model"],
     ["report", "project", "people", "trackers"],
     ["bench", "scoring"],
+    ["choosing"],
     ["loop", "publish"],
     ["study", "doctor"],
     ["cli"],

@@ -308,7 +308,7 @@ def test_people_are_planned_for_without_any_answer(make_config: Make) -> None:
             done[phase] = done.get(phase, 0) + count * (2 if phase == "train" else 1)
     watched = len(dataset.validation) if dataset.validation else 0
     work = plan.work_of(
-        config, "choice", len(dataset.pool), len(dataset.test or ()), validation=watched, suggested=True
+        config, "choice", len(dataset.pool), len(dataset.test or ()), validation=watched, suggested=True, watched=True
     )
     planned: dict[str, int] = {}
     for (phase, _), count in work.amounts.items():

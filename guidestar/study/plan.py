@@ -96,11 +96,12 @@ def make_plan(
             bench = shared.bench(cell.config)
             data = bench.fitting
             test = len(data.test) if data.test else 0
-            watched = not bench.simulation or cell.config.stop.mode == "stop"  # as the loop has it
+            validated = not bench.simulation or cell.config.stop.mode == "stop"  # as the loop has it
             work = work_of(
                 cell.config, data.task.kind, len(data.pool), test, first=first,
-                validation=len(data.validation) if data.validation and watched else 0,
+                validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
+                watched=bench.watched,
             )  # fmt: skip
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
@@ -172,10 +173,11 @@ def work_of(
     first: bool = True,
     validation: int = 0,
     suggested: bool = False,
+    watched: bool = False,
 ) -> Work:
     """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
     start. validation: size of a validation set that is measured every round. suggested: the model answers, too, before
-    people are asked.
+    people are asked. watched: its states of the picks are kept for advice.
 
     Base scores are counted in full, though a cache may hold them (see `_once`).
     """
@@ -210,6 +212,8 @@ def work_of(
         add("score base", f"base {work}", pool)
     add("evaluate", "labels" if kind == "choice" else "generated", test * len(labels))
     add("validate", "labels" if kind == "choice" else "generated", validation * len(labels))
+    if watched and kind == "choice":
+        add("watch", "labels", labels[-1] - labels[0])
     if suggested:
         asked = sum(after - (0 if kind == "choice" else before) for before, after in itertools.pairwise(labels))
         add("suggest", "labels" if kind == "choice" else "generated", asked)
