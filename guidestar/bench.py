@@ -193,9 +193,13 @@ class Bench:
             problems.append(str(error))
         if self.config.train.patience and self.dataset.validation is None:  # a preset might have brought one
             problems.append("train.patience needs a validation set: give data.validation")
-        if self.config.train.early_stop and self.dataset.task.kind != "choice":
+        if self.config.train.early_stop == "oracle_epoch" and not (simulation and self.dataset.test):
             problems.append(
-                f"train.early_stop: {self.config.train.early_stop} asks how smooth classes are, which the task kind "
+                "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
+            )
+        if self.config.train.early_stop == "beast" and self.dataset.task.kind != "choice":
+            problems.append(
+                f"train.early_stop: beast asks how smooth classes are, which the task kind "
                 f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
             )
         if problems:

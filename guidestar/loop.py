@@ -356,6 +356,7 @@ class Run:
                 trained = train(
                     base, self.config.peft, self.config.train, labelled, self.bench.dataset.task, folder,
                     seed=seed, previous=previous, pretrained=pretrained, validation=validation, tick=tick,
+                    oracle=self.bench.fitting.test if self.config.train.early_stop == "oracle_epoch" else None,
                 )  # fmt: skip
             assert trained.dynamics is not None
             self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())  # before the adapter: after it nobody would

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from conftest import LABELS
 from test_predict import PEFT, choice, examples
 
+from guidestar import config as configs
 from guidestar.config import TaskConfig, TrainConfig
 from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, ModelError
@@ -276,3 +278,39 @@ def test_a_loss_that_is_not_finite_is_refused(base: Any, tmp_path: Path) -> None
         base.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match=r"the training loss is nan in epoch 1; try a lower train.learning_rate"):
         train(base, PEFT, TrainConfig(epochs=1), LABELLED, choice(), tmp_path / "a", seed=0)
+
+
+def test_the_oracle_epoch_is_the_one_with_the_best_test_accuracy(
+    make_config: Callable[..., dict[str, Any]], base: Any, tmp_path: Path
+) -> None:
+    """The published notebook's selection: twin is a training for each number of epochs on one schedule."""
+    from guidestar import loop
+    from guidestar.bench import Bench
+    from guidestar.model.evaluate import evaluate
+    from guidestar.report.read import read_runs
+    from guidestar.report.summary import summarise
+
+    bench = Bench(configs.parse(make_config()))
+    split, task = bench.fitting.test, bench.dataset.task
+    assert split is not None
+    labelled = [(e, bench.dataset.gold[e.id]) for e in bench.pool[:16]]
+    config = TrainConfig(epochs=6, batch_size=8, learning_rate=2e-2)
+    chosen = config.model_copy(update={"early_stop": "oracle_epoch"})
+    found = train(base, PEFT, chosen, labelled, task, tmp_path / "a", seed=3, oracle=split)
+    errors = []
+    for epochs in range(1, 7):
+        short = config.model_copy(update={"epochs": epochs, "schedule_steps": 12})
+        train(base, PEFT, short, labelled, task, tmp_path / f"{epochs}", seed=3)
+        with adapters.adapted(base, tmp_path / f"{epochs}") as model:
+            errors.append(1 - evaluate(base, model, split, task)[0]["accuracy"])
+    np.testing.assert_allclose(found.validation_losses, errors, atol=1e-9)
+    assert len(set(errors)) > 1, "all epochs are equal, so this test says nothing"
+    assert errors[found.best_epoch] == min(errors)
+    with adapters.adapted(base, tmp_path / "a") as model:
+        assert 1 - evaluate(base, model, split, task)[0]["accuracy"] == pytest.approx(min(errors))
+
+    plain = make_config(train={"epochs": 2, "early_stop": "oracle_epoch"}, strategies=["random"])
+    loop.run(plain)
+    assert any("too high" in note for note in summarise("run", read_runs(Path(plain["out"])))["notes"])
+    with pytest.raises(ConfigError, match="needs a simulation"):
+        loop.Run({**plain, "annotator": "people", "out": str(tmp_path / "people")})

@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 
 from guidestar.config import TrainConfig
+from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, pad_left
 from guidestar.model.dynamics import Listener
+from guidestar.model.evaluate import evaluate
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
 from guidestar.records import Example
@@ -34,7 +36,8 @@ Labelled = Sequence[tuple[Example, str]]
 @dataclass(frozen=True)
 class Trained:
     """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
-    of which only the beginning fitted the model's context; dynamics: what was said to each example in every epoch."""
+    of which only the beginning fitted the model's context; validation_losses: what was asked after each epoch, for the
+    oracle epoch the error on the test set; dynamics: what was said to each example in every epoch."""
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
@@ -66,6 +69,7 @@ def train(
     previous: Path | None = None,
     pretrained: Path | None = None,
     validation: Labelled = (),
+    oracle: Split | None = None,
     tick: Tick = lambda done, total: None,
 ) -> Trained:
     """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
@@ -74,6 +78,7 @@ def train(
     previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is (`model/pretrain.py`); what
         decays goes to the start of an adapter that is not, and a classification head is new either way.
     validation: examples for early stopping (config.patience); never the test set.
+    oracle: that test set, for `early_stop: oracle_epoch` alone, which keeps its best epoch.
     tick: called with (steps done, steps in all).
 
     Raises ModelError when the loss is not finite or the adapter has nothing to train.
@@ -84,13 +89,31 @@ def train(
     model, starts = _begin(base, peft, config, seed, previous, pretrained)
     try:
         listener = Listener(base, task, labelled)
-        with step.cheaper(base, model, max(map(len, [*rows, *held_out]))):
-            over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
-            result = _fit(base, model, config, rows, held_out, starts, seed, tick, listener, over)
+        over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
+        judge = _judge(base, model, config, held_out, oracle, task)
+        result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over)
         adapters.save(model, folder)
     finally:
         adapters.detach(model)
     return replace(result, cut=cut, dynamics=listener.found())
+
+
+def _judge(
+    base: BaseModel, model: Any, config: TrainConfig, held_out: list[_Row], oracle: Split | None, task: Any
+) -> Callable[[], float] | None:
+    """What is asked after each epoch, the lower the better, to keep the best one; None keeps the last."""
+    if config.early_stop == "oracle_epoch" and oracle is not None:
+        split = oracle
+
+        def wrong() -> float:
+            model.eval()
+            return 1.0 - evaluate(base, model, split, task)[0]["accuracy"]
+
+        return wrong
+    if not (config.patience and held_out):
+        return None
+    size, exact = config.micro_batch_size or config.batch_size, adapters.exact_lengths(model)
+    return lambda: _mean_loss(base, model, held_out, size, exact)
 
 
 def _begin(
@@ -124,7 +147,7 @@ def _fit(
     model: Any,
     config: TrainConfig,
     rows: list[_Row],
-    held_out: list[_Row],
+    judge: Callable[[], float] | None,
     starts: dict[str, torch.Tensor],
     seed: int,
     tick: Tick,
@@ -154,9 +177,10 @@ def _fit(
     accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
+    longest = max(map(len, rows))
 
     losses: list[float] = []
-    validation_losses: list[float] = []
+    judged: list[float] = []
     best: dict[str, torch.Tensor] = {}
     done, best_epoch = 0, config.epochs - 1
     with torch.random.fork_rng():
@@ -164,22 +188,23 @@ def _fit(
         for epoch, batches in enumerate(epochs):
             model.train()
             spent, tokens = torch.zeros((), device=base.device), 0
-            for batch in batches:
-                count = sum(len(row.response) for row in batch)
-                for start in range(0, len(batch), micro):
-                    with accelerator.autocast():
-                        loss = _loss(base, model, batch[start : start + micro], listener)
-                    accelerator.backward(loss / count)
-                    spent += loss.detach()
-                tokens += count
-                accelerator.clip_grad_norm_(trainable, config.clip)
-                decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
-                stepper.step()
-                if not stepper.step_was_skipped:
-                    schedule.step()
-                stepper.zero_grad()
-                done += 1
-                tick(done, total)
+            with step.cheaper(base, model, longest):
+                for batch in batches:
+                    count = sum(len(row.response) for row in batch)
+                    for start in range(0, len(batch), micro):
+                        with accelerator.autocast():
+                            loss = _loss(base, model, batch[start : start + micro], listener)
+                        accelerator.backward(loss / count)
+                        spent += loss.detach()
+                    tokens += count
+                    accelerator.clip_grad_norm_(trainable, config.clip)
+                    decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
+                    stepper.step()
+                    if not stepper.step_was_skipped:
+                        schedule.step()
+                    stepper.zero_grad()
+                    done += 1
+                    tick(done, total)
             listener.epoch()
             losses.append(float(spent) / tokens)
             if not np.isfinite(losses[-1]):
@@ -187,15 +212,15 @@ def _fit(
                     f"the training loss is {losses[-1]} in epoch {epoch + 1}; try a lower train.learning_rate "
                     f"(now {config.learning_rate}) or model.dtype: float32"
                 )
-            if config.patience and held_out:
+            if judge is not None:
                 with accelerator.autocast():
-                    validation_losses.append(_mean_loss(base, model, held_out, micro, exact))
-                if not np.isfinite(validation_losses[-1]):
-                    raise ModelError(f"the validation loss is {validation_losses[-1]} in epoch {epoch + 1}")
-                if validation_losses[-1] == min(validation_losses):
+                    judged.append(judge())
+                if not np.isfinite(judged[-1]):
+                    raise ModelError(f"the validation loss is {judged[-1]} in epoch {epoch + 1}")
+                if judged[-1] == min(judged):
                     best_epoch = epoch
                     best = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-                elif epoch - best_epoch >= config.patience:
+                elif config.patience and epoch - best_epoch >= config.patience:
                     break
             if over is not None:
                 with accelerator.autocast():
@@ -207,7 +232,7 @@ def _fit(
             for name, parameter in model.named_parameters():
                 if name in best:
                     parameter.copy_(best[name])
-    return Trained(tuple(losses), tuple(validation_losses), done, min(best_epoch, len(losses) - 1))
+    return Trained(tuple(losses), tuple(judged), done, min(best_epoch, len(losses) - 1))
 
 
 def accelerator_of(base: BaseModel) -> Any:

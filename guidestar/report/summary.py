@@ -221,11 +221,19 @@ def _sentence(found: Mapping[str, Any]) -> str:
     return f"With {compared['labels'][-1]} labels {_listed(reached)}{where}; {spread}."
 
 
+ORACLE_EPOCH = (
+    "Each point is the epoch with the best accuracy on the test set itself (train.early_stop: oracle_epoch), so the curves "
+    "are too high; nobody could have chosen so."
+)
+
+
 def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know before believing the sentence."""
     notes = []
     if found["synthetic"]:
         notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
+    if any(((run.facts.get("config") or {}).get("train") or {}).get("early_stop") == "oracle_epoch" for run in runs):
+        notes.append(ORACLE_EPOCH)
     notes += _about_chance(found)
     if majority := found["majority"]:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"

@@ -11,6 +11,7 @@ from typing import Any
 from guidestar.errors import ConfigError
 from guidestar.progress import Progress, Silent
 from guidestar.report.compare import compare, compare_text, sentences
+from guidestar.report.summary import ORACLE_EPOCH
 from guidestar.store import files
 from guidestar.study import cells as engine
 from guidestar.study import figures, plan
@@ -102,6 +103,8 @@ def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]
     said = warm_starts(results)
     if not said and results:
         said.append("Every strategy of a seed began with the same examples, and each warm start was trained once.")
+    if any(one["config"]["train"].get("early_stop") == "oracle_epoch" for one in results):
+        said.append(ORACLE_EPOCH)
     if study.control is None:
         said.append("There is no random strategy and no `control`, so there is no RIPL.")
     for data in compared["datasets"] if compared else ():

@@ -38,7 +38,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What a protocol sets before `base` does. Source: Jukić and Šnajder 2023, arXiv 2305.14576, and the defaults of the
-code published with it. Their choice of each round's epoch by its test accuracy is not built: curves have the last."""
+code published with it. Their choice of each round's epoch by its test accuracy is `train.early_stop: oracle_epoch`, never a
+default."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}")
 
