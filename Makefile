@@ -1,6 +1,7 @@
 # Two commands: `make demo` and `make test`. Both make .venv when there is none.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 SIZE ?= tiny
@@ -11,8 +12,9 @@ DATA ?= data
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
 
+# JOBS: tests at one time; each takes a core and about 1 GB of memory.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-all: $(VENV)/.demo
 	$(BIN)/python -m pytest -m "real or not real"

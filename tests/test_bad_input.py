@@ -432,7 +432,8 @@ def test_a_full_disk_loses_nothing(
             break
         refused(found, 1, f"cannot be written: {reason}. Nothing recorded is lost; run the same command again")
         stopped_at |= set(re.findall(r"guidestar: run/(\S+): cannot", found[1]))
-    assert {"config.yaml", "star-seed0/adapters/round-000", "star-seed0/adapters/round-001"} <= stopped_at, stopped_at
+    assert {"config.yaml", "star-seed0/adapters/round-000"} <= stopped_at, stopped_at
+    assert any("round-001" in name for name in stopped_at), stopped_at
     assert run("run", "--quiet", config)[0] == 0
     assert whole(tmp_path / "run") == whole(tmp_path / "whole")
 

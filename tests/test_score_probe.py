@@ -32,7 +32,7 @@ def test_the_numbers_are_those_of_the_adapters(make_config: MakeConfig) -> None:
     assert list(facts["models"]) == ["base", "round 0", "round 1", "round 2"]
     assert set(facts["models"]["round 2"]["measures"]) == {
         "entropy", "least_confidence", "margin", "entropy of passes", "least_confidence of passes", "margin of passes",
-        "entropy_of_mean of passes", "bald of passes",
+        "entropy_of_mean of passes", "bald of passes", "vote_entropy of passes",
     }  # fmt: skip
     assert set(facts["models"]["base"]["measures"]) == {"entropy", "least_confidence", "margin"}
     bench = Bench(read_config(config))
@@ -55,7 +55,7 @@ def test_the_numbers_are_those_of_the_adapters(make_config: MakeConfig) -> None:
     assert {path.name for path in found.files} == {"score.json", "score.csv", "score.png", "score.pdf"}
     with (place / "probes" / "score.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 + 3 * 8
+    assert len(rows) == 3 + 3 * 9
     assert float(rows[3]["auroc"]) == facts["models"]["round 0"]["measures"]["entropy"]["auroc"]["estimate"]
 
 
