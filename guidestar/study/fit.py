@@ -212,13 +212,15 @@ def disk(config: RunConfig, shape: Shape, adapter: Adapter, dataset: Dataset, ru
     rounds, labels = config.query.rounds, config.query.budget
     classes = len(dataset.task.labels) if isinstance(dataset.task, Choice) else 1
     weights = adapter.numbers * (shape.bytes if adapter.full else 4.0)
+    committees = [(strategies.resolve(item).committee or 1) - 1 for item in config.strategies]
+    members = runs / len(committees) * sum(committees) * (rounds - 1)
     beside = (1e6, 20e6) if adapter.full else (5e3, 30e3)  # of each adapter: a tokenizer, or PEFT's configuration
     scored = min(config.query.candidates or len(dataset.pool), len(dataset.pool)) * (rounds - 1)
     measured = (len(dataset.test) if dataset.test else 0) * (rounds + 1)
     base = scored if config.query.candidates else len(dataset.pool)
     low, high = (
         runs * (rounds * (weights + beside[i]) + scored * one + measured * (4 * classes + 10) + STORE[i] + labels * LABEL[i])
-        + REPORT[i] + base * (4.0 * classes + 40 + (4.0 * shape.hidden if i else 0))  # where states are kept, too
+        + members * (weights + beside[i]) + REPORT[i] + base * (4.0 * classes + 40 + (4.0 * shape.hidden if i else 0))  # where states are kept, too
         for i, one in enumerate((30, 150))
     )  # fmt: skip
     return low, high

@@ -101,7 +101,7 @@ def make_plan(
                 cell.config, data.task.kind, len(data.pool), test, first=first,
                 validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
-                watched=bench.watched,
+                watched=bench.watched, headed=bool(bench.base.labels),
             )  # fmt: skip
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
@@ -174,10 +174,12 @@ def work_of(
     validation: int = 0,
     suggested: bool = False,
     watched: bool = False,
+    headed: bool = False,
 ) -> Work:
     """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
     start. validation: size of a validation set that is measured every round. suggested: the model answers, too, before
-    people are asked. watched: its states of the picks are kept for advice.
+    people are asked. watched: its states of the picks are kept for advice. headed: it answers with a
+    classification head, so that an untuned one is not measured.
 
     Base scores are counted in full, though a cache may hold them (see `_once`).
     """
@@ -217,7 +219,7 @@ def work_of(
     if suggested:
         asked = sum(after - (0 if kind == "choice" else before) for before, after in itertools.pairwise(labels))
         add("suggest", "labels" if kind == "choice" else "generated", asked)
-    if kind == "choice":
+    if kind == "choice" and not headed:
         add("evaluate base", "base labels", test)
     return Work(len(labels), labels[-1], len(trained), amounts, ((recipe.committee or 1) - 1) * (len(labels) - 1))
 
