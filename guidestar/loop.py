@@ -232,8 +232,8 @@ class Run:
         Raises ConfigMismatch if its weights or its precision are others.
         """
         begun, now = self.store.facts["model"], self.bench.described
-        for name in ("fingerprint", "dtype"):
-            if begun[name] != now[name]:
+        for name in ("fingerprint", "dtype", "pooling"):
+            if name in begun and begun[name] != now.get(name):
                 raise ConfigMismatch(
                     f"{self.folder}: the model's {name} was {begun[name]} when the run began, now it is {now[name]}; "
                     "use the same model, or another folder"

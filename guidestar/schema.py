@@ -119,6 +119,12 @@ class ModelConfig(_Section):
         description="How a choice is answered: words, the label words with which a causal language model goes on; classifier, "
         "a classification head that is trained with the adapter. Default: classifier for an encoder such as BERT, else words.",
     )
+    pooling: Literal["first", "last", "mean"] | None = Field(
+        None,
+        description="With a classification head, what stands for a text as its embedding: the first token's state, the last "
+        "one's, or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token "
+        "of an encoder ([CLS]) and the last of a causal model. The head itself reads what the architecture gives it.",
+    )
     chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
     batch_tokens: int = Field(
         2048,

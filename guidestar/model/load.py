@@ -46,6 +46,8 @@ MODELS: dict[str, Known] = {
     "bert-base-uncased": Known("google-bert/bert-base-uncased"),
 }
 
+POOLING = "1_Pooling/config.json"  # in the folder of a sentence-transformers model
+
 Say = Callable[[str], None]
 
 
@@ -59,7 +61,8 @@ class BaseModel:
     max_length: context in tokens.
     rendered: prompts are already in the form of the chat template (`chat` must be on).
     labels: what a classification head tells apart, in the order of its outputs; empty for a causal language model.
-    encoder: every token sees every other, so that the first stands for the text; else the last does.
+    encoder: every token sees every other, and the model was made to fill masked ones.
+    pooling: whose state stands for a text: the first token's, the last one's, or the mean over all.
     """
 
     model: Any
@@ -76,6 +79,7 @@ class BaseModel:
     rendered: bool = False
     labels: tuple[str, ...] = ()
     encoder: bool = False
+    pooling: str = "last"
 
 
 def cache_folder() -> Path:
@@ -139,7 +143,19 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
         labels=tuple(labels) if classifies else (), encoder=encoder,
+        pooling=(config.pooling or _pooling(folder, encoder)) if classifies else "last",
     )  # fmt: skip
+
+
+def _pooling(folder: Path, encoder: bool) -> str:
+    """How a model's own files say that its token states become one: sentence-transformers keep that beside the weights."""
+    try:
+        own = json.loads((folder / POOLING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        own = {}
+    if own.get("pooling_mode_mean_tokens"):
+        return "mean"
+    return "first" if encoder else "last"
 
 
 def is_encoder(found: Any) -> bool:
@@ -253,7 +269,7 @@ def _package_file(package: str) -> Path | None:
 def _unzipped(file: Path, target: Path, say: Say) -> Path:
     """The plain files of a zip with safetensors weights and a tokenizer in the cache, made once.
 
-    Files in folders inside it, and of kinds that are not read, are left out.
+    Files that are not read are left out.
     """
     if target.is_dir():
         return target
@@ -266,7 +282,9 @@ def _unzipped(file: Path, target: Path, say: Say) -> Path:
         inner = Path(temporary) / "model"
         inner.mkdir()
         for member in archive.infolist():
-            if "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}:
+            plain = "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}
+            if plain or member.filename == POOLING:
+                (inner / member.filename).parent.mkdir(exist_ok=True)
                 with archive.open(member) as source, (inner / member.filename).open("wb") as copy:
                     shutil.copyfileobj(source, copy)
         if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
@@ -382,5 +400,6 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "device": str(base.device),
         "parameters": sum(p.numel() for p in base.model.parameters()),
         "max_length": base.max_length,
+        **({"pooling": base.pooling} if base.labels else {}),
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),
     }
