@@ -5,6 +5,7 @@ Each folder there holds what `guidestar study` wrote: `study.yaml`, `facts.json`
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,8 +48,12 @@ def comparisons(studies: Path) -> str:
 def _section(place: Path) -> Iterator[str]:
     facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
     results = read_results(place / "results")
-    yield f"## {_title(place)}"
+    title, *notes = _comment(place)
+    yield f"## {title.rstrip('.')}"
     yield ""
+    if notes:
+        yield " ".join(notes)
+        yield ""
     for group in dict.fromkeys(group_of(one) for one in results):
         yield f"- {_setting(group, [one for one in results if group_of(one) == group])}"
     yield ""
@@ -62,10 +67,11 @@ def _section(place: Path) -> Iterator[str]:
         yield f"![Learning curves, {picture.stem.removeprefix('curves-')}](../{place.parent.parent.name}/{place.parent.name}/{place.name}/{picture.name})"
 
 
-def _title(place: Path) -> str:
-    """The comment that the study file begins with, else the folder's name."""
-    first = (place / "study.yaml").read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip().rstrip(".") if first.startswith("#") else place.name
+def _comment(place: Path) -> list[str]:
+    """The lines of the comment that the study file begins with, else the folder's name."""
+    lines = (place / "study.yaml").read_text(encoding="utf-8").splitlines()
+    said = [line.removeprefix("#").strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    return said or [place.name]
 
 
 def _setting(group: Group, results: Sequence[Result]) -> str:
