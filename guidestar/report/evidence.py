@@ -77,7 +77,7 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
         said = int(others.argmax())
         example = examples[i] if examples else None
         return Doubt(
-            _file(example.where) if example else f"test example {i + 1}",
+            file_of(example.where) if example else f"test example {i + 1}",
             list(example.fields.items()) if example else [],
             labels[gold[i]], labels[said], float(chances[i, gold[i]]), float(chances[i, said]),
             int((logs[:, i].argmax(axis=1) == gold[i]).sum()),
@@ -89,7 +89,7 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
     )  # fmt: skip
 
 
-def _file(where: str) -> str:
+def file_of(where: str) -> str:
     """Without the folders, which are those of one machine."""
     return where.rsplit("/", 1)[-1]
 
@@ -128,7 +128,7 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
             if len(contradicted(np.log(chances)[None, None], np.array([names.index(answer.answer)]))):
                 other = names[int(chances.argmax())]
                 example = run.examples[id]
-                where, fields = f"{run.name}, {_file(example.where)}", list(example.fields.items())
+                where, fields = f"{run.name}, {file_of(example.where)}", list(example.fields.items())
                 found.append(Doubt(where, fields, answer.answer, other, p[answer.answer], p[other], 0))
     return sorted(found, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from guidestar.records import Label, Query
-from guidestar.report.evidence import Near, nearest
+from guidestar.report.evidence import Near, file_of, nearest
 from guidestar.report.formats import accuracy, number
 from guidestar.report.pictures import MOST_CLASSES
 from guidestar.report.read import RunRecord
@@ -42,7 +42,7 @@ def _round(run: RunRecord, query: Query, near: Mapping[str, Near]) -> Round:
     rows = [
         {
             "fields": [(name, _clipped(text)) for name, text in run.examples[pick.id].fields.items()],
-            "where": run.examples[pick.id].where,
+            "where": file_of(run.examples[pick.id].where),
             "answer": answer.answer if isinstance(answer, Label) else None,
             "skipped": None if answer is None or isinstance(answer, Label) else answer.reason or "no reason given",
             "annotator": answer.annotator if answer is not None else None,

@@ -62,9 +62,23 @@ def _section(place: Path) -> Iterator[str]:
     yield markdown(facts["rows"])
     yield ""
     yield from (f"- {sentence}" for sentence in facts["reading"])
+    yield from _probes(place)
     for picture in sorted(place.glob("curves-*.png")):
         yield ""
         yield f"![Learning curves, {picture.stem.removeprefix('curves-')}](../{place.parent.parent.name}/{place.parent.name}/{place.name}/{picture.name})"
+
+
+def _probes(place: Path) -> Iterator[str]:
+    """What `guidestar probe` said of some of the runs: `probes/ADAPTER-PROBE.json` and the picture beside it."""
+    for file in sorted((place / "probes").glob("*.json")):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        yield ""
+        yield f"### Probe {facts['probe']}, {file.stem.rpartition('-')[0]}, {facts['run']}"
+        yield ""
+        yield from (f"- {sentence}" for sentence in facts["sentences"])
+        if (picture := file.with_suffix(".png")).is_file():
+            yield ""
+            yield f"![{file.stem}](../results/{place.parent.name}/{place.name}/probes/{picture.name})"
 
 
 def _comment(place: Path) -> list[str]:
