@@ -126,10 +126,14 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
         for dataset, seed in sorted(pools)
         if sum((place[0], place[1]) == (dataset, seed) for place in picks) > 1
     ]
+    again: dict[tuple[Any, ...], list[str]] = {}
+    for (*group, seed), names in trained.items():
+        if len(names) > 1:
+            again.setdefault((*group, ", ".join(names)), []).append(str(seed))
     found += [
-        f"{', '.join(map(str, group))}, seed {seed}: the warm start was trained {len(names)} times, for {', '.join(names)}, and not "
-        "copied; equal examples and seed."
-        for (*group, seed), names in ((place, names) for place, names in trained.items() if len(names) > 1)
+        f"{', '.join(map(str, group))}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: the warm start was trained "
+        f"{names.count(',') + 1} times, for {names}, and not copied; equal examples and seed."
+        for (*group, names), seeds in again.items()
     ]
     return list(dict.fromkeys(found))
 
