@@ -133,6 +133,7 @@ class Chooser:
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
         of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
+        whole = self.recipe.dropout == "model"
         full = labelled = race = None
         before = self._base_of(candidates, block, r) if needs_base else None
         labelled_base = self._base_labelled(r, of_labelled_base) if of_labelled_base else None
@@ -158,25 +159,21 @@ class Chooser:
                 common: dict[str, Any] = {
                     "passes": passes, "seed": seed, "gold": gold, "tick": tick, "b_dropout": self.config.train.b_dropout,
                     "folder": self.folder / PARTS, "question": {"round": r, "adapter": sha256(self.adapter(r - 1))},
+                    "whole_dropout": whole,
                 }  # fmt: skip
                 if self.recipe.racing:
                     value = strategies.race_value(self.recipe, context)
-                    full, race = predict_raced(
-                        base, model, candidates, needs_full, task, value, k=k,
-                        whole_dropout=self.recipe.dropout == "model", **common,
-                    )  # fmt: skip
+                    full, race = predict_raced(base, model, candidates, needs_full, task, value, k=k, **common)
                 else:
                     full = predict_in_parts(
                         base, model, candidates, needs_full, task, one_model=self.recipe.selector.one_model,
-                        whole_dropout=self.recipe.dropout == "model",
                         samples=self.recipe.sampled, temperature=self.recipe.temperature or 1.0, **common,
                     )  # fmt: skip
                 if of_labelled:
                     known = [example for example, _ in self.labelled()]
                     labelled = predict(
-                        base, model, known, of_labelled, task, passes=passes, seed=seed,
-                        whole_dropout=self.recipe.dropout == "model",
-                    )  # fmt: skip
+                        base, model, known, of_labelled, task, passes=passes, seed=seed, whole_dropout=whole
+                    )
         if self.bench.watched and full is not None and "label_log_probs" in full.arrays:
             self._keep_answers(r, full)
         context = dataclasses.replace(context, full=full, labelled=labelled, labelled_base=labelled_base, race=race)

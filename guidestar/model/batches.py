@@ -3,15 +3,18 @@ for the logits of the last few positions alone; for a classification head it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model.load import BaseModel
 from guidestar.records import Example
+
+Row = TypeVar("Row", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,24 @@ def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> l
     return batches
 
 
+def epoch_batches(rows: Sequence[Row], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[Row]]:
+    """Batches of one epoch: shuffled, then sorted by length inside windows of eight batches, so that rows
+    of similar length meet and the order still changes every epoch. `exact` allows one length a batch."""
+    order = rng.permutation(len(rows))
+    batches: list[list[Row]] = []
+    window = 8 * size
+    for start in range(0, len(order), window):
+        part = sorted((rows[i] for i in order[start : start + window]), key=len)
+        for row in part:
+            last = batches[-1] if batches else None
+            if last is None or len(last) == size or (exact and len(last[0]) != len(row)):
+                batches.append([row])
+            else:
+                last.append(row)
+    for i in rng.permutation(len(batches)):
+        yield batches[i]
+
+
 def prompt_text(base: BaseModel, prompt: str) -> str:
     """The prompt as the model reads it: itself, or one user turn of the tokenizer's chat template."""
     return conversation(base, [prompt]) if base.chat and not base.rendered else prompt
@@ -156,6 +177,11 @@ def too_long(base: BaseModel, examples: Sequence[Example], room: int | Sequence[
 
 def _each(room: int | Sequence[int], examples: Sequence[Example]) -> Sequence[int]:
     return [room] * len(examples) if isinstance(room, int) else room
+
+
+def decode(base: BaseModel, ids: Sequence[int]) -> str:
+    """The text of some tokens, special ones left out."""
+    return str(base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_response(base: BaseModel, prompt: str, response: str) -> list[int]:

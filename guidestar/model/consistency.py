@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.errors import ConfigError, ModelError
-from guidestar.model import adapters, generate, kv, lora
-from guidestar.model.batches import Batch, encode_prompts, pad_left, token_batches
+from guidestar.model import adapters, generate, kv
+from guidestar.model.batches import Batch, decode, encode_prompts, pad_left, token_batches
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import last_logits
+from guidestar.model.predict import last_logits, ready
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
 
@@ -91,15 +91,14 @@ def sampled_texts(
     texts: list[tuple[str, ...]] = [()] * len(examples)
     lengths = [(len(prompt) + limit) * samples for prompt in prompts]
     own_cache, done = kv.keeps_every_key(model), 0
-    fold = adapters.inner(model).dtype == torch.float32  # bfloat16 would round most of the adapter away
-    with torch.inference_mode(), lora.merged(model) if fold else lora.added(model):
+    with torch.inference_mode(), ready(model, stochastic=False):
         for rows in token_batches(lengths, base.batch_tokens, adapters.exact_lengths(model)):
             draws = torch.from_numpy(np.concatenate([_draws(seed, examples[i].id, samples, limit) for i in rows]))
             written = _sample(base, model, [prompts[i] for i in rows], limit, draws, temperature, own_cache)
             _refuse_non_finite(written, [examples[i] for i in rows])
             ends = torch.isin(written.tokens, torch.tensor(base.eos, device=written.tokens.device))
             counts = (written.real & ~ends).sum(1).tolist()
-            decoded = [_decode(base, ids[:n]) for ids, n in zip(written.tokens.cpu().tolist(), counts, strict=True)]
+            decoded = [decode(base, ids[:n]) for ids, n in zip(written.tokens.cpu().tolist(), counts, strict=True)]
             for place, i in enumerate(rows):
                 texts[i] = tuple(decoded[place * samples : (place + 1) * samples])
             done += len(rows)
@@ -136,10 +135,6 @@ def _draws(seed: int, id: str, samples: int, limit: int) -> NDArray[np.float64]:
     """Uniform draws of one example, (samples, limit)."""
     digest = hashlib.sha256(f"guidestar/sampled/{seed}/{id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big")).random((samples, limit))
-
-
-def _decode(base: BaseModel, ids: Sequence[int]) -> str:
-    return str(base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _refuse_non_finite(written: generate.Written, examples: Sequence[Example]) -> None:

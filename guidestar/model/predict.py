@@ -22,6 +22,7 @@ from guidestar.model import adapters, classify, full, generate, kv, lora
 from guidestar.model.batches import (
     Batch,
     LabelTokens,
+    decode,
     encode_answer,
     encode_prompts,
     encode_response,
@@ -93,7 +94,7 @@ def predict(
     walk = classify.Work if base.labels else _Work
     work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
-    with torch.inference_mode(), torch.random.fork_rng(), _ready(model, passes > 0, whole_dropout):
+    with torch.inference_mode(), torch.random.fork_rng(), ready(model, passes > 0, whole_dropout):
         torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
@@ -141,7 +142,7 @@ def respond(
         return Responses((), store)
     work = _Work(base, model, examples, task, GENERATED, None)
     done = 0
-    with torch.inference_mode(), _ready(model, stochastic=False):
+    with torch.inference_mode(), ready(model, stochastic=False):
         for rows in work.batches:
             found, values = work.generate(rows, stop)
             for i, text in zip(rows, found, strict=True):
@@ -160,7 +161,7 @@ def respond(
 
 
 @contextmanager
-def _ready(model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
+def ready(model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
     bfloat16 would round most of it away (measured; see LOG.md)."""
     fold = not stochastic and adapters.inner(model).dtype == torch.float32
@@ -369,7 +370,7 @@ class _Work:
         return np.asarray([len(self._decode(ids[: k + 1])) for k in range(len(ids))], dtype=np.intp)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decode(self.base, ids)
 
     # --- the model ---
 

@@ -11,7 +11,7 @@ Source: Gururangan et al. 2020; Jukić and Šnajder 2023 (arXiv 2305.14576) for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import nn
 from guidestar.config import TaptConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
-from guidestar.model.batches import Batch, encode_prompts, pad_left, pad_right, token_batches
+from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
 from guidestar.model.kept import kept_adapter, model_facts, place
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import last_logits
@@ -115,7 +115,9 @@ def _fit(base: BaseModel, model: Any, config: TaptConfig, rows: list[list[int]],
     from guidestar.model.train import accelerator_of
 
     rng, losses, done = np.random.default_rng(seed), [], 0
-    epochs = [list(_batches(rows, config.batch_size, rng, adapters.exact_lengths(model))) for _ in range(config.epochs)]
+    epochs = [
+        list(epoch_batches(rows, config.batch_size, rng, adapters.exact_lengths(model))) for _ in range(config.epochs)
+    ]
     total = sum(map(len, epochs))
     head = _identity(base) if base.labels else None
     own = [p for name, p in model.named_parameters() if p.requires_grad and not _of_head(base, name)]
@@ -213,18 +215,3 @@ def masked(
         inputs.append(np.where(chosen, replaced, row).tolist())
         targets.append(np.where(chosen, row, IGNORED).tolist())
     return inputs, targets
-
-
-def _batches(rows: Sequence[list[int]], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[list[int]]]:
-    """Batches of one epoch in random order, of rows of similar length; with `exact` of one length."""
-    order = rng.permutation(len(rows))
-    found: list[list[list[int]]] = []
-    for start in range(0, len(order), 8 * size):
-        for row in sorted((rows[i] for i in order[start : start + 8 * size]), key=len):
-            last = found[-1] if found else None
-            if last is None or len(last) == size or (exact and len(last[0]) != len(row)):
-                found.append([row])
-            else:
-                last.append(row)
-    for i in rng.permutation(len(found)):
-        yield found[i]

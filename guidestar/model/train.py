@@ -8,7 +8,7 @@ dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.model import adapters, beast, classify, full, heads, step
-from guidestar.model.batches import encode_answer, encode_prompts, pad_left
+from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left
 from guidestar.model.dynamics import Listener
 from guidestar.model.evaluate import evaluate
 from guidestar.model.load import BaseModel
@@ -158,7 +158,7 @@ def _fit(
 
     exact = adapters.exact_lengths(model)
     order = np.random.default_rng(seed)
-    epochs = [list(_epoch(rows, config.batch_size, order, exact)) for _ in range(config.epochs)]
+    epochs = [list(epoch_batches(rows, config.batch_size, order, exact)) for _ in range(config.epochs)]
     length = config.schedule_steps or sum(map(len, epochs))
     epochs = _until(length, epochs)
     total = sum(map(len, epochs))
@@ -283,7 +283,7 @@ def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener 
 def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: bool) -> float:
     model.eval()
     spent, tokens = 0.0, 0
-    for batch in _epoch(rows, size, np.random.default_rng(0), exact):
+    for batch in epoch_batches(rows, size, np.random.default_rng(0), exact):
         spent += float(_loss(base, model, batch))
         tokens += sum(len(row.response) for row in batch)
     return spent / tokens
@@ -300,24 +300,6 @@ def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], i
     both = enumerate(zip(prompts, responses, strict=True))
     rows = [_Row(p, r[: base.max_length - len(p)], i) for i, (p, r) in both]
     return rows, sum(len(row.response) < len(whole) for row, whole in zip(rows, responses, strict=True))
-
-
-def _epoch(rows: list[_Row], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[_Row]]:
-    """Batches of one epoch: shuffled, then sorted by length inside windows of eight batches, so that rows
-    of similar length meet and the order still changes every epoch. `exact` allows one length a batch."""
-    order = rng.permutation(len(rows))
-    batches: list[list[_Row]] = []
-    window = 8 * size
-    for start in range(0, len(order), window):
-        part = sorted((rows[i] for i in order[start : start + window]), key=len)
-        for row in part:
-            last = batches[-1] if batches else None
-            if last is None or len(last) == size or (exact and len(last[0]) != len(row)):
-                batches.append([row])
-            else:
-                last.append(row)
-    for i in rng.permutation(len(batches)):
-        yield batches[i]
 
 
 def _until(steps: int, epochs: list[list[list[_Row]]]) -> list[list[list[_Row]]]:
