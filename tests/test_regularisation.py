@@ -18,9 +18,10 @@ from test_train import LABELLED
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
+from guidestar.model.batches import epoch_batches
 from guidestar.model.dropout import drop_before_b
 from guidestar.model.predict import predict
-from guidestar.model.train import _epoch, _rows, train
+from guidestar.model.train import _rows, train
 from guidestar.query.strategies import STRATEGIES, check
 
 PLAIN = {**PEFT, "lora_dropout": 0.0}
@@ -44,7 +45,7 @@ def adapter(base: Any, tmp_path: Path) -> Path:
 def literal_training(base: Any, config: TrainConfig, seed: int) -> dict[str, torch.Tensor]:
     """One row at a time, no padding, AdamW from its paper, the rate of each step from the formula."""
     (rows, _), order = _rows(base, choice(), LABELLED), np.random.default_rng(seed)
-    batches = [b for _ in range(config.epochs) for b in _epoch(rows, config.batch_size, order, False)]
+    batches = [b for _ in range(config.epochs) for b in epoch_batches(rows, config.batch_size, order, False)]
     length = config.schedule_steps or len(batches)
     model = adapters.attach(base, PLAIN, seed)
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
