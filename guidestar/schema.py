@@ -126,10 +126,11 @@ class ModelConfig(_Section):
         "of an encoder ([CLS]) and the last of a causal model. The head itself reads what the architecture gives it.",
     )
     chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
-    batch_tokens: int = Field(
-        2048,
+    batch_tokens: int | None = Field(
+        None,
         ge=16,
-        description="Padded tokens in one batch when scoring and evaluating; lower it when memory is short.",
+        description="Padded tokens in one batch when scoring and evaluating; lower it when memory is short. Default: 1024 on a "
+        "CPU, whose caches hold that much, and 8192 where responses are generated; 8192 on a GPU; 2048 elsewhere.",
     )
 
 

@@ -176,3 +176,30 @@ def sampled_response(model, prompt, draws, temperature, ends):
             break
         ids.append(token)
     return ids
+
+
+def token_values(logits, goal):
+    """(−log p of the goal, entropy) from one row of logits, in double precision."""
+    top = max(logits)
+    log_z = top + math.log(sum(math.exp(x - top) for x in logits))
+    log_p = [x - log_z for x in logits]
+    return -log_p[goal], -sum(math.exp(x) * x for x in log_p if math.exp(x) > 0)
+
+
+def attention(query, key, value, mask, scaling):
+    """softmax(scaling · q · k + mask) · v for every row, head and token; a group of heads shares keys and values."""
+    import torch
+
+    rows, heads, tokens, _ = query.shape
+    group = heads // key.shape[1]
+    out = torch.zeros(rows, tokens, heads, value.shape[-1], dtype=query.dtype)
+    for row in range(rows):
+        for head in range(heads):
+            for token in range(tokens):
+                scores = [scaling * float(query[row, head, token] @ k) for k in key[row, head // group]]
+                scores = [s + float(m) for s, m in zip(scores, mask[row, 0, token], strict=True)]
+                top = max(scores)
+                weights = [math.exp(s - top) for s in scores]
+                for weight, v in zip(weights, value[row, head // group], strict=True):
+                    out[row, token, head] += weight / sum(weights) * v
+    return out

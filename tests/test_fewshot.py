@@ -175,7 +175,7 @@ def test_what_a_model_writes_behind_its_answer_does_not_count(base: Any, monkeyp
 @pytest.mark.parametrize("tokens", [1, 4096])
 def test_a_response_ends_at_a_text_and_nothing_behind_it_is_generated(base: Any, tokens: int) -> None:
     """Where the text comes up depends on the row; the arrays count up to it, as if the model had stopped there."""
-    base, task = dataclasses.replace(base, batch_tokens=tokens), choice(limit=10)
+    base, task = dataclasses.replace(base, batch_tokens=tokens, written_tokens=tokens), choice(limit=10)
     whole = [literal.generated(base, base.model, e.prompt, 10)[2] for e in examples()]
     texts = [base.tokenizer.decode([t for t in row if t not in base.eos]) for row in whole]
     stop = next(text[k : k + 2] for text in texts for k in range(1, len(text) - 2) if text[k : k + 2].isalpha())

@@ -61,7 +61,7 @@ def adapter(base: Any, tmp_path: Path) -> Path:
 
 
 def with_batch(base: Any, tokens: int) -> Any:
-    return dataclasses.replace(base, batch_tokens=tokens)
+    return dataclasses.replace(base, batch_tokens=tokens, written_tokens=tokens)
 
 
 @pytest.mark.parametrize("scoring", ["first_token", "sequence"])

@@ -13,7 +13,7 @@ from test_predict import PEFT, choice, examples
 from torch import nn
 
 from guidestar.config import ModelConfig, TrainConfig
-from guidestar.model import adapters, step
+from guidestar.model import adapters, attention, step
 from guidestar.model.load import load
 from guidestar.model.train import train
 
@@ -90,7 +90,7 @@ def losses(base: Any, folder: Path, peft: dict[str, Any], monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         if plain:
             patch.setattr(step, "whole_lora", lambda model: nullcontext())
-            patch.setattr(step, "_separate_attention", lambda inner: nullcontext())
+            patch.setattr(attention, "products", lambda base, model: nullcontext())
             patch.setattr(step, "optimizer_options", lambda base: {})
         return train(base, peft, config, labelled, choice(), folder, seed=3).losses
 
@@ -107,18 +107,15 @@ def test_the_curve_is_that_of_plain_steps(
     np.testing.assert_allclose(fast, slow, rtol=1e-4)
 
 
-def test_separate_attention_gives_the_same_curve(
+def test_attention_by_products_gives_the_same_curve(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32, where it can be told: there it is not used otherwise."""
     base = load(ModelConfig(name=str(tiny_folder), dtype="float32"))
-    assert base.model.config._attn_implementation == "sdpa"
     fused = losses(base, tmp_path / "fused", LORA, monkeypatch, plain=False)
-    seen = []
-    with step._separate_attention(base.model):
-        seen.append(base.model.config._attn_implementation)
+    with attention.switched(base.model):
+        assert base.model.config._attn_implementation == attention.NAME
         separate = losses(base, tmp_path / "separate", LORA, monkeypatch, plain=False)
-    assert seen == ["eager"]
     assert base.model.config._attn_implementation == "sdpa"
     np.testing.assert_allclose(separate, fused, rtol=1e-4)
 
@@ -131,12 +128,10 @@ def test_bfloat16_trains_alike(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert base.model.config._attn_implementation == "sdpa", "the fused attention was not put back"
 
 
-@pytest.mark.parametrize(("dtype", "longest", "expected"), [("bfloat16", 256, "eager"), ("bfloat16", 257, "sdpa"), ("float32", 20, "sdpa")])  # fmt: skip
-def test_only_short_rows_in_bfloat16_get_separate_attention(
-    tiny_folder: Path, dtype: str, longest: int, expected: str
-) -> None:
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", attention.NAME), ("float32", "sdpa")])
+def test_only_bfloat16_gets_attention_by_products(tiny_folder: Path, dtype: str, expected: str) -> None:
     base = load(ModelConfig(name=str(tiny_folder), dtype=dtype))
-    with step.cheaper(base, base.model, longest):
+    with step.cheaper(base, base.model):
         assert base.model.config._attn_implementation == expected
     assert base.model.config._attn_implementation == "sdpa"
 
@@ -175,7 +170,7 @@ def test_a_failure_puts_everything_back(tiny_folder: Path, tmp_path: Path) -> No
     model = adapters.attach(base, LORA, seed=0)
 
     def dies() -> None:
-        with step.cheaper(base, model, 10):
+        with step.cheaper(base, model):
             assert replaced(model) > 0
             raise KeyboardInterrupt
 

@@ -33,7 +33,7 @@ def tiny(kind: str) -> BaseModel:
     model.requires_grad_(False).eval()
     return BaseModel(
         model, None, "tiny", "0", torch.device("cpu"), torch.float32, (1,), pad=0, max_length=64, chat=False,
-        batch_tokens=1000, labels=LABELS if head else (), encoder=not groups, pooling="last" if groups else "first",
+        batch_tokens=1000, written_tokens=1000, labels=LABELS if head else (), encoder=not groups, pooling="last" if groups else "first",
     )  # fmt: skip
 
 

@@ -103,16 +103,17 @@ def training(shape: Shape, adapter: Adapter, rows: int, tokens: float, response:
 def scoring(shape: Shape, adapter: Adapter, tokens: float, rows: float, positions: float, new: int) -> dict[str, float]:
     """The parts of the peak while scoring or evaluating, in bytes; nothing is kept for a backward pass.
 
-    tokens: padded tokens of a batch of `rows` examples. positions: logits looked at, of each. new: tokens generated, 0
-    for none.
+    tokens: padded tokens of a batch of `rows` examples. positions: logits looked at, of each, 128 at a time. new: tokens
+    generated, 0 for none.
     """
+    together = max(rows, min(rows * positions, 128.0))
     b, n = shape.bytes, adapter.numbers
     cache = 2 * shape.layers * shape.keys * b * (tokens + rows * new) if new else 0
     return {
         "weights": float(shape.parameters * b),
         "adapter": float(n * b + (adapter.folded * b if b == 4 else 0)),
         "working": tokens * (8.0 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner)) + cache,
-        "logits": rows * positions * shape.vocabulary * (b + 8.0),
+        "logits": together * shape.vocabulary * (b + 8.0),
     }
 
 

@@ -91,8 +91,8 @@ def sampled_texts(
     texts: list[tuple[str, ...]] = [()] * len(examples)
     lengths = [(len(prompt) + limit) * samples for prompt in prompts]
     own_cache, done = kv.keeps_every_key(model), 0
-    with torch.inference_mode(), ready(model, stochastic=False):
-        for rows in token_batches(lengths, base.batch_tokens, adapters.exact_lengths(model)):
+    with torch.inference_mode(), ready(base, model, stochastic=False):
+        for rows in token_batches(lengths, base.written_tokens, adapters.exact_lengths(model)):
             draws = torch.from_numpy(np.concatenate([_draws(seed, examples[i].id, samples, limit) for i in rows]))
             written = _sample(base, model, [prompts[i] for i in rows], limit, draws, temperature, own_cache)
             _refuse_non_finite(written, [examples[i] for i in rows])

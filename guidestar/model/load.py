@@ -48,6 +48,11 @@ MODELS: dict[str, Known] = {
 
 POOLING = "1_Pooling/config.json"  # in the folder of a sentence-transformers model
 
+# By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
+# for, where every step reads all weights for one token of each row.
+_BATCH = {"cpu": 1024, "cuda": 8192, "other": 2048}
+_WRITTEN = {"cpu": 8192, "cuda": 8192, "other": 2048}
+
 Say = Callable[[str], None]
 
 
@@ -63,6 +68,7 @@ class BaseModel:
     labels: what a classification head tells apart, in the order of its outputs; empty for a causal language model.
     encoder: every token sees every other, and the model was made to fill masked ones.
     pooling: whose state stands for a text: the first token's, the last one's, or the mean over all.
+    batch_tokens, written_tokens: padded tokens of a batch that is read, and of one whose responses are generated.
     """
 
     model: Any
@@ -76,6 +82,7 @@ class BaseModel:
     max_length: int
     chat: bool
     batch_tokens: int
+    written_tokens: int
     rendered: bool = False
     labels: tuple[str, ...] = ()
     encoder: bool = False
@@ -139,12 +146,20 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
         # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
         model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
+    read, written = batch_sizes(config, device)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
-        pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=config.batch_tokens,
+        pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
         labels=tuple(labels) if classifies else (), encoder=encoder,
         pooling=(config.pooling or _pooling(folder, encoder)) if classifies else "last",
     )  # fmt: skip
+
+
+def batch_sizes(config: ModelConfig, device: torch.device) -> tuple[int, int]:
+    """Padded tokens of a batch that is read, and of one that responses are written for: as configured, else what is fast
+    on the device."""
+    kind = device.type if device.type in _BATCH else "other"
+    return config.batch_tokens or _BATCH[kind], config.batch_tokens or _WRITTEN[kind]
 
 
 def _pooling(folder: Path, encoder: bool) -> str:
@@ -337,14 +352,15 @@ def _converted(file: Path, target: Path, say: Say) -> Path:
 
 
 def contiguous_head(model: Any) -> None:
-    """Hand the vocabulary projection a contiguous input.
+    """Hand the vocabulary projection an input with the strides of a fresh tensor.
 
     With frozen weights and a slice of the hidden states (logits_to_keep), PyTorch's matmul would otherwise
-    copy the whole projection matrix once per row of the batch: 1.5 s of a 2 s batch, measured on SmolLM2.
+    copy the whole projection matrix once per row of the batch: 1.5 s of a 2 s batch, measured on SmolLM2. One row's
+    slice counts as contiguous and is copied for all the same, so the strides are made anew.
     """
     head = model.get_output_embeddings()
     if head is not None:
-        head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+        head.register_forward_pre_hook(lambda module, args: (args[0].reshape(-1).view(args[0].shape), *args[1:]))
 
 
 def _eos(model: Any, tokenizer: Any, folder: Path) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError, ModelError, NoVariance
-from guidestar.model import adapters, classify, full, generate, kv, lora
+from guidestar.model import adapters, attention, classify, full, generate, kv, lora
 from guidestar.model.batches import (
     Batch,
     LabelTokens,
@@ -31,7 +31,7 @@ from guidestar.model.batches import (
     pad_left,
     token_batches,
 )
-from guidestar.model.generate import entropy_of
+from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example, Predictions
 
@@ -46,7 +46,6 @@ GOLD = frozenset(
 GOLD_ANSWER = frozenset(name for name in GOLD if "answer" in name)
 ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
-_CHUNK = 128  # answer positions whose full-vocabulary distribution exists at one time
 _SAVED = 256  # tokens of a batch that a prefix must save to be worth a pass of its own
 
 
@@ -94,7 +93,7 @@ def predict(
     walk = classify.Work if base.labels else _Work
     work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
-    with torch.inference_mode(), torch.random.fork_rng(), ready(model, passes > 0, whole_dropout):
+    with torch.inference_mode(), torch.random.fork_rng(), ready(base, model, passes > 0, whole_dropout):
         torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
@@ -142,7 +141,7 @@ def respond(
         return Responses((), store)
     work = _Work(base, model, examples, task, GENERATED, None)
     done = 0
-    with torch.inference_mode(), ready(model, stochastic=False):
+    with torch.inference_mode(), ready(base, model, stochastic=False):
         for rows in work.batches:
             found, values = work.generate(rows, stop)
             for i, text in zip(rows, found, strict=True):
@@ -161,11 +160,12 @@ def respond(
 
 
 @contextmanager
-def ready(model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
+def ready(base: BaseModel, model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
     bfloat16 would round most of it away (measured; see LOG.md)."""
     fold = not stochastic and adapters.inner(model).dtype == torch.float32
     with ExitStack() as stack:
+        stack.enter_context(attention.products(base, model))
         if stochastic:
             stack.enter_context(adapters.dropout_on(model, whole_dropout))
         stack.enter_context(lora.merged(model) if fold else lora.added(model))
@@ -200,7 +200,9 @@ class _Work:
         self._prefix_states: kv.States | None = None
         behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
         longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
-        self.batches = token_batches(longest, base.batch_tokens, self.exact)
+        self.batches = token_batches(
+            longest, base.written_tokens if wanted & GENERATED else base.batch_tokens, self.exact
+        )
         self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -230,14 +232,14 @@ class _Work:
             batch = self._batch([self.prompts[i] + prefix for i in rows], longest)
             keep = 1 + len(prefix) if self.wanted & EMBEDDING else 1  # the prompt ends before the format words
             with self._head_input() as states:
-                logits = self._logits(batch, keep)[:, -1].float()
+                logits = self._logits(batch, keep)[:, -1]
             if self.wanted & EMBEDDING:
                 found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
         if self.labels is not None:
             if not whole:
-                scores = logits[:, self.labels.first]
+                scores = logits[:, self.labels.first].float()
             elif self.own_cache:
-                scores = self._continued_labels(batch, logits)
+                scores = self._continued_labels(batch, logits.float())
             else:
                 scores = self._label_sequences(rows, prefix)
             found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
@@ -257,7 +259,7 @@ class _Work:
                     kv.rewind(batch.past, read)
                 tokens = torch.tensor(rest, device=batch.ids.device).expand(len(batch.ids), -1)
                 after = self._logits(followed(batch, tokens[:, :-1]), len(rest) - 1)
-                column = column - self._chunked(after.flatten(0, 1), tokens[:, 1:].flatten())[0].view_as(
+                column = column - token_values(after.flatten(0, 1), tokens[:, 1:].flatten())[1].view_as(
                     tokens[:, 1:]
                 ).sum(1)
             columns.append(column)
@@ -302,24 +304,11 @@ class _Work:
             with self._without_head() as states:
                 self._logits(batch, width + 1)
             entering = states[-1][:, -width - 1 : -1][real]
-            values = self._chunked(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
+            values = token_values(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
         else:
-            values = self._chunked(self._logits(batch, keep=width + 1)[:, :-1][real], targets[real])
+            values = token_values(self._logits(batch, keep=width + 1)[:, :-1][real], targets[real])
         nll, entropy = (torch.zeros(real.shape, dtype=torch.float32, device=real.device) for _ in range(2))
-        nll[real], entropy[real] = values
-        return nll, entropy
-
-    def _chunked(
-        self, inputs: torch.Tensor, goal: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """−log p of `goal` and the entropy, (n,), from logits (n, vocabulary) or from the states before `head`."""
-        nll, entropy = (torch.empty(len(goal), dtype=torch.float32, device=goal.device) for _ in range(2))
-        for start in range(0, len(goal), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            logits = inputs[part] if head is None else head(inputs[part])
-            log_p = torch.log_softmax(logits.float(), dim=-1)
-            nll[part] = -log_p.gather(1, goal[part, None])[:, 0]
-            entropy[part] = entropy_of(log_p)
+        nll[real], entropy[real] = values[1:]
         return nll, entropy
 
     # --- generation ---

@@ -101,7 +101,7 @@ def pretrain(
         raise ConfigError("tapt: no prompt has two tokens, so there is nothing to predict")
     model = adapters.attach(base, dict(peft), seed, b_dropout=b_dropout)
     try:
-        with step.cheaper(base, model, max(map(len, rows))):
+        with step.cheaper(base, model):
             losses = _fit(base, model, config, rows, seed, tick)
         adapters.save(model, folder)
     finally:

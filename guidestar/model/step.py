@@ -1,8 +1,8 @@
 """A training step that costs less on a CPU and gives what the plain one gives, up to rounding.
 
 Three things, each measured (docs/performance.md, LOG.md): plain LoRA as one operation with a backward pass of its own,
-attention in separate products where rows are short, and an optimiser that goes over the weights once. A GPU, other
-adapters and long rows are trained as PEFT and transformers have it.
+attention in separate products (`attention.py`), and an optimiser that goes over the weights once. A GPU and other
+adapters are trained as PEFT and transformers have it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model import adapters, lora
+from guidestar.model import attention, lora
 from guidestar.model.dropout import BitDropout, keep_bits
 from guidestar.model.load import BaseModel
 
-SHORT = 256  # tokens up to which separate products are at least as fast as the fused attention's backward pass
-
 
 @contextmanager
-def cheaper(base: BaseModel, model: Any, longest: int) -> Iterator[None]:
-    """The model with cheaper steps while the block lasts. longest: tokens of the longest row that it will see."""
+def cheaper(base: BaseModel, model: Any) -> Iterator[None]:
+    """The model with cheaper steps while the block lasts."""
     with ExitStack() as stack:
         if base.device.type == "cpu":
             stack.enter_context(whole_lora(model))
-            if base.dtype == torch.bfloat16 and longest <= SHORT:
-                stack.enter_context(_separate_attention(adapters.inner(model)))
+            stack.enter_context(attention.products(base, model))
         yield
 
 
@@ -123,17 +120,3 @@ class _WholeLora(torch.autograd.Function):
 
 def _masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return (x.view(keep.dtype) & keep).view(x.dtype)
-
-
-@contextmanager
-def _separate_attention(inner: Any) -> Iterator[None]:
-    """Attention as products and a softmax for the time of the block, where the model was loaded with the fused one."""
-    before = getattr(inner.config, "_attn_implementation", None)
-    if before != "sdpa" or not hasattr(inner, "set_attn_implementation"):
-        yield
-        return
-    inner.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        inner.set_attn_implementation(before)

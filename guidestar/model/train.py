@@ -177,7 +177,6 @@ def _fit(
     accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
-    longest = max(map(len, rows))
 
     losses: list[float] = []
     judged: list[float] = []
@@ -188,7 +187,7 @@ def _fit(
         for epoch, batches in enumerate(epochs):
             model.train()
             spent, tokens = torch.zeros((), device=base.device), 0
-            with step.cheaper(base, model, longest):
+            with step.cheaper(base, model):
                 for batch in batches:
                     count = sum(len(row.response) for row in batch)
                     for start in range(0, len(batch), micro):

@@ -181,13 +181,16 @@ def peaks(
     config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Any
 ) -> dict[str, tuple[Range, dict[str, float]]]:
     """Peak bytes while training and while scoring: a range, and the parts at its lower end."""
+    from guidestar.model import load
+
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
     low, high = (memory.training(shape, adapter, micro, n, lengths.response) for n in whole)
-    budget = max(float(config.model.batch_tokens), lengths.longest)
-    rows = max(1.0, budget / max(lengths.mean, 1.0))
     new = 0 if isinstance(task, Choice) and not _generates(config, task.kind) else task.max_new_tokens
-    score = memory.scoring(shape, adapter, budget, rows, lengths.response, new)
+    read, written = load.batch_sizes(config.model, load._device(config.model.device))
+    budget = max(float(written if new else read), lengths.longest)
+    rows = max(1.0, budget / max(lengths.mean + new, 1.0))
+    score = memory.scoring(shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new)
     return {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
 
 
@@ -300,7 +303,8 @@ def _lora(config: RunConfig) -> RunConfig | None:
 
 
 def _fewer_tokens(config: RunConfig) -> RunConfig | None:
-    return None if config.model.batch_tokens <= 256 else _section("model", batch_tokens=256)(config)
+    now = config.model.batch_tokens
+    return None if now is not None and now <= 256 else _section("model", batch_tokens=256)(config)
 
 
 def _fewer_rounds(config: RunConfig) -> RunConfig | None:
