@@ -157,7 +157,9 @@ def test_compare_and_curves_are_of_every_adapter(finished: tuple[Path, dict[str,
     text = (out / "compare.txt").read_text()
     assert "tickets, tiny, lora, beside random, 8 to 16 labels" in text
     assert "tickets, tiny, series, beside random" in text
-    assert any(sentence.startswith("tickets, tiny, series: 2 seeds cannot show") for sentence in facts["reading"])
+    assert any("comparisons have fewer than 5 seeds. They cannot show a gain" in one for one in facts["reading"])
+    assert [row["peft"] for row in facts["above"]] == ["lora", "series", None]
+    assert "**mean of 2 adapters**" in (out / "table.md").read_text()
     for kind in ("png", "pdf", "csv"):
         assert (out / f"curves-tickets-tiny.{kind}").stat().st_size > 200
     points = list(csv.DictReader(io.StringIO((out / "curves-tickets-tiny.csv").read_text())))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.errors import ConfigError
+from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.progress import Progress, Silent
 from guidestar.report.compare import compare, compare_text, sentences
 from guidestar.report.summary import ORACLE_EPOCH
 from guidestar.store import files
 from guidestar.study import cells as engine
-from guidestar.study import figures, plan
+from guidestar.study import figures, gains, plan
 from guidestar.study.cells import Cell, CellResult, Shared
 from guidestar.study.figures import COLUMNS, Panel, curve_of, save_panels
 from guidestar.study.jobs import run_jobs
@@ -107,9 +108,10 @@ def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]
         said.append(ORACLE_EPOCH)
     if study.control is None:
         said.append("There is no random strategy and no `control`, so there is no RIPL.")
-    for data in compared["datasets"] if compared else ():
-        said += [f"{data['name']}: {sentence}" for sentence in sentences(data)]
+    said += _verdicts(compared["datasets"] if compared else ())
+    above = gains.gains(results, study.strategies, study.control)
     body = [f"# {title(study)}", "", markdown(rows) if rows else "No run with a test set is done yet.", "", NOTE, ""]
+    body += [gains.markdown(above, study.control), ""] if len(above) > 1 else []
     body += ["## What this shows", "", *[f"- {sentence}" for sentence in said], ""]
     written = [_write(study.out / "table.md", "\n".join(body)), _write(study.out / "table.csv", as_csv(rows))]
     if compared:
@@ -117,10 +119,27 @@ def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]
     written += engine.tried(progress, lambda: _draw(study, results)) or []
     facts = {
         "out": str(study.out), "protocol": study.protocol, "control": study.control, "cells": len(study.cells),
-        "done": len(results), "rows": rows, "reading": said, "files": sorted(map(str, written)),
+        "done": len(results), "rows": rows, "above": above, "reading": said, "files": sorted(map(str, written)),
     }  # fmt: skip
     _write(study.out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts, [*body, f"{len(results)} of {len(study.cells)} runs are done; written: {study.out}"]
+
+
+def _verdicts(datasets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The verdicts of `compare`. Those that have too few seeds for any claim differ in their names alone and are counted."""
+    said, few = [], 0
+    for data in datasets:
+        for row, sentence in zip(data["comparisons"], sentences(data), strict=True):
+            if row["seeds"] and not can_claim(len(row["seeds"])):
+                few += 1
+            else:
+                said.append(f"{data['name']}: {sentence}")
+    if few:
+        said.append(
+            f"{few} of {few + len(said)} comparisons have fewer than {least_seeds()} seeds. They cannot show a gain at 95 %, "
+            "even if all their seeds agree: what the tables say of them may be chance."
+        )
+    return said
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
