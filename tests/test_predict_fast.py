@@ -17,7 +17,7 @@ from guidestar.config import TrainConfig
 from guidestar.model import adapters, generate, kv, lora
 from guidestar.model import predict as predict_room
 from guidestar.model.batches import pad_left
-from guidestar.model.dropout import BitDropout
+from guidestar.model.dropout import Bank, BitDropout, keep_bits
 from guidestar.model.predict import GENERATED, GOLD, predict
 from guidestar.model.train import train
 
@@ -233,3 +233,73 @@ def test_masks_as_bits_fill_like_masks(dtype: torch.dtype, turned: bool) -> None
         assert two is not None
         assert torch.equal(one, two)
     assert 0.2 < float((results[0][0] == 0).double().mean()) < 0.4
+
+
+def used_up(bank: Bank) -> Bank:
+    """At the start of a pass, with the bits drawn that no row serves."""
+    bank.renew()
+    bank._drawn = 2 * bank.LENGTH
+    return bank
+
+
+def test_masks_from_a_bank_keep_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every place with the chance 1 − p, neighbours independently, and no two passes alike."""
+    monkeypatch.setattr(Bank, "LENGTH", 1 << 12)
+    bank, x = used_up(Bank()), torch.ones(4, 50)
+    cut = round(0.3 * 2**16)
+    torch.manual_seed(0)
+    kept = []
+    for _ in range(3000):
+        used_up(bank)
+        kept.append((bank.draw(x, cut) != 0).double())
+    found = torch.stack(kept)
+    assert float((found.mean(0) - 0.7).abs().max()) < 5 * (0.21 / 3000) ** 0.5
+    flat = found.flatten(1)
+    assert abs(float(torch.corrcoef(flat.T).fill_diagonal_(0).abs().max())) < 6 / 3000**0.5
+    assert len({tuple(row.tolist()) for row in flat}) == 3000
+
+
+def test_masks_of_a_bank_begin_at_random_places() -> None:
+    """So two layers of one pass do not see the same mask, though both are cut from one row."""
+    bank, x = used_up(Bank()), torch.ones(64, 576)
+    torch.manual_seed(0)
+    one, two = bank.draw(x, 6554), bank.draw(x, 6554)
+    assert len(bank._rows) == 1
+    assert one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
+    assert not torch.equal(one, two)
+    both = torch.stack([one.flatten().double(), two.flatten().double()])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 5 / x.numel() ** 0.5
+
+
+def test_the_first_masks_of_a_pass_and_very_large_ones_are_drawn_anew() -> None:
+    bank, n = Bank(), Bank.LENGTH // 2 + 1
+    few, many = torch.ones(100, dtype=torch.bfloat16), torch.ones(n, dtype=torch.bfloat16)
+    for x in (few, many, many, many, many):
+        torch.manual_seed(3)
+        found = bank.draw(x, 6554)
+        torch.manual_seed(3)
+        assert torch.equal(found, keep_bits(x, 6554))
+    assert not bank._rows
+    bank.draw(few, 6554)
+    assert len(bank._rows) == 1, "two rows' worth is used up"
+    bank.renew()
+    bank.draw(few, 6554)
+    assert not bank._rows
+
+
+def test_passes_with_a_bank_spread_as_with_new_masks(base: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean and the spread of an example's passes are those of masks that share no bits."""
+    task, pool, found = choice(), examples(), {}
+    for name, length in (("bank", 1 << 16), ("new", 1 << 40)):
+        monkeypatch.setattr(Bank, "LENGTH", length)
+        with adapters.adapted(base, adapter) as model:
+            found[name] = predict(base, model, pool, {"label_log_probs"}, task, passes=300, seed=5).arrays
+    one, two = (found[name]["label_log_probs"] for name in ("bank", "new"))
+    assert not np.array_equal(one, two)
+    error = np.sqrt((one.var(0) + two.var(0)) / 300)
+    assert np.abs((one.mean(0) - two.mean(0)) / error).max() < 4.5
+    ratio = one.std(0) / two.std(0)
+    assert 0.8 < ratio.min() < ratio.max() < 1.25
+    assert abs(float(np.log(ratio).mean())) < 0.03, "no narrower or wider on the whole"
+    after = [m for m in base.model.modules() if isinstance(m, BitDropout)]
+    assert all(m.draw is keep_bits for m in after)

@@ -8,6 +8,8 @@ element's width, all bits set or none (`x & mask`), which takes a tenth of the t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,12 +30,13 @@ class BitDropout(nn.Module):
         super().__init__()
         self.cut = round(p * _LEVELS)
         self.p = self.cut / _LEVELS
+        self.draw: Callable[[torch.Tensor, int], torch.Tensor] = keep_bits
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape in, the same shape and dtype out."""
         if not self.training or self.cut == 0:
             return x
-        masked: torch.Tensor = _Masked.apply(x, keep_bits(x, self.cut), 1 / (1 - self.p))
+        masked: torch.Tensor = _Masked.apply(x, self.draw(x, self.cut), 1 / (1 - self.p))
         return masked
 
 
@@ -44,6 +47,52 @@ def keep_bits(x: torch.Tensor, cut: int) -> torch.Tensor:
     lanes = bits.view(torch.int16)[:n].view(x.shape)
     keep = torch.ge(lanes, cut - _LEVELS // 2, out=torch.empty_like(lanes)).neg_()
     return keep.to(_WHOLE[x.element_size()])
+
+
+class Bank:
+    """Masks cut from one long row of random bits, for passes that are only read.
+
+    Each mask begins at a random place of the row, so every element of it is kept with the same chance and independently of
+    the others in it, as when all bits are new. Masks of other layers share bits with it, but those of other features and
+    tokens; `renew` before every pass makes passes independent. A pass that needs few bits has new ones throughout: a row
+    is drawn where two rows' worth of bits is used up, and serves the rest of the pass (of SmolLM2 on 1,024 tokens 36 rows).
+    """
+
+    LENGTH = 1 << 22
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        self._drawn = 0
+
+    def renew(self) -> None:
+        """Forget the bits."""
+        self._rows.clear()
+        self._drawn = 0
+
+    def draw(self, x: torch.Tensor, cut: int) -> torch.Tensor:
+        """As `keep_bits`."""
+        n = x.numel()
+        if self._drawn < 2 * self.LENGTH or 2 * n > self.LENGTH:
+            self._drawn += n
+            return keep_bits(x, cut)
+        key = (cut, x.dtype)
+        if key not in self._rows:
+            self._rows[key] = keep_bits(x.new_empty(self.LENGTH), cut)
+        start = int(torch.randint(self.LENGTH - n + 1, ()))
+        return self._rows[key][start : start + n].view(x.shape)
+
+
+@contextmanager
+def banked(model: Any) -> Iterator[Bank]:
+    """The model's own kind of dropout with masks from a bank while the block lasts."""
+    bank, drops = Bank(), [m for m in model.modules() if isinstance(m, BitDropout)]
+    try:
+        for drop in drops:
+            drop.draw = bank.draw
+        yield bank
+    finally:
+        for drop in drops:
+            drop.draw = keep_bits
 
 
 _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # whole numbers by their size in bytes

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from guidestar.model import adapters
+from guidestar.model.dropout import BitDropout
 
 
 def plain_layers(model: Any) -> list[Any]:
@@ -89,10 +90,16 @@ def _adding(layer: Any) -> Callable[..., torch.Tensor]:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = w(x)
-        low = F.linear(drop(x).to(a.dtype), a)
+        alpha = scaling
+        if isinstance(drop, BitDropout) and drop.training and drop.cut:
+            keep, alpha = drop.draw(x, drop.cut), scaling / (1 - drop.p)
+            x = (x.view(keep.dtype) & keep).view(x.dtype)
+        else:
+            x = drop(x)
+        low = F.linear(x.to(a.dtype), a)
         if a.dtype != out.dtype:
-            return out + (F.linear(low, b.t()) * scaling).to(out.dtype)
-        out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b, alpha=scaling)
+            return out + (F.linear(low, b.t()) * alpha).to(out.dtype)
+        out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b, alpha=alpha)
         return out
 
     return forward

@@ -31,6 +31,7 @@ from guidestar.model.batches import (
     pad_left,
     token_batches,
 )
+from guidestar.model.dropout import banked
 from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example, Predictions
@@ -93,11 +94,17 @@ def predict(
     walk = classify.Work if base.labels else _Work
     work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
-    with torch.inference_mode(), torch.random.fork_rng(), ready(base, model, passes > 0, whole_dropout):
+    with (
+        torch.inference_mode(),
+        torch.random.fork_rng(),
+        ready(base, model, passes > 0, whole_dropout),
+        banked(model) as bank,
+    ):
         torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
             for k in range(repeats):
+                bank.renew()
                 for name, values in work.run(rows).items():
                     if name == "embedding":  # the mean over passes; K copies would not be read by anyone
                         if name not in store:
