@@ -7,19 +7,12 @@ parts scored) and in all, and seconds. A process of its own for every size, sinc
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 WORDS = ("order", "parcel", "refund", "lamp", "kettle", "invoice", "account")
-
-
-def peak() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else 1024 * size
 
 
 def write(path: Path, n: int) -> Path:
@@ -35,6 +28,7 @@ def main(n: int, model: str) -> dict[str, float]:
     from guidestar import config as configs
     from guidestar.data.demo import SHARES
     from guidestar.scoring import CHUNK, highest, score_file
+    from guidestar.study.planning import peak_memory
 
     config = configs.parse(
         {
@@ -51,9 +45,15 @@ def main(n: int, model: str) -> dict[str, float]:
             highest(score_file(config, str(path), keep=folder / f"kept-{rows}"), 10)
 
         score(2 * CHUNK)  # what a part takes is there before and after
-        before, start = peak(), time.process_time()
+        before, start = peak_memory(), time.process_time()
         score(n)
-        return {"examples": n, "part": CHUNK, "before": before, "peak": peak(), "seconds": time.process_time() - start}
+        return {
+            "examples": n,
+            "part": CHUNK,
+            "before": before,
+            "peak": peak_memory(),
+            "seconds": time.process_time() - start,
+        }
 
 
 if __name__ == "__main__":

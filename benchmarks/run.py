@@ -48,13 +48,15 @@ FOLDERS = {"boolq": "star/BoolQ", "openbookqa": "star/OBQA", "gsm8k": "star/GSM8
 @dataclass(frozen=True)
 class Size:
     """How much is measured. model: "tiny" is built on the spot. sets: dataset -> examples scored. agree: examples for
-    bfloat16 against float32. new: new tokens; written: responses. trained: examples; turns: of every comparison; pools: texts."""
+    bfloat16 against float32. new: new tokens; written: responses; alone: of them, one at a time for the literal version.
+    trained: examples; turns: of every comparison; pools: texts."""
 
     model: str
     r: int
     sets: Mapping[str, int]
     agree: int
     written: int
+    alone: int
     new: int
     train_sets: Sequence[str]
     trained: int
@@ -63,10 +65,12 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("tiny", 4, {"demo": 12}, 24, 8, 8, ["demo"], 16, 1, (1000,)),
-    "small": Size("smollm2-135m", 64, {"boolq": 16, "openbookqa": 12, "gsm8k": 3}, 60, 16, 64, ["trec-6", "boolq"], 48, 1),
+    "tiny": Size("tiny", 4, {"demo": 12}, 24, 8, 2, 8, ["demo"], 16, 1, (1000,)),
+    "small": Size(
+        "smollm2-135m", 64, {"boolq": 48, "openbookqa": 48, "gsm8k": 16}, 200, 32, 4, 64, ["trec-6", "boolq"], 48, 3, (100_000, 1_000_000)
+    ),
     "medium": Size(
-        "smollm2-135m", 64, {"boolq": 200, "openbookqa": 200, "gsm8k": 50}, 500, 64, 64, ["trec-6", "boolq"], 400, 5, (100_000, 1_000_000)
+        "smollm2-135m", 64, {"boolq": 200, "openbookqa": 200, "gsm8k": 50}, 500, 64, 8, 64, ["trec-6", "boolq"], 400, 5, (100_000, 1_000_000)
     ),
 }  # fmt: skip
 
@@ -166,8 +170,8 @@ def precision(case: Case, base: BaseModel, exact: BaseModel, folder: Path) -> di
 
 
 def generation(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
-    """Entropy of generated responses against `generate(output_scores=True)`, the same batch and precision. The untuned
-    model, which seldom ends early."""
+    """Entropy of generated responses against `generate(output_scores=True)` in the same precision: of the same batch, and one
+    response at a time, as the published code generates. The untuned model, which seldom ends early."""
     _, now = clock(base.device)
     examples = case.examples[: size.written]
     task = replace(case.task, max_new_tokens=size.new)
@@ -179,15 +183,22 @@ def generation(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
             base.model, base.tokenizer, prompts, base.eos, base.pad, size.new
         )
 
+    def alone() -> None:
+        for prompt in prompts[:: max(len(prompts) // size.alone, 1)][: size.alone]:
+            literal.generated(base.model, base.tokenizer, [prompt], base.eos, base.pad, size.new)
+
     def ours() -> None:
         kept["ours"] = predict(base, base.model, examples, {"response_entropy", "response_length"}, task).arrays
 
-    times = side_by_side({"generate": theirs, "ours": ours}, size.turns, now)
+    counts = {"generate": len(examples), "one at a time": min(size.alone, len(examples)), "ours": len(examples)}
+    works = side_by_side({"generate": theirs, "one at a time": alone, "ours": ours}, size.turns, now)
+    times = {name: [seconds / counts[name] for seconds in turns] for name, turns in works.items()}
     slow, fast = np.asarray(kept["theirs"]), kept["ours"]["response_entropy"][0]
     return {
         "responses": len(examples), "new_tokens": size.new, "mean_length": float(kept["ours"]["response_length"].mean()),
-        "milliseconds": {name: 1e3 * float(np.median(t)) / len(examples) for name, t in times.items()},
+        "milliseconds": {name: 1e3 * float(np.median(t)) for name, t in times.items()},
         "ratio": ratio(times["generate"], times["ours"]),
+        "ratio_one_at_a_time": ratio(times["one at a time"], times["ours"]),
         "bytes_of_scores_kept": {"generate": kept["bytes"], "ours": 2 * 4 * len(examples) * size.new},
         "median_relative_difference": float(np.median(abs(fast - slow) / np.maximum(abs(slow), 1e-9))),
     }  # fmt: skip

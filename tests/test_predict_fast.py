@@ -290,7 +290,7 @@ def test_the_first_masks_of_a_pass_and_very_large_ones_are_drawn_anew() -> None:
 def test_passes_with_a_bank_spread_as_with_new_masks(base: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean and the spread of an example's passes are those of masks that share no bits."""
     task, pool, found = choice(), examples(), {}
-    for name, length in (("bank", 1 << 16), ("new", 1 << 40)):
+    for name, length in (("bank", 1 << 14), ("new", 1 << 40)):
         monkeypatch.setattr(Bank, "LENGTH", length)
         with adapters.adapted(base, adapter) as model:
             found[name] = predict(base, model, pool, {"label_log_probs"}, task, passes=300, seed=5).arrays

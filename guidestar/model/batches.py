@@ -89,16 +89,29 @@ def followed(batch: Batch, ids: torch.Tensor) -> Batch:
     return Batch(ids, mask, batch.positions[:, -1:] + ahead, batch.past)
 
 
-def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> list[list[int]]:
+OVERHEAD = {
+    "cpu": 64
+}  # padded tokens that a batch costs besides its own, by device; elsewhere a batch costs more than padding
+
+
+def token_batches(
+    lengths: Sequence[int], budget: int, exact: bool = False, overhead: int | None = None
+) -> list[list[int]]:
     """Positions grouped into batches of similar length, each of at most `budget` padded tokens.
 
     A single row longer than the budget is a batch of its own. With `exact`, all rows of a batch have the
-    same length. Longest first: when memory is short, the first batch says so.
+    same length. Longest first: when memory is short, the first batch says so. overhead: a new batch is begun where that
+    saves more padded tokens than this; without it where the last one is full.
 
     >>> token_batches([2, 9, 3, 3], budget=9)
     [[1], [2, 3, 0]]
+    >>> token_batches([9, 2, 2, 2], budget=99), token_batches([9, 2, 2, 2], budget=99, overhead=5)
+    ([[0, 1, 2, 3]], [[0], [1, 2, 3]])
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if overhead is not None and not exact:
+        ends = _least_padding([lengths[i] for i in order], budget, overhead)
+        return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     batches: list[list[int]] = []
     for i in order:
         last = batches[-1] if batches else None
@@ -107,6 +120,25 @@ def token_batches(lengths: Sequence[int], budget: int, exact: bool = False) -> l
         else:
             batches.append([i])
     return batches
+
+
+def _least_padding(lengths: Sequence[int], budget: int, overhead: int) -> list[int]:
+    """Where batches of falling lengths end, so that padded tokens and `overhead` for each batch are fewest in all."""
+    n, first = len(lengths), 0
+    sizes, cost = np.asarray(lengths, dtype=np.int64), np.zeros(n + 1, dtype=np.int64)
+    begin = np.zeros(n + 1, dtype=np.int64)  # of the batch that ends before each place
+    for end in range(1, n + 1):
+        while first < end - 1 and (end - first) * lengths[first] > budget:
+            first += 1
+        starts = np.arange(first, end)
+        costs = cost[starts] + (end - starts) * sizes[starts]
+        at = int(costs.argmin())
+        cost[end], begin[end] = costs[at] + overhead, starts[at]
+    ends = []
+    while n:
+        ends.append(n)
+        n = int(begin[n])
+    return ends[::-1]
 
 
 def epoch_batches(rows: Sequence[Row], size: int, rng: np.random.Generator, exact: bool) -> Iterator[list[Row]]:

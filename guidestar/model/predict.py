@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, generate, kv, lora
 from guidestar.model.batches import (
+    OVERHEAD,
     Batch,
     LabelTokens,
     decode,
@@ -207,9 +208,10 @@ class _Work:
         self._prefix_states: kv.States | None = None
         behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
         longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
-        self.batches = token_batches(
-            longest, base.written_tokens if wanted & GENERATED else base.batch_tokens, self.exact
-        )
+        if wanted & GENERATED:  # a step reads all weights for one token of each row
+            self.batches = token_batches(longest, base.written_tokens, self.exact)
+        else:
+            self.batches = token_batches(longest, base.batch_tokens, self.exact, OVERHEAD.get(base.device.type))
         self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
