@@ -147,7 +147,7 @@ def _pool(found: list[dict[str, Any]]) -> list[str]:
     parts = [
         "", "### A large pool", "",
         "Peak memory of a process that scores a file of short texts with a tiny model (`guidestar score --keep DIR --top 10`), "
-        "before (model, and two parts of 1,024) and in all.",
+        "before (model, and two parts of 1,024) and in all; texts a CPU second of one thread.",
         "", "| texts | before | peak | more, a text | texts a second |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in found:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded; one thread can be timed on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded; more are timed by the wall clock
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
@@ -257,7 +257,8 @@ def pool(size: Size, folder: Path) -> list[dict[str, Any]]:
     found = []
     for n in size.pools:
         command = [sys.executable, "-m", "benchmarks.pool", str(n), str(model)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)  # noqa: S603
         found.append(json.loads(done.stdout.splitlines()[-1]))
     return found
 
@@ -334,9 +335,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     path = RESULTS / f"{given.name or given.size}.json"
-    found = run(given.size, given.data, given.part, lambda text: print(text, flush=True))
-    if given.part and path.exists():
-        found = json.loads(path.read_text(encoding="utf-8")) | found
+    before = json.loads(path.read_text(encoding="utf-8")) if given.part and path.exists() else {}
+    if before and (threads := before["hardware"]["threads"]) != torch.get_num_threads():
+        raise SystemExit(
+            f"{path}: the other parts were measured with {threads} thread(s), this one would be with {torch.get_num_threads()}; "
+            f"set OMP_NUM_THREADS={threads}, or give it another --name"
+        )
+    found = before | run(given.size, given.data, given.part, lambda text: print(text, flush=True))
     write_bytes(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
 
 

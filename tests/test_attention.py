@@ -69,11 +69,12 @@ def test_what_is_rare_goes_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) 
     attention.attend(MODULE, parts[0].float(), *parts[1:], mask)
     long, wide = case(1, 2, 1, 1, attention.LONGEST + 1)
     attention.attend(MODULE, *long, wide)
-    assert len(seen) == 5
+    attention.attend(MODULE, *parts, mask == 0)
+    assert len(seen) == 6
     assert seen[1]["softcap"] == 30.0
     assert attention.attend(MODULE, *parts, None, is_causal=False) is not None
     assert attention.attend(MODULE, *parts, mask, softcap=None) is not None
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 def test_a_text_without_padding_in_an_encoder_has_no_mask() -> None:

@@ -27,9 +27,8 @@ _WIDE = 64  # keys from which a softmax in bfloat16 is faster than one through f
 @contextmanager
 def products(base: BaseModel, model: Any) -> Iterator[None]:
     """The model with this attention while the block lasts, where it is faster: else the model as it is."""
-    with (
-        switched(adapters.inner(model)) if base.device.type == "cpu" and base.dtype == torch.bfloat16 else nullcontext()
-    ):
+    faster = base.device.type == "cpu" and base.dtype == torch.bfloat16
+    with switched(adapters.inner(model)) if faster else nullcontext():
         yield
 
 
@@ -62,6 +61,7 @@ def attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     unmasked = attention_mask is None and causal and tokens > 1
     asked = any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias", "cache"))
+    asked |= attention_mask is not None and attention_mask.dtype == torch.bool
     if unmasked or asked or keys > LONGEST or not query.dtype == key.dtype == value.dtype:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **others

@@ -89,9 +89,8 @@ def followed(batch: Batch, ids: torch.Tensor) -> Batch:
     return Batch(ids, mask, batch.positions[:, -1:] + ahead, batch.past)
 
 
-OVERHEAD = {
-    "cpu": 64
-}  # padded tokens that a batch costs besides its own, by device; elsewhere a batch costs more than padding
+# Padded tokens that a batch costs besides its own, by device; on others a batch costs more than any padding.
+OVERHEAD = {"cpu": 64}
 
 
 def token_batches(

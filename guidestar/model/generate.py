@@ -37,9 +37,9 @@ def token_values(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Each row's goal, its −log p, and the entropy: (rows,) int64 and float32, nats.
 
-    logits: (rows, vocabulary), or what `head` makes them from; goal: token ids, without it the likeliest. With x the logits below their
-    largest and z = Σ exp x: log z − x_goal, and log z − Σ x exp x / z, with 0 log 0 = 0. NaN and infinity in the logits
-    give NaN, so that they are noticed.
+    logits: (rows, vocabulary), or what `head` makes them from; goal: token ids, without it the likeliest. With x the
+    logits below their largest and z = Σ exp x: log z − x_goal, and log z − Σ x exp x / z, with 0 log 0 = 0. NaN and
+    infinity in the logits give NaN, so that they are noticed.
     """
     rows, device = len(logits), logits.device
     nll, entropy = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
