@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidestar.report.compare_text import share
 from guidestar.study import gains
 from guidestar.study.results import Result, read_results
-from guidestar.study.standing import NOTE, Group, group_of, markdown
+from guidestar.study.standing import NOTE, Group, group_of, markdown, ripl_of
 
 _INTRO = """# Comparisons
 
@@ -140,7 +139,7 @@ def _published(studies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         cells = [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %"]
         if row := ours.get(peft):
             areas = [f"{100 * one['auc']['mean']:.1f}" for one in (control[peft], row)]
-            cells += [*areas, share(row["ripl"]), str(len(row["seeds"]))]
+            cells += [*areas, ripl_of(row), str(len(row["seeds"]))]
         else:
             cells += ["–"] * 4
         yield "| " + " | ".join(cells) + " |"

@@ -152,7 +152,7 @@ def markdown(rows: Sequence[Row]) -> str:
             row["strategy"],
             str(len(row["seeds"])),
             _with_ends(row["auc"]),
-            _share(row),
+            ripl_of(row),
             _spread(row["final"]),
             "control" if row["control"] else row["verdict"] or "–",
         ]
@@ -186,8 +186,8 @@ def _with_ends(value: Mapping[str, float]) -> str:
     return _spread(value) + ends
 
 
-def _share(row: Row) -> str:
-    """RIPL; that of one seed has no interval and is shown all the same, one that nothing bounds is not."""
+def ripl_of(row: Row) -> str:
+    """RIPL as text; that of one seed has no interval and is shown all the same, one that nothing bounds is not."""
     value = row["ripl"]
     if value and value["estimate"] is not None and len(row["seeds"]) == 1:
         return f"{100 * value['estimate']:.1f} %".replace("-", "−")
