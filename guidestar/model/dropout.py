@@ -49,6 +49,11 @@ def keep_bits(x: torch.Tensor, cut: int) -> torch.Tensor:
     return keep.to(_WHOLE[x.element_size()])
 
 
+def masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """x where a mask of `keep_bits` has its bits set, else 0. Not scaled, and without a gradient."""
+    return (x.view(keep.dtype) & keep).view(x.dtype)
+
+
 class Bank:
     """Masks cut from one long row of random bits, for passes that are only read.
 

@@ -16,8 +16,8 @@ from guidestar.model import kv
 from guidestar.model.batches import Batch, followed
 from guidestar.model.load import BaseModel
 
-_CHUNK = {"cpu": 8}  # rows whose full-vocabulary distribution exists at one time; 8 of them stay in a core's cache
-_CHUNK_ELSEWHERE = 128
+_CHUNK = 128  # rows whose logits are made, and on a GPU treated, at one time
+_CACHED = 8  # rows whose distribution stays in a core's cache
 _LOOK = 8  # steps between two looks at which rows have ended, where looking makes the processor wait for a device
 
 
@@ -44,24 +44,28 @@ def token_values(
     rows, device = len(logits), logits.device
     nll, entropy = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
     tokens = torch.empty(rows, dtype=torch.int64, device=device) if goal is None else goal
-    for outer in _chunks(rows, _CHUNK_ELSEWHERE):
-        whole = logits[outer] if head is None else head(logits[outer])
-        for inner in _chunks(len(whole), _CHUNK.get(device.type, _CHUNK_ELSEWHERE)):
-            at = slice(outer.start + inner.start, outer.start + inner.start + len(whole[inner]))
-            x = whole[inner].to(torch.float32, copy=True)
+    for part in _chunks(rows, _CHUNK):
+        whole = logits[part] if head is None else head(logits[part])
+        for at in _chunks(len(whole), _together(device)):
+            x = whole[at].to(torch.float32, copy=True)
             if goal is None:
-                tokens[at] = x.argmax(-1)  # in float32 four times as fast as in bfloat16
+                tokens[part][at] = x.argmax(-1)  # in float32 four times as fast as in bfloat16
             x -= x.amax(-1, keepdim=True)
             p = x.exp()
             z = p.sum(-1)
             log_z = z.log()
-            nll[at] = log_z - x.gather(1, tokens[at, None])[:, 0]
-            entropy[at] = log_z - p.mul_(x.clamp_(min=-1e4)).sum(-1) / z  # p is 0 far above that
+            nll[part][at] = log_z - x.gather(1, tokens[part][at, None])[:, 0]
+            entropy[part][at] = log_z - p.mul_(x.clamp_(min=-1e4)).sum(-1) / z  # p is 0 far above that
     return tokens, nll, entropy
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _together(device: torch.device) -> int:
+    """Rows whose full-vocabulary distribution exists at one time."""
+    return _CACHED if device.type == "cpu" else _CHUNK
 
 
 def greedy(base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batch, limit: int) -> Written:
@@ -148,14 +152,16 @@ def _draw(
 
     The token in whose part of the cumulative sum the draw falls: float64, since the vocabulary's tail is long.
     """
-    chosen = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # which that device does not have
-    logits = logits.float() / temperature
-    for part in _chunks(len(logits), _CHUNK.get(logits.device.type, _CHUNK_ELSEWHERE)):
-        sums = torch.log_softmax(logits[part], dim=-1).to(wide).exp().cumsum(-1)
+    rows, device = len(logits), logits.device
+    nll, entropy = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
+    chosen = torch.empty(rows, dtype=torch.int64, device=device)
+    wide = torch.float32 if device.type == "mps" else torch.float64  # which that device does not have
+    for part in _chunks(rows, _together(device)):
+        scaled = logits[part].float() / temperature
+        sums = torch.log_softmax(scaled, dim=-1).to(wide).exp().cumsum(-1)
         at = torch.searchsorted(sums, draws[part, None].to(wide) * sums[:, -1:], right=True)
-        chosen[part] = at.clamp(max=sums.shape[1] - 1)[:, 0]
-    return token_values(logits, chosen)
+        chosen[part], nll[part], entropy[part] = token_values(scaled, at.clamp(max=sums.shape[1] - 1)[:, 0])
+    return chosen, nll, entropy
 
 
 def _until_the_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

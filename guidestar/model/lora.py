@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from guidestar.model import adapters
-from guidestar.model.dropout import BitDropout
+from guidestar.model.dropout import BitDropout, masked
 
 
 def plain_layers(model: Any) -> list[Any]:
@@ -93,7 +93,7 @@ def _adding(layer: Any) -> Callable[..., torch.Tensor]:
         alpha = scaling
         if isinstance(drop, BitDropout) and drop.training and drop.cut:
             keep, alpha = drop.draw(x, drop.cut), scaling / (1 - drop.p)
-            x = (x.view(keep.dtype) & keep).view(x.dtype)
+            x = masked(x, keep)
         else:
             x = drop(x)
         low = F.linear(x.to(a.dtype), a)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from guidestar.model import attention, lora
-from guidestar.model.dropout import BitDropout, keep_bits
+from guidestar.model.dropout import BitDropout, keep_bits, masked
 from guidestar.model.load import BaseModel
 
 
@@ -93,7 +93,7 @@ class _WholeLora(torch.autograd.Function):
         out = F.linear(entering, w, bias)
         keep = keep_bits(entering, cut) if cut else None
         if keep is not None:
-            entering = _masked(entering, keep)
+            entering = masked(entering, keep)
         low = entering @ low_a.t()
         out.addmm_(low, low_b.t(), alpha=alpha)
         context.save_for_backward(entering, keep, low, w, low_a, low_b)
@@ -114,9 +114,5 @@ class _WholeLora(torch.autograd.Function):
         if keep is None:
             grad_x.addmm_(of_low, a)
         else:
-            grad_x.add_(_masked(torch.mm(of_low, a), keep))
+            grad_x.add_(masked(torch.mm(of_low, a), keep))
         return grad_x.view(*grads[0].shape[:-1], -1).to(of_x), None, None, grad_a, grad_b, None, None
-
-
-def _masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    return (x.view(keep.dtype) & keep).view(x.dtype)

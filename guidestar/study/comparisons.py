@@ -37,17 +37,17 @@ passes."""
 def comparisons(studies: Path) -> str:
     """The page as Markdown; the same files give the same bytes. studies: a folder of study folders, maybe empty."""
     parts = [_INTRO.format(note=NOTE)]
-    found = sorted(place.parent for place in studies.glob("*/facts.json")) if studies.is_dir() else []
-    for place in found:
-        parts += [*_section(place), ""]
+    files = sorted(studies.glob("*/facts.json")) if studies.is_dir() else []
+    found = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    for place, facts in found.items():
+        parts += [*_section(place, facts), ""]
     if not found:
         parts += ["No study is kept yet.", ""]
-    parts += [*_published([json.loads((place / "facts.json").read_text(encoding="utf-8")) for place in found]), ""]
+    parts += [*_published(list(found.values())), ""]
     return "\n".join(parts)
 
 
-def _section(place: Path) -> Iterator[str]:
-    facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     results = read_results(place / "results")
     title, *notes = _comment(place)
     yield f"## {title.rstrip('.')}"
@@ -124,22 +124,18 @@ def _published(studies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "levels, with another model's numbers."
     )
     yield ""
-    ours = {
-        row["peft"]: row
-        for facts in studies
-        for row in facts["rows"]
-        if (row["dataset"], row["strategy"]) == ("subj", "mc")
-    }
-    control = {
-        row["peft"]: row for facts in studies for row in facts["rows"] if row["dataset"] == "subj" and row["control"]
-    }
+    ours: dict[str, tuple[Any, Any]] = {}  # adapter -> the control's row and that of "mc", of one study
+    for facts in studies:
+        rows = [row for row in facts["rows"] if row["dataset"] == "subj"]
+        control = {row["peft"]: row for row in rows if row["control"]}
+        ours |= {row["peft"]: (control[row["peft"]], row) for row in rows if row["strategy"] == "mc"}
     yield "| adapter | AUC random | AUC MC | RIPL MC | ours: AUC random | AUC `mc` | RIPL `mc` | seeds |"
     yield "|---|---|---|---|---|---|---|---|"
     for peft, (name, random, mc, gain) in PUBLISHED.items():
         cells = [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %"]
-        if row := ours.get(peft):
-            areas = [f"{100 * one['auc']['mean']:.1f}" for one in (control[peft], row)]
-            cells += [*areas, ripl_of(row), str(len(row["seeds"]))]
+        if pair := ours.get(peft):
+            areas = [f"{100 * row['auc']['mean']:.1f}" for row in pair]
+            cells += [*areas, ripl_of(pair[1]), str(len(pair[1]["seeds"]))]
         else:
             cells += ["–"] * 4
         yield "| " + " | ".join(cells) + " |"
