@@ -36,16 +36,18 @@ def machine(memory_: float | None = 64 * memory.GIB, disk: float | None = 64 * m
 # --- the formula ----------------------------------------------------------------------------------
 
 
-def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int) -> float:
-    """Bytes that PyTorch keeps between a forward and a backward pass, parameters left out; logits included."""
+def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int, reading: bool = False) -> float:
+    """Bytes that PyTorch keeps between a forward and a backward pass, parameters left out; logits included. reading: of a
+    pass over the prompts, else of one over two tokens of answer behind them."""
     import torch
 
-    from guidestar.model import adapters, load, train
+    from guidestar.model import adapters, load, pretrain, train
 
     base = load.load(config.model)
     model = adapters.attach(base, config.peft, 0)
     model.train()
     batch = [train._Row(list(range(5, 5 + tokens - 2)), [7, 8]) for _ in range(rows)]
+    texts = [list(range(5, 5 + tokens)) for _ in range(rows)]
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found: dict[int, int] = {}
     alive = []  # so that no address is given out twice
@@ -60,7 +62,7 @@ def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int) -> floa
     try:
         accelerator = train.accelerator_of(base)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept), accelerator.autocast():
-            train._loss(base, model, batch)
+            _ = pretrain._loss(base, model, None, texts, texts) if reading else train._loss(base, model, batch)
     finally:
         adapters.detach(model)
     return float(sum(found.values()))
@@ -89,6 +91,33 @@ def test_the_formula_says_what_pytorch_keeps(make_config: Make, peft: dict[str, 
     shared = dtype == "float32" and "lora_dropout" not in peft and peft.get("target_modules") == "all-linear"
     ratio = (parts["activations"] + logits) / kept_for_backward(config, rows, tokens)
     assert 0.9 < ratio < (1.3 if shared else 1.1), ratio
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_formula_of_reading_the_pool_says_what_pytorch_keeps(make_config: Make, dtype: str) -> None:
+    config = configs.parse(make_config(peft={**LORA, "lora_dropout": 0.2}))
+    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+    rows, tokens = 4, 48
+    model, shape = fit.skeleton(config)
+    parts = memory.pretraining(shape, fit.adapter_of(config, model, shape), rows * tokens, rows * tokens)
+    logits = rows * tokens * shape.vocabulary * 4  # the log-probabilities alone are kept
+    assert "projection" not in parts
+    assert parts["logits"] == pytest.approx(logits * (shape.bytes + 12) / 4)
+    assert 0.9 < (parts["activations"] + logits) / kept_for_backward(config, rows, tokens, reading=True) < 1.1
+
+
+def test_a_plan_with_tapt_counts_its_memory(make_config: Make, tiny_encoder_folder: Path) -> None:
+    plain = make_config(tapt={"epochs": 1})
+    found = planning.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    reading, training = found["memory"]["pretraining"], found["memory"]["training"]
+    assert reading["range"][0] < reading["range"][1]
+    assert reading["parts"]["logits"] > training["parts"]["logits"]  # every token is asked for, not the answer alone
+    assert "pretraining: " in planning.planning_text(found)
+    headed = configs.parse({**plain, "model": {"name": str(tiny_encoder_folder)}})
+    dataset = Bench(headed).dataset
+    _, parts = fit.peaks_of(headed, fit.lengths_of(headed, dataset), dataset.task)["pretraining"]
+    _, shape = fit.skeleton(headed)
+    assert parts["projection"] == 4 * shape.words * shape.hidden + 16 * shape.hidden**2
 
 
 @pytest.mark.parametrize("encoder", [False, True])

@@ -24,7 +24,7 @@ pass of Llama models, which a test compares.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = float(2**30)
 Range = tuple[float, float]
@@ -33,7 +33,8 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class Shape:
     """A transformer's sizes. parameters: numbers in all. hidden, inner: widths of the state and of the MLP. queries,
-    keys: widths of all heads together. bytes: of one number, as the model is loaded."""
+    keys: widths of all heads together. vocabulary: scores at one place; a classification head's are its labels. bytes: of
+    one number, as the model is loaded. words: tokens that the model can read."""
 
     parameters: int
     layers: int
@@ -43,6 +44,7 @@ class Shape:
     keys: int
     vocabulary: int
     bytes: int
+    words: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,22 @@ def training(shape: Shape, adapter: Adapter, rows: int, tokens: float, response:
         "activations": rows * tokens * activation_bytes(shape, adapter) + casts,
         "logits": rows * (response + 1) * shape.vocabulary * (shape.bytes + 12.0),
     }
+
+
+def pretraining(shape: Shape, adapter: Adapter, tokens: float, targets: float) -> dict[str, float]:
+    """The parts of the peak while the adapter reads the pool (`tapt`): `training` with one long row of `tokens`, of which
+    `targets` are predicted. A classification head's scores come from the input embeddings, copied in float32, and one
+    linear layer of the state's width, which is trained, too.
+
+    >>> tiny = Shape(100, layers=1, hidden=2, inner=4, queries=2, keys=1, vocabulary=3, bytes=4, words=8)
+    >>> found = pretraining(tiny, Adapter(8, [(2, 1)], depth=1), tokens=10, targets=2)
+    >>> found["logits"], found["projection"]
+    (256.0, 128.0)
+    """
+    found = training(replace(shape, vocabulary=shape.words), adapter, 1, tokens, targets - 1)
+    headed = shape.words != shape.vocabulary
+    width = shape.hidden
+    return found | ({"projection": 4.0 * shape.words * width + 16.0 * width * width} if headed else {})
 
 
 def scoring(shape: Shape, adapter: Adapter, tokens: float, rows: float, positions: float, new: int) -> dict[str, float]:

@@ -114,6 +114,7 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
         parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
         queries=heads * width, keys=keys * width, vocabulary=found.num_labels if headed else int(text.vocab_size), bytes=size,
+        words=int(text.vocab_size),
     )  # fmt: skip
     return model, shape
 
@@ -180,8 +181,9 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
 def peaks(
     config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Any
 ) -> dict[str, tuple[Range, dict[str, float]]]:
-    """Peak bytes while training and while scoring: a range, and the parts at its lower end."""
-    from guidestar.model import load
+    """Peak bytes while training, while scoring, and with `tapt` while reading the pool: a range, and the parts at its lower
+    end."""
+    from guidestar.model import load, pretrain
 
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
@@ -191,7 +193,14 @@ def peaks(
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
     score = memory.scoring(shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new)
-    return {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
+    found = {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
+    if config.tapt is not None:
+        share = config.tapt.mask if shape.words != shape.vocabulary else 1.0
+        most = max(float(pretrain.MOST), lengths.longest)  # of a forward pass; rows of similar length come together
+        together = [min(config.tapt.batch_size * n, most) for n in (lengths.usual, lengths.longest)]
+        low, high = (memory.pretraining(shape, adapter, n, share * n) for n in together)
+        found["pretraining"] = (_range(config, low, high), low)
+    return found
 
 
 def _generates(config: RunConfig, kind: str) -> bool:
