@@ -22,7 +22,7 @@ from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.data.tasks import Choice
-from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.progress import Progress, Tick
@@ -231,14 +231,9 @@ class Run:
 
         Raises ConfigMismatch if its weights or its precision are others.
         """
-        begun, now = self.store.facts["model"], self.bench.described
-        for name in ("fingerprint", "dtype", "pooling"):
-            if name in begun and begun[name] != now.get(name):
-                raise ConfigMismatch(
-                    f"{self.folder}: the model's {name} was {begun[name]} when the run began, now it is {now[name]}; "
-                    "use the same model, or another folder"
-                )
-        return self.bench.base
+        from guidestar.model import load
+
+        return load.same(self.bench.base, self.store.facts["model"], self.folder)
 
     @cached_property
     def _chooser(self) -> Chooser:

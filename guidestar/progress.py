@@ -11,6 +11,11 @@ from typing import IO, Protocol
 Tick = Callable[[int, int], None]
 
 
+def behind(tick: Tick, start: int, total: int) -> Tick:
+    """The tick of a part that begins at `start` as one of the whole."""
+    return lambda done, _: tick(start + done, total)
+
+
 class Progress(Protocol):
     """Where a run's news go."""
 

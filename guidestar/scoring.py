@@ -18,8 +18,8 @@ from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
 from guidestar.data.tasks import Choice, Task, labels_of, make_task
-from guidestar.errors import ConfigError, ConfigMismatch, StoreError
-from guidestar.progress import Progress, Silent, Tick
+from guidestar.errors import ConfigError, StoreError
+from guidestar.progress import Progress, Silent, behind
 from guidestar.query import measures as measure_room
 from guidestar.records import Example
 from guidestar.store.files import sha256
@@ -96,7 +96,7 @@ def score_file(
     ):
 
         def values_of(start: int, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, np.ndarray]:
-            told = _from(start, found.rows, tick)
+            told = behind(tick, start, found.rows)
             said = predict(
                 scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told
             )  # fmt: skip
@@ -164,14 +164,10 @@ def predict_file(
     progress = progress or Silent()
     with progress.phase("loading model"):
         base = load.load(config.model, progress.say, labels_of(task))
-    if begun["fingerprint"] != base.fingerprint:
-        raise ConfigMismatch(
-            f"{folder}: the model's fingerprint was {begun['fingerprint']} when the run began, now it is "
-            f"{base.fingerprint}; its adapters answer with the same model only"
-        )
+    load.same(base, begun, folder, ["fingerprint"])
     with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
         for start, part, _ in parts_of(found, CHUNK):
-            answers = suggest(base, model, part, task, chosen, _from(start, found.rows, tick))
+            answers = suggest(base, model, part, task, chosen, behind(tick, start, found.rows))
             for example in part:
                 said = answers[example.id]
                 row: dict[str, Any] = {"id": example.id, "where": example.where, "answer": said.answer}
@@ -183,8 +179,3 @@ def _task(config: RunConfig) -> Task:
     if task_config.kind == "choice" and task_config.labels is None:  # they are those of the run's own data
         return load_dataset(config).task
     return make_task(task_config, [], data.response)
-
-
-def _from(start: int, total: int, tick: Tick) -> Tick:
-    """The tick of a part that begins at `start` as one of the whole."""
-    return lambda done, _: tick(start + done, total)

@@ -90,7 +90,12 @@ def followed(batch: Batch, ids: torch.Tensor) -> Batch:
 
 
 # Padded tokens that a batch costs besides its own, by device; on others a batch costs more than any padding.
-OVERHEAD = {"cpu": 64}
+_OVERHEAD = {"cpu": 64}
+
+
+def read_batches(base: BaseModel, lengths: Sequence[int], exact: bool = False) -> list[list[int]]:
+    """`token_batches` for a pass that reads, with the base model's budget and its device's overhead."""
+    return token_batches(lengths, base.batch_tokens, exact, _OVERHEAD.get(base.device.type))
 
 
 def token_batches(

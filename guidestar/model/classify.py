@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from guidestar.errors import ConfigError
 from guidestar.model import adapters, heads
-from guidestar.model.batches import OVERHEAD, Batch, encode_prompts, pad_right, token_batches, token_state
+from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batches, token_state
 from guidestar.model.load import BaseModel
 from guidestar.records import Example
 
@@ -41,8 +41,7 @@ class Work:
             )
         self.base, self.model, self.wanted = base, model, wanted
         self.prompts = encode_prompts(base, examples)
-        lengths, exact = list(map(len, self.prompts)), adapters.exact_lengths(model)
-        self.batches = token_batches(lengths, base.batch_tokens, exact, OVERHEAD.get(base.device.type))
+        self.batches = read_batches(base, list(map(len, self.prompts)), adapters.exact_lengths(model))
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Every wanted array for the examples at `rows`, from one pass."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from guidestar.model.batches import encode_prompts, prompt_batch, token_batches
+from guidestar.model.batches import encode_prompts, prompt_batch, read_batches
 from guidestar.model.load import BaseModel
 from guidestar.progress import Tick
 from guidestar.records import Example
@@ -29,7 +29,7 @@ def gates(
     found: dict[str, NDArray[np.float32]] = {}
     done = 0
     with torch.inference_mode():
-        for rows in token_batches([len(p) for p in prompts], base.batch_tokens):
+        for rows in read_batches(base, [len(p) for p in prompts]):
             batch = prompt_batch(base, [prompts[i] for i in rows])
             with watched_gates(model) as seen:
                 model(**batch.inputs())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from guidestar.model import adapters
-from guidestar.model.batches import encode_prompts, prompt_batch, token_batches, token_state
+from guidestar.model.batches import encode_prompts, prompt_batch, read_batches, token_state
 from guidestar.model.load import BaseModel
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
@@ -36,7 +36,7 @@ def representation_gradient(
     exact = adapters.exact_lengths(model)
     table = adapters.inner(model).get_input_embeddings()
     done = 0
-    for rows in token_batches([len(p) for p in prompts], base.batch_tokens, exact):
+    for rows in read_batches(base, [len(p) for p in prompts], exact):
         batch = prompt_batch(base, [prompts[i] for i in rows])
         inputs: list[torch.Tensor] = []
 

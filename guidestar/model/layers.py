@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.model import adapters
-from guidestar.model.batches import encode_prompts, prompt_batch, token_batches, token_state
+from guidestar.model.batches import encode_prompts, prompt_batch, read_batches, token_state
 from guidestar.model.load import BaseModel
 from guidestar.progress import Tick
 from guidestar.records import Example
@@ -29,7 +29,7 @@ def layer_states(
     found: NDArray[np.float32] | None = None
     done = 0
     with torch.inference_mode():
-        for rows in token_batches([len(p) for p in prompts], base.batch_tokens, exact):
+        for rows in read_batches(base, [len(p) for p in prompts], exact):
             batch = prompt_batch(base, [prompts[i] for i in rows])
             states = model(**batch.inputs(exact), output_hidden_states=True).hidden_states[1:]
             last = torch.stack([token_state(base, batch, state).float() for state in states]).cpu().numpy()

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.errors import ConfigError, ConfigMismatch, ModelError, allowed
 
 
 @dataclass(frozen=True)
@@ -405,6 +405,24 @@ def _fingerprint(folder: Path) -> str:
             with file.open("rb") as handle:
                 digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
+
+
+def same(
+    base: BaseModel, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
+) -> BaseModel:
+    """The base model, if it is the one that the run in `folder` was begun with.
+
+    begun: what `describe` said then; names: facts of it that must be the same. Raises ConfigMismatch naming the first that
+    is another.
+    """
+    now = describe(base)
+    for name in names:
+        if name in begun and begun[name] != now.get(name):
+            raise ConfigMismatch(
+                f"{folder}: the model's {name} was {begun[name]} when the run began, now it is {now.get(name)}; use the same "
+                "model, or begin another run in another folder"
+            )
+    return base
 
 
 def describe(base: BaseModel) -> dict[str, Any]:

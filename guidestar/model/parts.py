@@ -19,7 +19,7 @@ from guidestar.config import fingerprint
 from guidestar.errors import StoreError
 from guidestar.model import arrays as arrays_room
 from guidestar.model.load import BaseModel
-from guidestar.progress import Tick
+from guidestar.progress import Tick, behind
 from guidestar.records import Example, Predictions
 from guidestar.store import files
 
@@ -66,7 +66,7 @@ def predict_in_parts(
 
     def make(start: int, own: int) -> Mapping[str, np.ndarray]:
         some = examples[start : start + part]
-        told = _from(tick, start, n)
+        told = behind(tick, start, n)
         return arrays_room.predict(base, model, some, needs, task, seed=own, tick=told, **options).arrays
 
     for start in range(0, n, part):
@@ -114,7 +114,3 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
-
-
-def _from(tick: Tick, start: int, total: int) -> Tick:
-    return lambda done, _: tick(start + done, total)

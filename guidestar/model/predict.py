@@ -8,7 +8,7 @@ prompts begin with is read once (with dropout once a batch and pass), and a prom
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, generate, kv, lora
 from guidestar.model.batches import (
-    OVERHEAD,
     Batch,
     LabelTokens,
     decode,
@@ -30,14 +29,14 @@ from guidestar.model.batches import (
     followed,
     label_tokens,
     pad_left,
+    read_batches,
     token_batches,
 )
 from guidestar.model.dropout import banked
 from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel
+from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions
-
-Tick = Callable[[int, int], None]
 
 LABEL = frozenset({"label_log_probs"})
 EMBEDDING = frozenset({"embedding"})
@@ -211,7 +210,7 @@ class _Work:
         if wanted & GENERATED:  # a step reads all weights for one token of each row
             self.batches = token_batches(longest, base.written_tokens, self.exact)
         else:
-            self.batches = token_batches(longest, base.batch_tokens, self.exact, OVERHEAD.get(base.device.type))
+            self.batches = read_batches(base, longest, self.exact)
         self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:

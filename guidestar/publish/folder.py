@@ -14,7 +14,7 @@ from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.tasks import Choice, make_task
-from guidestar.errors import ConfigError, ConfigMismatch, ModelError, StoreError
+from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.publish.cards import data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
@@ -90,14 +90,11 @@ def _configuration(folder: Path) -> RunConfig:
 
 
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
-    from guidestar.model import full
+    from guidestar.model import full, load
     from guidestar.model.batches import label_tokens
 
     facts, config = store.facts, bench.config
-    if bench.base.fingerprint != facts["model"]["fingerprint"]:
-        raise ConfigMismatch(
-            f"{store.folder}: the base model is not the one that the run was begun with; use the same model"
-        )
+    load.same(bench.base, facts["model"], store.folder, ["fingerprint"])
     data, task_config, _ = apply_preset(config.data, config.task)
     kind = facts["task"]
     if kind["kind"] == "choice":

@@ -88,14 +88,9 @@ def bench_of(subject: Subject) -> Bench:
 
 def base_of(subject: Subject) -> BaseModel:
     """The run's base model. Raises ConfigMismatch if its weights or its precision are others."""
-    bench, begun = bench_of(subject), subject.facts["model"]
-    for name in ("fingerprint", "dtype", "pooling"):
-        if name in begun and begun[name] != bench.described.get(name):
-            raise ConfigMismatch(
-                f"{subject.folder}: the model's {name} was {begun[name]} when the run began, now it is "
-                f"{bench.described.get(name)}; a probe needs the same model"
-            )
-    return bench.base
+    from guidestar.model import load
+
+    return load.same(bench_of(subject).base, subject.facts["model"], subject.folder)
 
 
 def need_choice(subject: Subject, name: Literal["confidence", "unchanged"]) -> None:
