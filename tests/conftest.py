@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wai
 import hashlib
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -120,3 +120,95 @@ def make_config(demo_data: Path, tiny_folder: Path, tmp_path: Path) -> Callable[
         return config
 
     return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose first questions wait for the labelling page."""
+    from page_help import make_run
+
+    return make_run(tmp_path)
+
+
+@pytest.fixture
+def clock() -> Any:
+    from page_client import Clock
+
+    return Clock()
+
+
+@pytest.fixture
+def open_page(clock: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the labelling page of a run: a client with the cookie."""
+    from page_client import HOST
+    from page_help import TOKEN
+    from starlette.testclient import TestClient
+
+    from guidestar.people.page import create_app
+
+    opened: list[Any] = []
+
+    def page(run: Path, *, enter: bool = True, **options: Any) -> Any:
+        app = create_app(run, **({"token": TOKEN, "trainer": None, "hosts": {HOST}, "clock": clock} | options))
+        client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
+        client.__enter__()
+        opened.append(client)
+        if enter:
+            assert client.get(f"/?token={TOKEN}").status_code == 303
+        return client
+
+    yield page
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def page(run: Path, open_page: Callable[..., Any]) -> Any:
+    return open_page(run)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real Chromium; without one, or without playwright, its tests are skipped. Of a module alone: its loop is in the way
+    of others."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed; on Debian: apt install chromium")
+    with playwright.sync_playwright() as drivers:
+        browser = drivers.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def enter(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a browser of its own on a page, as somebody. What the scripts complain about fails the test."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def enter(server: Any, name: str = "Ann", **options: Any) -> Any:
+        context = chromium.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = new_tab(context)
+        page.goto(server.link)
+        page.fill("#name", name)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#work:visible, #idle:visible, #review:visible")
+        return page
+
+    def new_tab(context: Any) -> Any:
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
+        page.on(
+            "console", lambda m: complaints.append(m.text) if m.type == "error" and "net::ERR" not in m.text else None
+        )
+        return page
+
+    enter.tab = new_tab  # type: ignore[attr-defined]
+    yield enter
+    for context in contexts:
+        context.close()
+    assert not complaints, complaints

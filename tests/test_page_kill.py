@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,19 +206,7 @@ def test_ten_thousand_saves_by_eight_people_while_another_process_writes_too(tmp
 
 # --- in a browser ---------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAITING = "() => Object.keys(localStorage).filter((key) => key.includes(':out:')).length"
-
-
-@pytest.fixture
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; on Debian: apt install chromium")
-    with playwright.sync_playwright() as drivers:
-        browser = drivers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def kill_between_click_and_acknowledgement(run: Path, chromium: Any, kills: int, seed: int) -> Counter[str]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from test_report import build
 
 from guidestar.report import build_report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; on Debian: apt install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +19,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_report(folder).as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as drivers:
-        found = drivers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-def opened(browser: Any, address: str, width: int, **options: Any) -> tuple[Any, list[str]]:
+def opened(chromium: Any, address: str, width: int, **options: Any) -> tuple[Any, list[str]]:
     """A page of that width, and what it complained about or asked for beside itself."""
-    page, heard = browser.new_page(viewport={"width": width, "height": 800}, **options), []
+    page, heard = chromium.new_page(viewport={"width": width, "height": 800}, **options), []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
     page.on("request", lambda request: heard.append(request.url) if request.url != address else None)
@@ -49,8 +35,8 @@ def widths(page: Any) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_is_wider_than_the_screen_even_opened(browser: Any, address: str, width: int) -> None:
-    page, heard = opened(browser, address, width)
+def test_nothing_is_wider_than_the_screen_even_opened(chromium: Any, address: str, width: int) -> None:
+    page, heard = opened(chromium, address, width)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     content, screen = widths(page)
     assert content <= screen, "wide tables scroll in their own frame"
@@ -58,8 +44,8 @@ def test_nothing_is_wider_than_the_screen_even_opened(browser: Any, address: str
     page.close()
 
 
-def test_a_printed_page_shows_the_tables_whole_and_on_white(browser: Any, address: str) -> None:
-    page, _ = opened(browser, address, 700, color_scheme="dark")
+def test_a_printed_page_shows_the_tables_whole_and_on_white(chromium: Any, address: str) -> None:
+    page, _ = opened(chromium, address, 700, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     cut = page.evaluate(
         "[...document.querySelectorAll('table')].filter(one => one.checkVisibility() &&"
@@ -71,9 +57,9 @@ def test_a_printed_page_shows_the_tables_whole_and_on_white(browser: Any, addres
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_and_lines_stand_out_from_the_paper_in_both_themes(browser: Any, address: str, scheme: str) -> None:
+def test_texts_and_lines_stand_out_from_the_paper_in_both_themes(chromium: Any, address: str, scheme: str) -> None:
     """The contrast ratios of WCAG 2.2: 4.5 for texts, 3 for what a chart draws."""
-    page, _ = opened(browser, address, 1280, color_scheme=scheme)
+    page, _ = opened(chromium, address, 1280, color_scheme=scheme)
     names = ["--paper", "--raised", "--ink", "--muted", *(f"--series-{i}" for i in range(6))]
     read = "names => names.map(name => getComputedStyle(document.documentElement).getPropertyValue(name).trim())"
     paper, raised, ink, muted, *series = (luminance(colour) for colour in page.evaluate(read, names))
