@@ -197,9 +197,10 @@ class Bench:
             problems.append(
                 "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
             )
-        if self.config.train.early_stop == "beast" and self.dataset.task.kind != "choice":
+        rule = self.config.train.early_stop
+        if rule in ("beast", "smoothest_epoch") and self.dataset.task.kind != "choice":
             problems.append(
-                f"train.early_stop: beast asks how smooth classes are, which the task kind "
+                f"train.early_stop: {rule} asks how smooth classes are, which the task kind "
                 f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
             )
         if problems:

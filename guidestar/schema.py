@@ -311,11 +311,13 @@ class TrainConfig(_Section):
         ge=0,
         description="Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end.",
     )
-    early_stop: Literal["beast", "oracle_epoch"] | None = Field(
+    early_stop: Literal["beast", "smoothest_epoch", "oracle_epoch"] | None = Field(
         None,
         description="oracle_epoch: in a simulation, keep each round's epoch with the best accuracy on the *test* set, as the "
-        "published notebook of Jukić and Šnajder does: such a curve is too high, and the report says so. beast: for a choice, end the training when the labels have become smoother on the middle third of the "
-        "layers than on the last (BEAST), from the sixth epoch on; no validation set is needed, a forest a layer and epoch is.",
+        "published notebook of Jukić and Šnajder does: such a curve is too high, and the report says so. beast: for a choice, "
+        "end the training when the labels have become smoother on the middle third of the layers than on the last (BEAST), from "
+        "the sixth epoch on. smoothest_epoch: for a choice, keep the epoch in which they are smoothest over all layers. For these "
+        "two no validation set is needed, a forest a layer and epoch is.",
     )
 
 

@@ -191,7 +191,6 @@ def test_beast_stops_one_epoch_after_the_middle_outweighs_the_end():
     assert smoothness.beast_stop(np.concatenate([late, middle])) == 11
     assert smoothness.beast_stop(middle) is None, "not in the first five epochs"
     assert smoothness.beast_stop(np.concatenate([middle, middle])) == 7
-    assert smoothness.smoothest_epoch(np.concatenate([late, 2 * middle])) == 10
 
 
 # --- picks ----------------------------------------------------------------------------------------

@@ -125,15 +125,6 @@ def beast_stop(alphas: Array) -> int | None:
     return None
 
 
-def smoothest_epoch(alphas: Array) -> int:
-    """The epoch, counted from 1, of the largest mean smoothness over the layers. alphas: (epochs, layers).
-
-    >>> smoothest_epoch(np.array([[0.1, 0.2], [0.4, 0.3], [0.3, 0.2]]))
-    2
-    """
-    return int(np.argmax(np.asarray(alphas).mean(axis=1))) + 1
-
-
 def shuffled(points: Array, classes: NDArray[np.intp], seed: int = 0) -> float:
     """α of the same points with the labels shuffled: what a representation that knows nothing of them would give."""
     return smoothness(points, np.random.default_rng(seed).permutation(classes), seed)

@@ -1,4 +1,5 @@
-"""BEAST: a training ends when the labels have become smooth on the middle layers, without a validation set."""
+"""BEAST: a training ends when the labels have become smooth on the middle layers, or keeps the epoch in which they are
+smoothest, without a validation set."""
 
 from __future__ import annotations
 
@@ -23,8 +24,7 @@ def watcher(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Exa
     that a forest separates at once) it never says so.
     Source: Jukić and Šnajder 2023b (arXiv 2212.11680).
     """
-    examples = [example for example, _ in labelled]
-    classes = np.asarray([task.labels.index(answer) for _, answer in labelled], dtype=np.intp)
+    examples, classes = _classes(task, labelled)
     alphas: list[list[float]] = []
     ends: list[int] = []  # the epoch to end after, once it is known
 
@@ -40,6 +40,26 @@ def watcher(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Exa
         return bool(ends) and len(alphas) >= ends[0]
 
     return over
+
+
+def roughness(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Example, str]]) -> Callable[[], float]:
+    """A function to call after each epoch: minus the mean Besov smoothness of the training labels over the layers, the lower
+    the better; 0 where it cannot be computed.
+
+    Source: Jukić and Šnajder 2023b (arXiv 2212.11680), the choice of an epoch in the authors' code (`best_by_besov`).
+    """
+    examples, classes = _classes(task, labelled)
+
+    def rough() -> float:
+        found = -float(np.mean(_alphas(base, model, examples, classes))) if len(set(classes.tolist())) > 1 else 0.0
+        return found if np.isfinite(found) else 0.0
+
+    return rough
+
+
+def _classes(task: Any, labelled: Sequence[tuple[Example, str]]) -> tuple[list[Example], np.ndarray]:
+    places = [task.labels.index(answer) for _, answer in labelled]
+    return [example for example, _ in labelled], np.asarray(places, dtype=np.intp)
 
 
 def _alphas(base: BaseModel, model: Any, examples: Sequence[Example], classes: np.ndarray) -> list[float]:

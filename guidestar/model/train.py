@@ -37,7 +37,8 @@ Labelled = Sequence[tuple[Example, str]]
 class Trained:
     """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
     of which only the beginning fitted the model's context; validation_losses: what was asked after each epoch, for the
-    oracle epoch the error on the test set; dynamics: what was said to each example in every epoch."""
+    oracle epoch the error on the test set, for the smoothest one minus the smoothness; dynamics: what was said to each
+    example in every epoch."""
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
@@ -90,7 +91,7 @@ def train(
     try:
         listener = Listener(base, task, labelled)
         over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
-        judge = _judge(base, model, config, held_out, oracle, task)
+        judge = _judge(base, model, config, labelled, held_out, oracle, task)
         result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over)
         adapters.save(model, folder)
     finally:
@@ -99,7 +100,13 @@ def train(
 
 
 def _judge(
-    base: BaseModel, model: Any, config: TrainConfig, held_out: list[_Row], oracle: Split | None, task: Any
+    base: BaseModel,
+    model: Any,
+    config: TrainConfig,
+    labelled: Labelled,
+    held_out: list[_Row],
+    oracle: Split | None,
+    task: Any,
 ) -> Callable[[], float] | None:
     """What is asked after each epoch, the lower the better, to keep the best one; None keeps the last."""
     if config.early_stop == "oracle_epoch" and oracle is not None:
@@ -110,6 +117,8 @@ def _judge(
             return 1.0 - evaluate(base, model, split, task)[0]["accuracy"]
 
         return wrong
+    if config.early_stop == "smoothest_epoch":
+        return beast.roughness(base, model, task, labelled)
     if not (config.patience and held_out):
         return None
     size, exact = config.micro_batch_size or config.batch_size, adapters.exact_lengths(model)
