@@ -67,7 +67,7 @@ def choices() -> str:
         "",
         "## Query strategies",
         "",
-        "| name | what | measure | passes, members or samples | mix | select |",
+        "| name | what | measure | `passes`, members (`committee`) or `samples` | mix | select |",
         "|---|---|---|---|---|---|",
     ]
     for name, recipe in STRATEGIES.items():

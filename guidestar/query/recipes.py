@@ -252,8 +252,9 @@ def check(
             problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
         most = MEASURES[name].max_passes if name in MEASURES else None
         if most is not None and recipe.passes > most:
+            how_many = "; how many responses are sampled is `samples`" if recipe.sampled else ""
             problems.append(
-                f"passes is {recipe.passes}; measure {name!r} is defined for one plain pass; set passes to {most}"
+                f"passes is {recipe.passes}; measure {name!r} is defined for one plain pass; set passes to {most}{how_many}"
             )
     peft_type = str(peft.get("peft_type", "LORA")).upper()
     if recipe.dropout == "model":
