@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
-from guidestar.data.pool import Dataset, load_dataset
+from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.tasks import Choice, labels_of
 from guidestar.errors import ConfigError, DataError
 from guidestar.progress import Progress, Silent
@@ -23,6 +23,9 @@ from guidestar.store import files
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
+
+
+_RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
 class Bench:
@@ -49,6 +52,7 @@ class Bench:
         counts = found.facts
         self.progress.say(
             f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
+            + (f", {counts['blank_rows']} blank rows left out" if counts.get("blank_rows") else "")
             + (f", {counts['pool_duplicates']} duplicates dropped" if counts.get("pool_duplicates") else "")
             + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
         )
@@ -69,7 +73,8 @@ class Bench:
     @cached_property
     def fitting(self) -> Dataset:
         """The dataset without the prompts that do not fit the model's context with a response, in the pool or in a
-        split. A response has the length of its gold answer, where there is one, and at least that of the task.
+        split, its facts those of what is left. A response has the length of its gold answer, where there is one, and at
+        least that of the task.
 
         Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
@@ -108,7 +113,15 @@ class Bench:
             raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
         if isinstance(found.task, Choice) and not base.labels:
             label_tokens(base, found.task, pool[0].prompt)
-        return dataclasses.replace(found, pool=pool, **splits)
+        if not long:
+            return found
+        left = {"test": None, "validation": None} | splits
+        facts = {
+            **found.facts,
+            "too_long": len(long),
+            **used(pool, found.gold, left, found.task, self.config.query.budget),
+        }
+        return dataclasses.replace(found, pool=pool, facts=facts, **splits)
 
     @property
     def pool(self) -> tuple[Example, ...]:
@@ -116,7 +129,10 @@ class Bench:
         return self.fitting.pool
 
     def keep_config(self) -> None:
-        """A copy of the configuration in the folder, so that the folder alone is enough to continue."""
+        """A copy of the configuration in the folder, so that the folder alone is enough to continue.
+
+        Raises ConfigError for another configuration of that name that is not such a copy.
+        """
         plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
         data = plain.get("data", {})
         for name in ("folder", "pool", "test", "validation"):
@@ -126,13 +142,25 @@ class Bench:
         if guidelines := plain.get("people", {}).get("guidelines"):
             plain["people"]["guidelines"] = str(Path(guidelines).absolute())
         plain["out"] = "."
-        text = (
-            "# The resolved configuration of this folder; `guidestar run` on the folder continues it.\n"
-            + configs.dump_yaml(plain)
-        )
+        text = f"{_RESOLVED}\n{configs.dump_yaml(plain)}"
         path = self.folder / CONFIG_FILE
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        found = path.read_text(encoding="utf-8") if path.exists() else None
+        if found is not None and not found.startswith(_RESOLVED):
+            self._accept(path)
+        elif found != text:
             files.write_bytes(path, text.encode())
+
+    def _accept(self, path: Path) -> None:
+        """Leave a file that somebody wrote in the place of our copy, where it says the same. Raises ConfigError if not."""
+        try:
+            same = configs.load(path).key() == self.config.key()
+        except ConfigError:
+            same = False
+        if not same:
+            raise ConfigError(
+                f"{path}: is in the way of the copy of the configuration that a run keeps there, and says something else; "
+                "rename it, or give `out` another folder"
+            )
 
     @cached_property
     def answered_by(self) -> str:
@@ -172,6 +200,8 @@ class Bench:
         for item in self.config.strategies:
             try:
                 recipe = strategies.resolve(item)
+                if recipe.committee and self.config.train.early_stop == "oracle_epoch":
+                    problems.append(f"strategy {item.title}: a committee has no train.early_stop: oracle_epoch")
                 problems += [
                     f"strategy {item.title}: {problem}"
                     for problem in strategies.check(

@@ -33,6 +33,7 @@ from guidestar.schema import (
     TrainConfig,
     fingerprint,
     flat,
+    shared_keys,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "models_in",
     "parse",
     "read_yaml",
+    "shared_keys",
 ]  # fmt: skip
 
 CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of an experiment

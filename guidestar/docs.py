@@ -46,7 +46,7 @@ def command_line() -> str:
                 if isinstance(item, argparse._HelpAction):
                     continue
                 flag = ", ".join(item.option_strings)
-                value = item.metavar or ""
+                value = item.metavar or ("" if item.nargs == 0 or not item.option_strings else item.dest.upper())
                 shown = " ".join(w for w in (flag, str(value) if item.nargs != 0 else "") if w)
                 usage = {"+": f"{shown} …", "*": f"[{shown} …]", "?": f"[{shown}]"}
                 words.append(usage.get(str(item.nargs), f"[{shown}]" if flag else shown))

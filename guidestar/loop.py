@@ -78,6 +78,9 @@ class Run:
         self.seed = self.config.seeds[0] if seed is None else seed
         self.recipe = strategies.resolve(self.strategy)
         self.schedule = schedule
+        self._spent: dict[
+            tuple[int, str], tuple[float, int]
+        ] = {}  # (round, phase) -> seconds and items of this session
         self.folder = self.bench.folder / f"{self.strategy.title}-seed{self.seed}"
         self._stack = ExitStack()
         trackers.check(self.config.tracker)
@@ -202,7 +205,7 @@ class Run:
             "seed": self.seed,
             "task": {"kind": task.kind}
             | ({"labels": list(task.labels), "words": list(task.words)} if isinstance(task, Choice) else {}),
-            "data": dict(dataset.facts),
+            "data": dict(self.bench.fitting.facts),
             "data_hash": dataset.hash,
             "synthetic": self.config.data.preset == "demo",
             "model": self.bench.described,
@@ -477,7 +480,11 @@ class Run:
         start = time.perf_counter()
         with self.bench.progress.phase(phase) as tick:
             yield tick
-        self.store.add_timing(r, phase, time.perf_counter() - start, count)
+        seconds, most = self._spent.get(
+            (r, phase), (0.0, 0)
+        )  # the same phase may come twice, the second time from the cache
+        self._spent[r, phase] = seconds + time.perf_counter() - start, max(most, count)
+        self.store.add_timing(r, phase, *self._spent[r, phase])
 
 
 def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress | None = None) -> dict[str, Outcome]:

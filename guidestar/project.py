@@ -11,10 +11,11 @@ from typing import Any
 from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
 from guidestar.data.tasks import MOST_LABELS
-from guidestar.errors import ConfigError, DataError
+from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import publish_folder, write_bytes
 
 LOOK = 100_000  # rows looked at
+NO_COLUMN = "none"  # of the answers, said on the command line
 
 _CONFIG = """\
 # Written by `guidestar init` after looking at {rows} rows of {name}.
@@ -28,7 +29,7 @@ data:
   pool: {pool}
 {answer}
   # the prompt; {{column}} stands for a column of the file
-{template}
+{template}{blank}
 
 task:
 {task}
@@ -60,6 +61,12 @@ _WITHOUT_ANSWER = """\
   # validation: validation.csv
   # answer: label"""
 
+_SOME_ANSWERS = """\
+  # people are asked, because some rows have no answer; those that have one are the test set, as far as this share of
+  # them goes, and the others come in with: guidestar import RUN FILE
+  answer: {answer}
+  test_share: 0.2"""
+
 _ANSWER = "\nAnswer:"
 _SIMULATED = """\
 # one run for each seed and strategy: three seeds or more give a spread, random is the control
@@ -70,14 +77,20 @@ _ASKED = """\
 # every strategy asks for labels of its own, so people answer one
 strategies: [star]"""
 
+_PEOPLE = "\nannotator: people"
+
 _TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
 
 
-def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[Path, dict[str, Any]]:
+def write_config(
+    data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Look at a data file and write a configuration that runs.
 
-    Returns the path, and what was found: rows, columns, the chosen text and answer columns, notes for people.
-    Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless `force`).
+    answer, text: the columns; guessed without. answer "none": labels will be asked for.
+    Returns the path, and what was found: rows, columns, the chosen text and answer columns, how many rows lack an answer,
+    notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
+    `force`) or for a column that is not there.
     """
     config = out or data.with_suffix(".yaml")
     if config.exists() and not force:
@@ -86,11 +99,21 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
     rows = [row.values for row in looked]
     columns = list(dict.fromkeys(c for row in looked for c in row.columns))  # the first may hold nulls
     cells = {c: [str(r.get(c) or "") for r in rows] for c in columns}
-    kind, answer, labels = _answer_column(cells, len(rows))
+    for option, name in (("answer", None if answer == NO_COLUMN else answer), ("text", text)):
+        if name is not None and name not in columns:
+            raise ConfigError(f"--{option} {name}: no such column; {allowed(columns, name)}")
+    guessed = answer is None
+    labels: list[str] = []
+    if answer == NO_COLUMN:
+        kind, answer = "choice", None
+    else:
+        kind, answer, labels = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
     texts = [c for c in columns if c != answer and any(cells[c])]
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer!r}")
-    text = max(texts, key=lambda c: sum(map(len, cells[c])))
+    text = text or max(texts, key=lambda c: sum(map(len, cells[c])))
+    missing = sum(not cell.strip() for cell in cells[answer]) if answer else 0
+    asked = answer is None or missing > 0
     budget = max(8, min(400, len(rows) // 2))
     warm = max(2, min(100, budget // 4))
     kinds = {"choice": f"a choice of {len(labels)} labels", "number": "a final number", "text": "free text"}
@@ -101,30 +124,59 @@ def write_config(data: Path, out: Path | None, *, force: bool = False) -> tuple[
         if answer
         else f"text: {text}; no answer column: labels will be asked for",
     ]
+    if answer and guessed and answer.lower() not in _TELLING:
+        notes.append(f"guessed: if {answer} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}")
+    if answer and missing:
+        notes.append(
+            f"{missing} of {len(rows)} rows have no {answer}, so people will be asked; once the run has begun, "
+            f"guidestar import RUN {data.name} brings in the labels that are there"
+        )
+    if blank := sum(not cell.strip() for cell in cells[text]):
+        notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
+    if twins := _twins(labels):
+        notes.append(f"labels that differ in upper and lower case alone: {twins}; make them equal in the data")
     body = _CONFIG.format(
-        rows=len(rows), name=data.name, use=_use(config.name, answer), out=_quoted(f"runs/{data.stem}"),
+        rows=len(rows), name=data.name, use=_use(config.name, asked, answer), out=_quoted(f"runs/{data.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
-        strategies=_SIMULATED if answer else _ASKED,
-        answer=_WITH_ANSWER.format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
+        strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
+        answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
+        blank="\n  # rows without text are left out\n  blank: drop" if blank else "",
         task=_task(kind, labels if len(rows) < LOOK else [], answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
     )  # fmt: skip
     write_bytes(config, body.encode())
     found = {"rows": len(rows), "columns": columns, "text": text, "kind": kind, "answer": answer, "labels": labels}
-    return config, found | {"notes": notes}
+    return config, found | {"missing": missing, "asked": asked, "notes": notes}
 
 
-def _use(config: str, answer: str | None) -> str:
-    """How to go on with the configuration."""
-    if answer:
-        return f"Run it with: guidestar run {config}"
-    return f"Put your labels below, then: guidestar label {config} --train"
+def following(config: str, asked: bool, answer: str | None) -> str:
+    """The command to go on with."""
+    if not asked:
+        return f"guidestar run {config}"
+    return f"{'' if answer else 'put your labels into it, then: '}guidestar label {config} --train"
 
 
-def _answer_column(cells: dict[str, list[str]], rows: int) -> tuple[str, str | None, list[str]]:
+def _use(config: str, asked: bool, answer: str | None) -> str:
+    """How to go on with the configuration, as its first lines say it."""
+    if asked and not answer:
+        return f"Put your labels below, then: guidestar label {config} --train"
+    return f"Go on with: {following(config, asked, answer)}"
+
+
+def _twins(labels: list[str]) -> str:
+    """Labels that only upper and lower case tell apart, for people; "" without any."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(label.strip().casefold(), []).append(label)
+    return ", ".join(" and ".join(group) for group in groups.values() if len(group) > 1)
+
+
+def _answer_column(
+    cells: dict[str, list[str]], rows: int, named: str | None = None
+) -> tuple[str, str | None, list[str]]:
     """(task kind, column, labels): a column with few short values, a telling name first; else a telling name
-    with worked answers ("#### 7") or texts; else a choice without a column."""
+    with worked answers ("#### 7") or texts; else a choice without a column. named: the column, where it is known."""
     best: tuple[float, str] | None = None
-    longest = max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
+    longest = None if named else max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
     for i, (name, values) in enumerate(cells.items()):
         kinds = Counter(v for v in values if v)
         few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, rows // 4)) and all(len(k) <= 40 for k in kinds)
@@ -135,6 +187,8 @@ def _answer_column(cells: dict[str, list[str]], rows: int) -> tuple[str, str | N
         return "choice", best[1], sorted({v for v in cells[best[1]] if v})
     for name, values in cells.items():
         worked = all("####" in v for v in values if v)  # a worked answer may be longer than its question
+        if named and any(values):
+            return "number" if worked else "text", name, []
         if name.lower() in _TELLING and any(values) and len(cells) > 1 and (worked or name != longest):
             return "number" if worked else "text", name, []
     return "choice", None, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -57,6 +57,9 @@ class DataConfig(_Section):
     )
     too_long: Literal["error", "drop"] = Field(
         "error", description="What to do with a prompt that does not fit the model's context."
+    )
+    blank: Literal["drop"] | None = Field(
+        None, description="drop: leave out rows in which all columns of the template are blank. Default: refuse them."
     )
     seed: int = Field(0, ge=0, description="Seed of the splits and limits; the same for every run seed.")
 
@@ -523,15 +526,21 @@ class RunConfig(_Section):
 
         Returns a flat mapping, "train.epochs" -> 6, so that a difference can be named.
         """
-        plain = self.plain()
-        for name in ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker"):
-            plain.pop(name)
-        for name in ("folder", "pool", "test", "validation"):
-            plain["data"].pop(name)
-        for name in ("device", "batch_tokens"):  # may be changed when memory is short
-            plain["model"].pop(name)
-        plain["train"].pop("micro_batch_size")
-        return flat(plain)
+        return shared_keys(self.plain())
+
+
+_OWN = {"": ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker"),
+        "data": ("folder", "pool", "test", "validation"),
+        "model": ("device", "batch_tokens"), "train": ("micro_batch_size",)}  # fmt: skip  # of memory alone
+
+
+def shared_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """`RunConfig.key` of a configuration as JSON-able data, of an older version, too."""
+    left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+    for section, names in _OWN.items():
+        for name in names:
+            (left.get(section, {}) if section else left).pop(name, None)
+    return flat(left)
 
 
 class Problems(ValueError):

@@ -21,6 +21,7 @@ from guidestar.data.tasks import Choice, Task, labels_of, make_task
 from guidestar.errors import ConfigError, StoreError
 from guidestar.progress import Progress, Silent, behind
 from guidestar.query import measures as measure_room
+from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
 from guidestar.store.files import sha256
 from guidestar.store.store import Store, find_run
@@ -40,11 +41,12 @@ def score_file(
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows {"id", "where", "prediction", MEASURE: value, …} in the order of the file.
+    """Rows {"id", "where", "prediction", MEASURE: value, …} in the order of the file; {"id", "where", "error"} for a text
+    that is too long for the model.
 
     config: its template, task and model are used. measures: default the one of `measure: auto`.
     passes: K Monte-Carlo passes with the adapter's dropout; the value is the mean of the K values for
-    measures of a single pass. Oracle measures need the answer column in the file.
+    measures of a single pass. Oracle measures need the answer column in the file; one of sampled answers samples 10.
     keep: a folder for the values of finished parts: asked the same again after a stop, only what is missing is
     computed. It may be deleted at any time.
 
@@ -59,7 +61,9 @@ def score_file(
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
         for name in names
-        if not problems and measure_room.MEASURES[name].min_passes > max(passes, 1)
+        if not problems
+        and not measure_room.MEASURES[name].sampled
+        and measure_room.MEASURES[name].min_passes > max(passes, 1)
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -75,17 +79,18 @@ def score_file(
     if base.labels and adapter is None:
         raise ConfigError(
             f"{base.name} answers with a classification head, which is noise without the adapter that it was trained "
-            "with; give --adapter"
+            "with; give --adapter, or the folder of a run"
         )
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
     if task.kind == "choice":
         needs.add("label_log_probs")
     labels = base.labels or (task.labels if isinstance(task, Choice) else ())
     oracle = any(measure_room.MEASURES[name].oracle for name in names)
+    samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
     asked = {
         "model": base.fingerprint, "settings": config.model.model_dump(mode="json"), "measures": names, "passes": passes,
         "adapter": sha256(Path(adapter)) if adapter and Path(adapter).exists() else None, "task": repr(task),
-        "b_dropout": config.train.b_dropout,
+        "b_dropout": config.train.b_dropout, "samples": samples,
     }  # fmt: skip
     with (
         computing_in(base, config.model.score_dtype) as scorer,
@@ -98,15 +103,17 @@ def score_file(
         def values_of(start: int, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, np.ndarray]:
             told = behind(tick, start, found.rows)
             said = predict(
-                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told
+                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told, samples=samples,
             )  # fmt: skip
             values = {name: measure_room.evaluate_measure(name, said) for name in names}
             if task.kind == "choice":
                 values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
             return values
 
-        for start, part, cells in parts_of(found, CHUNK):
-            gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(part, cells, strict=True) if a is not None}
+        for start, whole, cells in parts_of(found, CHUNK):
+            gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
+            errors = _too_long(scorer, task, whole, gold if oracle else {})
+            part = [e for e in whole if e.id not in errors]
             make = partial(values_of, start, part, gold)
             if keep is None:
                 values: Mapping[str, np.ndarray] = make()
@@ -114,17 +121,33 @@ def score_file(
                 rows = [[e.id, e.prompt] for e in part]
                 question = {**asked, "seed": seed + start, "rows": rows, "gold": gold if oracle else None}
                 values = kept_part(keep, start, question, make)
-                tick(start + len(part), found.rows)
-            for i, example in enumerate(part):
+                tick(start + len(whole), found.rows)
+            places = {example.id: i for i, example in enumerate(part)}
+            for example in whole:
                 row: dict[str, Any] = {"id": example.id, "where": example.where}
+                if example.id in errors:
+                    yield row | {"error": errors[example.id]}
+                    continue
+                i = places[example.id]
                 if PREDICTION in values:
                     row["prediction"] = labels[int(values[PREDICTION][i])]
                 yield row | {name: float(values[name][i]) for name in names}
 
 
+def _too_long(base: Any, task: Task, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, str]:
+    """Id -> what to say of it, of the examples that do not fit the model's context with a response."""
+    from guidestar.model.batches import encode_answer, too_long
+    from guidestar.model.predict import fits
+
+    room = fits(base, task)
+    rooms = [max(room, len(encode_answer(base, task, e, gold[e.id]))) if e.id in gold else room for e in part]
+    said = f"the prompt and a response do not fit the model's context of {base.max_length} tokens"
+    return dict.fromkeys(too_long(base, part, rooms), said)
+
+
 def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     """The k rows of `score_file` with the highest value of the first measure, highest first, of equals the earlier one.
-    No more than k rows are held.
+    No more than k rows are held, and none without a value.
 
     Raises ConfigError for a k below 1.
     >>> highest(iter([{"id": "a", "margin": 0.2}, {"id": "b", "margin": 0.9}, {"id": "c", "margin": 0.5}]), 2)
@@ -133,13 +156,18 @@ def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     if k < 1:
         raise ConfigError(f"top is {k}; allowed: 1 or more")
     named = {"id", "where", "prediction"}
-    return heapq.nlargest(k, rows, key=lambda row: next(row[name] for name in row if name not in named))
+    return heapq.nlargest(
+        k,
+        (row for row in rows if "error" not in row),
+        key=lambda row: next(row[name] for name in row if name not in named),
+    )
 
 
 def predict_file(
     run: Path, config: RunConfig, source: str, *, round: int | None = None, progress: Progress | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows {"id", "where", "answer", "probability"} in the order of the file, the last for a choice only.
+    """Rows {"id", "where", "answer", "probability"} in the order of the file, the last for a choice only; {"id", "where",
+    "error"} for a text that is too long for the model.
 
     run: a run's folder, or one that holds a single run. config: that run's; its template, task and model are used.
     round: whose adapter answers; None is the last that was trained.
@@ -149,14 +177,7 @@ def predict_file(
     folder = find_run(run)
     task = _task(config)
     found = survey(source, config, lambda answer, where: None)
-    with Store.open(folder) as store:
-        trained = [r for r in range(store.current_round() + 1) if store.has_adapter(r)]
-        if not trained:
-            raise StoreError(f"{folder}: no adapter has been trained yet")
-        if round is not None and round not in trained:
-            raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, trained))}")
-        chosen = trained[-1] if round is None else round
-        adapter, begun = store.adapter(chosen), store.facts["model"]
+    adapter, chosen, begun = trained_adapter(folder, round)
 
     from guidestar.model import adapters, load
     from guidestar.model.suggest import suggest
@@ -167,11 +188,33 @@ def predict_file(
     load.same(base, begun, folder, ["fingerprint"])
     with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
         for start, part, _ in parts_of(found, CHUNK):
-            answers = suggest(base, model, part, task, chosen, behind(tick, start, found.rows))
+            errors = _too_long(base, task, part, {})
+            some = [e for e in part if e.id not in errors]
+            answers = suggest(base, model, some, task, chosen, behind(tick, start, found.rows)) if some else {}
             for example in part:
+                row: dict[str, Any] = {"id": example.id, "where": example.where}
+                if example.id in errors:
+                    yield row | {"error": errors[example.id]}
+                    continue
                 said = answers[example.id]
-                row: dict[str, Any] = {"id": example.id, "where": example.where, "answer": said.answer}
+                row["answer"] = said.answer
                 yield row | ({"probability": said.probabilities[said.answer]} if said.probabilities else {})
+
+
+def trained_adapter(run: Path, round: int | None = None) -> tuple[Path, int, dict[str, Any]]:
+    """A run's adapter, the round that it is of, and the facts of its base model. round: None is the last that was trained.
+
+    run: a run's folder, or one that holds a single run. Raises StoreError without such an adapter.
+    """
+    folder = find_run(run)
+    with Store.open(folder) as store:
+        trained = [r for r in range(store.current_round() + 1) if store.has_adapter(r)]
+        if not trained:
+            raise StoreError(f"{folder}: no adapter has been trained yet")
+        if round is not None and round not in trained:
+            raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, trained))}")
+        chosen = trained[-1] if round is None else round
+        return store.adapter(chosen), chosen, store.facts["model"]
 
 
 def _task(config: RunConfig) -> Task:

@@ -17,7 +17,7 @@ from guidestar.errors import ConfigError
 from guidestar.loop import Run
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share
 from guidestar.metrics.smoothness import smoothness
-from guidestar.records import Label, Metrics, Pick, Query, Skip, Stop, Suggestion
+from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import advice as advice_room
 from guidestar.report.advice import advice_lines, advise, settings, stop_advice
 from guidestar.report.control import control
@@ -28,8 +28,6 @@ PEOPLE: dict[str, Any] = {**SMALL, "annotator": "people", "strategies": ["entrop
 
 def _store(folder: Path, **facts: Any) -> Store:
     """A run of 3 rounds on a pool of 100: 10 at the start, then 4 random and 6 chosen ones each round."""
-    from guidestar.records import Example
-
     found = Store.open(folder, create=True)
     begun = {
         "strategy": "entropy",
@@ -171,8 +169,6 @@ def test_predictions_of_rounds_with_random_picks_are_kept_though_nobody_sees_the
 
 def _with_curve(store: Store, values: list[float], kappa_labels: list[np.ndarray], validation: int = 400) -> None:
     """Rounds with a validation accuracy, and what each model said to the validation set."""
-    from guidestar.records import Example
-
     for r, value in enumerate(values):
         id = f"{r:016d}"
         store.add_query(Query(r, (Pick(id, float("nan")),)), {id: Example(id, {}, id)})
@@ -220,6 +216,20 @@ def test_a_rising_curve_is_a_reason_to_go_on(empty: Store) -> None:
     assert found["sentences"][0].startswith("Advice: go on.")
 
 
+def test_labels_taken_back_leave_the_rounds_that_had_more(empty: Store) -> None:
+    """Undo of earlier rounds: a later round may know fewer labels than those before it."""
+    points = [(float(n), 0.5, 100.0) for n in (50, 55, 60, 53, 58, 58)]
+    assert [n for n, _, _ in advice_room._rising(points)] == [50, 53, 58]
+    for r, labels in enumerate((50, 55, 60, 53, 58, 63, 68)):
+        id = f"{r:016d}"
+        empty.add_query(Query(r, (Pick(id, float("nan")),)), {id: Example(id, {}, id)})
+        empty.annotations.add(id, Label("a"), source="python")
+        empty.add_metrics(Metrics(r, labels, {"validation_accuracy": 0.5 + 0.03 * r}))
+    found = stop_advice(empty, StopConfig())
+    assert found is not None
+    assert found["gain"] is not None
+
+
 def test_few_rounds_give_no_advice(empty: Store) -> None:
     _with_curve(empty, [0.5, 0.6], [np.zeros(10, dtype=int)] * 2)
     found = stop_advice(empty, StopConfig())
@@ -230,8 +240,6 @@ def test_few_rounds_give_no_advice(empty: Store) -> None:
 
 def test_the_test_set_does_not_end_a_run(empty: Store) -> None:
     """With stop: stop only validation and random picks are read; with advise the test set is, and it is said."""
-    from guidestar.records import Example
-
     for r in range(6):
         id = f"{r:016d}"
         empty.add_query(Query(r, (Pick(id, float("nan")),)), {id: Example(id, {}, id)})
@@ -343,8 +351,6 @@ def test_a_crash_changes_nothing_of_what_advice_rests_on(
 def _batches(store: Store, apart: list[float], size: int = 40, skipped: int = 0) -> None:
     """A warm start and a batch for each of `apart`: how far the states of the two labels lie apart, by the model that
     chose them."""
-    from guidestar.records import Example
-
     rng = np.random.default_rng(0)
     direction = rng.normal(size=16)
     for r, distance in enumerate([0.0, *apart]):

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from guidestar import cli, loop
 from guidestar.bench import Bench, read_config
 from guidestar.progress import Silent
 from guidestar.records import Example, Skip
-from guidestar.store import Store, files
+from guidestar.store import Store, files, runs_in
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -160,6 +161,27 @@ def test_prompts_that_do_not_fit_can_be_dropped(write: Callable[..., Path], run:
     code, said = run("run", write(text, data={"too_long": "drop"}))
     assert code == 0
     assert "data: 1 prompts do not fit the model's context and were dropped" in said
+
+
+def test_facts_are_those_of_the_prompts_that_fit(write: Callable[..., Path], run: Callable[..., Any]) -> None:
+    """The majority baseline and the sizes, where the long texts are all of one class."""
+    rows = [(f"{MORE[i % 7][0]} {i}", "bad" if i % 3 else "good") for i in range(60)]
+    rows += [(f"{'word ' * 600}{i}", "good") for i in range(60)]
+    config = write(
+        "text,label\n" + "".join(f"{t},{label}\n" for t, label in rows), data={"too_long": "drop", "test_share": 0.5}
+    )
+    code, said = run("run", config)
+    assert code == 0, said
+    (folder,) = runs_in(config.parent / "run")
+    with Store.open(folder) as store:
+        data, last = store.facts["data"], store.metrics()[-1].values
+        gold = store.arrays(0, "test")["gold"]
+    assert data["too_long"] == 60
+    assert data["test"] == len(gold) < 60
+    assert data["majority"]["share"] == pytest.approx(np.bincount(gold).max() / len(gold))
+    assert data["majority"]["share"] == pytest.approx(last["majority"])
+    assert data["majority"]["label"] == "bad"
+    assert sum(data["classes"].values()) == data["pool"]
 
 
 def test_gold_responses_that_do_not_fit_are_dropped_or_refused(

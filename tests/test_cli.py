@@ -20,6 +20,7 @@ from conftest import LABELS
 from outside import COMMAND, recorded
 
 from guidestar import cli, loop
+from guidestar import config as configs
 from guidestar.bench import Bench, read_config
 from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
@@ -324,6 +325,63 @@ def test_init_sees_a_label_column_whose_first_cells_are_empty(call: Call, tmp_pa
     assert (found["answer"], found["labels"]) == ("label", sorted(LABELS[:2]))
 
 
+def test_init_on_a_half_labelled_file_asks_people_and_its_labels_come_in(
+    call: Call, tmp_path: Path, tiny_folder: Path
+) -> None:
+    data = tmp_path / "mine.csv"
+    rows = [f"a message about thing {i},{LABELS[i % 2] if i < 30 else ''}\n" for i in range(60)]
+    data.write_text("text,label\n" + "".join(rows) + ",\n")
+    code, out, _ = call("init", data)
+    assert code == 0
+    assert "31 of 61 rows have no label, so people will be asked" in out
+    assert "1 of 61 rows have no text and are left out" in out
+    assert out.splitlines()[-1] == f"next: guidestar label {tmp_path / 'mine.yaml'} --train"
+    settings = configs.load(tmp_path / "mine.yaml")
+    assert (settings.annotator, len(settings.strategies), settings.data.blank) == ("people", 1, "drop")
+    code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
+    assert code == 4, err
+    assert "1 blank rows left out" in err
+    code, out, err = call("import", tmp_path / "runs" / "mine", data)
+    assert code == 0, err
+    assert "new: 24" in out
+    assert "kept apart: 6" in out
+
+
+def test_init_takes_the_columns_it_is_told(call: Call, tmp_path: Path) -> None:
+    data = tmp_path / "mine.csv"
+    rows = [f"{i},a longer message {i},{'web' if i % 2 else 'mail'}\n" for i in range(40)]
+    data.write_text("id,text,channel\n" + "".join(rows))
+    out = call("init", data)[1]
+    assert "guessed: if channel holds no labels, start again with --answer COLUMN, or --answer none" in out
+    found = strict_json(call("init", "--json", data, "--force", "--answer", "none")[1])
+    assert (found["answer"], found["asked"]) == (None, True)
+    found = strict_json(call("init", "--json", data, "--force", "--answer", "channel", "--text", "id")[1])
+    assert (found["answer"], found["text"], found["asked"]) == ("channel", "id", False)
+    assert not any("guessed" in note for note in found["notes"])
+    code, _, err = call("init", data, "--force", "--answer", "chanel")
+    assert code == 2
+    assert "--answer chanel: no such column; did you mean 'channel'?" in err
+
+
+def test_labels_that_case_alone_tells_apart_are_named(call: Call, tmp_path: Path) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_text(
+        "text,label\n" + "".join(f"a longer message {i},{('Web', 'web', 'mail')[i % 3]}\n" for i in range(60))
+    )
+    assert "labels that differ in upper and lower case alone: Web and web; make them equal" in call("init", data)[1]
+
+
+def test_the_terminal_says_what_it_needs(call: Call, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("out: runs\n")
+    code, _, err = call("label", config, "--terminal")
+    assert code == 2
+    assert f"begin it with: guidestar run {config}" in err
+    code, _, err = call("label", tmp_path, "--terminal", "--train")
+    assert code == 2
+    assert "--train goes with the page" in err
+
+
 # --- demo -----------------------------------------------------------------------------------------
 
 
@@ -426,11 +484,16 @@ def test_score_prints_one_line_for_each_row_in_the_files_order(
     assert (values(gold, "oracle_predictive_entropy") > 0).all()
 
     folder = tmp_path / "run"
-    code, out, _ = call("score", folder, source)
+    code, out, _ = call("score", folder, source, "--adapter", "none")
     assert code == 0
     assert [strict_json(line) for line in out.splitlines()] == base, (
         "the folder of a run is as good as its configuration"
     )
+    code, out, err = call("score", folder, source)
+    assert code == 0
+    last = sorted(folder.glob("*/adapters/round-*"))[-1]
+    assert f"adapter of round {int(last.name[-3:])}: {last}" in err
+    assert [strict_json(line) for line in out.splitlines()] == score("--adapter", last), "a run's last adapter"
 
 
 def test_score_equals_what_the_loop_computes(call: Call, trained: tuple[Path, Path], demo_data: Path) -> None:

@@ -20,6 +20,7 @@ from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.statistics import holm
 from guidestar.records import Example, Metrics, Pick, Query, Stop
 from guidestar.report.compare import compare, compare_text
+from guidestar.report.summary import summary
 from guidestar.store import Store
 
 LABELS = [100, 150, 200, 300, 400]
@@ -219,6 +220,33 @@ def test_different_data_are_named(tmp_path: Path) -> None:
         write(tmp_path, "star", seed, BETTER + 0.001 * seed)
         write(tmp_path, "random", seed, RISING, data_hash="another")
     assert any("not made on the same data" in note for note in compare([tmp_path])["datasets"][0]["notes"])
+
+
+def test_runs_of_different_configurations_claim_nothing(tmp_path: Path) -> None:
+    """A strategy trained longer, or another model, looks like a better strategy."""
+    query = {"warm_start": 100, "batch": 75, "budget": 400}
+    for name, epochs, curve in (("star", 12, BETTER), ("random", 2, RISING)):
+        for seed in range(5):
+            config = {"query": query, "train": {"epochs": epochs, "micro_batch_size": epochs}, "out": name}
+            model = {"fingerprint": name, "dtype": "float32"}
+            write(tmp_path, name, seed, curve + 0.001 * seed, config=config, model=model)
+    facts = compare([tmp_path])
+    said = row(facts)["verdict"]
+    assert said["kind"] == "no evidence"
+    assert said["sentence"].startswith("star and random were not made with the same configuration (")
+    assert "train.epochs: 12 and 2" in said["sentence"]
+    assert "the model's fingerprint: star and random" in said["sentence"]
+    assert "micro_batch_size" not in said["sentence"]
+    notes = summary(tmp_path)["notes"]
+    assert any(note.startswith("The runs were not made with the same configuration: ") for note in notes)
+
+
+def test_a_target_with_one_seed_is_answered(tmp_path: Path) -> None:
+    facts = compare([experiment(tmp_path, 1, star=BETTER, random=RISING)], target=0.8)
+    assert (
+        row(facts)["target_sentence"]
+        == "How many labels an accuracy of 0.8 takes beside random is said from two seeds on."
+    )
 
 
 def test_run_folders_of_one_experiment_count_as_one(clear: Path) -> None:

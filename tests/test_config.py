@@ -360,3 +360,17 @@ def test_defaults_are_the_documented_method() -> None:
     assert found.peft["lora_dropout"] > 0, "Monte-Carlo dropout needs one"
     assert found.train.b_decay > 0
     assert found.query.rounds == 1 + (400 - 100) // 50
+
+
+def test_a_configuration_of_ones_own_in_the_place_of_the_copy_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    text = "# mine\nout: .\ndata: {preset: demo, folder: data}\n"
+    file.write_text(text)
+    mine = config.load(file)
+    Bench(mine).keep_config()
+    assert file.read_text() == text
+    for other in (f"{text}train: {{epochs: 1}}\n", "not a configuration"):
+        file.write_text(other)
+        with pytest.raises(ConfigError, match="is in the way of the copy of the configuration"):
+            Bench(mine).keep_config()
+        assert file.read_text() == other

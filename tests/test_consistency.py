@@ -178,7 +178,10 @@ def test_the_strategy_works_for_every_kind(kind: str) -> None:
     ("recipe", "problem"),
     [
         (Recipe("x", measure="entropy", samples=5), "samples is set, but measure 'entropy' samples no responses"),
-        (Recipe("x", measure="answer_consistency", passes=3), "set passes to 0; how many responses are sampled is `samples`"),
+        (
+            Recipe("x", measure="answer_consistency", passes=3),
+            "set passes to 0; how many responses are sampled is `samples`",
+        ),
         (Recipe("x", measure="answer_consistency", committee=3), "samples from one model"),
     ],
 )

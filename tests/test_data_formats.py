@@ -87,6 +87,23 @@ def test_folders_of_datasets(tmp_path: Path) -> None:
     fails(tmp_path / "none", f"{tmp_path / 'none'}: cannot be loaded by `datasets`:")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_as_spreadsheets_write_it_elsewhere(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "a.csv"
+    quoted = f'"with {separator} in it"'
+    file.write_text(f"text{separator}label\na, b and c{separator}x\n{quoted}{separator}y\n", encoding="utf-8-sig")
+    rows = list(read_rows(str(file), header=None))
+    assert [dict(row.values) for row in rows] == [
+        {"text": "a, b and c", "label": "x"}, {"text": f"with {separator} in it", "label": "y"},
+    ]  # fmt: skip
+    file.write_text(f"a{separator}b\n1{separator}2{separator}3\n")
+    name = "semicolons" if separator == ";" else "tabs"
+    with pytest.raises(DataError, match=f"found 3, expected 2 .*quote cells that hold {name}"):
+        list(read_rows(str(file), header=None))
+    file.write_text("one; two\nthree; four\n")
+    assert [row.values["text"] for row in read_rows(str(file), header=["text"])] == ["one; two", "three; four"]
+
+
 @pytest.mark.parametrize(
     ("package", "source"), [("pyarrow", "a.parquet"), ("datasets", "."), ("datasets", "hub:owner/name")]
 )

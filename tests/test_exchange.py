@@ -18,7 +18,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from guidestar import config as configs
 from guidestar.config import dump_yaml
+from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, DataError, GuidestarError
 from guidestar.people.exchange import FORMATS, export_run, import_file
 from guidestar.people.exchange.containers import CONTAINERS, SAFE, dump_csv, dump_safe_csv, load
@@ -499,13 +501,36 @@ def test_the_pool_is_read_with_the_configuration_beside_the_run(tmp_path: Path) 
     pool.write_text("sentence,gold\nfirst one,good\nsecond one,the mood is BAD\nthird one,\n", encoding="utf-8")
     counts = import_file(tmp_path, pool, annotator="ann")  # the experiment's folder holds one run
     assert counts == {
-        "new": 2, "unchanged": 0, "changed_since": 0, "not_asked": 1, "without_answer": 1, "rejected": 0, "unknown": 0,
+        "new": 2, "unchanged": 0, "changed_since": 0, "not_asked": 1, "without_answer": 1, "rejected": 0, "kept_apart": 0,
+        "unknown": 0,
     }  # fmt: skip
     second = make_example({"text": "second one"}).id
     assert state(folder)["counts"] == {first.id: Label("1", "ann"), second: Label("0", "ann")}
     other = write(tmp_path / "other.jsonl", [{"sentence": "not in it", "gold": "good"}])
     refused(folder, other, r"other\.jsonl line 1: not an example of this run or its pool: 'not in it'")
     assert import_file(folder, other, skip_unknown=True)["unknown"] == 1
+
+
+def test_rows_of_the_test_set_are_counted_and_not_stored(tmp_path: Path) -> None:
+    """The file that a run's pool and test set were drawn from comes back, as a half-labelled file does."""
+    rows = [f"text number {i}" for i in range(12)]
+    pool = tmp_path / "pool.csv"
+    pool.write_text("text,gold\n" + "".join(f"{text},{'good' if i < 8 else ''}\n" for i, text in enumerate(rows)))
+    plain = {
+        "data": {"pool": str(pool), "template": "{text}\nMood:", "answer": "gold", "test_share": 0.25},
+        "task": {"kind": "choice", "labels": ["good", "bad"]}, "query": {"warm_start": 2, "batch": 1, "budget": 3},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(dump_yaml(plain))
+    data = load_dataset(configs.load(tmp_path / "config.yaml"))
+    assert data.test is not None
+    first = data.pool[0]
+    with Store.open(tmp_path / "random-seed0", create=True) as store:
+        store.begin({}, {"task": {"kind": "choice", "labels": ["good", "bad"], "words": ["good", "bad"]}})
+        store.add_query(Query(0, (Pick(first.id, 0.5),)), {first.id: first})
+    counts = import_file(tmp_path, pool, annotator="ann")
+    assert (counts["kept_apart"], counts["new"], counts["without_answer"]) == (2, 6, 4)
+    with Store.open(tmp_path / "random-seed0") as store:
+        assert not set(store.annotations.answers()) & {e.id for e in data.test.examples}
 
 
 def test_what_was_changed_since_an_import_stays_and_is_told(run: Path, tmp_path: Path, examples: list[Example]) -> None:

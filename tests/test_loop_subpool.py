@@ -31,6 +31,25 @@ def test_only_the_sub_pool_is_scored(make_config: MakeConfig) -> None:
         assert counts["score base"] == 40
 
 
+def test_what_comes_from_the_cache_does_not_hide_the_seconds_it_took(make_config: MakeConfig) -> None:
+    """The base pass over the candidates is timed, then asked for again for the sub-pool."""
+    said: list[tuple[int, str, float]] = []
+    bench = Bench(read_config(config_of(make_config)))
+    with Run(bench.config, bench=bench) as run:
+        add = run.store.add_timing
+
+        def record(r: int, phase: str, seconds: float, count: int) -> None:
+            said.append((r, phase, seconds))
+            add(r, phase, seconds, count)
+
+        run.store.add_timing = record  # type: ignore[method-assign]
+        run.run(oracle(bench.dataset))
+        kept = {(r, phase): seconds for r, phase, seconds, _ in run.store.timings()}
+    base = [seconds for r, phase, seconds in said if (r, phase) == (1, "score base")]
+    assert len(base) == 2, "the candidates, and the sub-pool from the cache"
+    assert base[0] < base[1] == kept[1, "score base"], "the second time adds to the first"
+
+
 def test_a_plan_counts_what_is_scored(make_config: MakeConfig) -> None:
     bench = Bench(read_config(config_of(make_config)))
     with Run(bench.config, bench=bench) as run:

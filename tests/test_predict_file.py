@@ -50,6 +50,23 @@ def test_answers_are_those_that_were_measured(run: Path, demo_data: Path, capsys
     assert all(1 / 6 < row["probability"] <= 1 for row in found)
 
 
+def test_a_text_too_long_for_the_model_stops_nobody_elses(
+    run: Path, demo_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("text\nwhere is my parcel\n" + "word " * 3000 + "\nthe lamp is broken\n")
+    found = rows_of(capsys, run, file)
+    assert [sorted(row) for row in found] == [
+        ["answer", "id", "probability", "where"],
+        ["error", "id", "where"],
+        ["answer", "id", "probability", "where"],
+    ]
+    assert found[1]["where"].endswith("line 3")
+    assert "do not fit the model's context of" in found[1]["error"]
+    file.write_text("text\n" + "word " * 3000 + "\n")
+    assert [sorted(row) for row in rows_of(capsys, run, file)] == [["error", "id", "where"]]
+
+
 def test_what_cannot_be_answered_is_said(
     run: Path, demo_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,21 @@ def test_damage_in_what_was_kept_is_refused(config: Any, tmp_path: Path) -> None
     file.write_bytes(bytes(content))
     with pytest.raises(StoreError, match="its content has changed since it was written; delete it"):
         every(config, path, keep=tmp_path / "kept")
+
+
+def test_a_text_too_long_for_the_model_is_a_row_of_its_own(config: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*TEXTS[:2], "word " * 3000, *TEXTS[2:5]])
+    rows = every(config, path, keep=tmp_path / "kept")
+    assert ["error" in row for row in rows] == [False, False, True, False, False, False]
+    without = every(config, write(tmp_path / "b.jsonl", TEXTS[:5]))
+    assert [row["entropy"] for row in rows if "entropy" in row] == pytest.approx([row["entropy"] for row in without])
+    assert rows == every(config, path, keep=tmp_path / "kept")
+    assert len(scoring.highest(iter(rows), 6)) == 5, "what has no value is not among the highest"
+
+
+def test_agreement_of_sampled_answers(config: Any, tmp_path: Path) -> None:
+    rows = every(config, write(tmp_path / "a.jsonl", TEXTS[:3]), measures=["answer_consistency"])
+    assert all(0 <= row["answer_consistency"] <= math.log(10) + 1e-9 for row in rows)
 
 
 def test_the_highest_are_those_of_a_sort(config: Any, tmp_path: Path) -> None:

@@ -401,3 +401,9 @@ def test_minmax_brings_the_distances_of_both_models_to_one_unit():
     raw = dataclasses.replace(STRATEGIES["star_k_center"], mix=MixConfig(scale="raw"))
     assert ids_of(choose(STRATEGIES["star_k_center"], ids, context, 1, rng())) == ["a"]
     assert ids_of(choose(raw, ids, context, 1, rng())) == ["b"]
+
+
+def test_power_and_a_mix_that_goes_below_zero_are_refused() -> None:
+    recipe = resolve(StrategyConfig(use="power_entropy", passes=0, mix=MixConfig(schedule="published")))
+    found = check(recipe, "choice", simulation=True, peft={"peft_type": "LORA", "lora_dropout": 0.1})
+    assert any("select 'power' needs scores above 0" in problem for problem in found)

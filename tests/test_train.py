@@ -107,6 +107,12 @@ def test_decay_goes_to_the_start_and_not_to_zero(base: Any) -> None:
     adapters.detach(model)
 
 
+def test_a_large_decay_goes_to_the_start_and_not_beyond() -> None:
+    values = torch.tensor([1.0, -2.0])
+    decay_towards([(values, torch.zeros(2))], 2.5)
+    assert values.tolist() == [0.0, 0.0]
+
+
 def test_a_strong_decay_keeps_b_small_and_leaves_a(base: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from guidestar.cli.common import Commands, Options, progress, show
+from guidestar.errors import ConfigError
 
 
 def add(commands: Commands) -> None:
@@ -37,12 +38,20 @@ def add(commands: Commands) -> None:
     bring.add_argument("file", metavar="FILE", help="the labels")
     bring.add_argument("--format", metavar="FORMAT", help="default: recognised from the name and the content")
     bring.add_argument("--annotator", metavar="NAME", help="who gave the labels, where the file does not say it")
+    bring.add_argument(
+        "--skip-unknown", action="store_true", help="leave out rows about texts that the run does not have"
+    )
 
 
 def _label(options: Options) -> int:
     run = Path(options.run)
     if options.terminal:
         from guidestar.people.terminal import label_in_terminal
+
+        if run.is_file():
+            raise ConfigError(f"{run}: the terminal labels a run that has begun; begin it with: guidestar run {run}")
+        if options.train:
+            raise ConfigError("--train goes with the page; after a round in the terminal, guidestar run trains")
 
         return label_in_terminal(_begun(run), annotator=options.annotator or "person")
     from guidestar.people.page import serve
@@ -75,7 +84,7 @@ def _export(options: Options) -> int:
 
     written = export_run(
         _begun(Path(options.run)), options.format, Path(options.out) if options.out else None,
-        log=options.log, safe=options.safe,
+        log=options.log, safe=options.safe, say=progress(options).say,
     )  # fmt: skip
     if isinstance(written, Path):
         print(written)
@@ -93,6 +102,7 @@ def _import(options: Options) -> int:
         Path(options.file),
         format=options.format,
         annotator=options.annotator,
+        skip_unknown=options.skip_unknown,
         say=news.say,
     )
     show(options, counts, "\n".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))

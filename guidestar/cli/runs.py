@@ -20,6 +20,8 @@ def add(commands: Commands) -> None:
     init.add_argument("data", metavar="DATAFILE", help="a .jsonl, .csv or .parquet file with the pool")
     init.add_argument("--out", metavar="CONFIG.yaml", help="where to write; default: beside the data, NAME.yaml")
     init.add_argument("--force", action="store_true", help="replace an existing configuration")
+    init.add_argument("--answer", metavar="COLUMN", help="the column with the labels, or none; default: a guess")
+    init.add_argument("--text", metavar="COLUMN", help="the column to be labelled; default: the longest texts")
 
     demo = commands.add("demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.")
     demo.add_argument("--out", metavar="DIR", default="runs/demo", help="where to write; default: runs/demo")
@@ -56,10 +58,14 @@ def add(commands: Commands) -> None:
     score.add_argument(
         "config",
         metavar="CONFIG.yaml",
-        help="template, task and model; a configuration or the folder of a run",
+        help="template, task and model: a configuration, or the folder of a run, whose last adapter is then used",
     )
     score.add_argument("file", metavar="FILE", help="the examples: .jsonl, .csv or .parquet")
-    score.add_argument("--adapter", metavar="DIR", help="a PEFT adapter to put on the model")
+    score.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="a PEFT adapter to put on the model; none: the base model, though a run is given",
+    )
     score.add_argument(
         "--measure",
         action="append",
@@ -132,13 +138,14 @@ def _demo(options: Options) -> int:
 
 
 def _init(options: Options) -> int:
-    from guidestar.project import write_config
+    from guidestar.project import following, write_config
 
-    path, found = write_config(Path(options.data), Path(options.out) if options.out else None, force=options.force)
-    following = (
-        f"guidestar run {path}" if found["answer"] else f"put your labels into it, then: guidestar label {path} --train"
-    )
-    lines = [*found["notes"], f"wrote {path}", f"next: {following}"]
+    path, found = write_config(
+        Path(options.data), Path(options.out) if options.out else None,
+        force=options.force, answer=options.answer, text=options.text,
+    )  # fmt: skip
+    after = following(str(path), found["asked"], found["answer"])
+    lines = [*found["notes"], f"wrote {path}", f"next: {after}"]
     show(options, {"config": str(path), **found}, "\n".join(lines))
     return 0
 
@@ -198,12 +205,16 @@ def _predict(options: Options) -> int:
 
 
 def _score(options: Options) -> int:
-    from guidestar.scoring import highest, score_file
+    from guidestar.scoring import highest, score_file, trained_adapter
 
-    config = load(options.config)
+    config, adapter, news = load(options.config), options.adapter, progress(options)
+    if adapter is None and Path(options.config).is_dir():
+        place, round, _ = trained_adapter(Path(options.config))
+        news.say(f"adapter of round {round}: {place}")
+        adapter = str(place)
     common = {
-        "measures": options.measure, "adapter": options.adapter, "passes": options.passes, "seed": options.seed,
-        "keep": Path(options.keep) if options.keep else None, "progress": progress(options),
+        "measures": options.measure, "adapter": None if adapter == "none" else adapter, "passes": options.passes, "seed": options.seed,
+        "keep": Path(options.keep) if options.keep else None, "progress": news,
     }  # fmt: skip
     rows = score_file(config, options.file, **common)
     for row in rows if options.top is None else highest(rows, options.top):

@@ -60,7 +60,9 @@ def add(commands: Commands) -> None:
     study.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
     study.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the file to change")
 
-    probe = commands.add("probe", _probe, "What happens inside a run; see NAME below.")
+    probe = commands.add(
+        "probe", _probe, "What happens inside a run: confidence, forgetting, layers, picks and others."
+    )
     probe.add_argument("run", metavar="RUN", help="the folder of a run")
     probe.add_argument(
         "name",

@@ -2,7 +2,8 @@
 
 A source is one of
 
-- a `.jsonl` file, one object a line; a `.csv` file, with a header line unless names are given;
+- a `.jsonl` file, one object a line; a `.csv` file, with a header line unless names are given, separated by commas or,
+  as the header shows, by semicolons or tabs;
 - a `.parquet` file (needs pyarrow);
 - a folder saved by `datasets` (`save_to_disk`) or one that `datasets.load_dataset` reads, and
   `hub:owner/name` or `hub:owner/name:config`; both take `@split` at the end (need `datasets`);
@@ -16,6 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +25,7 @@ from guidestar.data import demo
 from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
 INSTALL = "install it with: pip install 'guidestar[data]'"
 
 
@@ -106,7 +109,10 @@ def _from_jsonl(source: str, path: Path, header: list[str] | None) -> Iterator[R
 
 def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
     with path.open("rb") as file:
-        reader = csv.reader(_lines(file, source), strict=True)
+        lines = _lines(file, source)
+        first = next(lines, "")
+        separator = "," if header is not None and len(header) == 1 else _separator(first)
+        reader = csv.reader(chain([first], lines), strict=True, delimiter=separator)
         names, line = header, 1
         while True:
             try:
@@ -125,15 +131,26 @@ def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row
                 listed = ", ".join(names)
                 raise DataError(
                     f"{where}: cells: found {len(cells)}, expected {len(names)} ({listed}); "
-                    f"quote cells that hold commas"
+                    f"quote cells that hold {SEPARATORS[separator]}"
                 )
             yield Row(where, dict(zip(names, cells, strict=True)))
+
+
+def _separator(first: str) -> str:
+    """What separates cells, by the first line: a comma, unless that leaves one cell with a semicolon or a tab in it, as
+    spreadsheets write where the comma is the decimal sign."""
+    try:
+        cells = next(csv.reader([first]), [])
+    except csv.Error:
+        return ","
+    return next((s for s in SEPARATORS if len(cells) == 1 and s in cells[0]), ",")
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
     for i, name in enumerate(cells):
         if not name.strip():
-            raise DataError(f"{where}: the header has no name for column {i + 1}")
+            hint = "; a table's row numbers? pandas leaves them out with to_csv(index=False)" if i == 0 else ""
+            raise DataError(f"{where}: the header has no name for column {i + 1}{hint}")
         if name in cells[:i]:
             raise DataError(f"{where}: the header has the column {name!r} twice; names must differ")
     return cells

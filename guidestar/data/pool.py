@@ -50,7 +50,7 @@ class Dataset:
     """Everything a run knows about its data.
 
     gold: id of a pool example -> canonical answer; empty when the pool has no answers.
-    facts: counts found while loading, for reports: `pool_rows`, `pool_duplicates`,
+    facts: counts found while loading, for reports: `pool_rows`, `pool_duplicates`, `blank_rows` (left out, if any),
         `pool_conflicting_labels` (duplicates with another answer), `pool_without_answer`,
         `shared_with_test`, `shared_with_validation`, `validation_shared_with_test`, `pool`, `test`,
         `validation` (sizes used), `budget_exceeds_pool`; for a choice also `classes` (label -> count in
@@ -91,7 +91,7 @@ def load_dataset(config: RunConfig) -> Dataset:
 
     sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
     read = {name: _read(source, data, template, normalise) for name, source in sources.items()}
-    sets = {name: rows for name, (rows, _) in read.items()}
+    sets = {name: rows for name, (rows, _, _) in read.items()}
     _check_answer_column(sets, data)
     rows = {name: [item for _, item in found] for name, found in sets.items()}
 
@@ -100,8 +100,10 @@ def load_dataset(config: RunConfig) -> Dataset:
     items = _with_gold(rows, task)
 
     facts: dict[str, Any] = {"pool_rows": len(items["pool"])}
-    if any(changed for _, changed in read.values()):
-        facts["normalised_rows"] = {name: changed for name, (_, changed) in read.items()}
+    if any(changed for _, changed, _ in read.values()):
+        facts["normalised_rows"] = {name: changed for name, (_, changed, _) in read.items()}
+    if blank := sum(blank for _, _, blank in read.values()):
+        facts["blank_rows"] = blank
     pool, facts["pool_duplicates"], facts["pool_conflicting_labels"] = _without_repeats(items["pool"], data)
     test, validation = items.get("test"), items.get("validation")
     if test and validation:
@@ -126,16 +128,8 @@ def load_dataset(config: RunConfig) -> Dataset:
     pool = _with_distinct_ids(pool)
     gold = {item.example.id: item.answer for item in pool if item.answer is not None}
     splits = {"test": _split(test), "validation": _split(validation)}
-    facts |= {
-        "pool": len(pool),
-        "test": len(test or ()),
-        "validation": len(validation or ()),
-        "pool_without_answer": len(pool) - len(gold),
-        "budget_exceeds_pool": config.query.budget > len(pool),
-    }
-    if isinstance(task, Choice):
-        facts |= _class_facts(task, gold, splits["test"])
     examples = [item.example for item in pool]
+    facts |= used(examples, gold, splits, task, config.query.budget)
     if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
         facts["form_differences"] = found
     return Dataset(
@@ -165,7 +159,8 @@ def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str
     data, _, normalise = apply_preset(config.data, config.task)
     template = Template(_required(data.template, "template"), data)
     for _, item, _ in _walk(source, data, template, normalise):
-        yield item.example, item.answer
+        if item is not None:
+            yield item.example, item.answer
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -173,22 +168,34 @@ def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str
 
 def _read(
     source: str, data: DataConfig, template: Template, normalise: Normalise
-) -> tuple[list[tuple[Row, _Item]], int]:
-    """The rows in the preset's form, and how many of them came with other texts for the template."""
-    found, changed = [], 0
+) -> tuple[list[tuple[Row, _Item]], int, int]:
+    """The rows in the preset's form, how many of them came with other texts for the template, and how many blank ones
+    were left out. Raises DataError if nothing is left."""
+    found, changed, blank = [], 0, 0
     for row, item, other in _walk(source, data, template, normalise):
-        found.append((row, item))
+        if item is None:
+            blank += 1
+        else:
+            found.append((row, item))
         changed += other
-    return found, changed
+    if not found:
+        raise DataError(f"{source}: all {blank} rows are blank in the columns of the template")
+    return found, changed, blank
 
 
-def _walk(source: str, data: DataConfig, template: Template, normalise: Normalise) -> Iterator[tuple[Row, _Item, bool]]:
-    """Each row in the preset's form, its example, and whether it came with other texts for the template."""
+def _walk(
+    source: str, data: DataConfig, template: Template, normalise: Normalise
+) -> Iterator[tuple[Row, _Item | None, bool]]:
+    """Each row in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
+    other texts for the template."""
     for row in read_rows(source, header=data.header):
         try:
             same = replace(row, values=normalise(row.values))
         except DataError as error:
             raise DataError(f"{row.where}: {error}") from error
+        if data.blank == "drop" and template.blank(same):
+            yield same, None, False
+            continue
         changed = any(_text(same, column) != _text(row, column) for column in template.columns.values())
         yield same, _item(same, template, answer_column(data)), changed
 
@@ -337,10 +344,24 @@ def _split(items: list[_Item] | None) -> Split | None:
 # --- facts --------------------------------------------------------------------------------------
 
 
-def _class_facts(task: Choice, gold: Mapping[str, str], test: Split | None) -> dict[str, Any]:
+def used(
+    pool: Sequence[Example], gold: Mapping[str, str], splits: Mapping[str, Split | None], task: Task, budget: int
+) -> dict[str, Any]:
+    """The facts of a `Dataset` that follow from the examples in use: sizes, classes, the majority baseline."""
+    answers = [gold[e.id] for e in pool if e.id in gold]
+    facts: dict[str, Any] = {
+        "pool": len(pool),
+        **{name: len(split or ()) for name, split in splits.items()},
+        "pool_without_answer": len(pool) - len(answers),
+        "budget_exceeds_pool": budget > len(pool),
+    }
+    return facts | (_class_facts(task, answers, splits["test"]) if isinstance(task, Choice) else {})
+
+
+def _class_facts(task: Choice, answers: Sequence[str], test: Split | None) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    if gold:
-        counts = Counter(gold.values())
+    if answers:
+        counts = Counter(answers)
         facts["classes"] = {label: counts[label] for label in task.labels}
     if test:
         label, count = max(Counter(test.answers).items(), key=lambda pair: (pair[1], str(pair[0])))

@@ -46,8 +46,15 @@ class Template:
             raise DataError(f"{row.where}: no column {missing[0]!r}, which the template uses; {found}")
         fields = {name: row.cell(column) for name, column in self.columns.items()}
         if not any(value.strip() for value in fields.values()):
-            raise DataError(f"{row.where}: all columns of the template are blank: {', '.join(fields)}")
+            raise DataError(
+                f"{row.where}: all columns of the template are blank: {', '.join(fields)}; data.blank: drop leaves such rows out"
+            )
         return fields
+
+    def blank(self, row: Row) -> bool:
+        """Whether all columns of the template are there and hold nothing but white space, or null."""
+        columns = self.columns.values()
+        return all(column in row.columns and not row.values.get(column, "").strip() for column in columns)
 
     def fill(self, fields: Mapping[str, str]) -> str:
         """The prompt; braces inside the texts stay as they are.

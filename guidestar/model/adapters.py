@@ -112,6 +112,9 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dr
     if full.is_saved(folder):
         _refuse_b_dropout(b_dropout)
         return full.load(base, folder, trainable=trainable)
+    if not folder.is_dir():
+        beside = sorted(place.name for place in folder.parent.glob("*") if (place / "adapter_config.json").is_file())
+        raise ModelError(f"{folder}: no such folder" + (f"; beside it: {', '.join(beside)}" if beside else ""))
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder}: not an adapter; expected adapter_config.json and adapter_model.safetensors "

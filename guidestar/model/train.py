@@ -261,11 +261,11 @@ def accelerator_of(base: BaseModel) -> Any:
 def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount: float) -> None:
     """θ ← θ − amount (θ − θ0), with amount = learning rate × β. For θ0 = 0 this is AdamW's own decay.
 
-    STAR eq. 6 with the sign it means: as printed, B would grow.
+    STAR eq. 6 with the sign it means: as printed, B would grow. An amount above 1 goes to the start and not beyond.
     """
     if amount:
         for parameter, start in anchored:
-            parameter.lerp_(start, amount)
+            parameter.lerp_(start, min(amount, 1.0))
 
 
 def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener | None = None) -> torch.Tensor:

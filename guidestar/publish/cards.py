@@ -28,7 +28,7 @@ def model_card(store: Store, round: int, usage: Usage, *, name: str, license: st
     front: dict[str, Any] = {"library_name": "transformers" if usage.full else "peft"}
     front |= {} if usage.base.startswith(("/", ".", "~")) else {"base_model": usage.base}
     front |= {"license": license} if license else {}
-    front |= {"pipeline_tag": "text-classification" if usage.answers is not None else "text-generation"}
+    front |= {"pipeline_tag": "text-classification" if usage.answers is not None or usage.head else "text-generation"}
     front |= {"tags": ["active-learning", "guidestar", *(["lora"] if _peft_type(facts) == "LORA" else [])]}
     kind = "All weights" if usage.full else f"A {_peft_type(facts)} adapter"
     return "\n".join(
@@ -176,7 +176,7 @@ def _bias(store: Store) -> Iterator[str]:
     for line in (
         found["sentences"]
         if found
-        else ["There are no random picks, so how far the set is from the pool was not measured."]
+        else ["There are no random picks after the warm start, so how far the set is from the pool was not measured."]
     ):
         yield f"- {line}"
 

@@ -332,6 +332,11 @@ def misfits(recipe: Recipe) -> list[str]:
         problems.append(f"select is {recipe.select!r}, which mixes distances and needs a mix")
     if mixes and recipe.mix is not None and recipe.mix.scale not in ("raw", "minmax"):
         problems.append(f"mix.scale is {recipe.mix.scale!r}, which distances do not have; allowed: raw, minmax")
+    if recipe.select == "power" and recipe.mix is not None and recipe.mix.schedule == "published":
+        problems.append(
+            "mix.schedule is 'published', whose λ is below 0 from the eleventh round on, and select 'power' needs scores above "
+            "0; allowed: another schedule, or select gibbs or soft_rank"
+        )
     if max(recipe.passes, recipe.committee or 0) < selector.min_passes:
         problems.append(f"passes is {recipe.passes}; select {recipe.select!r} needs at least {selector.min_passes}")
     if not recipe.sampled:

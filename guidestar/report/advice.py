@@ -142,8 +142,13 @@ def _of_metrics(measured: Sequence[Metrics], name: str, examples: int | None) ->
 
 
 def _rising(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """Without rounds that added no label: of those with equal labels the last counts."""
-    return [points[i] for i in range(len(points)) if i + 1 == len(points) or points[i + 1][0] > points[i][0]]
+    """Without rounds that had as many labels as a later one, or more: labels that were taken back are known no more, and of
+    equals the last counts."""
+    kept: list[tuple[float, float, float]] = []
+    for point in reversed(points):
+        if not kept or point[0] < kept[-1][0]:
+            kept.append(point)
+    return kept[::-1]
 
 
 # --- predictions ----------------------------------------------------------------------------------

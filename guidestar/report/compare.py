@@ -16,6 +16,7 @@ from guidestar.metrics.savings import Pair, Saving
 from guidestar.metrics.statistics import LEVEL, Floats, Interval, holm
 from guidestar.metrics.verdict import (
     Kind,
+    Verdict,
     area_by_seed,
     can_claim,
     decide,
@@ -37,6 +38,7 @@ from guidestar.report.pairing import (
     shared_seeds,
     told_apart,
 )
+from guidestar.report.read import differing
 from guidestar.rng import generator
 
 __all__ = ["compare", "compare_text"]
@@ -140,12 +142,13 @@ def _facts(
     """
     names, seeds = (name, data.control), shared_seeds(data, name, data.control)
     if found is None:
-        return _facts_of_few(data, name, seeds, level)
+        return _facts_of_few(data, name, seeds, level, target)
     differences, points = area_by_seed(found), found.shared
     last = savings.final(found)
     verdict = judge(
         found, level=level, target=target, names=names, p=corrected, comparisons=comparisons, floor=data.floor
     )
+    verdict = _unlike(data, names, seeds) or verdict
     at_target = None if target is None else savings.saving_at(found, target, level)
     areas = [curves[:, :points] @ savings.steps(points) for curves in (found.strategy, found.control)]
     ends = [curves[:, points - 1] for curves in (found.strategy, found.control)]
@@ -179,16 +182,34 @@ def _facts(
     }
 
 
-def _facts_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float) -> dict[str, Any]:
+def _unlike(data: Dataset, names: tuple[str, str], seeds: Sequence[int]) -> Verdict | None:
+    """The verdict on runs that were not made alike."""
+    if apart := differing([data.runs[name, seed] for name in names for seed in seeds]):
+        listed = "; ".join(apart[:5]) + (f"; and {len(apart) - 5} more" if len(apart) > 5 else "")
+        return Verdict(
+            "no evidence",
+            f"{names[0]} and {names[1]} were not made with the same configuration ({listed}), so their difference is not "
+            "that of the strategies alone.",
+        )
+    return None
+
+
+def _facts_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float, target: float | None) -> dict[str, Any]:
     """The same for a strategy with one seed or none in common with the control, or no point."""
     own, other = grids(data, name, data.control, seeds) if seeds else ([], [])
     points = min(len(own), len(other))
     sides = [accuracies([data.runs[s, seed] for seed in seeds], own[:points]) for s in (name, data.control)]
     areas = [np.array([auc(curve) for curve in side]) if points else np.array([]) for side in sides]
     ends = [side[:, -1] if points else np.array([]) for side in sides]
-    empty = ("points", "ripl", "deficiency", "saved", "effect_size", "p", "intervals", "errors", "target_sentence")
+    empty = ("points", "ripl", "deficiency", "saved", "effect_size", "p", "intervals", "errors")
     differences = areas[0] - areas[1]
-    verdict = few_seeds(differences, (name, data.control), level, data.floor)
+    names = (name, data.control)
+    verdict = _unlike(data, names, seeds) or few_seeds(differences, names, level, data.floor)
+    few = (
+        f"How many labels an accuracy of {target:g} takes beside {data.control} is said from two seeds on."
+        if target
+        else None
+    )
     return {
         "strategy": name,
         "seeds": list(seeds),
@@ -198,6 +219,7 @@ def _facts_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float) 
         **dict.fromkeys(empty),
         "noise": beside_floor(data.noise, float(differences.mean()) if len(differences) else None, len(seeds)),
         "verdict": vars(verdict),
+        "target_sentence": few,
     }
 
 

@@ -129,12 +129,14 @@ def _repeat(runs: Sequence[RunRecord], folder: Path) -> Repeat:
 
 _COUNTS = {
     "pool_rows": "rows read for the pool",
+    "blank_rows": "rows without text that were left out",
     "pool_duplicates": "rows of the pool that repeat another",
     "pool_conflicting_labels": "repeats with another answer",
     "pool_without_answer": "pool examples without an answer",
     "shared_with_test": "rows of the pool that also stand in the test set",
     "shared_with_validation": "rows of the pool that also stand in the validation set",
     "validation_shared_with_test": "rows of the validation set that also stand in the test set",
+    "too_long": "prompts that do not fit the context and were left out",
     "pool": "examples in the pool used",
     "test": "examples in the test set used",
     "validation": "examples in the validation set used",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from guidestar.config import QueryConfig
+from guidestar.config import QueryConfig, shared_keys
 from guidestar.errors import GuidestarError
 from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
 from guidestar.store import Store, runs_in
@@ -118,3 +118,16 @@ def _place(run: RunRecord) -> int:
     listed = (run.facts.get("config") or {}).get("strategies") or []
     titles = [item.get("name") or item.get("use") for item in listed if isinstance(item, Mapping)]
     return titles.index(run.strategy) if run.strategy in titles else len(titles)
+
+
+def differing(runs: Sequence[RunRecord]) -> list[str]:
+    """What runs that are set beside each other do not share though they should: keys of the configuration and facts of the
+    base model, each with the values found. Strategies and their random share are left out."""
+    facts = [
+        shared_keys(run.facts.get("config") or {})
+        | {f"the model's {name}": (run.facts.get("model") or {}).get(name) for name in ("fingerprint", "dtype")}
+        for run in runs
+    ]
+    names = sorted({name for one in facts for name in one} - {"query.random_share"})
+    found = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
+    return [f"{name}: {' and '.join(values)}" for name, values in found.items() if len(values) > 1]

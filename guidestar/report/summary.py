@@ -10,7 +10,7 @@ from typing import Any
 
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.scores import accuracy
-from guidestar.report.read import RunRecord, read_runs
+from guidestar.report.read import RunRecord, differing, read_runs
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -246,6 +246,8 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
             f"The strategies of seed {_listed(apart)} did not begin with the same examples, "
             "so part of their difference comes from the warm start."
         )
+    if unlike := differing(runs):
+        notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
     seeds = {run["seed"] for run in found["runs"]}
     left_out = sorted(seeds - set(found["compared"]["seeds"]))
     if left_out and found["strategies"]:

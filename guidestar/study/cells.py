@@ -291,13 +291,9 @@ def _result(cell: Cell, run: Run) -> Result:
     seconds: dict[str, float] = {}
     for _, phase, spent, _ in timings:
         seconds[phase] = seconds.get(phase, 0.0) + spent
-    finished, fitting, found = store.finished(), run.bench.fitting, about(cell, facts)
-    found["data"] |= {  # what was used: without prompts that do not fit the context
-        "pool": len(fitting.pool),
-        "test": None if fitting.test is None else len(fitting.test),
-    }
+    finished = store.finished()
     return {
-        **found,
+        **about(cell, facts),
         "base": _base(run),
         "warm_start": _warm_start(run),
         "rounds": [

@@ -13,7 +13,7 @@ from typing import Any
 
 from guidestar.study import gains
 from guidestar.study.results import Result, read_results
-from guidestar.study.standing import NOTE, Group, group_of, markdown, ripl_of
+from guidestar.study.standing import NOTE, Group, group_of, markdown, ripl_of, standing
 
 _INTRO = """# Comparisons
 
@@ -43,7 +43,7 @@ def comparisons(studies: Path) -> str:
         parts += [*_section(place, facts), ""]
     if not found:
         parts += ["No study is kept yet.", ""]
-    parts += [*_published(list(found.values())), ""]
+    parts += [*_published(list(found)), ""]
     return "\n".join(parts)
 
 
@@ -115,7 +115,7 @@ def _peft(options: dict[str, Any]) -> str:
     )
 
 
-def _published(studies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _published(places: Sequence[Path]) -> Iterator[str]:
     yield "## What was published on SUBJ"
     yield ""
     yield (
@@ -124,18 +124,28 @@ def _published(studies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "levels, with another model's numbers."
     )
     yield ""
-    ours: dict[str, tuple[Any, Any]] = {}  # adapter -> the control's row and that of "mc", of one study
-    for facts in studies:
-        rows = [row for row in facts["rows"] if row["dataset"] == "subj"]
-        control = {row["peft"]: row for row in rows if row["control"]}
-        ours |= {row["peft"]: (control[row["peft"]], row) for row in rows if row["strategy"] == "mc"}
+    ours = {peft: cells for place in places for peft, cells in _of_mc(place).items()}
     yield "| adapter | AUC random | AUC MC | RIPL MC | ours: AUC random | AUC `mc` | RIPL `mc` | seeds |"
     yield "|---|---|---|---|---|---|---|---|"
     for peft, (name, random, mc, gain) in PUBLISHED.items():
-        cells = [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %"]
-        if pair := ours.get(peft):
-            areas = [f"{100 * row['auc']['mean']:.1f}" for row in pair]
-            cells += [*areas, ripl_of(pair[1]), str(len(pair[1]["seeds"]))]
-        else:
-            cells += ["–"] * 4
+        cells = [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %", *ours.get(peft, ["–"] * 4)]
         yield "| " + " | ".join(cells) + " |"
+
+
+def _of_mc(place: Path) -> dict[str, list[str]]:
+    """Adapter -> AUC of random and of `mc` on SUBJ over the seeds that both have, the RIPL of these, and how many."""
+    found = {}
+    groups: dict[Group, list[Result]] = {}
+    for one in read_results(place / "results"):
+        if one["curve"] and one["tags"]["dataset"] == "subj" and one["tags"]["method"] in ("random", "mc"):
+            groups.setdefault(group_of(one), []).append(one)
+    for group, results in groups.items():
+        seeds = {
+            name: {int(r["tags"]["seed"]) for r in results if r["tags"]["method"] == name} for name in ("random", "mc")
+        }
+        common = [r for r in results if int(r["tags"]["seed"]) in seeds["random"] & seeds["mc"]]
+        if common:
+            control, mc = standing(common, ["random", "mc"], "random")
+            areas = [f"{100 * row['auc']['mean']:.1f}" for row in (control, mc)]
+            found[group[2]] = [*areas, ripl_of(mc), str(len(mc["seeds"]))]
+    return found

@@ -59,7 +59,8 @@ def import_file(
 
     A row is matched by our id, else by its text. The same file again changes nothing. Returns counts: `new`,
     `unchanged` (stand so already), `changed_since` (imported before and changed in the run after that; left as they
-    are), `not_asked` (examples added), `without_answer`, `rejected`, `unknown` (rows left out).
+    are), `not_asked` (examples added), `without_answer`, `rejected`, `kept_apart` (rows of the test and validation sets,
+    which nobody is to label), `unknown` (rows left out).
 
     Raises DataError with all problems, by file and line; ConfigError for an unknown format.
     """
@@ -71,11 +72,11 @@ def import_file(
         config = _config_of(store.folder)
         rows_known = rows_of(store)
         asked = [Example(row.id, row.fields, row.prompt, row.where) for row in rows_known]
-        index = Index(asked, lambda: _pool(pool, config))
+        index = Index(asked, lambda: _pool(pool, config), lambda: _kept_apart(config))
         about = replace(_about(about_run(store, rows_known), index, config), question=question)
         problems: list[str] = []
         counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
-        counts.update(rejected=0, unknown=0)
+        counts.update(rejected=0, kept_apart=0, unknown=0)
         rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
         found = _statements(rows, _task(store, config), annotator or NOBODY, problems)
         _raise_all(problems)
@@ -102,6 +103,13 @@ def _pool(pool: Sequence[Example] | None, config: RunConfig | None) -> Sequence[
     if pool is not None:
         return pool
     return () if config is None else load_dataset(config).pool
+
+
+def _kept_apart(config: RunConfig | None) -> Sequence[Example]:
+    if config is None:
+        return ()
+    data = load_dataset(config)
+    return [example for split in (data.test, data.validation) if split is not None for example in split.examples]
 
 
 def _about(about: About, index: Index, config: RunConfig | None) -> About:
@@ -155,6 +163,8 @@ def _matched(
             continue
         if example is not None:
             found.append((row, example))
+        elif index.is_kept_apart(row):
+            counts["kept_apart"] += 1
         elif skip_unknown:
             counts["unknown"] += 1
         else:

@@ -22,10 +22,16 @@ _OURS = re.compile(r"[0-9a-f]{16}(-\d+)?")
 class Index:
     """The examples of a run, and behind them its pool, which is read only when a row needs it."""
 
-    def __init__(self, examples: Iterable[Example], pool: Callable[[], Sequence[Example]]) -> None:
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        pool: Callable[[], Sequence[Example]],
+        kept_apart: Callable[[], Sequence[Example]] = lambda: (),
+    ) -> None:
+        """kept_apart: examples of the test and validation sets, which are not to be labelled."""
         self.known = {example.id: example for example in examples}
         self._asked = _Tables(tuple(self.known.values()))
-        self._read_pool = pool
+        self._read_pool, self._read_apart = pool, kept_apart
 
     @cached_property
     def _pool(self) -> _Tables:
@@ -40,6 +46,14 @@ class Index:
         if _OURS.fullmatch(row.id) and row.id not in self.known and row.id in self._pool.by_id:
             return self._pool.find(row)  # a copy of what was asked has an id of its own
         return self._asked.find(row) or self._pool.find(row)
+
+    @cached_property
+    def _apart(self) -> _Tables:
+        return _Tables(tuple(self._read_apart()))
+
+    def is_kept_apart(self, row: Row) -> bool:
+        """Whether a row without an example is one of the test or validation set."""
+        return self._apart.find(row) is not None
 
     @property
     def field_names(self) -> tuple[str, ...]:
