@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import yaml
 
 from guidestar.study import grid
-from guidestar.study.comparisons import comparisons
+from guidestar.study.cells import FORMAT
+from guidestar.study.comparisons import _of_mc, comparisons
 
 FILE = """# Two strategies on the demo.
 out: study
@@ -50,3 +52,31 @@ def test_a_study_on_the_page(make_config: Callable[..., dict[str, Any]], tmp_pat
     assert "seeds 0; " in page
     assert page == comparisons(tmp_path / "results" / "studies")
     assert str(tmp_path) not in page.replace(plain["model"]["name"], "")
+
+
+def kept(folder: Path, model: str, peft: str, method: str, seed: int, accuracy: float) -> None:
+    """A result as far as the table of published numbers reads it."""
+    tags = {"dataset": "subj", "model": model, "peft": peft, "method": method, "seed": seed}
+    one = {
+        "format": FORMAT,
+        "tags": tags,
+        "curve": [[25, accuracy], [50, accuracy]],
+        "auc": accuracy,
+        "final": accuracy,
+    }
+    path = folder / "subj" / model / peft / method / f"seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(one))
+
+
+def test_published_numbers_stand_beside_the_same_seeds_of_both(tmp_path: Path) -> None:
+    """A control with more seeds, another model's, and a strategy without a control."""
+    for seed, accuracy in ((0, 0.8), (1, 0.6), (2, 0.4)):
+        kept(tmp_path / "results", "a", "lora", "random", seed, accuracy)
+    kept(tmp_path / "results", "a", "lora", "mc", 0, 0.85)
+    kept(tmp_path / "results", "a", "prefix", "mc", 0, 0.7)
+    found = _of_mc(tmp_path)
+    assert set(found) == {"lora"}
+    random, mc, gain, seeds = found["lora"]
+    assert (random, mc, seeds) == ("80.0", "85.0", "1")
+    assert gain.startswith("25.0 %")

@@ -101,7 +101,7 @@ def test_a_saved_label_may_cost_more_than_a_label() -> None:
     star = _bill("star-seed0", False, [100, 200, 300], [0.7, 0.9, 0.95], 600.0, 1.0)
     (line,) = _sentences([random, star], "EUR")
     assert line == (
-        "star-seed0 reached 0.900, where random-seed0 ended, with 200 labels instead of 300, for 200.00 instead of "
+        "star-seed0 reached 0.900, the accuracy that random-seed0 ended with, with 200 labels instead of 300, for 200.00 instead of "
         "300.00 EUR; each of the 100 labels that it saved took 12.0 s of computing."
     )
     (slow,) = _sentences([random, replace(star, accuracy=(0.7, 0.8, 0.9))], "")

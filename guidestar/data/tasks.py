@@ -70,7 +70,7 @@ class Choice:
                 if (first := seen.get(_folded(name))) is not None:
                     raise ConfigError(
                         f"task.labels: the {what}s {first!r} and {name!r} are the same when case is ignored; "
-                        f"all must differ"
+                        f"make them one in the data"
                     )
                 seen[_folded(name)] = name
 

@@ -140,7 +140,8 @@ def costs_text(facts: Mapping[str, Any]) -> str:
     rows = [
         (
             run["run"] if kind == KINDS[0] else "", kind, "?" if spent["seconds"] is None else f"{spent['seconds']:.1f}",
-            f"{spent['tokens']:,.0f}", f"{spent['operations']:.2e}", f"{spent['money']:.2f}",
+            f"{spent['tokens']:,.0f}", f"{spent['operations']:.2e}",
+            f"{spent['money']:.2f}" if facts["priced"] else "–",  # nothing has a price
         )
         for run in facts["runs"]
         for kind, spent in run["kinds"].items()
@@ -343,12 +344,14 @@ def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:
         target = control.accuracy[-1]
         own, other = (reached([a or 0.0 for a in b.accuracy], target) for b in (bill, control))
         if own is None or other is None:
-            lines.append(f"{bill.run} never reached {target:.3f}, where {control.run} ended: there is nothing to save.")
+            lines.append(
+                f"{bill.run} never reached {target:.3f}, the accuracy that {control.run} ended with: there is nothing to save."
+            )
             continue
         saved = control.labels[other] - bill.labels[own]
         mine, theirs = bill.totals[own], control.totals[other]
         line = (
-            f"{bill.run} reached {target:.3f}, where {control.run} ended, with {bill.labels[own]} labels instead of "
+            f"{bill.run} reached {target:.3f}, the accuracy that {control.run} ended with, with {bill.labels[own]} labels instead of "
             f"{control.labels[other]}"
         )
         if mine.money or theirs.money:
