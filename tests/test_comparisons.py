@@ -75,7 +75,7 @@ def test_published_numbers_stand_beside_the_same_seeds_of_both(tmp_path: Path) -
         kept(tmp_path / "results", "a", "lora", "random", seed, accuracy)
     kept(tmp_path / "results", "a", "lora", "mc", 0, 0.85)
     kept(tmp_path / "results", "a", "prefix", "mc", 0, 0.7)
-    found = _of_mc(tmp_path)
+    found = _of_mc(tmp_path, [])
     assert set(found) == {"lora"}
     random, mc, gain, seeds = found["lora"]
     assert (random, mc, seeds) == ("80.0", "85.0", "1")
