@@ -186,7 +186,7 @@ def _with_ends(value: Mapping[str, float]) -> str:
     return _spread(value) + ends
 
 
-def ripl_of(row: Row) -> str:
+def ripl_of(row: Mapping[str, Any]) -> str:
     """RIPL as text; that of one seed has no interval and is shown all the same, one that nothing bounds is not."""
     value = row["ripl"]
     if value and value["estimate"] is not None and len(row["seeds"]) == 1:
