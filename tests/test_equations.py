@@ -16,8 +16,7 @@ from test_predict import PEFT, choice, examples, with_batch
 
 from guidestar.config import TrainConfig
 from guidestar.loop import Run, oracle
-from guidestar.model import adapters
-from guidestar.model import predict as predict_room
+from guidestar.model import adapters, batches
 from guidestar.model.predict import GENERATED, GOLD, _Work, predict
 from guidestar.model.train import train
 from guidestar.query.measures import MEASURES, evaluate_measure
@@ -78,7 +77,7 @@ def test_eq_3_predictive_entropy_of_the_gold_response(
     base: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, sizes: list[int], side: str
 ) -> None:
     """PE(s̄, x) = −Σ_i ln p(z̄_i), s̄ the gold response; the end token is part of it."""
-    monkeypatch.setattr(predict_room, "OVERHEAD", {})  # padding, in one batch
+    monkeypatch.setattr(batches, "_OVERHEAD", {})  # padding, in one batch
     base, gold = with_batch(base, tokens), {e.id: LABELS[i % 6] for i, e in enumerate(SEVEN)}
     with adapters.adapted(base, adapter) as model:
         assert batches(base, model, GOLD, gold) == sizes

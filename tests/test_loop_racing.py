@@ -13,7 +13,7 @@ from loops import SMALL, Crash, MakeConfig, dumps, nothing_stays, picks, quick  
 
 from guidestar import loop
 from guidestar.bench import Bench, read_config
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.loop import Run, oracle
 from guidestar.model import race as race_room
 from guidestar.progress import Silent
@@ -138,7 +138,7 @@ def test_a_run_begun_before_there_were_races_goes_on(make_config: MakeConfig) ->
 def test_a_raced_run_is_another_configuration(make_config: MakeConfig) -> None:
     config = config_of(make_config, STAR)
     finished(config)
-    with pytest.raises(loop.ConfigMismatch, match=r"strategy\.racing: begun with True, now without"):
+    with pytest.raises(ConfigMismatch, match=r"strategy\.racing: begun with True, now without"):
         Run(config | {"strategies": [without_race(STAR)]})
 
 
