@@ -16,7 +16,8 @@ from test_predict import PEFT, choice, examples, with_batch
 
 from guidestar.config import TrainConfig
 from guidestar.loop import Run, oracle
-from guidestar.model import adapters, batches
+from guidestar.model import adapters
+from guidestar.model import batches as batches_room
 from guidestar.model.predict import GENERATED, GOLD, _Work, predict
 from guidestar.model.train import train
 from guidestar.query.measures import MEASURES, evaluate_measure
@@ -77,7 +78,7 @@ def test_eq_3_predictive_entropy_of_the_gold_response(
     base: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, sizes: list[int], side: str
 ) -> None:
     """PE(s̄, x) = −Σ_i ln p(z̄_i), s̄ the gold response; the end token is part of it."""
-    monkeypatch.setattr(batches, "_OVERHEAD", {})  # padding, in one batch
+    monkeypatch.setattr(batches_room, "_OVERHEAD", {})  # padding, in one batch
     base, gold = with_batch(base, tokens), {e.id: LABELS[i % 6] for i, e in enumerate(SEVEN)}
     with adapters.adapted(base, adapter) as model:
         assert batches(base, model, GOLD, gold) == sizes
