@@ -112,7 +112,10 @@ def write_config(
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer!r}")
     text = text or max(texts, key=lambda c: sum(map(len, cells[c])))
-    missing = sum(not cell.strip() for cell in cells[answer]) if answer else 0
+    texted = [bool(cell.strip()) for cell in cells[text]]
+    missing = (
+        sum(not cell.strip() and there for cell, there in zip(cells[answer], texted, strict=True)) if answer else 0
+    )
     asked = answer is None or missing > 0
     budget = max(8, min(400, len(rows) // 2))
     warm = max(2, min(100, budget // 4))
@@ -131,7 +134,7 @@ def write_config(
             f"{missing} of {len(rows)} rows have no {answer}, so people will be asked; once the run has begun, "
             f"guidestar import RUN {data.name} brings in the labels that are there"
         )
-    if blank := sum(not cell.strip() for cell in cells[text]):
+    if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
     if twins := _twins(labels):
         notes.append(f"labels that differ in upper and lower case alone: {twins}; make them equal in the data")

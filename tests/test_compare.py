@@ -237,6 +237,7 @@ def test_runs_of_different_configurations_claim_nothing(tmp_path: Path) -> None:
     assert "train.epochs: 12 and 2" in said["sentence"]
     assert "the model's fingerprint: star and random" in said["sentence"]
     assert "micro_batch_size" not in said["sentence"]
+    assert facts["wins"] is None
     notes = summary(tmp_path)["notes"]
     assert any(note.startswith("The runs were not made with the same configuration: ") for note in notes)
 

@@ -141,6 +141,8 @@ def test_a_text_too_long_for_the_model_is_a_row_of_its_own(config: Any, tmp_path
     assert [row["entropy"] for row in rows if "entropy" in row] == pytest.approx([row["entropy"] for row in without])
     assert rows == every(config, path, keep=tmp_path / "kept")
     assert len(scoring.highest(iter(rows), 6)) == 5, "what has no value is not among the highest"
+    alone = every(config, write(tmp_path / "c.jsonl", ["word " * 3000]))
+    assert [sorted(row) for row in alone] == [["error", "id", "where"]]
 
 
 def test_agreement_of_sampled_answers(config: Any, tmp_path: Path) -> None:

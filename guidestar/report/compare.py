@@ -113,7 +113,9 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
         (i, row, column): found
         for i, data in enumerate(datasets)
         for row, column in combinations([*data.strategies, data.control], 2)
-        if (found := paired(data, row, column)) is not None and can_claim(found.seeds, level)
+        if (found := paired(data, row, column)) is not None
+        and can_claim(found.seeds, level)
+        and _unlike(data, (row, column), shared_seeds(data, row, column)) is None
     }
     if len(pairs) < 2:
         return None

@@ -122,12 +122,13 @@ def _place(run: RunRecord) -> int:
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:
     """What runs that are set beside each other do not share though they should: keys of the configuration and facts of the
-    base model, each with the values found. Strategies and their random share are left out."""
+    base model, each with the values found. Strategies and their random share are left out, and the model's name, for which
+    its fingerprint stands."""
     facts = [
         shared_keys(run.facts.get("config") or {})
         | {f"the model's {name}": (run.facts.get("model") or {}).get(name) for name in ("fingerprint", "dtype")}
         for run in runs
     ]
-    names = sorted({name for one in facts for name in one} - {"query.random_share"})
+    names = sorted({name for one in facts for name in one} - {"query.random_share", "model.name", "model.revision"})
     found = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
     return [f"{name}: {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
