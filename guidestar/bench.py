@@ -193,14 +193,14 @@ class Bench:
         what the model has against them: nobody should be asked for labels that cannot be used. Once a bench."""
         if self._checked:
             return
-        simulation = self.simulation
+        simulation, rule = self.simulation, self.config.train.early_stop
         problems: list[str] = []
         if simulation and (missing := len(self.dataset.pool) - len(self.dataset.gold)):
             problems.append(f"annotator is oracle, but {missing} pool rows have no answer (data.answer)")
         for item in self.config.strategies:
             try:
                 recipe = strategies.resolve(item)
-                if recipe.committee and self.config.train.early_stop == "oracle_epoch":
+                if recipe.committee and rule == "oracle_epoch":
                     problems.append(f"strategy {item.title}: a committee has no train.early_stop: oracle_epoch")
                 problems += [
                     f"strategy {item.title}: {problem}"
@@ -223,11 +223,10 @@ class Bench:
             problems.append(str(error))
         if self.config.train.patience and self.dataset.validation is None:  # a preset might have brought one
             problems.append("train.patience needs a validation set: give data.validation")
-        if self.config.train.early_stop == "oracle_epoch" and not (simulation and self.dataset.test):
+        if rule == "oracle_epoch" and not (simulation and self.dataset.test):
             problems.append(
                 "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
             )
-        rule = self.config.train.early_stop
         if rule in ("beast", "smoothest_epoch") and self.dataset.task.kind != "choice":
             problems.append(
                 f"train.early_stop: {rule} asks how smooth classes are, which the task kind "

@@ -7,11 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from guidestar import config as configs
 from guidestar.config import RunConfig, TaskConfig
-from guidestar.data.pool import load_dataset
+from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.data.tasks import Task, make_task
@@ -72,7 +73,8 @@ def import_file(
         config = _config_of(store.folder)
         rows_known = rows_of(store)
         asked = [Example(row.id, row.fields, row.prompt, row.where) for row in rows_known]
-        index = Index(asked, lambda: _pool(pool, config), lambda: _kept_apart(config))
+        data = cache(lambda: None if config is None else load_dataset(config))  # read when a row needs it, and once
+        index = Index(asked, lambda: _pool(pool, data), lambda: _kept_apart(data()))
         about = replace(_about(about_run(store, rows_known), index, config), question=question)
         problems: list[str] = []
         counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
@@ -99,17 +101,16 @@ def _config_of(folder: Path) -> RunConfig | None:
     return None if found is None else configs.load(found)
 
 
-def _pool(pool: Sequence[Example] | None, config: RunConfig | None) -> Sequence[Example]:
+def _pool(pool: Sequence[Example] | None, data: Callable[[], Dataset | None]) -> Sequence[Example]:
     if pool is not None:
         return pool
-    return () if config is None else load_dataset(config).pool
+    found = data()
+    return () if found is None else found.pool
 
 
-def _kept_apart(config: RunConfig | None) -> Sequence[Example]:
-    if config is None:
-        return ()
-    data = load_dataset(config)
-    return [example for split in (data.test, data.validation) if split is not None for example in split.examples]
+def _kept_apart(data: Dataset | None) -> Sequence[Example]:
+    splits = () if data is None else (data.test, data.validation)
+    return [example for split in splits if split is not None for example in split.examples]
 
 
 def _about(about: About, index: Index, config: RunConfig | None) -> About:
