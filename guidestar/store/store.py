@@ -128,11 +128,11 @@ class Store:
                 if begun.get(name) != key.get(name)
             ]
             if differences:
-                more = "; its labels come along with guidestar export and import" if "query.budget" in key else ""
                 raise ConfigMismatch(
                     f"{self.folder}: this run was begun with another configuration or other data:\n"
                     + "\n".join(f"  {line}" for line in differences)
-                    + f"\nPut these back to continue it, or choose another folder for a new run{more}"
+                    + "\nPut these back to continue it, or choose another folder for a new run; its labels come along with "
+                    "guidestar export and import"
                 )
 
     @property
