@@ -79,19 +79,14 @@ class Bench:
         Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
-        from guidestar.model.batches import encode_answer, label_tokens, too_long
-        from guidestar.model.predict import fits
+        from guidestar.model.batches import label_tokens, too_long
+        from guidestar.model.predict import rooms as rooms_of
 
         found, base = self.dataset, self.base
-        room = fits(base, found.task)
         splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
         every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
         answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
-        free = found.task.kind != "choice"  # whose words were measured above
-        rooms = [
-            max(room, len(encode_answer(base, found.task, e, answers[e.id]))) if free and e.id in answers else room
-            for e in every
-        ]
+        rooms = rooms_of(base, found.task, every, answers)
         long = too_long(base, every, rooms)
         if long and self.config.data.too_long == "error":
             names = [e.where for e in every if e.id in long]

@@ -136,13 +136,11 @@ def score_file(
 
 def _too_long(base: Any, task: Task, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, str]:
     """Id -> what to say of it, of the examples that do not fit the model's context with a response."""
-    from guidestar.model.batches import encode_answer, too_long
-    from guidestar.model.predict import fits
+    from guidestar.model.batches import too_long
+    from guidestar.model.predict import rooms
 
-    room = fits(base, task)
-    rooms = [max(room, len(encode_answer(base, task, e, gold[e.id]))) if e.id in gold else room for e in part]
     said = f"the prompt and a response do not fit the model's context of {base.max_length} tokens"
-    return dict.fromkeys(too_long(base, part, rooms), said)
+    return dict.fromkeys(too_long(base, part, rooms(base, task, part, gold)), said)
 
 
 def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:

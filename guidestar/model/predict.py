@@ -499,3 +499,11 @@ def fits(base: BaseModel, task: Any) -> int:
     if longest >= base.max_length:
         raise DataError(f"a label word has {longest} tokens, more than the model's context of {base.max_length}")
     return max(task.max_new_tokens, longest + 1)
+
+
+def rooms(base: BaseModel, task: Any, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
+    """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
+    room, free = fits(base, task), task.kind != "choice"  # whose words were measured in `fits`
+    return [
+        max(room, len(encode_answer(base, task, e, gold[e.id]))) if free and e.id in gold else room for e in examples
+    ]
