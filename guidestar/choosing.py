@@ -142,7 +142,7 @@ class Chooser:
             counts[label.answer] = counts.get(label.answer, 0) + 1
         context = strategies.Context(
             t=r - 1,
-            rounds=settings.rounds,
+            rounds=self._rounds,
             base=before,
             labelled_classes=counts,
             kind=task.kind,
@@ -186,6 +186,12 @@ class Chooser:
             rng,
             random_share=lucky / k,
         )
+
+    @property
+    def _rounds(self) -> int:
+        """Rounds of the budget that the run was begun with: a larger one must not make λ rise again."""
+        first = self.store.budgets()[0][0]
+        return self.bench.config.query.model_copy(update={"budget": first}).rounds
 
     def _by_committee(
         self, candidates: Sequence[Example], r: int, needs: frozenset[str], of_labelled: frozenset[str],

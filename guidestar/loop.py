@@ -29,7 +29,7 @@ from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
 from guidestar.rng import phase_seed
-from guidestar.store.store import DATABASE, Store
+from guidestar.store.store import BUDGET, DATABASE, Store
 from guidestar.store.twin import find_twin
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
@@ -62,12 +62,14 @@ class Run:
         progress: Progress | None = None,
         bench: Bench | None = None,
         schedule: Callable[[int, int], float] | None = None,
+        may_grow: bool = True,
     ) -> None:
         """Open the run in its folder, or begin it there.
 
         config: a RunConfig, plain data, or a YAML file. strategy, seed: the first of the configuration's if
         not given. schedule: a λ(t, rounds) of your own instead of the configured one; its results must be
-        in [0, 1] and it must not change between sessions.
+        in [0, 1] and it must not change between sessions. may_grow: whether a larger `query.budget` than the run has is
+        taken on; it then goes on from where it stands, λ on the schedule of its first budget.
 
         Raises ConfigMismatch if the folder was begun with another configuration, StoreError if another
         process runs there.
@@ -89,7 +91,7 @@ class Run:
         with ExitStack() as opening:  # a failure below closes what was opened
             self.store = opening.enter_context(Store.open(self.folder, create=True))
             opening.enter_context(self.store.lock())
-            self._begin()
+            self._begin(may_grow)
             self._stack = opening.pop_all()
 
     def close(self) -> None:
@@ -184,7 +186,7 @@ class Run:
 
     # --- the phases ---
 
-    def _begin(self) -> None:
+    def _begin(self, may_grow: bool) -> None:
         if not self.store.begun:  # a folder may be there from a process that died before this
             self.bench.check()
         dataset = self.bench.dataset
@@ -193,8 +195,21 @@ class Run:
         key["query.random_share"] = self.random_share
         if self.schedule is not None:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
+        if may_grow and self.store.begun:
+            self._grow(key)
         self.store.begin(key, self.store.facts if self.store.begun else self._facts())
         self.bench.keep_config()
+
+    def _grow(self, key: Mapping[str, Any]) -> None:
+        """Take on a larger budget, if nothing else has changed."""
+        asked, known = self.config.query.budget, self.store.budgets()[-1][0]
+        if asked > known:
+            self.store.begin({**key, BUDGET: known}, self.store.facts)
+            self.store.raise_budget(asked)
+            self.bench.progress.say(
+                f"{self.strategy.title} seed {self.seed}: the budget is raised from {known} to {asked} labels, from round "
+                f"{self.store.budgets()[-1][1]} on"
+            )
 
     def _facts(self) -> dict[str, Any]:
         dataset, task = self.bench.dataset, self.bench.dataset.task

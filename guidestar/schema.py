@@ -144,7 +144,9 @@ class QueryConfig(_Section):
         100, ge=1, description="Labels of round 0, drawn at random: the same for every strategy of a seed."
     )
     batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
-    budget: int = Field(400, ge=1, description="Labels in all, the warm start included.")
+    budget: int = Field(
+        400, ge=1, description="Labels in all, the warm start included. A run goes on if it is raised (`docs/advice.md`)."
+    )
     candidates: int | None = Field(
         None,
         ge=1,

@@ -417,7 +417,8 @@ class Crash(BaseException):
 def script(folder: Path) -> dict[str, Any]:
     """A small run, written as the loop does it: each step only if it is not recorded yet."""
     with Store.open(folder, create=True) as store, store.lock():
-        store.begin({"seed": 0}, {"name": "crash test"})
+        budget = store.budgets()[-1][0] if store.begun else 4
+        store.begin({"seed": 0, "query.budget": budget}, {"name": "crash test"})
         for r in range(store.current_round(), 2):
             store.add_arrays(r, "scores", {"score": np.arange(3) / 3 + r})
             if not store.has_query(r):
@@ -440,7 +441,10 @@ def script(folder: Path) -> dict[str, Any]:
                 store.add_arrays(r, "test", {"p": np.full(4, r / 7)})
                 store.add_timing(r, "train", 1.0, 2)
                 store.add_metrics(Metrics(r, 2 * r + 2, {"accuracy": 0.5 + r / 9}))
-        store.finish(Stop.BUDGET)
+        if budget == 4:
+            store.finish(Stop.BUDGET)
+            store.raise_budget(6)
+        store.finish(Stop.EMPTY)
         return store.dump()
 
 

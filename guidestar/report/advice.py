@@ -266,6 +266,8 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
         yield _smoothness_sentence(smooth, stop)
     if budget["left"]:
         yield f"{budget['left']} labels of the budget are left, {budget['rounds']} rounds."
+    elif budget["budget"]:
+        yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
 
 
 def _smoothness_sentence(smooth: Mapping[str, Any], stop: StopConfig) -> str:

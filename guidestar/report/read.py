@@ -25,7 +25,7 @@ class RunRecord:
     name: of its folder. finished: why it ended, None while it goes on. unanswered: examples that wait.
     test: what was predicted on the test set, at most "base" (untuned), "first" and "last" (measured round).
     scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
-    adapters: round -> SHA-256 of its adapter.
+    adapters: round -> SHA-256 of its adapter. budgets: (labels in all, round from which on), more than one if it was raised.
     """
 
     name: str
@@ -41,6 +41,7 @@ class RunRecord:
     scores: Mapping[int, Arrays]
     unseen: Mapping[str, Suggestion]
     adapters: Mapping[int, str]
+    budgets: tuple[tuple[int, int], ...]
 
     @property
     def strategy(self) -> str:
@@ -109,6 +110,7 @@ def _read(folder: Path) -> RunRecord | None:
             test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
             unseen={id: said for id, said in store.suggestions().items() if said.round >= 0},
             adapters=dict(store.dump()["adapters"]),
+            budgets=tuple(store.budgets()),
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
 
@@ -123,7 +125,7 @@ def _place(run: RunRecord) -> int:
 def differing(runs: Sequence[RunRecord]) -> list[str]:
     """What runs that are set beside each other do not share though they should: keys of the configuration and facts of the
     base model, each with the values found. Strategies and their random share are left out, and the model's name, for which
-    its fingerprint stands."""
+    its fingerprint stands. Seeds of one strategy must also have begun with one budget, on which λ depends."""
     facts = [
         shared_keys(run.facts.get("config") or {})
         | {f"the model's {name}": (run.facts.get("model") or {}).get(name) for name in ("fingerprint", "dtype")}
@@ -131,4 +133,7 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     ]
     names = sorted({name for one in facts for name in one} - {"query.random_share", "model.name", "model.revision"})
     found = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
+    for strategy in dict.fromkeys(run.strategy for run in runs):
+        first = [str(run.budgets[0][0]) for run in runs if run.strategy == strategy and run.budgets]
+        found[f"query.budget at the start of {strategy}"] = list(dict.fromkeys(first))
     return [f"{name}: {' and '.join(values)}" for name, values in found.items() if len(values) > 1]

@@ -246,6 +246,10 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
             f"The strategies of seed {_listed(apart)} did not begin with the same examples, "
             "so part of their difference comes from the warm start."
         )
+    if raised := [run for run in runs if len(run.budgets) > 1]:
+        where = [f"{run.name} {_raises(run)}" for run in raised]
+        mixed = " λ keeps the schedule of the first budget." if any(_mixes(run) for run in raised) else ""
+        notes.append(f"The budget was raised on the way: {_listed(where)}.{mixed}")
     if unlike := differing(runs):
         notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
     seeds = {run["seed"] for run in found["runs"]}
@@ -261,6 +265,16 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
             waits = f" and waits for {run['unanswered']} answers" if run["unanswered"] else ""
             notes.append(f"{run['run']} is not finished: it has measured {run['rounds']}{of} rounds{waits}.")
     return notes
+
+
+def _raises(run: RunRecord) -> str:
+    """'from 400 to 600 labels at round 7', and so on."""
+    steps = [f"to {budget} labels at round {at}" for budget, at in run.budgets[1:]]
+    return f"from {run.budgets[0][0]} {_listed(steps)}"
+
+
+def _mixes(run: RunRecord) -> bool:
+    return bool((run.facts.get("recipe") or {}).get("mix"))
 
 
 def _about_chance(found: Mapping[str, Any]) -> list[str]:

@@ -106,7 +106,19 @@ def m004_suggestions(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_finish, m003_annotations, m004_suggestions]
+def m005_budgets(db: sqlite3.Connection) -> None:
+    """Label budgets larger than the one the run was begun with, and the round from which on each held."""
+    db.execute(
+        """CREATE TABLE budgets (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, budget INTEGER NOT NULL,
+            round INTEGER NOT NULL CHECK (round >= 0), raised_at TEXT NOT NULL
+        ) STRICT"""
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
+    m001_tables, m002_finish, m003_annotations, m004_suggestions, m005_budgets,
+]  # fmt: skip
 
 
 def migrate(db: sqlite3.Connection, where: str) -> None:

@@ -23,6 +23,7 @@ from guidestar.store.database import Database
 from guidestar.store.migrations import timestamp
 
 DATABASE = "run.sqlite"
+BUDGET = "query.budget"  # in a run's key: the one name in it that the store understands
 
 
 class Store:
@@ -121,7 +122,7 @@ class Store:
             if row is None:
                 self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", _json(key), _json(facts), timestamp())
                 return
-            begun = json.loads(row[0])
+            begun = self._with_budget(json.loads(row[0]))
             differences = [
                 f"{name}: begun {_found(begun, name)}, now {_found(key, name).removeprefix('with ')}"
                 for name in dict.fromkeys([*begun, *key])
@@ -142,13 +143,46 @@ class Store:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What `begin` recorded first."""
-        return self._begun(0)
+        """What `begin` recorded first, with the budget as it is now."""
+        return self._with_budget(self._begun(0))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts that the first `begin` recorded."""
-        return self._begun(1)
+        """The facts that the first `begin` recorded, their configuration with the budget as it is now."""
+        facts = self._begun(1)
+        query = (facts.get("config") or {}).get("query")
+        if query and (raised := self._raised()):
+            query["budget"] = raised[-1][0]
+        return facts
+
+    def budgets(self) -> list[tuple[int, int]]:
+        """(labels in all, round from which on) of every budget: the one the run was begun with, and each that was larger.
+        Empty for a run whose key names none."""
+        first = self._begun(0).get(BUDGET)
+        return [] if first is None else [(first, 0), *self._raised()]
+
+    def _raised(self) -> list[tuple[int, int]]:
+        return self._db.rows("SELECT budget, round FROM budgets ORDER BY number")
+
+    def _with_budget(self, key: dict[str, Any]) -> dict[str, Any]:
+        raised = self._raised()
+        return key | {BUDGET: raised[-1][0]} if raised else key
+
+    def raise_budget(self, budget: int) -> None:
+        """Ask for more labels in all than so far. A run that ended because its budget was spent goes on.
+
+        Raises StoreError if it is not more.
+        """
+        with self._db.transaction("raise_budget"):
+            known = self.budgets()
+            if not known or budget <= known[-1][0]:
+                raise StoreError(
+                    f"{self.folder}: found a budget of {budget} labels; allowed: more than {known[-1][0] if known else 'none'}"
+                )
+            self._db.execute(
+                "INSERT INTO budgets (budget, round, raised_at) VALUES (?, ?, ?)", budget, self.rounds(), timestamp()
+            )
+            self._db.execute("DELETE FROM finish WHERE stop = ?", Stop.BUDGET.name)
 
     def _begun(self, column: int) -> dict[str, Any]:
         row = self._db.row("SELECT key, facts FROM run")
@@ -441,6 +475,7 @@ class Store:
             "adapters": self._db.rows("SELECT round, sha256 FROM adapters ORDER BY round"),
             "arrays": self._db.rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name"),
             "metrics": self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
+            "budgets": self._raised(),
             "finished": stop and stop.name,
         }
 

@@ -234,7 +234,7 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
 def _run(cell: Cell, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> Result:
     bench = shared.bench(cell.config)
     gold = oracle(bench.dataset)
-    with Run(bench.config, bench=bench) as run:
+    with Run(bench.config, bench=bench, may_grow=False) as run:  # a cell is one protocol from its first label on
         _keep_config_of_all(cell, bench, cells)
         while examples := run.ask():
             check_warm_start(_warm_start(run), before)
