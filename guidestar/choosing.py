@@ -128,7 +128,7 @@ class Chooser:
 
         if k == 0:
             return strategies.Selection((), {})
-        dataset, settings = self.bench.fitting, self.config.query
+        dataset = self.bench.fitting
         task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
         needs_full, needs_base = strategies.needs(self.recipe, task.kind)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None

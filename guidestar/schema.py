@@ -145,7 +145,9 @@ class QueryConfig(_Section):
     )
     batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
     budget: int = Field(
-        400, ge=1, description="Labels in all, the warm start included. A run goes on if it is raised (`docs/advice.md`)."
+        400,
+        ge=1,
+        description="Labels in all, the warm start included. A run goes on if it is raised (`docs/advice.md`).",
     )
     candidates: int | None = Field(
         None,
