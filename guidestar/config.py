@@ -182,8 +182,13 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+_DATA = {".csv", ".tsv", ".jsonl", ".parquet"}  # what people give where a configuration is wanted
+
+
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     """The keys of a YAML file and their lines. Raises ConfigError if it cannot be read or holds something else."""
+    if path.suffix.lower() in _DATA and path.is_file():
+        raise ConfigError(f"{path}: holds data; `guidestar init {path}` writes a configuration for it")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ NO_COLUMN = "none"  # of the answers, said on the command line
 
 _CONFIG = """\
 # Written by `guidestar init` after looking at {rows} rows of {name}.
-# Every key is explained in docs/config.md. {use}
+# Every key is explained in docs/config.md. Next: {following}
 
 # the folder to write to, beside this file
 out: {out}
@@ -79,18 +80,21 @@ strategies: [star]"""
 
 _PEOPLE = "\nannotator: people"
 
+_KINDS = {"number": "a final number", "text": "free text"}
 _TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
 
 
 def write_config(
-    data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None
-) -> tuple[Path, dict[str, Any]]:
-    """Look at a data file and write a configuration that runs.
+    data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Look at a data file and write a configuration that runs, once it has labels.
 
-    answer, text: the columns; guessed without. answer "none": labels will be asked for.
+    answer, text: the columns; guessed without. answer "none": labels will be asked for. labels: what a choice is between;
+    without them those of the answer column, and without one none, which no command takes before somebody has put them in.
     Returns the path, and what was found: rows, columns, the chosen text and answer columns, how many rows lack an answer,
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
-    `force`) or for a column that is not there.
+    `force`), for a column that is not there, or for labels where the answers are none.
     """
     config = out or data.with_suffix(".yaml")
     if config.exists() and not force:
@@ -102,12 +106,18 @@ def write_config(
     for option, name in (("answer", None if answer == NO_COLUMN else answer), ("text", text)):
         if name is not None and name not in columns:
             raise ConfigError(f"--{option} {name}: no such column; {allowed(columns, name)}")
-    guessed = answer is None
-    labels: list[str] = []
+    guessed, given = answer is None, list(labels or [])
+    kind, known = "choice", list[str]()
     if answer == NO_COLUMN:
-        kind, answer = "choice", None
+        answer = None
     else:
-        kind, answer, labels = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
+        kind, answer, known = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
+    if given and kind != "choice":
+        raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
+    if given and (others := sorted(set(known) - set(given))):
+        raise ConfigError(
+            f"--labels: {answer!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"
+        )
     texts = [c for c in columns if c != answer and any(cells[c])]
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer!r}")
@@ -116,14 +126,14 @@ def write_config(
     missing = (
         sum(not cell.strip() and there for cell, there in zip(cells[answer], texted, strict=True)) if answer else 0
     )
-    asked = answer is None or missing > 0
+    asked, ready = answer is None or missing > 0, bool(answer or given)
     budget = max(8, min(400, len(rows) // 2))
     warm = max(2, min(100, budget // 4))
-    kinds = {"choice": f"a choice of {len(labels)} labels", "number": "a final number", "text": "free text"}
+    what = f"a choice of {len(given or known)} labels" if kind == "choice" else _KINDS[kind]
     more = " or more" if len(rows) == LOOK else ""
     notes = [
         f"{data.name}: {len(rows)}{more} rows; columns: {', '.join(columns)}",
-        f"text: {text}; answer: {answer} ({kinds[kind]})"
+        f"text: {text}; answer: {answer} ({what})"
         if answer
         else f"text: {text}; no answer column: labels will be asked for",
     ]
@@ -136,33 +146,37 @@ def write_config(
         )
     if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
-    if twins := _twins(labels):
+    if twins := _twins(given or known):
         notes.append(f"labels that differ in upper and lower case alone: {twins}; make them equal in the data")
     body = _CONFIG.format(
-        rows=len(rows), name=data.name, use=_use(config.name, asked, answer), out=_quoted(f"runs/{data.stem}"),
+        rows=len(rows), name=data.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{data.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
         strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
         answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
         blank="\n  # rows without text are left out\n  blank: drop" if blank else "",
-        task=_task(kind, labels if len(rows) < LOOK else [], answer), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
+        task=_task(kind, given or (known if len(rows) < LOOK else []), ready), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
     )  # fmt: skip
     write_bytes(config, body.encode())
-    found = {"rows": len(rows), "columns": columns, "text": text, "kind": kind, "answer": answer, "labels": labels}
-    return config, found | {"missing": missing, "asked": asked, "notes": notes}
+    found = {
+        "rows": len(rows),
+        "columns": columns,
+        "text": text,
+        "kind": kind,
+        "answer": answer,
+        "labels": given or known,
+    }
+    return config, found | {
+        "missing": missing,
+        "asked": asked,
+        "next": following(str(config), asked, ready),
+        "notes": notes,
+    }
 
 
-def following(config: str, asked: bool, answer: str | None) -> str:
-    """The command to go on with."""
-    if not asked:
-        return f"guidestar run {config}"
-    return f"{'' if answer else 'put your labels into it, then: '}guidestar label {config} --train"
-
-
-def _use(config: str, asked: bool, answer: str | None) -> str:
-    """How to go on with the configuration, as its first lines say it."""
-    if asked and not answer:
-        return f"Put your labels below, then: guidestar label {config} --train"
-    return f"Go on with: {following(config, asked, answer)}"
+def following(config: str, asked: bool, ready: bool) -> str:
+    """How to go on with a configuration. ready: its labels are known."""
+    command = f"guidestar label {config} --train" if asked else f"guidestar run {config}"
+    return command if ready else f"put your labels into it (task.labels), then: {command}"
 
 
 def _twins(labels: list[str]) -> str:
@@ -197,15 +211,14 @@ def _answer_column(
     return "choice", None, []
 
 
-def _task(kind: str, labels: list[str], answer: str | None) -> str:
-    if answer and kind != "choice":
+def _task(kind: str, labels: list[str], ready: bool) -> str:
+    if kind != "choice":
         return f"  kind: {kind}"
-    shown = _quoted(labels) if answer else "[yes, no]"
-    mine = "" if answer else "  # put your labels here; allowed kinds: choice, number, text\n"
-    hint = "  # write {label: word, …} to have the model write another word than the label\n"
-    if answer and not labels:  # not all rows were looked at, so the labels are taken from the data
+    if ready and not labels:  # not all rows were looked at, so the labels are taken from the data
         return "  kind: choice"
-    return f"{mine}  kind: choice\n{hint}  labels: {shown}"
+    mine = "" if ready else "  # put your labels between the brackets: [billing, delivery]; other kinds: number, text\n"
+    hint = "  # write {label: word, …} to have the model write another word than the label\n"
+    return f"  kind: choice\n{mine}{hint}  labels: {_quoted(labels)}"
 
 
 def _template(text: str, columns: list[str]) -> str:

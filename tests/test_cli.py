@@ -284,10 +284,34 @@ def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
     assert code == 0
     assert "no answer column: labels will be asked for" in out
     following = f"guidestar label {tmp_path / 'mine.yaml'} --train"
-    assert out.splitlines()[-1] == f"next: put your labels into it, then: {following}"
+    assert out.splitlines()[-1] == f"next: put your labels into it (task.labels), then: {following}"
+    code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
+    assert code == 2
+    assert "task.labels: a choice needs at least two labels, found none" in err, "nobody is asked about made-up labels"
+    code, out, _ = call("init", data, "--force", "--labels", "praise, complaint")
+    assert code == 0
+    assert out.splitlines()[-1] == f"next: {following}"
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 4, err
     assert "star-seed0: waits for" in out
+    assert configs.load(tmp_path / "mine.yaml").task.labels == ["praise", "complaint"]
+
+
+def test_init_refuses_labels_that_do_not_fit_the_answers(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"message {i},{LABELS[i % 3]}\n" for i in range(30)))
+    some = ",".join(LABELS[:2])
+    code, _, err = call("init", tmp_path / "mine.csv", "--labels", some)
+    assert code == 2
+    assert f"--labels: 'label' holds others, too: {LABELS[2]}; name all, or give --answer none" in err
+    code, out, _ = call("init", tmp_path / "mine.csv", "--labels", f"{some},{LABELS[2]},rare")
+    assert code == 0
+    assert "a choice of 4 labels" in out
+    (tmp_path / "sums.csv").write_text(
+        "text,answer\n" + "".join(f"{i} and 1?,we add #### {i + 1}\n" for i in range(30))
+    )
+    code, _, err = call("init", tmp_path / "sums.csv", "--labels", "a,b")
+    assert code == 2
+    assert "--labels: the answers in 'answer' are no choice but a final number; leave it out" in err
 
 
 DELICATE = {

@@ -187,6 +187,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         config.load(tmp_path)
 
 
+def test_a_data_file_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.CSV").write_text("text,label\nhello,a\n")
+    with pytest.raises(
+        ConfigError, match=r"mine\.CSV: holds data; `guidestar init \S*mine\.CSV` writes a configuration"
+    ):
+        config.load(tmp_path / "mine.CSV")
+
+
 def test_words_and_numbers_are_those_of_yaml_1_2(write: Write) -> None:
     found = config.load(
         write(

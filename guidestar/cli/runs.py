@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
     init.add_argument("--force", action="store_true", help="replace an existing configuration")
     init.add_argument("--answer", metavar="COLUMN", help="the column with the labels, or none; default: a guess")
     init.add_argument("--text", metavar="COLUMN", help="the column to be labelled; default: the longest texts")
+    init.add_argument("--labels", metavar="A,B,…", help="the labels to choose from, where no column has them")
 
     demo = commands.add("demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.")
     demo.add_argument("--out", metavar="DIR", default="runs/demo", help="where to write; default: runs/demo")
@@ -138,14 +139,14 @@ def _demo(options: Options) -> int:
 
 
 def _init(options: Options) -> int:
-    from guidestar.project import following, write_config
+    from guidestar.project import write_config
 
     path, found = write_config(
         Path(options.data), Path(options.out) if options.out else None,
         force=options.force, answer=options.answer, text=options.text,
+        labels=[label.strip() for label in options.labels.split(",")] if options.labels else None,
     )  # fmt: skip
-    after = following(str(path), found["asked"], found["answer"])
-    lines = [*found["notes"], f"wrote {path}", f"next: {after}"]
+    lines = [*found["notes"], f"wrote {path}", f"next: {found['next']}"]
     show(options, {"config": str(path), **found}, "\n".join(lines))
     return 0
 
