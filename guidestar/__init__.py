@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from guidestar.config import RunConfig, load
     from guidestar.errors import ConfigError, DataError, GuidestarError, ModelError, StoreError
     from guidestar.loop import Run, run
+    from guidestar.query.own import load_code
     from guidestar.records import Example, Finished, Label, Metrics, Skip, Waiting
     from guidestar.report import build_report, summary
     from guidestar.report.compare import compare
@@ -21,6 +22,7 @@ _WHERE = {
     "run": "guidestar.loop",
     "RunConfig": "guidestar.config",
     "load": "guidestar.config",
+    "load_code": "guidestar.query.own",
     "Example": "guidestar.records",
     "Finished": "guidestar.records",
     "Label": "guidestar.records",
@@ -39,7 +41,7 @@ _WHERE = {
 
 __all__ = [
     "ConfigError", "DataError", "Example", "Finished", "GuidestarError", "Label", "Metrics", "ModelError", "Run",
-    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "compare", "load", "run", "summary",
+    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "compare", "load", "load_code", "run", "summary",
 ]  # fmt: skip
 
 

@@ -35,6 +35,15 @@ def command_line() -> str:
         top.description or "",
         "",
         f"{top.epilog}.",
+        "",
+        "Before the command:",
+        "",
+        "| argument | what |",
+        "|---|---|",
+        *(
+            f"| `{' '.join([*a.option_strings, *([str(a.metavar)] if a.metavar else [])])}` | {a.help} |"
+            for a in _before(top)
+        ),
     ]
     for action in top._actions:
         if not isinstance(action, argparse._SubParsersAction):
@@ -54,6 +63,11 @@ def command_line() -> str:
             parts += ["", f"## `guidestar {name}`", "", command.description or "", "", f"    {' '.join(words)}", ""]
             parts += ["| argument | what |", "|---|---|", *rows]
     return "\n".join([*parts, ""])
+
+
+def _before(top: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that stand before a command."""
+    return [a for a in top._actions if a.option_strings and not isinstance(a, argparse._HelpAction)]
 
 
 def choices() -> str:

@@ -21,7 +21,7 @@ from guidestar.data.tasks import Choice, Task, labels_of, make_task
 from guidestar.errors import ConfigError, StoreError
 from guidestar.progress import Progress, Silent, behind
 from guidestar.query import measures as measure_room
-from guidestar.query.recipes import SAMPLES
+from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
 from guidestar.store.files import sha256
 from guidestar.store.store import Store, find_run
@@ -92,6 +92,8 @@ def score_file(
         "adapter": sha256(Path(adapter)) if adapter and Path(adapter).exists() else None, "task": repr(task),
         "b_dropout": config.train.b_dropout, "samples": samples,
     }  # fmt: skip
+    if own := [SOURCES["MEASURES", name] for name in names if ("MEASURES", name) in SOURCES]:
+        asked["code"] = own
     with (
         computing_in(base, config.model.score_dtype) as scorer,
         adapters.adapted(

@@ -24,6 +24,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
+    top.add_argument(
+        "--code", action="append", default=[], metavar="FILE.py",
+        help="run a Python file that adds measures, selectors or strategies of your own (docs/own.md)",
+    )  # fmt: skip
     commands = Commands(top.add_subparsers(dest="command", metavar="COMMAND"))
     for group in (runs, labels, studies, lists):
         group.add(commands)
@@ -45,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     try:
+        _load_code(options.code)
         code = int(options.function(options))
         sys.stdout.flush()  # a closed pipe is to be found here and not when Python ends
         return code
@@ -58,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 0
+
+
+def _load_code(files: Sequence[str]) -> None:
+    """The user's own measures and strategies, those of the process that started this one included."""
+    if files or os.environ.get("GUIDESTAR_CODE"):  # most commands need none, and not the half second of numpy
+        from guidestar.query import own
+
+        own.load_inherited()
+        for file in files:
+            own.load_code(file)
 
 
 def entry() -> None:

@@ -306,7 +306,8 @@ def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp]
 
     Returns (n,) float64, larger is more uncertain.
     Raises ConfigError for an unknown name or too few passes, ModelError for a missing array, for labels
-    whose probabilities do not sum to 1 and for a value that is not finite, naming the first example.
+    whose probabilities do not sum to 1, for a value that is not finite, naming the first example, and for a function
+    that returns another shape than it should.
     Source: STAR, eq. 7.
     >>> p = Predictions(("a", "b"), {"label_log_probs": np.log([[[0.5, 0.5], [0.75, 0.25]]])})
     >>> evaluate_measure("margin", p)
@@ -320,7 +321,10 @@ def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp]
     if passes < measure.min_passes:
         raise ConfigError(f"measure {name!r} needs at least {measure.min_passes} passes, found {passes}")
     with np.errstate(invalid="ignore", over="ignore"):  # reported below, with the example's name
-        values = measure.function(*arrays)
+        values = np.asarray(measure.function(*arrays))
+        shape = (len(predictions.ids),) if measure.over_passes else (passes, len(predictions.ids))
+        if values.shape != shape:
+            raise ModelError(f"measure {name!r} returned an array of shape {values.shape}; allowed: {shape}")
         if not measure.over_passes and made is None:
             values = values.mean(axis=0)
         elif made is not None:

@@ -18,6 +18,7 @@ from guidestar.query.racing import FIRST
 from guidestar.query.subpool import SUBPOOLS
 
 SAMPLES = 10  # responses that a measure of sampled answers looks at, unless configured
+SOURCES: dict[tuple[str, str], str] = {}  # (table, name) -> SHA-256 of the user's file that it came from (`own`)
 SUBPOOL_SIZE = 1000  # candidates that are scored of a sub-pool, unless configured
 
 
@@ -43,6 +44,7 @@ class Recipe:
     subpool: score only a part of the candidates, found by similarity; a name of `SUBPOOLS`, or None for all.
     subpool_size: how many of them; None is 1,000.
     racing: make only as many passes over a candidate as it takes to tell whether it is in the batch.
+    code: SHA-256 of the users' files that parts of it come from; None where all are this package's. Set by `resolve`.
     """
 
     doc: str
@@ -62,6 +64,7 @@ class Recipe:
     dropout: str | None = None
     samples: int | None = None
     temperature: float | None = None
+    code: str | None = None
 
     @property
     def sampled(self) -> int:
@@ -193,7 +196,8 @@ STRATEGIES: dict[str, Recipe] = {
 
 # --- before the run -----------------------------------------------------------------------------
 
-_NAMES = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
+_OWN = "; one of your own comes with: guidestar --code FILE.py …"
+_NAMES: dict[str, Mapping[str, Any]] = {"measure": MEASURES, "select": table.SELECTORS, "subpool": SUBPOOLS}
 
 
 def resolve(config: StrategyConfig) -> Recipe:
@@ -204,19 +208,22 @@ def resolve(config: StrategyConfig) -> Recipe:
     5
     """
     if config.use not in STRATEGIES:
-        raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}")
-    for key, names in _NAMES.items():
-        found = getattr(config, key)
+        raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}{_OWN}")
+    for key, entries in _NAMES.items():
+        found, names = getattr(config, key), [*(["auto"] if key == "measure" else []), *entries]
         if found not in (None, *names):
-            raise ConfigError(f"strategy {config.title!r}: {key} {found!r} is unknown; {allowed(names, found)}")
+            raise ConfigError(f"strategy {config.title!r}: {key} {found!r} is unknown; {allowed(names, found)}{_OWN}")
     changes: dict[str, Any] = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(Recipe)
-        if field.name != "doc" and getattr(config, field.name) is not None
+        if field.name not in ("doc", "code") and getattr(config, field.name) is not None
     }
     if config.mix == "none":
         changes["mix"] = None
-    return dataclasses.replace(STRATEGIES[config.use], **changes)
+    found = dataclasses.replace(STRATEGIES[config.use], **changes)
+    parts = (("STRATEGIES", config.use), ("MEASURES", found.measure), ("SELECTORS", found.select))
+    sources = sorted({SOURCES[table, name] for table, name in parts if name is not None and (table, name) in SOURCES})
+    return dataclasses.replace(found, code=" ".join(sources) or None)
 
 
 def check(

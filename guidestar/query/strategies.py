@@ -237,10 +237,22 @@ def _compose(
         options=options_of(recipe.select, recipe.options),
     )  # fmt: skip
     if len(left):
-        left = left[recipe.selector.function(candidates, reach, rng)]
+        left = left[_places(recipe.selector.function(candidates, reach, rng), len(left), reach, recipe.select)]
     if recipe.balance:
         left = _balance(left, full, context, k)
     return left
+
+
+def _places(found: Positions, n: int, k: int, name: str) -> Positions:
+    """What a selector returned, if that is min(k, n) different positions of n candidates; ModelError else."""
+    found = np.asarray(found)
+    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer) and len(found) == min(k, n)
+    if not whole or len(np.unique(found)) < len(found) or (len(found) and not 0 <= found.min() <= found.max() < n):
+        raise ModelError(
+            f"the selector {name!r} returned {found.dtype} of shape {found.shape}; allowed: {min(k, n)} different whole numbers from 0 "
+            f"to {n - 1}"
+        )
+    return found
 
 
 def _balance(left: Positions, full: Predictions | None, context: Context, k: int) -> Positions:

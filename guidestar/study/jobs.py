@@ -112,9 +112,11 @@ def _collect(stream: Any, lines: list[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """One worker: FILE I/N [key=value …]. The last line of its output is JSON: the cells that failed, and why."""
+    from guidestar.query.own import load_inherited
     from guidestar.study.grid import run_part
     from guidestar.study.studyfile import load_study
 
+    load_inherited()
     path, share, *overrides = arguments
     part, _, parts = share.partition("/")
     study, news = load_study(path, overrides), Plain()
