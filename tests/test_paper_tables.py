@@ -135,6 +135,50 @@ def test_reading_claims_no_more_than_there_is() -> None:
     assert "boolq: always answering 'true' gives 62.00; 1 of 5 AUCs are above that." in said
 
 
+def test_what_each_part_adds_is_read_over_the_seeds_that_both_have() -> None:
+    table2 = EXPERIMENTS["table2"]
+    curves = {"me": 0.60, "me-dynamic": 0.64, "me-dynamic-mc": 0.66}
+    made = [result("random", seed, [0.5, 0.5]) for seed in (0, 1, 2)]
+    made += [
+        result(m, s, [0.5, v + s / 100], dataset=d)
+        for d in ("boolq", "trec-6")
+        for m, v in curves.items()
+        for s in (0, 1)
+    ]
+    made += [result("me", 2, [0.5, 0.9])]
+    methods = {variant.name: variant.name for variant in table2.variants}
+    found = [tables.dataset_table(d, table2.variants, methods, made) for d in ("boolq", "trec-6")]
+    said = "\n".join(tables.reading(table2, found))
+    assert "boolq, seeds 0, 1: ME + dynamic is +2.00 points of AUC from ME: above; in the paper +0.36.\n" in said
+    assert (
+        "trec-6, seeds 0, 1: ME + dynamic + MC dropout is +1.00 points of AUC from ME + dynamic: above; "
+        "in the paper +0.35 (gsm8k), +0.71 (boolq), +0.66 (openbookqa)." in said
+    )
+    assert "L2 is" not in said
+    assert "PE + dynamic is" not in said
+
+
+def test_batches_of_one_class_are_told() -> None:
+    def picked(*batches: tuple[int, int]) -> dict[str, Any]:
+        warm = [{"round": 0, "picked": {"true": 50, "false": 0}}]
+        return {
+            "rounds": warm
+            + [{"round": r, "picked": dict(zip(("true", "false"), b, strict=True))} for r, b in enumerate(batches, 1)]
+        }
+
+    made = [
+        result("random", 0, [0.5, 0.5], **picked((6, 4), (4, 6))),
+        result("pe", 0, [0.5, 0.5], **picked((10, 0), (3, 7))),
+        result("pe-star", 0, [0.5, 0.5], **picked((10, 0), (9, 1))),
+        result("me", 0, [0.5, 0.5], rounds=[{"round": 1, "picked": None}]),
+    ]
+    said = [one for one in tables.reading(TABLE1, [table_of(made)]) if "one class" in one]
+    assert said == [
+        "boolq: batches that are mostly of one class, by the mean share of the largest: PE 85 % (control 60 %), "
+        "PE with STAR 95 % (control 60 %)."
+    ]
+
+
 def test_reading_of_one_seed_and_of_none() -> None:
     one = [r for r in RESULTS if r["tags"]["seed"] == 0]
     said = "\n".join(tables.reading(TABLE1, [table_of(one)]))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from guidestar.metrics.curve import ripl
 from guidestar.study.experiments import Experiment, Variant
-from guidestar.study.published import SLIP, SLIPPED, paper_auc, paper_ripl
+from guidestar.study.published import SLIP, SLIPPED, TABLES, paper_auc, paper_ripl
 from guidestar.study.results import Result, mean_sd, percent
 
+LOPSIDED = 0.2  # how much more of a batch than of the control's the largest class may have before it is told
 FEW_SHOT = "few-shot"  # the method's name of the base model with demonstrations
 
 Table = dict[str, Any]
@@ -60,23 +62,29 @@ def dataset_table(
 def _row(v: Variant, method: str, dataset: str, named: Mapping[str, Mapping[int, Result]]) -> Row:
     own = {seed: one for seed, one in sorted(named[v.name].items()) if one["auc"] is not None}
     control = {seed: one for seed, one in named.get(v.control, {}).items() if one["auc"] is not None}
-    common = [seed for seed in own if seed in control] if v.name != v.control else []
+    areas, others = ({seed: one["auc"] for seed, one in some.items()} for some in (own, control))
     row: Row = {
         "variant": v.name, "label": v.label, "doc": v.doc, "method": method, "control": v.control, "seeds": list(own),
+        "areas": list(areas.values()), "largest_class": _largest_class(list(own.values())),
         "auc": mean_sd([one["auc"] for one in own.values()]) if own else None,
         "final": mean_sd([one["final"] for one in own.values()]) if own else None,
         "ripl": None, "difference": None, "spread": None, "verdict": None,
         "paper_auc": paper_auc(v.name, dataset), "paper_ripl": paper_ripl(v.name, dataset),
     }  # fmt: skip
-    if common:
-        mine, theirs = (mean_sd([some[seed]["auc"] for seed in common]) for some in (own, control))
-        a, b = mine["mean"] or 0.0, theirs["mean"] or 0.0
-        row["ripl"] = ripl(a, b) if b < 1 else None
-        row["difference"] = a - b
-        if mine["sd"] is not None and theirs["sd"] is not None:
-            row["spread"] = max(mine["sd"], theirs["sd"])
-        row["verdict"] = verdict(row["difference"], row["spread"])
+    if v.name != v.control:
+        difference, row["spread"], seeds = _beside(areas, others)
+        if difference is not None:
+            random = statistics.fmean(others[seed] for seed in seeds)
+            row["ripl"] = ripl(random + difference, random) if random < 1 else None
+            row["difference"], row["verdict"] = difference, verdict(difference, row["spread"])
     return row
+
+
+def _largest_class(results: Sequence[Result]) -> float | None:
+    """Share of a chosen batch that its most frequent class has, the mean over rounds and seeds; None without classes."""
+    batches = [p["picked"].values() for one in results for p in one["rounds"] if p["round"] and p.get("picked")]
+    shares = [max(counts) / sum(counts) for counts in batches if sum(counts)]
+    return statistics.fmean(shares) if shares else None
 
 
 def verdict(difference: float, spread: float | None) -> str:
@@ -115,7 +123,13 @@ def reading(experiment: Experiment, tables: Sequence[Table]) -> list[str]:
         return []  # there is nothing that could be compared
     if not measured:
         return ["Nothing can be compared yet: no method and its control have a seed in common."]
-    return [*_about_claims(measured), *_about_spread(measured), *_about_pairs(tables), *_about_majority(tables)]
+    return [
+        *_about_claims(measured),
+        *_about_spread(measured),
+        *_about_steps(tables),
+        *_about_batches(tables),
+        *_about_majority(tables),
+    ]
 
 
 def _about_claims(measured: Sequence[tuple[Table, Row]]) -> Iterator[str]:
@@ -138,7 +152,11 @@ def _about_spread(measured: Sequence[tuple[Table, Row]]) -> Iterator[str]:
         yield "There is one seed, so no spread is known and no difference is called a gain or a loss."
         return
     if (seeds := min(len(row["seeds"]) for _, row in measured)) < 3:
-        yield f"With {seeds} seeds the spread itself is hardly known."
+        yield (
+            "Some rows have one seed and no spread."
+            if seeds == 1
+            else "With two seeds the spread itself is hardly known."
+        )
     firm = [
         f"{row['label']} on {t['dataset']} ({100 * row['difference']:+.2f} points)"
         for t, row in measured
@@ -154,19 +172,63 @@ def _about_spread(measured: Sequence[tuple[Table, Row]]) -> Iterator[str]:
         )
 
 
-def _about_pairs(tables: Sequence[Table]) -> Iterator[str]:
-    """STAR beside the same measure without it: the paper's other claim."""
+# What STAR is made of, as the paper adds it: from one row to another.
+_STEPS = [
+    (f"{measure}{before}", f"{measure}-{after}")
+    for measure in ("pe", "me")
+    for before, after in (("", "star"), ("", "dynamic"), ("-dynamic", "dynamic-mc"), ("-dynamic", "dynamic-l2"))
+]
+
+
+def _about_steps(tables: Sequence[Table]) -> Iterator[str]:
+    """What STAR and each of its parts adds to the same measure without it, here and in the paper: its other claim."""
     for t in tables:
-        rows = {row["variant"]: row for row in t["rows"] if row["auc"]}
-        for plain, star in (("pe", "pe-star"), ("me", "me-star")):
-            if plain in rows and star in rows:
-                a, b = rows[plain]["auc"], rows[star]["auc"]
-                spread = max(a["sd"], b["sd"]) if a["sd"] is not None and b["sd"] is not None else None
-                found = verdict(b["mean"] - a["mean"], spread)
+        rows = {row["variant"]: row for row in t["rows"]}
+        for before, after in _STEPS:
+            if before not in rows or after not in rows:
+                continue
+            areas = [dict(zip(rows[name]["seeds"], rows[name]["areas"], strict=True)) for name in (after, before)]
+            difference, spread, seeds = _beside(*areas)
+            if difference is not None:
                 yield (
-                    f"{t['dataset']}: {rows[star]['label']} is {100 * (b['mean'] - a['mean']):+.2f} points of AUC from "
-                    f"{rows[plain]['label']}: {found}."
+                    f"{t['dataset']}, {_listed_seeds(seeds)}: {rows[after]['label']} is {100 * difference:+.2f} points of AUC "
+                    f"from {rows[before]['label']}: {verdict(difference, spread)}; in the paper {_paper_step(before, after, t['dataset'])}."
                 )
+
+
+def _beside(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float | None, float | None, list[int]]:
+    """Of the seeds that both have: the difference of the mean areas, the larger standard deviation, and which they are."""
+    seeds = [seed for seed in mine if seed in theirs]
+    if not seeds:
+        return None, None, []
+    a, b = (mean_sd([some[seed] for seed in seeds]) for some in (mine, theirs))
+    assert a["mean"] is not None and b["mean"] is not None  # noqa: PT018
+    spread = max(a["sd"], b["sd"]) if a["sd"] is not None and b["sd"] is not None else None
+    return a["mean"] - b["mean"], spread, seeds
+
+
+def _paper_step(before: str, after: str, dataset: str) -> str:
+    """The paper's difference of the two AUCs, of all its datasets where it does not have this one."""
+    names = [dataset] if paper_auc(after, dataset) is not None else list(TABLES[after])
+    steps = {name: (paper_auc(after, name) or 0.0) - (paper_auc(before, name) or 0.0) for name in names}
+    return ", ".join(f"{step:+.2f}{'' if names == [dataset] else f' ({name})'}" for name, step in steps.items())
+
+
+def _listed_seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _about_batches(tables: Sequence[Table]) -> Iterator[str]:
+    """Methods that ask for one class: what is rare under the untuned model is a label word as often as a hard example."""
+    for t in tables:
+        rows = {row["variant"]: row for row in t["rows"]}
+        found = []
+        for row in t["rows"]:
+            control = rows.get(row["control"], {}).get("largest_class")
+            if control is not None and row["largest_class"] is not None and row["largest_class"] > control + LOPSIDED:
+                found.append(f"{row['label']} {100 * row['largest_class']:.0f} % (control {100 * control:.0f} %)")
+        if found:
+            yield f"{t['dataset']}: batches that are mostly of one class, by the mean share of the largest: {', '.join(found)}."
 
 
 def _about_majority(tables: Sequence[Table]) -> Iterator[str]:
