@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ FOLDERS = {"boolq": "star/BoolQ", "openbookqa": "star/OBQA", "gsm8k": "star/GSM8
 @dataclass(frozen=True)
 class Size:
     """How much is measured. model: "tiny" is built on the spot. sets: dataset -> examples scored. agree: examples for
-    bfloat16 against float32. new: new tokens; written: responses; alone: of them, one at a time for the literal version.
+    bfloat16 against float32. new: new tokens; written: responses; together: of them, in a batch of `generate`; alone: of them, one at a time for the literal version.
     trained: examples; turns: of every comparison; pools: texts."""
 
     model: str
@@ -56,6 +57,7 @@ class Size:
     sets: Mapping[str, int]
     agree: int
     written: int
+    together: int
     alone: int
     new: int
     train_sets: Sequence[str]
@@ -65,12 +67,12 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("tiny", 4, {"demo": 12}, 24, 8, 2, 8, ["demo"], 16, 1, (1000,)),
+    "tiny": Size("tiny", 4, {"demo": 12}, 24, 8, 4, 2, 8, ["demo"], 16, 1, (1000,)),
     "small": Size(
-        "smollm2-135m", 64, {"boolq": 48, "openbookqa": 48, "gsm8k": 16}, 200, 32, 4, 64, ["trec-6", "boolq"], 48, 3, (100_000, 1_000_000)
+        "smollm2-135m", 64, {"boolq": 48, "openbookqa": 48, "gsm8k": 16}, 200, 128, 32, 4, 64, ["trec-6", "boolq"], 48, 3, (100_000, 1_000_000)
     ),
     "medium": Size(
-        "smollm2-135m", 64, {"boolq": 200, "openbookqa": 200, "gsm8k": 50}, 500, 64, 8, 64, ["trec-6", "boolq"], 400, 5, (100_000, 1_000_000)
+        "smollm2-135m", 64, {"boolq": 200, "openbookqa": 200, "gsm8k": 50}, 500, 200, 32, 8, 64, ["trec-6", "boolq"], 400, 5, (100_000, 1_000_000)
     ),
 }  # fmt: skip
 
@@ -170,36 +172,44 @@ def precision(case: Case, base: BaseModel, exact: BaseModel, folder: Path) -> di
 
 
 def generation(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
-    """Entropy of generated responses against `generate(output_scores=True)` in the same precision: of the same batch, and one
-    response at a time, as the published code generates. The untuned model, which seldom ends early."""
+    """Entropy of generated responses, in our own batches, against `generate(output_scores=True)` in the same precision: in
+    batches that keep its scores small, all in one, and one response at a time, as the published code generates. The
+    untuned model, which seldom ends early."""
     _, now = clock(base.device)
     examples = case.examples[: size.written]
     task = replace(case.task, max_new_tokens=size.new)
     prompts = [p for p, _ in case.tokens(base)[: size.written]]
     kept: dict[str, Any] = {}
 
-    def theirs() -> None:
-        kept["theirs"], kept["bytes"] = literal.generated(
-            base.model, base.tokenizer, prompts, base.eos, base.pad, size.new
-        )
+    def theirs(rows: Sequence[list[int]], together: int) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            values, kept[f"bytes {together}"] = literal.generated(
+                base.model, base.tokenizer, part, base.eos, base.pad, size.new
+            )
+            found += values
+        return found
 
-    def alone() -> None:
-        for prompt in prompts[:: max(len(prompts) // size.alone, 1)][: size.alone]:
-            literal.generated(base.model, base.tokenizer, [prompt], base.eos, base.pad, size.new)
+    def whole(together: int) -> None:
+        kept["theirs"] = theirs(prompts, together)
 
     def ours() -> None:
         kept["ours"] = predict(base, base.model, examples, {"response_entropy", "response_length"}, task).arrays
 
-    counts = {"generate": len(examples), "one at a time": min(size.alone, len(examples)), "ours": len(examples)}
-    works = side_by_side({"generate": theirs, "one at a time": alone, "ours": ours}, size.turns, now)
-    times = {name: [seconds / counts[name] for seconds in turns] for name, turns in works.items()}
+    some = prompts[:: max(len(prompts) // size.alone, 1)][: size.alone]
+    works = {str(n): partial(whole, n) for n in dict.fromkeys([len(examples), size.together])}
+    works |= {"1": partial(theirs, some, 1), "ours": ours}
+    times = {
+        name: [seconds / (len(some) if name == "1" else len(examples)) for seconds in turns]
+        for name, turns in side_by_side(works, size.turns, now).items()
+    }
     slow, fast = np.asarray(kept["theirs"]), kept["ours"]["response_entropy"][0]
     return {
         "responses": len(examples), "new_tokens": size.new, "mean_length": float(kept["ours"]["response_length"].mean()),
         "milliseconds": {name: 1e3 * float(np.median(t)) for name, t in times.items()},
-        "ratio": ratio(times["generate"], times["ours"]),
-        "ratio_one_at_a_time": ratio(times["one at a time"], times["ours"]),
-        "bytes_of_scores_kept": {"generate": kept["bytes"], "ours": 2 * 4 * len(examples) * size.new},
+        "ratio": {name: ratio(turns, times["ours"]) for name, turns in times.items() if name != "ours"},
+        "bytes_of_scores_kept": {name: kept[f"bytes {name}"] for name in times if name != "ours"} | {"ours": 2 * 4 * len(examples) * size.new},
         "median_relative_difference": float(np.median(abs(fast - slow) / np.maximum(abs(slow), 1e-9))),
     }  # fmt: skip
 

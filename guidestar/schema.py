@@ -133,7 +133,7 @@ class ModelConfig(_Section):
         None,
         ge=16,
         description="Padded tokens in one batch when scoring and evaluating; lower it when memory is short. Default: 1024 on a "
-        "CPU, whose caches hold that much, and 8192 where responses are generated; 8192 on a GPU; 2048 elsewhere.",
+        "CPU, whose caches hold that much, and 16384 where responses are generated; 8192 on a GPU; 2048 elsewhere.",
     )
 
 

@@ -51,7 +51,7 @@ POOLING = "1_Pooling/config.json"  # in the folder of a sentence-transformers mo
 # By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
 # for, where every step reads all weights for one token of each row.
 _BATCH = {"cpu": 1024, "cuda": 8192, "other": 2048}
-_WRITTEN = {"cpu": 8192, "cuda": 8192, "other": 2048}
+_WRITTEN = {"cpu": 16384, "cuda": 8192, "other": 2048}
 
 Say = Callable[[str], None]
 
