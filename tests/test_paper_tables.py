@@ -124,6 +124,17 @@ def test_what_must_not_be_compared_is_said() -> None:
     assert "Pool and test prompts differ in form." in tables.markdown(table_of([*RESULTS[:3], odd]))
 
 
+def test_a_warm_start_that_was_trained_twice_is_told() -> None:
+    assert "share one warm start" not in tables.markdown(table_of())
+    again = [*RESULTS[:2], result("me", 0, [0.50, 0.60, 0.64]), result("me", 1, [0.54, 0.61, 0.66])]
+    said = tables.markdown(table_of(again))
+    assert "of seed 1 it was trained again from the same examples" in said
+    assert "up to 2.00 points apart" in said
+    decay = result("me-star", 1, [0.54, 0.71, 0.75])
+    decay["config"] = decay["config"] | {"train": {"b_decay": 0.5}}
+    assert "share one warm start" not in tables.markdown(table_of([*RESULTS[:2], decay])), "another training"
+
+
 def test_reading_claims_no_more_than_there_is() -> None:
     said = "\n".join(tables.reading(TABLE1, [table_of()]))
     assert "Rows that the paper puts above or below random: 4; with the same sign here: 3." in said

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from guidestar.config import fingerprint
 from guidestar.metrics.curve import ripl
 from guidestar.study.experiments import Experiment, Variant
 from guidestar.study.published import SLIP, SLIPPED, TABLES, paper_auc, paper_ripl
@@ -110,7 +111,29 @@ def _notes(results: Sequence[Result]) -> list[str]:
     if len({(one["warm_start"] or {}).get("pool") for one in results}) > 1:
         notes.append("The rows were made with different pools, so they cannot be compared as they stand.")
     differing = {text for one in results for text in one["data"].get("form_differences", [])}
-    return notes + sorted(differing)
+    return notes + _trained_apart(results) + sorted(differing)
+
+
+def _trained_apart(results: Sequence[Result]) -> list[str]:
+    """Where rows that begin with the same examples and the same training do not begin with the same adapter."""
+    firsts: dict[str, set[float]] = {}
+    seeds = set()
+    for one in results:
+        if one["curve"] and one["warm_start"]:
+            parts = [one["config"].get(key) or {} for key in ("train", "peft", "tapt")]
+            same = [{key: value for key, value in part.items() if value is not None} for part in parts]  # newer keys
+            before = firsts.setdefault(fingerprint([same, one["warm_start"]]), set())
+            if before and one["curve"][0][1] not in before:
+                seeds.add(int(one["tags"]["seed"]))
+            before.add(one["curve"][0][1])
+    if not seeds:
+        return []
+    gap = max(max(values) - min(values) for values in firsts.values())
+    return [
+        f"Not all rows share one warm start's adapter: of {_listed_seeds(sorted(seeds))} it was trained again from the same "
+        f"examples, by another state of the code or on another machine, and its accuracies lie up to {100 * gap:.2f} points "
+        "apart. So much can training alone change."
+    ]
 
 
 # --- words --------------------------------------------------------------------------------------
