@@ -100,7 +100,7 @@ def _generation(found: dict[str, Any]) -> list[str]:
     parts = [
         "", "### Entropy of generated responses", "",
         "Against `generate(output_scores=True)` in the same precision, milliseconds a response: with as many responses in one call as",
-        "the column says. One at a time is how the published code generates; ours takes the batches that it takes in a run.",
+        "the column says. One at a time, of a few of them, is how the published code generates; ours takes the batches that it takes in a run.",
         "", "| data | responses | new tokens | mean length | in one call of generate | its scores kept | generate | ours | ours keeps | ratio |", "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for data, row in sorted(found.items()):

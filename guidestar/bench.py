@@ -15,11 +15,11 @@ from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.tasks import Choice, labels_of
-from guidestar.errors import ConfigError, DataError
+from guidestar.errors import ConfigError, ConfigMismatch, DataError
 from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
 from guidestar.records import Example
-from guidestar.store import files
+from guidestar.store import Store, files, runs_in
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
@@ -126,7 +126,8 @@ class Bench:
     def keep_config(self) -> None:
         """A copy of the configuration in the folder, so that the folder alone is enough to continue.
 
-        Raises ConfigError for another configuration of that name that is not such a copy.
+        Raises ConfigError for another configuration of that name that is not such a copy, ConfigMismatch if a run here has
+        a larger budget, which one of its neighbours was not yet raised to.
         """
         plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
         data = plain.get("data", {})
@@ -143,7 +144,19 @@ class Bench:
         if found is not None and not found.startswith(_RESOLVED):
             self._accept(path)
         elif found != text:
+            self._refuse_less()
             files.write_bytes(path, text.encode())
+
+    def _refuse_less(self) -> None:
+        """The copy must go on saying the largest budget, or that run could not be continued from its folder."""
+        for place in runs_in(self.folder):
+            with Store.open(place) as store:
+                most = store.budgets()[-1][0] if store.begun and store.budgets() else 0
+            if most > self.config.query.budget:
+                raise ConfigMismatch(
+                    f"{place}: has a budget of {most} labels, found {self.config.query.budget} now; a budget may be raised and not "
+                    f"lowered: give query.budget={most}"
+                )
 
     def _accept(self, path: Path) -> None:
         """Leave a file that somebody wrote in the place of our copy, where it says the same. Raises ConfigError if not."""

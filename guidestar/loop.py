@@ -206,9 +206,11 @@ class Run:
         if asked > known:
             self.store.begin({**key, BUDGET: known}, self.store.facts)
             self.store.raise_budget(asked)
+            ended = self.store.finished()
             self.bench.progress.say(
                 f"{self.strategy.title} seed {self.seed}: the budget is raised from {known} to {asked} labels, from round "
                 f"{self.store.budgets()[-1][1]} on"
+                + (f"; but the run has ended otherwise: {ended.value}" if ended else "")
             )
 
     def _facts(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
-from guidestar.data.tasks import MOST_LABELS
+from guidestar.data.tasks import MOST_LABELS, Choice
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import publish_folder, write_bytes
 
@@ -114,6 +114,8 @@ def write_config(
         kind, answer, known = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
     if given and kind != "choice":
         raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
+    if given or labels is not None:
+        Choice(tuple(given), tuple(given))  # says what is wrong with them
     if given and (others := sorted(set(known) - set(given))):
         raise ConfigError(
             f"--labels: {answer!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"

@@ -288,7 +288,15 @@ def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 2
     assert "task.labels: a choice needs at least two labels, found none" in err, "nobody is asked about made-up labels"
-    code, out, _ = call("init", data, "--force", "--labels", "praise, complaint")
+    for labels, why in (
+        ("praise", "at least two labels"),
+        (",", "found none"),
+        ("praise,Praise", "same when case is ignored"),
+    ):
+        code, _, err = call("init", data, "--force", "--labels", labels)
+        assert code == 2
+        assert why in err
+    code, out, _ = call("init", data, "--force", "--labels", "praise, complaint,")
     assert code == 0
     assert out.splitlines()[-1] == f"next: {following}"
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")

@@ -9,14 +9,18 @@ import pytest
 from loops import SMALL, MakeConfig, dumps, nothing_stays, quick  # noqa: F401 - fixtures
 
 from guidestar import loop
+from guidestar.config import PeopleConfig, RunConfig
 from guidestar.errors import ConfigMismatch, StoreError
 from guidestar.loop import Run
+from guidestar.people.page.app import _work
+from guidestar.people.page.board import Board
 from guidestar.query import mixing
 from guidestar.records import Finished, Stop
 from guidestar.report import build_report, summary
 from guidestar.report.advice import advise
 from guidestar.report.read import differing, read_runs
-from guidestar.store import Store
+from guidestar.store import Store, runs_in
+from guidestar.study.planning import compared, plan_run
 
 
 def of(budget: int, **others: Any) -> dict[str, Any]:
@@ -75,6 +79,66 @@ def test_with_anything_else_changed_nothing_is_raised(make_config: MakeConfig, t
         loop.run(make_config(**of(14, strategies=["random"])))
 
 
+def test_a_schedule_of_ones_own_is_not_asked_beyond_its_rounds(make_config: MakeConfig) -> None:
+    asked = []
+
+    def falling(t: int, rounds: int) -> float:
+        asked.append((t, rounds))
+        return 1 - (t + 1) / rounds
+
+    for budget in (16, 22):
+        with Run(make_config(**of(budget, strategies=["star"])), schedule=falling) as run:
+            run.run(loop.oracle(run.bench.dataset))
+            assert run.store.finished() is Stop.BUDGET
+    assert {rounds for _, rounds in asked} == {3}
+    assert max(t for t, _ in asked) == 2
+
+
+def test_a_smaller_budget_than_a_neighbours_is_refused_before_anything(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Or the folder's copy of the configuration would stop the raised run from being continued."""
+    loop.run(make_config(**of(14, strategies=["random", "entropy"])))
+    loop.run(make_config(**of(16, strategies=["entropy"])))
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(
+        ConfigMismatch, match=r"entropy-seed0: has a budget of 16 labels, found 14 now; .*query\.budget=16"
+    ):
+        loop.run(make_config(**of(14, strategies=["random", "entropy"])))
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    loop.run(make_config(**of(16, strategies=["random", "entropy"])))
+
+
+def test_the_plan_of_a_raise_counts_what_is_left(make_config: MakeConfig, tmp_path: Path) -> None:
+    loop.run(make_config(**of(14, strategies=["random", "entropy"])))
+    plan = plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"]))))
+    assert (plan["runs"], plan["done"]) == (["random-seed0", "entropy-seed0"], [])
+    assert (plan["rounds"], plan["labels"]) == (6, 12), "three rounds of two labels in each run"
+    loop.run(make_config(**of(20, strategies=["random", "entropy"])))
+    told = compared(tmp_path / "run")
+    assert told is not None
+    assert told["finished"]
+    trained = told["rows"]["seconds, train"]["actual"]
+    with Store.open(tmp_path / "run" / "entropy-seed0") as store:
+        every = sum(s for _, phase, s, _ in store.timings() if phase == "train")
+        assert trained > 0
+        assert every > sum(s for r, phase, s, _ in store.timings() if phase == "train" and r >= 2)
+    assert plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"]))))["rounds"] == 0
+
+
+def test_the_page_sees_a_budget_that_is_raised_while_it_is_open(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(**of(14, strategies=["random"]))
+    loop.run(config)
+    with Store.open(tmp_path / "run" / "random-seed0") as store:
+        board = Board(store, PeopleConfig(), lambda: 0.0)
+        assert board.query.budget == 14
+        assert _work(board) is None
+        assert _work(board, 14) is None
+        assert _work(board, 18) is not None, "the configuration asks for more: the trainer is to start a run"
+        with Store.open(tmp_path / "run" / "random-seed0") as other:
+            other.raise_budget(18)
+        board.refresh()
+        assert (board.query.budget, board.query.rounds) == (18, 4)
+
+
 def test_what_is_said_of_it(make_config: MakeConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     loop.run(make_config(**of(14, strategies=["star", "random"])))
@@ -90,6 +154,7 @@ def test_what_is_said_of_it(make_config: MakeConfig, tmp_path: Path) -> None:
     ]
     assert notes[0] in build_report(out).read_text(encoding="utf-8")
     assert differing(read_runs(out)) == []
+    assert len(runs_in(out)) == 2
     # A second seed that had the larger budget from the start chose by another λ.
     loop.run(make_config(**of(16, strategies=["star"], seeds=[0, 1])))
     assert differing(read_runs(out)) == ["query.budget at the start of star: 14 and 16"]

@@ -17,7 +17,7 @@ from loops import SMALL, MakeConfig, dumps, nothing_stays, quick  # noqa: F401 -
 
 from guidestar import load_code, loop
 from guidestar.cli import main
-from guidestar.config import StrategyConfig
+from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, ConfigMismatch, ModelError
 from guidestar.loop import Run
 from guidestar.query import MEASURES, SELECTORS, STRATEGIES, own
@@ -25,6 +25,7 @@ from guidestar.query.measures import evaluate_measure
 from guidestar.query.recipes import SOURCES, resolve
 from guidestar.query.strategies import Context, choose
 from guidestar.records import Predictions
+from guidestar.study.results import config_fingerprint, made_with, portable, recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "own.md"
 
@@ -32,7 +33,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "own.md"
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tables are as they were after every test, and no child of another test loads a file."""
-    tables: list[dict[Any, Any]] = [MEASURES, SELECTORS, STRATEGIES, SOURCES]
+    tables: list[dict[Any, Any]] = [MEASURES, SELECTORS, STRATEGIES, SOURCES, own._FILES]
     before = [dict(table) for table in tables]
     monkeypatch.setenv(own.VARIABLE, "")
     yield
@@ -46,7 +47,8 @@ def mine(tmp_path: Path) -> Path:
     """The file that the page shows."""
     found = re.search(r'```python\n("""mine.py""".*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found
-    path = tmp_path / "mine.py"
+    path = tmp_path / "a: b" / "mine.py"
+    path.parent.mkdir()
     path.write_text(found[1], encoding="utf-8")
     return path
 
@@ -60,7 +62,7 @@ def test_the_file_of_the_page_makes_measures_and_strategies(mine: Path) -> None:
     added = ["MEASURES gini", "SELECTORS spread_out", "STRATEGIES gini", "STRATEGIES gini_spread"]
     assert load_code(mine) == added
     assert load_code(mine) == [], "the same file again is no mistake"
-    assert os.environ[own.VARIABLE] == str(mine)
+    assert json.loads(os.environ[own.VARIABLE]) == [str(mine)]
     found = log_probs([0.5, 0.5], [0.9, 0.1], [0.7, 0.3])
     assert evaluate_measure("gini", found) == pytest.approx([0.5, 0.18, 0.42])
     context = Context(t=0, rounds=3, kind="choice", full=found)
@@ -91,10 +93,8 @@ def test_a_run_uses_them_and_is_not_continued_with_another_file(make_config: Mak
         mixed = details["lambda"] * details["base"] + (1 - details["lambda"]) * details["full"]
         assert run.store.query(1).picks[0].score == pytest.approx(mixed)
     before = dumps(config["out"])
-    del MEASURES["gini"], STRATEGIES["gini"], STRATEGIES["gini_spread"], SELECTORS["spread_out"]
-    SOURCES.clear()
     mine.write_text(mine.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
-    load_code(mine)
+    assert len(load_code(mine)) == 4, "an edited file replaces its own entries"
     with pytest.raises(ConfigMismatch, match=r"strategy\.code: begun with '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
         Run(config, strategy="star")
     with Run(config, strategy="random"):
@@ -116,6 +116,10 @@ BAD = {
     GOOD + "MEASURES['m'] = Measure(len, ('gold_nll',), '')\n": r"is called oracle_… if it needs a gold_… array",
     GOOD + "MEASURES['oracle_m'] = Measure(len, ('response_nll',), '')\n": r"is called oracle_… if it needs",
     GOOD + "MEASURES['m'] = Measure(len, ('response_nll',), '', {'regression'})\n": "tasks regression are unknown",
+    GOOD
+    + "MEASURES['m'] = Measure(len, ('label_log_probs',), '')\n": "label_log_probs is not there for the task kinds number, text",
+    GOOD
+    + "SELECTORS['s'] = Selector(len, '', full={'label_log_probs'})\n": "label_log_probs is not there for the task kinds",
     GOOD + "STRATEGIES['a/b'] = Recipe('', select='random')\n": "a name is letters, digits and",
     GOOD + "STRATEGIES['s'] = Recipe('', measure='giny')\n": r"STRATEGIES\['s'\]: measure 'giny' is unknown",
     GOOD + "STRATEGIES['s'] = Recipe('')\n": r"STRATEGIES\['s'\]: select is 'top', which needs a measure to rank by",
@@ -139,7 +143,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(text: str, tmp_path: Path) -
 def test_what_a_function_returns_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        GOOD + "MEASURES['flat'] = Measure(lambda p: p[0, :, 0], ('label_log_probs',), '')\n"
+        GOOD + "MEASURES['flat'] = Measure(lambda p: p[0, :, 0], ('label_log_probs',), '', {'choice'})\n"
         "for name, found in {'twice': [0, 0], 'far': [0, 9], 'one': [0], 'real': [0.0, 1.0]}.items():\n"
         "    SELECTORS[name] = Selector(lambda c, k, rng, found=found: found, '')\n",
         encoding="utf-8",
@@ -154,6 +158,21 @@ def test_what_a_function_returns_is_looked_at(tmp_path: Path) -> None:
             ModelError, match=rf"the selector '{name}' returned .*; allowed: 2 different whole numbers from 0 to 2"
         ):
             choose(recipe, found.ids, Context(t=0, rounds=3, kind="choice"), 2, np.random.default_rng(0))
+
+
+def test_a_result_of_an_edited_file_is_not_kept(mine: Path, tmp_path: Path) -> None:
+    data = {"pool": "p.csv", "template": "{text}"}
+    config = RunConfig.model_validate(
+        {"out": str(tmp_path), "data": data, "task": {"kind": "choice"}, "strategies": ["gini"]}
+    )
+    load_code(mine)
+    made = {"fingerprint": config_fingerprint(config), "config": portable(config), "recipe": recipe(config)}
+    assert made_with(made, config)
+    mine.write_text(mine.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    load_code(mine)
+    assert not made_with(made, config)
+    plain = config.model_copy(update={"strategies": [StrategyConfig(use="random")]})
+    assert "code" not in recipe(plain), "results from before keep their fingerprint"
 
 
 def test_on_the_command_line_and_in_a_process_that_is_started(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from test_predict import PEFT, TEXTS, choice, examples, with_batch
 from guidestar.config import TrainConfig
 from guidestar.model import adapters, generate, kv, lora
 from guidestar.model import predict as predict_room
-from guidestar.model.batches import pad_left
+from guidestar.model.batches import Batch, followed, pad_left
 from guidestar.model.dropout import Bank, BitDropout, keep_bits
 from guidestar.model.predict import GENERATED, GOLD, predict
 from guidestar.model.train import train
@@ -174,6 +174,47 @@ def test_own_generation_is_that_of_transformers(base: Any, adapter: Path, limit:
     assert torch.equal(fast.tokens[fast.real], slow.tokens[slow.real])
     for name in ("nll", "entropy"):
         torch.testing.assert_close(getattr(fast, name)[fast.real], getattr(slow, name)[slow.real], rtol=1e-4, atol=1e-5)
+
+
+def small_models() -> dict[str, Any]:
+    """Models that take blocks whole, and one that must not, whose ALiBi is as long as the mask."""
+    from transformers import FalconConfig, FalconForCausalLM, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    falcon = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return {
+        "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=128)),
+        "falcon": FalconForCausalLM(FalconConfig(**falcon, new_decoder_architecture=True, num_kv_heads=2)),
+        "falcon with alibi": FalconForCausalLM(FalconConfig(**falcon, alibi=True)),
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon", "falcon with alibi"])
+def test_blocks_of_keys_give_what_a_pass_without_gives(name: str) -> None:
+    """Over the edge of a block, after a rewind, and with rows left out; padded rows and whole ones."""
+    model = small_models()[name].eval()
+    assert kv.keeps_every_key(model)
+    rows = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11, 12]]
+    new = torch.randint(1, 50, (2, 40), generator=torch.Generator().manual_seed(1))
+
+    def plain(rows: list[list[int]]) -> torch.Tensor:
+        return predict_room.last_logits(model, pad_left(rows, 0, torch.device("cpu")), 1)[:, -1]
+
+    with torch.inference_mode():
+        batch = pad_left(rows, 0, torch.device("cpu"), past=kv.roomy(model, None, 2, 47))
+        predict_room.last_logits(model, batch, 1)
+        predict_room.last_logits(model, followed(batch, new[:, 30:39]), 1)  # other tokens, which are forgotten again
+        kv.rewind(batch.past, 7)
+        at = torch.arange(2)
+        for step in range(40):
+            batch = followed(batch, new[at, step][:, None])
+            found = predict_room.last_logits(model, batch, 1)[:, -1]
+            written = [row + new[i, : step + 1].tolist() for i, row in enumerate(rows)]
+            torch.testing.assert_close(found, plain(written)[at], rtol=1e-4, atol=1e-5)
+            if step == 30:
+                at = torch.tensor([1])
+                kv.keep_rows(batch.past, at)
+                batch = Batch(batch.ids[at], batch.mask[at], batch.positions[at], batch.past)
 
 
 def test_rows_that_have_ended_leave_the_batch(base: Any) -> None:

@@ -144,7 +144,7 @@ def _init(options: Options) -> int:
     path, found = write_config(
         Path(options.data), Path(options.out) if options.out else None,
         force=options.force, answer=options.answer, text=options.text,
-        labels=[label.strip() for label in options.labels.split(",")] if options.labels else None,
+        labels=[label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None,
     )  # fmt: skip
     lines = [*found["notes"], f"wrote {path}", f"next: {found['next']}"]
     show(options, {"config": str(path), **found}, "\n".join(lines))

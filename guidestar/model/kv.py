@@ -1,7 +1,7 @@
 """Keys and values that are computed once and read again: of a prefix that all prompts share, of a prompt before
 each of its labels, of a response while it grows.
 
-A batch's room is taken once, so nothing is copied when tokens are added. Used for models whose layers all keep every
+A batch's room is taken in steps, so that hardly anything is copied when tokens are added. Used for models whose layers all keep every
 key; others (recurrent, sliding windows) and prompt learning go the plain way.
 """
 
@@ -130,9 +130,8 @@ def roomy(model: Any, states: States | None, rows: int, length: int) -> Cache:
     """An empty cache for `rows` × `length` tokens, or one that begins with `states` in every row."""
     inner = adapters.inner(model)
     count = len(DynamicCache(config=inner.config).layers)
-    whole = bool(
-        getattr(inner, "_can_compile_fullgraph", False)
-    )  # transformers' word for models that take static caches
+    # transformers' word for models that take static caches; with ALiBi some take the mask's length for that of the keys
+    whole = bool(getattr(inner, "_can_compile_fullgraph", False)) and not getattr(inner.config, "alibi", False)
     return Cache(layers=[Room(states[i] if states else None, rows, length, whole) for i in range(count)])
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from guidestar import config as configs
 from guidestar.errors import GuidestarError
 
 LOG = "label-train.log"
@@ -47,9 +48,10 @@ class Trainer:
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """folder: of the experiment. config: its configuration, the copy in the folder if not given. command: to run
-        instead, for tests."""
+        """folder: of the experiment. config: its configuration, the copy in the folder if not given; `budget` is what it
+        asks for, which may be more than the run has so far. command: to run instead, for tests."""
         self.folder = folder
+        self.budget = configs.load(config).query.budget if config is not None and config.is_file() else None
         self.command = list(command or (sys.executable, "-m", "guidestar.cli", "run", str(config or folder)))
         self.clock = clock
         self._process: subprocess.Popen[bytes] | None = None

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -26,22 +27,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, allowed
 from guidestar.query.measures import ANY, MEASURES, Measure
 from guidestar.query.recipes import SOURCES, STRATEGIES, Recipe, misfits
 from guidestar.query.table import SELECTORS, Selector
 
-VARIABLE = "GUIDESTAR_CODE"  # where processes that this one starts find the files
+VARIABLE = "GUIDESTAR_CODE"  # where processes that this one starts find the files, as a JSON list
 _TABLES: dict[str, tuple[dict[str, Any], type]] = {
     "MEASURES": (MEASURES, Measure), "SELECTORS": (SELECTORS, Selector), "STRATEGIES": (STRATEGIES, Recipe),
 }  # fmt: skip
-_ARRAYS = {need for measure in MEASURES.values() for need in measure.needs}
+_ARRAYS: dict[str, frozenset[str]] = {}  # name -> the task kinds that have it
+for _measure in MEASURES.values():
+    for _need in _measure.needs:
+        _ARRAYS[_need] = _ARRAYS.get(_need, frozenset()) | _measure.tasks
+_FILES: dict[Path, list[tuple[str, str]]] = {}  # what each file added
 
 
 def load_code(path: str | Path) -> list[str]:
     """Run a file and keep what it adds to the tables; returns the names, ["MEASURES gini", …].
 
-    Processes started from here on load it, too. The same file again, unchanged, does nothing.
+    Processes started from here on load it, too. The same file again does nothing, or after an edit replaces its entries.
     Raises ConfigError for a file that cannot be run, adds nothing, replaces what is there, or adds what cannot be used;
     the tables are then as before.
     """
@@ -52,6 +57,9 @@ def load_code(path: str | Path) -> list[str]:
         raise ConfigError(f"--code {path}: cannot be read: {error.strerror}") from error
     if digest in SOURCES.values():
         return []
+    whole = {name: dict(table) for name, (table, _) in _TABLES.items()}
+    for name, key in _FILES.get(path, []):
+        _TABLES[name][0].pop(key, None)
     before = {name: dict(table) for name, (table, _) in _TABLES.items()}
     try:
         _execute(path)
@@ -65,18 +73,27 @@ def load_code(path: str | Path) -> list[str]:
     except BaseException:
         for name, (table, _) in _TABLES.items():
             table.clear()
-            table.update(before[name])
+            table.update(whole[name])
         raise
+    for entry in _FILES.get(path, []):
+        SOURCES.pop(entry, None)
+    _FILES[path] = added
     SOURCES.update(dict.fromkeys(added, digest))
-    files = os.environ.get(VARIABLE, "").split(os.pathsep)
-    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*filter(None, files), str(path)]))
+    os.environ[VARIABLE] = json.dumps(list(dict.fromkeys([*_inherited(), str(path)])))
     return [f"{name} {key}" for name, key in added]
 
 
 def load_inherited() -> None:
     """Load the files of the process that started this one."""
-    for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+    for path in _inherited():
         load_code(path)
+
+
+def _inherited() -> list[str]:
+    try:
+        return [str(path) for path in json.loads(os.environ.get(VARIABLE) or "[]")]
+    except ValueError as error:
+        raise ConfigError(f"{VARIABLE} is {os.environ[VARIABLE]!r}; allowed: a JSON list of files") from error
 
 
 def _execute(path: Path) -> None:
@@ -133,8 +150,14 @@ def _problems(name: str, key: str) -> list[str]:
         return unknown or [f"{where}: {problem}" for problem in misfits(entry)]
     if wrong := sorted(set(entry.tasks) - ANY):
         return [f"{where}: tasks {', '.join(wrong)} are unknown; allowed: {', '.join(sorted(ANY))}"]
+    read = entry.needs if isinstance(entry, Measure) else entry.full | entry.base | entry.labelled | entry.labelled_base
+    for need in read:
+        if lacking := sorted(set(entry.tasks) - _ARRAYS.get(need, ANY)):
+            return [
+                f"{where}: {need} is not there for the task kinds {', '.join(lacking)}; {allowed(sorted(_ARRAYS[need]))}"
+            ]
     if isinstance(entry, Measure):
-        if not entry.needs or (wrong := sorted(set(entry.needs) - _ARRAYS)):
+        if not entry.needs or (wrong := sorted(set(entry.needs) - _ARRAYS.keys())):
             return [
                 f"{where} needs {', '.join(wrong) if entry.needs else 'nothing'}; allowed: {', '.join(sorted(_ARRAYS))}"
             ]

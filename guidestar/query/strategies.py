@@ -174,7 +174,9 @@ def _weight(recipe: Recipe, context: Context) -> float | None:
     """λ(t), where the recipe mixes."""
     if recipe.mix is None:
         return None
-    return mixing.weight(context.schedule or mixing.schedule_for(recipe.mix), context.t, context.rounds)
+    if context.schedule is not None:  # a user's need not know of rounds beyond those of the first budget
+        return mixing.weight(context.schedule, min(context.t, context.rounds - 1), context.rounds)
+    return mixing.weight(mixing.schedule_for(recipe.mix), context.t, context.rounds)
 
 
 def _score(

@@ -17,7 +17,7 @@ from guidestar.errors import GuidestarError
 from guidestar.metrics import forecast
 from guidestar.metrics.smoothness import levelled, shuffled, smoothness
 from guidestar.metrics.statistics import Interval
-from guidestar.records import Label, Metrics
+from guidestar.records import Label, Metrics, Stop
 from guidestar.report.control import control, sampled
 from guidestar.schema import StopConfig
 from guidestar.store import Store, runs_in
@@ -219,7 +219,14 @@ def _query(store: Store) -> dict[str, Any]:
 def _budget(store: Store, measured: Sequence[Metrics]) -> dict[str, Any]:
     labels, budget, batch = measured[-1].labels, _query(store).get("budget"), _query(store).get("batch")
     left = max(budget - labels, 0) if budget else None
-    return {"labels": labels, "budget": budget, "left": left, "rounds": -(-left // batch) if left and batch else left}
+    spent = store.finished() is Stop.BUDGET
+    return {
+        "spent": spent,
+        "labels": labels,
+        "budget": budget,
+        "left": left,
+        "rounds": -(-left // batch) if left and batch else left,
+    }
 
 
 _VERDICTS = {
@@ -266,7 +273,7 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
         yield _smoothness_sentence(smooth, stop)
     if budget["left"]:
         yield f"{budget['left']} labels of the budget are left, {budget['rounds']} rounds."
-    elif budget["budget"]:
+    elif budget["spent"]:
         yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
 
 

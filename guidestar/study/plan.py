@@ -74,9 +74,11 @@ class Plan:
 
 
 def make_plan(
-    cells: Sequence[Cell], done: set[str], shared: Shared, clock: Callable[[], float] = time.perf_counter
-) -> Plan:
-    """The plan of `cells`; `done` names those that have a result. clock: seconds, replaced by tests.
+    cells: Sequence[Cell], done: set[str], shared: Shared, clock: Callable[[], float] = time.perf_counter,
+    begun: Mapping[str, int] | None = None,
+) -> Plan:  # fmt: skip
+    """The plan of `cells`; `done` names those that have a result. clock: seconds, replaced by tests. begun: cell's name ->
+    labels that its complete rounds were trained on.
 
     Loads model and data, and measures each dataset with each kind of adapter once. A cell that cannot be measured is
     named in the plan: it will fail, and the others need not.
@@ -101,7 +103,7 @@ def make_plan(
                 cell.config, data.task.kind, len(data.pool), test, first=first,
                 validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
-                watched=bench.watched, headed=bool(bench.base.labels),
+                watched=bench.watched, headed=bool(bench.base.labels), before=(begun or {}).get(cell.name, 0),
             )  # fmt: skip
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
@@ -175,17 +177,18 @@ def work_of(
     suggested: bool = False,
     watched: bool = False,
     headed: bool = False,
+    before: int = 0,
 ) -> Work:
     """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
     start. validation: size of a validation set that is measured every round. suggested: the model answers, too, before
     people are asked. watched: its states of the picks are kept for advice. headed: it answers with a
-    classification head, so that an untuned one is not measured.
+    classification head, so that an untuned one is not measured. before: labels of the rounds that are complete already.
 
     Base scores are counted in full, though a cache may hold them (see `_once`).
     """
     query, recipe = config.query, strategies.resolve(config.strategies[0])
     budget = min(query.budget, pool)
-    labels = [min(query.warm_start, pool)]
+    labels = [before or min(query.warm_start, pool)]
     while labels[-1] < budget:
         labels.append(min(labels[-1] + query.batch, budget))
     needs_full, needs_base = strategies.needs(recipe, kind)
@@ -195,33 +198,34 @@ def work_of(
         if count:
             amounts[phase, kind] = amounts.get((phase, kind), 0) + count
 
-    if config.tapt is not None:
+    if config.tapt is not None and not before:
         add("pretrain", "train", config.tapt.epochs * pool)
-    trained = labels if first else labels[1:]
+    trained = labels if first and not before else labels[1:]
+    measured = len(labels) - bool(before)
     add("train", "train", config.train.epochs * sum(trained))
-    for before in labels[:-1]:
-        candidates = min(query.candidates or pool, pool - before)
+    for known in labels[:-1]:
+        candidates = min(query.candidates or pool, pool - known)
         scored = candidates if recipe.subpool is None else min(candidates, recipe.subpool_size or SUBPOOL_SIZE)
         for work in kinds_of(needs_full):
             add("score", work, scored * recipe.walks)
         if recipe.committee:
-            add("train committee", "train", config.train.epochs * before * (recipe.committee - 1))
+            add("train committee", "train", config.train.epochs * known * (recipe.committee - 1))
         for work in kinds_of(strategies.labelled_needs(recipe)[1]):
-            add("score base labelled", f"base {work}", before)
+            add("score base labelled", f"base {work}", known)
         for work in kinds_of(needs_base) if query.candidates else ():
             add("score base", f"base {work}", candidates)
     for work in kinds_of(needs_base) if not query.candidates and len(labels) > 1 else ():
         add("score base", f"base {work}", pool)
-    add("evaluate", "labels" if kind == "choice" else "generated", test * len(labels))
-    add("validate", "labels" if kind == "choice" else "generated", validation * len(labels))
+    add("evaluate", "labels" if kind == "choice" else "generated", test * measured)
+    add("validate", "labels" if kind == "choice" else "generated", validation * measured)
     if watched and kind == "choice":
         add("watch", "labels", labels[-1] - labels[0])
     if suggested:
-        asked = sum(after - (0 if kind == "choice" else before) for before, after in itertools.pairwise(labels))
+        asked = sum(after - (0 if kind == "choice" else known) for known, after in itertools.pairwise(labels))
         add("suggest", "labels" if kind == "choice" else "generated", asked)
-    if kind == "choice" and not headed:
+    if kind == "choice" and not headed and not before:
         add("evaluate base", "base labels", test)
-    return Work(len(labels), labels[-1], len(trained), amounts, ((recipe.committee or 1) - 1) * (len(labels) - 1))
+    return Work(measured, labels[-1] - before, len(trained), amounts, ((recipe.committee or 1) - 1) * (len(labels) - 1))
 
 
 def kinds_of(needs: frozenset[str]) -> list[str]:

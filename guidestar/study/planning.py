@@ -26,6 +26,7 @@ from guidestar.metrics import cost
 from guidestar.metrics.cost import Prices
 from guidestar.metrics.memory import Range
 from guidestar.progress import Progress, Silent
+from guidestar.records import Stop
 from guidestar.store import files
 from guidestar.store.store import DATABASE, Store
 from guidestar.study import plan as plans
@@ -57,7 +58,9 @@ def plan_run(
     news = progress or Silent()
     folder = Path(config.out)
     cells = cells_of(config)
-    done = {cell.name for cell in cells if _finished(folder / cell.name)}
+    done = {cell.name for cell in cells if _finished(folder / cell.name, config.query.budget)}
+    complete = {cell.name: _complete(folder / cell.name) for cell in cells}
+    begun = {name: labels for name, (_, labels) in complete.items() if labels}
     left = [cell for cell in cells if cell.name not in done]
     first = Bench(config)  # the shared one below has the same news to tell
     lengths = lengths_of(config, first.dataset)
@@ -70,7 +73,7 @@ def plan_run(
     if left:
         bench = shared.bench(config)
         bench.check()
-        planned = plans.make_plan(cells, done, shared, clock)
+        planned = plans.make_plan(cells, done, shared, clock, begun)
         if planned.unplanned:
             raise ConfigError("\n".join(f"{name}: {why}" for name, why in planned.unplanned.items()))
     else:
@@ -78,6 +81,7 @@ def plan_run(
     facts = {
         "runs": [cell.name for cell in left],
         "done": sorted(done),
+        "complete": {cell.name: complete[cell.name][0] for cell in left},
         "rounds": planned.rounds,
         "labels": planned.labels,
         "seconds": {phase: list(span) for phase, span in planned.seconds.items()},
@@ -117,11 +121,23 @@ def _decides(config: RunConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(found)))
 
 
-def _finished(folder: Path) -> bool:
+def _finished(folder: Path, budget: int) -> bool:
+    """Whether a run has ended, and not only spent a smaller budget than this."""
     if not (folder / DATABASE).is_file():
         return False
     with Store.open(folder) as store:
-        return store.begun and store.finished() is not None
+        if not store.begun or (why := store.finished()) is None:
+            return False
+        return why is not Stop.BUDGET or store.budgets()[-1][0] >= budget
+
+
+def _complete(folder: Path) -> tuple[int, int]:
+    """How many rounds of a run are complete, and the labels of the last one."""
+    if not (folder / DATABASE).is_file():
+        return 0, 0
+    with Store.open(folder) as store:
+        measured = store.metrics()
+        return len(measured), measured[-1].labels if measured else 0
 
 
 def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -226,9 +242,10 @@ def compared(folder: Path) -> dict[str, Any] | None:
     for name in plan["runs"]:
         if (folder / name / DATABASE).is_file():
             with Store.open(folder / name) as store:
-                for _, phase, seconds, _ in store.timings() if store.begun else ():
-                    spent[phase] = spent.get(phase, 0.0) + seconds
-    finished = all(_finished(folder / name) for name in plan["runs"])
+                for r, phase, seconds, _ in store.timings() if store.begun else ():
+                    if r >= plan.get("complete", {}).get(name, 0):
+                        spent[phase] = spent.get(phase, 0.0) + seconds
+    finished = all(_finished(folder / name, 0) for name in plan["runs"])
     rows = {f"seconds, {phase}": _row(span, spent.get(phase, 0.0), finished) for phase, span in plan["seconds"].items()}
     rows["seconds, all"] = _row(plan["total_seconds"], sum(spent.values()), finished)
     if plan.get("measured_peak"):

@@ -59,6 +59,8 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     """What the configuration's first strategy does, as JSON-able data."""
     found = strategies.resolve(config.strategies[0])
     values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "doc"}
+    if found.code is None:
+        del values["code"]  # as in a result made before there was code of one's own
     return values | {"mix": found.mix.model_dump(mode="json") if found.mix else None}
 
 
@@ -72,6 +74,8 @@ def made_with(result: Result, config: RunConfig) -> bool:
     wanted = config_fingerprint(config)
     if result["fingerprint"] == wanted:
         return True
+    if (result.get("recipe") or {}).get("code") != recipe(config).get("code"):
+        return False  # parsed anew below, the old configuration would get the code of now
     data = result["config"]["data"]
     place = {} if data["preset"] else {"pool": "elsewhere"}  # the file's name is not kept, and a pool must be named
     try:

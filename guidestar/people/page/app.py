@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from guidestar.people.page.board import Board
 from guidestar.people.page.desk import Desk, NotReady, experiment_of, people_of
 from guidestar.people.page.guard import Guard
 from guidestar.people.trainer import Trainer, TrainerState
+from guidestar.records import Stop
 
 HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -90,7 +92,7 @@ class _News:
         """Look after the training as long as the page is served."""
         while self.trainer is not None:
             try:
-                work = await asyncio.wrap_future(desk.call(_work))
+                work = await asyncio.wrap_future(desk.call(partial(_work, budget=self.trainer.budget)))
             except NotReady:
                 work = "begin"
             except Exception:  # a run that cannot be read now may be read in a second
@@ -107,11 +109,14 @@ class _News:
             self.trainer.retry()
 
 
-def _work(board: Board) -> object:
-    """What there is to train on, None while labels are missing or the run is finished."""
-    if not board.complete or board.store.finished() is not None:
+def _work(board: Board, budget: int | None = None) -> object:
+    """What there is to train on, None while labels are missing or the run is finished. budget: the configured one; a run
+    that has spent a smaller one goes on."""
+    finished = board.store.finished()
+    raised = finished is Stop.BUDGET and budget is not None and budget > board.query.budget
+    if not board.complete or (finished is not None and not raised):
         return None
-    return board.round, board.asks, board.seen
+    return board.round, board.asks, board.seen, raised
 
 
 # --- pages ----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ Saved = tuple[str, Annotation, str | None, str]  # (example, annotation, decisio
 class Board:
     """A run as the page sees it. It belongs to the thread of its store.
 
+    query: how many labels are asked for.
     replay: what all annotations amount to. items: what the queue looks at, in the order of asking. asked,
     left: round -> examples, and those of them without an answer. labels: examples whose answer is a label. touched: annotator -> example -> when they
     last did something to it, the newest last. times: annotator -> seconds of each answer. waited: annotator -> those
@@ -40,6 +41,7 @@ class Board:
         """store: begun. people: how people label. clock: seconds since the epoch."""
         self.store, self.people, self.clock = store, people, clock
         self.facts = store.facts
+        self.query = QueryConfig.model_validate(self.facts.get("config", {}).get("query", {}))
         self.replay = Replay()
         self.items: dict[str, Item] = {}
         self.asked: Counter[int] = Counter()
@@ -68,11 +70,6 @@ class Board:
         marker = configured.get("marker", TaskConfig().marker)
         return make_task(TaskConfig(kind=recorded["kind"], labels=labels, marker=marker), [], "{answer}")
 
-    @cached_property
-    def query(self) -> QueryConfig:
-        """How many labels are asked for."""
-        return QueryConfig.model_validate(self.facts.get("config", {}).get("query", {}))
-
     @property
     def lease(self) -> float:
         """Seconds for which an example is kept for whom it was shown to."""
@@ -83,6 +80,8 @@ class Board:
     def refresh(self) -> None:
         """Take in whatever was recorded since the last time, by whoever did it."""
         self.round = self.store.current_round()
+        if (budgets := self.store.budgets()) and budgets[-1][0] != self.query.budget:  # it was raised meanwhile
+            self.query = self.query.model_copy(update={"budget": budgets[-1][0]})
         rounds = self.store.rounds()
         for r in range(self._rounds, rounds):
             for pick in self.store.query(r).picks:
