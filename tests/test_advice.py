@@ -200,7 +200,7 @@ def test_a_flat_curve_with_settled_predictions_is_a_reason_to_stop(empty: Store)
     assert found["advice"] == "stop"
     assert found["signals"] == {"gain": True, "agreement": True, "confidence": False, "smoothness": None}
     assert found["gain"]["source"] == "validation set"
-    assert found["budget"] == {"labels": 400, "budget": 600, "left": 200, "rounds": 4}
+    assert found["budget"] == {"spent": False, "labels": 400, "budget": 600, "left": 200, "rounds": 4}
     assert found["sentences"][0].startswith("Advice: stop.")
     assert stop_advice(empty, StopConfig(mode="off")) is None
 
