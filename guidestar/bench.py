@@ -15,7 +15,7 @@ from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.tasks import Choice, labels_of
-from guidestar.errors import ConfigError, ConfigMismatch, DataError
+from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
 from guidestar.records import Example
@@ -150,8 +150,11 @@ class Bench:
     def _refuse_less(self) -> None:
         """The copy must go on saying the largest budget, or that run could not be continued from its folder."""
         for place in runs_in(self.folder):
-            with Store.open(place) as store:
-                most = store.budgets()[-1][0] if store.begun and store.budgets() else 0
+            try:
+                with Store.open(place) as store:
+                    most = max((budget for budget, _ in store.budgets()), default=0)
+            except StoreError:  # not begun, or damaged, which is that run's concern
+                continue
             if most > self.config.query.budget:
                 raise ConfigMismatch(
                     f"{place}: has a budget of {most} labels, found {self.config.query.budget} now; a budget may be raised and not "

@@ -182,7 +182,7 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-_DATA = {".csv", ".tsv", ".jsonl", ".parquet"}  # what people give where a configuration is wanted
+_DATA = {".csv", ".jsonl", ".parquet"}  # what people give where a configuration is wanted
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:

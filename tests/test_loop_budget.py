@@ -107,6 +107,12 @@ def test_a_smaller_budget_than_a_neighbours_is_refused_before_anything(make_conf
     loop.run(make_config(**of(16, strategies=["random", "entropy"])))
 
 
+def test_a_damaged_neighbour_does_not_stop_a_raise(make_config: MakeConfig, tmp_path: Path) -> None:
+    loop.run(make_config(**of(12, strategies=["random", "entropy"])))
+    (tmp_path / "run" / "entropy-seed0" / "run.sqlite").write_bytes(b"no database" * 100)
+    assert loop.run(make_config(**of(14, strategies=["random"]))) == {"random-seed0": Finished(Stop.BUDGET)}
+
+
 def test_the_plan_of_a_raise_counts_what_is_left(make_config: MakeConfig, tmp_path: Path) -> None:
     loop.run(make_config(**of(14, strategies=["random", "entropy"])))
     plan = plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"]))))
