@@ -41,8 +41,9 @@ def command_line() -> str:
         "| argument | what |",
         "|---|---|",
         *(
-            f"| `{' '.join([*a.option_strings, *([str(a.metavar)] if a.metavar else [])])}` | {a.help} |"
-            for a in _before(top)
+            f"| `{_shown(a)}` | {a.help} |"
+            for a in top._actions
+            if a.option_strings and not isinstance(a, argparse._HelpAction)
         ),
     ]
     for action in top._actions:
@@ -54,20 +55,19 @@ def command_line() -> str:
             for item in command._actions:
                 if isinstance(item, argparse._HelpAction):
                     continue
-                flag = ", ".join(item.option_strings)
-                value = item.metavar or ("" if item.nargs == 0 or not item.option_strings else item.dest.upper())
-                shown = " ".join(w for w in (flag, str(value) if item.nargs != 0 else "") if w)
+                shown = _shown(item)
                 usage = {"+": f"{shown} …", "*": f"[{shown} …]", "?": f"[{shown}]"}
-                words.append(usage.get(str(item.nargs), f"[{shown}]" if flag else shown))
+                words.append(usage.get(str(item.nargs), f"[{shown}]" if item.option_strings else shown))
                 rows.append(f"| `{shown}` | {item.help} |")
             parts += ["", f"## `guidestar {name}`", "", command.description or "", "", f"    {' '.join(words)}", ""]
             parts += ["| argument | what |", "|---|---|", *rows]
     return "\n".join([*parts, ""])
 
 
-def _before(top: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The options that stand before a command."""
-    return [a for a in top._actions if a.option_strings and not isinstance(a, argparse._HelpAction)]
+def _shown(item: argparse.Action) -> str:
+    """An argument as it is typed: its flag and what follows it."""
+    value = item.metavar or ("" if item.nargs == 0 or not item.option_strings else item.dest.upper())
+    return " ".join(w for w in (", ".join(item.option_strings), str(value) if item.nargs != 0 else "") if w)
 
 
 def choices() -> str:

@@ -114,7 +114,7 @@ def write_config(
         kind, answer, known = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
     if given and kind != "choice":
         raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
-    if given or labels is not None:
+    if labels is not None:
         Choice(tuple(given), tuple(given))  # says what is wrong with them
     if given and (others := sorted(set(known) - set(given))):
         raise ConfigError(

@@ -191,6 +191,9 @@ class MixConfig(_Section):
     )
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}")  # of a strategy: it names folders
+
+
 class StrategyConfig(_Section):
     """A query strategy: a name of `guidestar strategies`, and what differs from it."""
 
@@ -268,7 +271,7 @@ class StrategyConfig(_Section):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}", value):
+        if value is not None and not NAME.fullmatch(value):
             raise ValueError("must be letters, digits and . _ + - only, at most 61 of them")
         return value
 

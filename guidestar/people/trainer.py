@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from guidestar import config as configs
 from guidestar.errors import GuidestarError
 
 LOG = "label-train.log"
@@ -45,13 +44,14 @@ class Trainer:
         folder: Path,
         *,
         config: Path | None = None,
+        budget: int | None = None,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """folder: of the experiment. config: its configuration, the copy in the folder if not given; `budget` is what it
-        asks for, which may be more than the run has so far. command: to run instead, for tests."""
+        """folder: of the experiment. config: its configuration, the copy in the folder if not given. budget: what that asks
+        for, which may be more than the run has so far. command: to run instead, for tests."""
         self.folder = folder
-        self.budget = configs.load(config).query.budget if config is not None and config.is_file() else None
+        self.budget = budget
         self.command = list(command or (sys.executable, "-m", "guidestar.cli", "run", str(config or folder)))
         self.clock = clock
         self._process: subprocess.Popen[bytes] | None = None

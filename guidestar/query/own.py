@@ -29,8 +29,9 @@ from typing import Any
 
 from guidestar.errors import ConfigError, allowed
 from guidestar.query.measures import ANY, MEASURES, Measure
-from guidestar.query.recipes import SOURCES, STRATEGIES, Recipe, misfits
+from guidestar.query.recipes import SOURCES, STRATEGIES, Recipe, misfits, unknown_parts
 from guidestar.query.table import SELECTORS, Selector
+from guidestar.schema import NAME
 
 VARIABLE = "GUIDESTAR_CODE"  # where processes that this one starts find the files, as a JSON list
 _TABLES: dict[str, tuple[dict[str, Any], type]] = {
@@ -134,20 +135,12 @@ def _problems(name: str, key: str) -> list[str]:
     entry: Any = _TABLES[name][0][key]
     kind: Any = _TABLES[name][1]
     where = f"{name}[{key!r}]"
-    if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}", key):
+    if not isinstance(key, str) or not NAME.fullmatch(key):
         return [f"{where}: a name is letters, digits and . _ + - only, at most 61 of them"]
     if not isinstance(entry, kind):
         return [f"{where} is a {type(entry).__name__}; allowed: a {kind.__name__}"]
     if isinstance(entry, Recipe):
-        unknown = [
-            f"{where}: {part} {value!r} is unknown"
-            for part, value, table in (
-                ("measure", entry.measure, {"auto", *MEASURES}),
-                ("select", entry.select, SELECTORS),
-            )
-            if value is not None and value not in table
-        ]
-        return unknown or [f"{where}: {problem}" for problem in misfits(entry)]
+        return [f"{where}: {problem}" for problem in unknown_parts(entry) or misfits(entry)]
     if wrong := sorted(set(entry.tasks) - ANY):
         return [f"{where}: tasks {', '.join(wrong)} are unknown; allowed: {', '.join(sorted(ANY))}"]
     read = entry.needs if isinstance(entry, Measure) else entry.full | entry.base | entry.labelled | entry.labelled_base

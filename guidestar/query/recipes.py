@@ -197,7 +197,6 @@ STRATEGIES: dict[str, Recipe] = {
 # --- before the run -----------------------------------------------------------------------------
 
 _OWN = "; one of your own comes with: guidestar --code FILE.py …"
-_NAMES: dict[str, Mapping[str, Any]] = {"measure": MEASURES, "select": table.SELECTORS, "subpool": SUBPOOLS}
 
 
 def resolve(config: StrategyConfig) -> Recipe:
@@ -209,10 +208,8 @@ def resolve(config: StrategyConfig) -> Recipe:
     """
     if config.use not in STRATEGIES:
         raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}{_OWN}")
-    for key, entries in _NAMES.items():
-        found, names = getattr(config, key), [*(["auto"] if key == "measure" else []), *entries]
-        if found not in (None, *names):
-            raise ConfigError(f"strategy {config.title!r}: {key} {found!r} is unknown; {allowed(names, found)}{_OWN}")
+    for problem in unknown_parts(config):
+        raise ConfigError(f"strategy {config.title!r}: {problem}{_OWN}")
     changes: dict[str, Any] = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(Recipe)
@@ -224,6 +221,17 @@ def resolve(config: StrategyConfig) -> Recipe:
     parts = (("STRATEGIES", config.use), ("MEASURES", found.measure), ("SELECTORS", found.select))
     sources = sorted({SOURCES[table, name] for table, name in parts if name is not None and (table, name) in SOURCES})
     return dataclasses.replace(found, code=" ".join(sources) or None)
+
+
+def unknown_parts(made: StrategyConfig | Recipe) -> list[str]:
+    """Names of a measure, selector or sub-pool that no table has, in sentences."""
+    known = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
+    given = {key: getattr(made, key) for key in known}
+    return [
+        f"{key} {found!r} is unknown; {allowed(known[key], found)}"
+        for key, found in given.items()
+        if found not in (None, *known[key])
+    ]
 
 
 def check(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from guidestar import config as configs
 from guidestar.bench import Bench
@@ -58,9 +58,9 @@ def plan_run(
     news = progress or Silent()
     folder = Path(config.out)
     cells = cells_of(config)
-    done = {cell.name for cell in cells if _finished(folder / cell.name, config.query.budget)}
-    complete = {cell.name: _complete(folder / cell.name) for cell in cells}
-    begun = {name: labels for name, (_, labels) in complete.items() if labels}
+    stand = {cell.name: _standing(folder / cell.name, config.query.budget) for cell in cells}
+    done = {name for name, one in stand.items() if one.finished}
+    begun = {name: one.labels for name, one in stand.items()}
     left = [cell for cell in cells if cell.name not in done]
     first = Bench(config)  # the shared one below has the same news to tell
     lengths = lengths_of(config, first.dataset)
@@ -81,7 +81,7 @@ def plan_run(
     facts = {
         "runs": [cell.name for cell in left],
         "done": sorted(done),
-        "complete": {cell.name: complete[cell.name][0] for cell in left},
+        "complete": {cell.name: stand[cell.name].rounds for cell in left},
         "rounds": planned.rounds,
         "labels": planned.labels,
         "seconds": {phase: list(span) for phase, span in planned.seconds.items()},
@@ -121,23 +121,24 @@ def _decides(config: RunConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(found)))
 
 
-def _finished(folder: Path, budget: int) -> bool:
-    """Whether a run has ended, and not only spent a smaller budget than this."""
-    if not (folder / DATABASE).is_file():
-        return False
-    with Store.open(folder) as store:
-        if not store.begun or (why := store.finished()) is None:
-            return False
-        return why is not Stop.BUDGET or store.budgets()[-1][0] >= budget
+class _Standing(NamedTuple):
+    """finished: the run has ended, and not only spent a smaller budget. rounds: that are complete. labels: of the last one."""
+
+    finished: bool = False
+    rounds: int = 0
+    labels: int = 0
 
 
-def _complete(folder: Path) -> tuple[int, int]:
-    """How many rounds of a run are complete, and the labels of the last one."""
+def _standing(folder: Path, budget: int = 0) -> _Standing:
+    """Where a run stands that is to have this budget."""
     if not (folder / DATABASE).is_file():
-        return 0, 0
+        return _Standing()
     with Store.open(folder) as store:
-        measured = store.metrics()
-        return len(measured), measured[-1].labels if measured else 0
+        if not store.begun:
+            return _Standing()
+        measured, why = store.metrics(), store.finished()
+        short = why is Stop.BUDGET and store.budgets()[-1][0] < budget
+        return _Standing(why is not None and not short, len(measured), measured[-1].labels if measured else 0)
 
 
 def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -245,7 +246,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
                 for r, phase, seconds, _ in store.timings() if store.begun else ():
                     if r >= plan.get("complete", {}).get(name, 0):
                         spent[phase] = spent.get(phase, 0.0) + seconds
-    finished = all(_finished(folder / name, 0) for name in plan["runs"])
+    finished = all(_standing(folder / name).finished for name in plan["runs"])
     rows = {f"seconds, {phase}": _row(span, spent.get(phase, 0.0), finished) for phase, span in plan["seconds"].items()}
     rows["seconds, all"] = _row(plan["total_seconds"], sum(spent.values()), finished)
     if plan.get("measured_peak"):

@@ -48,6 +48,7 @@ def serve(
         ) from error
     config, run = (run, folder_of(run, train=train)) if run.is_file() else (None, run)
     check_folder(run, config, train=train)
+    budget = configs.load(config).query.budget if config else None
     annotator = None if annotator is None else checked_name(annotator)
     experiment = experiment_of(run)
     token = read_token(experiment / TOKEN_FILE)
@@ -60,7 +61,7 @@ def serve(
     app = create_app(
         run,
         token=token,
-        trainer=Trainer(experiment, config=config) if train else None,
+        trainer=Trainer(experiment, config=config, budget=budget) if train else None,
         hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
         annotator=annotator,
     )
