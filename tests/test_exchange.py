@@ -22,10 +22,10 @@ from guidestar import config as configs
 from guidestar.config import dump_yaml
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, DataError, GuidestarError
-from guidestar.people.exchange import FORMATS, export_run, import_file
-from guidestar.people.exchange.containers import CONTAINERS, SAFE, dump_csv, dump_safe_csv, load
-from guidestar.people.exchange.rows import About, Given, Row, columns_of
-from guidestar.people.exchange.table import recognise
+from guidestar.exchange import FORMATS, export_run, import_file
+from guidestar.exchange.containers import CONTAINERS, SAFE, dump_csv, dump_safe_csv, load
+from guidestar.exchange.rows import About, Given, Row, columns_of
+from guidestar.exchange.table import recognise
 from guidestar.records import Annotation, Example, Flag, Label, Metrics, Note, Pick, Query, Skip, Suggestion, Verdict
 from guidestar.schema import fingerprint
 from guidestar.store import Store, files
@@ -601,7 +601,7 @@ def test_an_import_that_is_cut_off_is_made_whole_by_the_next(
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    program = "import sys, guidestar.people.exchange; print(*sys.modules)"
+    program = "import sys, guidestar.exchange; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "datasets", "pyarrow", "sklearn", "pandas"} & set(found)
 

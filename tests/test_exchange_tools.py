@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from test_exchange import TOOLS, annotate, make_example, make_run, refused, state, write
 
-from guidestar.people.exchange import FORMATS, export_run, import_file
-from guidestar.people.exchange.containers import dump_csv
-from guidestar.people.exchange.rows import KEY
+from guidestar.exchange import FORMATS, export_run, import_file
+from guidestar.exchange.containers import dump_csv
+from guidestar.exchange.rows import KEY
 from guidestar.records import Flag, Label, Note, Skip, Verdict
 from guidestar.store import Store
 

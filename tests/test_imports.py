@@ -22,7 +22,7 @@ ORDER = [
     ["config"],
     ["data", "query", "metrics", "store"],
     ["model"],
-    ["report", "project", "people", "trackers"],
+    ["report", "project", "people", "exchange", "trackers"],
     ["bench", "scoring"],
     ["choosing"],
     ["loop", "publish"],

@@ -80,7 +80,7 @@ def _agreement(options: Options) -> int:
 
 
 def _export(options: Options) -> int:
-    from guidestar.people.exchange import export_run
+    from guidestar.exchange import export_run
 
     written = export_run(
         _begun(Path(options.run)), options.format, Path(options.out) if options.out else None,
@@ -94,7 +94,7 @@ def _export(options: Options) -> int:
 
 
 def _import(options: Options) -> int:
-    from guidestar.people.exchange import import_file
+    from guidestar.exchange import import_file
 
     news = progress(options)
     counts = import_file(

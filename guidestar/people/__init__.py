@@ -1,1 +1,1 @@
-"""People label: the page, the terminal, other annotators, files in and out, agreement."""
+"""People label: the page, the terminal, other annotators, agreement."""

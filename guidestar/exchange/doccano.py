@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidestar.errors import DataError
-from guidestar.people.exchange.rows import (
+from guidestar.exchange.rows import (
     KEY,
     About,
     Format,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from guidestar.people.exchange.rows import (
+from guidestar.exchange.rows import (
     KEY,
     About,
     Format,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.errors import ConfigError, DataError, allowed
-from guidestar.people.exchange import argilla, containers, doccano, label_studio, prodigy, tables
-from guidestar.people.exchange.rows import Format
+from guidestar.exchange import argilla, containers, doccano, label_studio, prodigy, tables
+from guidestar.exchange.rows import Format
 
 FORMATS: dict[str, Format] = {
     **tables.FORMATS,

@@ -17,7 +17,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from guidestar.errors import DataError
-from guidestar.people.exchange.rows import (
+from guidestar.exchange.rows import (
     KEY,
     About,
     Format,

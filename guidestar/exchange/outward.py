@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.errors import ConfigError, DataError
-from guidestar.people.exchange import containers
-from guidestar.people.exchange.rows import About, Given, Row
-from guidestar.people.exchange.table import format_of
+from guidestar.exchange import containers
+from guidestar.exchange.rows import About, Given, Row
+from guidestar.exchange.table import format_of
 from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import files
 from guidestar.store.store import Store, find_run

@@ -4,8 +4,8 @@ A format is two pure functions, a row to records and a record to a row; each too
 `table.py` puts them together. `outward.py` and `inward.py` know the run and no format.
 """
 
-from guidestar.people.exchange.inward import import_file
-from guidestar.people.exchange.outward import export_run
-from guidestar.people.exchange.table import FORMATS
+from guidestar.exchange.inward import import_file
+from guidestar.exchange.outward import export_run
+from guidestar.exchange.table import FORMATS
 
 __all__ = ["FORMATS", "export_run", "import_file"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from guidestar.errors import DataError
-from guidestar.people.exchange.rows import Row, shown
+from guidestar.exchange.rows import Row, shown
 from guidestar.records import Example
 
 Key = tuple[tuple[str, str], ...]

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from guidestar.errors import DataError, allowed
-from guidestar.people.exchange.containers import SAFE
-from guidestar.people.exchange.rows import (
+from guidestar.exchange.containers import SAFE
+from guidestar.exchange.rows import (
     About,
     Format,
     Given,

@@ -17,11 +17,11 @@ from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.data.tasks import Task, make_task
 from guidestar.errors import DataError
-from guidestar.people.exchange import containers
-from guidestar.people.exchange.matching import Index
-from guidestar.people.exchange.outward import about_run, rows_of
-from guidestar.people.exchange.rows import About, Format, Given, Row
-from guidestar.people.exchange.table import format_of, recognise
+from guidestar.exchange import containers
+from guidestar.exchange.matching import Index
+from guidestar.exchange.outward import about_run, rows_of
+from guidestar.exchange.rows import About, Format, Given, Row
+from guidestar.exchange.table import format_of, recognise
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Verdict
 from guidestar.store.store import Store, find_run
 
