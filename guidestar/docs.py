@@ -19,9 +19,9 @@ from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.store.files import write_bytes
-from guidestar.study import coverage
-from guidestar.study.comparisons import comparisons
-from guidestar.study.reproduction import reproduction
+from tools import coverage
+from tools.comparisons import comparisons
+from tools.reproduction import reproduction
 
 
 def command_line() -> str:

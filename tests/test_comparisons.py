@@ -12,7 +12,7 @@ import yaml
 
 from guidestar.study import grid
 from guidestar.study.cells import FORMAT
-from guidestar.study.comparisons import _of_mc, comparisons
+from tools.comparisons import _of_mc, comparisons
 
 FILE = """# Two strategies on the demo.
 out: study

@@ -16,7 +16,7 @@ from guidestar.errors import StoreError
 from guidestar.study import figures, tables
 from guidestar.study.experiments import EXPERIMENTS, METHODS
 from guidestar.study.published import SLIP
-from guidestar.study.reproduction import conclusion, methods_of, reproduction
+from tools.reproduction import conclusion, methods_of, reproduction
 
 TABLE1 = EXPERIMENTS["table1"]
 

@@ -15,9 +15,9 @@ from guidestar.errors import StoreError
 from guidestar.metrics.savings import area_difference
 from guidestar.metrics.verdict import judge
 from guidestar.query.strategies import STRATEGIES
-from guidestar.study import verdicts
-from guidestar.study.coverage import FILE, statistics_page
-from guidestar.study.verdicts import WORLDS, experiment, fit, main, predict, run
+from tools import verdicts
+from tools.coverage import FILE, statistics_page
+from tools.verdicts import WORLDS, experiment, fit, main, predict, run
 
 RESULTS = Path(__file__).parent.parent / "results"
 

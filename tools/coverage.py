@@ -61,7 +61,7 @@ measured; what a strategy costs in scoring time."""
 
 
 def statistics_page(file: Path) -> str:
-    """The page as Markdown. file: what `tests/simulation.py` wrote; beside it what `guidestar.study.verdicts` did.
+    """The page as Markdown. file: what `tests/simulation.py` wrote; beside it what `tools.verdicts` did.
 
     Raises StoreError if one cannot be read.
     """
@@ -180,7 +180,7 @@ def _pools(found: Mapping[str, Any]) -> list[str]:
         "",
         f"Real runs of the strategy `entropy` beside `random`: pools of points, a logistic regression as the learner, {seeds} "
         f"seeds, {labels[0]} to {labels[-1]} labels, {found['experiments']} pools each "
-        f"(`python -m guidestar.study.verdicts {found['experiments']} results/statistics/pools.json`). The suite runs one "
+        f"(`python -m tools.verdicts {found['experiments']} results/statistics/pools.json`). The suite runs one "
         "pool of each. The last column is the mean difference of the AUCs over all pools with its 95 % interval.",
         "",
         *_table(

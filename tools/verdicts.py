@@ -1,6 +1,6 @@
 """Pools where choosing must win, must tie and must lose: the permanent test of what `verdict` says about a run.
 
-`python -m guidestar.study.verdicts 100 FILE` repeats every experiment a hundred times and writes how often each verdict
+`python -m tools.verdicts 100 FILE` repeats every experiment a hundred times and writes how often each verdict
 was given.
 
 The pools are points and not texts, and the learner is a logistic regression, so that an experiment of several seeds takes

@@ -1,0 +1,1 @@
+"""What makes this project's own documents and checks its statistics; no part of the installed package."""
