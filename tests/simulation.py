@@ -37,7 +37,7 @@ from guidestar.metrics.statistics import (
     t_test,
     wilcoxon,
 )
-from guidestar.metrics.verdict import decide
+from guidestar.metrics.verdict import comparison_of, decide
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
@@ -244,7 +244,7 @@ def words(world: World, seeds: int, simulations: int, noise: Noise = Noise(), se
     rng, counts = np.random.default_rng(seed), dict.fromkeys(("gain", "no evidence", "harm"), 0)
     for _ in range(simulations):
         found = pair(*accuracies(world, seeds, rng, noise), world.labels)
-        counts[decide(found, area_p(found))] += 1
+        counts[decide({0: comparison_of(found)})[0].kind] += 1
     return {kind: count / simulations for kind, count in counts.items()}
 
 

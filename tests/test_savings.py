@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from simulation import WORLDS, Noise, World, accuracies, answers, coverage, power_law, truths, unknown_answers
 
@@ -26,8 +28,8 @@ from guidestar.metrics.savings import (
     smoother,
     steps,
 )
-from guidestar.metrics.statistics import holm, t_interval
-from guidestar.metrics.verdict import decide, judge, reached, verdict, win_tie_loss
+from guidestar.metrics.statistics import t_interval
+from guidestar.metrics.verdict import Decision, comparison, comparison_of, decide, judge, reached, verdict, win_tie_loss
 
 LABELS = np.array([100, 150, 200, 300, 400])
 RISING = np.array([0.6, 0.7, 0.76, 0.8, 0.82])
@@ -361,8 +363,7 @@ def test_too_few_seeds_are_no_evidence_however_clear_they_are(seeds):
     assert area_p(pair(own, other, [100, 200])) < 0.05, "the t test alone would claim it"
     assert found.kind == "no evidence"
     assert f"chance alone does that in 1 of {2**seeds} cases; it takes 5 seeds" in found.sentence
-    if seeds == 4:
-        assert verdict(own, other, [100, 200], level=0.9).kind == "gain"
+    assert verdict(own, other, [100, 200], level=0.8).kind == "no evidence", "five seeds at every level"
 
 
 def test_seeds_that_disagree_are_no_evidence_even_if_the_t_test_is_sure():
@@ -371,7 +372,7 @@ def test_seeds_that_disagree_are_no_evidence_even_if_the_t_test_is_sure():
     own, other = 0.7 + np.tile(differences[:, None], 3), np.full((5, 3), 0.7)
     found = pair(own, other, [100, 200, 300])
     assert area_p(found) < 0.05
-    assert decide(found, area_p(found)) == "no evidence"
+    assert decide({0: comparison_of(found)})[0].kind == "no evidence"
     assert judge(found).sentence.endswith(
         "not enough of the seeds agree: without assuming normal differences p is 0.12."
     )
@@ -382,12 +383,56 @@ def test_correction_for_several_comparisons_can_take_a_gain_back():
     found = pair(own, other, labels)
     assert area_p(found) < 0.05
     assert judge(found).kind == "gain"
-    p = float(holm([area_p(found), *[0.5] * 9]).min())
-    assert p > 0.05
-    taken = judge(found, p=p, comparisons=10)
+    page = {i: comparison([0.01, -0.01, 0.01, -0.01, 0.002]) for i in range(1, 10)}
+    decision = decide({0: comparison_of(found)} | page)[0]
+    assert decision.p == pytest.approx(10 * area_p(found))
+    assert decision.comparisons == 10
+    taken = judge(found, decision=decision)
     assert taken.kind == "no evidence"
     assert taken.sentence.endswith("5 seeds; of 10 comparisons one may look like that by chance.")
-    assert judge(found, p=0.04, comparisons=3).sentence.endswith(", 5 seeds, after correction for 3 comparisons.")
+    assert judge(found, decision=Decision("gain", 5, 0.04, 3)).sentence.endswith(
+        ", 5 seeds, after correction for 3 comparisons."
+    )
+
+
+def false_directions(seeds, comparisons=1, pages=2000):
+    """The share of pages without any effect on which some comparison gets a direction; and the same by the rule of
+    "further apart than the larger standard deviation", for one comparison a page."""
+    rng, named, spread = np.random.default_rng(seeds), 0, 0
+    for _ in range(pages):
+        control = rng.normal(0.8, 0.02, seeds)
+        rows = [rng.normal(0.8, 0.02, seeds) for _ in range(comparisons)]
+        decided = decide({i: comparison(row - control) for i, row in enumerate(rows)})
+        named += any(one.kind != "no evidence" for one in decided.values())
+        spread += abs(rows[0].mean() - control.mean()) > max(rows[0].std(ddof=1), control.std(ddof=1))
+    return named / pages, spread / pages
+
+
+@pytest.mark.parametrize(("seeds", "by_spread"), [(2, 0.32), (3, 0.21), (5, 0.09), (10, 0.02)])
+def test_without_an_effect_a_direction_is_named_in_at_most_five_of_a_hundred_pages(seeds, by_spread):
+    slack = 3 * math.sqrt(0.05 * 0.95 / 2000)
+    named, spread = false_directions(seeds)
+    assert named <= (0.05 + slack if seeds >= 5 else 0.0)
+    assert spread == pytest.approx(by_spread, abs=0.04), "what a rule by the spread names instead"
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_many_comparisons_on_a_page_name_no_more(seeds):
+    named, _ = false_directions(seeds, comparisons=8, pages=1000)
+    assert named <= (0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000) if seeds >= 5 else 0.0)
+
+
+@given(st.lists(st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=8), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_decisions_do_not_depend_on_order_or_side(rows):
+    """The verdict on A beside B is that on B beside A turned round, in whatever order a page lists them."""
+    page = {i: comparison(row) for i, row in enumerate(rows)}
+    decided = decide(page)
+    assert decide(dict(reversed(page.items()))) == decided
+    turned = decide({i: comparison([-d for d in row]) for i, row in enumerate(rows)})
+    other = {"gain": "harm", "harm": "gain", "no evidence": "no evidence"}
+    assert {i: other[one.kind] for i, one in turned.items()} == {i: one.kind for i, one in decided.items()}
+    assert all(one.word == "too few seeds" for one in decided.values() if one.seeds < 5)
 
 
 def test_what_both_needed_is_said_in_labels():

@@ -21,9 +21,9 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.metrics.savings import Pair, area_p, pair
+from guidestar.metrics.savings import Pair, pair
 from guidestar.metrics.statistics import Floats, t_interval
-from guidestar.metrics.verdict import Kind, area_by_seed, decide
+from guidestar.metrics.verdict import Kind, area_by_seed, comparison_of, decide
 from guidestar.query.strategies import STRATEGIES, Context, Recipe, choose
 from guidestar.records import Predictions
 from guidestar.rng import generator
@@ -236,7 +236,7 @@ def study(experiments: int) -> Iterator[dict[str, Any]]:
     """Every world: how often each verdict was given, and the difference of the areas over all experiments."""
     for name, world in WORLDS.items():
         found = [experiment(world, number) for number in range(experiments)]
-        kinds = [decide(one, area_p(one)) for one in found]
+        kinds = [decide({0: comparison_of(one)})[0].kind for one in found]
         yield {
             "world": name, "why": world.why, "truth": world.truth,
             "verdicts": {kind: kinds.count(kind) / experiments for kind in get_args(Kind)},

@@ -1,11 +1,12 @@
 """Did choosing pay? One word and one plain sentence, which claim nothing that the seeds cannot show.
 
+Every verdict of this package is made by `decide`: pages of the paper's tables, studies, reports and `compare` alike.
 The areas under the two curves decide, for they use every round; savings are said only after that. A gain or a harm
-needs three things: the interval of the difference of the areas without 0, its p (corrected by Holm where several
-strategies are compared) within the level, and an exact sign-flip test in the claimed direction that agrees, so that
-no claim rests on the normal distribution alone. The last needs log₂(1/(1 − level)) seeds, five at 95 %: with fewer,
-even seeds that all agree are no evidence. Where the noise floor is known (how far two trainings on the same labels may
-end apart by order and start alone), a difference below the floor of a mean of so many seeds claims nothing either.
+needs three things: p of the paired difference of the areas, corrected by Holm for all comparisons on the page, within
+the level; an exact sign-flip test in the claimed direction that agrees, so that no claim rests on the normal
+distribution alone; and five seeds (more where the level asks for it, log₂(1/(1 − level))): with fewer, even seeds that
+all agree are no evidence. Where the noise floor is known (how far two trainings on the same labels may end apart by
+order and start alone), a difference below the floor of a mean of so many seeds claims nothing either.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,9 +30,83 @@ from guidestar.metrics.savings import (
     saving_on_average,
     steps,
 )
-from guidestar.metrics.statistics import LEVEL, Floats, Interval, sign_flip_test, smallest_p
+from guidestar.metrics.statistics import LEVEL, Floats, Interval, holm, sign_flip_test, t_test
 
 Kind = Literal["gain", "no evidence", "harm"]
+Key = TypeVar("Key")
+
+FEWEST_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a verdict on a strategy beside its control is made from.
+
+    differences: (seeds,) of the areas under the two curves, strategy − control, one for each seed that both have. p:
+    two-sided, that the areas are equal, before correction; None for fewer than two seeds. floor: how far the accuracies
+    of two single trainings may be apart by chance, if that was measured.
+    """
+
+    differences: Floats
+    p: float | None
+    floor: float | None = None
+
+
+def comparison(differences: ArrayLike, floor: float | None = None) -> Comparison:
+    """A comparison of which only the difference of each seed is known: p is that of the paired t test."""
+    values = np.asarray(differences, dtype=np.float64)
+    return Comparison(values, t_test(values) if len(values) > 1 else None, floor)
+
+
+def comparison_of(found: Pair, floor: float | None = None) -> Comparison:
+    """A comparison of two sets of curves; where the answer to each test example is known, p speaks of new ones too."""
+    return Comparison(area_by_seed(found), area_p(found), floor)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """kind: what may be said. seeds: how many it rests on. p: corrected; None where so few seeds cannot claim anything.
+    comparisons: how many p values of the page were corrected together."""
+
+    kind: Kind
+    seeds: int
+    p: float | None
+    comparisons: int
+
+    @property
+    def word(self) -> str:
+        """The verdict as a table shows it: a direction, "no evidence", or that there are too few seeds to say.
+
+        >>> Decision("no evidence", 3, None, 0).word
+        'too few seeds'
+        """
+        return "too few seeds" if self.p is None else self.kind
+
+
+def decide(page: Mapping[Key, Comparison], level: float = LEVEL) -> dict[Key, Decision]:
+    """The verdict on every comparison of one page.
+
+    >>> star = comparison([0.02, 0.03, 0.02, 0.04, 0.03])
+    >>> decide({"star": star})["star"].kind, decide({i: star for i in range(100)})[0].kind
+    ('gain', 'no evidence')
+    """
+    tested = {key: one.p for key, one in page.items() if one.p is not None and can_claim(len(one.differences), level)}
+    corrected = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
+    return {
+        key: Decision(_kind(one, corrected.get(key), level), len(one.differences), corrected.get(key), len(tested))
+        for key, one in page.items()
+    }
+
+
+def _kind(one: Comparison, p: float | None, level: float) -> Kind:
+    """p: corrected."""
+    if p is None or below_floor(one.differences, one.floor):
+        return "no evidence"
+    up = float(one.differences.mean()) > 0
+    exact = sign_flip_test(one.differences if up else -one.differences, greater=True)
+    if p > 1 - level or exact > 1 - level:
+        return "no evidence"
+    return "gain" if up else "harm"
 
 
 @dataclass(frozen=True)
@@ -74,33 +149,19 @@ def judge(
     level: float = LEVEL,
     target: float | None = None,
     names: tuple[str, str] = ("the strategy", "random"),
-    p: float | None = None,
-    comparisons: int = 1,
+    decision: Decision | None = None,
     floor: float | None = None,
 ) -> Verdict:
-    """The verdict on a pair of curves. p: of the area, corrected for the number of `comparisons` that are made. floor: how
-    far the accuracies of two single trainings may be apart by chance, if that was measured."""
-    if not can_claim(found.seeds, level):
+    """The verdict on a pair of curves in words. decision: what `decide` said of it on its page; alone if not given. floor:
+    as in `Comparison`."""
+    if decision is None:
+        decision = decide({"alone": comparison_of(found, floor)}, level)["alone"]
+    if decision.p is None:
         return few_seeds(area_by_seed(found), names, level, floor)
-    p = area_p(found) if p is None else p
-    kind = decide(found, p, level, floor)
-    if kind == "no evidence":
-        return Verdict(kind, _nothing(found, p, level, names, comparisons, floor))
+    if decision.kind == "no evidence":
+        return Verdict(decision.kind, _nothing(found, decision, level, names, floor))
     at = saving_at_the_end(found, level) if target is None else saving_at(found, target, level)
-    return Verdict(kind, _claim(found, kind, at, level, names[1], comparisons))
-
-
-def decide(found: Pair, p: float, level: float = LEVEL, floor: float | None = None) -> Kind:
-    """ "gain" or "harm" if p (corrected) of the difference of the areas and the exact test in its direction are both
-    within the level, and the difference is not below the noise floor."""
-    differences = area_by_seed(found)
-    if below_floor(differences, floor):
-        return "no evidence"
-    up = float(differences.mean()) > 0
-    exact = sign_flip_test(differences if up else -differences, greater=True)
-    if p > 1 - level or exact > 1 - level:
-        return "no evidence"
-    return "gain" if up else "harm"
+    return Verdict(decision.kind, _claim(found, decision, at, level, names[1]))
 
 
 def floor_of_mean(floor: float, seeds: int) -> float:
@@ -127,12 +188,12 @@ def area_by_seed(found: Pair) -> Floats:
 
 
 def least_seeds(level: float = LEVEL) -> int:
-    """The fewest seeds with which a verdict can claim anything.
+    """The fewest seeds with which a verdict can claim anything: five, or as many as the exact test needs at this level.
 
-    >>> least_seeds(0.95)
-    5
+    >>> least_seeds(0.8), least_seeds(0.95), least_seeds(0.99)
+    (5, 5, 7)
     """
-    return math.ceil(math.log2(1 / (1 - level)) - 1e-9)
+    return max(FEWEST_SEEDS, math.ceil(math.log2(1 / (1 - level)) - 1e-9))
 
 
 def can_claim(seeds: int, level: float = LEVEL) -> bool:
@@ -141,7 +202,7 @@ def can_claim(seeds: int, level: float = LEVEL) -> bool:
     >>> can_claim(4), can_claim(5)
     (False, True)
     """
-    return smallest_p(seeds, greater=True) <= 1 - level
+    return seeds >= least_seeds(level)
 
 
 def win_tie_loss(kinds: Sequence[Mapping[tuple[str, str], Kind]]) -> dict[str, dict[str, tuple[int, int, int]]]:
@@ -193,14 +254,14 @@ def _noise(differences: Sequence[float] | Floats, floor: float | None) -> str:
     return f", below the noise floor of {100 * floor_of_mean(floor, n):.1f} points{mean}"
 
 
-def _nothing(found: Pair, p: float, level: float, names: tuple[str, str], comparisons: int, floor: float | None) -> str:
+def _nothing(found: Pair, decision: Decision, level: float, names: tuple[str, str], floor: float | None) -> str:
     difference, differences = area_difference(found, level), area_by_seed(found)
     if 0.0 not in difference and below_floor(differences, floor):
         why = "training again on the same labels may move it as far"
     elif 0.0 in difference:
         why = f"as far as they can tell, {names[1]} is as good"
-    elif p > 1 - level:
-        why = f"of {comparisons} comparisons one may look like that by chance"
+    elif decision.p is not None and decision.p > 1 - level:
+        why = f"of {decision.comparisons} comparisons one may look like that by chance"
     else:
         exact = sign_flip_test(differences)
         why = f"but not enough of the seeds agree: without assuming normal differences p is {exact:.2g}"
@@ -210,8 +271,9 @@ def _nothing(found: Pair, p: float, level: float, names: tuple[str, str], compar
     )
 
 
-def _claim(found: Pair, kind: Kind, at: Saving | None, level: float, control: str, comparisons: int) -> str:
+def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, control: str) -> str:
     """How many labels were saved or spent, in the sharpest form whose own interval agrees."""
+    kind, comparisons = decision.kind, decision.comparisons
     several = f", after correction for {comparisons} comparisons" if comparisons > 1 else ""
     seeds = f"{found.seeds} seeds{several}"
     average = saving_on_average(found, level)
@@ -294,4 +356,4 @@ def _percent(level: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no "−0.000"

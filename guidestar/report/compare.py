@@ -13,12 +13,14 @@ from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
 from guidestar.metrics.curve import auc
 from guidestar.metrics.savings import Pair, Saving
-from guidestar.metrics.statistics import LEVEL, Floats, Interval, holm
+from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (
+    Decision,
     Kind,
     Verdict,
     area_by_seed,
     can_claim,
+    comparison_of,
     decide,
     few_seeds,
     judge,
@@ -69,19 +71,16 @@ def compare(
             raise ConfigError(f"{name} is {value}; allowed: a fraction between 0 and 1")
     datasets = told_apart([read_dataset(name, group, control) for name, group in groups(folders)])
     pairs = {(i, name): paired(data, name, data.control) for i, data in enumerate(datasets) for name in data.strategies}
-    tested = {key: savings.area_p(found) for key, found in pairs.items() if found and can_claim(found.seeds, level)}
-    corrected = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
+    page = {key: comparison_of(found, datasets[key[0]].floor) for key, found in pairs.items() if found}
+    decided = decide(page, level)
     facts = []
     for i, data in enumerate(datasets):
-        rows = [
-            _facts(data, name, pairs[i, name], corrected.get((i, name)), len(tested), target, level)
-            for name in data.strategies
-        ]
+        rows = [_facts(data, name, pairs[i, name], decided.get((i, name)), target, level) for name in data.strategies]
         facts.append(_about(data, rows, level))
     return {
         "level": level,
         "target": target,
-        "comparisons": len(tested),
+        "comparisons": max((one.comparisons for one in decided.values()), default=0),
         "datasets": facts,
         "wins": _wins(datasets, level),
     }
@@ -110,7 +109,7 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
 def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list[int]]] | None:
     """All strategies beside each other over the datasets."""
     pairs = {
-        (i, row, column): found
+        (i, row, column): comparison_of(found, data.floor)
         for i, data in enumerate(datasets)
         for row, column in combinations([*data.strategies, data.control], 2)
         if (found := paired(data, row, column)) is not None
@@ -119,10 +118,9 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
     }
     if len(pairs) < 2:
         return None
-    corrected = holm([savings.area_p(found) for found in pairs.values()])
     kinds: list[dict[tuple[str, str], Kind]] = [{} for _ in datasets]
-    for ((i, row, column), found), p in zip(pairs.items(), corrected.tolist(), strict=True):
-        kinds[i][row, column] = decide(found, p, level, datasets[i].floor)
+    for (i, row, column), decision in decide(pairs, level).items():
+        kinds[i][row, column] = decision.kind
     return {row: {column: list(n) for column, n in found.items()} for row, found in win_tie_loss(kinds).items()}
 
 
@@ -130,8 +128,7 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
 
 
 def _facts(
-    data: Dataset, name: str, found: Pair | None, corrected: float | None, comparisons: int, target: float | None,
-    level: float,
+    data: Dataset, name: str, found: Pair | None, decision: Decision | None, target: float | None, level: float,
 ) -> dict[str, Any]:  # fmt: skip
     """One strategy beside the control.
 
@@ -143,13 +140,11 @@ def _facts(
     "noise": the difference of the areas beside the noise floor, see `noise.beside_floor`; "verdict": "kind" and "sentence"; "target_sentence". What needs two seeds is None for fewer.
     """
     names, seeds = (name, data.control), shared_seeds(data, name, data.control)
-    if found is None:
+    if found is None or decision is None:
         return _facts_of_few(data, name, seeds, level, target)
     differences, points = area_by_seed(found), found.shared
     last = savings.final(found)
-    verdict = judge(
-        found, level=level, target=target, names=names, p=corrected, comparisons=comparisons, floor=data.floor
-    )
+    verdict = judge(found, level=level, target=target, names=names, decision=decision, floor=data.floor)
     verdict = _unlike(data, names, seeds) or verdict
     at_target = None if target is None else savings.saving_at(found, target, level)
     areas = [curves[:, :points] @ savings.steps(points) for curves in (found.strategy, found.control)]
@@ -171,7 +166,7 @@ def _facts(
         "effect_size": _effect_size(differences, level),
         "p": {
             "t": savings.area_p(found),
-            "holm": corrected,
+            "holm": decision.p,
             "sign_flips": statistics.sign_flip_test(differences),
             "smallest": statistics.smallest_p(len(seeds)),
             "wilcoxon": statistics.wilcoxon(differences),

@@ -64,7 +64,9 @@ def status_text(facts: Mapping[str, Any]) -> str:
         spent = f", {sum(run['seconds'].values()):.0f} s" if run["seconds"] else ""
         stands = f"{run['rounds']}{of} rounds, {run['labels']} labels{reached}{spent}; {_state(run)}"
         lines.append(f"{run['run']:<{width}}  {stands}")
-    return "\n".join([*lines, "", facts["sentence"], *facts["notes"]])
+    others = [row["strategy"] for row in facts["strategies"] if row["strategy"] != facts["control"]]
+    asked = [f"Whether choosing paid: guidestar compare {facts['folder']}"] if facts["control"] and others else []
+    return "\n".join([*lines, "", facts["sentence"], *facts["notes"], *asked])
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,25 +280,14 @@ def _mixes(run: RunRecord) -> bool:
 
 
 def _about_chance(found: Mapping[str, Any]) -> list[str]:
-    """How far apart accuracies must be to mean something: the test set's size, and the seeds."""
+    """How far apart accuracies must be to mean something on a test set of this size; whether they are apart is for
+    `compare` to say."""
     rows, test = found["strategies"], found["test"]
     if not rows or not test:
         return []
     best = max(row["final"]["mean"] for row in rows)
     half = 1.96 * math.sqrt(max(best * (1 - best), 1 / (4 * test)) / test)
-    notes = [f"On {test} test examples an accuracy of {best:.3f} is only known to about ± {half:.3f} (95 %)."]
-    finals = {row["strategy"]: row["final"] for row in rows}
-    control = finals.pop(found["control"], None)
-    for name, final in finals.items():
-        if control is None or final["sd"] is None:
-            continue
-        apart, spread = abs(final["mean"] - control["mean"]), max(final["sd"], control["sd"] or 0.0)
-        if apart <= spread:
-            notes.append(
-                f"{name} and {found['control']} end {apart:.3f} apart, "
-                f"which is within the spread over the seeds ({spread:.3f})."
-            )
-    return notes
+    return [f"On {test} test examples an accuracy of {best:.3f} is only known to about ± {half:.3f} (95 %)."]
 
 
 def _listed(words: Sequence[object]) -> str:
