@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guidestar.asking import Responses
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, generate, kv, lora
 from guidestar.model.batches import (
@@ -119,14 +119,6 @@ def predict(
     if passes > 1:
         _refuse_equal_passes(found, model)
     return found
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Greedy responses. texts: decoded to the end token; arrays as the "response_" and "answer_" ones, (n,)."""
-
-    texts: tuple[str, ...]
-    arrays: Mapping[str, Array]
 
 
 def respond(

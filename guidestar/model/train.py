@@ -18,34 +18,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from guidestar.asking import Labelled, Trained
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
-from guidestar.metrics.dynamics import Dynamics
 from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left
 from guidestar.model.dynamics import Listener
 from guidestar.model.evaluate import evaluate
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
-from guidestar.records import Example
-
-Labelled = Sequence[tuple[Example, str]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
-    of which only the beginning fitted the model's context; validation_losses: what was asked after each epoch, for the
-    oracle epoch the error on the test set, for the smoothest one minus the smoothness; dynamics: what was said to each
-    example in every epoch."""
-
-    losses: tuple[float, ...]
-    validation_losses: tuple[float, ...]
-    steps: int
-    best_epoch: int
-    cut: int = 0
-    dynamics: Dynamics | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def publish_folder(final: Path, fill: Callable[[Path], None]) -> str:
+def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:
     """Make the folder `final` with what `fill` writes into the empty folder it is given.
 
     The folder appears under its final name only when every file in it is flushed. Something that already

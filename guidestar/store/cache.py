@@ -1,0 +1,106 @@
+"""What was computed once and kept under a hash of the question: arrays and folders that may be deleted at any time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.config import fingerprint
+from guidestar.errors import StoreError
+from guidestar.store import files
+
+Arrays = Mapping[str, np.ndarray]
+_HASH = "sha256"  # an array of 32 bytes beside the others
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Answers in `place`, each named after what it is and a hash of its question.
+
+    A question is JSON-able and holds all that the answer depends on. Several processes may ask at once.
+    """
+
+    place: Path
+
+    def path(self, name: str, question: Mapping[str, Any]) -> Path:
+        """Where the answer lies; arrays have the ending .safetensors."""
+        return self.place / f"{name}-{fingerprint(dict(question))[:16]}"
+
+    def arrays(self, name: str, question: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+        """The arrays for a question: read if they are there, else made and kept.
+
+        Raises StoreError for a file whose content is not what was written.
+        """
+        path = self._file(name, question)
+        if path.exists():
+            return _read(path)
+        made = make()
+        files.write_arrays(path, {**made, _HASH: _digest(made)}, {})
+        return made
+
+    def folder(self, name: str, question: Mapping[str, Any], fill: Callable[[Path], object]) -> Path:
+        """The folder for a question: as it is, or made by `fill`, which gets an empty one. Its hash lies beside it.
+
+        One process makes it, others that ask meanwhile wait. Raises StoreError for a folder whose content is not what
+        was written.
+        """
+        path, record = self.path(name, question), self._record(name, question)
+        with _alone(path):
+            if path.exists() and record.exists():
+                if files.sha256(path) != record.read_text(encoding="ascii").strip():
+                    raise StoreError(
+                        f"{path}: its content has changed since it was written; delete it, it is made again"
+                    )
+                return path
+            record.unlink(missing_ok=True)  # of a folder that was deleted
+            files.write_bytes(record, (files.publish_folder(path, fill) + "\n").encode())
+        return path
+
+    def has(self, name: str, question: Mapping[str, Any]) -> bool:
+        """Whether the answer to a question is there."""
+        return self._file(name, question).exists() or (
+            self.path(name, question).exists() and self._record(name, question).exists()
+        )
+
+    def forget(self, name: str, question: Mapping[str, Any]) -> None:
+        """Remove the arrays for a question, if they are there."""
+        self._file(name, question).unlink(missing_ok=True)
+
+    def _file(self, name: str, question: Mapping[str, Any]) -> Path:
+        path = self.path(name, question)
+        return path.with_name(f"{path.name}.safetensors")
+
+    def _record(self, name: str, question: Mapping[str, Any]) -> Path:
+        path = self.path(name, question)
+        return path.with_name(f"{path.name}.sha256")
+
+
+def _read(path: Path) -> Arrays:
+    found = files.read_arrays(path)
+    if found.pop(_HASH, np.zeros(0)).tobytes() != _digest(found).tobytes():
+        raise StoreError(f"{path}: its content has changed since it was written; delete it, it will be computed again")
+    return found
+
+
+def _digest(arrays: Arrays) -> np.ndarray:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f"{path.name}.lock").open("ab")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,161 @@
+"""The seam: every scorer answers or refuses, wrapped or not; a stranger's needs no change of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pytest
+from conftest import LABELS
+from test_predict import PEFT, adapter, choice, examples  # noqa: F401 - fixtures
+
+from guidestar.asking import Ask, Cached, Committee, InParts, Lesson, Raced, Scorer, silent
+from guidestar.config import TrainConfig
+from guidestar.errors import ConfigError, ModelError
+from guidestar.metrics.scores import accuracy
+from guidestar.model.engine import OwnScorer, OwnTrainer
+from guidestar.progress import Tick
+from guidestar.query.measures import evaluate_measure
+from guidestar.records import Array, Example, Predictions
+from guidestar.store.cache import Cache
+from guidestar.testing import ScorerContract
+
+
+@final
+class Centroids(Scorer):
+    """A toy: texts as counts of letters, and how near they are to the mean of each label's labelled texts. Its passes leave
+    letters out."""
+
+    def __init__(self, labelled: Sequence[tuple[Example, str]], labels: Sequence[str]) -> None:
+        self._labels = tuple(labels)
+        states = self._states([e for e, _ in labelled])
+        self.centres = np.array([
+            states[[answer == label for _, answer in labelled]].mean(axis=0) for label in self._labels
+        ])  # fmt: skip
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._labels
+
+    def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
+        self.check(ask)
+        states = self._states(examples)
+        made: dict[str, Array] = {"embedding": states[None]} if "embedding" in ask.needs else {}
+        if "label_log_probs" in ask.needs:
+            rng = np.random.default_rng(ask.seed)
+            kept = [rng.random(26) >= 0.3 if ask.passes else np.ones(26) for _ in range(max(ask.passes, 1))]
+            made["label_log_probs"] = np.array([self._log_probs(states, mask) for mask in kept])
+        tick(len(examples), len(examples))
+        return Predictions(tuple(e.id for e in examples), made, self._labels)
+
+    def refusal(self, ask: Ask) -> str | None:
+        other = sorted(ask.needs - {"embedding", "label_log_probs"})
+        return f"centroids know labels and embeddings, not {other[0]}" if other else None
+
+    def plain(self) -> dict[str, Any]:
+        return {"centroids": self.centres.round(6).tolist(), "labels": list(self._labels)}
+
+    def _log_probs(self, states: Array, mask: Array) -> Array:
+        scores = -((states[:, None] - self.centres[None]) ** 2 * mask).sum(axis=2)
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    @staticmethod
+    def _states(examples: Sequence[Example]) -> Array:
+        found = np.array([[e.prompt.lower().count(chr(97 + i)) for i in range(26)] for e in examples], dtype=np.float64)
+        return found.reshape(len(examples), 26) / np.maximum(found.reshape(len(examples), 26).sum(1, keepdims=True), 1)
+
+
+class Given:
+    @pytest.fixture
+    def examples(self) -> list[Example]:
+        return examples()
+
+
+class TestToy(Given, ScorerContract):
+    @pytest.fixture
+    def scorer(self) -> Scorer:
+        return Centroids([(e, LABELS[i % 2]) for i, e in enumerate(examples())], LABELS[:2])
+
+
+class TestBare(Given, ScorerContract):
+    @pytest.fixture
+    def scorer(self, base: Any) -> Scorer:
+        return OwnScorer(base, choice())
+
+
+class TestTuned(Given, ScorerContract):
+    @pytest.fixture
+    def scorer(self, base: Any, adapter: Path) -> Scorer:  # noqa: F811
+        return OwnScorer(base, choice(), adapter)
+
+
+class TestHead(Given, ScorerContract):
+    @pytest.fixture
+    def scorer(self, tiny_encoder_folder: Path, tmp_path: Path) -> Scorer:
+        from guidestar.config import ModelConfig
+        from guidestar.model.load import load
+
+        base = load(ModelConfig(name=str(tiny_encoder_folder), dtype="float32"), labels=LABELS)
+        trainer = OwnTrainer(base, choice(), PEFT, TrainConfig(epochs=1, batch_size=4))
+        trainer(Lesson(labelled=[(e, LABELS[i % 6]) for i, e in enumerate(examples())], seed=1), tmp_path / "h")
+        return OwnScorer(base, choice(), tmp_path / "h")
+
+
+class TestInParts(Given, ScorerContract):
+    wanted = (Ask.of(["label_log_probs"]), Ask.of(["label_log_probs"], passes=2))
+
+    @pytest.fixture
+    def scorer(self, base: Any, adapter: Path, tmp_path: Path) -> Scorer:  # noqa: F811
+        return InParts(OwnScorer(base, choice(), adapter), Cache(tmp_path / "own-parts"), size=3)
+
+
+class TestCommittee(Given, ScorerContract):
+    wanted = (Ask.of(["label_log_probs"]), Ask.of(["label_log_probs"], passes=2))
+    seeded = False
+
+    @pytest.fixture
+    def scorer(self) -> Scorer:
+        one, other = (
+            Centroids([(e, LABELS[i // k % 2]) for i, e in enumerate(examples())], LABELS[:2]) for k in (1, 2)
+        )
+        return Committee((one, other))
+
+
+def test_one_adapter_at_a_time(base: Any, adapter: Path) -> None:  # noqa: F811
+    """The bare model's answers would be the tuned one's in silence, because an adapter changes it in place."""
+    bare, tuned = OwnScorer(base, choice()), OwnScorer(base, choice(), adapter)
+    with tuned, pytest.raises(ModelError, match=r"an adapter is on .* already; close the scorer"):
+        bare(examples(), Ask.of(["label_log_probs"]))
+    bare(examples(), Ask.of(["label_log_probs"]))
+
+
+def test_wrappers_compose_around_a_toy(tmp_path: Path) -> None:
+    """A race over parts, kept: the picks of the plain race; and what is kept needs no scorer any more."""
+    toy = Centroids([(e, LABELS[i % 2]) for i, e in enumerate(examples())], LABELS[:2])
+
+    def value(said: Predictions, rows: Array) -> Array:
+        return evaluate_measure("entropy", said)
+
+    plain = Raced(toy, value, k=2)
+    ask = Ask.of(["label_log_probs"], passes=6, seed=3)
+    _, whole = plain.race(examples(), ask)
+    said, found = Raced(InParts(toy, Cache(tmp_path), size=100), value, k=2).race(examples(), ask)
+    assert found.picks.tolist() == whole.picks.tolist()
+    kept = Cached(plain, Cache(tmp_path))
+    first = kept(examples(), ask)
+    np.testing.assert_array_equal(first.arrays["label_log_probs"], said.arrays["label_log_probs"])
+    toy.centres = toy.centres * np.nan
+    again = Cached(plain, Cache(tmp_path))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    with pytest.raises(ConfigError, match="embeddings are means over all passes"):
+        again(examples(), Ask.of(["embedding"], passes=6))
+
+
+def test_a_toy_learns() -> None:
+    """It is no constant: trained on all, it answers better than chance."""
+    known = [(e, LABELS[i % 2]) for i, e in enumerate(examples())]
+    said = Centroids(known, LABELS[:2])(examples(), Ask.of(["label_log_probs"]))
+    gold = np.array([LABELS.index(answer) for _, answer in known])
+    assert accuracy(said.arrays["label_log_probs"][0].argmax(axis=1), gold) > 0.5
