@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE
-from guidestar.errors import GuidestarError, StoreError
+from guidestar.errors import ForeignDatabase, GuidestarError, LostRecord, NewerDatabase, StoreError
 from guidestar.store import Store, files, runs_in
 from guidestar.store.store import DATABASE
 
@@ -215,22 +215,34 @@ def _configuration(folder: Path) -> Finding:
     return Finding(CONFIG_FILE, "ok", "can be read, and its data are there")
 
 
+_COPY = "bring run.sqlite and run.sqlite-wal back from a copy"
+_FIXES: dict[type[StoreError], str] = {
+    LostRecord: "labels and rounds may be missing: bring run.sqlite and run.sqlite-wal from where the folder was copied",
+    NewerDatabase: "pip install --upgrade guidestar",
+    ForeignDatabase: "this is no run: move the file away, or name another folder",
+    StoreError: _COPY,
+}
+
+
 def _run(place: Path) -> Iterator[Finding]:
     name = place.resolve().name
     try:
         with Store.open(place) as store:
             found = [*_database(name, store), *_files(name, store)]
-    except StoreError as error:  # damaged, from a newer release, or not readable
-        yield Finding(name, "problem", str(error), "bring run.sqlite and run.sqlite-wal back from a copy")
+    except StoreError as error:
+        yield Finding(name, "problem", str(error), _FIXES[type(error)])
         return
     yield from found
 
 
 def _database(name: str, store: Store) -> Iterator[Finding]:
     if damage := store.damage():
+        yield Finding(name, "problem", f"run.sqlite: {damage[0]}", _COPY)
+    if beyond := store.beyond():
         yield Finding(
-            name, "problem", f"run.sqlite: {damage[0]}", "bring run.sqlite and run.sqlite-wal back from a copy"
-        )
+            name, "problem", f"the record ends before {beyond[0]}, which lies there: labels and rounds may be missing",
+            _FIXES[LostRecord],
+        )  # fmt: skip
     if not store.begun:
         yield Finding(name, "note", "was made but never begun", "guidestar run continues it; or delete the folder")
         return
@@ -246,17 +258,18 @@ def _database(name: str, store: Store) -> Iterator[Finding]:
 
 def _files(name: str, store: Store) -> Iterator[Finding]:
     """Adapters and arrays against their recorded hashes; what nobody recorded."""
-    recorded, good = set(), 0
+    recorded, good, newest = set(), 0, max(store.current_round() - 1, 0)
     for kind, r, title, sha256 in store.recorded():
         path = store.folder / kind / title
         recorded.add(path)
         if not path.exists():
-            adapter = kind == "adapters"
-            yield Finding(
-                name, "note", f"{kind}/{title} is gone",
-                "nothing to do: it is trained again from the recorded labels when it is needed" if adapter
-                else "bring it back from a copy, or go without it",
-            )  # fmt: skip
+            if kind == "arrays":
+                fix = "bring it back from a copy, or go without it"
+            elif r < newest:
+                fix = "nothing to do: it is trained again from the recorded labels when it is needed"
+            else:
+                fix = f"guidestar run {store.folder.parent} trains it again from the recorded labels; so do predict, score and publish"
+            yield Finding(name, "note", f"{kind}/{title} is gone", fix)
         elif files.sha256(path) != sha256:
             yield Finding(
                 name, "problem", f"{kind}/{title} is not what was recorded after round {r}",

@@ -9,6 +9,9 @@ Exception
     ├── ModelError        1  a model, an adapter or its numbers cannot be used
     │   └── NoVariance    1  the stochastic passes are all equal
     └── StoreError        1  the run folder is damaged, locked or not writable
+        ├── LostRecord    1  the database once held more than it does
+        ├── NewerDatabase 1  a newer version of this library wrote it
+        └── ForeignDatabase 1  it holds another program's data
 ```
 
 A message says where, what was found and what is allowed:
@@ -53,6 +56,18 @@ class NoVariance(ModelError):
 
 class StoreError(GuidestarError):
     """The run folder is damaged, in use or cannot be written."""
+
+
+class LostRecord(StoreError):
+    """Files beside the database show that it once held more: its WAL is missing, or an older copy took its place."""
+
+
+class NewerDatabase(StoreError):
+    """A newer version of this library wrote the database."""
+
+
+class ForeignDatabase(StoreError):
+    """The database is that of another program."""
 
 
 def allowed(names: Iterable[object], found: object = None) -> str:

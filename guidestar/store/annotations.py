@@ -70,7 +70,11 @@ class Annotations:
         """`add` of several (id, annotation, decision, source) in one transaction: all of them or, on an error, none."""
         name = items[0][0] if len(items) == 1 else f"{len(items)} at once"
         with self._db.transaction(f"annotate {name}"):
-            return [self._append(*item) for item in items]
+            new = [self._append(*item) for item in items]
+            newest = self._db.row("SELECT max(number) FROM annotations")[0]
+        if any(new):
+            self._db.count_annotations(newest)
+        return new
 
     def _append(self, id: str, annotation: Annotation, decision: str | None, source: str) -> bool:
         content = (id, *_encoded(annotation))

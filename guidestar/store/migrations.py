@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from guidestar.errors import StoreError
+from guidestar.errors import ForeignDatabase, NewerDatabase
 from guidestar.store import files
 
 
@@ -125,18 +126,18 @@ def migrate(db: sqlite3.Connection, where: str) -> None:
     """Bring a database to the newest step; does nothing if it is there.
 
     db: a connection in autocommit mode. where: its path, for messages.
-    Raises StoreError if a newer version of this library wrote it, or if it holds some other program's data.
+    Raises NewerDatabase if a newer version of this library wrote it, ForeignDatabase if it holds some other program's data.
     """
-    done = _done(db, where)
+    done = applied(db, where)
     if done > len(MIGRATIONS):
-        raise StoreError(
+        raise NewerDatabase(
             f"{where}: found schema {done}, written by a newer version of guidestar; "
             f"allowed: up to {len(MIGRATIONS)}. Install the newer version to read it"
         )
     for number, migration in enumerate(MIGRATIONS[done:], done + 1):
         db.execute("BEGIN IMMEDIATE")
         try:
-            if _done(db, where) < number:  # another process may have been faster
+            if applied(db, where) < number:  # another process may have been faster
                 db.execute(
                     "CREATE TABLE IF NOT EXISTS migrations "
                     "(number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
@@ -157,13 +158,16 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _done(db: sqlite3.Connection, where: str) -> int:
-    """Number of the last step applied, 0 for an empty database."""
+def applied(db: sqlite3.Connection, where: str) -> int:
+    """Number of the last step applied, 0 for an empty database. Raises ForeignDatabase."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "migrations" in tables:
-        return int(db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
-    if tables:
-        raise StoreError(
-            f"{where}: is not the database of a guidestar run; found the tables {', '.join(sorted(tables))}"
-        )
-    return 0
+    if not tables:
+        return 0
+    with suppress(sqlite3.OperationalError):  # no such table or column
+        found = db.execute("SELECT number, name FROM migrations ORDER BY number").fetchall()
+        ours = [(number, migration.__name__) for number, migration in enumerate(MIGRATIONS, 1)]
+        if found[: len(ours)] == ours[: len(found)]:
+            return len(found)
+    raise ForeignDatabase(
+        f"{where}: is not the database of a guidestar run; found the tables {', '.join(sorted(tables))}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -15,11 +16,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from guidestar.errors import ConfigMismatch, StoreError
+from guidestar.errors import ConfigMismatch, LostRecord, StoreError
 from guidestar.records import Example, Metrics, Pick, Query, Stop, Suggestion
 from guidestar.store import files
 from guidestar.store.annotations import Annotations, insert_example, need_query, read_examples
-from guidestar.store.database import Database
+from guidestar.store.database import WAL, Database
 from guidestar.store.migrations import timestamp
 
 DATABASE = "run.sqlite"
@@ -58,12 +59,15 @@ class Store:
         path = folder / DATABASE
         if create:
             with files.writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                for place in (folder.parent, folder):  # texts and answers are its owner's alone
+                    if not place.exists():
+                        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.mkdir(exist_ok=True)
         elif not folder.is_dir():
             raise StoreError(f"{folder}: no such folder")
         elif not path.is_file():
             raise StoreError(f"{folder}: is not a run folder; it has no {DATABASE}")
-        return cls(folder, Database.open(path))
+        return cls(folder, Database.open(path, create=create))
 
     def close(self) -> None:
         """Close the database. The store cannot be used any more."""
@@ -114,10 +118,16 @@ class Store:
 
         key: flat, JSON-able; what must not change. A missing name is the same as None, so that a setting that
         did not exist when the run was begun is equal to its default. facts: JSON-able; kept from the first time.
-        Raises ConfigMismatch that names every key that differs.
+        Raises ConfigMismatch that names every key that differs, LostRecord if files of later rounds lie in the folder.
         """
         key, facts = _through_json(key), _through_json(facts)
-        with self._db.transaction("begin"):
+        if beyond := self.beyond():
+            raise LostRecord(
+                f"{self.folder}: the record in {DATABASE} ends before {beyond[0]}, which lies there: labels and rounds may be "
+                f"missing. Bring {DATABASE} and {DATABASE}{WAL} from where the folder was copied; or move adapters and "
+                "arrays away to go on from what is recorded"
+            )
+        with self._db.transaction("begin", checkpoint=True):
             row = self._db.row("SELECT key FROM run")
             if row is None:
                 self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", _json(key), _json(facts), timestamp())
@@ -193,7 +203,7 @@ class Store:
 
     def finish(self, stop: Stop) -> None:
         """Record why the run ended."""
-        with self._db.transaction("finish"):
+        with self._db.transaction("finish", checkpoint=True):
             before = self._finished()
             if before not in (None, stop):
                 raise StoreError(f"{self.folder}: the run ended before, with {before.name}; found {stop.name} now")
@@ -229,7 +239,7 @@ class Store:
     def add_query(self, query: Query, examples: Mapping[str, Example]) -> None:
         """Record the picks of the next round in the order of asking, with the examples they name."""
         picks = [(pick.id, _real(pick.score), _numbers(pick.details)) for pick in query.picks]
-        with self._db.transaction(f"add_query {query.round}"):
+        with self._db.transaction(f"add_query {query.round}", checkpoint=True):
             if self.has_query(query.round):
                 if self._picks(query.round) != picks:
                     raise StoreError(f"{self.folder}: round {query.round} already has a query, with other picks")
@@ -398,7 +408,7 @@ class Store:
     def add_metrics(self, metrics: Metrics) -> None:
         """Record what was measured after a round; the round is then over."""
         row = (metrics.labels, _numbers(metrics.values))
-        with self._db.transaction(f"add_metrics {metrics.round}"):
+        with self._db.transaction(f"add_metrics {metrics.round}", checkpoint=True):
             before = self._db.row('SELECT labels, "values" FROM metrics WHERE round = ?', metrics.round)
             if before is not None:
                 if before != row:
@@ -448,6 +458,13 @@ class Store:
         return [("adapters", r, self._adapter_path(r).name, sha256) for r, sha256 in adapters] + [
             ("arrays", r, self._arrays_path(r, name).name, sha256) for r, name, sha256 in arrays
         ]
+
+    def beyond(self) -> list[str]:
+        """Adapters and arrays of rounds that the database has not reached: it once held more than it does."""
+        last = self.current_round() if self.begun else -1
+        paths = sorted(p for kind in ("adapters", "arrays") for p in (self.folder / kind).glob("round-[0-9]*"))
+        numbers = [int("".join(itertools.takewhile(str.isdigit, p.name.removeprefix("round-")))) for p in paths]
+        return [str(p.relative_to(self.folder)) for p, round in zip(paths, numbers, strict=True) if round > last]
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong when it reads all of the database; empty for one that is whole."""
