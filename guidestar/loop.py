@@ -29,7 +29,7 @@ from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
 from guidestar.rng import phase_seed
-from guidestar.store.store import BUDGET, DATABASE, Store
+from guidestar.store.store import BUDGET, DATABASE, Store, find_run
 from guidestar.store.twin import find_twin
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
@@ -169,6 +169,8 @@ class Run:
                 return Waiting(r, left)
         reason = self.store.finished()
         assert reason is not None
+        if self.store.metrics():
+            self.adapter()  # one that is gone is trained again
         return Finished(reason)
 
     def metrics(self) -> list[Metrics]:
@@ -522,6 +524,38 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress |
             ):
                 outcomes[one.folder.name] = one.run(annotator)
     return outcomes
+
+
+def trained(
+    run: Path,
+    config: RunConfig,
+    round: int | None = None,
+    *,
+    bench: Bench | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, int, dict[str, Any]]:
+    """A run's adapter, the round that it is of, and the facts of its base model; one whose folder is gone is trained again
+    from the recorded labels.
+
+    run: a run's folder, or one that holds a single run. config: that run's. round: None is the last that was trained.
+    Raises StoreError if that round was never trained, or if its adapter is damaged.
+    """
+    folder = find_run(run)
+    with Store.open(folder) as store:
+        rounds = sorted(
+            {r for kind, r, _, _ in store.recorded() if kind == "adapters"} | {*range(store.current_round())}
+        )
+        if not rounds:
+            raise StoreError(f"{folder}: no adapter has been trained yet")
+        if round is not None and round not in rounds:
+            raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, rounds))}")
+        chosen, facts = rounds[-1] if round is None else round, store.facts
+        if store.has_adapter(chosen):
+            return store.adapter(chosen), chosen, facts["model"]
+    bench = bench or Bench(config, progress)
+    bench.progress.say(f"{folder}: the adapter of round {chosen} is gone; it is trained again from the recorded labels")
+    with Run(bench.config, strategy=facts["strategy"], seed=facts["seed"], bench=bench) as again:
+        return again._adapter(chosen), chosen, facts["model"]
 
 
 def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:

@@ -18,13 +18,14 @@ from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
 from guidestar.data.tasks import Choice, Task, labels_of, make_task
-from guidestar.errors import ConfigError, StoreError
+from guidestar.errors import ConfigError
+from guidestar.loop import trained
 from guidestar.progress import Progress, Silent, behind
 from guidestar.query import measures as measure_room
 from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
 from guidestar.store.files import sha256
-from guidestar.store.store import Store, find_run
+from guidestar.store.store import find_run
 
 CHUNK = 1024  # examples predicted before their rows are given out
 PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place
@@ -177,7 +178,7 @@ def predict_file(
     folder = find_run(run)
     task = _task(config)
     found = survey(source, config, lambda answer, where: None)
-    adapter, chosen, begun = trained_adapter(folder, round)
+    adapter, chosen, begun = trained(folder, config, round, progress=progress)
 
     from guidestar.model import adapters, load
     from guidestar.model.suggest import suggest
@@ -199,22 +200,6 @@ def predict_file(
                 said = answers[example.id]
                 row["answer"] = said.answer
                 yield row | ({"probability": said.probabilities[said.answer]} if said.probabilities else {})
-
-
-def trained_adapter(run: Path, round: int | None = None) -> tuple[Path, int, dict[str, Any]]:
-    """A run's adapter, the round that it is of, and the facts of its base model. round: None is the last that was trained.
-
-    run: a run's folder, or one that holds a single run. Raises StoreError without such an adapter.
-    """
-    folder = find_run(run)
-    with Store.open(folder) as store:
-        trained = [r for r in range(store.current_round() + 1) if store.has_adapter(r)]
-        if not trained:
-            raise StoreError(f"{folder}: no adapter has been trained yet")
-        if round is not None and round not in trained:
-            raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, trained))}")
-        chosen = trained[-1] if round is None else round
-        return store.adapter(chosen), chosen, store.facts["model"]
 
 
 def _task(config: RunConfig) -> Task:

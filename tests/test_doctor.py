@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from loops import SMALL, MakeConfig, quick  # noqa: F401
 
+from guidestar import config as configs
 from guidestar import doctor, loop
 from guidestar.cli import main
 from guidestar.doctor import Finding, examine, machine, packages, run_folder, text
+from guidestar.errors import StoreError
+from guidestar.publish import publish
+from guidestar.scoring import predict_file
 
 
 @pytest.fixture
@@ -67,6 +72,31 @@ def test_the_fix_mends_it(run: Path, make_config: MakeConfig) -> None:
     with loop.Run(make_config(**SMALL, strategies=["random"])) as again:
         again.adapter()
     assert not _bad(list(run_folder(run)))
+
+
+def test_an_answer_never_comes_from_an_older_adapter_than_the_newest(run: Path, tmp_path: Path) -> None:
+    """Gone: every way to it trains it again. Damaged: every way to it says so."""
+    newest = run / "random-seed0" / "adapters" / "round-002"
+    (file := tmp_path / "new.csv").write_text("text\nwhere is my parcel\n")
+    config = configs.load(run / "config.yaml")
+    ways: list[Callable[[], object]] = [
+        lambda: list(predict_file(run, config, str(file))),
+        lambda: publish(run, tmp_path / "hub"),
+        lambda: loop.run(config),
+        lambda: main(["score", str(run), str(file), "--quiet"]),
+    ]
+    for way in ways:
+        shutil.rmtree(newest)
+        fix = next(f.fix for f in run_folder(run) if f.what == "adapters/round-002 is gone")
+        assert "guidestar run" in fix
+        way()
+        assert not _bad(list(run_folder(run)))
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(b"")
+    for way in ways[:3]:
+        with pytest.raises(StoreError, match="delete the folder and run again"):
+            way()
+    assert ways[3]() == 1
 
 
 def test_a_damaged_database_and_missing_data_are_problems(run: Path) -> None:

@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
 
     report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
     report.add_argument("run", metavar="RUN", help="the folder of a run")
+    report.add_argument("--out", metavar="FILE", help="where to write; default: report.html, in the run's folder")
     for form in ("pdf", "png"):
         report.add_argument(
             f"--{form}", action="store_true", help=f"write every chart into RUN/figures as {form.upper()} too"
@@ -177,7 +178,7 @@ def _report(options: Options) -> int:
 
     keep_costs(Path(options.run))
     figures = [form for form in ("pdf", "png") if getattr(options, form)]
-    path = build_report(Path(options.run), figures)
+    path = build_report(Path(options.run), figures, Path(options.out) if options.out else None)
     files = sorted(str(file) for form in figures for file in (path.parent / "figures").glob(f"*.{form}"))
     show(options, {"report": str(path), **({"figures": files} if figures else {})}, "\n".join([str(path), *files]))
     return 0
@@ -206,11 +207,12 @@ def _predict(options: Options) -> int:
 
 
 def _score(options: Options) -> int:
-    from guidestar.scoring import highest, score_file, trained_adapter
+    from guidestar.loop import trained
+    from guidestar.scoring import highest, score_file
 
     config, adapter, news = load(options.config), options.adapter, progress(options)
     if adapter is None and Path(options.config).is_dir():
-        place, round, _ = trained_adapter(Path(options.config))
+        place, round, _ = trained(Path(options.config), config, progress=news)
         news.say(f"adapter of round {round}: {place}")
         adapter = str(place)
     common = {

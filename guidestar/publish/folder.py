@@ -15,6 +15,7 @@ from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.tasks import Choice, make_task
 from guidestar.errors import ConfigError, ModelError, StoreError
+from guidestar.loop import trained
 from guidestar.publish.cards import data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
@@ -56,9 +57,9 @@ def publish(
             raise StoreError(f"{folder}: no round is complete yet, so there is nothing to publish")
         if round is not None and round not in measured:
             raise ConfigError(f"round is {round}; allowed: {', '.join(map(str, measured))}")
-        chosen = measured[-1] if round is None else round
-        adapter = store.adapter(chosen)
-        bench = bench or Bench(_configuration(folder))
+    bench = bench or Bench(_configuration(folder))
+    adapter, chosen, _ = trained(folder, bench.config, measured[-1] if round is None else round, bench=bench)
+    with Store.open(folder) as store:
         usage = _usage(store, bench, adapter, base)
         name = (push or f"{store.facts.get('name')}-{store.facts.get('strategy')}").rpartition("/")[2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,13 @@ from guidestar.store import files
 REPORT, FIGURES = "report.html", "figures"
 
 
-def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
+def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = None) -> Path:
     """Write `report.html` into an experiment folder or a run folder, from its stores.
 
     The same stores give the same bytes. Only the texts of hard test examples come from the data files, where these are
     still what the run was made on, and what was spent from costs.json, where `keep_costs` has left one. figures: "pdf", "png" or both; every chart is written into `figures` in that format
-    too. Raises GuidestarError if there is no run or matplotlib is missing, StoreError if a store cannot be read or a file
+    too. out: another file; where the folder cannot be written, NAME-report.html in the working folder if not given.
+    Raises GuidestarError if there is no run or matplotlib is missing, StoreError if a store cannot be read or a file
     cannot be written.
     """
     runs = read_runs(folder)
@@ -71,12 +73,12 @@ def build_report(folder: Path, figures: Sequence[str] = ()) -> Path:
         repeat=_repeat(runs, folder),
         configuration=_configuration(runs),
     )
-    path = folder / REPORT
+    path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
     files.write_bytes(path, page.encode())
     for chart in _there([*curves, *behaviour, time, spent.chart if spent else None]) if figures else ():
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
         for form in figures:
-            charts.save(chart, folder / FIGURES / f"{name}.{form}")
+            charts.save(chart, path.parent / FIGURES / f"{name}.{form}")
     return path
 
 

@@ -73,6 +73,10 @@ class Store:
         """Close the database. The store cannot be used any more."""
         self._db.close()
 
+    def checkpoint(self) -> None:
+        """Bring what was recorded into `run.sqlite` itself, out of its WAL; every round does so."""
+        self._db.checkpoint()
+
     def __enter__(self) -> Self:
         return self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -26,6 +27,7 @@ from guidestar.store import Store, find_run, runs_in
 from guidestar.store.store import DATABASE
 
 _TOGETHER = 50  # saves of one transaction
+_SETTLE = 5.0  # seconds between two checkpoints: what a copy without the WAL may lack
 
 T = TypeVar("T")
 
@@ -91,7 +93,7 @@ class Desk:
     # --- in the thread ----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        stop = False
+        stop, unsettled, settled_at = False, False, time.monotonic()
         while not stop:
             jobs = self._waiting()
             stop = None in jobs
@@ -101,6 +103,11 @@ class Desk:
             for job in jobs:
                 if isinstance(job, _Call):
                     _resolve(job.done, partial(self._call, job.work))
+            unsettled = unsettled or bool(saves)
+            if unsettled and self._store is not None and time.monotonic() - settled_at >= _SETTLE:
+                with suppress(StoreError):  # it is in the WAL, which is as good
+                    self._store.checkpoint()
+                unsettled, settled_at = False, time.monotonic()
         if self._store is not None:
             self._store.close()
 
