@@ -31,7 +31,6 @@ from guidestar import config as configs
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.data.pool import read_examples
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import make_task
 from guidestar.model import adapters
 from guidestar.model.batches import encode_answer, encode_prompts
 from guidestar.model.load import BaseModel, load
@@ -39,6 +38,7 @@ from guidestar.model.predict import predict
 from guidestar.model.train import train
 from guidestar.records import Example
 from guidestar.store.files import write_bytes
+from guidestar.tasks import make_task
 
 RESULTS = Path(__file__).parent / "results"
 NEEDS = {"gold_entropy", "gold_nll"}

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.pool import Dataset, load_dataset, used
-from guidestar.data.tasks import Choice, labels_of
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
@@ -66,7 +65,7 @@ class Bench:
         from guidestar.model import load
 
         with self.progress.phase("loading model"):
-            base = load.load(self.config.model, self.progress.say, labels_of(self.dataset.task))
+            base = load.load(self.config.model, self.progress.say, self.dataset.task.classes)
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base
 
@@ -106,7 +105,7 @@ class Bench:
         splits = {name: split.without(long) for name, split in splits.items()}
         if empty := [name for name, split in splits.items() if not len(split)]:
             raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
-        if isinstance(found.task, Choice) and not base.labels:
+        if found.task.classes and not base.labels:
             label_tokens(base, found.task, pool[0].prompt)
         if not long:
             return found
@@ -216,7 +215,7 @@ class Bench:
                 problems += [
                     f"strategy {item.title}: {problem}"
                     for problem in strategies.check(
-                        recipe, self.dataset.task.kind, simulation, self.config.peft, self.config.train.b_dropout
+                        recipe, self.dataset.task.family, simulation, self.config.peft, self.config.train.b_dropout
                     )
                 ]
                 if recipe.committee and self.config.train.start == "previous":
@@ -238,7 +237,7 @@ class Bench:
             problems.append(
                 "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
             )
-        if rule in ("beast", "smoothest_epoch") and self.dataset.task.kind != "choice":
+        if rule in ("beast", "smoothest_epoch") and not self.dataset.task.classes:
             problems.append(
                 f"train.early_stop: {rule} asks how smooth classes are, which the task kind "
                 f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
@@ -259,7 +258,7 @@ class Bench:
 
         problems = []
         for item in self.config.strategies:
-            asked = frozenset().union(*strategies.needs(strategies.resolve(item), self.dataset.task.kind))
+            asked = frozenset().union(*strategies.needs(strategies.resolve(item), self.dataset.task.family))
             if other := sorted(asked - ARRAYS - GRADIENT):
                 problems.append(
                     f"strategy {item.title}: needs {', '.join(other)}, but {self.base.name} answers with a classification "

@@ -17,7 +17,6 @@ import numpy as np
 
 from guidestar.bench import Bench
 from guidestar.config import RunConfig
-from guidestar.data.tasks import Choice
 from guidestar.progress import Tick
 from guidestar.query import strategies
 from guidestar.query.mixing import Schedule
@@ -130,7 +129,7 @@ class Chooser:
             return strategies.Selection((), {})
         dataset = self.bench.fitting
         task, passes, seed = dataset.task, self.recipe.passes, phase_seed(self.seed, r, "score")
-        needs_full, needs_base = strategies.needs(self.recipe, task.kind)
+        needs_full, needs_base = strategies.needs(self.recipe, task.family)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
         of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
         whole = self.recipe.dropout == "model"
@@ -145,7 +144,7 @@ class Chooser:
             rounds=self._rounds,
             base=before,
             labelled_classes=counts,
-            kind=task.kind,
+            kind=task.family,
             schedule=self.schedule,
         )
         if needs_full and self.recipe.committee:
@@ -221,7 +220,7 @@ class Chooser:
         """The base model's arrays for some examples of a block, which are predicted in one fixed order whatever else is
         known: the whole pool once, or this round's candidates."""
         dataset = self.bench.fitting
-        needs = strategies.needs(self.recipe, dataset.task.kind)[1]
+        needs = strategies.needs(self.recipe, dataset.task.family)[1]
         headed = bool(self.base().labels) and "label_log_probs" in needs
         if headed:
             needs = needs - {"label_log_probs"} | {"embedding"}
@@ -295,9 +294,7 @@ class Chooser:
         from guidestar.model import adapters
         from guidestar.model.arrays import predict
 
-        if not (self.bench.watched and isinstance(self.bench.dataset.task, Choice)) or self.store.has_arrays(
-            r, "picks"
-        ):
+        if not (self.bench.watched and self.bench.dataset.task.classes) or self.store.has_arrays(r, "picks"):
             return
         by_id = {e.id: e for e in self.bench.pool}
         examples = [by_id[pick.id] for pick in picks]

@@ -21,7 +21,6 @@ from guidestar import trackers
 from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
-from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.people.annotators import Annotator, annotator_of, oracle
@@ -31,6 +30,7 @@ from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, St
 from guidestar.rng import phase_seed
 from guidestar.store.store import BUDGET, DATABASE, Store, find_run
 from guidestar.store.twin import find_twin
+from guidestar.tasks import facts_of
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.evaluate import Measured
@@ -222,8 +222,7 @@ class Run:
             "strategy": self.strategy.title,
             "recipe": _plain(self.recipe),
             "seed": self.seed,
-            "task": {"kind": task.kind}
-            | ({"labels": list(task.labels), "words": list(task.words)} if isinstance(task, Choice) else {}),
+            "task": facts_of(task),
             "data": dict(self.bench.fitting.facts),
             "data_hash": dataset.hash,
             "synthetic": self.config.data.preset == "demo",
@@ -439,7 +438,7 @@ class Run:
         from guidestar.model.evaluate import choice_values
 
         dataset = self.bench.fitting
-        if dataset.test is None or dataset.task.kind != "choice" or self.store.has_arrays(0, "test_base"):
+        if dataset.test is None or not dataset.task.classes or self.store.has_arrays(0, "test_base"):
             return
         if self._base.labels:  # its head is noise
             return
@@ -468,7 +467,7 @@ class Run:
 
         task = self.bench.dataset.task
         examples = [self.store.example(pick.id) for pick in self.store.query(r).picks]
-        if isinstance(task, Choice) and not unseen:
+        if task.classes and not unseen:
             picked = {e.id for e in examples}
             examples += [e for e, _ in self._labelled() if e.id not in picked]
         with (

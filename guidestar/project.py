@@ -11,9 +11,9 @@ from typing import Any
 
 from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
-from guidestar.data.tasks import MOST_LABELS, Choice
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import publish_folder, write_bytes
+from guidestar.tasks import MOST_LABELS, Choice
 
 LOOK = 100_000  # rows looked at
 NO_COLUMN = "none"  # of the answers, said on the command line

@@ -9,6 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from guidestar.errors import allowed
+from guidestar.tasks import TASKS
 
 
 class _Section(BaseModel):
@@ -74,10 +78,7 @@ class DataConfig(_Section):
 class TaskConfig(_Section):
     """What an answer is."""
 
-    kind: Literal["choice", "number", "text"] | None = Field(
-        None,
-        description="choice: one of some labels; number: a final number after a worked answer; text: normalised exact match.",
-    )
+    kind: str | None = Field(None, description="; ".join(f"{name}: {kind.about}" for name, kind in TASKS.items()) + ".")
     labels: list[str] | dict[str, str] | None = Field(
         None,
         description="The labels, or label -> the word the model writes for it. Without it, the labels found in the pool.",
@@ -93,6 +94,13 @@ class TaskConfig(_Section):
         description="Limit of generated responses in tokens; default 16 for choice, 256 for number, 64 for text.",
     )
     marker: str = Field("####", description="number: what stands before the final number in a worked answer.")
+
+    @field_validator("kind", mode="plain")
+    @classmethod
+    def _known(cls, value: Any) -> str | None:
+        if value is None or (isinstance(value, str) and value in TASKS):
+            return value
+        raise PydanticCustomError("literal_error", "unknown", {"expected": ", ".join(f"'{name}'" for name in TASKS)})
 
 
 class ModelConfig(_Section):
@@ -483,7 +491,7 @@ class RunConfig(_Section):
                 if getattr(data, key) is None
             ]
             if self.task.kind is None:
-                problems.append(("task.kind", "is missing; allowed: choice, number, text"))
+                problems.append(("task.kind", f"is missing; {allowed(TASKS)}"))
         if query.budget < query.warm_start:
             problems.append(("query.budget", f"is {query.budget}, below query.warm_start {query.warm_start}"))
         if self.train.patience and not data.validation and not data.preset:

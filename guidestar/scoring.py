@@ -17,7 +17,6 @@ from guidestar.config import RunConfig
 from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
-from guidestar.data.tasks import Choice, Task, labels_of, make_task
 from guidestar.errors import ConfigError
 from guidestar.loop import trained
 from guidestar.progress import Progress, Silent, behind
@@ -26,6 +25,7 @@ from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
 from guidestar.store.files import sha256
 from guidestar.store.store import find_run
+from guidestar.tasks import TASKS, Task, make_task
 
 CHUNK = 1024  # examples predicted before their rows are given out
 PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place
@@ -55,10 +55,10 @@ def score_file(
     part in `keep`.
     """
     task = _task(config)
-    names = list(measures or [measure_room.default_measure(task.kind)])
+    names = list(measures or [measure_room.default_measure(task.family)])
     found = survey(source, config, task.parse_gold)
     labelled = found.answered == found.rows
-    problems = [p for name in names for p in measure_room.measure_problems(name, task.kind, labelled)]
+    problems = [p for name in names for p in measure_room.measure_problems(name, task.family, labelled)]
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
         for name in names
@@ -76,16 +76,16 @@ def score_file(
 
     progress = progress or Silent()
     with progress.phase("loading model"):
-        base = load.load(config.model, progress.say, labels_of(task))
+        base = load.load(config.model, progress.say, task.classes)
     if base.labels and adapter is None:
         raise ConfigError(
             f"{base.name} answers with a classification head, which is noise without the adapter that it was trained "
             "with; give --adapter, or the folder of a run"
         )
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
-    if task.kind == "choice":
+    if task.classes:
         needs.add("label_log_probs")
-    labels = base.labels or (task.labels if isinstance(task, Choice) else ())
+    labels = base.labels or task.classes
     oracle = any(measure_room.MEASURES[name].oracle for name in names)
     samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
     asked = {
@@ -109,7 +109,7 @@ def score_file(
                 scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told, samples=samples,
             )  # fmt: skip
             values = {name: measure_room.evaluate_measure(name, said) for name in names}
-            if task.kind == "choice":
+            if task.classes:
                 values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
             return values
 
@@ -185,7 +185,7 @@ def predict_file(
 
     progress = progress or Silent()
     with progress.phase("loading model"):
-        base = load.load(config.model, progress.say, labels_of(task))
+        base = load.load(config.model, progress.say, task.classes)
     load.same(base, begun, folder, ["fingerprint"])
     with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
         for start, part, _ in parts_of(found, CHUNK):
@@ -204,6 +204,7 @@ def predict_file(
 
 def _task(config: RunConfig) -> Task:
     data, task_config, _ = apply_preset(config.data, config.task)
-    if task_config.kind == "choice" and task_config.labels is None:  # they are those of the run's own data
+    kind = TASKS.get(task_config.kind or "")
+    if kind is not None and kind.reads_labels and task_config.labels is None:  # they are those of the run's own data
         return load_dataset(config).task
     return make_task(task_config, [], data.response)

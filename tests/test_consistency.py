@@ -13,13 +13,13 @@ from reference import answer_entropy, sampled_response
 
 from guidestar.config import parse
 from guidestar.data.pool import load_dataset
-from guidestar.data.tasks import Choice, Number, Text
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, consistency, generate, kv
 from guidestar.model.arrays import predict
 from guidestar.model.batches import encode_prompts
 from guidestar.query.measures import answer_consistency, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Recipe, check
+from guidestar.tasks import Choice, Number, Text
 
 LORA = {
     "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.3, "target_modules": "all-linear",

@@ -13,8 +13,8 @@ from guidestar.data import presets
 from guidestar.data.demo import write_demo
 from guidestar.data.pool import load_dataset
 from guidestar.data.presets import PRESETS, apply_preset
-from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, DataError
+from guidestar.tasks import make_task
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {

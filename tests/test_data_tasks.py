@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidestar.config import TaskConfig
-from guidestar.data.tasks import TASKS, Choice, Number, Text, make_task, normal_form
 from guidestar.errors import ConfigError, DataError
+from guidestar.tasks import TASKS, Choice, Number, Text, make_task, normal_form
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RESPONSES = ("{answer}", "the correct answer is {answer}", "Answer: {answer}.", "it is {answer}, I think")

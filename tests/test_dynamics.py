@@ -18,7 +18,6 @@ from test_predict import PEFT, choice, examples
 from guidestar import loop
 from guidestar.cli.main import main
 from guidestar.config import ModelConfig, TaskConfig, TrainConfig
-from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.dynamics import from_arrays
 from guidestar.model import adapters
@@ -29,6 +28,7 @@ from guidestar.model.train import train
 from guidestar.store import Store
 from guidestar.study.analyses.dynamics import NEVER
 from guidestar.study.probes import probe
+from guidestar.tasks import make_task
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
 DRY = {**PEFT, "lora_dropout": 0.0}

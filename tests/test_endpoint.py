@@ -17,12 +17,10 @@ import pytest
 
 from guidestar.cli.main import main
 from guidestar.config import EndpointConfig, PeopleConfig
-from guidestar.data.tasks import Choice, Number, Text
 from guidestar.errors import ConfigError, DataError, ModelError, StoreError
 from guidestar.people import chat
 from guidestar.people.endpoint import (
     EndpointAnnotator,
-    answer_form,
     endpoint_annotator,
     endpoint_usage,
     instructions,
@@ -31,6 +29,7 @@ from guidestar.people.endpoint import (
 from guidestar.people.ledger import LEDGER, Ledger, read_ledger
 from guidestar.records import Example, Finished, Label, Skip, Stop, Waiting
 from guidestar.store import Store
+from guidestar.tasks import Choice, Number, Text
 
 KEY = "sk-very-secret-0123456789"
 TASK = Choice(("place", "person", "thing"), ("place", "person", "thing"))
@@ -612,8 +611,8 @@ def test_instructions_name_words_labels_and_form():
     assert "Towns are places." in told
     assert "- place (also called LOC)\n- person" in told
     assert told.endswith("Answer with exactly one of these and nothing else: place, person.")
-    assert answer_form(Number()) in instructions(Number())
-    assert "####" in answer_form(Number())
+    assert Number().asked in instructions(Number())
+    assert "####" in Number().asked
     assert instructions(Text()).startswith("You are a careful annotator.")
 
 

@@ -155,7 +155,7 @@ def out_name(format: str) -> str:
 def test_what_a_file_says_is_what_was_written(format: str, case: Case) -> None:
     """Every format carries answers with their annotators, skips, flags, notes and verdicts, in its files too."""
     chosen = FORMATS[format.removesuffix("-safe")]
-    about = About(case.kind, case.labels, tuple(case.examples[0].fields))
+    about = About(case.labels, tuple(case.examples[0].fields))
     rows = rows_with(case)
     records = [record for row in rows for record in chosen.write(row, about)]
     with tempfile.TemporaryDirectory() as place:

@@ -16,12 +16,12 @@ from test_predict import choice, examples
 from guidestar.config import TaskConfig, parse
 from guidestar.data.demonstrations import choose_demonstrations, with_demonstrations
 from guidestar.data.pool import Split, load_dataset
-from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, DataError
 from guidestar.model.batches import encode_prompts, encode_response
 from guidestar.model.evaluate import evaluate, few_shot
 from guidestar.model.predict import respond
 from guidestar.records import Example
+from guidestar.tasks import make_task
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}</s>\n{% endfor %}"

@@ -13,12 +13,12 @@ import torch
 from conftest import LABELS
 
 from guidestar.config import TaskConfig, TrainConfig
-from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, DataError, ModelError, NoVariance
 from guidestar.model import adapters
 from guidestar.model.predict import GENERATED, GOLD, predict, respond
 from guidestar.model.train import train
 from guidestar.records import Example
+from guidestar.tasks import make_task
 
 PEFT = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.3, "target_modules": "all-linear"}
 TEXTS = [

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from guidestar.data.tasks import Choice, Number, Text
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.people.terminal import help_text, label_in_terminal, printable, read_line
 from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Query, Skip, Stop, Undo
 from guidestar.store import Store
+from guidestar.tasks import Choice, Number, Text
 
 LABELS = ("place", "person", "spam")
 

@@ -17,12 +17,12 @@ from test_predict import PEFT, choice, examples
 
 from guidestar import config as configs
 from guidestar.config import TaskConfig, TrainConfig
-from guidestar.data.tasks import make_task
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.dropout import BitDropout
 from guidestar.model.train import _loss, _rows, decay_towards, train
 from guidestar.store.files import sha256
+from guidestar.tasks import make_task
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidestar.data.tasks import Task
 from guidestar.errors import ConfigError, DataError
 from guidestar.records import Example
+from guidestar.tasks import Task
 
 Demonstration = tuple[Example, str]
 
@@ -31,7 +31,7 @@ def choose_demonstrations(
     if not labelled:
         raise DataError("there is no labelled example to show as a demonstration")
     order = [labelled[i] for i in rng.permutation(len(labelled))]
-    if task.kind != "choice":
+    if not task.classes:
         return order[:shots]
     by_class: dict[str, list[Demonstration]] = {}
     for pair in order:

@@ -16,10 +16,10 @@ from guidestar.data.formats import Row, read_rows
 from guidestar.data.forms import differences
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
-from guidestar.data.tasks import Choice, Task, make_task
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.records import Example
 from guidestar.rng import generator
+from guidestar.tasks import Task, make_task
 
 SHOWN = 20  # problems listed at once
 T = TypeVar("T")
@@ -355,13 +355,13 @@ def used(
         "pool_without_answer": len(pool) - len(answers),
         "budget_exceeds_pool": budget > len(pool),
     }
-    return facts | (_class_facts(task, answers, splits["test"]) if isinstance(task, Choice) else {})
+    return facts | (_class_facts(task, answers, splits["test"]) if task.labels else {})
 
 
-def _class_facts(task: Choice, answers: Sequence[str], test: Split | None) -> dict[str, Any]:
+def _class_facts(task: Task, answers: Sequence[str], test: Split | None) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if answers:
-        counts = Counter(answers)
+        counts = Counter(label for answer in answers for label in task.parts(answer))
         facts["classes"] = {label: counts[label] for label in task.labels}
     if test:
         label, count = max(Counter(test.answers).items(), key=lambda pair: (pair[1], str(pair[0])))
@@ -380,7 +380,7 @@ def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: s
             },
             "template": template,
             "response": task.response,
-            "labels": list(zip(task.labels, task.words, strict=True)) if isinstance(task, Choice) else None,
+            "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
         }
     )
 

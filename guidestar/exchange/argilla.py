@@ -76,7 +76,7 @@ def hint(about: About) -> str:
     """The dataset's settings that the exported records fit."""
     question = about.question or _QUESTION
     fields = ", ".join(f"rg.TextField(name={name!r})" for name in about.fields)
-    if about.kind == "choice":
+    if about.labels:
         asked = f"rg.LabelQuestion(name={question!r}, labels={list(about.labels)!r})"
     else:
         asked = f"rg.TextQuestion(name={question!r})"

@@ -15,7 +15,6 @@ from guidestar.config import RunConfig, TaskConfig
 from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
-from guidestar.data.tasks import Task, make_task
 from guidestar.errors import DataError
 from guidestar.exchange import containers
 from guidestar.exchange.matching import Index
@@ -24,6 +23,7 @@ from guidestar.exchange.rows import About, Format, Given, Row
 from guidestar.exchange.table import format_of, recognise
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Verdict
 from guidestar.store.store import Store, find_run
+from guidestar.tasks import Task, make_task
 
 NOBODY = "import"  # who answers in a file without names, unless the user says
 SOURCE = "import"

@@ -73,7 +73,7 @@ def _annotation(row: Row, about: About, given: Given) -> dict[str, Any]:
 
 
 def _result(row: Row, about: About, answer: str, annotator: str) -> dict[str, Any]:
-    choice = about.kind == "choice"
+    choice = bool(about.labels)
     return {
         "id": hashlib.sha256(f"{row.id}\n{annotator}\n{answer}".encode()).hexdigest()[:10],
         "from_name": about.question or _CONTROL,
@@ -89,7 +89,7 @@ def hint(about: About) -> str:
     names = list(columns_of(dict.fromkeys(about.fields, ""), _OWN)) or ["text"]
     texts = "".join(f"  <Text name={quoteattr(name)} value={quoteattr('$' + name)}/>\n" for name in names)
     control = f"name={quoteattr(about.question or _CONTROL)} toName={quoteattr(names[0])}"
-    if about.kind == "choice":
+    if about.labels:
         choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in about.labels)
         answer = f'  <Choices {control} choice="single">\n{choices}  </Choices>\n'
     else:

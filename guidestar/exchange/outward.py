@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from guidestar.exchange.table import format_of
 from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import files
 from guidestar.store.store import Store, find_run
+from guidestar.tasks import recorded_task
 
 _KINDS: dict[type[Any], str] = {
     Label: "label", Skip: "skip", Undo: "undo", Flag: "flag", Note: "note", Verdict: "verdict",
@@ -134,9 +135,8 @@ def _given(answer: Label | Skip, at: str = "") -> Given:
 
 def about_run(store: Store, rows: list[Row]) -> About:
     """What the formats must know of a run."""
-    task: Mapping[str, Any] = store.facts["task"]
     fields = tuple(dict.fromkeys(name for row in rows for name in row.fields))
-    return About(task["kind"], tuple(task.get("labels", ())), fields)
+    return About(recorded_task(store.facts).classes, fields)
 
 
 def log_of(store: Store) -> list[dict[str, Any]]:

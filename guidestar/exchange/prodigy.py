@@ -48,7 +48,7 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     rest = {name: value for name, value in kept(row).items() if name not in ("answers", "final")}
     if len(row.fields) != 1:
         rest["fields"] = columns_of(row.fields, ())  # the text is the filled template then
-    choice = about.kind == "choice"
+    choice = bool(about.labels)
     task: dict[str, Any] = {"text": shown(row), "_view_id": "choice" if choice else "text_input"}
     if choice:
         task["options"] = [{"id": label, "text": label} for label in about.labels]
@@ -62,7 +62,7 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
 
 def _answered(task: dict[str, Any], given: Given, about: About, flagged: bool) -> dict[str, Any]:
     line = {**task, "answer": "ignore" if given.answer is None else "accept"}
-    if about.kind == "choice":
+    if about.labels:
         line["accept"] = [] if given.answer is None else [given.answer]
     elif given.answer is not None:
         line[about.question or _INPUT] = given.answer

@@ -67,13 +67,12 @@ class Row:
 class About:
     """What a format must know of the run and of the user's wish.
 
-    kind: "choice", "number" or "text"; labels: those of a choice. fields: names of the examples' fields.
+    labels: those of which exactly one is an answer, () where answers are texts. fields: names of the examples' fields.
     columns: column of the user's files -> field, where the names differ. answer: the column with answers there.
     question: the question, control or column to use where a file has several.
     suggestions: whether files for other labelling tools carry the model's own answers.
     """
 
-    kind: str
     labels: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -263,7 +262,7 @@ def text_of(value: Any, where: str) -> str:
 
 def labels_in(value: Any, about: About) -> Any:
     """A label, or the list of them that a table holds as its JSON text; a label may look like one, "[1]"."""
-    return nested(value) if about.kind == "choice" and value not in about.labels else value
+    return nested(value) if about.labels and value not in about.labels else value
 
 
 def single(value: Any, where: str) -> str | None:

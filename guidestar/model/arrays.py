@@ -53,7 +53,7 @@ def predict(
             whole_dropout=whole_dropout,
         )  # fmt: skip
     else:
-        labels = tuple(task.labels) if task.kind == "choice" else ()
+        labels = task.classes
         found = Predictions(tuple(e.id for e in examples), {}, labels)
     if wanted & GRADIENT:
         gradient = {"representation_gradient": representation_gradient(base, model, examples, tick)[None]}

@@ -72,7 +72,7 @@ def base_predictions(
         arrays = dict(found.arrays)
         files.write_arrays(path, {**arrays, _HASH: np.frombuffer(_digest(arrays), np.uint8)}, {})
         forget(parts)
-    return Predictions(ids, arrays, tuple(task.labels) if task.kind == "choice" else ())
+    return Predictions(ids, arrays, task.classes)
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -47,7 +47,7 @@ def answer_groups(answers: Sequence[str | None], task: Any) -> NDArray[np.float3
     All responses without a readable answer are one group: "no answer" is an outcome that a model can be sure of. A
     group for each would give the highest score to whatever is cut off at `max_new_tokens`, which no label can mend.
 
-    >>> from guidestar.data.tasks import Number
+    >>> from guidestar.tasks import Number
     >>> answer_groups(["18", None, "18.0", "9", None], Number()).tolist()
     [0.0, 1.0, 0.0, 3.0, 1.0]
     """

@@ -28,8 +28,8 @@ class Listener:
         self.first: torch.Tensor | None = None  # first tokens of the labels, behind `skip` format words
         self.skip = 0
         self.gold = torch.zeros(0, dtype=torch.int64)
-        if task.kind == "choice":
-            places = [task.labels.index(answer) for _, answer in labelled]
+        if task.classes:
+            places = [task.classes.index(answer) for _, answer in labelled]
             self.gold = torch.tensor(places, device=base.device)
             if not base.labels and task.scoring == "first_token":
                 tokens = label_tokens(base, task, labelled[0][0].prompt)

@@ -10,7 +10,6 @@ from typing import Any, Self, final
 
 from guidestar.asking import Ask, Lesson, Responses, Scorer, Trained, Trainer, silent
 from guidestar.config import TrainConfig
-from guidestar.data.tasks import Task, labels_of
 from guidestar.errors import ModelError, allowed
 from guidestar.model import adapters, batches, classify, predict
 from guidestar.model.consistency import sampled_answers
@@ -23,6 +22,7 @@ from guidestar.model.train import train
 from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
 from guidestar.store.files import sha256
+from guidestar.tasks import Task
 
 GRADIENT = frozenset({"representation_gradient"})
 SAMPLED = frozenset({"sampled_answer"})
@@ -50,7 +50,7 @@ class OwnScorer(Scorer):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return labels_of(self.task)
+        return self.task.classes
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)

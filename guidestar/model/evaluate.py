@@ -38,12 +38,13 @@ def evaluate(
     """
     pairs = split.answered()
     examples, answers = [e for e, _ in pairs], [a for _, a in pairs]
-    if task.kind == "choice":
+    if task.classes:
         log_probs = predict(base, model, examples, {"label_log_probs"}, task, tick=tick).arrays["label_log_probs"][0]
         return choice_values(log_probs, answers, task)
     texts = respond(base, model, examples, task, tick, stop=stop).texts
-    correct = np.asarray([task.correct(task.parse(t), a) for t, a in zip(texts, answers, strict=True)], dtype=bool)
-    return exact_metrics(correct), {"correct": correct.astype(np.uint8)}
+    parsed = [task.parse(text) for text in texts]
+    correct = np.asarray([task.correct(p, a) for p, a in zip(parsed, answers, strict=True)], dtype=bool)
+    return exact_metrics(correct) | task.measures(parsed, answers), {"correct": correct.astype(np.uint8)}
 
 
 def choice_values(log_probs: np.ndarray, answers: list[str], task: Any) -> Measured:

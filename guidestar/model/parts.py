@@ -54,7 +54,7 @@ def predict_in_parts(
     if n <= part:
         return arrays_room.predict(base, model, examples, needs, task, seed=seed, tick=tick, **options)
     whole: dict[str, np.ndarray] = {}
-    labels: tuple[str, ...] = tuple(task.labels) if task.kind == "choice" else ()
+    labels: tuple[str, ...] = task.classes
     asked = {
         "needs": sorted(needs),
         "task": repr(task),

@@ -82,7 +82,7 @@ def predict(
         raise ValueError("gold arrays need the gold answers")
     repeats = max(passes, 1)
     ids = tuple(e.id for e in examples)
-    labels = tuple(task.labels) if task.kind == "choice" else ()
+    labels = task.classes
     store: dict[str, NDArray[Any]] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
     if wanted & LABEL:
         store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels)))
@@ -486,7 +486,7 @@ def fits(base: BaseModel, task: Any) -> int:
     """Tokens to keep free behind a prompt for this task's responses; a classification head writes none."""
     if base.labels:
         return 0
-    words = [task.response_text(label) for label in task.labels] if task.kind == "choice" else []
+    words = [task.response_text(label) for label in task.classes]
     longest = max((len(encode_response(base, "x", w)) for w in words), default=0)
     if longest >= base.max_length:
         raise DataError(f"a label word has {longest} tokens, more than the model's context of {base.max_length}")
@@ -495,7 +495,7 @@ def fits(base: BaseModel, task: Any) -> int:
 
 def rooms(base: BaseModel, task: Any, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
     """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
-    room, free = fits(base, task), task.kind != "choice"  # whose words were measured in `fits`
+    room, free = fits(base, task), not task.classes  # whose words were measured in `fits`
     return [
         max(room, len(encode_answer(base, task, e, gold[e.id]))) if free and e.id in gold else room for e in examples
     ]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.data.tasks import Text
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, predict, respond
 from guidestar.records import Example, Suggestion
+from guidestar.tasks import Text
 
 
 def suggest(
@@ -26,7 +26,7 @@ def suggest(
     A choice gives the likeliest label and the probability of each; the other kinds a greedy response without the
     words of the response template, "" where the model writes nothing.
     """
-    if task.kind != "choice":
+    if not task.classes:
         bare = Text(task.response)
         texts = respond(base, model, examples, task, tick).texts
         return {e.id: Suggestion(bare.parse(text) or "", {}, round) for e, text in zip(examples, texts, strict=True)}

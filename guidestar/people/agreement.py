@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidestar.data.tasks import Number, Task, Text, normal_form
 from guidestar.metrics.agreement import confusion, krippendorff_alpha, pairwise, per_class_agreement
 from guidestar.people.endpoint import MACHINE
 from guidestar.people.ledger import endpoint_usage
@@ -37,12 +35,11 @@ def agreement_of(run: Path) -> dict[str, Any]:
     with Store.open(folder) as store:
         board = Board(store, people_of(experiment_of(folder), store.facts), time.time)
         given, verdicts = store.annotations.by_annotator(), store.annotations.verdicts()
-        form = _form(board.task)
         labels = {
             id: {who: answer.answer for who, answer in one.items() if isinstance(answer, Label)}
             for id, one in given.items()
         }  # fmt: skip
-        every = [{who: form(answer) for who, answer in one.items()} for one in labels.values()]
+        every = [{who: board.task.compared(answer) for who, answer in one.items()} for one in labels.values()]
         people = [{who: answer for who, answer in unit.items() if _is_person(who)} for unit in every]
         found = krippendorff_alpha(people, level=LEVEL)
         contested = [
@@ -62,9 +59,15 @@ def agreement_of(run: Path) -> dict[str, Any]:
             "observed": found.observed,
             "compared": found.units,
             "people": found.annotators,
-            "classes": {name: one._asdict() for name, one in per_class_agreement(people).items()},
+            "classes": {name: one._asdict() for name, one in per_class_agreement(people).items()}
+            if board.task.classes
+            else {},
             "pairs": [{"annotators": list(pair), **one._asdict()} for pair, one in pairwise(every).items()],
-            "confused": [{"labels": list(pair), "count": count} for pair, count in confusion(people).items()],
+            "confused": [
+                {"labels": list(pair), "count": count}
+                for pair, count in confusion(people).items()
+                if board.task.classes
+            ],
             "one_skipped": sum(_skipped_by_one(one) for one in given.values()),
             "disagreements": [
                 {"id": id, "where": store.example(id).where, "text": store.example(id).prompt, "answers": labels[id]}
@@ -96,24 +99,6 @@ def agreement_text(facts: Mapping[str, Any]) -> str:
 
 
 # --- facts --------------------------------------------------------------------------------------
-
-
-def _form(task: Task) -> Callable[[str], str]:
-    """What two answers have in common when they are the same."""
-    if isinstance(task, Number):
-        return lambda answer: _value(task.parse(answer) or "0")
-    return normal_form if isinstance(task, Text) else str
-
-
-def _value(number: str) -> str:
-    """The value of a plain number, "-2 1/2" or "18.00", as one text.
-
-    >>> _value("18.00"), _value("-2 1/2")
-    ('18', '-5/2')
-    """
-    whole, _, rest = number.lstrip("-").rpartition(" ")
-    value = Fraction(whole or 0) + Fraction(rest)
-    return str(-value if number.startswith("-") else value)
 
 
 def _is_person(annotator: str) -> bool:
@@ -204,7 +189,7 @@ def _judged(low: float) -> str:
 
 
 def _classes(facts: Mapping[str, Any]) -> str:
-    if facts["kind"] != "choice":
+    if not facts["classes"]:
         return ""
     width = max(map(len, facts["classes"]))
     rows = [
@@ -223,7 +208,7 @@ def _pairs(facts: Mapping[str, Any]) -> str:
 
 
 def _confused(facts: Mapping[str, Any]) -> str:
-    if facts["kind"] != "choice" or not facts["confused"]:
+    if not facts["confused"]:
         return ""
     rows = [f"  {' and '.join(row['labels'])}: {_count(row['count'], 'time')}" for row in facts["confused"]]
     return "\n".join(["Most confused:", *_short(rows)])

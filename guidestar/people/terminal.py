@@ -16,7 +16,6 @@ from typing import TextIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from guidestar.data.tasks import Choice, Task, Text
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.people import queue
 from guidestar.people.page import wire
@@ -24,6 +23,7 @@ from guidestar.people.page.board import Board
 from guidestar.people.page.desk import experiment_of, people_of
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo
 from guidestar.store import Store, find_run
+from guidestar.tasks import Task
 
 SOURCE = "terminal"
 PAGE = 9  # labels shown at one time
@@ -160,7 +160,7 @@ class _Session:
         try:
             while line := self.stdin.readline():
                 joined = line.rstrip("\r\n")
-                if isinstance(self.board.task, Choice) or not joined.endswith("\\"):
+                if self.board.task.classes or not joined.endswith("\\"):
                     return "\n".join([*lines, joined])
                 lines.append(joined[:-1])
         except UnicodeDecodeError as error:
@@ -249,6 +249,7 @@ def read_line(line: str, task: Task) -> tuple[str, str]:
 
     A choice is answered by its label or word, its number, or a beginning that only one label has; a command comes
     before a beginning. Where the answer is text, commands need a colon (":s"), and "::" is a text that begins with one.
+    >>> from guidestar.tasks import Choice
     >>> task = Choice(("place", "person", "spam"), ("place", "person", "spam"))
     >>> [read_line(line, task) for line in ("2", "pl", "s", "sp", "p")]
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -262,19 +263,19 @@ def read_line(line: str, task: Task) -> tuple[str, str]:
         return "wrong", "That holds control characters or is no text, and was not saved; type it again."
     if len(text) > wire.TEXT:
         return "wrong", f"That has {len(text)} characters and was not saved; allowed: up to {wire.TEXT}."
-    if isinstance(task, Choice):
+    if task.classes:
         return _read_choice(text, task)
     if text.startswith("::"):
         text = text[1:]
     elif (found := _command(text[1:] if text.startswith(":") else text)) is not None:
-        if text.startswith(":") or not isinstance(task, Text):
+        if text.startswith(":") or not task.any_text:
             return found
     elif text.startswith(":"):
         return "wrong", f"{text} is no command; ? is help, and a text that begins with a colon is written ::"
     return _canonical(text, task)
 
 
-def _read_choice(text: str, task: Choice) -> tuple[str, str]:
+def _read_choice(text: str, task: Task) -> tuple[str, str]:
     said = text.casefold()
     names = {name.casefold() for name in (*task.labels, *task.words)}
     if said in names:
@@ -316,8 +317,8 @@ def _command(text: str) -> tuple[str, str] | None:
 def help_text(task: Task) -> str:
     """How to answer, and the commands."""
     paged = _pages(task) > 1
-    colon = ":" if isinstance(task, Text) else ""
-    if isinstance(task, Choice):
+    colon = ":" if task.any_text else ""
+    if task.classes:
         number = "its number, " if _numbered(task) else ""
         answer = f"A label is given by {number}its name, or as much of its name as no other begins with."
         hidden = [c for c in _COMMANDS if c in {name.casefold() for name in (*task.labels, *task.words)}]
@@ -332,7 +333,7 @@ def help_text(task: Task) -> str:
 
 
 def _menu(task: Task, page: int) -> str:
-    if not isinstance(task, Choice):
+    if not task.classes:
         return "the answer:"
     first = page * PAGE
     shown = [
@@ -349,10 +350,10 @@ def _menu(task: Task, page: int) -> str:
 
 
 def _pages(task: Task) -> int:
-    return -(-len(task.labels) // PAGE) if isinstance(task, Choice) else 1
+    return max(1, -(-len(task.classes) // PAGE))
 
 
-def _numbered(task: Choice) -> bool:
+def _numbered(task: Task) -> bool:
     """Whether labels can be given by their place: not where a label is itself a number, which would be two things."""
     return not any(name.isdigit() for name in (*task.labels, *task.words))
 

@@ -13,6 +13,7 @@ from guidestar.publish.snippet import Usage, call, program
 from guidestar.records import Label, Skip
 from guidestar.report.control import class_shares, control, is_random, percent, span
 from guidestar.store import Store
+from guidestar.tasks import recorded_task
 
 SHOWN = {
     "accuracy": "accuracy", "macro_f1": "macro F1", "ece": "expected calibration error", "brier": "Brier score",
@@ -84,10 +85,7 @@ def _peft_type(facts: Mapping[str, Any]) -> str:
 
 
 def _task(facts: Mapping[str, Any]) -> str:
-    task = facts["task"]
-    if task["kind"] == "choice":
-        return f"one of the labels {', '.join(f'`{label}`' for label in task['labels'])}"
-    return {"number": "a final number after a worked answer", "text": "a text"}[task["kind"]]
+    return recorded_task(facts).described
 
 
 def _note_about_base(usage: Usage, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -199,7 +197,8 @@ def _classes(labels: Sequence[Label], store: Store) -> Iterator[str]:
         yield "The answers are free texts."
         return
     found = class_shares(store) or {}
-    counts = Counter(label.answer for label in labels)
+    task = recorded_task(store.facts)
+    counts = Counter(part for label in labels for part in task.parts(label.answer))
     yield "| label | examples | share | share of the pool, estimated (95 %) |"
     yield "|---|---|---|---|"
     for name in names:

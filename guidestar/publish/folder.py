@@ -13,7 +13,6 @@ from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import Choice, make_task
 from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.loop import trained
 from guidestar.publish.cards import data_card, model_card
@@ -21,6 +20,7 @@ from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files
 from guidestar.store.store import find_run
+from guidestar.tasks import Choice, make_task
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
@@ -97,10 +97,9 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     facts, config = store.facts, bench.config
     load.same(bench.base, facts["model"], store.folder, ["fingerprint"])
     data, task_config, _ = apply_preset(config.data, config.task)
-    kind = facts["task"]
-    if kind["kind"] == "choice":
-        labels = dict(zip(kind["labels"], kind["words"], strict=True))
-        task_config = task_config.model_copy(update={"kind": "choice", "labels": labels})
+    if known := facts["task"].get("labels"):
+        labels = dict(zip(known, facts["task"]["words"], strict=True))
+        task_config = task_config.model_copy(update={"kind": facts["task"]["kind"], "labels": labels})
     task = make_task(task_config, [], data.response)
     whole = False
     prefix: tuple[int, ...] = ()

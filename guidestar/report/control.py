@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guidestar.data.tasks import ANSWER, make_task
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
-from guidestar.records import Label, Pick, Skip, Suggestion
+from guidestar.records import Label, Pick, Skip
 from guidestar.report.weighted import corrected, corrected_sentence, drawn_rounds
-from guidestar.schema import TaskConfig
 from guidestar.store import Store
+from guidestar.tasks import Task, recorded_task
 
 LEAST = 5  # random answers below which an interval is so wide that nothing is said
 WINDOW = 30  # random answers that the newest rounds must hold together for an accuracy of now
@@ -115,16 +114,8 @@ def _apart(picks: Sequence[Pick], everything: bool) -> tuple[list[Pick], list[Pi
 
 def _judge(store: Store) -> Any:
     """(suggestion, label) -> whether the suggestion is right."""
-    settings = (store.facts.get("config") or {}).get("task") or {}
-    kind = store.facts["task"]["kind"]
-    if kind == "choice":
-        return lambda said, label: said.answer == label.answer
-    task = make_task(TaskConfig(kind=kind, marker=settings.get("marker", "####")), [], ANSWER)
-
-    def judge(said: Suggestion, label: Label) -> bool:
-        return bool(task.correct(task.parse(said.answer), label.answer))
-
-    return judge
+    task = recorded_task(store.facts)
+    return lambda said, label: task.compared(said.answer) == task.compared(label.answer)
 
 
 def _accuracy(rounds: Sequence[Sampled]) -> dict[str, Any]:
@@ -155,7 +146,8 @@ def _harder(rounds: Sequence[Sampled]) -> dict[str, Any] | None:
 def class_shares(store: Store) -> dict[str, Any] | None:
     """Label -> its share among the labels, "labelled", and the interval of its share of the "pool", from the warm start
     and the random picks; None for a task without labels, or before the first round is answered."""
-    labels = store.facts["task"].get("labels")
+    task = recorded_task(store.facts)
+    labels = task.labels
     pool = int((store.facts.get("data") or {}).get("pool") or 0)
     if not labels or not pool:
         return None
@@ -168,12 +160,12 @@ def class_shares(store: Store) -> dict[str, Any] | None:
         if not all(pick.id in answers for pick in picks):
             break
         lucky = picks if r == 0 else _apart(picks, everything)[0]
-        drawn = _labels_of(lucky, answers)
+        drawn = _labels_of(lucky, answers, task)
         for label in labels if drawn.total() else ():
             known = before[label], before.total()
             population = max(pool - asked, drawn.total())
             draws[label].append(Draw(drawn[label], drawn.total(), population, *known))
-        before += _labels_of(picks, answers)
+        before += _labels_of(picks, answers, task)
         asked += len(picks)
     if not before.total() or any(not found for found in draws.values()):
         return None
@@ -183,9 +175,9 @@ def class_shares(store: Store) -> dict[str, Any] | None:
     }
 
 
-def _labels_of(picks: Sequence[Pick], answers: Mapping[str, Label | Skip]) -> Counter[str]:
+def _labels_of(picks: Sequence[Pick], answers: Mapping[str, Label | Skip], task: Task) -> Counter[str]:
     found = (answers[pick.id] for pick in picks)
-    return Counter(answer.answer for answer in found if isinstance(answer, Label))
+    return Counter(part for answer in found if isinstance(answer, Label) for part in task.parts(answer.answer))
 
 
 def _swayed(store: Store) -> bool:

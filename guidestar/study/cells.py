@@ -20,7 +20,6 @@ from typing import Any, Literal
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.data.presets import apply_preset
-from guidestar.data.tasks import Choice, labels_of
 from guidestar.errors import DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
 from guidestar.metrics.curve import auc
@@ -175,7 +174,7 @@ class Shared:
         if self._data and self._data[0] == data:
             bench.dataset = self._data[1]
         known = self._model[1] if self._model and self._model[0] == model else None
-        if known is not None and known.labels in ((), labels_of(bench.dataset.task)):
+        if known is not None and known.labels in ((), bench.dataset.task.classes):
             bench.base = known
         else:
             self._model = self._fitting = None  # free the memory before the next model is loaded
@@ -347,7 +346,7 @@ def _base(run: Run) -> dict[str, float] | None:
 def _balance(run: Run, r: int) -> dict[str, int] | None:
     """How often each class was picked in a round; None where there are no classes."""
     data = run.bench.dataset
-    if not isinstance(data.task, Choice):
+    if not data.task.classes:
         return None
     words = dict(zip(data.task.labels, data.task.words, strict=True))
     counts = dict.fromkeys(words.values(), 0)

@@ -17,7 +17,6 @@ from typing import Any
 from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE
-from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
 from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
 from guidestar.people.ledger import read_ledger
@@ -262,7 +261,7 @@ def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
     task = bench.dataset.task
     texts = []
     for example, label in store.annotations.labelled(r):
-        word = task.response_text(label.answer) if not isinstance(task, Choice) or label.answer in task.labels else ""
+        word = task.response_text(label.answer) if not task.classes or label.answer in task.classes else ""
         texts.append(f"{example.prompt} {word}")
     return float(bench.config.train.epochs * (sum(count(texts)) + len(texts)))
 

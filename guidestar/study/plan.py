@@ -18,7 +18,6 @@ from typing import Any
 
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
-from guidestar.data.tasks import Choice
 from guidestar.errors import GuidestarError
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE
@@ -100,7 +99,7 @@ def make_plan(
             test = len(data.test) if data.test else 0
             validated = not bench.simulation or cell.config.stop.mode == "stop"  # as the loop has it
             work = work_of(
-                cell.config, data.task.kind, len(data.pool), test, first=first,
+                cell.config, data.task.family, len(data.pool), test, first=first,
                 validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
                 watched=bench.watched, headed=bool(bench.base.labels), before=(begun or {}).get(cell.name, 0),
@@ -297,7 +296,7 @@ def _rows(bench: Bench, count: int) -> list[tuple[Example, str]]:
     """Examples to train on, those with a gold answer first; where nobody has answered yet, any answer takes as long."""
     data = bench.fitting
     known = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold][:count]
-    stand_in = data.task.labels[0] if isinstance(data.task, Choice) else "1"
+    stand_in = data.task.stand_in
     return known + [(e, stand_in) for e in data.pool if e.id not in data.gold][: count - len(known)]
 
 
@@ -308,7 +307,7 @@ def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float])
     needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
     data = bench.fitting
     examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
-    if kind == "labels" and data.task.kind != "choice":
+    if kind == "labels" and not data.task.classes:
         needs = "embedding"
     times = []
     for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily

@@ -13,13 +13,13 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from guidestar.config import PeopleConfig, QueryConfig, TaskConfig
-from guidestar.data.tasks import Task, make_task
+from guidestar.config import PeopleConfig, QueryConfig
 from guidestar.people import queue
 from guidestar.people.queue import Item
 from guidestar.records import Annotation, Example, Label, Skip, Suggestion
 from guidestar.store import Entry, Store
 from guidestar.store.replay import Replay
+from guidestar.tasks import Task, recorded_task
 
 _CLAIMS_AGAIN = 5.0  # seconds until the claims that other processes made are looked at again
 
@@ -65,10 +65,7 @@ class Board:
     @cached_property
     def task(self) -> Task:
         """What an answer is; it reads and checks what people give."""
-        recorded, configured = self.facts["task"], self.facts.get("config", {}).get("task", {})
-        labels = dict(zip(recorded["labels"], recorded["words"], strict=True)) if "labels" in recorded else None
-        marker = configured.get("marker", TaskConfig().marker)
-        return make_task(TaskConfig(kind=recorded["kind"], labels=labels, marker=marker), [], "{answer}")
+        return recorded_task(self.facts)
 
     @property
     def lease(self) -> float:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from guidestar.data.tasks import Choice, Task, Text, normal_form
 from guidestar.people import queue
 from guidestar.people.endpoint import MACHINE
 from guidestar.people.page.board import Board
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
 from guidestar.records import Label, Skip, Stop, Suggestion
+from guidestar.tasks import Task, form_of
 
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
@@ -43,7 +42,7 @@ def state(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
     return {
         "ready": True,
         "run": str(board.facts.get("name", board.store.folder.name)),
-        "task": {"kind": board.task.kind, "labels": labels(board.task)},
+        "task": form_of(board.task),
         "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
         "several": board.people.overlap > 0,
         "round": r,
@@ -165,7 +164,7 @@ def review(board: Board) -> Json:
         id: {who: answer for who, (_, answer) in current.items() if isinstance(answer, Label)}
         for id, current in replay.current.items()
     }
-    disagreed = [id for id, given in said.items() if len({_compared(task, a.answer) for a in given.values()}) > 1]
+    disagreed = [id for id, given in said.items() if len({task.compared(a.answer) for a in given.values()}) > 1]
     found = _suspects(board)
     flagged = [id for id in replay.flags if id not in replay.verdicts]
     lists = {
@@ -214,14 +213,13 @@ def _agreement(task: Task, said: dict[str, dict[str, Label]]) -> Json | None:
     from guidestar.metrics.agreement import confusion, krippendorff_alpha, pairwise, per_class_agreement
 
     units = [
-        {who: _compared(task, a.answer) for who, a in given.items() if not who.startswith(MACHINE)}
+        {who: task.compared(a.answer) for who, a in given.items() if not who.startswith(MACHINE)}
         for given in said.values()
     ]
     units = [unit for unit in units if len(unit) > 1]
     if not units:
         return None
     found = krippendorff_alpha(units)
-    choice = isinstance(task, Choice)
     return {
         "alpha": found.alpha,
         "low": found.low,
@@ -231,37 +229,19 @@ def _agreement(task: Task, said: dict[str, dict[str, Label]]) -> Json | None:
         "classes": [
             {"label": label, "agreement": c.agreement, "n": c.n} for label, c in per_class_agreement(units).items()
         ]
-        if choice
+        if task.classes
         else [],
         "pairs": [
             {"a": a, "b": b, "n": p.n, "observed": p.observed, "kappa": p.kappa}
             for (a, b), p in pairwise(units).items()
         ],
-        "confused": [{"a": a, "b": b, "n": n} for (a, b), n in list(confusion(units).items())[:10]] if choice else [],
+        "confused": [{"a": a, "b": b, "n": n} for (a, b), n in list(confusion(units).items())[:10]]
+        if task.classes
+        else [],
     }
 
 
-def _compared(task: Task, answer: str) -> str:
-    """What two answers must share to be the same: the label, the value of the number, or the text's normal form."""
-    if isinstance(task, Choice):
-        return answer
-    if isinstance(task, Text):
-        return normal_form(answer)
-    number = task.parse(answer) or answer
-    try:
-        return str(Decimal(number).normalize())
-    except InvalidOperation:  # a fraction
-        return number
-
-
 # --- pieces ---------------------------------------------------------------------------------------
-
-
-def labels(task: Task) -> list[Json]:
-    """The labels of a choice with the words that the model writes for them."""
-    if not isinstance(task, Choice):
-        return []
-    return [{"label": label, "word": word} for label, word in zip(task.labels, task.words, strict=True)]
 
 
 def _answer(given: Label | Skip) -> Json:

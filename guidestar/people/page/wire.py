@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from guidestar.data.tasks import Task
 from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.tasks import Task
 
 NAME = r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N} ._@+-]{0,38}[\p{L}\p{M}\p{N}._@+-])?"
 TEXT = 10_000  # characters of an answer or a note; with up to six bytes each they fit a request

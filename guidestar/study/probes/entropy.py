@@ -32,6 +32,7 @@ from guidestar.study.probes.run import (
     opened,
     question,
 )
+from guidestar.tasks import recorded_task
 
 LATE = (4, 5)  # the rounds that the paper calls iterations 5 and 6
 
@@ -115,7 +116,7 @@ class _Sample:
 
 def _measures(subject: Subject, measure: str | None) -> tuple[list[str], list[str]]:
     """The measure and its partner over the other tokens, and a note where the run's own cannot be used."""
-    kind = subject.facts["task"]["kind"]
+    kind = recorded_task(subject.facts).family
     notes = []
     if measure is None:
         own = (subject.facts.get("recipe") or {}).get("measure")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from guidestar.bench import Bench
-from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.progress import Progress
@@ -52,7 +51,7 @@ def layers_probe(
         rounds = tuned_rounds(subject)
         data = bench_of(subject).fitting
         sample = texts_of(subject, texts)
-        labels = data.task.labels if isinstance(data.task, Choice) else ()
+        labels = data.task.classes
         labelled = subject.store.annotations.labelled(None) if labels else []
         classes = np.array([labels.index(label.answer) for _, label in labelled], dtype=np.intp)
         smooth = len(labelled) >= _LEAST and len(set(classes.tolist())) > 1

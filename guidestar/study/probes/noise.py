@@ -12,7 +12,6 @@ import numpy as np
 
 from guidestar.bench import Bench
 from guidestar.data.pool import Split
-from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.statistics import t_quantile
 from guidestar.progress import Progress
@@ -99,7 +98,7 @@ def _trained_again(
                 )  # fmt: skip
             with adapters.adapted(base, Path(folder)) as model, subject.progress.phase("evaluating") as tick:
                 arrays = evaluate(base, model, test, task, tick)[1]
-        right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if isinstance(task, Choice) else arrays["correct"]
+        right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if "log_probs" in arrays else arrays["correct"]
         return {"right": np.asarray(right, dtype=np.uint8)}
 
     return np.asarray(cached(subject, "noise", asked, compute)["right"], dtype=bool)

@@ -21,6 +21,7 @@ from guidestar.progress import Progress, Silent
 from guidestar.records import Metrics
 from guidestar.store import Store, files
 from guidestar.store.store import find_run
+from guidestar.tasks import recorded_task
 
 if TYPE_CHECKING:  # a probe that finds all its numbers on the disk needs no torch
     from guidestar.model.load import BaseModel
@@ -94,10 +95,10 @@ def base_of(subject: Subject) -> BaseModel:
 
 
 def need_choice(subject: Subject, name: Literal["confidence", "unchanged"]) -> None:
-    kind = subject.facts["task"]["kind"]
-    if kind != "choice":
+    task = recorded_task(subject.facts)
+    if not task.classes:
         raise ConfigError(
-            f"probe {name} needs the probabilities of labels, and of a task of kind {kind} a run keeps only which "
+            f"probe {name} needs the probabilities of labels, and of a task of kind {task.kind} a run keeps only which "
             "answers were correct; allowed: choice. The probe entropy works for every kind"
         )
 

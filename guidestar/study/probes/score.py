@@ -11,7 +11,6 @@ import numpy as np
 
 from guidestar.bench import Bench
 from guidestar.data.pool import Split
-from guidestar.data.tasks import Choice
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics import diagnostics
 from guidestar.progress import Progress
@@ -57,11 +56,11 @@ def score_probe(
         task = bench_of(subject).fitting.task
         if passes is None:
             passes = int((subject.facts.get("recipe") or {}).get("passes") or 0)
-        passes = passes if isinstance(task, Choice) and passes > 1 else 0
+        passes = passes if task.classes and passes > 1 else 0
         rounds = [m for m in subject.store.metrics() if subject.store.has_adapter(m.round)]
         if not rounds:
             raise StoreError(f"{subject.folder}: no adapter is there, so there is no tuned model to probe")
-        gold = np.asarray([task.labels.index(a) for _, a in split.answered()]) if isinstance(task, Choice) else None
+        gold = np.asarray([task.classes.index(a) for _, a in split.answered()]) if task.classes else None
         lengths = [len(e.prompt) for e, _ in split.answered()]
         models: dict[str, dict[str, Any]] = {}
         scores: dict[str, dict[str, Array]] = {}
@@ -69,7 +68,7 @@ def score_probe(
         for name, r, labels in [("base", -1, 0), *((f"round {m.round}", m.round, m.labels) for m in rounds)]:
             arrays = _said(subject, split, where, r, passes)
             wrong = arrays["log_probs"].argmax(axis=1) != gold if gold is not None else arrays["correct"] == 0
-            scores[name], errors[name] = _scores(arrays, task.kind), np.asarray(wrong)
+            scores[name], errors[name] = _scores(arrays, task.family), np.asarray(wrong)
             found = {
                 measure: _known(values, errors[name], lengths, gold, task, scores["base"].get(measure), name == "base")
                 for measure, values in scores[name].items()
@@ -116,7 +115,7 @@ def _predicted(subject: Subject, split: Split, r: int, adapter: Path | None, pas
         adapters.adapted(base, adapter, b_dropout=bench.config.train.b_dropout if adapter else None) as model,
         subject.progress.phase(name) as tick,
     ):
-        if not isinstance(task, Choice):
+        if not task.classes:
             said = respond(base, model, examples, task, tick)
             right = [task.correct(task.parse(t), a) for t, (_, a) in zip(said.texts, pairs, strict=True)]
             return {"correct": np.asarray(right, dtype=np.uint8)} | {k: np.asarray(v) for k, v in said.arrays.items()}

@@ -16,7 +16,7 @@ const bare = (name) => name.toLowerCase().replace(/[\s_-]+/g, " ").trim();
 
 export class Answers {
   /**
-   * where: the element to fill. task: kind and labels. given(text, event): an answer was given.
+   * where: the element to fill. task: labels, buttons, numeric. given(text, event): an answer was given.
    * options: [{label, word}] instead of the task's labels; box: a box even where there are options.
    */
   constructor(where, task, given) {
@@ -29,7 +29,7 @@ export class Answers {
     this.search = null;
     this.box = null;
     this.buttons = [];
-    this.build(task.labels, task.kind !== "choice");
+    this.build(task.labels, !task.buttons);
   }
 
   build(options, box) {
@@ -206,7 +206,7 @@ export class Answers {
   // --- the box ---
 
   _box() {
-    const number = this.task.kind === "number";
+    const number = this.task.numeric;
     this.problem = el("p", { class: "problem", role: "alert" });
     this.save = el("button", { type: "button", class: "main-action", onclick: () => this._submit() }, "Save ", el("kbd", { "aria-hidden": "true" }, "Enter"));
     return el("textarea", {
@@ -235,7 +235,7 @@ export class Answers {
     const text = this.box.value.trim();
     let problem = "";
     if (!text) problem = "The box is empty. To leave the example without an answer, skip it.";
-    else if (this.task.kind === "number" && !/[0-9]/.test(text)) problem = "There is no number in it.";
+    else if (this.task.numeric && !/[0-9]/.test(text)) problem = "There is no number in it.";
     this.problem.textContent = problem;
     if (problem) {
       this.box.focus();

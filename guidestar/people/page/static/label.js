@@ -212,7 +212,7 @@ class LabelPage {
   }
 
   draft() {
-    if (!this.current?.suggestion || this.task.kind === "choice") return;
+    if (!this.current?.suggestion || this.task.buttons) return;
     this.showModel = true;
     this.suggestion();
     this.answers.insert(this.current.suggestion.text);
@@ -303,7 +303,7 @@ class LabelPage {
     this.history.mark(past ? example.id : null);
     this.shownAt = performance.now();
     if (!dialogOpen()) {
-      if (this.task.kind === "choice" || past) $("example").focus({ preventScroll: true });
+      if (this.task.buttons || past) $("example").focus({ preventScroll: true });
       else this.answers.focusBox();
     }
     window.scrollTo(0, 0);
@@ -318,7 +318,7 @@ class LabelPage {
     $("model").setAttribute("aria-pressed", String(shown));
     show($("suggestion"), shown);
     if (!shown) return;
-    const choice = this.task.kind === "choice";
+    const choice = this.task.buttons;
     fill(
       $("suggestion"),
       el("span", { class: "small" }, choice ? "The model says " : "The model’s draft: "),

@@ -178,7 +178,7 @@ class ReviewPage {
     for (const one of card.answers) {
       if (one.kind === "label") badges[one.text] = [badges[one.text], one.annotator].filter(Boolean).join(", ");
     }
-    if (this.task.kind !== "choice") {
+    if (!this.task.buttons) {
       const texts = [...new Set([...card.answers.filter((one) => one.kind === "label"), ...(card.verdict ? [card.verdict] : [])].map((one) => one.text))];
       this.answers.build(texts.map((text) => ({ label: text, word: text })), true);
     }

@@ -1,0 +1,68 @@
+"""What an answer is: how it is asked for, written, read back, compared and counted.
+
+A kind of task is one class with the surface of `Task` and one entry in `TASKS`; everything else asks the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from guidestar.errors import ConfigError, allowed
+from guidestar.tasks.choice import MOST_LABELS, Choice
+from guidestar.tasks.common import ANSWER, Settings, Span, Task, facts_of, form_of
+from guidestar.tasks.number import Number
+from guidestar.tasks.text import Text, normal_form
+
+__all__ = [
+    "ANSWER",
+    "MOST_LABELS",
+    "TASKS",
+    "Choice",
+    "Number",
+    "Settings",
+    "Span",
+    "Task",
+    "Text",
+    "facts_of",
+    "form_of",
+    "make_task",
+    "normal_form",
+    "recorded_task",
+]
+
+TASKS: dict[str, type[Task]] = {"choice": Choice, "number": Number, "text": Text}
+
+
+def make_task(config: Any, cells: Sequence[str], response: str) -> Task:
+    """The task of a configuration's `task` section.
+
+    cells: the answers in the data, used where labels are not configured.
+    response: what the model is taught to write, with {answer} once.
+    Raises ConfigError if the kind is missing or the labels cannot be told apart.
+    """
+    if config.kind is None:
+        raise ConfigError(f"task.kind is missing; {allowed(TASKS)}")
+    if response.count(ANSWER) != 1:
+        raise ConfigError(f"data.response is {response!r}; it must contain {ANSWER} exactly once")
+    return TASKS[config.kind].build(config, cells, response)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """The `task` section that a run's facts stand for."""
+
+    kind: str
+    labels: dict[str, str] | None
+    marker: str = Number.marker
+    scoring: Literal["first_token", "sequence"] = "first_token"
+    max_new_tokens: int | None = None
+
+
+def recorded_task(facts: Mapping[str, Any], response: str = ANSWER) -> Task:
+    """The task of a run, from its facts alone. response: the template, which the facts of a run do not hold."""
+    known = facts["task"]
+    labels = dict(zip(known["labels"], known.get("words", known["labels"]), strict=True)) if "labels" in known else None
+    marker = ((facts.get("config") or {}).get("task") or {}).get("marker", Number.marker)
+    return make_task(_Recorded(known["kind"], labels, marker), [], response)

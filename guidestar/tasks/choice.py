@@ -1,0 +1,219 @@
+"""A choice: one of some labels."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from guidestar.errors import ConfigError, DataError, allowed
+from guidestar.tasks.common import ANSWER, Settings, Span, after_prefix, labels_and_words
+
+MOST_LABELS = 64  # above this, a column is more likely free text than a set of labels
+_AROUND = " \t\r\n*_`\"'“”‘’.,;:!()[]<>#-"
+_LEAD = re.compile(r"^(?:the )?(?:final )?(?:answer|label)(?: is)?\s*:?[\s*_]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some labels. The canonical answer is the label; the model writes the label's word.
+
+    labels, words: in the same order, at least two.
+    response: the response template.
+    scoring: "first_token" or "sequence", as configured.
+    """
+
+    kind: ClassVar[str] = "choice"
+    about: ClassVar[str] = "one of some labels"
+    family: ClassVar[str] = "choice"
+    numeric: ClassVar[bool] = False
+    any_text: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
+    labels: tuple[str, ...]
+    words: tuple[str, ...]
+    response: str = ANSWER
+    scoring: Literal["first_token", "sequence"] = "first_token"
+    max_new_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            found = ", ".join(map(repr, self.labels)) or "none"
+            raise ConfigError(f"task.labels: a choice needs at least two labels, found {found}")
+        for what, names in (("label", self.labels), ("word", self.words)):
+            seen: dict[str, str] = {}
+            for name in names:
+                if not name.strip():
+                    raise ConfigError(f"task.labels: found an empty {what}; every {what} needs some text")
+                if (first := seen.get(_folded(name))) is not None:
+                    raise ConfigError(
+                        f"task.labels: the {what}s {first!r} and {name!r} are the same when case is ignored; "
+                        f"make them one in the data"
+                    )
+                seen[_folded(name)] = name
+
+    @classmethod
+    def build(cls, config: Settings, cells: Sequence[str], response: str) -> Choice:
+        """Labels from the configuration, or else the sorted set of those found in the data."""
+        labels, words = labels_and_words(config) or (_labels_in(cells, response),) * 2
+        return cls(labels, words, response, config.scoring, config.max_new_tokens or cls.max_new_tokens)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
+    @property
+    def described(self) -> str:
+        """What an answer is, with the labels."""
+        return f"one of the labels {', '.join(f'`{label}`' for label in self.labels)}"
+
+    @property
+    def asked(self) -> str:
+        """How an answer is written."""
+        return f"Answer with exactly one of these and nothing else: {', '.join(self.words)}."
+
+    @property
+    def stand_in(self) -> str:
+        """The first label."""
+        return self.labels[0]
+
+    @property
+    def prefix(self) -> str:
+        """The part of the response before the answer, "the correct answer is "."""
+        return self.response.partition(ANSWER)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The part of the response after the answer."""
+        return self.response.partition(ANSWER)[2]
+
+    def response_text(self, answer: str) -> str:
+        """The response template with the label's word. Raises DataError for an unknown label."""
+        if answer not in self.labels:
+            raise DataError(f"label {answer!r} is not one of: {', '.join(self.labels)}")
+        return self.response.replace(ANSWER, self.words[self.labels.index(answer)])
+
+    def parse_gold(self, raw: str, where: str) -> str:
+        """The label that a cell names: the label, its word, or the whole response; case does not matter.
+
+        Raises DataError naming the place and the labels.
+        """
+        for cell in (raw, _bare(raw, self.response)):
+            for names in (self.labels, self.words):
+                folded = [_folded(name) for name in names]
+                if _folded(cell) in folded:
+                    return self.labels[folded.index(_folded(cell))]
+        known = dict.fromkeys((*self.labels, *self.words))
+        near = allowed(known, raw.strip()).partition("allowed: ")[0].strip()  # "did you mean …?" or nothing
+        hint = f"; {near}" if near else ""
+        raise DataError(f"{where}: label {raw.strip()!r} is not one of: {', '.join(self.labels)}{hint}")
+
+    def parse(self, text: str) -> str | None:
+        """The first label word in a response, after the response's own prefix where that occurs.
+
+        Case does not matter, except that a word of one letter is not looked for in running text in
+        the other case (the article "a" is no answer A).
+        """
+        found = self._find(text)
+        return None if found is None else self.labels[found[0]]
+
+    def answer_span(self, text: str) -> Span | None:
+        """Character positions (start, end) of the label word in a response, None when there is none."""
+        found = self._find(text)
+        return None if found is None else found[1]
+
+    def correct(self, predicted: str | None, gold: str) -> bool:
+        """Whether the labels are the same."""
+        return predicted == gold
+
+    def compared(self, answer: str) -> str:
+        """The label."""
+        return answer
+
+    def parts(self, answer: str) -> tuple[str, ...]:
+        """The label alone."""
+        return (answer,)
+
+    def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
+        """None: those of a choice are made of its probabilities."""
+        return {}
+
+    def read_reply(self, text: str) -> str:
+        """The whole reply, its first or its last line must be a label or its word; marks around it (quotes, stars, a full
+        stop, "Answer:") do not count.
+
+        Raises DataError otherwise, and where two labels are named.
+        """
+        lines = [line for line in text.splitlines() if line.strip()] or [""]
+        named = {label for part in (text, lines[0], lines[-1]) if (label := self._label(part)) is not None}
+        if len(named) > 1:
+            raise DataError(f"it names {' and '.join(sorted(named))}")
+        if not named:
+            short = " ".join(text.split())
+            raise DataError(f"{short[:80] + ' …' if len(short) > 80 else short!r} is not one of the labels")
+        return named.pop()
+
+    def _label(self, part: str) -> str | None:
+        words = [_folded(word) for word in self.words]
+        bare = part.strip(_AROUND)
+        for text in (part.strip(), bare, _LEAD.sub("", bare).strip(_AROUND)):
+            if _folded(text) in words:  # a word before a label that is spelled the same: words were asked for
+                return self.labels[words.index(_folded(text))]
+            try:
+                return self.parse_gold(text, "reply")
+            except DataError:
+                continue
+        return None
+
+    def _find(self, text: str) -> tuple[int, Span] | None:
+        start = after_prefix(text, self.prefix)
+        alone, inside = self._patterns
+        match = alone.fullmatch(text, start) or inside.search(text, start)
+        if match is None or match.lastindex is None:
+            return None
+        return self._by_length[match.lastindex - 1], match.span(match.lastindex)
+
+    @cached_property
+    def _by_length(self) -> list[int]:
+        """Positions of the words, the longest first, so that "not good" wins over "not"."""
+        return sorted(range(len(self.words)), key=lambda i: -len(self.words[i]))
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """(a word with nothing but punctuation around it, a word in running text); a group for each word."""
+        words = [self.words[i] for i in self._by_length]
+        loose = "|".join(f"({re.escape(word)})" for word in words)
+        strict = "|".join(f"({re.escape(w)})" if len(w) == 1 else f"((?i:{re.escape(w)}))" for w in words)
+        return (
+            re.compile(rf"\W*?(?:{loose})\W*", re.IGNORECASE),
+            re.compile(rf"(?<!\w)(?:{strict})(?!\w)"),
+        )
+
+
+def _labels_in(cells: Sequence[str], response: str) -> tuple[str, ...]:
+    """The sorted set of labels in some cells, read without the words of the response template."""
+    by_fold: dict[str, str] = {}
+    for bare, _ in Counter(_bare(cell, response) for cell in cells).most_common():
+        by_fold.setdefault(_folded(bare), bare)  # the most frequent spelling
+    if len(by_fold) > MOST_LABELS:
+        raise ConfigError(
+            f"task.kind is 'choice', but the data hold {len(by_fold)} different answers, above the limit of "
+            f"{MOST_LABELS}; use kind: text for free answers, or list the labels in task.labels"
+        )
+    return tuple(by_fold[key] for key in sorted(by_fold))
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _bare(cell: str, response: str) -> str:
+    """A cell without the words of the response template: 'the correct answer is true' -> 'true'."""
+    prefix, _, suffix = (part.strip().casefold() for part in response.partition(ANSWER))
+    bare = cell.strip()
+    if bare.casefold().startswith(prefix) and bare.casefold().endswith(suffix):
+        bare = bare[len(prefix) : len(bare) - len(suffix)]
+    return bare.strip()

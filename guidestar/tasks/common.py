@@ -1,0 +1,146 @@
+"""What the kinds of task share: the response template, and what a configuration says of a task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+ANSWER = "{answer}"
+Span = tuple[int, int]
+
+
+class Settings(Protocol):
+    """The `task` section of a configuration, as far as a kind reads it."""
+
+    @property
+    def labels(self) -> list[str] | dict[str, str] | None: ...
+    @property
+    def scoring(self) -> Literal["first_token", "sequence"]: ...
+    @property
+    def max_new_tokens(self) -> int | None: ...
+    @property
+    def marker(self) -> str: ...
+
+
+class Task(Protocol):
+    """What any kind of task can be asked. An answer in its canonical form is one text, whatever it holds.
+
+    kind: its name in configurations and in a run's facts. about: one line for lists of kinds.
+    family: "choice", "number" or "text": the kind whose arrays, and so whose measures and strategies, fit it.
+    numeric: an answer holds a number. any_text: every text is an answer, so that a command needs a mark of its own.
+    reads_labels: labels that are not configured are read off the data.
+    labels, words: the label space that people see, and what the model writes for each; () without one.
+    classes: the labels of which exactly one is the answer and to which a model gives probabilities; () where answers
+    are generated and parsed. A kind can have labels and no classes: several may hold.
+    response: the response template. max_new_tokens: the limit of a generated response.
+    """
+
+    kind: ClassVar[str]
+    about: ClassVar[str]
+    family: ClassVar[str]
+    numeric: ClassVar[bool]
+    any_text: ClassVar[bool]
+    reads_labels: ClassVar[bool]
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def response(self) -> str: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @classmethod
+    def build(cls, config: Settings, cells: Sequence[str], response: str) -> Task:
+        """The task of a configuration. cells: the answers in the data. Raises ConfigError for unusable labels."""
+        ...
+
+    @property
+    def described(self) -> str:
+        """What an answer is, for a card: "one of the labels …"."""
+        ...
+
+    @property
+    def asked(self) -> str:
+        """One sentence on how an answer is written, for an annotating model."""
+        ...
+
+    @property
+    def stand_in(self) -> str:
+        """An answer that any example could have, for measuring time."""
+        ...
+
+    def response_text(self, answer: str) -> str:
+        """The text that the model is taught to write for a canonical answer."""
+        ...
+
+    def parse_gold(self, raw: str, where: str) -> str:
+        """The canonical answer from a file's cell or an annotator. Raises DataError naming the place."""
+        ...
+
+    def parse(self, text: str) -> str | None:
+        """The answer in a generated response, None when there is none."""
+        ...
+
+    def answer_span(self, text: str) -> Span | None:
+        """Character positions (start, end) of the answer in a response, format words left out; None without one."""
+        ...
+
+    def correct(self, predicted: str | None, gold: str) -> bool:
+        """Whether a parsed answer agrees with a canonical one."""
+        ...
+
+    def compared(self, answer: str) -> str:
+        """What two people's answers have in common when they are the same."""
+        ...
+
+    def parts(self, answer: str) -> tuple[str, ...]:
+        """The labels that an answer holds, for counting; () for a kind without labels."""
+        ...
+
+    def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
+        """Metrics of parsed answers beside their accuracy, in the order of the examples."""
+        ...
+
+    def read_reply(self, text: str) -> str:
+        """The canonical answer in an annotating model's reply. Raises DataError for any form but the one asked for."""
+        ...
+
+
+def facts_of(task: Task) -> dict[str, Any]:
+    """What a run records of its task."""
+    labels = {"labels": list(task.labels), "words": list(task.words)} if task.labels else {}
+    return {"kind": task.kind, **labels}
+
+
+def form_of(task: Task) -> dict[str, Any]:
+    """What the labelling page must know: {"kind", "labels": [{"label", "word"}], "buttons", "numeric"}.
+
+    buttons: one press of one label is the answer; else answers are typed.
+    """
+    labels = [{"label": label, "word": word} for label, word in zip(task.labels, task.words, strict=True)]
+    return {"kind": task.kind, "labels": labels, "buttons": bool(task.classes), "numeric": task.numeric}
+
+
+def labels_and_words(config: Settings) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The configured labels and what the model writes for each, outer spaces left out; None without any."""
+    if config.labels is None:
+        return None
+    pairs = (
+        config.labels.items() if isinstance(config.labels, Mapping) else zip(config.labels, config.labels, strict=True)
+    )
+    labels, words = (
+        zip(*((label.strip(), word.strip()) for label, word in pairs), strict=True) if config.labels else ((), ())
+    )
+    return labels, words
+
+
+def after_prefix(text: str, prefix: str) -> int:
+    """Where the answer can begin: behind the first occurrence of the prefix, else at 0."""
+    words = prefix.split()
+    match = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
+    return match.end() if match else 0
