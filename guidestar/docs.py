@@ -19,6 +19,7 @@ from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.store.files import write_bytes
+from guidestar.words import hundredths, spread
 from tools import coverage
 from tools.comparisons import comparisons
 from tools.reproduction import reproduction
@@ -200,12 +201,12 @@ def results(folder: Path) -> str:
         ]  # fmt: skip
         for row in found["strategies"]:
             seeds = ", ".join(map(str, row["seeds"]))
-            gain = "–" if row["ripl"] is None else _percent(row["ripl"])
-            parts.append(f"| {row['strategy']} | {seeds} | {_spread(row['auc'])} | {gain} | {_spread(row['final'])} |")
+            gain = "–" if row["ripl"] is None else hundredths(row["ripl"])
+            parts.append(f"| {row['strategy']} | {seeds} | {spread(row['auc'])} | {gain} | {spread(row['final'])} |")
         labels = found["compared"]["labels"]
         parts += ["", "| labels | " + " | ".join(map(str, labels)) + " |", "|---" * (len(labels) + 1) + "|"]
         for one in found["runs"]:
-            parts.append(f"| {one['run']} | " + " | ".join(f"{_percent(value)}" for _, value in one["curve"]) + " |")
+            parts.append(f"| {one['run']} | " + " | ".join(f"{hundredths(value)}" for _, value in one["curve"]) + " |")
         parts += ["", "Seconds by phase: "]
         parts[-1] += "; ".join(
             f"{one['run']}: " + ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in one["seconds"].items())
@@ -235,15 +236,6 @@ def curve(found: dict[str, Any]) -> str:
         svg = svg.replace(f"var(--{variable})", colour)
     attributes = 'xmlns="http://www.w3.org/2000/svg" style="background:#ffffff;color:#222222;font-family:sans-serif"'
     return svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _spread(value: dict[str, float | None]) -> str:
-    assert value["mean"] is not None
-    return _percent(value["mean"]) + (f" ± {_percent(value['sd'])}" if value["sd"] is not None else "")
 
 
 PAGES = {"config.md": configuration, "cli.md": command_line, "strategies.md": choices}

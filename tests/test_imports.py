@@ -16,7 +16,7 @@ PACKAGE = Path(guidestar.__file__).parent
 
 # From the top to the bottom. A room may import from the rooms above it; those of one row know nothing of each other.
 ORDER = [
-    ["errors", "rng", "progress"],
+    ["errors", "rng", "progress", "words"],
     ["tasks"],
     ["schema"],
     ["records"],

@@ -23,10 +23,10 @@ from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, 
 from guidestar.report import build_report, status_text, summary
 from guidestar.report.charts import Line, curve_svg
 from guidestar.report.compare import compare
-from guidestar.report.compare_text import chance, share, signed
 from guidestar.report.evidence import evidence, nearest
 from guidestar.report.read import read_runs
 from guidestar.store import Store
+from guidestar.words import chance, paired, share
 
 HOSTILE = "<script src='https://example.org/x.js'>alert(1)</script> & $x^2$ ünï 日本"
 LABELS = ["billing", "delivery", "<b>other</b>"]
@@ -395,7 +395,7 @@ def test_curves_have_intervals_and_a_paired_difference(clear: Path, page: str) -
     assert "bands 95 % intervals of these means for new seeds" in found
     assert "Difference from random" in found
     for point in facts["comparisons"][0]["points"]:
-        assert signed(point["difference"]) in found
+        assert paired(point["difference"]) in found
     for cell in (
         share(facts["comparisons"][0]["saved"]["on_average"]),
         chance(facts["comparisons"][0]["p"]["sign_flips"]),

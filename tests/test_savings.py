@@ -343,7 +343,7 @@ def test_no_difference_is_no_evidence():
     assert found.sentence.endswith("5 seeds; as far as they can tell, random is as good.")
     same = verdict(other, other, labels)
     assert same.kind == "no evidence"
-    assert "interval +0.000 to +0.000" in same.sentence
+    assert "interval 0.000 to 0.000" in same.sentence
 
 
 def test_one_seed_cannot_show_a_gain():

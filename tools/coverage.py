@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from guidestar.errors import StoreError
-from guidestar.report.compare_text import signed
+from guidestar.words import hundredths, paired
 
 FILE, POOLS = Path("statistics") / "coverage.json", "pools.json"  # below `results`; in the same folder
 _ALARM = "p < 0.05"
@@ -111,7 +111,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], simulations: int) -> list[str]:
         cells = []
         for n in seeds:
             values = [row["found"][name] for row in rows if row["seeds"] == n]
-            cells += [_percent(fmean(values)), _percent(min(values)), _percent(max(values))]
+            cells += [_points(fmean(values)), _points(min(values)), _points(max(values))]
         parts.append(f"| {name} | " + " | ".join(cells) + " |")
     within = [row["found"][name] for row in rows for name in names]
     close = sum(abs(value - 0.95) <= 0.02 for value in within)
@@ -129,7 +129,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], simulations: int) -> list[str]:
         for n in seeds:
             same = (row for row in rows if row["seeds"] == n and row["speed"] == 1 and row["noise"] == noise)
             values = [row["found"][_ALARM] for row in same]
-            cells += [_percent(fmean(values)), _percent(min(values)), _percent(max(values))]
+            cells += [_points(fmean(values)), _points(min(values)), _points(max(values))]
         parts.append(f"| {noise} | " + " | ".join(cells) + " |")
     return parts
 
@@ -148,7 +148,7 @@ def _examples(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             rows,
             lambda row: [
                 str(row["examples"]), row["answers"], str(row["seeds"]), f"{row['speed']:.2f}",
-                *(_percent(row["found"][name]) for name in ("area", "saved at the end", _ALARM)),
+                *(_points(row["found"][name]) for name in ("area", "saved at the end", _ALARM)),
             ],
         ),
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             ["curve", "speed", "seeds", "gain", "no evidence", "harm"],
             rows,
             lambda row: [
-                row["world"], f"{row['speed']:.2f}", str(row["seeds"]), *map(_percent, row["found"].values()),
+                row["world"], f"{row['speed']:.2f}", str(row["seeds"]), *map(_points, row["found"].values()),
             ],
         ),
     ]  # fmt: skip
@@ -187,8 +187,8 @@ def _pools(found: Mapping[str, Any]) -> list[str]:
             ["pool", "because", "truth", "gain", "no evidence", "harm", "difference"],
             found["rows"],
             lambda row: [
-                row["world"], row["why"], row["truth"], *map(_percent, row["verdicts"].values()),
-                signed(row["difference"]),
+                row["world"], row["why"], row["truth"], *map(_points, row["verdicts"].values()),
+                paired(row["difference"]),
             ],
         ),
     ]  # fmt: skip
@@ -204,7 +204,7 @@ def _families(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         *_table(
             ["strategies", "seeds", *rows[0]["found"]],
             rows,
-            lambda row: [str(row["strategies"]), str(row["seeds"]), *map(_percent, row["found"].values())],
+            lambda row: [str(row["strategies"]), str(row["seeds"]), *map(_points, row["found"].values())],
         ),
     ]
 
@@ -220,7 +220,7 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         *_table(
             ["differences", "seeds", *rows[0]["found"]],
             rows,
-            lambda row: [row["world"], str(row["seeds"]), *map(_percent, row["found"].values())],
+            lambda row: [row["world"], str(row["seeds"]), *map(_points, row["found"].values())],
         ),
     ]
 
@@ -232,5 +232,5 @@ def _table(
     return ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *lines]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _points(share: float) -> str:
+    return hundredths(share, 1)

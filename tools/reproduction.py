@@ -8,11 +8,11 @@ from pathlib import Path
 from guidestar.study import tables
 from guidestar.study.experiments import EXPERIMENTS, Experiment
 from guidestar.study.paper import make_study, variants_of
-from guidestar.study.plan import duration
 from guidestar.study.published import FIGURE_2, SLIP
-from guidestar.study.results import Result, percent, read_results
+from guidestar.study.results import Result, read_results
 from guidestar.study.scales import SCALES
 from guidestar.study.tables import Row, Table
+from guidestar.words import duration, number, spread
 
 ON_THE_PAGE = ("paper", "small")  # the numbers of `tiny` mean nothing
 FIRST = ("table1", "table2")
@@ -111,18 +111,18 @@ def _markdown(table: Table) -> str:
         cells = [
             row["label"],
             ", ".join(map(str, row["seeds"])) or "–",
-            percent(row["auc"]) if row["auc"] else "not run",
+            spread(row["auc"]) if row["auc"] else "not run",
         ]
-        cells += [_number(row["paper_auc"])] if paper else []
+        cells += [number(row["paper_auc"], 2)] if paper else []
         here = None if row["ripl"] is None else 100 * row["ripl"]
-        cells.append(_number(here))
+        cells.append(number(here, 2))
         if paper:
             known = here is not None and row["paper_ripl"] is not None
             cells += [
-                _number(row["paper_ripl"]),
+                number(row["paper_ripl"], 2),
                 f"{here - row['paper_ripl']:+.2f}" if known and here is not None else "–",
             ]
-        cells += [percent(row["final"]) if row["final"] else "–", conclusion(row)]
+        cells += [spread(row["final"]), conclusion(row)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -217,7 +217,3 @@ def _plain(experiment: Experiment) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

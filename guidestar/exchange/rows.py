@@ -9,6 +9,7 @@ from typing import Any
 
 from guidestar.errors import DataError
 from guidestar.records import Suggestion
+from guidestar.words import shortened
 
 KEY = "guidestar"  # the one key that we add to another tool's records; tools hand unknown keys back as they came
 FIELD = "fields."  # stands before the name of a field that is also one of a format's own names
@@ -187,7 +188,9 @@ def given(found: Any, where: str) -> Given:
     if (answer := record.get("answer")) is not None:
         return Given(annotator, text_of(answer, where), at=at)
     if (reason := record.get("skip")) is None:
-        raise DataError(f"{where}: found neither 'answer' nor 'skip' in {_short(found)}; one of them is needed")
+        raise DataError(
+            f"{where}: found neither 'answer' nor 'skip' in {shortened(repr(found), 60)}; one of them is needed"
+        )
     return Given(annotator, None, text_of(reason, where), at)
 
 
@@ -235,7 +238,7 @@ def as_list(value: Any, where: str) -> list[Any]:
     if value is None or value == "":
         return []
     if not isinstance(value, list):
-        raise DataError(f"{where}: found {_short(value)}, expected a list")
+        raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected a list")
     return value
 
 
@@ -245,7 +248,7 @@ def as_object(value: Any, where: str) -> Record:
     if value is None or value == "":
         return {}
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: found {_short(value)}, expected an object")
+        raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected an object")
     return value
 
 
@@ -257,7 +260,7 @@ def text_of(value: Any, where: str) -> str:
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
-    raise DataError(f"{where}: found {_short(value)}, expected a text")
+    raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected a text")
 
 
 def labels_in(value: Any, about: About) -> Any:
@@ -272,7 +275,9 @@ def single(value: Any, where: str) -> str | None:
     """
     if isinstance(value, list):
         if len(value) > 1:
-            raise DataError(f"{where}: found {len(value)} labels, {_listed(value)}; exactly one is allowed")
+            raise DataError(
+                f"{where}: found {len(value)} labels, {', '.join(map(repr, value))}; exactly one is allowed"
+            )
         value = value[0] if value else None
     return text_of(value, where) or None
 
@@ -287,15 +292,6 @@ def only(names: Iterable[str], about: About, preferred: Sequence[str], where: st
             return name
     if len(found) > 1:
         raise DataError(
-            f"{where}: several {what}: {_listed(found)}; name one behind the format, like --format FORMAT:{found[0]}"
+            f"{where}: several {what}: {', '.join(map(repr, found))}; name one behind the format, like --format FORMAT:{found[0]}"
         )
     return found[0] if found else None
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(repr(value) for value in values)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

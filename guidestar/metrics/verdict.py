@@ -31,6 +31,7 @@ from guidestar.metrics.savings import (
     steps,
 )
 from guidestar.metrics.statistics import LEVEL, Floats, Interval, holm, sign_flip_test, t_test
+from guidestar.words import hundredths, level_of, number, percent
 
 Kind = Literal["gain", "no evidence", "harm"]
 Key = TypeVar("Key")
@@ -240,7 +241,7 @@ def few_seeds(
     agree = "both agree" if n == 2 else f"all {n} agree"
     return Verdict(
         "no evidence",
-        f"{n} seeds cannot show a gain at {_percent(level)}: {where}, but even if {agree}, chance alone does "
+        f"{n} seeds cannot show a gain at {level_of(level)}: {where}, but even if {agree}, chance alone does "
         f"that in 1 of {2**n} cases; it takes {needed} seeds.",
     )
 
@@ -266,8 +267,8 @@ def _nothing(found: Pair, decision: Decision, level: float, names: tuple[str, st
         exact = sign_flip_test(differences)
         why = f"but not enough of the seeds agree: without assuming normal differences p is {exact:.2g}"
     return (
-        f"No evidence of a gain: {_apart(difference.estimate, names)}{_noise(differences, floor)}, {_percent(level)} interval "
-        f"{_signed(difference.low)} to {_signed(difference.high)}, {found.seeds} seeds; {why}."
+        f"No evidence of a gain: {_apart(difference.estimate, names)}{_noise(differences, floor)}, {level_of(level)} interval "
+        f"{number(difference.low, sign=True)} to {number(difference.high, sign=True)}, {found.seeds} seeds; {why}."
     )
 
 
@@ -280,15 +281,15 @@ def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, con
     if at is not None and _agrees(at.share, kind):
         least = "at least " if at.bound else ""
         reached = f"to reach an accuracy of {at.accuracy:.2f}, {_range(at.share, kind, level)}, {seeds}"
-        return _labels(kind, f"{least}{_amount(at.share.estimate)}", control, reached)
+        return _labels(kind, f"{least}{percent(abs(at.share.estimate))}", control, reached)
     if _agrees(average, kind):
         reached = f"on average over the accuracies on the way, {_range(average, kind, level)}, {seeds}"
         rest = "" if at is None else f"; to reach {at.accuracy:.2f} the number is not settled"
-        return _labels(kind, _amount(average.estimate), control, reached + rest)
+        return _labels(kind, percent(abs(average.estimate)), control, reached + rest)
     difference = area_difference(found, level)
     better = "higher" if kind == "gain" else "lower"
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    interval = f"{_percent(level)} interval {low:.3f} to {high:.3f}"
+    interval = f"{level_of(level)} interval {low:.3f} to {high:.3f}"
     return (
         f"On average accuracy was {abs(difference.estimate):.3f} {better} than {control}'s, {interval}, {seeds}; what "
         "that is in labels is not settled."
@@ -314,11 +315,11 @@ def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVE
     bound = "" if at.bound is None else "at least " if (at.bound == "at least") == (share >= 0) else "at most "
     low = "any number more" if math.isinf(at.share.low) else _fewer(at.share.low)
     high = "any number fewer" if at.share.high >= 1 else _fewer(at.share.high)
-    return f"{needed}: {bound}{_fewer(share)}, {_percent(level)} interval {low} to {high}."
+    return f"{needed}: {bound}{_fewer(share)}, {level_of(level)} interval {low} to {high}."
 
 
 def _fewer(share: float) -> str:
-    return f"{_amount(share)} {'fewer' if share >= 0 else 'more'}"
+    return f"{percent(abs(share))} {'fewer' if share >= 0 else 'more'}"
 
 
 def _labels(kind: Kind, amount: str, control: str, rest: str) -> str:
@@ -336,8 +337,8 @@ def _range(share: Interval, kind: Kind, level: float) -> str:
     """The interval as amounts, without a sign; open where the measured curves do not bound it."""
     low, high = (share.low, share.high) if kind == "gain" else (-share.high, -share.low)
     if high >= 1 if kind == "gain" else math.isinf(high):
-        return f"{_percent(level)} interval {_amount(low)} or more"
-    return f"{_percent(level)} interval {100 * low:.0f} to {_amount(high)}"
+        return f"{level_of(level)} interval {percent(low)} or more"
+    return f"{level_of(level)} interval {hundredths(low, 0)} to {percent(high)}"
 
 
 def _apart(difference: float, names: tuple[str, str]) -> str:
@@ -345,15 +346,3 @@ def _apart(difference: float, names: tuple[str, str]) -> str:
         return f"on average {names[0]} was as accurate as {names[1]}"
     where = "above" if difference >= 0 else "below"
     return f"on average {names[0]} was {abs(difference):.3f} {where} {names[1]}'s accuracy"
-
-
-def _amount(share: float) -> str:
-    return f"{abs(100 * share):.0f} %"
-
-
-def _percent(level: float) -> str:
-    return f"{100 * level:g} %"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no "−0.000"

@@ -16,6 +16,7 @@ from guidestar.people.page.desk import experiment_of, people_of
 from guidestar.people.terminal import printable
 from guidestar.records import Label, Skip
 from guidestar.store import Store, find_run
+from guidestar.words import count, percent, shortened
 
 LEVEL = 0.95
 FEW = 30  # examples with two labels below which the interval is called rough
@@ -92,7 +93,7 @@ def agreement_text(facts: Mapping[str, Any]) -> str:
     if (usage := facts["endpoint"]) is not None:
         cost = f", {usage['cost']:.4g} spent" if usage["cost"] else ""
         parts.append(
-            f"Endpoint ({', '.join(usage['models'])}): {_count(usage['replies'], 'reply')}, {usage['tokens_in']} tokens read and "
+            f"Endpoint ({', '.join(usage['models'])}): {count(usage['replies'], 'reply')}, {usage['tokens_in']} tokens read and "
             f"{usage['tokens_out']} written{cost}. Machine-made labels are no gold standard, and a text can steer them."
         )
     return printable("\n".join(part for part in parts if part))
@@ -135,7 +136,7 @@ def _skipped_by_one(one: Mapping[str, Label | Skip]) -> bool:
 
 def _who(facts: Mapping[str, Any]) -> str:
     rows = [
-        f"{who}: {_count(counts['labels'], 'label')}" + (f", {counts['skips']} skipped" if counts["skips"] else "")
+        f"{who}: {count(counts['labels'], 'label')}" + (f", {counts['skips']} skipped" if counts["skips"] else "")
         for who, counts in facts["annotators"].items()
     ]
     sources = ", ".join(f"{count} {source or 'unnamed'}" for source, count in facts["sources"].items())
@@ -151,7 +152,7 @@ def _alpha(facts: Mapping[str, Any]) -> list[str]:
             "Set people.overlap (0.1, say) and let a second person label."
         ]
     who = "Two people both" if facts["people"] == 2 else f"At least two of {facts['people']} people"
-    seen = f"{who} labelled {_count(n, 'example')}; {_share(facts['observed'])} of the pairs of labels agree."
+    seen = f"{who} labelled {count(n, 'example')}; {_share(facts['observed'])} of the pairs of labels agree."
     if alpha is None:
         return [seen, "All gave one and the same label, so there is no alpha: chance alone would agree as well."]
     low, high = facts["low"], facts["high"]
@@ -193,7 +194,7 @@ def _classes(facts: Mapping[str, Any]) -> str:
         return ""
     width = max(map(len, facts["classes"]))
     rows = [
-        f"  {label:<{width}}  {_share(one['agreement']):>5}  in {_count(one['n'], 'example')}"
+        f"  {label:<{width}}  {_share(one['agreement']):>5}  in {count(one['n'], 'example')}"
         for label, one in sorted(facts["classes"].items(), key=lambda item: (item[1]["agreement"], item[0]))
     ]
     return "\n".join(["Where one says a label, another says it too:", *_short(rows)])
@@ -210,7 +211,7 @@ def _pairs(facts: Mapping[str, Any]) -> str:
 def _confused(facts: Mapping[str, Any]) -> str:
     if not facts["confused"]:
         return ""
-    rows = [f"  {' and '.join(row['labels'])}: {_count(row['count'], 'time')}" for row in facts["confused"]]
+    rows = [f"  {' and '.join(row['labels'])}: {count(row['count'], 'time')}" for row in facts["confused"]]
     return "\n".join(["Most confused:", *_short(rows)])
 
 
@@ -221,19 +222,14 @@ def _open(facts: Mapping[str, Any]) -> str:
     rows = []
     for row in facts["disagreements"]:
         text = " ".join(row["text"].split())
-        said = ", ".join(f"{who}: {_cut(answer, 40)}" for who, answer in row["answers"].items())
-        rows.append(f"  {_cut(text, 60)} ({said})")
-    count = _count(len(rows), "disagreement")
-    head = f"{count} still open; settle {'it' if len(rows) == 1 else 'them'} on the page (guidestar label).{settled}"
+        said = ", ".join(f"{who}: {shortened(answer, 40)}" for who, answer in row["answers"].items())
+        rows.append(f"  {shortened(text, 60)} ({said})")
+    head = f"{count(len(rows), 'disagreement')} still open; settle {'it' if len(rows) == 1 else 'them'} on the page (guidestar label).{settled}"
     return "\n".join([head, *_short(rows)])
 
 
 def _short(rows: list[str]) -> list[str]:
     return rows if len(rows) <= SHOWN else [*rows[:SHOWN], f"  and {len(rows) - SHOWN} more; --json has all"]
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _share(value: float) -> str:
@@ -244,16 +240,8 @@ def _share(value: float) -> str:
     """
     if value not in (0, 1) and round(100 * value) in (0, 100):
         return ">99 %" if value > 0.5 else "<1 %"
-    return f"{100 * value:.0f} %"
-
-
-def _count(number: int, noun: str) -> str:
-    """
-    >>> _count(1, "reply"), _count(2, "reply"), _count(0, "label")
-    ('1 reply', '2 replies', '0 labels')
-    """
-    return f"{number} {noun if number == 1 else noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
+    return percent(value)
 
 
 def _were(number: int, noun: str) -> str:
-    return f"{_count(number, noun)} {'was' if number == 1 else 'were'}"
+    return f"{count(number, noun)} {'was' if number == 1 else 'were'}"

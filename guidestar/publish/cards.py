@@ -11,9 +11,10 @@ import yaml
 from guidestar.metrics.sample import proportion
 from guidestar.publish.snippet import Usage, call, program
 from guidestar.records import Label, Skip
-from guidestar.report.control import class_shares, control, is_random, percent, span
+from guidestar.report.control import class_shares, control, in_percent, is_random
 from guidestar.store import Store
 from guidestar.tasks import recorded_task
+from guidestar.words import percent
 
 SHOWN = {
     "accuracy": "accuracy", "macro_f1": "macro F1", "ece": "expected calibration error", "brier": "Brier score",
@@ -203,7 +204,7 @@ def _classes(labels: Sequence[Label], store: Store) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name in names:
         pool = found.get(name, {}).get("pool")
-        estimate = f"{percent(pool['estimate'])} ({span(pool)})" if pool else "–"
+        estimate = f"{percent(pool['estimate'])} ({in_percent(pool)})" if pool else "–"
         yield f"| {name} | {counts[name]} | {percent(counts[name] / len(labels))} | {estimate} |"
 
 

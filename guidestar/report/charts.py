@@ -19,6 +19,7 @@ import numpy as np
 from guidestar.errors import GuidestarError
 from guidestar.metrics.scores import Reliability
 from guidestar.store import files
+from guidestar.words import shortened
 
 SERIES = 6  # colours of `page.css`; further series differ by marker and dashes
 _TEXT, _GRID, _MUTED = "#1b1f24", "#d9dde2", "#69727d"  # as in `page.css`
@@ -164,7 +165,7 @@ def shares(
             look = _look(i) | {"linestyle": "", "markersize": 5.5, "clip_on": False}
             at = np.arange(len(names)) + 0.5 * ((i + 0.5) / len(parts) - 0.5)  # equal shares stay apart
             axes.plot(each, at, label=label, **look)
-        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_yticks(range(len(names)), [shortened(name, 22, 9) for name in names])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("share")
@@ -184,7 +185,7 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]]) 
                 color=_COLOURS[i % SERIES], hatch=hatch, edgecolor=_GRID, linewidth=0.4,
             )  # fmt: skip
             left += np.asarray(lengths)
-        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_yticks(range(len(names)), [shortened(name, 22, 9) for name in names])
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
 
@@ -211,10 +212,6 @@ def _look(style: int | None) -> dict[str, Any]:
         "markersize": 4,
         "linewidth": 1.6,
     }
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
 
 
 # --- the drawing ----------------------------------------------------------------------------------

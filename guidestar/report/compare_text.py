@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from guidestar.words import bounded, chance, count, ends, level_of, number, paired, share
 
 
 def compare_text(facts: Mapping[str, Any]) -> str:
@@ -60,7 +61,7 @@ def _saved_row(row: Mapping[str, Any]) -> list[str]:
 def _tests_row(row: Mapping[str, Any]) -> list[str]:
     p, others = row["p"] or {}, row["intervals"] or {}
     return [
-        row["strategy"], signed(row["auc"]["difference"]), ends(others.get("bootstrap")), ends(others.get("sign_flips")),
+        row["strategy"], paired(row["auc"]["difference"]), ends(others.get("bootstrap")), ends(others.get("sign_flips")),
         number((row["effect_size"] or {}).get("estimate"), 2), chance(p.get("t")), chance(p.get("holm")),
         chance(p.get("sign_flips")),
     ]  # fmt: skip
@@ -68,10 +69,10 @@ def _tests_row(row: Mapping[str, Any]) -> list[str]:
 
 def _legend(facts: Mapping[str, Any]) -> str:
     tested = facts["comparisons"]
-    holm = f"corrected for {tested} comparison{'s' * (tested != 1)}" if tested else "not for so few seeds"
+    holm = f"corrected for {count(tested, 'comparison')}" if tested else "not for so few seeds"
     return "\n".join(
         [
-            f"In brackets: {100 * facts['level']:g} % intervals; … is an open end, – is not known.",
+            f"In brackets: {level_of(facts['level'])} intervals; … is an open end, – is not known.",
             "AUC: mean height of the curve. RIPL: share of the gap between the control's AUC and 1 that is closed.",
             "deficiency: area above the curve, under the control's last accuracy, over the control's; below 1 is better.",
             "labels saved: share of the control's, on average over the accuracies on the way, and to reach the accuracy "
@@ -104,73 +105,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in [header, *rows]
     ]
-
-
-# --- numbers as the table and the report show them --------------------------------------------------
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """
-    >>> number(-0.25), number(None)
-    ('−0.250', '–')
-    """
-    return "–" if value is None else _minus(f"{value:.{digits}f}")
-
-
-def signed(interval: Mapping[str, float | None]) -> str:
-    """A difference of accuracies with its interval, where there is one.
-
-    >>> signed({"estimate": 0.1, "low": -0.02, "high": 0.22})
-    '+0.100 (−0.020 to +0.220)'
-    """
-    if interval["estimate"] is None:
-        return "–"
-    both = ends(interval)
-    return _minus(f"{interval['estimate']:+.3f}") + (f" ({both})" if both != "–" else "")
-
-
-def ends(interval: Mapping[str, float | None] | None) -> str:
-    """The two ends of an interval of a difference; a dash if neither is known."""
-    if interval is None or (interval["low"] is None and interval["high"] is None):
-        return "–"
-    low, high = ("…" if interval[end] is None else _minus(f"{interval[end]:+.3f}") for end in ("low", "high"))
-    return f"{low} to {high}"
-
-
-def bounded(interval: Mapping[str, float | None] | None) -> str:
-    """A ratio; a dash where nothing bounds it, for then its estimate means nothing either."""
-    if interval is None or (interval["low"] is None and interval["high"] is None):
-        return "–"
-    return number(interval["estimate"], 2)
-
-
-def share(interval: Mapping[str, float | None] | None, bound: str | None = None) -> str:
-    """A share in per cent with its interval; an open end is '…', a share that nothing bounds a dash.
-
-    >>> share({"estimate": 0.38, "low": 0.21, "high": 0.52}), share({"estimate": 0.2, "low": -0.03, "high": 1.0}, "at least")
-    ('38 % (21 to 52)', '≥ 20 % (−3 to 100)')
-    """
-    if interval is None or interval["estimate"] is None:
-        return "–"
-    if interval["low"] is None and interval["high"] in (None, 1.0):
-        return "–"
-    estimate, low, high = (
-        "…" if value is None else _minus(f"{100 * value:.0f}")
-        for value in (interval["estimate"], interval["low"], interval["high"])
-    )
-    sign = {"at least": "≥ ", "at most": "≤ "}.get(bound or "", "")
-    return f"{sign}{estimate} % ({low} to {high})"
-
-
-def chance(p: float | None) -> str:
-    """A p value, a dash for none."""
-    if p is None or math.isnan(p):
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _minus(text: str) -> str:
-    """A real minus sign, and none before a number that is rounded to 0."""
-    bare = text.lstrip("-+")
-    zero = not bare.strip("0.")
-    return bare if zero else text.replace("-", "−")

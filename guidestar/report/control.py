@@ -15,6 +15,7 @@ from guidestar.records import Label, Pick, Skip
 from guidestar.report.weighted import corrected, corrected_sentence, drawn_rounds
 from guidestar.store import Store
 from guidestar.tasks import Task, recorded_task
+from guidestar.words import hundredths, percent
 
 LEAST = 5  # random answers below which an interval is so wide that nothing is said
 WINDOW = 30  # random answers that the newest rounds must hold together for an accuracy of now
@@ -205,14 +206,14 @@ def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
     first, last = accuracy["rounds"]
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
     lines = [
-        f"Accuracy on the unlabelled pool: about {percent(accuracy['estimate'])} (95 % interval {span(accuracy)}), from "
+        f"Accuracy on the unlabelled pool: about {percent(accuracy['estimate'])} (95 % interval {in_percent(accuracy)}), from "
         f"{accuracy['right']} of {accuracy['answers']} random picks of {when}, each judged before it was trained on."
     ]
     lines += by_chance
     if rest := found["pool_right"]:
         lines.append(
             f"If the newest judged model answered the rest, about {percent(rest['estimate'])} of the whole pool would be "
-            f"right ({span(rest)}), labels counted as right."
+            f"right ({in_percent(rest)}), labels counted as right."
         )
     if harder:
         lines.append(_harder_sentence(harder))
@@ -221,7 +222,7 @@ def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
         if not pool["low"] <= shares["labelled"] <= pool["high"]:
             lines.append(
                 f"{label!r} is {percent(shares['labelled'])} of the labels and about {percent(pool['estimate'])} of the "
-                f"pool ({span(pool)}): the labels are no picture of the pool."
+                f"pool ({in_percent(pool)}): the labels are no picture of the pool."
             )
     if found["skipped"]:
         lines.append(f"{found['skipped']} random picks were skipped; the estimates are for what people can answer.")
@@ -240,14 +241,6 @@ def _harder_sentence(harder: Mapping[str, float]) -> str:
     return f"Whether the strategy's picks are harder than the pool is not known: {points:+.0f} points of error ({between})."
 
 
-def percent(share: float) -> str:
-    """
-    >>> percent(0.784)
-    '78 %'
-    """
-    return f"{100 * share:.0f} %"
-
-
-def span(interval: Mapping[str, float]) -> str:
+def in_percent(interval: Mapping[str, float]) -> str:
     """'65 to 89 %'."""
-    return f"{100 * interval['low']:.0f} to {percent(interval['high'])}"
+    return f"{hundredths(interval['low'], 0)} to {percent(interval['high'])}"

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from guidestar.config import flat, kept_in
-from guidestar.report import charts, compare_text, formats, pictures
+from guidestar.report import charts, pictures
 from guidestar.report.advice import advise
 from guidestar.report.analyses import analyses
 from guidestar.report.charts import Chart
@@ -23,6 +23,7 @@ from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import spending
 from guidestar.report.summary import strategy_names, summarise
 from guidestar.store import files
+from guidestar.words import bounded, chance, number, paired, percent, plain, share, significant, spread
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -51,9 +52,8 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "number": formats.number, "percent": formats.percent, "spread": formats.spread, "fixed": compare_text.number,
-        "signed": compare_text.signed, "part": compare_text.share, "chance": compare_text.chance,
-        "bounded": compare_text.bounded,
+        "number": significant, "percent": percent, "spread": spread, "fixed": number,
+        "signed": paired, "part": share, "chance": chance, "bounded": bounded,
     }  # fmt: skip
     page = pages.get_template("page.html").render(
         css=(here / "page.css").read_text(encoding="utf-8"),
@@ -149,7 +149,7 @@ _COUNTS = {
 def _data(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     data = facts.get("data") or {}
     policy = ((facts.get("config") or {}).get("data") or {}).get("duplicates")
-    rows = [(_COUNTS.get(name, name), formats.plain(value)) for name, value in flat(data).items() if value is not None]
+    rows = [(_COUNTS.get(name, name), plain(value)) for name, value in flat(data).items() if value is not None]
     rows += [("what was done with repeats (data.duplicates)", policy)] if policy else []
     rows += [("hash of data, template and labels", facts["data_hash"])] if facts.get("data_hash") else []
     return [("synthetic", "yes: written by a program")] * bool(facts.get("synthetic")) + rows
@@ -165,7 +165,5 @@ def _configuration(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str,
         sections.append((f"Strategy {name}", recipe))
     sections += [("Versions", facts.get("versions")), ("Hardware", facts.get("hardware"))]
     return [
-        (title, [(name, formats.plain(value)) for name, value in flat(found).items()])
-        for title, found in sections
-        if found
+        (title, [(name, plain(value)) for name, value in flat(found).items()]) for title, found in sections if found
     ]

@@ -12,9 +12,9 @@ import numpy as np
 
 from guidestar.records import Label, Query
 from guidestar.report.evidence import Near, file_of, nearest
-from guidestar.report.formats import accuracy, number
 from guidestar.report.pictures import MOST_CLASSES
 from guidestar.report.read import RunRecord
+from guidestar.words import number, significant
 
 _LONG, _NEAR = 600, 160  # characters that are shown of a text, and of its nearest neighbour
 
@@ -46,16 +46,16 @@ def _round(run: RunRecord, query: Query, near: Mapping[str, Near]) -> Round:
             "answer": answer.answer if isinstance(answer, Label) else None,
             "skipped": None if answer is None or isinstance(answer, Label) else answer.reason or "no reason given",
             "annotator": answer.annotator if answer is not None else None,
-            "score": number(pick.score),
+            "score": significant(pick.score),
             "near": _near(near.get(pick.id)),
-            "details": [number(pick.details.get(name)) for name in columns],
+            "details": [significant(pick.details.get(name)) for name in columns],
         }
         for pick, answer in zip(query.picks, answers, strict=True)
     ]
     line = f"{len(rows)} asked for" + (" at random, the warm start" if query.round == 0 else "")
     measured = next((m for m in run.metrics if m.round == query.round), None)
     if measured is not None and "accuracy" in measured.values:
-        line += f"; accuracy afterwards {accuracy(measured.values['accuracy'])}"
+        line += f"; accuracy afterwards {number(measured.values['accuracy'])}"
     notes = list(_round_notes(run, query))
     cosines = [near[pick.id].cosine for pick in query.picks if pick.id in near]
     if cosines:
@@ -78,12 +78,12 @@ def _round_notes(run: RunRecord, query: Query) -> Iterable[str]:
     if 0 < len(given) <= MOST_CLASSES:
         yield "answers: " + ", ".join(f"{label} {count}" for label, count in given.most_common())
     for weight in sorted({pick.details["lambda"] for pick in query.picks if "lambda" in pick.details}):
-        yield f"λ = {number(weight)}: the weight of the base model's uncertainty in the score"
+        yield f"λ = {significant(weight)}: the weight of the base model's uncertainty in the score"
     scores = run.scores.get(query.round, {})
     for name in ("score", "base", "full"):
         if name in scores:
             low, middle, high = np.quantile(scores[name], [0.0, 0.5, 1.0])
-            reach = f"{number(low)} to {number(high)}, median {number(middle)}"
+            reach = f"{significant(low)} to {significant(high)}, median {significant(middle)}"
             yield f"{name} of all {len(scores[name])} candidates: {reach}"
 
 

@@ -17,10 +17,9 @@ from guidestar.query.measures import entropy
 from guidestar.records import Label
 from guidestar.report import charts
 from guidestar.report.charts import Chart, Line
-from guidestar.report.compare_text import signed
-from guidestar.report.formats import accuracy, number, percent, share
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import seconds_by_phase, strategy_names
+from guidestar.words import number, paired, percent, significant
 
 _BINS = 20  # of the histograms
 MOST_CLASSES = 20  # bars; what is rarer is summed
@@ -52,7 +51,7 @@ def learning_curve(runs: Sequence[RunRecord], facts: Mapping[str, Any]) -> Chart
         f"Accuracy on the test set after each round. {_about_bands(len(facts['compared']['seeds']))}",
         charts.curve(lines, levels),
         ["labels", *(run.name for run in runs if run.curve)],
-        [[x, *(accuracy(curve.get(x)) for curve in curves)] for x in sorted(set().union(*curves))],
+        [[x, *(number(curve.get(x)) for curve in curves)] for x in sorted(set().union(*curves))],
     )
 
 
@@ -94,7 +93,13 @@ def difference(runs: Sequence[RunRecord], compared: Mapping[str, Any] | None) ->
         charts.curve(lines, {"no difference": 0.0}, f"accuracy above {control}"),
         ["strategy", "labels", "accuracy", control, "difference (95 % interval)"],
         [
-            [row["strategy"], p["labels"], accuracy(p["strategy"]), accuracy(p["control"]), signed(p["difference"])]
+            [
+                row["strategy"],
+                p["labels"],
+                number(p["strategy"]),
+                number(p["control"]),
+                paired(p["difference"]),
+            ]
             for row in rows
             for p in row["points"]
         ],
@@ -114,10 +119,10 @@ def class_balance(runs: Sequence[RunRecord]) -> Chart | None:
     common = [name for name, _ in pool.most_common(MOST_CLASSES)]
     names = [name for name in pool if name in common]
     shares = {"pool": pool, **picked}
-    rows = [[name, *(share(count[name], count.total()) for count in shares.values())] for name in names]
+    rows = [[name, *(_part(count[name], count.total()) for count in shares.values())] for name in names]
     if len(pool) > len(names):
         rest = (count.total() - sum(count[name] for name in names) for count in shares.values())
-        rows.append(["all other classes", *(share(n, c.total()) for n, c in zip(rest, shares.values(), strict=True))])
+        rows.append(["all other classes", *(_part(n, c.total()) for n, c in zip(rest, shares.values(), strict=True))])
     whole, *parts = ((name, [row[i] for row in rows]) for i, name in enumerate(shares, 1))
     return Chart(
         "Class balance of the picks",
@@ -126,6 +131,11 @@ def class_balance(runs: Sequence[RunRecord]) -> Chart | None:
         ["class", *shares],
         [[row[0], *map(percent, row[1:])] for row in rows],
     )
+
+
+def _part(count: int, total: int) -> float:
+    """0 where there is nothing."""
+    return count / total if total else 0.0
 
 
 def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
@@ -149,7 +159,7 @@ def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
         edges = np.linspace(0, top, _BINS + 1)
         heights = [np.histogram(np.clip(v, 0, top), edges)[0] / len(v) for v in values]
         shares = [(s.name, h, s.style) for s, h in zip(series, heights, strict=True)]
-        rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i]) for h in heights)] for i in range(_BINS)]
+        rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i], 1) for h in heights)] for i in range(_BINS)]
         yield Chart(title, caption, charts.histogram(edges, shares, xlabel), [xlabel, *(s.name for s in series)], rows)
     curves = [(s.name, reliability(s.log_probs, s.gold), s.style) for s in series]
     errors = "; ".join(f"{s.name} {ece(s.log_probs, s.gold):.3f}" for s in series)
@@ -162,7 +172,7 @@ def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
         [
             [
                 f"{curves[0][1].edges[i]:.2f} to {curves[0][1].edges[i + 1]:.2f}",
-                *(cell for _, c, _ in curves for cell in (number(c.accuracy[i]), int(c.count[i]))),
+                *(cell for _, c, _ in curves for cell in (significant(c.accuracy[i]), int(c.count[i]))),
             ]
             for i in range(len(curves[0][1].count))
         ],

@@ -17,9 +17,9 @@ from guidestar.errors import StoreError
 from guidestar.metrics.cost import KINDS
 from guidestar.report import charts
 from guidestar.report.charts import Chart, Line
-from guidestar.report.formats import accuracy
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import strategy_names
+from guidestar.words import number
 
 COSTS_FILE = "costs.json"
 
@@ -116,6 +116,6 @@ def _row(run: str, one: Mapping[str, Any]) -> list[object]:
     total = one["total"]
     seconds = "?" if total["seconds"] is None else f"{total['seconds']:,.1f}"
     return [
-        run, one["round"], one["labels"], accuracy(one["accuracy"]), f"{one['spent']:.2f}", seconds,
+        run, one["round"], one["labels"], number(one["accuracy"]), f"{one['spent']:.2f}", seconds,
         f"{total['tokens']:,.0f}", f"{total['operations']:.2e}", f"{total['money']:,.2f}",
     ]  # fmt: skip

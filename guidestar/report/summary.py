@@ -11,6 +11,7 @@ from typing import Any
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.scores import accuracy
 from guidestar.report.read import RunRecord, differing, read_runs
+from guidestar.words import listed
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
         if several
         else "one seed, so no spread can be given"
     )
-    return f"With {compared['labels'][-1]} labels {_listed(reached)}{where}; {spread}."
+    return f"With {compared['labels'][-1]} labels {listed(reached)}{where}; {spread}."
 
 
 ORACLE_EPOCH = (
@@ -245,19 +246,19 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
         notes.append(f"{always} {majority['share']:.3f}{untuned}.{verdict}")
     if apart := [seed for seed, same in found["shared_warm_start"].items() if not same]:
         notes.append(
-            f"The strategies of seed {_listed(apart)} did not begin with the same examples, "
+            f"The strategies of seed {listed(apart)} did not begin with the same examples, "
             "so part of their difference comes from the warm start."
         )
     if raised := [run for run in runs if len(run.budgets) > 1]:
         where = [f"{run.name} {_raises(run)}" for run in raised]
         mixed = " λ keeps the schedule of the first budget." if any(_mixes(run) for run in raised) else ""
-        notes.append(f"The budget was raised on the way: {_listed(where)}.{mixed}")
+        notes.append(f"The budget was raised on the way: {listed(where)}.{mixed}")
     if unlike := differing(runs):
         notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
     seeds = {run["seed"] for run in found["runs"]}
     left_out = sorted(seeds - set(found["compared"]["seeds"]))
     if left_out and found["strategies"]:
-        notes.append(f"Seed {_listed(left_out)} is left out of the comparison: not every strategy is done with it.")
+        notes.append(f"Seed {listed(left_out)} is left out of the comparison: not every strategy is done with it.")
     points = len(found["compared"]["labels"])
     if points and points < max(len(run.curve) for run in runs):
         notes.append(f"Not every run is as far, so they are compared over their first {points} points alone.")
@@ -272,7 +273,7 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
 def _raises(run: RunRecord) -> str:
     """'from 400 to 600 labels at round 7', and so on."""
     steps = [f"to {budget} labels at round {at}" for budget, at in run.budgets[1:]]
-    return f"from {run.budgets[0][0]} {_listed(steps)}"
+    return f"from {run.budgets[0][0]} {listed(steps)}"
 
 
 def _mixes(run: RunRecord) -> bool:
@@ -288,9 +289,3 @@ def _about_chance(found: Mapping[str, Any]) -> list[str]:
     best = max(row["final"]["mean"] for row in rows)
     half = 1.96 * math.sqrt(max(best * (1 - best), 1 / (4 * test)) / test)
     return [f"On {test} test examples an accuracy of {best:.3f} is only known to about ± {half:.3f} (95 %)."]
-
-
-def _listed(words: Sequence[object]) -> str:
-    """'a, b and c'."""
-    texts = [str(word) for word in words]
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -33,13 +33,13 @@ from guidestar.study.results import (
     config_fingerprint,
     made_with,
     mean_sd,
-    percent,
     portable,
     read_result,
     recipe,
     result_path,
     short,
 )
+from guidestar.words import spread
 
 State = Literal["done", "kept", "failed", "elsewhere"]
 
@@ -364,7 +364,7 @@ def standings(results: Sequence[CellResult]) -> str:
             continue
         area, final = mean_sd([one["auc"] for one in measured]), mean_sd([one["final"] for one in measured])
         name = " ".join(str(value) for _, value in tags)
-        lines.append(f"  {name:<40} {len(measured)} seeds  AUC {percent(area)}  final {percent(final)}")
+        lines.append(f"  {name:<40} {len(measured)} seeds  AUC {spread(area)}  final {spread(final)}")
     return "\n".join(["means so far, per cent:", *lines])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from guidestar.metrics import statistics
 from guidestar.study.results import Result
 from guidestar.study.standing import Group, group_of
+from guidestar.words import hundredths
 
 Gain = dict[str, Any]
 Seeds = dict[int, float]  # seed -> area of a strategy − area of the control
@@ -84,7 +85,5 @@ def markdown(rows: Sequence[Gain], control: str | None) -> str:
 def _points_of(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "–"
-    text = f"{100 * value['mean']:+.1f}"
-    if value["low"] is not None:
-        text += f" ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
-    return text.replace("-", "−")
+    ends = f" ({hundredths(value['low'], 1)} to {hundredths(value['high'], 1)})" if value["low"] is not None else ""
+    return hundredths(value["mean"], 1, sign=True) + ends

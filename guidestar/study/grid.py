@@ -23,6 +23,7 @@ from guidestar.study.paper import chosen_part
 from guidestar.study.results import Result
 from guidestar.study.standing import NOTE, Group, as_csv, group_of, markdown, standing, warm_starts
 from guidestar.study.studyfile import Study, load_study
+from guidestar.words import count
 
 Found = tuple[dict[str, Any], str, int]
 
@@ -156,12 +157,8 @@ def title(study: Study) -> str:
         (study.datasets, "dataset"), (study.models, "model"), (study.pefts, "adapter"),
         (study.strategies, "strategy"), (study.seeds, "seed"),
     ]  # fmt: skip
-    words = [f"{len(n)} {_plural(word) if len(n) > 1 else word}" for n, word in sizes]
+    words = [count(len(n), word) for n, word in sizes]
     return " × ".join(words) + (f", protocol {study.protocol}" if study.protocol else "")
-
-
-def _plural(word: str) -> str:
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 
 def _what_runs(study: Study, cells: Sequence[Cell]) -> list[str]:

@@ -24,6 +24,7 @@ from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
+from guidestar.words import duration, span
 
 SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
 FASTER, SLOWER = 0.8, 1.4  # what a range allows below its fastest and above its slowest batch
@@ -351,8 +352,8 @@ def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
     if left:
         lines.append(f"to go: {plan.trained} examples to train on (epochs counted), {plan.passes} passes to score")
         lines += [f"  {name}: about {mean:.0f} tokens a prompt" for name, mean in plan.tokens.items()]
-        lines += [f"  {phase}: {spoken(*seconds)}" for phase, seconds in plan.seconds.items()]
-        lines.append(f"estimated time on this machine: {spoken(low, high)}")
+        lines += [f"  {phase}: {span(seconds, duration)}" for phase, seconds in plan.seconds.items()]
+        lines.append(f"estimated time on this machine: {span((low, high), duration)}")
         lines += [f"not in the estimate: {name}: {why}" for name, why in plan.unplanned.items()]
     return "\n".join(lines)
 
@@ -366,27 +367,6 @@ def compared(plan: Plan, before: Sequence[Result], now: Sequence[Result]) -> lis
             spent[phase] = spent.get(phase, 0.0) + seconds
     return [
         f"  {phase}: {duration(seconds)}"
-        + (f", planned {spoken(*plan.seconds[phase])}" if phase in plan.seconds else ", not planned")
+        + (f", planned {span(plan.seconds[phase], duration)}" if phase in plan.seconds else ", not planned")
         for phase, seconds in spent.items()
     ]
-
-
-def spoken(low: float, high: float) -> str:
-    """A range of seconds in words.
-
-    >>> spoken(40, 400)
-    '40 s to 7 min'
-    """
-    a, b = duration(low), duration(high)
-    return a if a == b else f"{a} to {b}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them.
-
-    >>> [duration(s) for s in (3.2, 600, 8000)]
-    ['3 s', '10 min', '2.2 h']
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

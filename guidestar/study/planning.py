@@ -32,6 +32,7 @@ from guidestar.store.store import DATABASE, Store
 from guidestar.study import plan as plans
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.fit import Lengths, Machine, gib, lengths_of, refusals, this_machine
+from guidestar.words import count, duration, span
 
 PLAN_FILE = "plan.json"
 BUSY = 1.5  # processes that want a core, from which on the measurement is said to be one of a busy machine
@@ -146,23 +147,22 @@ def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mappi
     tokens: dict[str, Range] = {}
     operations: dict[str, Range] = {}
     frozen = sizes["trained"] < sizes["parameters"]
-    for phase, count in planned.examples.items():
+    for phase, examples in planned.examples.items():
         kind = cost.PHASES[phase]
         more = lengths.response if phase.startswith("train") else 0.0
-        span = (count * lengths.mean, count * (lengths.mean + lengths.response))
-        span = (count * (lengths.mean + min(more, 1.0)), span[1])
+        ends = (examples * (lengths.mean + min(more, 1.0)), examples * (lengths.mean + lengths.response))
         work = [
             cost.training(sizes["parameters"], n, frozen=frozen)
             if "train" in phase
             else cost.forward(sizes["parameters"], n)
-            for n in span
+            for n in ends
         ]
-        for found, (low, high) in ((tokens, span), (operations, (work[0], work[1]))):
+        for found, (low, high) in ((tokens, ends), (operations, (work[0], work[1]))):
             before = found.get(kind, (0.0, 0.0))
             found[kind] = (before[0] + low, before[1] + high)
     return {
-        "tokens": {kind: list(span) for kind, span in tokens.items()},
-        "operations": {kind: list(span) for kind, span in operations.items()},
+        "tokens": {kind: list(ends) for kind, ends in tokens.items()},
+        "operations": {kind: list(ends) for kind, ends in operations.items()},
     }
 
 
@@ -298,24 +298,24 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     """A plan for a terminal."""
     if not facts["runs"]:
         return f"nothing is left to run: {', '.join(facts['done'])}"
-    lines = [f"{_count(len(facts['runs']), 'run')} to go: {', '.join(facts['runs'])}"]
+    lines = [f"{count(len(facts['runs']), 'run')} to go: {', '.join(facts['runs'])}"]
     lines.append(f"{facts['rounds']} rounds, {facts['labels']} labels, {_who(facts)}")
     lines.append(f"tokens: about {facts['tokens_a_prompt']:.0f} a prompt")
-    lines += [f"  {kind}: {_span(span, _big)}" for kind, span in facts["tokens"].items()]
-    lines.append(f"time on this machine: {plans.spoken(*facts['total_seconds'])}")
-    lines += [f"  {phase}: {plans.spoken(*span)}" for phase, span in facts["seconds"].items()]
+    lines += [f"  {kind}: {span(ends, _big)}" for kind, ends in facts["tokens"].items()]
+    lines.append(f"time on this machine: {span(facts['total_seconds'], duration)}")
+    lines += [f"  {phase}: {span(ends, duration)}" for phase, ends in facts["seconds"].items()]
     if (facts["load"] or 0) > BUSY:
         lines.append(f"  measured while {facts['load']:.1f} processes wanted each core: a run beside fewer is faster")
-    lines.append(f"peak memory: {_span(facts['peak'], gib)}{_of_machine(facts)}")
+    lines.append(f"peak memory: {span(facts['peak'], gib)}{_of_machine(facts)}")
     for name, one in facts["memory"].items():
         parts = ", ".join(f"{part} {gib(size)}" for part, size in one["parts"].items() if size >= 2**20)
-        lines.append(f"  {name}: {_span(one['range'], gib)} ({parts})")
-    lines.append(f"disk: {_span(facts['disk'], gib)}, {gib(facts['machine']['disk'])} free" if facts["machine"]["disk"] else f"disk: {_span(facts['disk'], gib)}")  # fmt: skip
+        lines.append(f"  {name}: {span(one['range'], gib)} ({parts})")
+    lines.append(f"disk: {span(facts['disk'], gib)}, {gib(facts['machine']['disk'])} free" if facts["machine"]["disk"] else f"disk: {span(facts['disk'], gib)}")  # fmt: skip
     lines.append(_labelling(facts))
     if any(facts["prices"].values()) or facts["money"]["total"][1]:
         money = facts["money"]
-        parts = f"labels {_span(money['labels'], _money)}, machine {_span(money['machine'], _money)}"
-        lines.append(f"money: {_span(money['total'], _money)} {facts['currency']}".rstrip() + f" ({parts})")
+        parts = f"labels {span(money['labels'], _money)}, machine {span(money['machine'], _money)}"
+        lines.append(f"money: {span(money['total'], _money)} {facts['currency']}".rstrip() + f" ({parts})")
     else:
         lines.append(
             "money: no price is known; give --label, --annotator-hour or --machine-hour, or the section `cost`"
@@ -330,8 +330,8 @@ def compared_lines(found: Mapping[str, Any]) -> list[str]:
         return [f"the plan was made for another configuration ({', '.join(found['changed'][:4])}{more})"]
     lines = ["the plan beside the truth:" if found["finished"] else "the plan, and what was spent so far:"]
     for name, row in found["rows"].items():
-        show: Callable[[float], str] = plans.duration if name.startswith("seconds") else gib
-        line = f"  {name.replace('seconds, ', 'time, ')}: {show(row['actual'])}, planned {_span(row['planned'], show)}"
+        show: Callable[[float], str] = duration if name.startswith("seconds") else gib
+        line = f"  {name.replace('seconds, ', 'time, ')}: {show(row['actual'])}, planned {span(row['planned'], show)}"
         if row["error"] is not None:
             line += f"; {row['error']:+.0%} of its middle, {'inside' if row['inside'] else 'OUTSIDE'}"
         lines.append(line)
@@ -352,7 +352,7 @@ def _labelling(facts: Mapping[str, Any]) -> str:
     if facts["hours"] is None:
         return "labelling: no rate is known; give --rate LABELS_PER_HOUR, or cost.seconds_per_label"
     would = " if people answered" if facts["answered_by"] == "oracle" else ""
-    return f"labelling: {_span([h * 3600 for h in facts['hours']], plans.duration)} for {facts['labels_asked']} answers{would}"
+    return f"labelling: {span([h * 3600 for h in facts['hours']], duration)} for {facts['labels_asked']} answers{would}"
 
 
 def _of_machine(facts: Mapping[str, Any]) -> str:
@@ -364,15 +364,6 @@ def _of_machine(facts: Mapping[str, Any]) -> str:
     tight = machine["free"] is not None and facts["peak"][1] > machine["free"]
     free = f", {gib(machine['free'])} free" if machine["free"] is not None else ""
     return f", of {gib(machine['memory'])}{free}" + ("; it may not fit beside what runs now" if tight else "")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _span(span: list[float], show: Callable[[float], str]) -> str:
-    a, b = show(span[0]), show(span[1])
-    return a if a == b else f"{a} to {b}"
 
 
 def _big(n: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,3 @@ def by_seed(results: Sequence[Result]) -> dict[tuple[tuple[str, Any], ...], dict
         tags = tuple((key, value) for key, value in result["tags"].items() if key != "seed")
         found.setdefault(tags, {})[int(result["tags"]["seed"])] = result
     return found
-
-
-def percent(value: Mapping[str, float | None]) -> str:
-    """'91.20 ± 0.53', without the spread where there is none.
-
-    >>> percent({"mean": 0.912, "sd": None})
-    '91.20'
-    """
-    assert value["mean"] is not None
-    spread = f" ± {100 * value['sd']:.2f}" if value["sd"] is not None else ""
-    return f"{100 * value['mean']:.2f}{spread}"

@@ -11,8 +11,8 @@ import numpy as np
 
 from guidestar.metrics import savings, statistics
 from guidestar.metrics.curve import auc, ripl
-from guidestar.report.compare_text import share
 from guidestar.study.results import Result, mean_sd
+from guidestar.words import percent, share, spread
 
 Group = tuple[str, str, str]  # dataset, model, adapter
 Row = dict[str, Any]
@@ -153,7 +153,7 @@ def markdown(rows: Sequence[Row]) -> str:
             str(len(row["seeds"])),
             _with_ends(row["auc"]),
             ripl_of(row),
-            _spread(row["final"]),
+            spread(row["final"]),
             "control" if row["control"] else row["verdict"] or "–",
         ]
         for row in rows
@@ -177,18 +177,14 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _spread(value: Mapping[str, float]) -> str:
-    return f"{100 * value['mean']:.2f}" + (f" ± {100 * value['sd']:.2f}" if value["sd"] is not None else "")
-
-
 def _with_ends(value: Mapping[str, float]) -> str:
     ends = f" ({100 * value['low']:.1f} to {100 * value['high']:.1f})" if value["low"] is not None else ""
-    return _spread(value) + ends
+    return spread(value) + ends
 
 
 def ripl_of(row: Mapping[str, Any]) -> str:
     """RIPL as text; that of one seed has no interval and is shown all the same, one that nothing bounds is not."""
     value = row["ripl"]
     if value and value["estimate"] is not None and len(row["seeds"]) == 1:
-        return f"{100 * value['estimate']:.1f} %".replace("-", "−")
+        return percent(value["estimate"], 1)
     return share(value)

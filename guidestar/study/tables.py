@@ -12,7 +12,8 @@ from guidestar.config import fingerprint
 from guidestar.metrics.curve import ripl
 from guidestar.study.experiments import Experiment, Variant
 from guidestar.study.published import SLIP, SLIPPED, TABLES, paper_auc, paper_ripl
-from guidestar.study.results import Result, mean_sd, percent
+from guidestar.study.results import Result, mean_sd
+from guidestar.words import hundredths, number, plural, spread
 
 LOPSIDED = 0.2  # how much more of a batch than of the control's the largest class may have before it is told
 FEW_SHOT = "few-shot"  # the method's name of the base model with demonstrations
@@ -238,7 +239,7 @@ def _paper_step(before: str, after: str, dataset: str) -> str:
 
 
 def _listed_seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return f"{plural('seed') if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
 def _about_batches(tables: Sequence[Table]) -> Iterator[str]:
@@ -281,14 +282,14 @@ def markdown(table: Table) -> str:
         cells = [
             row["label"] + (f" ({row['doc']})" if row["doc"] else ""),
             ", ".join(map(str, row["seeds"])) or "–",
-            percent(row["auc"]) if row["auc"] else "not run",
-            _hundred(row["ripl"]),
-            percent(row["final"]) if row["final"] else "–",
-            _hundred(row["difference"], sign=True) + (f" (spread {_hundred(row['spread'])})" if row["spread"] is not None else ""),
+            spread(row["auc"]) if row["auc"] else "not run",
+            hundredths(row["ripl"]),
+            spread(row["final"]),
+            hundredths(row["difference"], sign=True) + (f" (spread {hundredths(row['spread'])})" if row["spread"] is not None else ""),
             row["verdict"] or ("control" if row["variant"] == row["control"] else "–"),
         ]  # fmt: skip
         if paper:
-            cells += [_two(row["paper_auc"]), _two(row["paper_ripl"])]
+            cells += [number(row["paper_auc"], 2), number(row["paper_ripl"], 2)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *beside(table)]
     return "\n".join(lines)
@@ -302,7 +303,7 @@ def beside(table: Table) -> Iterator[str]:
     if table["base"] is not None:
         known.append(f"untuned model {100 * table['base']:.2f}")
     if table["few_shot"]:
-        known.append(f"untuned model with demonstrations (few-shot) {percent(table['few_shot'])}")
+        known.append(f"untuned model with demonstrations (few-shot) {spread(table['few_shot'])}")
     if known:
         test = f" on {table['test']} test examples" if table["test"] else ""
         yield f"Accuracies without training{test}: {', '.join(known)}."
@@ -331,11 +332,3 @@ def as_csv(tables: Sequence[Table]) -> str:
                 flat |= {f"{name}_{key}": value for key, value in (row[name] or {}).items()}
             writer.writerow(["" if flat.get(key) is None else flat[key] for key in HEADER])
     return text.getvalue()
-
-
-def _hundred(value: float | None, sign: bool = False) -> str:
-    return "–" if value is None else f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
-
-
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

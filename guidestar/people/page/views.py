@@ -12,6 +12,7 @@ from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
 from guidestar.records import Label, Skip, Stop, Suggestion
 from guidestar.tasks import Task, form_of
+from guidestar.words import count, percent
 
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
@@ -67,8 +68,8 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
         minutes = max(1, round((seconds or 0) / 60))
         return {
             "kind": "held",
-            "text": f"{_count(held, 'example is', 'examples are')} in front of others. What they leave unanswered "
-            f"comes to you, the first in {_count(minutes, 'minute', 'minutes')}.",
+            "text": f"{count(held, 'example')} {'is' if held == 1 else 'are'} in front of others. What they leave unanswered "
+            f"comes to you, the first in {count(minutes, 'minute')}.",
         }
     what = f"Round {board.round + 1} has all its answers. " if board.asks else ""
     last = board.labels >= board.query.budget
@@ -94,13 +95,11 @@ def _finished(board: Board, reason: Stop) -> Json:
         return {"kind": "finished", "text": text}
     last = metrics[-1]
     measured = {"test": last.values.get("accuracy"), "validation": last.values.get("validation_accuracy")}
-    found = " and ".join(
-        f"{100 * value:.0f} % on the {name} set" for name, value in measured.items() if value is not None
-    )
+    found = " and ".join(f"{percent(value)} on the {name} set" for name, value in measured.items() if value is not None)
     reached = f" Accuracy: {found}." if found else ""
     return {
         "kind": "finished",
-        "text": f"{text}{reached} The adapter, trained on {_count(last.labels, 'label', 'labels')}, lies in:",
+        "text": f"{text}{reached} The adapter, trained on {count(last.labels, 'label')}, lies in:",
         "command": str(board.store.folder / "adapters" / f"round-{last.round:03d}"),
     }
 
@@ -266,7 +265,3 @@ def _excerpt(texts: Iterable[str]) -> str:
 
 def _trainer(found: TrainerState | None) -> Json | None:
     return None if found is None else {"kind": found.kind, "line": found.line, "tail": list(found.tail)}
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"

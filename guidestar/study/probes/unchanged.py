@@ -14,6 +14,7 @@ from guidestar.progress import Progress
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes import figures, numbers
 from guidestar.study.probes.run import Arrays, Probe, Subject, about, finish, measured, need_choice, opened, zero_shot
+from guidestar.words import number
 
 
 def unchanged_probe(run: Path, bench: Bench | None = None, *, progress: Progress | None = None) -> Probe:
@@ -88,8 +89,8 @@ def _change_sentences(found: Sequence[Mapping[str, Any]], rounds: int) -> list[s
 def _change_sentence(before: str, one: Mapping[str, Any]) -> str:
     groups = one["groups"]
     parts = [
-        f"{groups[name]['n']} {words}: confidence {_signed(groups[name]['confidence']['mean'])}, "
-        f"entropy {_signed(groups[name]['entropy']['mean'])} nats"
+        f"{groups[name]['n']} {words}: confidence {number(groups[name]['confidence']['mean'], 2, sign=True)}, "
+        f"entropy {number(groups[name]['entropy']['mean'], 2, sign=True)} nats"
         for name, words in (
             ("unchanged_right", "unchanged and right"),
             ("unchanged_wrong", "unchanged and wrong"),
@@ -101,13 +102,3 @@ def _change_sentence(before: str, one: Mapping[str, Any]) -> str:
         f"From {before} to round {one['to']} ({one['labels']:,} labels), {groups['unchanged']['share']:.0%} of the test "
         f"predictions stay the same. Mean changes: {'; '.join(parts)}."
     )
-
-
-def _signed(value: float) -> str:
-    """A change with its sign; what rounds to nothing has none.
-
-    >>> _signed(0.123), _signed(-0.001)
-    ('+0.12', '0.00')
-    """
-    text = f"{value:+.2f}"
-    return text[1:] if text[1:] == "0.00" else text
