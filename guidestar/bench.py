@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
-from guidestar.config import CONFIG_FILE, RunConfig
+from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, Silent
@@ -190,6 +190,13 @@ class Bench:
         has its test set for the curve and no use for advice, unless it is to stop by it."""
         mode = self.config.stop.mode
         return mode == "stop" or not (self.simulation or mode == "off")
+
+    @cached_property
+    def training(self) -> TrainConfig:
+        """How an adapter is trained, with what its recipe fills in for this kind of model."""
+        from guidestar.model.recipe import settled
+
+        return settled(self.config.train, bool(self.base.labels), self.config.peft)
 
     @cached_property
     def described(self) -> dict[str, Any]:

@@ -228,6 +228,7 @@ class Run:
             "synthetic": self.config.data.preset == "demo",
             "model": self.bench.described,
             "config": self.config.plain(),
+            "training": self.bench.training.model_dump(mode="json"),
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -355,6 +356,7 @@ class Run:
     def _train(self, r: int) -> None:
         """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
         seed share the warm start's: it is trained once."""
+        from guidestar.model.recipe import too_short
         from guidestar.model.train import train
 
         labelled = [(example, label.answer) for example, label in self._labelled(r)]
@@ -381,6 +383,8 @@ class Run:
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
                 )
 
+        if short := too_short(self.bench.training, bool(base.labels), len(labelled)):
+            self.bench.progress.say(f"  warning: {short}")
         twin = find_twin(self.store, labelled) if r == 0 else None
         if twin is None:
             self.store.add_adapter(r, fill)

@@ -6,9 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from guidestar.errors import allowed
@@ -16,7 +24,15 @@ from guidestar.tasks import TASKS
 
 
 class _Section(BaseModel):
+    """newer: keys that came after the first runs. Left at None they are not written, so that the fingerprints of an
+    older configuration stay what they were."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    newer: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value is not None or key not in self.newer}
 
 
 class DataConfig(_Section):
@@ -287,14 +303,36 @@ class StrategyConfig(_Section):
 class TrainConfig(_Section):
     """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
 
+    newer = frozenset({"recipe", "min_steps", "head_first", "average"})
+
+    recipe: Literal["plain", "lean"] | None = Field(
+        None,
+        description="What is meant where `min_steps`, `head_first`, `average` or `learning_rate` is not given. lean: what "
+        "moves a model with few labels, by its kind (`docs/training.md`). plain (the default): none of the first three, and "
+        "the learning rate below.",
+    )
     epochs: int = Field(6, ge=1, description="Passes over the labelled examples.")
+    min_steps: int | None = Field(
+        None, ge=0, description="Optimiser steps at least: the passes are repeated until there are that many."
+    )
+    head_first: bool | None = Field(
+        None,
+        description="Fit a new classification head to the frozen model's states by logistic regression, before all is "
+        "trained together. Where label words answer there is no head.",
+    )
+    average: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The trained weights are the mean over this last share of the steps; 0 keeps those of the last step.",
+    )
     batch_size: int = Field(8, ge=1, description="Examples of one optimiser step.")
     micro_batch_size: int | None = Field(
         None,
         ge=1,
         description="Examples of one forward pass; gradients are summed up to batch_size. Default: batch_size.",
     )
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(5e-4, gt=0, description="Peak learning rate of AdamW; null: the recipe's own.")
     warmup: float = Field(
         0.1,
         ge=0,
@@ -337,6 +375,14 @@ class TrainConfig(_Section):
         "the sixth epoch on. smoothest_epoch: for a choice, keep the epoch in which they are smoothest over all layers. For these "
         "two no validation set is needed, a forest a layer and epoch is.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_recipe(cls, given: Any) -> Any:
+        """A learning rate that is not given is the recipe's, which depends on the kind of model."""
+        if isinstance(given, Mapping) and given.get("recipe") == "lean":
+            return {"learning_rate": None, **given}
+        return given
 
 
 class TaptConfig(_Section):
@@ -501,6 +547,11 @@ class RunConfig(_Section):
                     "needs a validation set, because the test set chooses nothing: give data.validation",
                 )
             )
+        judged = "patience" if self.train.patience else "early_stop"
+        if self.train.average and (self.train.patience or self.train.early_stop):
+            problems.append(("train.average", f"is set together with train.{judged}; leave one of them out"))
+        if self.train.learning_rate is None and self.train.recipe != "lean":
+            problems.append(("train.learning_rate", "is empty; give a number, or train.recipe: lean"))
         if self.train.patience and self.train.early_stop:
             problems.append(("train.early_stop", "is set together with train.patience; leave one of them out"))
         if self.annotator == "endpoint":

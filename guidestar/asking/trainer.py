@@ -16,6 +16,7 @@ from guidestar.records import Example
 from guidestar.store.files import sha256
 
 Labelled = Sequence[tuple[Example, str]]
+Weighted = tuple[Example, str, float]  # an answer, and what it counts beside a label's 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Lesson:
 
     labelled: examples with canonical answers. seed: of the adapter's start, the order of examples and the dropout masks.
     previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is.
+    extra: further answers with what each counts, pseudo-labels for instance. A soft answer is several of one example, each
+    with its share.
     validation: examples for early stopping; never the test set. oracle: that test set, for `early_stop: oracle_epoch`
     alone.
     """
@@ -34,6 +37,7 @@ class Lesson:
     pretrained: Path | None = None
     validation: Labelled = ()
     oracle: Split | None = None
+    extra: Sequence[Weighted] = ()
 
     def plain(self) -> dict[str, Any]:
         """All that the result depends on beside the trainer, as JSON-able data; ids stand for examples.
@@ -48,6 +52,8 @@ class Lesson:
             "validation": [[e.id, answer] for e, answer in self.validation],
             "pretrained": None if self.pretrained is None else sha256(self.pretrained),
         }
+        if self.extra:
+            found["extra"] = [[e.id, answer, weight] for e, answer, weight in self.extra]
         return found | ({} if self.previous is None else {"previous": sha256(self.previous)})
 
 

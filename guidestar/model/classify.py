@@ -64,14 +64,17 @@ def logits(model: Any, batch: Batch) -> torch.Tensor:
 
 def loss(
     base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[int],
-    hear: Callable[[torch.Tensor], None] | None = None,
+    hear: Callable[[torch.Tensor], None] | None = None, weights: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Sum of −log p of the right labels over a batch, in nats. targets: positions in `base.labels`. hear: gets the
-    head's outputs."""
+    """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: positions in
+    `base.labels`. hear: gets the head's outputs."""
     scores = logits(model, pad_right(prompts, base.pad, base.device))
     if hear is not None:
         hear(scores)
-    return F.cross_entropy(scores.float(), torch.tensor(list(targets), device=base.device), reduction="sum")
+    right = torch.tensor(list(targets), device=base.device)
+    if weights is None:
+        return F.cross_entropy(scores.float(), right, reduction="sum")
+    return (weights * F.cross_entropy(scores.float(), right, reduction="none")).sum()
 
 
 def positions(base: BaseModel, answers: Sequence[str]) -> list[int]:

@@ -40,7 +40,10 @@ class Listener:
 
     @torch.no_grad()
     def labels(self, places: Sequence[int], scores: torch.Tensor) -> None:
-        """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples."""
+        """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples; those of others
+        are below 0, and what is said to them is nobody's concern."""
+        kept = [i for i, place in enumerate(places) if place >= 0]
+        places, scores = [places[i] for i in kept], scores[kept]
         gold = self.gold[list(places)]
         log_p = torch.log_softmax(scores.detach().float(), dim=-1)
         self._parts.append((places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold))
@@ -56,7 +59,8 @@ class Listener:
         flat, goal = logits.detach()[real].float(), targets[real]
         log_p, right = (torch.zeros(real.shape, device=real.device) for _ in range(2))
         log_p[real], right[real] = -F.cross_entropy(flat, goal, reduction="none"), (flat.argmax(-1) == goal).float()
-        self._parts.append((places, log_p.sum(1), right.sum(1) == real.sum(1)))
+        kept = [i for i, place in enumerate(places) if place >= 0]
+        self._parts.append(([places[i] for i in kept], log_p.sum(1)[kept], (right.sum(1) == real.sum(1))[kept]))
 
     def epoch(self) -> None:
         """The epoch has ended. One that did not come to every example, behind a schedule's end, is left out."""

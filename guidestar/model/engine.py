@@ -179,7 +179,7 @@ class OwnTrainer(Trainer):
         return train(
             self.base, self.peft, self.config, lesson.labelled, self.task, folder, seed=lesson.seed,
             previous=lesson.previous, pretrained=lesson.pretrained, validation=lesson.validation, oracle=lesson.oracle,
-            tick=tick,
+            extra=lesson.extra, tick=tick,
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:

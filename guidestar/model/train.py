@@ -8,7 +8,7 @@ dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,23 +18,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import Labelled, Trained
+from guidestar.asking import Labelled, Trained, Weighted
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, step
-from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left
+from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
 from guidestar.model.dynamics import Listener
 from guidestar.model.evaluate import evaluate
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
+from guidestar.model.recipe import settled
+
+HEAD_BATCH = 64  # texts of one reading for the head
 
 
 @dataclass(frozen=True)
 class _Row:
     prompt: list[int]
     response: list[int]  # end token included; with a classification head the label's position alone
-    place: int = field(default=0, compare=False)  # among the labelled examples
+    place: int = field(default=0, compare=False)  # among the labelled examples, −1 for others
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -52,6 +56,7 @@ def train(
     previous: Path | None = None,
     pretrained: Path | None = None,
     validation: Labelled = (),
+    extra: Sequence[Weighted] = (),
     oracle: Split | None = None,
     tick: Tick = lambda done, total: None,
 ) -> Trained:
@@ -61,6 +66,8 @@ def train(
     previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is (`model/pretrain.py`); what
         decays goes to the start of an adapter that is not, and a classification head is new either way.
     validation: examples for early stopping (config.patience); never the test set.
+    extra: further answers with what each counts, pseudo-labels for instance, where a label counts 1. A soft answer is
+        several of one example, each with its share.
     oracle: that test set, for `early_stop: oracle_epoch` alone, which keeps its best epoch.
     tick: called with (steps done, steps in all).
 
@@ -69,8 +76,13 @@ def train(
     if not labelled:
         raise ModelError("there is no labelled example to train on")
     (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
+    answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
+    rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
+    config = settled(config, bool(base.labels), peft)
     model, starts = _begin(base, peft, config, seed, previous, pretrained)
     try:
+        if config.head_first and base.labels and previous is None:
+            _fit_head(base, model, rows)
         listener = Listener(base, task, labelled)
         over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
         judge = _judge(base, model, config, labelled, held_out, oracle, task)
@@ -79,6 +91,20 @@ def train(
     finally:
         adapters.detach(model)
     return replace(result, cut=cut, dynamics=listener.found())
+
+
+def _fit_head(base: BaseModel, model: Any, rows: list[_Row]) -> None:
+    """The new head, fitted to what the rest of the model says before it is trained."""
+    batches = epoch_batches(rows, HEAD_BATCH, np.random.default_rng(0), adapters.exact_lengths(model))
+    parts = [
+        heads.Part(
+            pad_right([row.prompt for row in batch], base.pad, base.device).inputs(),
+            torch.tensor([row.response[0] for row in batch], device=base.device),
+            torch.tensor([row.weight for row in batch], device=base.device),
+        )
+        for batch in batches
+    ]
+    heads.fit(model, adapters.inner(model), parts, accelerator_of(base).autocast)
 
 
 def _judge(
@@ -145,34 +171,23 @@ def _fit(
     listener: Listener,
     over: Callable[[], bool] | None,
 ) -> Trained:
-    from transformers import get_linear_schedule_with_warmup
-
-    exact = adapters.exact_lengths(model)
-    order = np.random.default_rng(seed)
-    epochs = [list(epoch_batches(rows, config.batch_size, order, exact)) for _ in range(config.epochs)]
-    length = config.schedule_steps or sum(map(len, epochs))
-    epochs = _until(length, epochs)
-    total = sum(map(len, epochs))
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    """The loop. config: settled."""
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ModelError("the adapter has no trainable tensor")
-    anchored = [(p, starts[n]) for n, p in model.named_parameters() if n in starts]
-    free = [p for n, p in model.named_parameters() if p.requires_grad and n not in starts]
-    groups = [
-        {"params": [p for p, _ in anchored], "weight_decay": 0.0},
-        {"params": free, "weight_decay": config.weight_decay},
-    ]
-    used = [g for g in groups if g["params"]]
-    optimizer = torch.optim.AdamW(used, lr=config.learning_rate, **step.optimizer_options(base))
-    schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
+    epochs, length = _plan(rows, config, seed, adapters.exact_lengths(model))
+    total = sum(map(len, epochs))
+    anchored = [(p, starts[n]) for n, p in trainable.items() if n in starts]
+    optimizer, schedule = _optimizer(base, config, trainable, starts, length)
     accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
     micro = config.micro_batch_size or config.batch_size
+    averaged = Average(trainable, total - round((config.average or 0.0) * total))
 
     losses: list[float] = []
     judged: list[float] = []
     best: dict[str, torch.Tensor] = {}
-    done, best_epoch = 0, config.epochs - 1
+    done, best_epoch = 0, len(epochs) - 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for epoch, batches in enumerate(epochs):
@@ -187,13 +202,14 @@ def _fit(
                         accelerator.backward(loss / count)
                         spent += loss.detach()
                     tokens += count
-                    accelerator.clip_grad_norm_(trainable, config.clip)
+                    accelerator.clip_grad_norm_(list(trainable.values()), config.clip)
                     decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
                     stepper.step()
                     if not stepper.step_was_skipped:
                         schedule.step()
                     stepper.zero_grad()
                     done += 1
+                    averaged.after(done)
                     tick(done, total)
             listener.epoch()
             losses.append(float(spent) / tokens)
@@ -208,8 +224,7 @@ def _fit(
                 if not np.isfinite(judged[-1]):
                     raise ModelError(f"the validation loss is {judged[-1]} in epoch {epoch + 1}")
                 if judged[-1] == min(judged):
-                    best_epoch = epoch
-                    best = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+                    best_epoch, best = epoch, {n: p.detach().clone() for n, p in trainable.items()}
                 elif config.patience and epoch - best_epoch >= config.patience:
                     break
             if over is not None:
@@ -217,12 +232,72 @@ def _fit(
                     ended = over()
                 if ended:
                     break
-    if best:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in best:
-                    parameter.copy_(best[name])
+    with torch.no_grad():
+        for name, state in (best or averaged.state).items():
+            trainable[name].copy_(state)
     return Trained(tuple(losses), tuple(judged), done, min(best_epoch, len(losses) - 1))
+
+
+def _plan(rows: list[_Row], config: TrainConfig, seed: int, exact: bool) -> tuple[list[list[list[_Row]]], int]:
+    """The batches of every epoch, and the length of the schedule in steps.
+
+    Epochs go on until there are `min_steps` steps. Behind the schedule's end the learning rate is 0, and a step at rate 0
+    changes nothing: it is left out, not carried out.
+    """
+    order = np.random.default_rng(seed)
+    epochs: list[list[list[_Row]]] = []
+    while len(epochs) < config.epochs or sum(map(len, epochs)) < (config.min_steps or 0):
+        epochs.append(list(epoch_batches(rows, config.batch_size, order, exact)))
+    length = left = config.schedule_steps or sum(map(len, epochs))
+    kept = []
+    for batches in epochs:
+        if left > 0:
+            kept.append(batches[:left])
+            left -= len(batches)
+    return kept, length
+
+
+def _optimizer(
+    base: BaseModel,
+    config: TrainConfig,
+    trainable: Mapping[str, torch.nn.Parameter],
+    starts: Mapping[str, torch.Tensor],
+    length: int,
+) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW and its schedule of `length` steps. What has a start decays by `decay_towards` alone."""
+    from transformers import get_linear_schedule_with_warmup
+
+    groups = [
+        {"params": [p for n, p in trainable.items() if n in starts], "weight_decay": 0.0},
+        {"params": [p for n, p in trainable.items() if n not in starts], "weight_decay": config.weight_decay},
+    ]
+    assert config.learning_rate is not None, "settled"
+    optimizer = torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.learning_rate, **step.optimizer_options(base)
+    )
+    return optimizer, get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
+
+
+class Average:
+    """The mean of the weights after each of the last steps.
+
+    Source: Izmailov et al. 2018 (arXiv 1803.05407); for active learning with few labels D'Arcy and Downey 2022.
+    """
+
+    def __init__(self, trainable: Mapping[str, torch.nn.Parameter], first: int) -> None:
+        """first: how many steps are left out. `state` is empty before the first that is not."""
+        self.state: dict[str, torch.Tensor] = {}
+        self._trainable, self._first = trainable, first
+
+    @torch.no_grad()
+    def after(self, done: int) -> None:
+        """A step has been made, the `done`-th."""
+        if done <= self._first:
+            return
+        if not self.state:
+            self.state = {n: p.detach().clone() for n, p in self._trainable.items()}
+        for name, mean in self.state.items():
+            mean.lerp_(self._trainable[name].detach(), 1 / (done - self._first))
 
 
 def accelerator_of(base: BaseModel) -> Any:
@@ -251,22 +326,31 @@ def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount:
 
 
 def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener | None = None) -> torch.Tensor:
-    """Sum of −log p over the response tokens of a batch, in nats; with a classification head over its labels.
+    """Sum of −log p over the response tokens of a batch, in nats, times each row's weight; with a classification head
+    over its labels.
 
     listener: hears the scores behind it.
     """
     places = [row.place for row in rows]
+    weights = None
+    if any(row.weight != 1.0 for row in rows):
+        weights = torch.tensor([row.weight for row in rows], device=base.device)
     if base.labels:
         hear = None if listener is None else partial(listener.labels, places)
-        return classify.loss(base, model, [row.prompt for row in rows], [row.response[0] for row in rows], hear)
+        prompts, labels = [row.prompt for row in rows], [row.response[0] for row in rows]
+        return classify.loss(base, model, prompts, labels, hear, weights)
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
     logits = last_logits(model, batch, width + 1)[:, :-1]
     lengths = torch.tensor([len(row.response) for row in rows], device=base.device)
     real = torch.arange(width, device=base.device) >= (width - lengths)[:, None]
+    targets = batch.ids[:, -width:]
     if listener is not None:
-        listener.responses(places, logits, batch.ids[:, -width:], real)
-    return F.cross_entropy(logits[real].float(), batch.ids[:, -width:][real], reduction="sum")
+        listener.responses(places, logits, targets, real)
+    if weights is None:
+        return F.cross_entropy(logits[real].float(), targets[real], reduction="sum")
+    each = weights[:, None].expand_as(real)[real]
+    return (each * F.cross_entropy(logits[real].float(), targets[real], reduction="none")).sum()
 
 
 @torch.no_grad()
@@ -290,15 +374,3 @@ def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], i
     both = enumerate(zip(prompts, responses, strict=True))
     rows = [_Row(p, r[: base.max_length - len(p)], i) for i, (p, r) in both]
     return rows, sum(len(row.response) < len(whole) for row, whole in zip(rows, responses, strict=True))
-
-
-def _until(steps: int, epochs: list[list[list[_Row]]]) -> list[list[list[_Row]]]:
-    """The first batches, that many in all. Behind the schedule's end the learning rate is 0, and a step at rate 0
-    changes nothing: it is left out, not carried out."""
-    kept = []
-    for batches in epochs:
-        kept.append(batches[:steps])
-        steps -= len(batches)
-        if steps <= 0:
-            break
-    return kept

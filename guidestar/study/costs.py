@@ -16,9 +16,10 @@ from typing import Any
 
 from guidestar import config as configs
 from guidestar.bench import Bench
-from guidestar.config import CONFIG_FILE
+from guidestar.config import CONFIG_FILE, TrainConfig
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
 from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
+from guidestar.model.recipe import epochs
 from guidestar.people.ledger import read_ledger
 from guidestar.query.recipes import Recipe
 from guidestar.records import Label
@@ -263,7 +264,8 @@ def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
     for example, label in store.annotations.labelled(r):
         word = task.response_text(label.answer) if not task.classes or label.answer in task.classes else ""
         texts.append(f"{example.prompt} {word}")
-    return float(bench.config.train.epochs * (sum(count(texts)) + len(texts)))
+    settings = TrainConfig(**store.facts.get("training", bench.config.train.model_dump()))
+    return float(epochs(settings, len(texts)) * (sum(count(texts)) + len(texts)))
 
 
 def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[Spent]:

@@ -19,6 +19,7 @@ from typing import Any
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import GuidestarError
+from guidestar.model.recipe import epochs, settled, too_short
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.records import Example
@@ -50,7 +51,8 @@ class Work:
 @dataclass(frozen=True)
 class Plan:
     """A study before it runs. seconds: phase -> range, of the cells that are still to run. tokens: mean tokens of a
-    prompt, by dataset. examples: by phase, epochs and passes multiplied in. unplanned: cells that could not be measured, and why."""
+    prompt, by dataset. examples: by phase, epochs and passes multiplied in. unplanned: cells that could not be measured, and why.
+    warnings: sentences."""
 
     cells: int
     done: int
@@ -62,6 +64,7 @@ class Plan:
     tokens: Mapping[str, float] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
     unplanned: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
@@ -89,6 +92,7 @@ def make_plan(
     measured: dict[str, Rates] = {}
     unplanned: dict[str, str] = {}
     cached: set[tuple[str, str, str]] = set()
+    short: list[str] = []
     for cell, first in zip(cells, first_of_warm_start(cells), strict=True):
         if cell.name in done:
             continue
@@ -105,6 +109,8 @@ def make_plan(
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
                 watched=bench.watched, headed=bool(bench.base.labels), before=(begun or {}).get(cell.name, 0),
             )  # fmt: skip
+            known = (begun or {}).get(cell.name, 0) or min(cell.config.query.warm_start, len(data.pool))
+            short.append(too_short(bench.training, bool(bench.base.labels), known))
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
             kinds = {kind for _, kind in work.amounts}
@@ -131,6 +137,7 @@ def make_plan(
         tokens=tokens,
         examples=_added(works),
         unplanned=unplanned,
+        warnings=[sentence for sentence in dict.fromkeys(short) if sentence],
     )
 
 
@@ -193,6 +200,7 @@ def work_of(
         labels.append(min(labels[-1] + query.batch, budget))
     needs_full, needs_base = strategies.needs(recipe, kind)
     amounts: dict[tuple[str, str], int] = {}
+    training = settled(config.train, headed, config.peft)
 
     def add(phase: str, kind: str, count: int) -> None:
         if count:
@@ -202,14 +210,14 @@ def work_of(
         add("pretrain", "train", config.tapt.epochs * pool)
     trained = labels if first and not before else labels[1:]
     measured = len(labels) - bool(before)
-    add("train", "train", config.train.epochs * sum(trained))
+    add("train", "train", sum(epochs(training, known) * known for known in trained))
     for known in labels[:-1]:
         candidates = min(query.candidates or pool, pool - known)
         scored = candidates if recipe.subpool is None else min(candidates, recipe.subpool_size or SUBPOOL_SIZE)
         for work in kinds_of(needs_full):
             add("score", work, scored * recipe.walks)
         if recipe.committee:
-            add("train committee", "train", config.train.epochs * known * (recipe.committee - 1))
+            add("train committee", "train", epochs(training, known) * known * (recipe.committee - 1))
         for work in kinds_of(strategies.labelled_needs(recipe)[1]):
             add("score base labelled", f"base {work}", known)
         for work in kinds_of(needs_base) if query.candidates else ():
@@ -277,7 +285,7 @@ def _measure(
         place, size = Path(folder) / "adapter", config.train.batch_size
         place.mkdir()
         rows = _rows(bench, SAMPLE["train"] * size)
-        settings = config.train.model_copy(update={"epochs": 1, "patience": 0})
+        settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0, "average": 0.0})
         ticks = [clock()]
         train(
             base, dict(config.peft), settings, rows, data.task, place, seed=0,
@@ -354,6 +362,7 @@ def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
         lines += [f"  {name}: about {mean:.0f} tokens a prompt" for name, mean in plan.tokens.items()]
         lines += [f"  {phase}: {span(seconds, duration)}" for phase, seconds in plan.seconds.items()]
         lines.append(f"estimated time on this machine: {span((low, high), duration)}")
+        lines += [f"warning: {sentence}" for sentence in plan.warnings]
         lines += [f"not in the estimate: {name}: {why}" for name, why in plan.unplanned.items()]
     return "\n".join(lines)
 

@@ -1,0 +1,76 @@
+"""What a training does where the configuration leaves it open: `train.recipe`.
+
+A name stands for fixed numbers: better ones get another name, so that a run goes on as it was begun. Why these:
+`docs/training.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guidestar.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The keys of `train` that a recipe fills in."""
+
+    min_steps: int
+    head_first: bool
+    average: float
+    learning_rate: float
+
+
+# How a model answers, by a new head or by words it knows, and what is trained.
+LEAN: Mapping[tuple[str, str], Recipe] = {
+    ("head", "adapter"): Recipe(min_steps=260, head_first=True, average=0.25, learning_rate=1e-3),
+    ("head", "full"): Recipe(min_steps=260, head_first=True, average=0.25, learning_rate=1e-4),
+    ("words", "adapter"): Recipe(min_steps=100, head_first=False, average=0.25, learning_rate=5e-4),
+    ("words", "full"): Recipe(min_steps=100, head_first=False, average=0.25, learning_rate=5e-5),
+}
+
+# Below this many steps a training hardly moves what it is to train (docs/training.md).
+FEW = {"head": 150, "words": 30}
+
+
+def settled(config: TrainConfig, headed: bool, peft: Mapping[str, Any]) -> TrainConfig:
+    """The settings with every key filled in that the recipe stands for.
+
+    headed: a classification head answers. An early stop keeps an epoch's weights, so no average is filled in beside it.
+
+    >>> settled(TrainConfig(recipe="lean"), True, {"peft_type": "LORA"}).min_steps
+    260
+    """
+    if config.recipe != "lean":
+        values: dict[str, Any] = {"min_steps": 0, "head_first": False, "average": 0.0}
+    else:
+        whole = str(peft.get("peft_type", "")).upper() == "FULL"
+        values = dict(vars(LEAN["head" if headed else "words", "full" if whole else "adapter"]))
+        if config.patience or config.early_stop:
+            values["average"] = 0.0
+    return config.model_copy(update={k: v for k, v in values.items() if getattr(config, k) is None})
+
+
+def epochs(config: TrainConfig, examples: int) -> int:
+    """Passes over so many examples, of settled settings: more than `epochs` where these are fewer steps than `min_steps`.
+
+    >>> epochs(TrainConfig(epochs=6, batch_size=8, min_steps=100), 50)
+    15
+    """
+    return max(config.epochs, -(-(config.min_steps or 0) // -(-max(examples, 1) // config.batch_size)))
+
+
+def too_short(config: TrainConfig, headed: bool, examples: int) -> str:
+    """A sentence where a training of settled settings has too few steps to move the model; "" where it has enough."""
+    steps = epochs(config, examples) * -(-examples // config.batch_size)
+    steps = min(steps, config.schedule_steps or steps)
+    few = FEW["head" if headed else "words"]
+    if steps >= few:
+        return ""
+    what = "a new classification head" if headed else "the model"
+    return (
+        f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give train.recipe: "
+        "lean, or train.min_steps"
+    )

@@ -1,0 +1,312 @@
+"""A training that moves a model with few labels: a floor of steps, the head first, averaged weights, weighted answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import literal
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS
+from hypothesis import given
+from hypothesis import strategies as some
+from safetensors.torch import load_file
+from test_classify import LORA
+from test_classify import headed as headed
+from test_predict import PEFT, choice, examples
+from test_train import LABELLED
+from tiny_heads import HEADS, tiny
+
+from guidestar.config import RunConfig, TrainConfig, fingerprint, parse
+from guidestar.errors import ConfigError
+from guidestar.model import adapters, heads, recipe
+from guidestar.model import train as training
+from guidestar.model.train import Average, _fit_head, _loss, _Row, _rows, train
+
+LONG = {"min_steps": 21, "average": 0.25, "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+# --- the configuration ---
+
+
+def test_an_older_configuration_keeps_its_keys_and_its_fingerprint() -> None:
+    """A run that was begun before there were recipes goes on: nothing in its key has changed."""
+    plain = RunConfig(data={"pool": "a.csv", "template": "{text}"}, task={"kind": "choice"}).plain()
+    assert plain["train"] == {
+        "epochs": 6, "batch_size": 8, "micro_batch_size": None, "learning_rate": 5e-4, "warmup": 0.1, "clip": 1.0,
+        "b_decay": 0.5, "weight_decay": 0.0, "b_dropout": None, "schedule_steps": None, "start": "base", "patience": 0,
+        "early_stop": None,
+    }  # fmt: skip
+    assert fingerprint(plain["train"]) == "75da6e89270e561134346bc9ad538549a380ed8caa9891b7af79dbe8ad09eb57"
+
+
+given_keys = some.fixed_dictionaries(
+    {},
+    optional={
+        "recipe": some.sampled_from(["plain", "lean", None]),
+        "min_steps": some.none() | some.integers(0, 1000),
+        "head_first": some.none() | some.booleans(),
+        "average": some.none() | some.sampled_from([0.0, 0.25]),
+        "learning_rate": some.sampled_from([1e-3, 5e-4]),
+        "epochs": some.integers(1, 50),
+    },
+)
+
+
+@given(given_keys, some.booleans(), some.sampled_from(["LORA", "FULL", "full", "BOTTLENECK"]))
+def test_what_is_given_stays_and_what_is_not_is_filled_in(keys: dict[str, Any], headed: bool, kind: str) -> None:
+    config = TrainConfig(**keys)
+    assert TrainConfig(**config.model_dump()) == config, "written and read again it is the same"
+    found = recipe.settled(config, headed, {"peft_type": kind})
+    assert recipe.settled(found, headed, {"peft_type": kind}) == found
+    for name, value in keys.items():
+        if value is not None:
+            assert getattr(found, name) == value
+    filled = recipe.LEAN["head" if headed else "words", "full" if kind.lower() == "full" else "adapter"]
+    for name in ("min_steps", "head_first", "average", "learning_rate"):
+        if keys.get(name) is None:
+            plain = {"learning_rate": 5e-4}.get(name, 0)
+            assert getattr(found, name) == (getattr(filled, name) if keys.get("recipe") == "lean" else plain), name
+
+
+def test_an_early_stop_keeps_its_own_weights() -> None:
+    assert recipe.settled(TrainConfig(recipe="lean", early_stop="beast"), True, {}).average == 0
+    data = {"data": {"pool": "a.csv", "template": "{text}"}, "task": {"kind": "choice"}}
+    with pytest.raises(
+        ConfigError, match=r"train.average is set together with train.early_stop; leave one of them out"
+    ):
+        parse({**data, "train": {"average": 0.5, "early_stop": "beast"}})
+    with pytest.raises(ConfigError, match=r"train.learning_rate is empty; give a number, or train.recipe: lean"):
+        parse({**data, "train": {"learning_rate": None}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "headed", "labels", "said"),
+    [
+        ({}, True, 50, "50 labels make 42 optimiser steps, and a new classification head hardly moves in fewer than"),
+        ({"recipe": "lean"}, True, 10, ""),
+        (
+            {"recipe": "lean", "schedule_steps": 20},
+            False,
+            10,
+            "10 labels make 20 optimiser steps, and the model hardly",
+        ),
+        ({"epochs": 50}, True, 100, ""),
+        ({}, False, 400, ""),
+    ],
+)
+def test_a_training_that_is_too_short_is_called_so(keys: dict[str, Any], headed: bool, labels: int, said: str) -> None:
+    found = recipe.too_short(recipe.settled(TrainConfig(**keys), headed, {}), headed, labels)
+    assert found.startswith(said) if said else not found
+
+
+# --- steps ---
+
+
+def test_epochs_go_on_until_there_are_enough_steps(base: Any, tmp_path: Path) -> None:
+    ticks: list[tuple[int, int]] = []
+    config = TrainConfig(**{**LONG, "average": 0.0})
+    done = train(base, PEFT, config, LABELLED, choice(), tmp_path / "a", seed=0, tick=lambda *step: ticks.append(step))
+    batches = math.ceil(len(LABELLED) / 4)
+    epochs = math.ceil(21 / batches)
+    assert recipe.epochs(config, len(LABELLED)) == epochs == len(done.losses)
+    assert done.steps == epochs * batches >= 21
+    assert ticks == [(k + 1, done.steps) for k in range(done.steps)]
+    assert done.dynamics is not None
+    assert len(done.dynamics.log_probs) == epochs, "whole passes only"
+    train(base, PEFT, TrainConfig(**{**LONG, "average": 0.0, "min_steps": None, "epochs": epochs}), LABELLED, choice(),
+          tmp_path / "b", seed=0)  # fmt: skip
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(tmp_path / "a").values(), weights(tmp_path / "b").values(), strict=True)
+    )
+
+
+def test_it_is_the_plain_training_where_nothing_is_asked_for(base: Any, tmp_path: Path) -> None:
+    for name, keys in (("a", {}), ("b", {"recipe": "plain", "min_steps": 2, "average": 0.0, "head_first": True})):
+        train(base, PEFT, TrainConfig(epochs=2, batch_size=4, **keys), LABELLED, choice(), tmp_path / name, seed=3)
+    assert (tmp_path / "a/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "b/adapter_model.safetensors"
+    ).read_bytes()
+
+
+# --- the mean of the last steps ---
+
+
+def test_the_adapter_is_the_mean_of_its_last_states(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A literal twin: every state is kept, and the last quarter's mean is taken at the end in float64."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watched(Average):
+        def after(self, done: int) -> None:
+            super().after(done)
+            states.append({n: p.detach().double().clone() for n, p in self._trainable.items()})
+
+    monkeypatch.setattr(training, "Average", Watched)
+    config = TrainConfig(**LONG)
+    steps = train(base, PEFT, config, LABELLED, choice(), tmp_path / "a", seed=1).steps
+    assert len(states) == steps
+    last = states[steps - round(0.25 * steps) :]
+    found = weights(tmp_path / "a")
+    assert len(found) == len(last[0])
+    for name, mean in found.items():
+        slow = torch.stack([s[name.replace(".weight", ".default.weight")] for s in last]).mean(0)
+        torch.testing.assert_close(mean.double(), slow, rtol=1e-5, atol=1e-8)
+
+
+def test_averaging_changes_no_step(base: Any, tmp_path: Path) -> None:
+    for name, share in (("plain", 0.0), ("mean", 0.5)):
+        done = train(base, PEFT, TrainConfig(**{**LONG, "average": share}), LABELLED, choice(), tmp_path / name, seed=1)
+        assert done.steps >= 21
+        if name == "plain":
+            before = done.losses
+    assert done.losses == before
+    assert any(
+        not torch.equal(a, b) for a, b in zip(*(weights(tmp_path / n).values() for n in ("plain", "mean")), strict=True)
+    )
+
+
+# --- the head first ---
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    "options", [LORA, {"peft_type": "FULL"}, {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}]
+)
+def test_the_head_is_fitted_and_the_body_left_as_it_is(kind: str, options: dict[str, Any]) -> None:
+    """At its end the gradient of the literal objective, text by text, is 0 for the head's weights."""
+    base = tiny(kind)
+    draw = np.random.default_rng(0)
+    rows = [_Row(draw.integers(1, 60, 6).tolist(), [i % 3], i, 1.0 if i < 9 else 0.3) for i in range(12)]
+    model = adapters.attach(base, options, seed=0)
+    inside = adapters.inner(model)
+    head = {id(p) for module in heads.trained(inside).values() for p in module.parameters()}
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    _fit_head(base, model, rows)
+    named = dict(model.named_parameters())
+    starts = {n: before[n] for n, p in named.items() if id(p) in head}
+    assert starts
+    assert all(torch.equal(p, before[n]) for n, p in named.items() if n not in starts)
+    assert "forward" not in vars(inside.base_model)
+    assert all(p.grad is None for p in named.values())
+    model.eval()
+    found = objective(model, rows, starts)
+    found.backward()
+    assert max(float(named[n].grad.abs().max()) for n in starts) < 0.02
+    fitted = {n: named[n].detach().clone() for n in starts}
+    with torch.no_grad():
+        for n, start in starts.items():
+            named[n].copy_(start)
+        assert float(found) < float(objective(model, rows, starts))
+        for n in starts:  # and along the way it falls: the minimum is no accident of one point
+            named[n].lerp_(fitted[n], 0.5)
+        assert float(found) < float(objective(model, rows, starts))
+    adapters.detach(model)
+
+
+def objective(model: Any, rows: list[_Row], starts: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Σ −weight log p(label) + ½ ‖θ − θ₀‖², one text at a time; starts: θ₀ by name."""
+    total = torch.zeros(())
+    for row in rows:
+        log_p = torch.log_softmax(model(input_ids=torch.tensor([row.prompt])).logits[0], -1)
+        total = total - row.weight * log_p[row.response[0]]
+    named = dict(model.named_parameters())
+    return total + sum(((named[n] - start) ** 2).sum() / 2 for n, start in starts.items())
+
+
+def test_a_training_that_goes_on_keeps_its_head(headed: Any, tmp_path: Path) -> None:
+    """From the last round's adapter the head is the last round's; only a new one is fitted."""
+    seen: list[int] = []
+    config = TrainConfig(epochs=1, batch_size=8, head_first=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_fit_head", lambda base, model, rows: seen.append(len(rows)))
+        train(headed, LORA, config, LABELLED, choice(), tmp_path / "a", seed=0)
+        train(headed, LORA, config, LABELLED, choice(), tmp_path / "b", seed=0, previous=tmp_path / "a")
+        train(headed, LORA, config, LABELLED, choice(), tmp_path / "c", seed=0, pretrained=tmp_path / "a")
+    assert seen == [len(LABELLED)] * 2
+
+
+def test_the_same_seed_gives_the_same_bytes(headed: Any, tmp_path: Path) -> None:
+    config = TrainConfig(recipe="lean", min_steps=8, epochs=1)
+    for name in ("a", "b"):
+        train(headed, LORA, config, LABELLED, choice(), tmp_path / name, seed=1)
+    assert (tmp_path / "a/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "b/adapter_model.safetensors"
+    ).read_bytes()
+
+
+# --- answers that count less ---
+
+
+def test_a_weighted_loss_is_the_weighted_sum(base: Any) -> None:
+    task = choice(response="the topic is {answer}")
+    rows, _ = _rows(base, task, LABELLED)
+    scale = [1.0, 0.25, 0.0, 2.0]
+    weighted = [_Row(row.prompt, row.response, -1, scale[i % 4]) for i, row in enumerate(rows)]
+    slow = sum(
+        scale[i % 4] * literal.teacher_forced(base, base.model, e.prompt, f"the topic is {a}")[0]
+        for i, (e, a) in enumerate(LABELLED)
+    )
+    assert math.isclose(float(_loss(base, base.model, weighted)), slow, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("peft", [LORA])
+def test_extra_answers_count_what_they_weigh(headed: Any, tmp_path: Path, peft: dict[str, Any]) -> None:
+    """Without weight they change nothing but the company in a batch; the more they weigh, the more they are believed."""
+    known, others = LABELLED[:6], examples()[6:12]
+    plain = {**peft, "lora_dropout": 0.0}
+    config = TrainConfig(epochs=12, batch_size=12, learning_rate=1e-2)
+    said = {}
+    for weight in (0.0, 0.1, 1.0):
+        extra = [(e, LABELS[0], weight) for e in others]
+        done = train(headed, plain, config, known, choice(), tmp_path / str(weight), seed=0, extra=extra)
+        assert done.dynamics is not None
+        assert done.dynamics.ids == tuple(e.id for e, _ in known), "only of labels is kept what was said to them"
+        with adapters.adapted(headed, tmp_path / str(weight)) as model:
+            rows, _ = _rows(headed, choice(), [(e, LABELS[0]) for e in others])
+            with torch.no_grad():
+                said[weight] = float(_loss(headed, model, rows))
+    assert said[1.0] < said[0.1] < said[0.0]
+
+
+def test_a_soft_answer_is_several_with_a_share_each(headed: Any) -> None:
+    """−Σ q log p of one text, literally."""
+    (row, *_), _ = _rows(headed, choice(), LABELLED)
+    shares = [0.5, 0.3, 0.2]
+    with torch.no_grad():
+        log_p = torch.log_softmax(headed.model(input_ids=torch.tensor([row.prompt])).logits[0].double(), -1)
+        found = _loss(headed, headed.model, [_Row(row.prompt, [k], -1, q) for k, q in enumerate(shares)])
+    assert math.isclose(float(found), -sum(q * float(log_p[k]) for k, q in enumerate(shares)), rel_tol=1e-5)
+
+
+# --- a run ---
+
+
+def test_a_run_trains_by_its_recipe_and_says_how(make_config: Callable[..., dict[str, Any]]) -> None:
+    from guidestar.loop import Run, oracle
+    from guidestar.progress import Silent
+
+    class Heard(Silent):
+        lines: list[str] = []  # noqa: RUF012
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
+
+    keys = {"recipe": "lean", "min_steps": 9, "epochs": 1, "learning_rate": None}
+    config = make_config(strategies=["random"], query={"budget": 12}, train=keys)
+    with Run(config, progress=Heard()) as run:
+        run.run(oracle(run.bench.dataset))
+        settings = run.store.facts["training"]
+    assert settings == {**settings, "min_steps": 9, "average": 0.25, "head_first": False, "learning_rate": 5e-4}
+    assert [line for line in Heard.lines if "warning" in line] == [
+        "  warning: 12 labels make 10 optimiser steps, and the model hardly moves in fewer than "
+        f"{recipe.FEW['words']}; give train.recipe: lean, or train.min_steps"
+    ]
