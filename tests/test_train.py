@@ -60,7 +60,7 @@ def test_micro_batches_add_up_to_the_batch(base: Any, tmp_path: Path) -> None:
 
     one, two = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("whole", "parts"))
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(one[name], two[name], rtol=1e-2, atol=5e-4)  # Adam makes much of a gradient near 0
 
 
 def test_decay_of_b_is_adamw_with_weight_decay_on_b_alone(base: Any) -> None:
