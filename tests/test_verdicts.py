@@ -89,7 +89,7 @@ def test_the_kept_study_agrees_with_the_truth() -> None:
 
 def test_the_page_is_that_of_the_kept_results() -> None:
     page = (RESULTS.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
-    assert page == statistics_page(RESULTS / FILE), "python -m guidestar.docs docs writes it anew"
+    assert page == statistics_page(RESULTS / FILE), "python -m tools.docs docs writes it anew"
     kept = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
     assert kept["simulations"] >= 1000
     for row in kept["rows"]:

@@ -1,4 +1,4 @@
-"""Generated pages of the documentation: `python -m guidestar.docs FOLDER`. CI fails when they are stale."""
+"""Generated pages of the documentation: `python -m tools.docs FOLDER`. CI fails when they are stale."""
 
 from __future__ import annotations
 
