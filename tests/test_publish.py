@@ -94,6 +94,7 @@ def test_the_card_s_program_predicts_as_the_run_does(make_config: MakeConfig, tm
         asked = [pick.id for r in range(3) for pick in store.query(r).picks]
     assert f"| accuracy | {last.values['accuracy']:.4f} |" in card
     assert f"fine-tuned on {last.labels} labels" in card
+    assert all(f"**{warning}**" in card for warning in found["warnings"])
     assert "The data are synthetic" in card
     assert "- Round 0: 12 examples at random" in data
     assert "no random sample of the pool. They are those a model was unsure of" in data

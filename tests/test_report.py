@@ -19,10 +19,11 @@ from guidestar.data.pool import load_dataset
 from guidestar.errors import GuidestarError
 from guidestar.metrics.doubts import contradicted, hardest
 from guidestar.metrics.statistics import wilson
+from guidestar.publish.cards import card_warnings
 from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import build_report, status_text, summary
 from guidestar.report.charts import Line, curve_svg
-from guidestar.report.compare import compare
+from guidestar.report.compare import compare, compare_text
 from guidestar.report.evidence import evidence, nearest
 from guidestar.report.read import read_runs
 from guidestar.store import Store
@@ -240,7 +241,7 @@ def test_sentence_and_notes_are_honest(experiment: Path) -> None:
     assert "only known to about ± 0.059" in notes
     assert "Always answering 'billing', the test set's most frequent label, gives 0.333" in notes
     assert "the untuned model 0.400." in notes
-    assert "No strategy is above" not in notes
+    assert facts["warnings"] == []
     assert "warm start" not in notes
     assert "star-seed0    4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished" in status_text(facts)
 
@@ -258,7 +259,19 @@ def test_one_seed_says_that_there_is_no_spread(tmp_path: Path) -> None:
 
 def test_a_majority_that_nobody_beats_is_named(tmp_path: Path) -> None:
     build(tmp_path, "star", 0, data={"test": TEST, "majority": {"label": "billing", "share": 0.95}})
-    assert any("gives 0.950" in note and "No strategy is above that." in note for note in summary(tmp_path)["notes"])
+    build(tmp_path, "random", 0, data={"test": TEST, "majority": {"label": "billing", "share": 0.95}})
+    build(tmp_path, "random", 1, final=0.96, data={"test": TEST, "majority": {"label": "billing", "share": 0.95}})
+    facts = summary(tmp_path)
+    said = "WARNING: star-seed0 (0.900) and random-seed0 (0.840) are not above 0.950, which always answering 'billing' gives"
+    assert [warning.partition(":")[2].split(":")[0] for warning in facts["warnings"]] == [said.partition(":")[2]]
+    assert said in status_text(facts)
+    assert said in compare_text(compare([tmp_path]))
+    with Store.open(tmp_path / "star-seed0") as store:
+        assert card_warnings(store, 3)[0].startswith("WARNING: round 3 (0.900) is not above 0.950")
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert page.index('class="warning"') < page.index('class="answer"')
+    build(tmp_path / "good", "star", 0, data={"test": TEST, "majority": {"label": "billing", "share": 0.2}})
+    assert summary(tmp_path / "good")["warnings"] == []
 
 
 def test_status_leaves_the_verdict_to_compare(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def _run_and_report(options: Options, config: Any) -> int:
     if not waiting:
         if data := beside_control(Path(config.out)):
             lines += sentences(data)
-        lines.append(facts["sentence"])
+        lines += [*facts["warnings"], facts["sentence"]]
         keep_costs(Path(config.out))
         try:
             lines.append(f"report: {build_report(Path(config.out))}")
@@ -191,7 +191,7 @@ def _publish(options: Options) -> int:
         Path(options.run), options.out, round=options.round, base=options.base, license=options.license,
         with_labels=options.with_labels, push=options.push, public=options.public,
     )  # fmt: skip
-    lines = [f"{facts['folder']}: {', '.join(facts['files'])}"]
+    lines = [*facts["warnings"], f"{facts['folder']}: {', '.join(facts['files'])}"]
     lines.append(f"pushed: {facts['pushed']}" if facts["pushed"] else "nothing was uploaded; --push REPO does that")
     show(options, facts, "\n".join(lines))
     return 0

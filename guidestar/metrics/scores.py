@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from guidestar.errors import ModelError
 from guidestar.records import Array
+from guidestar.words import listed, number
 
 Indices = NDArray[np.intp]
 
@@ -118,6 +120,35 @@ def majority_baseline(gold: ArrayLike) -> float:
     """
     _, counts = np.unique(np.asarray(gold), return_counts=True)
     return float(counts.max() / counts.sum())
+
+
+def not_above_majority(reached: Mapping[str, float | None], majority: Mapping[str, Any] | None) -> list[str]:
+    """A warning where accuracies are at or below the majority baseline, for everything that shows a result; else nothing.
+
+    reached: whose accuracy it is -> the accuracy, None if it is not known. majority: the test set's most frequent
+    "label" and its "share", None where the task has none.
+    >>> not_above_majority({"star": 0.4, "random": 0.9}, {"label": "yes", "share": 0.5})[0]
+    "WARNING: star (0.400) is not above 0.500, which always answering 'yes' gives: such a model has learnt nothing that \
+helps. Train it longer (train.epochs, train.learning_rate) or give it more labels before it is used."
+    >>> not_above_majority({"star": 0.6}, {"label": "yes", "share": 0.5})
+    []
+    """
+    if majority is None:
+        return []
+    low = [
+        f"{name} ({number(value)})"
+        for name, value in reached.items()
+        if value is not None and value <= majority["share"]
+    ]
+    if not low:
+        return []
+    more = [] if len(low) <= 6 else [f"{len(low) - 5} more"]
+    whose = f"{listed(low[: 5 if more else 6] + more)} {'is' if len(low) == 1 else 'are'}"
+    return [
+        f"WARNING: {whose} not above {number(majority['share'])}, which always answering {majority['label']!r} gives: such a "
+        "model has learnt nothing that helps. Train it longer (train.epochs, train.learning_rate) or give it more labels "
+        "before it is used."
+    ]
 
 
 def choice_metrics(log_probs: Array, gold: Sequence[int] | Indices) -> dict[str, float]:

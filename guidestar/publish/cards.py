@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from guidestar.metrics.sample import proportion
+from guidestar.metrics.scores import not_above_majority
 from guidestar.publish.snippet import Usage, call, program
 from guidestar.records import Label, Skip
 from guidestar.report.control import class_shares, control, in_percent, is_random
@@ -41,6 +42,7 @@ def model_card(store: Store, round: int, usage: Usage, *, name: str, license: st
             f"(strategy `{facts.get('strategy')}`, round {round}, seed {facts.get('seed')}).", "",
             *(["**The data are synthetic: a program wrote them. This model is of no use on real texts.**", ""]
               if facts.get("synthetic") else []),
+            *(f"**{warning}**\n" for warning in card_warnings(store, round)),
             f"Task: {_task(facts)}.", "",
             "## Use", "", "```python", program(usage).rstrip(), "", call(usage), "```", "",
             *_note_about_base(usage, facts), "",
@@ -53,6 +55,12 @@ def model_card(store: Store, round: int, usage: Usage, *, name: str, license: st
             "## Limits", "", *_limits(store, license),
         ]
     ) + "\n"  # fmt: skip
+
+
+def card_warnings(store: Store, round: int) -> list[str]:
+    """What must be said before anybody uses the adapter of a round: it is no better than the majority baseline."""
+    reached = {f"round {m.round}": m.values.get("accuracy") for m in store.metrics() if m.round == round}
+    return not_above_majority(reached, (store.facts.get("data") or {}).get("majority"))
 
 
 def data_card(store: Store, round: int, *, license: str | None, with_labels: bool) -> str:

@@ -15,7 +15,7 @@ from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.loop import trained
-from guidestar.publish.cards import data_card, model_card
+from guidestar.publish.cards import card_warnings, data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files
@@ -77,7 +77,11 @@ def publish(
                 (place / "labels.jsonl").write_text(_labels(store, chosen), encoding="utf-8")
 
         files.publish_folder(target, fill)
-    found = {"folder": str(target), "round": chosen, "files": sorted(p.name for p in target.iterdir()), "pushed": None}
+        warnings = card_warnings(store, chosen)
+    found = {
+        "folder": str(target), "round": chosen, "files": sorted(p.name for p in target.iterdir()), "pushed": None,
+        "warnings": warnings,
+    }  # fmt: skip
     return found | ({"pushed": _push(target, push, public)} if push else {})
 
 

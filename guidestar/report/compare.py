@@ -13,6 +13,7 @@ from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
 from guidestar.metrics.curve import auc
 from guidestar.metrics.savings import Pair, Saving
+from guidestar.metrics.scores import not_above_majority
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (
     Decision,
@@ -56,7 +57,7 @@ def compare(
     the intervals.
 
     Keys: "level", "target", "comparisons" (how many p values Holm's correction counts); "datasets", each with "name",
-    "folder", "control", "test" (examples), "labels" of the points, "left_out" and "notes" (sentences), "noise" (how far
+    "folder", "control", "test" (examples), "labels" of the points, "left_out", "warnings" and "notes" (sentences), "noise" (how far
     training alone moves the accuracy: "floor", "sd", "degrees", "runs"; None if no run was probed for it),
     "shared_warm_start" (seed -> whether all strategies began with the same picks) and "comparisons", see `_facts`;
     "wins", strategy -> strategy -> [wins, ties, losses] over the datasets, Holm-corrected for all its pairs, or None
@@ -287,6 +288,9 @@ def _about(data: Dataset, rows: Sequence[dict[str, Any]], level: float) -> dict[
         "shared_warm_start": data.warm_starts,
         "noise": None if data.noise is None else data.noise.plain(),
         "left_out": [*data.left_out, *_unpaired(data)],
+        "warnings": not_above_majority(
+            {run.name: run.curve[-1][1] for run in runs}, (facts.get("data") or {}).get("majority")
+        ),
         "notes": [*_notes(data, rows, test, level), *noise_notes(data.noise, rows)],
         "comparisons": list(rows),
     }

@@ -26,6 +26,7 @@ def _dataset_text(data: Mapping[str, Any]) -> str:
         f"{data['name']}, beside {control}{labels}" + (f", {data['test']} test examples" if data["test"] else ""),
         "",
     ]
+    lines += data["warnings"]
     if not rows:
         lines.append(f"There is nothing to compare with {control}.")
     for row in rows:

@@ -59,6 +59,7 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
         css=(here / "page.css").read_text(encoding="utf-8"),
         facts=facts,
         compared=compared,
+        warnings=facts["warnings"],
         answer=[*(sentences(compared) if compared else ()), facts["sentence"]],
         notes=_notes(facts, compared),
         curves=_there(curves),

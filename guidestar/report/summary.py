@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.metrics.curve import auc, ripl
-from guidestar.metrics.scores import accuracy
+from guidestar.metrics.scores import accuracy, not_above_majority
 from guidestar.report.read import RunRecord, differing, read_runs
 from guidestar.words import listed
 
@@ -17,7 +17,7 @@ from guidestar.words import listed
 def summary(folder: Path) -> dict[str, Any]:
     """The experiment in `folder` as JSON-able data; accuracies, areas and RIPL are fractions.
 
-    Keys: "sentence" and "notes" for people; "runs", one by one; "strategies", mean and standard deviation
+    Keys: "sentence", "warnings" (of results that are no better than the majority baseline) and "notes" for people; "runs", one by one; "strategies", mean and standard deviation
     (None for one seed) of area and final accuracy over "compared", the seeds and points that every strategy
     has, and RIPL against "control", the random strategy, of the same seeds; "majority", "base" (the untuned
     model's accuracy), "test" (examples), "synthetic", "shared_warm_start" (seed -> whether all strategies
@@ -52,7 +52,9 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "hardware": facts.get("hardware"),
         "data_hash": facts.get("data_hash"),
     }
-    return {"sentence": _sentence(found), "notes": _notes(found, runs), **found}
+    last = {run["run"]: run["final"] for run in found["runs"]}
+    warnings = not_above_majority(last, found["majority"])
+    return {"sentence": _sentence(found), "warnings": warnings, "notes": _notes(found, runs), **found}
 
 
 def status_text(facts: Mapping[str, Any]) -> str:
@@ -67,7 +69,7 @@ def status_text(facts: Mapping[str, Any]) -> str:
         lines.append(f"{run['run']:<{width}}  {stands}")
     others = [row["strategy"] for row in facts["strategies"] if row["strategy"] != facts["control"]]
     asked = [f"Whether choosing paid: guidestar compare {facts['folder']}"] if facts["control"] and others else []
-    return "\n".join([*lines, "", facts["sentence"], *facts["notes"], *asked])
+    return "\n".join([*lines, "", *facts["warnings"], facts["sentence"], *facts["notes"], *asked])
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,9 +243,7 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
     if majority := found["majority"]:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"
         untuned = f", the untuned model {found['base']:.3f}" if found["base"] is not None else ""
-        below = all(row["final"]["mean"] <= majority["share"] for row in found["strategies"])
-        verdict = " No strategy is above that." if found["strategies"] and below else ""
-        notes.append(f"{always} {majority['share']:.3f}{untuned}.{verdict}")
+        notes.append(f"{always} {majority['share']:.3f}{untuned}.")
     if apart := [seed for seed, same in found["shared_warm_start"].items() if not same]:
         notes.append(
             f"The strategies of seed {listed(apart)} did not begin with the same examples, "
