@@ -78,7 +78,7 @@ class Bench:
         Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
-        from guidestar.model.batches import label_tokens, too_long
+        from guidestar.model.batches import joint_of, label_tokens, too_long
         from guidestar.model.predict import rooms as rooms_of
 
         found, base = self.dataset, self.base
@@ -106,7 +106,8 @@ class Bench:
         if empty := [name for name, split in splits.items() if not len(split)]:
             raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
         if found.task.classes and not base.labels:
-            label_tokens(base, found.task, pool[0].prompt)
+            for joint in {joint_of(base, e.prompt) for e in (*pool, *(e for s in splits.values() for e in s.examples))}:
+                label_tokens(base, found.task, joint)
         if not long:
             return found
         left = {"test": None, "validation": None} | splits

@@ -21,8 +21,8 @@ def entropy(probabilities: list[float]) -> float:
 
 
 def encode(base: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Prompt tokens; response tokens behind a space, with the end token."""
-    both = base.tokenizer(prompt + " " + response)["input_ids"]
+    """Prompt tokens; response tokens behind a space or the prompt's own white space, with the end token."""
+    both = base.tokenizer(prompt + ("" if prompt[-1].isspace() else " ") + response)["input_ids"]
     first = base.tokenizer(prompt)["input_ids"]
     assert both[: len(first)] == first, "the tokenizer joins prompt and response"
     return first, [*both[len(first) :], base.eos[0]]

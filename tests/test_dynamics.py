@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS
-from test_predict import PEFT, choice, examples
+from test_predict import PEFT, choice, examples, ragged
 
 from guidestar import loop
 from guidestar.cli.main import main
@@ -57,6 +57,20 @@ def test_a_choice_is_heard_over_its_labels(base: Any, tmp_path: Path, response: 
     for epoch in range(3):
         np.testing.assert_allclose(found.log_probs[epoch], log_probs[np.arange(len(gold)), gold], atol=1e-4)
         np.testing.assert_array_equal(found.correct[epoch], log_probs.argmax(-1) == gold)
+
+
+def test_rows_with_other_joints_are_heard_by_their_own_label_words(base: Any, tmp_path: Path) -> None:
+    """Half of the prompts end in a line end, behind which a label word has no space."""
+    task = choice()
+    labelled = [(e, LABELS[i % 6]) for i, e in enumerate(ragged())]
+    found = train(
+        base, DRY, TrainConfig(epochs=1, batch_size=4, **STILL), labelled, task, tmp_path / "a", seed=0
+    ).dynamics
+    assert found is not None
+    with adapters.adapted(base, tmp_path / "a") as model:
+        said = predict(base, model, ragged(), {"label_log_probs"}, task).arrays["label_log_probs"][0]
+    gold = [task.labels.index(a) for _, a in labelled]
+    np.testing.assert_allclose(found.log_probs[0], said[np.arange(len(gold)), gold], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["text", "sequence"])

@@ -79,6 +79,34 @@ def test_label_space_equals_the_literal_twin(base: Any, adapter: Path, scoring: 
     np.testing.assert_allclose(np.exp(found[0]).sum(1), 1.0, atol=1e-9)
 
 
+def ragged() -> list[Example]:
+    """Prompts of one file whose last column is blank in every other row, so that they end in a line end."""
+    rows = [(text, "" if i % 2 == 0 else "soon") for i, text in enumerate(TEXTS)]
+    return [
+        Example(f"{i:016x}", {"text": t, "more": more}, f"Message: {t}\n{more}", "") for i, (t, more) in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("scoring", ["first_token", "sequence"])
+@pytest.mark.parametrize("response", ["{answer}", "the topic is {answer}"])
+def test_each_row_has_its_own_joint_with_the_label_words(base: Any, adapter: Path, scoring: str, response: str) -> None:
+    """A space before the word, or none behind a prompt that ends in white space: as in training, whatever row is first."""
+    task, rows = choice(scoring, response=response), ragged()
+    words = [task.response_text(label) for label in task.labels]
+    with adapters.adapted(base, adapter) as model:
+        slow = [literal.label_log_probs(base, model, e.prompt, words, scoring == "sequence") for e in rows]
+        for order in (list(range(8)), [7, 0, 3, 1, 6, 2, 5, 4]):
+            found = predict(base, model, [rows[i] for i in order], {"label_log_probs", "embedding"}, task).arrays
+            np.testing.assert_allclose(
+                found["label_log_probs"][0], [slow[i] for i in order], rtol=1e-4, atol=1e-5, err_msg=str(order)
+            )
+            alone = predict(base, model, rows[:1], {"embedding"}, task).arrays["embedding"][0, 0]
+            np.testing.assert_allclose(found["embedding"][0, order.index(0)], alone, rtol=1e-3, atol=1e-4)
+    assert len({np.argmax(row) for row in slow}) > 1 or np.ptp(slow, axis=0).max() > 0.1, (
+        "rows that say the same test little"
+    )
+
+
 def test_format_words_of_the_response_come_before_the_label(base: Any) -> None:
     task = choice(response="the topic is {answer}")
     found = predict(base, base.model, examples(), {"label_log_probs"}, task).arrays["label_log_probs"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from loops import SMALL, MakeConfig, quick, sums  # noqa: F401
+from loops import SMALL, MakeConfig, quick, sums, write_csv  # noqa: F401
 
 from guidestar import loop
 from guidestar.bench import Bench, read_config
@@ -61,7 +62,7 @@ def _here(config: dict[str, Any], name: str, count: int) -> tuple[list[dict[str,
     with Store.open(Path(config["out"]) / name) as store:
         adapter = store.adapter(store.metrics()[-1].round)
     with adapters.adapted(bench.base, adapter) as model:
-        if task.kind == "choice":
+        if task.classes:
             found = predict(bench.base, model, examples, {"label_log_probs"}, task).arrays["label_log_probs"][0]
             said = [task.labels[int(row.argmax())] for row in found]
         else:
@@ -107,6 +108,27 @@ def test_the_card_s_program_predicts_as_the_run_does(make_config: MakeConfig, tm
     origin = json.loads((folder / "published.json").read_text(encoding="utf-8"))
     assert str(tmp_path) not in json.dumps(origin["config"]["data"])
     assert origin["metrics"][-1]["accuracy"] == last.values["accuracy"]
+
+
+def test_the_card_s_program_knows_prompts_with_a_blank_last_column(
+    make_config: MakeConfig, demo_data: Path, tmp_path: Path
+) -> None:
+    """Behind a line end the label words have no space: the program looks at each prompt's end, as the run does."""
+    for name in ("pool", "test"):
+        with (demo_data / f"{name}.csv").open(encoding="utf-8") as file:
+            rows = [{**row, "note": "" if i % 2 else "soon"} for i, row in enumerate(csv.DictReader(file))]
+        write_csv(tmp_path / f"{name}.csv", rows)
+    data = {
+        "preset": None, "folder": None, "pool": str(tmp_path / "pool.csv"), "test": str(tmp_path / "test.csv"),
+        "test_limit": 20, "answer": "label", "template": "Message: {text}\n{note}",
+    }  # fmt: skip
+    config = make_config(**{**SMALL, "data": data}, task={"kind": "choice"}, strategies=["random"])
+    loop.run(config)
+    publish(config["out"], tmp_path / "hub")
+    rows, said = _here(config, "random-seed0", 20)
+    assert len({bool(row["note"]) for row in rows}) == 2
+    assert "FIRST_BEHIND_SPACE" in _program(tmp_path / "hub")
+    assert _elsewhere(tmp_path / "hub", rows) == said
 
 
 def test_generated_answers_are_the_run_s_own(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -221,12 +221,21 @@ def decode(base: BaseModel, ids: Sequence[int]) -> str:
 
 
 def encode_response(base: BaseModel, prompt: str, response: str) -> list[int]:
-    """Token ids of a response that follows `prompt`, without an end token.
+    """Token ids of a response that follows `prompt`, without an end token."""
+    return _encode_behind(base, joint_of(base, prompt), response)
 
-    A space is put between the two unless the prompt ends in white space. The text is encoded behind a
-    colon and the colon taken off again, because some tokenizers add a space of their own at the start.
+
+def joint_of(base: BaseModel, prompt: str) -> str:
+    """What stands between a prompt and its response: a space, or nothing where the prompt ends in white space.
+
+    It differs between the rows of one file where the template ends in a column that is blank in some of them.
     """
-    joint = "" if prompt_text(base, prompt)[-1:].isspace() else " "
+    return "" if prompt_text(base, prompt)[-1:].isspace() else " "
+
+
+def _encode_behind(base: BaseModel, joint: str, response: str) -> list[int]:
+    """The text is encoded behind a colon and the colon taken off again, because some tokenizers add a space of their own
+    at the start."""
     plain = base.tokenizer(":", add_special_tokens=False)["input_ids"]
     both = base.tokenizer(":" + joint + response, add_special_tokens=False)["input_ids"]
     if both[: len(plain)] == plain:
@@ -255,12 +264,12 @@ class LabelTokens:
         return [row[0] for row in self.rest]
 
 
-def label_tokens(base: BaseModel, task: Any, prompt: str) -> LabelTokens:
-    """Tokens of the label words behind `prompt`.
+def label_tokens(base: BaseModel, task: Any, joint: str) -> LabelTokens:
+    """Tokens of the label words behind the prompts with one joint, see `joint_of`.
 
     Raises ConfigError when the task scores first tokens and two labels share theirs.
     """
-    rows = [[*encode_response(base, prompt, task.response_text(label)), base.eos[0]] for label in task.labels]
+    rows = [[*_encode_behind(base, joint, task.response_text(label)), base.eos[0]] for label in task.labels]
     shared = 0
     while len({row[shared] for row in rows}) == 1:  # ends at the latest where the shortest row ends: words differ
         shared += 1

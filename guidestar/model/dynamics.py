@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from guidestar.metrics.dynamics import Dynamics
-from guidestar.model.batches import label_tokens
+from guidestar.model.batches import joint_of, label_tokens
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example
 
@@ -25,15 +25,17 @@ class Listener:
 
     def __init__(self, base: BaseModel, task: Any, labelled: Sequence[tuple[Example, str]]) -> None:
         self.ids = tuple(e.id for e, _ in labelled)
-        self.first: torch.Tensor | None = None  # first tokens of the labels, behind `skip` format words
-        self.skip = 0
+        self.first: torch.Tensor | None = None  # (examples, labels) first tokens of the labels …
+        self.skip = torch.zeros(0, dtype=torch.int64)  # … behind so many format words, (examples,)
         self.gold = torch.zeros(0, dtype=torch.int64)
         if task.classes:
             places = [task.classes.index(answer) for _, answer in labelled]
             self.gold = torch.tensor(places, device=base.device)
             if not base.labels and task.scoring == "first_token":
-                tokens = label_tokens(base, task, labelled[0][0].prompt)
-                self.first, self.skip = torch.tensor(tokens.first, device=base.device), len(tokens.prefix)
+                joints = [joint_of(base, example.prompt) for example, _ in labelled]
+                tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)}
+                self.first = torch.tensor([tokens[joint].first for joint in joints], device=base.device)
+                self.skip = torch.tensor([len(tokens[joint].prefix) for joint in joints], device=base.device)
         self.over = "labels" if base.labels or self.first is not None else "response"
         self._parts: list[tuple[Sequence[int], torch.Tensor, torch.Tensor]] = []
         self._epochs: list[tuple[Array, NDArray[np.bool_]]] = []
@@ -52,9 +54,9 @@ class Listener:
     def responses(self, places: Sequence[int], logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> None:
         """logits: (rows, width, vocabulary) that predict `targets`, (rows, width), right-aligned; real: which are there."""
         if self.first is not None:
-            start = real.shape[1] - real.sum(1) + self.skip
+            start = real.shape[1] - real.sum(1) + self.skip[list(places)]
             here = logits[torch.arange(len(places), device=logits.device), start.clamp(max=real.shape[1] - 1)]
-            self.labels(places, here[:, self.first])
+            self.labels(places, here.gather(1, self.first[list(places)]))
             return
         flat, goal = logits.detach()[real].float(), targets[real]
         log_p, right = (torch.zeros(real.shape, device=real.device) for _ in range(2))

@@ -27,6 +27,7 @@ from guidestar.model.batches import (
     encode_prompts,
     encode_response,
     followed,
+    joint_of,
     label_tokens,
     pad_left,
     read_batches,
@@ -187,10 +188,12 @@ class _Work:
             self.gold = [encode_answer(base, task, e, gold[e.id]) for e in examples]
         if wanted & GENERATED:
             room = max(room, task.max_new_tokens)
-        self.labels: LabelTokens | None = None
-        if wanted & LABEL:
-            self.labels = label_tokens(base, task, examples[0].prompt)
-            room = max(room, len(self.labels.prefix) + max(len(r) for r in self.labels.rest))
+        joints = [joint_of(base, e.prompt) for e in examples] if wanted & LABEL else [""] * len(examples)
+        alike = [[i for i, joint in enumerate(joints) if joint == one] for one in dict.fromkeys(joints)]
+        self.label_tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)} if wanted & LABEL else {}
+        self.joints = joints
+        for tokens in self.label_tokens.values():
+            room = max(room, len(tokens.prefix) + max(map(len, tokens.rest)))
         rooms = [max(room, len(row)) for row in self.gold] or [room] * len(examples)
         self.prompts = encode_prompts(base, examples, rooms)
         self.own_cache = kv.keeps_every_key(model)
@@ -199,10 +202,14 @@ class _Work:
         self._prefix_states: kv.States | None = None
         behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
         longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
-        if wanted & GENERATED:  # a step reads all weights for one token of each row
-            self.batches = token_batches(longest, base.written_tokens, self.exact)
-        else:
-            self.batches = read_batches(base, longest, self.exact)
+        self.batches: list[list[int]] = []
+        for group in alike:  # the rows of a batch have the same label tokens
+            lengths = [longest[i] for i in group]
+            if wanted & GENERATED:  # a step reads all weights for one token of each row
+                parts = token_batches(lengths, base.written_tokens, self.exact)
+            else:
+                parts = read_batches(base, lengths, self.exact)
+            self.batches += [[group[i] for i in part] for part in parts]
         self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -224,35 +231,35 @@ class _Work:
 
     def _labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
-        prefix = list(self.labels.prefix) if self.labels else []
+        labels = self.label_tokens.get(self.joints[rows[0]])  # one for all rows of a batch
+        prefix = list(labels.prefix) if labels else []
         found: dict[str, NDArray[Any]] = {}
-        whole = self.labels is not None and self.task.scoring == "sequence"
+        whole = labels is not None and self.task.scoring == "sequence"
         if self.wanted & EMBEDDING or not whole or self.own_cache:
-            longest = max(map(len, self.labels.rest)) - 1 if whole and self.labels and self.own_cache else 0
+            longest = max(map(len, labels.rest)) - 1 if whole and labels and self.own_cache else 0
             batch = self._batch([self.prompts[i] + prefix for i in rows], longest)
             keep = 1 + len(prefix) if self.wanted & EMBEDDING else 1  # the prompt ends before the format words
             with self._head_input() as states:
                 logits = self._logits(batch, keep)[:, -1]
             if self.wanted & EMBEDDING:
                 found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
-        if self.labels is not None:
+        if labels is not None:
             if not whole:
-                scores = logits[:, self.labels.first].float()
+                scores = logits[:, labels.first].float()
             elif self.own_cache:
-                scores = self._continued_labels(batch, logits.float())
+                scores = self._continued_labels(labels, batch, logits.float())
             else:
-                scores = self._label_sequences(rows, prefix)
+                scores = self._label_sequences(labels, rows)
             found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
         return found
 
-    def _continued_labels(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    def _continued_labels(self, labels: LabelTokens, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Sum of log p over each label's own tokens, end token included: (rows, labels).
 
         batch: the prompts, read into a cache with room for a label; logits: behind their last token.
         """
-        assert self.labels is not None
         normaliser, read, columns = logits.logsumexp(-1), batch.mask.shape[1], []
-        for rest in self.labels.rest:
+        for rest in labels.rest:
             column = logits[:, rest[0]] - normaliser
             if len(rest) > 1:
                 if batch.past is not None:
@@ -265,12 +272,11 @@ class _Work:
             columns.append(column)
         return torch.stack(columns, dim=1)
 
-    def _label_sequences(self, rows: Sequence[int], prefix: list[int]) -> torch.Tensor:
+    def _label_sequences(self, labels: LabelTokens, rows: Sequence[int]) -> torch.Tensor:
         """The same with each label's tokens behind a prompt of their own, for models without a cache of ours."""
-        assert self.labels is not None
         columns = []
-        for rest in self.labels.rest:
-            batch = self._batch([self.prompts[i] + prefix + list(rest) for i in rows])
+        for rest in labels.rest:
+            batch = self._batch([self.prompts[i] + [*labels.prefix, *rest] for i in rows])
             targets = torch.tensor(rest, device=batch.ids.device).expand(len(rows), -1)
             nll, _ = self._token_values(batch, targets, torch.ones_like(targets, dtype=torch.bool))
             columns.append(-nll.sum(1))

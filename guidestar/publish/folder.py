@@ -13,6 +13,7 @@ from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
+from guidestar.data.prompts import Template
 from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.loop import trained
 from guidestar.publish.cards import card_warnings, data_card, model_card
@@ -96,7 +97,7 @@ def _configuration(folder: Path) -> RunConfig:
 
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
     from guidestar.model import full, load
-    from guidestar.model.batches import label_tokens
+    from guidestar.model.batches import joint_of, label_tokens
 
     facts, config = store.facts, bench.config
     load.same(bench.base, facts["model"], store.folder, ["fingerprint"])
@@ -108,15 +109,19 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     whole = False
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
+    behind_space = None
     if isinstance(task, Choice) and not bench.base.labels:
-        example = store.example(store.query(0).picks[0].id)
-        tokens = label_tokens(bench.base, task, example.prompt)
-        whole, prefix = task.scoring == "sequence", tokens.prefix
-        answers = dict(zip(task.labels, tokens.rest, strict=True))
+        whole, template = task.scoring == "sequence", Template(data.template or "", data)
+        filled, blank = (joint_of(bench.base, template.fill(dict.fromkeys(template.columns, text))) for text in "x ")
+        tokens = label_tokens(bench.base, task, filled)
+        prefix, answers = tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
+        if blank != filled:
+            tokens = label_tokens(bench.base, task, blank)
+            behind_space = (tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True)))
     return Usage(
         base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
-        answers=answers, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
+        answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
         head=bench.base.labels,
     )  # fmt: skip
 

@@ -12,7 +12,8 @@ class Usage:
 
     base: the base model's name or folder. full: the folder holds a whole model and no adapter. own: the adapter is of a
     type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
-    end token; None for generated answers. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. max_new_tokens: limit of a generated answer.
+    end token; None for generated answers. behind_space: the prefix and the answers behind a prompt that ends in white
+    space because its last columns are blank, where those are others. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. max_new_tokens: limit of a generated answer.
     """
 
     base: str
@@ -23,6 +24,7 @@ class Usage:
     remote_code: bool
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
+    behind_space: tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None = None
     whole: bool = False
     eos: tuple[int, ...] = ()
     pad: int = 0
@@ -78,18 +80,43 @@ def _prompting(usage: Usage) -> list[str]:
         f"PROMPT = {[list(piece) for piece in pieces(usage.template)]!r}  # text, then a column",
         "",
         "",
-        "def prompt_tokens(columns):",
+        "def prompt_text(columns):",
         '    text = "".join(before + (columns[name].strip() if name else "") for before, name in PROMPT)',
     ]
     if usage.chat:
         lines += [
             '    turns = [{"role": "user", "content": text}]',
-            "    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)",
-            '    return tokenizer(text, add_special_tokens=False)["input_ids"]',
+            "    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)",
         ]
     else:
-        lines += ['    return tokenizer(text)["input_ids"]']
-    return lines
+        lines += ["    return text"]
+    special = ", add_special_tokens=False" if usage.chat else ""
+    return [
+        *lines, "", "", "def prompt_tokens(columns):", f'    return tokenizer(prompt_text(columns){special})["input_ids"]',
+    ]  # fmt: skip
+
+
+def _answers(usage: Usage, name: str, comment: str) -> tuple[list[str], list[str]]:
+    """(constants with the tokens of the answers, the lines of the function that choose among them)."""
+
+    def shown(answers: dict[str, tuple[int, ...]]) -> str:
+        return repr({label: list(row) if usage.whole else row[0] for label, row in answers.items()})
+
+    assert usage.answers is not None
+    constants = [
+        f"{name} = {shown(usage.answers)}  # {comment}",
+        f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+    ]
+    if usage.behind_space is None:
+        return constants, [f"    answers, form = {name}, FORMAT"]
+    prefix, answers = usage.behind_space
+    constants += [f"{name}_BEHIND_SPACE = {shown(answers)}", f"FORMAT_BEHIND_SPACE = {list(prefix)}"]
+    chosen = [
+        f"    answers, form = {name}, FORMAT",
+        "    if prompt_text(columns)[-1:].isspace():  # its last columns are blank",
+        f"        answers, form = {name}_BEHIND_SPACE, FORMAT_BEHIND_SPACE",
+    ]
+    return constants, chosen
 
 
 def _predicting(usage: Usage) -> list[str]:
@@ -117,30 +144,32 @@ def _predicting(usage: Usage) -> list[str]:
             "    return tokenizer.decode(found[0, tokens.shape[1]:], skip_special_tokens=True).strip()",
         ]
     if usage.whole:
+        constants, chosen = _answers(usage, "ANSWERS", "label: its tokens")
         return [
-            f"ANSWERS = { {label: list(row) for label, row in usage.answers.items()}!r}  # label: its tokens",
-            f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+            *constants,
             "",
             "",
             *head,
             '    """The likeliest label: the whole answers are compared."""',
-            "    start, scores = prompt_tokens(columns) + FORMAT, {}",
-            "    for label, answer in ANSWERS.items():",
+            *chosen,
+            "    start, scores = prompt_tokens(columns) + form, {}",
+            "    for label, answer in answers.items():",
             "        logits = model(input_ids=torch.tensor([start + answer])).logits[0, -len(answer) - 1 : -1]",
             "        chances = logits.float().log_softmax(-1)",
             "        scores[label] = float(chances.gather(1, torch.tensor(answer)[:, None]).sum())",
             "    return max(scores, key=scores.get)",
         ]
+    constants, chosen = _answers(usage, "FIRST", "label: its first token")
     return [
-        f"FIRST = { {label: row[0] for label, row in usage.answers.items()}!r}  # label: its first token",
-        f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+        *constants,
         "",
         "",
         *head,
         '    """The likeliest label: the first tokens of the answers are compared."""',
-        "    tokens = torch.tensor([prompt_tokens(columns) + FORMAT])",
+        *chosen,
+        "    tokens = torch.tensor([prompt_tokens(columns) + form])",
         "    logits = model(input_ids=tokens).logits[0, -1]",
-        "    return max(FIRST, key=lambda label: float(logits[FIRST[label]]))",
+        "    return max(answers, key=lambda label: float(logits[answers[label]]))",
     ]
 
 
