@@ -157,3 +157,31 @@ def anchor_scores(points, labelled, anchors, neighbours):
         for i in np.argsort(-near)[:neighbours]:
             brought[i].append(near[i])
     return [float(np.mean(one)) if one else None for one in brought]
+
+
+def herding_kernel(points, others, sigma):
+    """exp(−‖x − s‖²/(2σ²)) of unit vectors, from every distance."""
+    unit = [row / np.linalg.norm(row) for row in points]
+    theirs = [row / np.linalg.norm(row) for row in others]
+    return np.array([[math.exp(-((a - b) @ (a - b)) / (2 * sigma**2)) for b in theirs] for a in unit])
+
+
+def half_the_median_distance(points):
+    unit = [row / np.linalg.norm(row) for row in points]
+    return 0.5 * float(np.median([math.dist(a, b) for a, b in itertools.combinations(unit, 2)]))
+
+
+def herding_gains(points, labelled, chosen, weights):
+    """For every choice in turn: how much coverage, Σ u(x) max_s K(x, s), it adds, and the most that any could add."""
+    kernel = herding_kernel(points, np.concatenate([labelled, points]), half_the_median_distance(points))
+    have, gains = list(range(len(labelled))), []
+    for one in chosen:
+        before = sum(u * max([row[s] for s in have], default=0.0) for u, row in zip(weights, kernel, strict=True))
+        added = [
+            sum(u * max(row[s] for s in [*have, len(labelled) + i]) for u, row in zip(weights, kernel, strict=True))
+            - before
+            for i in range(len(points))
+        ]
+        gains.append((added[one], max(added)))
+        have.append(len(labelled) + one)
+    return gains

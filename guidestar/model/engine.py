@@ -13,6 +13,7 @@ from guidestar.config import TrainConfig
 from guidestar.errors import ModelError, allowed
 from guidestar.model import adapters, batches, classify, predict
 from guidestar.model.consistency import sampled_answers
+from guidestar.model.features import features
 from guidestar.model.gradients import representation_gradient
 from guidestar.model.kept import model_facts, training_facts
 from guidestar.model.load import BaseModel
@@ -26,8 +27,9 @@ from guidestar.tasks import Task
 
 GRADIENT = frozenset({"representation_gradient"})
 SAMPLED = frozenset({"sampled_answer"})
-ARRAYS = predict.ARRAYS | GRADIENT | SAMPLED
-HEADED = classify.ARRAYS | GRADIENT  # what a classification head answers
+FEATURES = frozenset({"features"})
+ARRAYS = predict.ARRAYS | GRADIENT | SAMPLED | FEATURES
+HEADED = classify.ARRAYS | GRADIENT | FEATURES  # what a classification head answers
 
 
 @final
@@ -54,7 +56,7 @@ class OwnScorer(Scorer):
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
-        plain = ask.needs - GRADIENT - SAMPLED
+        plain = ask.needs - GRADIENT - SAMPLED - FEATURES
         found = Predictions(tuple(e.id for e in examples), {}, self.labels)
         with self:
             base, model = self._open
@@ -71,6 +73,8 @@ class OwnScorer(Scorer):
             more = {}
             if ask.needs & GRADIENT:
                 more["representation_gradient"] = representation_gradient(base, model, examples, tick)[None]
+            if ask.needs & FEATURES:
+                more["features"] = features(base, model, examples, tick)[None]
             if ask.needs & SAMPLED:
                 more["sampled_answer"] = sampled_answers(
                     base, model, examples, self.task, samples=ask.samples, temperature=ask.temperature, seed=ask.seed,

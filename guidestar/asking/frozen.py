@@ -1,0 +1,141 @@
+"""A frozen model's features, read once, and the classifier on them: a scorer that costs nothing once they are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+
+from guidestar.asking.scorer import Ask, Scorer, silent
+from guidestar.asking.wrappers import PART, question
+from guidestar.progress import Tick, behind
+from guidestar.query import probe
+from guidestar.query.distances import Points
+from guidestar.query.space import SAMPLE, Space, space_of
+from guidestar.records import Array, Example, Predictions
+from guidestar.rng import generator
+from guidestar.store.cache import Cache
+
+FEATURES = Ask.of(["features"])
+
+
+@final
+@dataclass(frozen=True)
+class Frozen:
+    """Where texts lie in the space of a pool's features.
+
+    scorer: answers "features"; a bare base model. pool: at most 4,096 of it, the same each time, give the space.
+    """
+
+    scorer: Scorer
+    pool: Sequence[Example]
+    cache: Cache
+    _known: dict[str, Points] = field(default_factory=dict, repr=False, compare=False)
+    _space: list[Space] = field(default_factory=list, repr=False, compare=False)  # none or one
+
+    def read(self, examples: Sequence[Example], tick: Tick = silent) -> None:
+        """Read the features of many examples, part by part; they are kept on the disk in half precision, so that a process
+        that was stopped goes on at the part it was in."""
+        new = [e for e in examples if e.id not in self._known]
+        if not new:
+            return
+        space = self.space(tick)
+        asked = {"space": hashlib.sha256(space.directions.tobytes() + space.centres.tobytes()).hexdigest()}
+        for start in range(0, len(new), PART):
+            some, heard = new[start : start + PART], behind(tick, start, len(new))
+
+            def make(some: Sequence[Example] = some, heard: Tick = heard) -> Mapping[str, Array]:
+                raw = self.scorer(some, FEATURES, heard).arrays["features"][0]
+                return {"points": space.points(raw).astype(np.float16)}
+
+            kept = self.cache.arrays("features", {**question(self.scorer, some, FEATURES), **asked}, make)["points"]
+            self._known.update(zip((e.id for e in some), kept, strict=True))
+            tick(start + len(some), len(new))
+
+    def points(self, examples: Sequence[Example]) -> Points:
+        """Where the examples lie, (n, rank) float32. Those that were not read are read now, each alone, so that its last
+        bits do not depend on its company."""
+        for one in examples:
+            if one.id not in self._known:
+                raw = self.scorer([one], FEATURES).arrays["features"][0]
+                self._known[one.id] = self.space().points(raw).astype(np.float16)[0]
+        width = self.space().directions.shape[1]
+        return np.array([self._known[e.id] for e in examples], dtype=np.float32).reshape(-1, width)
+
+    def space(self, tick: Tick = silent) -> Space:
+        """The space of the pool."""
+        if self._space:
+            return self._space[0]
+        some = self.pool
+        if len(some) > SAMPLE:
+            rows = generator(0, 0, "space").choice(len(some), SAMPLE, replace=False)
+            some = [some[i] for i in sorted(rows)]
+
+        def make() -> Mapping[str, Array]:
+            made = space_of(self.scorer(some, FEATURES, tick).arrays["features"][0], generator(0, 0, "directions"))
+            return {"centres": made.centres, "directions": made.directions}
+
+        arrays = self.cache.arrays("space", question(self.scorer, some, FEATURES), make)
+        self._space.append(Space(arrays["centres"], arrays["directions"]))
+        return self._space[0]
+
+
+@final
+@dataclass(frozen=True)
+class Probed(Scorer):
+    """A logistic regression on frozen features (`query/probe.py`); without a labelled example it knows the features alone.
+
+    Its embeddings are the points that the features lie at.
+    """
+
+    frozen: Frozen
+    fitted: probe.Probe | None
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, frozen: Frozen, labelled: Iterable[tuple[Example, str]], labels: Sequence[str], rng: np.random.Generator
+    ) -> Probed:
+        """Fitted to labelled examples; rng: of the folds that its temperature is found on."""
+        pairs, place = list(labelled), {label: i for i, label in enumerate(labels)}
+        if not pairs:
+            return cls(frozen, None, tuple(labels))
+        classes = np.array([place[answer] for _, answer in pairs], dtype=np.intp)
+        points = frozen.points([e for e, _ in pairs])
+        return cls(frozen, probe.fit(points, classes, len(labels), rng), tuple(labels))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.names
+
+    def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
+        self.check(ask)
+        points = self.frozen.points(examples)
+        made: dict[str, Array] = {"embedding": points[None]} if "embedding" in ask.needs else {}
+        if "label_log_probs" in ask.needs and self.fitted is not None:
+            made["label_log_probs"] = self.fitted.log_probs(points)[None]
+        tick(len(examples), len(examples))
+        return Predictions(tuple(e.id for e in examples), made, self.names)
+
+    def refusal(self, ask: Ask) -> str | None:
+        if other := sorted(ask.needs - {"embedding", "label_log_probs"}):
+            return f"a classifier on frozen features gives label probabilities and embeddings, not {other[0]}"
+        if ask.passes:
+            return (
+                "a classifier on frozen features has no dropout, so that all passes would be equal; allowed: passes 0"
+            )
+        if "label_log_probs" in ask.needs and self.fitted is None:
+            return (
+                "the classifier on frozen features has no labelled example yet, so it knows no label; label some first"
+            )
+        return None
+
+    def plain(self) -> dict[str, Any]:
+        found = {**self.frozen.scorer.plain(), "probe": None, "labels": list(self.names)}
+        if self.fitted is not None:
+            fitted = self.fitted
+            found["probe"] = hashlib.sha256(fitted.weights.tobytes() + fitted.constants.tobytes()).hexdigest()
+        return found

@@ -1,0 +1,163 @@
+"""A query model that costs nothing: logistic regression on frozen features, with a temperature found out of fold.
+
+It says what labels are likely after ten labels, where a fine-tuned model still says nothing. Pure functions of arrays;
+the features are made by `model/features.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.errors import DataError
+from guidestar.query.distances import chunks, finite_points, nearest
+from guidestar.records import Array
+
+Classes = NDArray[np.intp]
+
+FOLDS = 5
+_TEMPERATURES = np.logspace(-1, 1, 41)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted multinomial logistic regression.
+
+    weights: (width, labels) and constants: (labels,), −inf for a label that nobody has given yet. temperature: what
+    scores are divided by. labelled: how many labels it was fitted to.
+    """
+
+    weights: Array
+    constants: Array
+    temperature: float
+    labelled: int
+
+    def log_probs(self, points: Array) -> Array:
+        """Natural logs of the label probabilities, (n, width) -> (n, labels)."""
+        found = np.empty((len(points), len(self.constants)))
+        for part in chunks(len(points), points.shape[1]):
+            scores = np.asarray(points[part], dtype=np.float32) @ self.weights.astype(np.float32) + self.constants
+            found[part] = smoothed(scores / self.temperature, self.labelled)
+        return found
+
+
+def fit(points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10.0) -> Probe:
+    """The probe of some labelled examples, its temperature that of the least out-of-fold log-loss.
+
+    points: (m, width). classes: (m,) positions below `labels`. strength: scikit-learn's C.
+    Raises DataError without an example, ModelError if a number is not finite.
+    Source of the temperature: Guo, Pleiss, Sun, Weinberger 2017.
+    >>> found = fit(np.array([[-1.0], [-2.0], [1.0], [2.0]]), np.array([0, 0, 1, 1]), 3, np.random.default_rng(0))
+    >>> np.exp(found.log_probs(np.array([[-2.0], [2.0]]))).argmax(axis=1)
+    array([0, 1])
+    """
+    weights, constants = _regression(points, classes, labels, strength)
+    scores = out_of_fold(points, classes, labels, rng, strength)
+    return Probe(weights, constants, temperature(scores, classes), len(classes))
+
+
+def out_of_fold(
+    points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10.0
+) -> Array:
+    """Scores of every example by a regression that has not seen it, (m, labels); −inf for a label it never saw.
+
+    min(5, m) folds, each with its share of every class.
+    """
+    order = rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold = np.empty(len(classes), dtype=np.intp)
+    fold[order] = np.arange(len(classes)) % min(FOLDS, len(classes))
+    scores = np.zeros((len(classes), labels))
+    for one in np.unique(fold) if len(classes) > 1 else ():
+        weights, constants = _regression(points[fold != one], classes[fold != one], labels, strength)
+        scores[fold == one] = points[fold == one] @ weights + constants
+    return scores
+
+
+def temperature(scores: Array, classes: Classes) -> float:
+    """What to divide scores by so that the log-loss is least; from 0.1 to 10, 1 where nothing speaks for another.
+
+    scores: (m, labels), of examples that their model has not seen. classes: (m,).
+    >>> round(temperature(np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])), 1)
+    2.8
+    """
+    losses = np.array([log_loss(smoothed(scores / t, len(classes)), classes) for t in _TEMPERATURES])
+    best = np.flatnonzero(losses <= losses.min() + 1e-9)
+    return float(_TEMPERATURES[best[np.argmin(np.abs(np.log(_TEMPERATURES[best])))]])
+
+
+def smoothed(scores: Array, labelled: int) -> Array:
+    """Natural logs of softmax(scores) as if one more label had been given, spread evenly, (n, labels): no label is
+    impossible because nobody has met it yet. scores: −inf for such a label. labelled: how many were given."""
+    share = 1.0 / (labelled + 1.0)
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(np.logaddexp(logs + np.log1p(-share), np.log(share / scores.shape[-1])))
+
+
+def log_loss(log_probs: Array, classes: Classes) -> float:
+    """Mean −ln p of the right classes, in nats. log_probs: (m, labels). classes: (m,)."""
+    return float(-log_probs[np.arange(len(classes)), classes].mean())
+
+
+def pseudo_labels(
+    log_probs: Array, points: Array, labelled: NDArray[np.intp], classes: Classes, per_label: float = 2.0,
+    neighbours: int = 15,
+) -> tuple[NDArray[np.intp], Classes]:  # fmt: skip
+    """Candidates that classifier and neighbourhood agree on, and the class of each; as many of every class at most.
+
+    log_probs: (n, labels) of the whole pool. points: (n, width) unit vectors. labelled: (m,) positions in it, and
+    classes: (m,) theirs. The neighbourhood's answer is the mean of the probabilities of the `neighbours` nearest (of a
+    random 4,096 in a larger pool), of the given label where there is one. The surest per_label × m / labels of each
+    class stay, sure being the smaller of both probabilities.
+    Returns positions and classes, (p,) each.
+    Source of the guard: Schröder and Heyer 2024 (HAST) ask the neighbours; the agreement is ours.
+    """
+    chances = np.exp(log_probs)
+    chances[labelled] = np.eye(chances.shape[1])[classes]
+    some = np.arange(len(points))
+    if len(points) > 4096:
+        drawn = np.random.default_rng(len(points)).choice(len(points), 4096, replace=False)
+        some = np.union1d(labelled, drawn)
+    free = np.setdiff1d(np.arange(len(points)), labelled)
+    places = nearest(points[free], points[some], neighbours + 1)[0]
+    around = np.stack([chances[some[column]] for column in places.T[1:]]).mean(axis=0)
+    said, sure = chances[free].argmax(axis=1), np.minimum(chances[free].max(axis=1), around.max(axis=1))
+    agree = said == around.argmax(axis=1)
+    most = int(np.ceil(per_label * len(labelled) / chances.shape[1]))
+    kept = []
+    for c in range(chances.shape[1]):
+        of_class = np.flatnonzero(agree & (said == c))
+        kept.append(of_class[np.argsort(-sure[of_class], kind="stable")[:most]])
+    chosen = np.concatenate(kept)
+    return free[chosen], said[chosen].astype(np.intp)
+
+
+def _regression(
+    points: Array, classes: Classes, labels: int, strength: float, weights: Array | None = None
+) -> tuple[Array, Array]:
+    """Weights (width, labels) and constants (labels,) of least log-loss + ‖w‖²/(2 strength).
+
+    The weights lie in the span of the points, so that m points of any width are fitted in m dimensions.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    if not len(classes):
+        raise DataError("there is no labelled example to fit a classifier to")
+    known = finite_points(points).astype(np.float64)
+    present = np.unique(classes)
+    found, constants = np.zeros((known.shape[1], labels)), np.full(labels, -np.inf)
+    constants[present] = 0.0
+    if len(present) > 1:
+        with threadpool_limits(limits=1):  # threads would sum in a changing order
+            basis = np.linalg.svd(known, full_matrices=False)[2]
+            model = LogisticRegression(C=strength, max_iter=500, tol=1e-4).fit(
+                known @ basis.T, classes, sample_weight=weights
+            )
+            directions = basis.T @ model.coef_.T
+        present = present if len(present) > 2 else present[1:]  # of two, one row of coefficients, for the second
+        found[:, present], constants[present] = directions, model.intercept_
+    return found, constants

@@ -1,0 +1,60 @@
+"""The space that a frozen model's features span: blocks centred and of unit length, turned to their main directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.query.distances import Points, chunks
+from guidestar.records import Array
+
+RANK = 256  # main directions kept; on TREC-6 a classifier lost nothing against all 2,304 (LOG.md, 2026-11-30)
+SAMPLE = 4096  # features that the directions are found from
+
+
+@dataclass(frozen=True)
+class Space:
+    """Centres of the blocks, (blocks, width), and the directions kept, (blocks × width, rank)."""
+
+    centres: Points
+    directions: Points
+
+    def points(self, features: NDArray[np.floating[Any]]) -> Points:
+        """Where some texts lie, (n, blocks, width) -> (n, rank) float32."""
+        found = np.empty((len(features), self.directions.shape[1]), dtype=np.float32)
+        for part in chunks(len(features), len(self.directions)):
+            found[part] = _blocks(features[part], self.centres) @ self.directions
+        return found
+
+
+def space_of(features: NDArray[np.floating[Any]], rng: np.random.Generator, rank: int = RANK) -> Space:
+    """The space of a pool: every block centred and each text's part of it of unit length, so that no block and no long
+    vector counts for more; then the `rank` directions that hold most of the squared length.
+
+    features: (n, blocks, width), n ≥ 1; the directions are found from a random 4,096 of them.
+    >>> space = space_of(np.array([[[3.0, 0.0]], [[-1.0, 0.0]], [[1.0, 6.0]]]), np.random.default_rng(0))
+    >>> abs(space.points(np.array([[[9.0, 2.0]]]))).round(2).tolist()
+    [[0.0, 1.0]]
+    """
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    n = len(features)
+    some = features if n <= SAMPLE else features[np.sort(rng.choice(n, SAMPLE, replace=False))]
+    centres = np.asarray(some, dtype=np.float32).mean(axis=0)
+    blocks = _blocks(some, centres)
+    kept, seed = min(rank, *blocks.shape), int(rng.integers(2**31))
+    with threadpool_limits(limits=1):  # threads would sum in a changing order
+        found = randomized_svd(blocks, kept, n_iter=3, random_state=seed)[2]
+    return Space(centres, np.ascontiguousarray(found.T, dtype=np.float32))
+
+
+def _blocks(features: Array, centres: Points) -> Points:
+    """Centred blocks of unit length side by side, (n, blocks × width)."""
+    moved = np.asarray(features, dtype=np.float32) - centres
+    lengths = np.linalg.norm(moved, axis=2, keepdims=True)
+    found: Points = moved / np.where(lengths > 0, lengths, 1.0)
+    return found.reshape(len(moved), -1)

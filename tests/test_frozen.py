@@ -1,0 +1,168 @@
+"""Frozen features and the classifier on them: what the states are, the contract of a scorer, and what it must not do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_predict import choice, examples
+
+from guidestar.asking import Ask, Frozen, Probed, Scorer
+from guidestar.asking.frozen import FEATURES
+from guidestar.config import ModelConfig
+from guidestar.model.engine import OwnScorer
+from guidestar.model.load import load
+from guidestar.query import probe
+from guidestar.query.space import space_of
+from guidestar.records import Example
+from guidestar.store.cache import Cache
+from guidestar.testing import ScorerContract
+
+GENERATOR = np.random.default_rng(0)
+
+
+@pytest.fixture
+def encoder(tiny_encoder_folder: Path) -> Any:
+    return load(ModelConfig(name=str(tiny_encoder_folder), dtype="float32"), labels=LABELS)
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+def states_of(base: Any, example: Example) -> tuple[list[torch.Tensor], list[int]]:
+    """All layers' states of one text read alone, and its token ids."""
+    ids = base.tokenizer(example.prompt)["input_ids"]
+    with torch.inference_mode():
+        found = base.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    return [state[0] for state in found], ids
+
+
+def test_features_of_an_encoder_are_the_states_of_each_text_alone(encoder: Any) -> None:
+    got = OwnScorer(encoder, choice())(examples(), FEATURES).arrays["features"]
+    assert got.dtype == np.float16
+    assert got.shape[:3] == (1, len(examples()), 6)
+    for i, example in enumerate(examples()):
+        states, ids = states_of(encoder, example)
+        layers = len(states) - 1
+        read = [encoder.tokenizer.decode(ids[: j + 1], skip_special_tokens=True).strip() for j in range(len(ids))]
+        first = next(j for j, text in enumerate(read) if len(text) > len("Message:"))  # where the template was filled
+        last = next(j for j, text in enumerate(read) if example.fields["text"] in text)
+        wanted = [states[round(share * layers)].mean(0) for share in (1 / 3, 2 / 3, 1)]
+        wanted += [states[-1][0], states[-1][first], states[-1][last]]
+        np.testing.assert_allclose(got[0, i], torch.stack(wanted).numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_features_of_a_causal_model_are_means_and_its_last_token(base: Any) -> None:
+    got = OwnScorer(base, choice())(examples(), FEATURES).arrays["features"][0]
+    for i, example in enumerate(examples()):
+        states, _ = states_of(base, example)
+        layers = len(states) - 1
+        wanted = [states[round(share * layers)].mean(0) for share in (8 / 30, 0.5, 22 / 30)]
+        wanted += [states[round(share * layers)][-1] for share in (0.5, 22 / 30, 1)]
+        np.testing.assert_allclose(got[i], torch.stack(wanted).numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_the_space_keeps_all_distances_that_the_blocks_have() -> None:
+    raw = GENERATOR.normal(size=(40, 6, 8)) * np.array([1, 10, 100, 1, 1, 0.01])[None, :, None]
+    moved = raw - raw.mean(axis=0)
+    blocks = (moved / np.linalg.norm(moved, axis=2, keepdims=True)).reshape(40, -1)
+    got = space_of(raw, GENERATOR, rank=48).points(raw)
+    np.testing.assert_allclose(got @ got.T, blocks @ blocks.T, atol=1e-4)
+
+
+# --- the scorer ---------------------------------------------------------------------------------
+
+
+def frozen(scorer: Scorer, place: Path) -> Frozen:
+    return Frozen(scorer, examples(), Cache(place))
+
+
+class TestProbed(ScorerContract):
+    @pytest.fixture
+    def examples(self) -> list[Example]:
+        return examples()
+
+    @pytest.fixture
+    def scorer(self, encoder: Any, tmp_path: Path) -> Scorer:
+        labelled = [(e, LABELS[i % 2]) for i, e in enumerate(examples()[:6])]
+        return Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path / "f"), labelled, LABELS, GENERATOR)
+
+
+class TestOfACausalModel(TestProbed):
+    @pytest.fixture
+    def scorer(self, base: Any, tmp_path: Path) -> Scorer:
+        labelled = [(e, LABELS[i % 2]) for i, e in enumerate(examples()[:6])]
+        return Probed.of(frozen(OwnScorer(base, choice()), tmp_path / "f"), labelled, LABELS, GENERATOR)
+
+
+def test_what_was_read_needs_no_model_any_more(encoder: Any, tmp_path: Path) -> None:
+    first = frozen(OwnScorer(encoder, choice()), tmp_path)
+    first.read(examples())
+    torch.nn.init.zeros_(encoder.model.get_input_embeddings().weight)
+    again = frozen(OwnScorer(encoder, choice()), tmp_path)
+    again.read(examples())
+    np.testing.assert_array_equal(again.points(examples()), first.points(examples()))
+
+
+def test_without_a_label_it_knows_where_texts_lie_and_no_label(encoder: Any, tmp_path: Path) -> None:
+    found = Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path), [], LABELS, GENERATOR)
+    assert found.can(Ask.of(["embedding"]))
+    assert "no labelled example yet" in str(found.refusal(Ask.of(["label_log_probs"])))
+
+
+# --- the classifier -----------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10_000), classes=st.integers(2, 4), width=st.integers(2, 60))
+@settings(max_examples=15, deadline=None)
+def test_the_classifier_is_the_plain_regression(seed: int, classes: int, width: int) -> None:
+    """Fitted in the span of its points it is what scikit-learn finds in the whole space."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(24) % classes)
+    x = rng.normal(size=(classes, width))[y] + rng.normal(size=(24, width))
+    plain = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(x, y).predict_proba(x)
+    got = probe.fit(x.astype(np.float32), y, classes + 1, rng)
+    scores = x @ got.weights + got.constants
+    own = np.exp(scores[:, :classes] - scores[:, :classes].max(axis=1, keepdims=True))
+    np.testing.assert_allclose(own / own.sum(axis=1, keepdims=True), plain, atol=5e-3)
+    assert np.isneginf(got.constants[classes])
+    said = np.exp(got.log_probs(x))
+    np.testing.assert_allclose(said.sum(axis=1), 1.0)
+    np.testing.assert_allclose(said[:, classes], 1 / 25 / (classes + 1), rtol=1e-3)  # a class that nobody gave
+
+
+def test_one_class_alone_is_no_fault() -> None:
+    got = probe.fit(np.ones((3, 2)), np.array([1, 1, 1]), 3, GENERATOR)
+    assert np.exp(got.log_probs(np.zeros((1, 2)))).round(3).tolist() == [[0.083, 0.833, 0.083]]
+
+
+def test_out_of_fold_knows_nothing_of_its_own_label() -> None:
+    """On noise the classifier is right about every example it has seen, and out of fold about half of them."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(60, 40)), rng.integers(0, 2, 60)
+    seen = (probe.fit(x, y, 2, rng).log_probs(x).argmax(axis=1) == y).mean()
+    unseen = (probe.out_of_fold(x, y, 2, rng).argmax(axis=1) == y).mean()
+    assert seen > 0.95
+    assert 0.25 < unseen < 0.75
+    assert probe.fit(x, y, 2, rng).temperature > 3, "what was learned by heart is no certainty"
+
+
+def test_pseudo_labels_are_few_of_each_class_and_mostly_right() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1, 2], [200, 80, 20]))
+    x = 3.0 * np.eye(3, 8)[y] + rng.normal(size=(300, 8))
+    labelled = np.concatenate([np.flatnonzero(y == c)[:4] for c in range(3)])
+    said = probe.fit(x[labelled], y[labelled], 3, rng).log_probs(x)
+    rows, classes = probe.pseudo_labels(said, x, labelled, y[labelled])
+    assert not set(rows) & set(labelled)
+    assert (np.bincount(classes, minlength=3) <= 8).all()
+    assert set(classes) == {0, 1, 2}
+    assert (y[rows] == classes).mean() > 0.9
