@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
+from guidestar.asking import Frozen
 from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
@@ -19,6 +20,7 @@ from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
 from guidestar.records import Example
 from guidestar.store import Store, files, runs_in
+from guidestar.store.cache import Cache
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
@@ -68,6 +70,14 @@ class Bench:
             base = load.load(self.config.model, self.progress.say, self.dataset.task.classes)
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The features of the bare base model, which all runs share."""
+        from guidestar.model.engine import OwnScorer
+
+        scorer = OwnScorer(self.base, self.dataset.task, dtype=self.config.model.score_dtype)
+        return Frozen(scorer, self.pool, Cache(self.cache))
 
     @cached_property
     def fitting(self) -> Dataset:

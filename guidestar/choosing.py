@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guidestar.asking import Ask, Frozen, Probed
 from guidestar.bench import Bench
 from guidestar.config import RunConfig
 from guidestar.progress import Tick
@@ -23,6 +24,7 @@ from guidestar.query.mixing import Schedule
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.query.subpool import subpool
+from guidestar.query.warm_start import WARM_STARTS
 from guidestar.records import Example, Label, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.files import sha256
@@ -31,6 +33,7 @@ from guidestar.store.store import Store
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
 
+PROBED = frozenset({"embedding", "label_log_probs"})  # what the classifier on frozen features knows
 PARTS = "parts"  # in a run's folder: scores of a large pool while they are made
 
 
@@ -65,7 +68,11 @@ class Chooser:
         """k of the examples that nobody was asked for yet; the scores of the candidates are stored."""
         if r == 0:
             rng = generator(self.seed, 0, "warm_start")  # the strategy's name is no part: the same for all
-            rows = rng.choice(len(free), size=k, replace=False)
+            by = self.config.query.warm_start_by or self.recipe.warm_start or "random"
+            if by == "random":
+                rows = rng.choice(len(free), size=k, replace=False)
+            else:
+                rows = WARM_STARTS[by](self._read(r).points(free), k, rng)
             return tuple(Pick(free[i].id, float("nan")) for i in rows)
         if k == 0:
             return ()
@@ -132,6 +139,9 @@ class Chooser:
         needs_full, needs_base = strategies.needs(self.recipe, task.family)
         gold = dataset.gold if any(name.startswith("gold_") for name in needs_full | needs_base) else None
         of_labelled, of_labelled_base = strategies.labelled_needs(self.recipe)
+        frozen = PROBED if self.recipe.model == "frozen" else frozenset()
+        probed, probed_labelled, needs_full = needs_full & frozen, of_labelled & frozen, needs_full - frozen
+        of_labelled -= frozen
         whole = self.recipe.dropout == "model"
         full = labelled = race = None
         before = self._base_of(candidates, block, r) if needs_base else None
@@ -173,6 +183,10 @@ class Chooser:
                     labelled = predict(
                         base, model, known, of_labelled, task, passes=passes, seed=seed, whole_dropout=whole
                     )
+        if probed:
+            full = self._by_probe(candidates, r, probed, full)
+        if probed_labelled:
+            labelled = self._by_probe([e for e, _ in self.labelled()], r, probed_labelled, labelled)
         if self.bench.watched and full is not None and "label_log_probs" in full.arrays:
             self._keep_answers(r, full)
         context = dataclasses.replace(context, full=full, labelled=labelled, labelled_base=labelled_base, race=race)
@@ -185,6 +199,26 @@ class Chooser:
             rng,
             random_share=lucky / k,
         )
+
+    def _read(self, r: int) -> Frozen:
+        """The frozen features, those of the whole pool read: once, and together whatever is chosen from, because the last
+        bits of a feature may depend on its batch."""
+        frozen, pool = self.bench.frozen, self.bench.pool
+        with self.timed(r, "read features", len(pool)) as tick:
+            frozen.read(pool, tick)
+        return frozen
+
+    def _by_probe(
+        self, examples: Sequence[Example], r: int, needs: frozenset[str], others: Predictions | None
+    ) -> Predictions:
+        """What the classifier on frozen features says to the examples, beside what the tuned model said."""
+        labelled = [(example, label.answer) for example, label in self.labelled()]
+        frozen, task = self._read(r), self.bench.fitting.task
+        rng = generator(self.seed, r, "probe")
+        scorer = Probed.of(frozen, labelled if "label_log_probs" in needs else [], task.classes, rng)
+        said = scorer(examples, Ask(needs))
+        arrays = {**(others.arrays if others is not None else {}), **said.arrays}
+        return Predictions(said.ids, arrays, task.classes)
 
     @property
     def _rounds(self) -> int:

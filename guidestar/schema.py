@@ -161,11 +161,20 @@ class ModelConfig(_Section):
     )
 
 
+WarmStart = Literal["random", "herding", "typical", "k_means"]
+
+
 class QueryConfig(_Section):
     """How many labels are asked for, and when."""
 
-    warm_start: int = Field(
-        100, ge=1, description="Labels of round 0, drawn at random: the same for every strategy of a seed."
+    newer = frozenset({"warm_start_by"})
+
+    warm_start: int = Field(100, ge=1, description="Labels of round 0.")
+    warm_start_by: WarmStart | None = Field(
+        None,
+        description="How round 0 is chosen, for every strategy of a seed the same: at random, or on frozen features, by "
+        "herding (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, "
+        "which is random but for `herding` and `lean`.",
     )
     batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
     budget: int = Field(
@@ -221,10 +230,20 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}")  # of a strategy: it name
 class StrategyConfig(_Section):
     """A query strategy: a name of `guidestar strategies`, and what differs from it."""
 
+    newer = frozenset({"model", "warm_start"})
+
     use: str = Field(description="The strategy this one is made from; see `guidestar strategies`.")
     name: str | None = Field(None, description="The name in folders and reports; default: the value of `use`.")
     measure: str | None = Field(
         None, description="The uncertainty measure; auto is entropy for a choice, else response_entropy."
+    )
+    model: Literal["tuned", "frozen"] | None = Field(
+        None,
+        description="Whose label probabilities and embeddings are looked at: the tuned model's (default), or those of a "
+        "classifier on frozen features, which costs nothing and knows something after ten labels.",
+    )
+    warm_start: WarmStart | None = Field(
+        None, description="How this strategy chooses round 0, if `query.warm_start_by` says nothing; default random."
     )
     passes: int | None = Field(
         None,

@@ -166,14 +166,14 @@ def herding_kernel(points, others, sigma):
     return np.array([[math.exp(-((a - b) @ (a - b)) / (2 * sigma**2)) for b in theirs] for a in unit])
 
 
-def half_the_median_distance(points):
+def kernel_radius(points):
     unit = [row / np.linalg.norm(row) for row in points]
-    return 0.5 * float(np.median([math.dist(a, b) for a, b in itertools.combinations(unit, 2)]))
+    return 0.7 * float(np.median([math.dist(a, b) for a, b in itertools.combinations(unit, 2)]))
 
 
 def herding_gains(points, labelled, chosen, weights):
     """For every choice in turn: how much coverage, Σ u(x) max_s K(x, s), it adds, and the most that any could add."""
-    kernel = herding_kernel(points, np.concatenate([labelled, points]), half_the_median_distance(points))
+    kernel = herding_kernel(points, np.concatenate([labelled, points]), kernel_radius(points))
     have, gains = list(range(len(labelled))), []
     for one in chosen:
         before = sum(u * max([row[s] for s in have], default=0.0) for u, row in zip(weights, kernel, strict=True))

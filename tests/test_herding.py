@@ -69,7 +69,7 @@ def test_a_sample_of_the_pool_loses_little(monkeypatch):
     points, rng = pool(1200, groups=40, width=16)
     weights = rng.random(1200) ** 2
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    kernel = np.exp(unit @ unit.T / literal.half_the_median_distance(points[:200]) ** 2)
+    kernel = np.exp(unit @ unit.T / literal.kernel_radius(points[:200]) ** 2)
 
     def value(got):
         return float(weights @ kernel[:, got].max(axis=1))

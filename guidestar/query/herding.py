@@ -17,6 +17,7 @@ from guidestar.query.distances import Points, chunks, finite_points
 from guidestar.query.selectors import Positions, random
 from guidestar.records import Array
 
+RADIUS = 0.7  # of the kernel, in median distances; 0.3 to 1.0 differ little (LOG.md, 2026-11-30)
 AUDIENCE = 2048  # examples on which coverage is measured
 CANDIDATES = 16_384  # of a larger pool, so many are looked at
 _AT_ONCE = 64  # gains computed at one time when the best are looked at again
@@ -28,7 +29,7 @@ def herding(
     k: int,
     rng: np.random.Generator,
     weights: Array | None = None,
-    radius: float = 0.5,
+    radius: float = RADIUS,
 ) -> Positions:
     """Greedy choice of the batch that covers most: each time the candidate whose kernel adds most to the coverage.
 
@@ -88,8 +89,7 @@ def _greedy(mine: Points, audience: Points, u: Points, covered: Points, scale: f
 def unit(points: Points) -> Points:
     """Unit vectors along the points; a point at 0 stays there. (n, width) -> (n, width)."""
     lengths = np.sqrt(np.einsum("ij,ij->i", points, points))
-    found: Points = points / np.where(lengths > 0, lengths, 1.0)[:, None]
-    return found
+    return np.asarray(points / np.where(lengths > 0, lengths, 1.0)[:, None], dtype=np.float32)
 
 
 def kernel(points: Points, others: Points, scale: float) -> Points:

@@ -28,6 +28,9 @@ class Recipe:
 
     doc: one line for lists of strategies.
     measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
+    model: "frozen" where label probabilities and embeddings are those of a classifier on frozen features
+        (`query/probe.py`), and anything else the tuned model's; None is the tuned model's all.
+    warm_start: how round 0 is chosen, a name of `WARM_STARTS`; None is at random.
     passes: K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.
     dropout: "model" for passes with the model's own dropout on too, as in its training; None is the adapter's alone.
     committee: the K passes are K adapters trained on the same labels from different seeds; None is the round's alone.
@@ -65,6 +68,8 @@ class Recipe:
     samples: int | None = None
     temperature: float | None = None
     code: str | None = None
+    model: str | None = None
+    warm_start: str | None = None
 
     @property
     def sampled(self) -> int:
@@ -83,7 +88,7 @@ class Recipe:
         'response_entropy'
         """
         if self.measure == "auto":
-            return default_measure(kind)
+            return "margin" if self.model == "frozen" and kind == "choice" else default_measure(kind)
         return self.measure
 
     @property
@@ -158,6 +163,24 @@ STRATEGIES: dict[str, Recipe] = {
     "dal": Recipe("least like the labelled, by a classifier of labelled against unlabelled", select="discriminative"),
     "cal": Recipe("predictions that differ most from those of similar labelled examples", select="contrast"),
     "typiclust": Recipe("most typical of the largest clusters without a label, base model's states", select="typical"),
+    "herding": Recipe(
+        "greedy: covers most of the pool, by frozen features (MaxHerding)",
+        select="herding",
+        model="frozen",
+        warm_start="herding",
+    ),
+    "uncertainty_herding": Recipe(
+        "greedy: covers most of what the tuned model doubts, by its own states (Uncertainty Herding)",
+        measure="auto",
+        select="herding",
+    ),
+    "lean": Recipe(
+        "greedy: covers most of what a classifier on frozen features doubts; the first labels are chosen, too",
+        measure="auto",
+        select="herding",
+        model="frozen",
+        warm_start="herding",
+    ),
     "prob_cover": Recipe("most examples within a radius, base model's states", select="prob_cover"),
     "star_k_center": Recipe(
         "greedy k-centre on STAR's mix of distances in the base and in the tuned model, each divided by its radius",
@@ -217,6 +240,8 @@ def resolve(config: StrategyConfig) -> Recipe:
     }
     if config.mix == "none":
         changes["mix"] = None
+    if config.model == "tuned":
+        changes["model"] = None
     found = dataclasses.replace(STRATEGIES[config.use], **changes)
     parts = (("STRATEGIES", config.use), ("MEASURES", found.measure), ("SELECTORS", found.select))
     sources = sorted({SOURCES[table, name] for table, name in parts if name is not None and (table, name) in SOURCES})
@@ -360,6 +385,8 @@ def misfits(recipe: Recipe) -> list[str]:
             for key in ("samples", "temperature")
             if getattr(recipe, key) is not None
         ]
+    if recipe.model == "frozen" and (recipe.passes or recipe.committee or recipe.racing):
+        problems.append("model is frozen, which has no dropout and no members; leave passes, committee and racing out")
     if recipe.subpool is None and recipe.subpool_size is not None:
         problems.append("subpool_size is set, but there is no subpool")
     return problems + (_race_misfits(recipe) if recipe.racing else [])

@@ -56,5 +56,4 @@ def _blocks(features: Array, centres: Points) -> Points:
     """Centred blocks of unit length side by side, (n, blocks × width)."""
     moved = np.asarray(features, dtype=np.float32) - centres
     lengths = np.linalg.norm(moved, axis=2, keepdims=True)
-    found: Points = moved / np.where(lengths > 0, lengths, 1.0)
-    return found.reshape(len(moved), -1)
+    return np.asarray(moved / np.where(lengths > 0, lengths, 1.0), dtype=np.float32).reshape(len(moved), -1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from guidestar.errors import ModelError, allowed
-from guidestar.query import batches, contrast, coverage, selectors
+from guidestar.query import batches, contrast, coverage, herding, selectors
 from guidestar.query.selectors import Positions
 from guidestar.records import Array, Predictions
 
@@ -170,6 +170,11 @@ def _contrast(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
     return selectors.top(scores, k, rng)
 
 
+def _herding(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
+    doubt = None if c.score is None else np.maximum(c.score, 0.0)
+    return herding.herding(c.points(), c.known(), k, rng, doubt, c.options["radius"])
+
+
 def _facility_location(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
     return coverage.facility_location(c.points(), c.known(), k, rng)
 
@@ -283,6 +288,13 @@ SELECTORS: dict[str, Selector] = {
     ),
     "facility_location": Selector(
         _facility_location, "greedy: every example finds something similar", full=EMBEDDING, labelled=EMBEDDING
+    ),
+    "herding": Selector(
+        _herding,
+        "greedy: the batch that covers most, each example weighted by the score if there is one",
+        full=EMBEDDING,
+        labelled=EMBEDDING,
+        options={"radius": Option(herding.RADIUS, 0.01, 10.0, "of the kernel, in median distances")},
     ),
     "typical": Selector(
         _typical,

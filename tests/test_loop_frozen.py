@@ -1,0 +1,101 @@
+"""Strategies on frozen features in the loop: their own warm start, crashes, what is read once, other tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loops import (  # noqa: F401 - fixtures
+    SMALL,
+    MakeConfig,
+    crash_everywhere,
+    crash_points,
+    nothing_stays,
+    picks,
+    quick,
+)
+
+from guidestar import loop
+from guidestar.bench import Bench, read_config
+from guidestar.errors import ConfigError
+from guidestar.loop import Run, oracle
+from guidestar.model import features as features_room
+from guidestar.query.strategies import STRATEGIES, check
+from guidestar.store import Store
+
+
+def config_of(make_config: MakeConfig, strategies: list[Any], **query: object) -> dict[str, Any]:
+    settings = {**SMALL, "query": {"warm_start": 8, "batch": 4, "budget": 16, **query}}
+    return make_config(strategies=strategies, **settings)
+
+
+def asked(folder: Path | str, name: str, r: int) -> list[str]:
+    with Store.open(Path(folder) / name) as store:
+        return [pick.id for pick in store.query(r).picks]
+
+
+def test_the_warm_start_belongs_to_the_strategy(make_config: MakeConfig) -> None:
+    """Random and STAR share theirs; lean and herding cover the pool, and where the configuration says how, all do."""
+    config = config_of(make_config, ["random", "star", "herding", "lean"], budget=8)
+    loop.run(config)
+    starts = {name: asked(config["out"], f"{name}-seed0", 0) for name in ("random", "star", "herding", "lean")}
+    assert starts["random"] == starts["star"]
+    assert starts["herding"] == starts["lean"] != starts["random"]
+    shared = {
+        **config_of(make_config, ["random", "lean"], budget=8, warm_start_by="typical"),
+        "out": config["out"] + "2",
+    }
+    loop.run(shared)
+    both = [asked(shared["out"], f"{name}-seed0", 0) for name in ("random", "lean")]
+    assert both[0] == both[1]
+    assert sorted(both[0]) != sorted(starts["lean"])
+
+
+def test_the_pool_is_read_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    plain = features_room.features
+
+    def counted(base: Any, model: Any, examples: Any, tick: Any) -> Any:
+        read.append(len(examples))
+        return plain(base, model, examples, tick)
+
+    monkeypatch.setattr("guidestar.model.engine.features", counted)
+    config = config_of(make_config, ["lean", "herding"])
+    bench = Bench(read_config(config))
+    for strategy in ("lean", "herding"):
+        with Run(bench.config, bench=bench, strategy=strategy) as run:
+            run.run(oracle(bench.dataset))
+    assert read == [len(bench.pool)] * 2  # for the space, and for the points
+
+
+def test_scores_are_margins_of_the_classifier(make_config: MakeConfig) -> None:
+    config = config_of(make_config, ["lean"])
+    bench = Bench(read_config(config))
+    with Run(bench.config, bench=bench) as run:
+        run.run(oracle(bench.dataset))
+        scores = run.store.arrays(1, "scores")["score"]
+        assert 0 <= scores.min() <= scores.max() <= 1
+        assert np.ptp(scores) > 0.1
+        assert len(set(picks(run, 0) + picks(run, 1) + picks(run, 2))) == 16
+
+
+def test_a_crash_changes_nothing(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped where features are read, chosen from or kept, and run again: the same picks, labels and metrics."""
+    crash_everywhere(
+        make_config, tmp_path, monkeypatch, lambda steps: crash_points(steps, 0)[1:18:3],
+        strategies=["lean"], query={"warm_start": 6, "batch": 4, "budget": 10, "candidates": 30},
+    )  # fmt: skip
+
+
+def test_what_cannot_go_with_frozen_features_is_said() -> None:
+    lean = STRATEGIES["lean"]
+    lora = {"peft_type": "LORA", "lora_dropout": 0.1}
+    assert check(lean, "choice", simulation=False, peft=lora) == []
+    assert check(lean, "number", simulation=False, peft=lora) == []
+    problems = check(dataclasses.replace(lean, passes=3, measure="entropy"), "choice", simulation=False, peft=lora)
+    assert any("model is frozen, which has no dropout" in problem for problem in problems)
+    with pytest.raises(ConfigError, match="warm_start_by"):
+        read_config({"query": {"warm_start_by": "magic"}})
