@@ -170,12 +170,6 @@ class QueryConfig(_Section):
     newer = frozenset({"warm_start_by"})
 
     warm_start: int = Field(100, ge=1, description="Labels of round 0.")
-    warm_start_by: WarmStart | None = Field(
-        None,
-        description="How round 0 is chosen, for every strategy of a seed the same: at random, or on frozen features, by "
-        "herding (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, "
-        "which is random but for `herding` and `lean`.",
-    )
     batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
     budget: int = Field(
         400,
@@ -193,6 +187,13 @@ class QueryConfig(_Section):
         lt=1,
         description="Share of the picks after the warm start that is drawn at random from the pool, as an unbiased sample "
         "(`docs/control.md`). Default: 0.1 where people or an endpoint answer, 0 in a simulation and for `random`.",
+    )
+
+    warm_start_by: WarmStart | None = Field(
+        None,
+        description="How round 0 is chosen, for every strategy of a seed the same: at random, or on frozen features, by "
+        "herding (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, "
+        "which is random but for `herding` and `lean`.",
     )
 
     @property
