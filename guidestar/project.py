@@ -45,8 +45,11 @@ query:
   batch: {batch}
   budget: {budget}
 
+train:
+  # steps enough to move a model with few labels, by its kind (docs/training.md)
+  recipe: lean
+
 # peft: {{peft_type: LORA, r: 16, lora_alpha: 32, lora_dropout: 0.1, target_modules: all-linear}}
-# train: {{epochs: 6, learning_rate: 5e-4}}
 """
 
 _WITH_ANSWER = """\

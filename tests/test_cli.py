@@ -262,7 +262,7 @@ def test_init_on_a_labelled_file_writes_a_configuration_that_runs(
         f"model.name={tiny_folder}",
         "query.budget=24",
         "query.candidates=12",
-        "train.epochs=1",
+        "train={recipe: lean, epochs: 1, min_steps: 3}",
         "strategies=[margin]",
     ]
     code, out, err = call("run", "--json", config, *overrides)

@@ -108,6 +108,28 @@ def test_a_training_that_is_too_short_is_called_so(keys: dict[str, Any], headed:
     assert found.startswith(said) if said else not found
 
 
+def test_a_study_may_set_them_in_its_base_its_parts_and_on_the_command_line(tmp_path: Path) -> None:
+    from guidestar.study.studyfile import load_study
+
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        """
+datasets: [{name: trec-6}]
+models: [smollm2-135m]
+peft:
+  - {name: plain, peft: {peft_type: LORA}}
+  - {name: lean, peft: {peft_type: LORA}, train: {recipe: lean, learning_rate: null}}
+strategies: [random]
+seeds: [0]
+base:
+  train: {learning_rate: 0.003}
+"""
+    )
+    plain, lean = (c.config.train for c in load_study(path, ["base.train.min_steps=300"]).cells)
+    assert (plain.recipe, plain.min_steps, plain.learning_rate) == (None, 300, 0.003)
+    assert (lean.recipe, lean.min_steps, lean.learning_rate) == ("lean", 300, None)
+
+
 # --- steps ---
 
 

@@ -25,8 +25,8 @@ class Recipe:
 
 # How a model answers, by a new head or by words it knows, and what is trained.
 LEAN: Mapping[tuple[str, str], Recipe] = {
-    ("head", "adapter"): Recipe(min_steps=260, head_first=True, average=0.25, learning_rate=1e-3),
-    ("head", "full"): Recipe(min_steps=260, head_first=True, average=0.25, learning_rate=1e-4),
+    ("head", "adapter"): Recipe(min_steps=260, head_first=False, average=0.25, learning_rate=1e-3),
+    ("head", "full"): Recipe(min_steps=260, head_first=False, average=0.25, learning_rate=1e-4),
     ("words", "adapter"): Recipe(min_steps=100, head_first=False, average=0.25, learning_rate=5e-4),
     ("words", "full"): Recipe(min_steps=100, head_first=False, average=0.25, learning_rate=5e-5),
 }
