@@ -9,10 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from guidestar.config import read_file
 from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
 from guidestar.errors import ConfigError, DataError, allowed
-from guidestar.store.files import publish_folder, write_bytes
+from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import MOST_LABELS, Choice
 
 LOOK = 100_000  # rows looked at
@@ -87,6 +88,13 @@ _KINDS = {"number": "a final number", "text": "free text"}
 _TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
 
 
+def _is_configuration(path: Path) -> bool:
+    try:
+        return "data" in read_file(path)[0]
+    except ConfigError:
+        return False
+
+
 def write_config(
     data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None,
     labels: Sequence[str] | None = None,
@@ -102,6 +110,7 @@ def write_config(
     config = out or data.with_suffix(".yaml")
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
+    check_output(config, _is_configuration, "a configuration")
     looked = list(islice(read_rows(str(data), header=None), LOOK))
     rows = [row.values for row in looked]
     columns = list(dict.fromkeys(c for row in looked for c in row.columns))  # the first may hold nulls

@@ -541,7 +541,7 @@ def test_what_was_changed_since_an_import_stays_and_is_told(run: Path, tmp_path:
     said: list[str] = []
     counts = import_file(run, file, pool=(), say=said.append)
     assert (counts["new"], counts["changed_since"]) == (0, 1)
-    assert said[-1] == "1 answers were imported before and have been changed since; they stay as they are"
+    assert said[-1] == "1 answers are older than what the run has now, which stays as it is"
     assert state(run)["counts"][id] == Label("bad", "ann")
     newer = write(tmp_path / "y.jsonl", [{"id": id, "answer": "good", "annotator": "ann", "at": "2030-01-01"}])
     assert import_file(run, newer, pool=())["new"] == 1, "said at another time, it is another decision"

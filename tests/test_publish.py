@@ -196,7 +196,7 @@ def test_what_is_no_published_folder_is_left_alone(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="is not a published folder"):
         publish(config["out"], mine)
     with pytest.raises(ConfigError, match="round is 9; allowed: 0, 1, 2"):
         publish(config["out"], round=9)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from guidestar.cli.common import Commands, Options, progress, show
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, DataError
 
 
 def add(commands: Commands) -> None:
@@ -105,6 +105,11 @@ def _import(options: Options) -> int:
         skip_unknown=options.skip_unknown,
         say=news.say,
     )
+    if sum(counts.values()) == counts["without_answer"]:
+        raise DataError(
+            f"{options.file}: no answer was found in its {counts['without_answer']} rows; name the format with --format, and "
+            "behind a colon the column or question that holds the answer"
+        )
     show(options, counts, "\n".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
     return 0
 

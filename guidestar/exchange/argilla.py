@@ -104,20 +104,23 @@ def _responses(record: Record, about: About, where: str) -> list[Given]:
         return _legacy(record, where)
     found = nested(record.get("responses"))
     said = list(_of_users(found, where) if isinstance(found, list) else _of_questions(found, where))
-    asked = dict.fromkeys(question for question, _, _, _ in said if question)
+    asked = dict.fromkeys(question for question, _, _ in said if question)
     question = only(asked, about, (_QUESTION, "label"), where, "questions are answered")
-    answers = [(status, user, value) for q, status, user, value in said if q in (question, "")]
     results: list[Given] = []
-    for status, user, value in answers:
+    for name, response, value in said:
+        if name not in (question, ""):
+            continue
+        status, user = text_of(response.get("status"), where), _name(response, where)
+        at = text_of(response.get("updated_at") or response.get("inserted_at"), where)
         answer = single(value, f"{where}: {question}")
         if status == "discarded":
-            results.append(Given(user, None))
+            results.append(Given(user, None, at=at))
         elif status != "draft" and answer is not None:
-            results.append(Given(user, answer))
+            results.append(Given(user, answer, at=at))
     return results
 
 
-Said = tuple[str, str, str, Any]  # question, status, user, value
+Said = tuple[str, Record, Any]  # question, response, value
 
 
 def _of_questions(found: Any, where: str) -> Iterator[Said]:
@@ -125,19 +128,18 @@ def _of_questions(found: Any, where: str) -> Iterator[Said]:
     for question, items in as_object(found, f"{where}: responses").items():
         for item in as_list(items, f"{where}: {question}"):
             response = as_object(item, f"{where}: {question}")
-            yield str(question), text_of(response.get("status"), where), _name(response, where), response.get("value")
+            yield str(question), response, response.get("value")
 
 
 def _of_users(found: Any, where: str) -> Iterator[Said]:
-    """The API's form: [{values: question -> {value}, user_id, status}]; discarded ones may have no values."""
+    """The API's form: [{values: question -> {value}, user_id, status, updated_at}]; discarded ones may have no values."""
     for item in as_list(found, f"{where}: responses"):
         response = as_object(item, f"{where}: responses")
-        status, user = text_of(response.get("status"), where), _name(response, where)
         values = as_object(response.get("values"), f"{where}: values")
-        if not values and status == "discarded":
-            yield "", status, user, None
+        if not values and response.get("status") == "discarded":
+            yield "", response, None
         for question, value in values.items():
-            yield str(question), status, user, value.get("value") if isinstance(value, Mapping) else value
+            yield str(question), response, value.get("value") if isinstance(value, Mapping) else value
 
 
 def _legacy(record: Record, where: str) -> list[Given]:

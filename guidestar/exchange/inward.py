@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, cached_property
 from pathlib import Path
 
 from guidestar import config as configs
@@ -16,12 +17,12 @@ from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.errors import DataError
-from guidestar.exchange import containers
+from guidestar.exchange import containers, tables
 from guidestar.exchange.matching import Index
 from guidestar.exchange.outward import about_run, rows_of
-from guidestar.exchange.rows import About, Format, Given, Row
+from guidestar.exchange.rows import About, Format, Given, Row, moment
 from guidestar.exchange.table import format_of, recognise
-from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Verdict
+from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store.store import Store, find_run
 from guidestar.tasks import Task, make_task
 
@@ -31,14 +32,33 @@ SHOWN = 20  # problems listed at once
 _CONFIG = "config.yaml"  # in the folder of a run's experiment
 
 
+Slot = tuple[str, str, str]  # example, kind, annotator; a verdict has one slot for all
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass(frozen=True)
 class Statement:
-    """One thing that a file says. stamp: what tells it from the same thing said at another time, "" if nothing."""
+    """One thing that a file says. at: when, in the file's words, "" if it does not say."""
 
     example: Example
     annotation: Annotation
-    stamp: str
+    at: str
     where: str
+
+    @property
+    def slot(self) -> Slot:
+        """What it is said about and by whom: the newest of a slot counts."""
+        return _slot(self.example.id, self.annotation)
+
+    @cached_property
+    def time(self) -> datetime | None:
+        """`at` as a time."""
+        return moment(self.at)
+
+    @property
+    def stamp(self) -> str:
+        """What tells it from the same thing said at another time, however that time is written."""
+        return self.time.isoformat() if self.time else self.at
 
 
 def import_file(
@@ -58,9 +78,10 @@ def import_file(
     the answers that name nobody. pool: the examples that may be labelled though nobody asked for them; read with the
     configuration beside the run if not given. skip_unknown: leave out rows about texts that are in neither.
 
-    A row is matched by our id, else by its text. The same file again changes nothing. Returns counts: `new`,
-    `unchanged` (stand so already), `changed_since` (imported before and changed in the run after that; left as they
-    are), `not_asked` (examples added), `without_answer`, `rejected`, `kept_apart` (rows of the test and validation sets,
+    A row is matched by our id, else by its text. The same file again changes nothing. Of what one annotator says about an
+    example, in one file or in several, the newest by its own time counts. Returns counts: `new`, `unchanged` (stand so
+    already), `changed_since` (the run has something newer, or it was imported before and has been changed in the run; left
+    as they are), `not_asked` (examples added), `without_answer`, `rejected`, `kept_apart` (rows of the test and validation sets,
     which nobody is to label), `unknown` (rows left out).
 
     Raises DataError with all problems, by file and line; ConfigError for an unknown format.
@@ -82,13 +103,11 @@ def import_file(
         rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
         found = _statements(rows, _task(store, config), annotator or NOBODY, problems)
         _raise_all(problems)
-        _store(store, found, counts)
+        _store(store, found, counts, edited=name in tables.FORMATS)
     if annotator is None and any(_unnamed(row) for row, _ in rows):
         say(f"answers that name nobody are stored as by {NOBODY!r}; another name can be given with --annotator")
     if counts["changed_since"]:
-        say(
-            f"{counts['changed_since']} answers were imported before and have been changed since; they stay as they are"
-        )
+        say(f"{counts['changed_since']} answers are older than what the run has now, which stays as it is")
     return dict(counts)
 
 
@@ -174,23 +193,35 @@ def _matched(
 
 
 def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, problems: list[str]) -> list[Statement]:
-    """What the rows say in the task's own terms, each thing once, in the file's order."""
-    said: dict[tuple[str, str, str], Statement] = {}
+    """What the rows say in the task's own terms, in the file's order; of one slot in the order of its times."""
+    said: dict[Slot, list[Statement]] = {}
     finals: list[tuple[Example, str, str]] = []
     for row, example in rows:
         try:
-            for annotation, stamp in _annotations(row, task, nobody):
-                new = Statement(example, annotation, stamp, row.where)
-                slot = "verdict" if isinstance(annotation, Verdict) else annotation.annotator
-                before = said.setdefault((example.id, _kind(annotation), slot), new)
-                if _content(before.annotation) != _content(annotation):
-                    problems.append(_conflict(before, new))
+            for annotation, at in _annotations(row, task, nobody):
+                new = Statement(example, annotation, at, row.where)
+                said.setdefault(new.slot, []).append(new)
             if row.final and row.final.answer:
                 finals.append((example, task.parse_gold(row.final.answer, row.where), row.where))
         except DataError as error:
             problems.append(str(error))
-    problems += _without_ground(said.values(), finals)
-    return list(said.values())
+    found = [statement for statements in said.values() for statement in _in_order(statements, problems)]
+    problems += _without_ground(found, finals)
+    return found
+
+
+def _in_order(said: Sequence[Statement], problems: list[str]) -> list[Statement]:
+    """What is said in one slot, the newest last; the same thing once. A problem where no time tells what is newest."""
+    before = said[0]
+    if len({_content(s.annotation) for s in said}) == 1:
+        return [max(said, key=lambda s: s.time or _NEVER)]
+    times = [s.time for s in said]
+    newest = [s for s in said if None in times or s.time == max(times)]  # type: ignore[type-var]
+    conflict = next((s for s in newest if _content(s.annotation) != _content(newest[0].annotation)), None)
+    if conflict is not None:
+        problems.append(_conflict(newest[0], conflict))
+        return [before]
+    return sorted(said, key=lambda s: s.time or _NEVER)
 
 
 def _annotations(row: Row, task: Task, nobody: str) -> Iterable[tuple[Annotation, str]]:
@@ -209,7 +240,11 @@ def _annotations(row: Row, task: Task, nobody: str) -> Iterable[tuple[Annotation
 
 
 def _kind(annotation: Annotation) -> str:
-    return "answer" if isinstance(annotation, (Label, Skip)) else type(annotation).__name__.lower()
+    return "answer" if isinstance(annotation, (Label, Skip, Undo)) else type(annotation).__name__.lower()
+
+
+def _slot(id: str, annotation: Annotation) -> Slot:
+    return id, _kind(annotation), "" if isinstance(annotation, Verdict) else annotation.annotator
 
 
 def _content(annotation: Annotation) -> tuple[str, ...]:
@@ -229,7 +264,7 @@ def _conflict(before: Statement, new: Statement) -> str:
     what = {"answer": "answers", "note": "notes", "verdict": "verdicts"}[_kind(new.annotation)]
     return (
         f"{new.where}: two different {what} of {who} about one example: {other!r} here, {one!r} at "
-        f"{before.where.rpartition('/')[2]}; keep one of them"
+        f"{before.where.rpartition('/')[2]}, and no time tells which is newer; keep one of them"
     )
 
 
@@ -253,36 +288,31 @@ def _unnamed(row: Row) -> bool:
 # --- storing --------------------------------------------------------------------------------------
 
 
-def _store(store: Store, found: Sequence[Statement], counts: Counter[str]) -> None:
-    stands = _standing(store)
-    fresh = [statement for statement in found if not stands(statement)]
-    counts["unchanged"] += len(found) - len(fresh)
-    counts["not_asked"] += store.annotations.add_extra([statement.example for statement in fresh])
-    stored = store.annotations.add_many([(s.example.id, s.annotation, _decision(s), SOURCE) for s in fresh])
-    counts["new"] += sum(stored)
-    counts["changed_since"] += len(stored) - sum(stored)
+def _store(store: Store, found: Sequence[Statement], counts: Counter[str], *, edited: bool) -> None:
+    """edited: an answer with the very time of another one that stands was changed by hand."""
+    stands: dict[Slot, tuple[Annotation, datetime]] = {}
+    for entry in store.annotations.history():
+        stands[_slot(entry.id, entry.annotation)] = (entry.annotation, datetime.fromisoformat(entry.at))
+    fresh: list[tuple[Statement, bool]] = []  # and whether it changes what stands
+    for statement in found:
+        now, since = stands.get(statement.slot, (None, None))
+        same = _stands(statement.annotation, now)
+        if edited and not same and statement.time == since:  # in a table of ours, whose times nobody keeps up to date
+            statement = replace(statement, at="")
+        if not same if statement.time is None or since is None else statement.time > since:
+            fresh.append((statement, not same))
+            stands[statement.slot] = (statement.annotation, statement.time or datetime.now(UTC))
+        else:
+            counts["unchanged" if same else "changed_since"] += 1
+    counts["not_asked"] += store.annotations.add_extra([statement.example for statement, _ in fresh])
+    items = [(s.example.id, s.annotation, _decision(s), SOURCE, s.time) for s, _ in fresh]
+    for stored, (_, changes) in zip(store.annotations.add_many(items), fresh, strict=True):
+        counts["unchanged" if not changes else "new" if stored else "changed_since"] += 1
 
 
-def _standing(store: Store) -> Callable[[Statement], bool]:
-    """Whether the run says so already."""
-    notes = store.annotations
-    current, verdicts, flags, remarks = notes.by_annotator(), notes.verdicts(), notes.flags(), notes.notes()
-
-    def stands(statement: Statement) -> bool:
-        id, who = statement.example.id, statement.annotation.annotator
-        match statement.annotation:
-            case Skip(""):  # many tools have no reasons
-                return isinstance(current.get(id, {}).get(who), Skip)
-            case Label() | Skip() as answer:
-                return current.get(id, {}).get(who) == answer
-            case Verdict(answer):
-                return verdicts.get(id) == Label(answer, who)
-            case Note(text):
-                return remarks.get(id, {}).get(who) == text
-            case _:
-                return who in flags.get(id, ())
-
-    return stands
+def _stands(said: Annotation, now: Annotation | None) -> bool:
+    """Whether the run says so already; many tools have no reasons for a skip."""
+    return said == now or (isinstance(said, Skip) and not said.reason and isinstance(now, Skip))
 
 
 def _decision(statement: Statement) -> str:

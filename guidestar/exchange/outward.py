@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.errors import ConfigError, DataError
-from guidestar.exchange import containers
-from guidestar.exchange.rows import About, Given, Row
+from guidestar.exchange import containers, tables
+from guidestar.exchange.rows import KEY, About, Given, Row
 from guidestar.exchange.table import format_of
 from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import files
@@ -20,6 +20,9 @@ from guidestar.tasks import recorded_task
 _KINDS: dict[type[Any], str] = {
     Label: "label", Skip: "skip", Undo: "undo", Flag: "flag", Note: "note", Verdict: "verdict",
 }  # fmt: skip
+
+
+_LOG = {"number", "kind", "source", "decision", "at"}  # in every line of a log
 
 
 def export_run(
@@ -42,7 +45,7 @@ def export_run(
     always.
 
     Raises ConfigError for an unknown format or options that do not go together, DataError if a file is needed and
-    not given or a folder is in the way, StoreError if the run cannot be read or the file not written.
+    not given or a folder is in the way, ConfigError if something else lies there, StoreError if the run cannot be read or the file not written.
     """
     chosen, question = format_of("jsonl" if log else format)
     if log and format != "jsonl":
@@ -69,16 +72,31 @@ def _write(
         if dump is None or not container.text:
             raise DataError(f"the format {name} cannot be shown as text; give a file or folder to write to")
         return dump(records).decode()
+    if dump is not None and out.is_dir():
+        raise DataError(f"{out}: is a folder; give the name of a file")
+    files.check_output(out, _is_export, "an export")
     if dump is not None:
-        if out.is_dir():
-            raise DataError(f"{out}: is a folder; give the name of a file")
         files.write_bytes(out, dump(records))
     elif container.fill is not None:
         fill = container.fill
-        if out.exists() and not (out / "dataset_info.json").is_file():
-            raise DataError(f"{out}: is in the way and was not written by `datasets`; choose another folder")
         files.publish_folder(out, lambda folder: fill(records, folder))
     return out
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file or a folder is one that `export_run` wrote, by its first record; an empty one holds nothing to lose."""
+    if path.is_dir() and any(not p.name.startswith(("dataset_info", "state", "data-")) for p in path.iterdir()):
+        return False
+    if path.is_file() and path.stat().st_size <= 4 and not path.read_bytes().strip(b"[] \r\n"):
+        return True
+    try:
+        record = next((value for _, value in containers.load(path)), None)
+    except DataError:
+        return False
+    keys = record.keys() if isinstance(record, dict) else set()
+    return any(marks <= keys for marks in (*tables.MARKS, _LOG)) or any(
+        KEY in place for place in (record, *(record or {}).values()) if isinstance(place, (dict, str))
+    )
 
 
 # --- what there is to write ---------------------------------------------------------------------

@@ -66,7 +66,7 @@ def _answered(task: dict[str, Any], given: Given, about: About, flagged: bool) -
         line["accept"] = [] if given.answer is None else [given.answer]
     elif given.answer is not None:
         line[about.question or _INPUT] = given.answer
-    ours = {"reason": given.reason, "at": given.at}
+    ours = {"reason": given.reason, "at": given.at, "said": given.answer if given.at else None}
     return {
         **line,
         **({"flagged": True} if flagged else {}),
@@ -84,14 +84,17 @@ def read(record: Record, about: About, where: str) -> Row:
     fields = fields_or_none({**record, **own}, about, _OWN - {"text"})
     who = text_of(record.get("_annotator_id") or record.get("_session_id"), where)
     who = "" if _UNNAMED.fullmatch(who) else who
-    at = text_of(found.get("at") or record.get("_timestamp"), where)
+    at = text_of(record.get("_timestamp") or found.get("at"), where)
     verdict = record.get("answer")
     if verdict is not None and verdict not in _ANSWERS:
         raise DataError(f"{where}: answer is {verdict!r}; {allowed(_ANSWERS, verdict)}")
     answer = None if verdict == "ignore" else _answer(record, about, where)
-    rejected = verdict == "reject" and answer is not None
-    if rejected:
-        answer = _other(str(answer), about)
+    rejected = verdict == "reject"
+    if rejected:  # only a binary question, accepted or not, says something of another label
+        binary = answer is not None and not {"accept", "options"} & record.keys()
+        answer = _other(str(answer), about) if binary else None
+    if not record.get("_timestamp") and found.get("said", answer) != answer:
+        at = ""  # our time is that of another answer
     said = verdict == "ignore" or (verdict is not None and answer is not None)
     reason = text_of(found.get("reason"), where)
     return replace(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from guidestar.errors import DataError
@@ -22,7 +23,7 @@ class Given:
     """What one annotator said of an example, as a file has it.
 
     annotator: "" where the file names nobody. answer: None for a skip, whose `reason` may be empty.
-    at: when it was said, in the words of its tool; "" where that is not known.
+    at: when it was said, in the words of its tool, see `moment`; "" where that is not known.
     """
 
     annotator: str
@@ -98,6 +99,28 @@ class Format:
     read: Callable[[Record, About, str], Row]
     mine: Callable[[Record], bool]
     hint: Callable[[About], str] | None = None
+
+
+def moment(at: str) -> datetime | None:
+    """A tool's time: ISO 8601, UTC where it names no zone; or seconds, milliseconds or microseconds since 1970. None for
+    anything else.
+
+    >>> moment("2024-06-01T12:00:00+02:00") == moment("2024-06-01T10:00:00Z") == moment("1717236000")
+    True
+    """
+    try:
+        number = float(at)
+    except ValueError:
+        try:
+            found = datetime.fromisoformat(at.strip().removesuffix(" UTC"))
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
+    scale = next((scale for scale in (1.0, 1e3, 1e6) if abs(number) < 1e11 * scale), None)
+    try:
+        return None if scale is None else datetime.fromtimestamp(number / scale, UTC)
+    except (ValueError, OverflowError, OSError):  # before the year 1
+        return None
 
 
 # --- names of fields ----------------------------------------------------------------------------
@@ -197,11 +220,13 @@ def given(found: Any, where: str) -> Given:
 def merged(native: Sequence[Given], ours: Sequence[Given]) -> tuple[Given, ...]:
     """What a tool says, filled in from what we had given it; where they differ, the tool is right.
 
-    Reasons and times, which tools drop, come back, and so do annotators whom the tool does not name.
+    Reasons and times, which tools drop, come back, and so do annotators whom the tool does not name. Another answer with
+    our own time was given at a time that the tool does not say.
     """
     known: list[Given] = []
     for given in ours:
         theirs = [other for other in native if other.annotator == given.annotator]
+        theirs = [other if moment(other.at) != moment(given.at) else replace(other, at="") for other in theirs]
         known += [given if other.answer == given.answer else other for other in theirs] or [given]
     before = {given.annotator for given in ours}
     return (*known, *(given for given in native if given.annotator not in before))

@@ -31,6 +31,10 @@ _FLAT = (
     "score", "suggestion",
 )  # fmt: skip
 OWN = frozenset((*_NESTED, *_FLAT, SAFE))
+MARKS = (
+    {"prompt", "answers", "verdict", "suggestion"},
+    {"annotator", "skipped", "final", "verdict_by"},
+)  # in all of ours
 YES, NO = ("yes", "true", "1", "x"), ("no", "false", "0", "")
 
 

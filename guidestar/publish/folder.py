@@ -25,6 +25,8 @@ from guidestar.tasks import Choice, make_task
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
+FILES = "files"  # in the mark: the SHA-256 of every other file
+_CARDS = {"README.md", "DATA.md", "labels.jsonl", "adapter_config.json"}  # beside the weights, before there was FILES
 
 
 def publish(
@@ -50,8 +52,7 @@ def publish(
     """
     folder = find_run(Path(run))
     target = Path(out) if out else folder / FOLDER
-    if target.exists() and not (target / MARK).is_file() and any(target.iterdir()):
-        raise ConfigError(f"{target}: exists and holds something else; name another folder with --out")
+    files.check_output(target, _is_published, "a published folder")
     with Store.open(folder) as store:
         measured = [m.round for m in store.metrics()]
         if not measured:
@@ -73,9 +74,11 @@ def publish(
             (place / "DATA.md").write_text(
                 data_card(store, chosen, license=license, with_labels=with_labels), encoding="utf-8"
             )
-            (place / MARK).write_text(_json(_origin(store, chosen, place)), encoding="utf-8")
+            origin = _origin(store, chosen, place)
             if with_labels:
                 (place / "labels.jsonl").write_text(_labels(store, chosen), encoding="utf-8")
+            written = {p.relative_to(place).as_posix(): files.sha256(p) for p in place.rglob("*") if p.is_file()}
+            (place / MARK).write_text(_json({**origin, FILES: written}), encoding="utf-8")
 
         files.publish_folder(target, fill)
         warnings = card_warnings(store, chosen)
@@ -84,6 +87,26 @@ def publish(
         "warnings": warnings,
     }  # fmt: skip
     return found | ({"pushed": _push(target, push, public)} if push else {})
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what `publish` wrote and nothing else: no file more, none that was changed."""
+    if not folder.is_dir():
+        return False
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    mark = found.pop(MARK, None)
+    if mark is None:
+        return not found
+    try:
+        origin = json.loads(mark.read_text(encoding="utf-8"))
+        written = origin.get(FILES) or {}  # of an earlier version: the weights are known by their hashes
+        known = written or origin["sha256"]
+        return origin["kind"] == "published" and all(
+            known[name] == files.sha256(path) if name in known else not written and name in _CARDS
+            for name, path in found.items()
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def _configuration(folder: Path) -> RunConfig:

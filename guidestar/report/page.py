@@ -37,6 +37,8 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
     Raises GuidestarError if there is no run or matplotlib is missing, StoreError if a store cannot be read or a file
     cannot be written.
     """
+    if out is not None:
+        files.check_output(out, _is_report, "a report")
     runs = read_runs(folder)
     facts = summarise(folder, runs)
     compared = beside_control(folder)
@@ -81,6 +83,10 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
         for form in figures:
             charts.save(chart, path.parent / FIGURES / f"{name}.{form}")
     return path
+
+
+def _is_report(path: Path) -> bool:
+    return path.is_file() and b"guidestar" in path.read_bytes()[:4000].lower()
 
 
 def _there(found: Sequence[Chart | None]) -> list[Chart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from guidestar.errors import StoreError
@@ -16,6 +17,7 @@ from guidestar.store.replay import Replay
 # Kinds of one list replace each other: an annotator's last one of a list is what they say now.
 _REPLACE: tuple[tuple[str, ...], ...] = (("label", "skip", "undo"), ("flag", "unflag"), ("note",), ("verdict",))
 _COLUMNS = "number, example, kind, text, annotator, source, decision, annotated_at"
+Given = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source)
 _MANY = 500  # placeholders in one statement; SQLite allows at least 999
 
 
@@ -66,8 +68,9 @@ class Annotations:
         """
         return self.add_many([(id, annotation, decision, source)])[0]
 
-    def add_many(self, items: Sequence[tuple[str, Annotation, str | None, str]]) -> list[bool]:
-        """`add` of several (id, annotation, decision, source) in one transaction: all of them or, on an error, none."""
+    def add_many(self, items: Sequence[Given | tuple[*Given, datetime | None]]) -> list[bool]:
+        """`add` of several (id, annotation, decision, source) in one transaction: all of them or, on an error, none. A fifth
+        item is when it was said, where that is known and is not now."""
         name = items[0][0] if len(items) == 1 else f"{len(items)} at once"
         with self._db.transaction(f"annotate {name}"):
             new = [self._append(*item) for item in items]
@@ -76,7 +79,9 @@ class Annotations:
             self._db.count_annotations(newest)
         return new
 
-    def _append(self, id: str, annotation: Annotation, decision: str | None, source: str) -> bool:
+    def _append(
+        self, id: str, annotation: Annotation, decision: str | None, source: str, at: datetime | None = None
+    ) -> bool:
         content = (id, *_encoded(annotation))
         if decision is not None:
             sql = "SELECT example, kind, text, annotator FROM annotations WHERE decision = ?"
@@ -94,7 +99,7 @@ class Annotations:
         self._db.execute(
             "INSERT INTO annotations (example, kind, text, annotator, source, decision, annotated_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *content, source, decision, timestamp(),
+            *content, source, decision, at.astimezone(UTC).isoformat() if at else timestamp(),
         )  # fmt: skip
         return True
 

@@ -22,9 +22,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from guidestar.errors import StoreError
+from guidestar.errors import ConfigError, StoreError
 
 TEMPORARY = ".tmp-"
+_KEPT = {"adapters", "arrays", "annotations.count", "endpoint.jsonl"}  # in a run folder, beside run.sqlite and its own
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -87,6 +88,20 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path}: cannot be read as a safetensors file: {error}") from error
     return arrays
+
+
+def check_output(path: Path, earlier: Callable[[Path], bool], what: str) -> None:
+    """Raise ConfigError if writing to `path` would destroy something.
+
+    What may be replaced is an earlier output of the same command alone. earlier: whether the file or folder at a path is
+    one. what: the name of such an output, for the message.
+    """
+    if (path.parent / "run.sqlite").exists() and (path.name.startswith("run.") or path.name in _KEPT):
+        raise ConfigError(f"{path}: is the place of what the run itself keeps; choose another name")
+    if path.is_symlink() or (path.exists() and not earlier(path)):
+        raise ConfigError(
+            f"{path}: exists and is not {what} as it was written here; choose another name, or move it away"
+        )
 
 
 def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:

@@ -110,7 +110,7 @@ class Board:
         touched = self.touched.setdefault(who, {})
         touched.pop(entry.id, None)
         touched[entry.id] = entry.at
-        if isinstance(entry.annotation, (Label, Skip)):
+        if isinstance(entry.annotation, (Label, Skip)) and entry.source != "import":
             self.times.setdefault(who, []).append(_seconds(entry.at))
             self._enter_round(who, entry)
         if entry.decision is not None:

@@ -1,0 +1,129 @@
+"""What a command writes replaces an earlier output of the same command, and nothing else, whatever is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from page_help import QUESTIONS, make_run
+from test_exchange_clock import write
+
+from guidestar.cli import main
+from guidestar.errors import ConfigError
+from guidestar.exchange import FORMATS, export_run
+from guidestar.exchange.containers import CONTAINERS
+from guidestar.publish.folder import FILES, MARK, _is_published
+from guidestar.records import Label
+from guidestar.store import Store, files
+
+
+def whole(folder: Path) -> dict[str, str]:
+    """Every file under a folder and its content, as hashes."""
+    return {str(p.relative_to(folder)): files.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An experiment with labels, beside things of its owner's."""
+    run = make_run(tmp_path)
+    with Store.open(run) as store:
+        for e in store.annotations.unanswered(0)[:4]:
+            store.annotations.add(e.id, Label("HUM", "ann"))
+    (tmp_path / "pool.csv").write_text("text,label\n" + "".join(f"{text},HUM\n" for text in QUESTIONS))
+    (tmp_path / "notes.jsonl").write_text('{"text": "years of work"}\n')
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.txt").write_text("years of work")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "pool.csv")
+    (run / "adapters" / "round-000").mkdir(parents=True)
+    (run / "adapters" / "round-000" / "adapter_config.json").write_text("{}")
+    return tmp_path
+
+
+MINE = [
+    "questions/star-seed0/run.sqlite", "questions/star-seed0/run.sqlite-wal", "questions/star-seed0/annotations.count",
+    "questions/star-seed0/run.lock", "questions/star-seed0/arrays", "questions/star-seed0/adapters",
+    "questions/config.yaml", "pool.csv", "notes.jsonl", "study", "study/thesis.txt", "link.csv", "questions/star-seed0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", MINE)
+def test_nothing_of_its_owners_is_written_over(place: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before, run, out = whole(place), place / "questions" / "star-seed0", str(place / target)
+    for format in FORMATS:
+        if FORMATS[format].container not in ("parquet", "datasets"):
+            assert main(["export", str(run), "--format", format, "--out", out, "--quiet"]) in (2, 3), format
+    assert main(["export", str(run), "--log", "--out", out, "--quiet"]) in (2, 3)
+    assert main(["publish", str(run), "--out", out, "--quiet"]) == 2
+    if target != "questions/config.yaml":  # a configuration is what init writes, and --force says so
+        assert main(["init", str(place / "pool.csv"), "--out", out, "--force", "--quiet"]) == 2
+    assert main(["report", str(run), "--out", out, "--quiet"]) in (1, 2)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert whole(place) == before
+    assert not (place / target).is_symlink() or (place / target).resolve() == place / "pool.csv"
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if FORMATS[name].container != "datasets"])
+def test_an_earlier_export_is_replaced(place: Path, format: str) -> None:
+    run = place / "questions" / "star-seed0"
+    out = place / f"labels{CONTAINERS[FORMATS[format].container].suffix}"
+    export_run(run, format, out)
+    first = files.sha256(out)
+    with Store.open(run) as store:
+        store.annotations.add(store.annotations.unanswered(0)[0].id, Label("LOC", "ann"))
+    export_run(run, format, out)
+    assert files.sha256(out) != first
+    with pytest.raises(ConfigError, match="is not an export"):
+        export_run(run, format, write(place / "mine.jsonl", [{"text": "a", "label": "b"}]))
+
+
+def test_what_is_empty_or_a_log_is_replaced(place: Path) -> None:
+    run, out = place / "questions" / "star-seed0", place / "log.jsonl"
+    out.touch()
+    for _ in range(2):
+        export_run(run, "jsonl", out, log=True)
+    assert out.stat().st_size
+
+
+def _published(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "README.md").write_text("card")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    mark = {"kind": "published", FILES: {p.name: files.sha256(p) for p in folder.iterdir()}}
+    (folder / MARK).write_text(json.dumps(mark))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "replaced"),
+    [
+        (lambda folder: None, True),
+        (lambda folder: (folder / "README.md").unlink(), True),
+        (lambda folder: (folder / "README.md").write_text("written on for a day"), False),
+        (lambda folder: (folder / "thesis.txt").write_text("years of work"), False),
+        (lambda folder: (folder / "deep").symlink_to(folder.parent), False),
+        (lambda folder: (folder / MARK).unlink(), False),
+        (lambda folder: (folder / MARK).write_text("{}"), False),
+        (lambda folder: (folder / MARK).write_text("[]"), False),
+        (lambda folder: (folder / MARK).write_text("no JSON"), False),
+        (lambda folder: shutil.copy(folder / "README.md", folder / "copy.md"), False),
+    ],
+)
+def test_only_what_publish_wrote_is_published_over(
+    tmp_path: Path, change: Callable[[Path], object], replaced: bool
+) -> None:
+    folder = _published(tmp_path / "hub")
+    change(folder)
+    assert _is_published(folder) is replaced
+
+
+def test_a_folder_of_an_earlier_version_is_known_by_its_weights(tmp_path: Path) -> None:
+    folder = _published(tmp_path / "hub")
+    weights = {"adapter_model.safetensors": files.sha256(folder / "adapter_model.safetensors")}
+    (folder / MARK).write_text(json.dumps({"kind": "published", "sha256": weights}))
+    assert _is_published(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"other")
+    assert not _is_published(folder)
