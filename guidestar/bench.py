@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
-from guidestar.asking import Frozen
+from guidestar.asking import Ask, Cached, Engine, Frozen, InParts, Scorer
 from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.query import strategies
+from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
     from guidestar.model.load import BaseModel
 
 
+PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
@@ -34,10 +36,11 @@ class Bench:
 
     def __init__(
         self, config: RunConfig, progress: Progress | None = None, *, cache: Path | None = None,
-        base: BaseModel | None = None,
+        base: BaseModel | None = None, engine: Engine | None = None,
     ) -> None:  # fmt: skip
         """cache: a folder shared with other benches, `cache/` in the run's folder if not given. base: a loaded base
-        model that is the configured one, so that many benches share it."""
+        model that is the configured one, so that many benches share it. engine: another than this package's own, which
+        works with `base`."""
         self.config = _settled(config)
         self.progress = progress or Silent()
         self.folder = Path(config.out)
@@ -45,6 +48,8 @@ class Bench:
         self._checked = False
         if base is not None:
             self.base = base
+        if engine is not None:
+            self.engine = engine
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -72,12 +77,20 @@ class Bench:
         return base
 
     @cached_property
+    def engine(self) -> Engine:
+        """Who scores and trains."""
+        from guidestar.model.engine import OwnEngine
+
+        return OwnEngine(self.base, self.dataset.task)
+
+    def untuned(self, dtype: str | None = None) -> Scorer:
+        """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
+        return Cached(InParts(self.engine.scorer(dtype=dtype), Cache(self.cache / PARTS)), Cache(self.cache))
+
+    @cached_property
     def frozen(self) -> Frozen:
         """The features of the bare base model, which all runs share."""
-        from guidestar.model.engine import OwnScorer
-
-        scorer = OwnScorer(self.base, self.dataset.task, dtype=self.config.model.score_dtype)
-        return Frozen(scorer, self.pool, Cache(self.cache))
+        return Frozen(self.engine.scorer(dtype=self.config.model.score_dtype), self.pool, Cache(self.cache))
 
     @cached_property
     def fitting(self) -> Dataset:
@@ -88,36 +101,30 @@ class Bench:
         Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
-        from guidestar.model.batches import joint_of, label_tokens, too_long
-        from guidestar.model.predict import rooms as rooms_of
-
-        found, base = self.dataset, self.base
+        found = self.dataset
         splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
         every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
         answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
-        rooms = rooms_of(base, found.task, every, answers)
-        long = too_long(base, every, rooms)
+        long = self.engine.scorer().too_long(every, answers)
+        why = next(iter(long.values()), "")
         if long and self.config.data.too_long == "error":
             names = [e.where for e in every if e.id in long]
-            span = sorted({min(rooms), max(rooms)})
             raise DataError(
-                f"{len(long)} prompts with {' to '.join(map(str, span))} tokens for the response do not fit the context of {base.max_length} tokens: "
-                f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}; shorten the template, or set data.too_long: drop"
+                f"{len(long)} prompts cannot be used, because {why}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; "
+                "shorten the template, or set data.too_long: drop"
             )
         if long:
             self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
         pool = tuple(e for e in found.pool if e.id not in long)
         if len(pool) < self.config.query.warm_start:
             raise DataError(
-                f"{len(pool)} prompts of the pool fit the context of {base.max_length} tokens, fewer than the warm "
-                f"start of {self.config.query.warm_start} (query.warm_start)"
+                f"{len(pool)} prompts of the pool fit, fewer than the warm start of {self.config.query.warm_start} "
+                f"(query.warm_start); of the others, {why}"
             )
         splits = {name: split.without(long) for name, split in splits.items()}
         if empty := [name for name, split in splits.items() if not len(split)]:
-            raise DataError(f"no prompt of the {empty[0]} set fits the context of {base.max_length} tokens")
-        if found.task.classes and not base.labels:
-            for joint in {joint_of(base, e.prompt) for e in (*pool, *(e for s in splits.values() for e in s.examples))}:
-                label_tokens(base, found.task, joint)
+            raise DataError(f"no prompt of the {empty[0]} set fits: {why}")
+        self.engine.check_answers([*pool, *(e for split in splits.values() for e in split.examples)])
         if not long:
             return found
         left = {"test": None, "validation": None} | splits
@@ -207,14 +214,7 @@ class Bench:
         """How an adapter is trained, with what its recipe fills in for this kind of model."""
         from guidestar.model.recipe import settled
 
-        return settled(self.config.train, bool(self.base.labels), self.config.peft)
-
-    @cached_property
-    def described(self) -> dict[str, Any]:
-        """Facts of the base model: name, fingerprint, dtype, device, size."""
-        from guidestar.model import load
-
-        return load.describe(self.base)
+        return settled(self.config.train, self.engine.headed, self.config.peft)
 
     def check(self) -> None:
         """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work, then
@@ -263,25 +263,20 @@ class Bench:
         if problems:
             raise ConfigError("\n".join(problems))
         _ = self.fitting
-        if self.base.labels:
-            self._check_head()
-        b_dropout = self.config.train.b_dropout
-        adapters.detach(adapters.attach(self.base, self.config.peft, seed=0, b_dropout=b_dropout))
+        self._check_scores()
+        self.engine.check_adapter(self.config)
         self._checked = True
 
-    def _check_head(self) -> None:
-        """Raise ConfigError for strategies that ask a classification head for what it does not say."""
-        from guidestar.model.arrays import GRADIENT
-        from guidestar.model.classify import ARRAYS
-
-        problems = []
+    def _check_scores(self) -> None:
+        """Raise ConfigError for strategies that ask a model for what it cannot say."""
+        tuned, problems = (
+            self.engine.scorer(self.folder),
+            [],
+        )  # no adapter is there yet; it is not asked, only whether it can
         for item in self.config.strategies:
-            asked = frozenset().union(*strategies.needs(strategies.resolve(item), self.dataset.task.family))
-            if other := sorted(asked - ARRAYS - GRADIENT):
-                problems.append(
-                    f"strategy {item.title}: needs {', '.join(other)}, but {self.base.name} answers with a classification "
-                    "head, which gives label probabilities and embeddings only"
-                )
+            needs = strategies.needs(strategies.resolve(item), self.dataset.task.family)
+            if (why := tuned.refusal(Ask.of(needs[0] | needs[1], gold={}, samples=SAMPLES))) is not None:
+                problems.append(f"strategy {item.title}: {why}")
         if problems:
             raise ConfigError("\n".join(problems))
 

@@ -7,34 +7,28 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from guidestar import config as configs
 from guidestar import trackers
 from guidestar.bench import Bench, hardware, read_config, versions
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
-from guidestar.errors import ConfigError, DataError, StoreError
-from guidestar.metrics.dynamics import NAME as DYNAMICS
+from guidestar.errors import ConfigError, StoreError
+from guidestar.measuring import keep_suggestions, measure
 from guidestar.people.annotators import Annotator, annotator_of, oracle
-from guidestar.progress import Progress, Tick
+from guidestar.phases import Clock
+from guidestar.progress import Progress
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
-from guidestar.rng import phase_seed
 from guidestar.store.store import BUDGET, DATABASE, Store, find_run
-from guidestar.store.twin import find_twin
 from guidestar.tasks import facts_of
-
-if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
-    from guidestar.model.evaluate import Measured
-    from guidestar.model.load import BaseModel
+from guidestar.tuning import Tuning
 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
 
@@ -80,9 +74,6 @@ class Run:
         self.seed = self.config.seeds[0] if seed is None else seed
         self.recipe = strategies.resolve(self.strategy)
         self.schedule = schedule
-        self._spent: dict[
-            tuple[int, str], tuple[float, int]
-        ] = {}  # (round, phase) -> seconds and items of this session
         self.folder = self.bench.folder / f"{self.strategy.title}-seed{self.seed}"
         self._stack = ExitStack()
         trackers.check(self.config.tracker)
@@ -125,11 +116,11 @@ class Run:
                     break
                 self._query(r)
             if waiting := self.store.annotations.unanswered(r):
-                self._suggest(r)
+                keep_suggestions(self.tuning, r)
                 return waiting
             if not self.store.has_adapter(r):
-                self._train(r)
-            self._evaluate(r)
+                self.tuning.train(r)
+            self._told(measure(self.tuning, r))
         return []
 
     def tell(self, id: str, answer: Label | Skip | str, *, source: str = "python") -> bool:
@@ -184,7 +175,7 @@ class Run:
         """
         if not (done := len(self.store.metrics())):
             raise StoreError(f"{self.folder}: no round is complete yet, so there is no adapter")
-        return self._adapter(done - 1)
+        return self.tuning.adapter(done - 1)
 
     # --- the phases ---
 
@@ -226,7 +217,7 @@ class Run:
             "data": dict(self.bench.fitting.facts),
             "data_hash": dataset.hash,
             "synthetic": self.config.data.preset == "demo",
-            "model": self.bench.described,
+            "model": dict(self.bench.engine.facts),
             "config": self.config.plain(),
             "training": self.bench.training.model_dump(mode="json"),
             "versions": versions(),
@@ -248,45 +239,17 @@ class Run:
         return self.recipe.select == "random" and self.recipe.measure is None
 
     @cached_property
-    def _base(self) -> BaseModel:
-        """The base model, which must be the one the run was begun with.
-
-        Raises ConfigMismatch if its weights or its precision are others.
-        """
-        from guidestar.model import load
-
-        return load.same(self.bench.base, self.store.facts["model"], self.folder)
+    def tuning(self) -> Tuning:
+        """The run's models."""
+        clock = Clock(self.store, self.bench.progress)
+        return Tuning(bench=self.bench, store=self.store, recipe=self.recipe, seed=self.seed, clock=clock)
 
     @cached_property
     def _chooser(self) -> Chooser:
-        return Chooser(
-            bench=self.bench, store=self.store, recipe=self.recipe, seed=self.seed, folder=self.folder,
-            random_share=self.random_share, schedule=self.schedule, base=lambda: self._base, adapter=self._adapter,
-            members=self._members, labelled=self._labelled, timed=self._timed,
-        )  # fmt: skip
-
-    def _adapter(self, r: int) -> Path:
-        """The adapter of a finished training; one that was deleted is trained again from its labels."""
-        if not self.store.has_adapter(r):
-            self._train(r)
-        return self.store.adapter(r)
-
-    def _labelled(self, r: int | None = None) -> list[tuple[Example, Label]]:
-        """The labelled examples up to round r that may be trained on. Of those that came from a file and were never
-        in the pool, some are too long for the model, and some stand in a test or validation set."""
-        pairs, extras = self.store.annotations.labelled(r), self.store.annotations.extras()
-        if not extras:
-            return pairs
-        from guidestar.model.batches import too_long
-        from guidestar.model.predict import fits
-
-        dataset, base = self.bench.dataset, self.bench.base
-        barred = {e.id for split in (dataset.test, dataset.validation) if split is not None for e in split.examples}
-        barred |= too_long(base, [e for e, _ in pairs if e.id in extras], fits(base, dataset.task))
-        return [(example, label) for example, label in pairs if example.id not in extras & barred]
+        return Chooser(tuning=self.tuning, random_share=self.random_share, schedule=self.schedule)
 
     def _should_stop(self) -> Stop | None:
-        labels, measured, asked = len(self._labelled()), self.store.metrics(), self.store.asked()
+        labels, measured, asked = len(self.tuning.labelled()), self.store.metrics(), self.store.asked()
         if labels > (measured[-1].labels if measured else 0):  # some came in late, or from a file: train on them
             return None
         if labels >= self.config.query.budget:
@@ -305,7 +268,7 @@ class Run:
         """Choose the examples of round r, from predictions alone, and store them."""
         settings, pool, asked = self.config.query, self.bench.pool, self.store.asked()
         free = [e for e in pool if e.id not in asked]
-        left = max(settings.budget - len(self._labelled()), 0)
+        left = max(settings.budget - len(self.tuning.labelled()), 0)
         wanted = min(settings.batch if r else settings.warm_start, left)
         k = min(wanted, len(free))
         if k == 0:
@@ -317,111 +280,6 @@ class Run:
         self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks})
         self._chooser.clean()
 
-    def _members(self, r: int) -> list[Path]:
-        """The members of round r's committee beside the round's own adapter; those that are missing are trained."""
-        from guidestar.model import committee
-
-        assert self.recipe.committee is not None
-        folder = self.bench.cache / "members"
-        labelled = [(example, label.answer) for example, label in self._labelled(r)]
-        seeds = [phase_seed(self.seed, r, f"member {k}") for k in range(1, self.recipe.committee)]
-        training = committee.Training(
-            base=self._base, peft=self.config.peft, config=self.config.train, labelled=labelled,
-            task=self.bench.dataset.task, data_hash=self.bench.dataset.hash, validation=self._held_out(),
-            pretrained=self._pretrained(r),
-        )  # fmt: skip
-        missing = committee.missing_members(folder, training, seeds)
-        with self._timed(r + 1, "train committee", missing * len(labelled)) as tick:
-            return committee.train_members(folder, training, seeds, tick)
-
-    def _held_out(self) -> list[tuple[Example, str]]:
-        """What early stopping looks at: the validation set, if it is asked for."""
-        held_out = self.bench.fitting.validation
-        return held_out.answered() if self.config.train.patience and held_out is not None else []
-
-    def _pretrained(self, r: int) -> Path | None:
-        """The adapter that has read the pool's prompts, if the configuration wants one; trained once for all runs."""
-        from guidestar.model.pretrain import is_kept, tapt_adapter
-
-        if (config := self.config.tapt) is None:
-            return None
-        pool = self.bench.pool
-        asked = (self.bench.cache / "tapt", self._base, self.config.peft, config, pool)
-        seed, dropout, data_hash = config.seed, self.config.train.b_dropout, self.bench.dataset.hash
-        if r and is_kept(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout):
-            return tapt_adapter(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout)
-        with self._timed(r, "pretrain", config.epochs * len(pool)) as tick:
-            return tapt_adapter(*asked, seed=seed, data_hash=data_hash, b_dropout=dropout, tick=tick)
-
-    def _train(self, r: int) -> None:
-        """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
-        seed share the warm start's: it is trained once."""
-        from guidestar.model.recipe import too_short
-        from guidestar.model.train import train
-
-        labelled = [(example, label.answer) for example, label in self._labelled(r)]
-        if not labelled:
-            raise DataError(
-                f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
-            )
-        validation = self._held_out()
-        seed = phase_seed(self.seed, r, "train")
-        previous = self._adapter(r - 1) if r and self.config.train.start == "previous" else None
-        base, pretrained = self._base, self._pretrained(r)
-
-        def fill(folder: Path) -> None:
-            with self._timed(r, "train", len(labelled)) as tick:
-                trained = train(
-                    base, self.config.peft, self.config.train, labelled, self.bench.dataset.task, folder,
-                    seed=seed, previous=previous, pretrained=pretrained, validation=validation, tick=tick,
-                    oracle=self.bench.fitting.test if self.config.train.early_stop == "oracle_epoch" else None,
-                )  # fmt: skip
-            assert trained.dynamics is not None
-            self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())  # before the adapter: after it nobody would
-            if trained.cut:
-                self.bench.progress.say(
-                    f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
-                )
-
-        if short := too_short(self.bench.training, bool(base.labels), len(labelled)):
-            self.bench.progress.say(f"  warning: {short}")
-        twin = find_twin(self.store, labelled) if r == 0 else None
-        if twin is None:
-            self.store.add_adapter(r, fill)
-            return
-        self.bench.progress.say(f"  warm start: the adapter of {twin.parent.parent.name} has the same labels and seed")
-        self.store.add_timing(r, "train", 0.0, len(labelled))
-        with Store.open(twin.parent.parent) as other:
-            if other.has_arrays(0, DYNAMICS):  # a run of an older version has none
-                self.store.add_arrays(0, DYNAMICS, other.arrays(0, DYNAMICS))
-        self.store.add_adapter(r, lambda folder: _copy(twin, folder))
-
-    def _evaluate(self, r: int) -> None:
-        from guidestar.model import adapters
-        from guidestar.model.evaluate import evaluate
-
-        splits = {"": self.bench.fitting.test}
-        if not self.bench.simulation or self.config.stop.mode == "stop":  # the test set stays for the curve
-            splits["validation_"] = self.bench.fitting.validation
-        given = {prefix: split for prefix, split in splits.items() if split is not None}
-        found: dict[str, Measured] = {}
-        if r == 0:
-            self._evaluate_base()
-        if given:
-            with adapters.adapted(self._base, self._adapter(r)) as model:
-                for prefix, split in given.items():
-                    phase = "validate" if prefix else "evaluate"
-                    with self._timed(r, phase, len(split.examples)) as tick:
-                        found[prefix] = evaluate(self._base, model, split, self.bench.dataset.task, tick)
-        if "" in found:
-            self.store.add_arrays(r, "test", found[""][1], {})
-        if "validation_" in found:
-            self.store.add_arrays(r, "validation", found["validation_"][1], {})
-        values = {prefix + name: value for prefix, (values, _) in found.items() for name, value in values.items()}
-        self.store.add_metrics(Metrics(r, self.store.trained_on(r), values))
-        self.bench.progress.say(self._line(r))
-        self._track(r, values)
-
     @cached_property
     def _tracking(self) -> trackers.Tracking:
         """The configured tracker, begun when there is something to tell it."""
@@ -431,63 +289,23 @@ class Run:
         self._stack.callback(found.close)
         return found
 
-    def _track(self, r: int, values: Mapping[str, float]) -> None:
-        if self.config.tracker == "none":
-            return
-        seconds = {f"seconds/{phase}": spent for at, phase, spent, _ in self.store.timings() if at == r}
-        self._tracking.log(r, {**values, "labels": self.store.trained_on(r), **seconds})
+    def _told(self, last: Metrics) -> None:
+        """Tell the terminal and the tracker of a finished round."""
+        seconds = {phase: spent for at, phase, spent, _ in self.store.timings() if at == last.round}
+        self.bench.progress.say(self._line(last, seconds))
+        if self.config.tracker != "none":
+            spent = {f"seconds/{phase}": value for phase, value in seconds.items()}
+            self._tracking.log(last.round, {**last.values, "labels": last.labels, **spent})
 
-    def _evaluate_base(self) -> None:
-        """The untuned model on the test set, for the report: choices only, where it costs one short pass."""
-        from guidestar.model.evaluate import choice_values
-
-        dataset = self.bench.fitting
-        if dataset.test is None or not dataset.task.classes or self.store.has_arrays(0, "test_base"):
-            return
-        if self._base.labels:  # its head is noise
-            return
-        pairs = dataset.test.answered()
-        found = self._chooser.base_predictions(
-            0, "evaluate base", [example for example, _ in pairs], frozenset({"label_log_probs"}), None
-        )
-        _, arrays = choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)
-        self.store.add_arrays(0, "test_base", arrays, {})
-
-    def _suggest(self, r: int) -> None:
-        """Keep what the model of the last round says to the examples of this one, which it was not trained on, and
-        for a choice also to the labelled ones. Once, when the round is first asked.
-
-        Round 0 has no suggestions: the base model has not learned the task, and a wrong one costs more than none.
-        Where nobody is shown any, those to the round's examples are still kept if some were drawn at random, since
-        they estimate the model's accuracy (`metrics/sample.py`).
-        """
-        unseen = self.bench.simulation or self.config.people.suggestions == "off"
-        if r == 0 or self.store.has_suggestions(r):
-            return
-        if unseen and not any("random" in pick.details for pick in self.store.query(r).picks):
-            return
-        from guidestar.model import adapters
-        from guidestar.model.suggest import suggest
-
-        task = self.bench.dataset.task
-        examples = [self.store.example(pick.id) for pick in self.store.query(r).picks]
-        if task.classes and not unseen:
-            picked = {e.id for e in examples}
-            examples += [e for e, _ in self._labelled() if e.id not in picked]
-        with (
-            adapters.adapted(self._base, self._adapter(r - 1)) as model,
-            self._timed(r, "suggest", len(examples)) as tick,
-        ):
-            found = suggest(self._base, model, examples, task, r - 1, tick)
-        self.store.add_suggestions(r, found)
-
-    def _line(self, r: int) -> str:
+    def _line(self, last: Metrics, seconds: Mapping[str, float]) -> str:
         """One line for a finished round: labels, accuracy, seconds by phase."""
-        last = self.store.metrics()[-1]
         measured = [name for name in ("accuracy", "validation_accuracy") if name in last.values]
         accuracy = "".join(f", {name.replace('_', ' ')} {last.values[name]:.3f}" for name in measured)
-        seconds = ", ".join(f"{phase} {seconds:.1f} s" for at, phase, seconds, _ in self.store.timings() if at == r)
-        return f"{self.strategy.title} seed {self.seed} round {r}: {last.labels} labels{accuracy} ({seconds}){self._raced(r)}"
+        spent = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
+        return (
+            f"{self.strategy.title} seed {self.seed} round {last.round}: {last.labels} labels{accuracy} ({spent})"
+            f"{self._raced(last.round)}"
+        )
 
     def _raced(self, r: int) -> str:
         """What a race saved, for the line of its round."""
@@ -496,17 +314,6 @@ class Run:
         counts = self.store.arrays(r, "scores")["passes"]
         made, all_ = int(counts.sum()), self.recipe.passes * len(counts)
         return f"; racing made {made} of {all_} passes, {all_ / made:.1f} times fewer"
-
-    @contextmanager
-    def _timed(self, r: int, phase: str, count: int) -> Iterator[Tick]:
-        start = time.perf_counter()
-        with self.bench.progress.phase(phase) as tick:
-            yield tick
-        seconds, most = self._spent.get(
-            (r, phase), (0.0, 0)
-        )  # the same phase may come twice, the second time from the cache
-        self._spent[r, phase] = seconds + time.perf_counter() - start, max(most, count)
-        self.store.add_timing(r, phase, *self._spent[r, phase])
 
 
 def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress | None = None) -> dict[str, Outcome]:
@@ -558,7 +365,7 @@ def trained(
     bench = bench or Bench(config, progress)
     bench.progress.say(f"{folder}: the adapter of round {chosen} is gone; it is trained again from the recorded labels")
     with Run(bench.config, strategy=facts["strategy"], seed=facts["seed"], bench=bench) as again:
-        return again._adapter(chosen), chosen, facts["model"]
+        return again.tuning.adapter(chosen), chosen, facts["model"]
 
 
 def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:
@@ -578,7 +385,3 @@ def _plain(recipe: strategies.Recipe) -> dict[str, Any]:
     if not recipe.racing:
         del found["racing"]  # as in a run begun before there were races
     return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)

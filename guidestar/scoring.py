@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guidestar.asking import LABELS, Ask, Engine, Scorer, suggest
+from guidestar.asking.wrappers import question
 from guidestar.config import RunConfig
 from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
 from guidestar.errors import ConfigError
 from guidestar.loop import trained
-from guidestar.progress import Progress, Silent, behind
+from guidestar.progress import Progress, Silent, Tick, behind
 from guidestar.query import measures as measure_room
 from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
-from guidestar.store.files import sha256
+from guidestar.store.cache import Cache
 from guidestar.store.store import find_run
 from guidestar.tasks import TASKS, Task, make_task
 
@@ -69,61 +72,27 @@ def score_file(
     if problems:
         raise ConfigError("\n".join(problems))
 
-    from guidestar.model import adapters, load
-    from guidestar.model.arrays import predict
-    from guidestar.model.parts import kept_part
-    from guidestar.model.precision import computing_in
-
     progress = progress or Silent()
-    with progress.phase("loading model"):
-        base = load.load(config.model, progress.say, task.classes)
-    if base.labels and adapter is None:
-        raise ConfigError(
-            f"{base.name} answers with a classification head, which is noise without the adapter that it was trained "
-            "with; give --adapter, or the folder of a run"
-        )
+    scorer = _engine(config, task, progress).scorer(
+        Path(adapter) if adapter else None, dtype=config.model.score_dtype,
+        b_dropout=config.train.b_dropout if passes else None,
+    )  # fmt: skip
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
-    if task.classes:
-        needs.add("label_log_probs")
-    labels = base.labels or task.classes
-    oracle = any(measure_room.MEASURES[name].oracle for name in names)
+    needs |= LABELS.needs if task.classes else set()
     samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
-    asked = {
-        "model": base.fingerprint, "settings": config.model.model_dump(mode="json"), "measures": names, "passes": passes,
-        "adapter": sha256(Path(adapter)) if adapter and Path(adapter).exists() else None, "task": repr(task),
-        "b_dropout": config.train.b_dropout, "samples": samples,
-    }  # fmt: skip
-    if own := [SOURCES["MEASURES", name] for name in names if ("MEASURES", name) in SOURCES]:
-        asked["code"] = own
-    with (
-        computing_in(base, config.model.score_dtype) as scorer,
-        adapters.adapted(
-            scorer, Path(adapter) if adapter else None, b_dropout=config.train.b_dropout if passes else None
-        ) as model,
-        progress.phase("score") as tick,
-    ):
-
-        def values_of(start: int, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, np.ndarray]:
-            told = behind(tick, start, found.rows)
-            said = predict(
-                scorer, model, part, needs, task, passes=passes, seed=seed + start, gold=gold, tick=told, samples=samples,
-            )  # fmt: skip
-            values = {name: measure_room.evaluate_measure(name, said) for name in names}
-            if task.classes:
-                values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
-            return values
-
+    plain = Ask.of(needs, passes=passes, samples=samples, gold={})
+    scorer.check(plain)
+    about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
+    with scorer, progress.phase("score") as tick:
         for start, whole, cells in parts_of(found, CHUNK):
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
-            errors = _too_long(scorer, task, whole, gold if oracle else {})
-            part = [e for e in whole if e.id not in errors]
-            make = partial(values_of, start, part, gold)
+            errors = scorer.too_long(whole, gold if plain.reads_gold else {})
+            part, ask = [e for e in whole if e.id not in errors], replace(plain, seed=seed + start, gold=gold)
+            make = partial(_values, scorer, part, ask, names, behind(tick, start, found.rows))
             if keep is None:
                 values: Mapping[str, np.ndarray] = make()
             else:
-                rows = [[e.id, e.prompt] for e in part]
-                question = {**asked, "seed": seed + start, "rows": rows, "gold": gold if oracle else None}
-                values = kept_part(keep, start, question, make)
+                values = Cache(keep).arrays(f"part-{start:09d}", {**question(scorer, part, ask), **about}, make)
                 tick(start + len(whole), found.rows)
             places = {example.id: i for i, example in enumerate(part)}
             for example in whole:
@@ -133,17 +102,27 @@ def score_file(
                     continue
                 i = places[example.id]
                 if PREDICTION in values:
-                    row["prediction"] = labels[int(values[PREDICTION][i])]
+                    row["prediction"] = scorer.labels[int(values[PREDICTION][i])]
                 yield row | {name: float(values[name][i]) for name in names}
 
 
-def _too_long(base: Any, task: Task, part: Sequence[Example], gold: Mapping[str, str]) -> dict[str, str]:
-    """Id -> what to say of it, of the examples that do not fit the model's context with a response."""
-    from guidestar.model.batches import too_long
-    from guidestar.model.predict import rooms
+def _engine(config: RunConfig, task: Task, progress: Progress) -> Engine:
+    from guidestar.model import load
+    from guidestar.model.engine import OwnEngine
 
-    said = f"the prompt and a response do not fit the model's context of {base.max_length} tokens"
-    return dict.fromkeys(too_long(base, part, rooms(base, task, part, gold)), said)
+    with progress.phase("loading model"):
+        return OwnEngine(load.load(config.model, progress.say, task.classes), task)
+
+
+def _values(
+    scorer: Scorer, examples: Sequence[Example], ask: Ask, measures: Sequence[str], tick: Tick
+) -> dict[str, np.ndarray]:
+    """Measure -> (n,); and for a choice the place of the likeliest label."""
+    said = scorer(examples, ask, tick)
+    values = {name: measure_room.evaluate_measure(name, said) for name in measures}
+    if "label_log_probs" in said.arrays:
+        values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
+    return values
 
 
 def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
@@ -180,18 +159,14 @@ def predict_file(
     found = survey(source, config, lambda answer, where: None)
     adapter, chosen, begun = trained(folder, config, round, progress=progress)
 
-    from guidestar.model import adapters, load
-    from guidestar.model.suggest import suggest
-
     progress = progress or Silent()
-    with progress.phase("loading model"):
-        base = load.load(config.model, progress.say, task.classes)
-    load.same(base, begun, folder, ["fingerprint"])
-    with adapters.adapted(base, adapter) as model, progress.phase("predict") as tick:
+    engine = _engine(config, task, progress)
+    engine.must_be(begun, folder, ["fingerprint"])
+    with engine.scorer(adapter) as scorer, progress.phase("predict") as tick:
         for start, part, _ in parts_of(found, CHUNK):
-            errors = _too_long(base, task, part, {})
+            errors = scorer.too_long(part)
             some = [e for e in part if e.id not in errors]
-            answers = suggest(base, model, some, task, chosen, behind(tick, start, found.rows)) if some else {}
+            answers = suggest(scorer, some, task, chosen, behind(tick, start, found.rows)) if some else {}
             for example in part:
                 row: dict[str, Any] = {"id": example.id, "where": example.where}
                 if example.id in errors:

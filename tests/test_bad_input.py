@@ -118,7 +118,7 @@ BAD_DATA: dict[str, tuple[str | bytes | None, dict[str, Any], int, str]] = {
     ),
     "prompt longer than the context": (
         "text,label\nfine,good\nbad,bad\nok,good\nno,bad\n" + "word " * 600 + ",good\n", {}, 3,
-        "1 prompts with 16 tokens for the response do not fit the context of 512 tokens: pool.csv line 6; "
+        "1 prompts cannot be used, because the prompt and a response of 16 tokens do not fit the model's context of 512 tokens: pool.csv line 6; "
         "shorten the template, or set data.too_long: drop",
     ),
     "two labels that share their first token": (
@@ -193,7 +193,7 @@ def test_gold_responses_that_do_not_fit_are_dropped_or_refused(
     text = "\n".join(["text,label", *rows, ""])
     code, said = run("run", write(text, **changes))
     assert code == 3
-    assert "tokens for the response do not fit the context of 512 tokens: pool.csv line 9; shorten" in said
+    assert "tokens do not fit the model's context of 512 tokens: pool.csv line 9; shorten" in said
     code, said = run("run", write(text, data={"too_long": "drop"}, **changes))
     assert code == 0, said
     assert "data: 1 prompts do not fit the model's context and were dropped" in said

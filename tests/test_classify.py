@@ -19,14 +19,15 @@ from test_predict import choice, examples
 
 from guidestar import config as configs
 from guidestar import loop, scoring
+from guidestar.asking import Ask
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.errors import ConfigError, NoVariance
 from guidestar.model import adapters, classify, heads
-from guidestar.model.basecache import base_predictions
 from guidestar.model.gradients import representation_gradient
 from guidestar.model.layers import layer_states
 from guidestar.model.load import BaseModel, load
 from guidestar.model.predict import predict
+from guidestar.model.scorer import OwnScorer
 from guidestar.model.train import _loss, _rows, train
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.store import Store
@@ -292,7 +293,7 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(ConfigError, match="not gold_nll"):
         predict(encoder, encoder.model, examples(), {"gold_nll"}, TASK, gold={e.id: a for e, a in LABELLED})
     with pytest.raises(ConfigError, match="says nothing about the labels"):
-        base_predictions(tmp_path, encoder, examples(), {"label_log_probs"}, TASK, data_hash="x")
+        OwnScorer(encoder, TASK)(examples(), Ask.of(["label_log_probs"]))
     plain = make_config(model={"name": name, "dtype": "float32"}, strategies=["response_entropy"])
     with pytest.raises(ConfigError, match="a classification head"):
         loop.Run(plain)

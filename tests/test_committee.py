@@ -12,15 +12,21 @@ from loops import SMALL, Crash, dumps, picks, quick  # noqa: F401
 from reference import answer_entropy
 
 from guidestar import loop
+from guidestar.asking import Ask, Committee, Lesson, kept
 from guidestar.config import TrainConfig, parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, NoVariance, StoreError
 from guidestar.loop import Run
-from guidestar.model import adapters, committee
+from guidestar.model import adapters
+from guidestar.model import train as train_room
+from guidestar.model.engine import OwnTrainer
 from guidestar.model.predict import predict
+from guidestar.model.scorer import OwnScorer
 from guidestar.query.measures import vote_entropy
 from guidestar.query.strategies import STRATEGIES, Recipe, check
+from guidestar.rng import phase_seed
 from guidestar.store import files
+from guidestar.store.cache import Cache
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 TRAIN = TrainConfig(epochs=1, batch_size=8, learning_rate=5e-3)
@@ -48,24 +54,26 @@ def test_votes_are_counted_like_the_literal_twin() -> None:
 
 
 def members(folder: Path, base: Any, data: Any, labelled: Any, seeds: list[int], **changes: Any) -> list[Path]:
-    return committee.train_members(folder, training(base, data, labelled, **changes), seeds)
+    trainer = trainer_of(base, data, **changes)
+    return [kept(Cache(folder), "member", trainer, Lesson(labelled=labelled, seed=seed)) for seed in seeds]
 
 
-def training(base: Any, data: Any, labelled: Any, **changes: Any) -> committee.Training:
-    about = {"base": base, "peft": LORA, "config": TRAIN, "labelled": labelled, "task": data.task, "data_hash": "x"}
-    return committee.Training(**{**about, **changes})
+def trainer_of(base: Any, data: Any, data_hash: str = "x") -> OwnTrainer:
+    return OwnTrainer(base, data.task, LORA, TRAIN, data_hash)
 
 
 def test_members_are_trained_once_for_what_they_depend_on(
     base: Any, data: Any, labelled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
-    real = committee.train
-    monkeypatch.setattr(committee, "train", lambda *a, **o: (trained.append(o["seed"]), real(*a, **o))[1])
+    real = train_room.train
+    monkeypatch.setattr(train_room, "train", lambda *a, **o: (trained.append(o["seed"]), real(*a, **o))[1])
     first = members(tmp_path, base, data, labelled, [1, 2])
     assert trained == [1, 2]
     assert files.sha256(first[0]) != files.sha256(first[1])
-    assert committee.missing_members(tmp_path, training(base, data, labelled), [1, 2, 3]) == 1
+    trainer, cache = trainer_of(base, data), Cache(tmp_path)
+    there = [cache.has("member", trainer.question(Lesson(labelled=labelled, seed=seed))) for seed in (1, 2, 3)]
+    assert there == [True, True, False]
     assert members(tmp_path, base, data, labelled, [1, 2]) == first
     assert trained == [1, 2]
     members(tmp_path, base, data, labelled[:-1], [1])
@@ -83,7 +91,7 @@ def test_members_are_trained_once_for_what_they_depend_on(
 def test_a_member_that_has_changed_is_refused(base: Any, data: Any, labelled: Any, tmp_path: Path) -> None:
     (path,) = members(tmp_path, base, data, labelled, [1])
     (path / "adapter_config.json").write_text("{}")
-    with pytest.raises(StoreError, match="has changed since it was written; delete it, it is trained again"):
+    with pytest.raises(StoreError, match="has changed since it was written; delete it, it is made again"):
         members(tmp_path, base, data, labelled, [1])
 
 
@@ -114,7 +122,8 @@ def test_a_pass_is_a_member(base: Any, data: Any, labelled: Any, tmp_path: Path)
     some = data.pool[20:28]
     places = members(tmp_path, base, data, labelled, [1, 2, 3])
     needs = {"label_log_probs", "embedding"}
-    found = committee.predict_committee(base, places, some, needs, data.task, folder=tmp_path, question={})
+    scorers = tuple(OwnScorer(base, data.task, place) for place in places)
+    found = Committee(scorers)(some, Ask.of(needs, passes=3))
     assert found.arrays["label_log_probs"].shape == (3, 8, len(data.task.labels))
     states = []
     for k, place in enumerate(places):
@@ -124,7 +133,7 @@ def test_a_pass_is_a_member(base: Any, data: Any, labelled: Any, tmp_path: Path)
         states.append(alone.arrays["embedding"][0])
     np.testing.assert_allclose(found.arrays["embedding"][0], np.mean(states, axis=0), atol=1e-5)
     with pytest.raises(NoVariance, match="all members of the committee say the same"):
-        committee.predict_committee(base, places[:1] * 2, some, needs, data.task, folder=tmp_path, question={})
+        Committee(scorers[:1] * 2)(some, Ask.of(needs, passes=2))
 
 
 # --- the strategy ---------------------------------------------------------------------------------
@@ -161,6 +170,20 @@ def test_members_that_would_have_learned_less_are_refused(make_config: Any) -> N
 # --- the loop -------------------------------------------------------------------------------------
 
 
+def watch_members(patch: pytest.MonkeyPatch, trained: list[int], dies_at: int | None = None) -> None:
+    """Notes the seeds of the members that are trained, and not of the rounds' own adapters."""
+    real, own = train_room.train, {phase_seed(0, r, "train") for r in range(9)}
+
+    def watched(*args: Any, **options: Any) -> Any:
+        if options["seed"] not in own:
+            trained.append(options["seed"])
+            if len(trained) == dies_at:
+                raise Crash
+        return real(*args, **options)
+
+    patch.setattr(train_room, "train", watched)
+
+
 def three(use: str) -> dict[str, Any]:
     return {"use": use, "committee": 3}
 
@@ -170,8 +193,7 @@ def test_strategies_of_a_seed_share_the_warm_starts_members(
 ) -> None:
     """2 queries of 2 strategies: 3 × 2 new members, since the first query's are the same."""
     trained: list[int] = []
-    real = committee.train
-    monkeypatch.setattr(committee, "train", lambda *a, **o: (trained.append(o["seed"]), real(*a, **o))[1])
+    watch_members(monkeypatch, trained)
     config = make_config(**SMALL, strategies=[three("committee"), three("committee_bald")])
     loop.run(config)
     assert len(trained) == 6
@@ -198,20 +220,13 @@ def test_a_run_that_died_among_the_members_goes_on(
     config = make_config(**SMALL, strategies=[three("committee")], out=str(tmp_path / "whole"))
     loop.run(config)
     expected = dumps(tmp_path / "whole")
-    real, trained = committee.train, []
-
-    def dies(*args: Any, **options: Any) -> Any:
-        trained.append(options["seed"])
-        if len(trained) == 2:
-            raise Crash
-        return real(*args, **options)
-
+    trained: list[int] = []
     other = {**config, "out": str(tmp_path / "other")}
     with monkeypatch.context() as inner:
-        inner.setattr(committee, "train", dies)
+        watch_members(inner, trained, dies_at=2)
         with pytest.raises(Crash):
             loop.run(other)
-    monkeypatch.setattr(committee, "train", lambda *a, **o: (trained.append(o["seed"]), real(*a, **o))[1])
+    watch_members(monkeypatch, trained)
     loop.run(other)
     assert dumps(tmp_path / "other") == expected
     assert len(trained) == 5, "the member that was finished is not trained again"

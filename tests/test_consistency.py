@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import answer_entropy, sampled_response
 
+from guidestar.asking import Ask
 from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, consistency, generate, kv
-from guidestar.model.arrays import predict
 from guidestar.model.batches import encode_prompts
+from guidestar.model.scorer import OwnScorer
 from guidestar.query.measures import answer_consistency, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Recipe, check
 from guidestar.tasks import Choice, Number, Text
@@ -134,7 +135,8 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 def test_every_kind_of_task_gets_codes(base: Any, data: Any, task: Any) -> None:
-    found = predict(base, base.model, data.pool[:5], {"sampled_answer"}, task, samples=4, temperature=1.5, seed=1)
+    ask = Ask.of(["sampled_answer"], samples=4, temperature=1.5, seed=1)
+    found = OwnScorer(base, task)(data.pool[:5], ask)
     codes = found.arrays["sampled_answer"]
     assert codes.shape == (4, 5)
     scores = evaluate_measure("answer_consistency", found)

@@ -13,13 +13,15 @@ import pytest
 from conftest import LABELS
 from test_predict import choice, examples
 
+from guidestar.asking import evaluate
 from guidestar.config import TaskConfig, parse
 from guidestar.data.demonstrations import choose_demonstrations, with_demonstrations
 from guidestar.data.pool import Split, load_dataset
 from guidestar.errors import ConfigError, DataError
 from guidestar.model.batches import encode_prompts, encode_response
-from guidestar.model.evaluate import evaluate, few_shot
+from guidestar.model.fewshot import few_shot
 from guidestar.model.predict import respond
+from guidestar.model.scorer import OwnScorer
 from guidestar.records import Example
 from guidestar.tasks import make_task
 
@@ -131,7 +133,7 @@ def test_it_is_the_bare_model_on_the_longer_prompts(base: Any, split: Split, dem
     right = [LABELS[int(np.argmax(row))] == answer for row, answer in zip(slow, split.answers, strict=True)]
     assert values["accuracy"] == pytest.approx(np.mean(right))
     assert (values["shots"], arrays["shots"].tolist()) == (4.0, [4])
-    bare, _ = evaluate(base, base.model, split, task)
+    bare, _ = evaluate(OwnScorer(base, task), split, task)
     assert bare["nll"] != values["nll"]
     again, _ = few_shot(base, labelled, split, task, shots=4, seed=3)
     assert again == values
@@ -156,8 +158,8 @@ def test_demonstrations_are_dropped_until_the_longest_prompt_fits(base: Any, spl
 
 def test_what_a_model_writes_behind_its_answer_does_not_count(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untuned model goes on with a question of its own, whose answer would be read as its last number."""
-    from guidestar.model import evaluate as room
-    from guidestar.model.predict import Responses
+    from guidestar.asking import Responses
+    from guidestar.model import predict as room
 
     def said(*args: Any, stop: str | None = None) -> Responses:
         text = "2 + 2 = 4\n#### 4\n\n3 + 3?\n#### 6"
@@ -167,7 +169,7 @@ def test_what_a_model_writes_behind_its_answer_does_not_count(base: Any, monkeyp
     monkeypatch.setattr(room, "respond", said)
     split = Split((one,), ("#### 4",))
     assert few_shot(base, [(one, "#### 5")], split, numbers(), shots=1, seed=0)[0]["accuracy"] == 1.0
-    assert evaluate(base, base.model, split, numbers())[0]["accuracy"] == 0.0
+    assert evaluate(OwnScorer(base, numbers()), split, numbers())[0]["accuracy"] == 0.0
     blank = "4 it\n\nis\n#### 5"  # an answer with a blank line of its own: then nothing is cut
     assert few_shot(base, [(one, blank)], split, numbers(), shots=1, seed=0)[0]["accuracy"] == 0.0
 

@@ -238,7 +238,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_models(
     shutil.rmtree(run.folder / "adapters" / "round-000")  # trained once more when it is asked for
     with Run(parse(config | {"out": str(tmp_path / "parts")})) as run:
         run.run(oracle(run.bench.dataset))
-        assert [sha256(run._adapter(r)) for r in range(3)] == sums
+        assert [sha256(run.tuning.adapter(r)) for r in range(3)] == sums
         assert [m.values for m in run.metrics()] == values
 
 

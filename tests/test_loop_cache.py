@@ -12,27 +12,30 @@ import pytest
 from loops import SMALL, MakeConfig, answer_all, dumps, nothing_stays, picks, quick  # noqa: F401 - fixtures
 
 from guidestar import loop
+from guidestar.asking import LABELS, Cached
 from guidestar.bench import Bench, read_config
 from guidestar.errors import StoreError
 from guidestar.loop import Run
+from guidestar.model.scorer import OwnScorer
 from guidestar.store import Store
+from guidestar.store.cache import Cache
 
 
 def test_base_scores_are_computed_once_and_are_what_the_model_says(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Later rounds and other strategies, here with the same arrays, read the first base pass from the cache."""
-    from guidestar.model import basecache
-    from guidestar.model.predict import predict
+    from guidestar.model import predict as predict_room
 
     calls: list[list[str]] = []
+    plain = predict_room.predict
 
     def count(base: Any, model: Any, examples: Any, *rest: Any, **options: Any) -> Any:
-        calls.append([e.id for e in examples])
-        del options["folder"], options["question"]
-        return predict(base, model, examples, *rest, **options)
+        if model is base.model:
+            calls.append([e.id for e in examples])
+        return plain(base, model, examples, *rest, **options)
 
-    monkeypatch.setattr(basecache, "predict_in_parts", count)
+    monkeypatch.setattr(predict_room, "predict", count)
     twice = {"use": "star", "name": "again", "passes": 2}
     mixed = {"use": "entropy", "mix": {"schedule": "constant"}}
     config = make_config(
@@ -46,11 +49,8 @@ def test_base_scores_are_computed_once_and_are_what_the_model_says(
         f"one pass over the test set for the report and one over the pool; found {list(map(len, calls))}"
     )
 
-    needs = {"label_log_probs"}
-    fresh = predict(bench.base, bench.base.model, dataset.pool, needs, dataset.task)
-    cached = basecache.base_predictions(
-        bench.cache, bench.base, dataset.pool, needs, dataset.task, data_hash=dataset.hash
-    )
+    fresh = plain(bench.base, bench.base.model, dataset.pool, LABELS.needs, dataset.task)
+    cached = bench.untuned()(dataset.pool, LABELS)
     assert len(calls) == 2, "that answer came from the cache"
     assert np.array_equal(cached.arrays["label_log_probs"], fresh.arrays["label_log_probs"])
     p = dict(zip(fresh.ids, fresh.arrays["label_log_probs"][0], strict=True))
@@ -79,14 +79,12 @@ def test_a_changed_base_model_does_not_get_the_others_scores(
 ) -> None:
     import torch
 
-    from guidestar.model.basecache import base_predictions
-
     bench = Bench(read_config(make_config(**SMALL)))
     examples, task = bench.dataset.pool[:5], bench.dataset.task
 
     def ask(base: Any) -> np.ndarray:
-        found = base_predictions(bench.cache, base, examples, {"label_log_probs"}, task, data_hash=bench.dataset.hash)
-        return found.arrays["label_log_probs"]
+        found = Cached(OwnScorer(base, task), Cache(bench.cache))(examples, LABELS)
+        return np.asarray(found.arrays["label_log_probs"])
 
     before = ask(bench.base)
     with torch.no_grad():

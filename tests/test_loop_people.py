@@ -25,10 +25,9 @@ from loops import (  # noqa: F401 - fixtures
     unlabelled_data,
 )
 
-from guidestar import loop
+from guidestar import loop, measuring
 from guidestar.loop import Run
 from guidestar.model import adapters
-from guidestar.model import suggest as suggest_room
 from guidestar.model import train as train_room
 from guidestar.model.predict import predict, respond
 from guidestar.progress import Silent
@@ -208,13 +207,13 @@ def test_suggestions_do_not_depend_on_the_answers_of_their_round(make_config: Ma
 
 def test_suggestions_are_made_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    real = suggest_room.suggest
+    real = measuring.suggest
 
     def count(*values: Any, **options: Any) -> Any:
-        calls.append(values[4])
+        calls.append(values[3])
         return real(*values, **options)
 
-    monkeypatch.setattr(suggest_room, "suggest", count)
+    monkeypatch.setattr(measuring, "suggest", count)
     config = make_config(**PEOPLE)
     with Run(config) as run:
         answer_all(run, run.ask())
@@ -333,10 +332,8 @@ def test_a_budget_filled_by_an_import_is_trained_on_before_the_run_ends(
     make_config: MakeConfig, trained: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come while round 1 is measured, so no adapter has seen them: one more round, that asks for nothing."""
-    from guidestar.model import evaluate as evaluate_room
-
     news, config = Listener(), make_config(**{**PEOPLE, "query": {**SMALL["query"], "budget": 16}})
-    real = evaluate_room.evaluate
+    real = measuring.evaluate
     with Run(config, progress=news) as run:
         answer_all(run, run.ask())
         answer_all(run, run.ask())
@@ -346,7 +343,7 @@ def test_a_budget_filled_by_an_import_is_trained_on_before_the_run_ends(
             return real(*values, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate_room, "evaluate", meanwhile)
+            patch.setattr(measuring, "evaluate", meanwhile)
             assert run.ask() == []
         assert [m.labels for m in run.metrics()] == [12, 14, 18], "a round's labels are those it was trained on"
         assert [len(labels) for labels in trained] == [12, 14, 18]
@@ -447,7 +444,7 @@ def test_a_warm_start_that_was_added_to_later_is_not_shared(make_config: MakeCon
     config = make_config(**one_round)
     with Run(config, strategy="random") as run:
         answer_all(run, run.ask())
-        run._train(0)
+        run.tuning.train(0)
         bring(run.store, [extra(1)])
     with Run(config, strategy="star") as run:
         first = run.ask()

@@ -12,10 +12,10 @@ import pytest
 from loops import SMALL, Crash, MakeConfig, dumps, nothing_stays, picks, quick  # noqa: F401 - fixtures
 
 from guidestar import loop
+from guidestar.asking import InParts
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.loop import Run, oracle
-from guidestar.model import race as race_room
 from guidestar.progress import Silent
 from guidestar.query.measures import entropy, evaluate_measure
 from guidestar.query.mixing import mix
@@ -111,7 +111,7 @@ def test_a_run_killed_in_a_race_repeats_the_same(
 ) -> None:
     loop.run(config_of(make_config, STAR) | {"out": str(tmp_path / "whole")})
     config = config_of(make_config, STAR) | {"out": str(tmp_path / "killed")}
-    real: Callable[..., Any] = race_room.predict_in_parts
+    real: Callable[..., Any] = InParts.__call__
     calls = []
 
     def dies(*args: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def test_a_run_killed_in_a_race_repeats_the_same(
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(race_room, "predict_in_parts", dies)
+        patch.setattr(InParts, "__call__", dies)
         with pytest.raises(Crash):
             loop.run(config)
     loop.run(config)

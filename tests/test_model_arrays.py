@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from guidestar.asking import Ask
 from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, samples
-from guidestar.model.arrays import ARRAYS, predict
 from guidestar.model.gradients import representation_gradient
+from guidestar.model.predict import predict
 from guidestar.model.samples import one_sample, predict_samples
+from guidestar.model.scorer import ARRAYS, OwnScorer
 from guidestar.query.measures import MEASURES
 from guidestar.query.recipes import STRATEGIES
 from guidestar.query.strategies import labelled_needs, needs
@@ -186,7 +188,7 @@ def test_the_gradient_does_not_depend_on_the_batch_and_leaves_nothing_behind(bas
     np.testing.assert_allclose(whole, alone, rtol=1e-3)
     assert all(p.grad is None for p in model.parameters())
     assert not any(m._forward_hooks for m in model.modules() if isinstance(m, torch.nn.Embedding))
-    both = predict(base, model, some, {"representation_gradient", "label_log_probs"}, data.task)
+    both = OwnScorer(base, data.task, live=model)(some, Ask.of(["representation_gradient", "label_log_probs"]))
     np.testing.assert_array_equal(both.arrays["representation_gradient"][0], whole)
     assert both.arrays["label_log_probs"].shape[:2] == (1, 12)
     assert representation_gradient(base, model, []).shape == (0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,38 +11,39 @@ import numpy as np
 import pytest
 from test_predict import choice, examples
 
+from guidestar.asking import LABELS, InParts, silent
 from guidestar.errors import StoreError
-from guidestar.model import arrays as arrays_room
-from guidestar.model.parts import forget, predict_in_parts
+from guidestar.model import predict as predict_room
 from guidestar.model.predict import predict
+from guidestar.model.scorer import OwnScorer
 from guidestar.records import Example
+from guidestar.store.cache import Cache
 
 NEEDS = {"label_log_probs"}
 
 
-def in_parts(base: Any, folder: Path, size: int, **options: Any) -> Any:
-    return predict_in_parts(
-        base, base.model, examples(), NEEDS, choice(), folder=folder, question={"round": 1}, part=size, **options
-    )
+def in_parts(base: Any, folder: Path, size: int, tick: Any = silent) -> Any:
+    return InParts(OwnScorer(base, choice()), Cache(folder), size)(examples(), LABELS, tick)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 100])
 def test_parts_give_what_the_whole_gives(base: Any, tmp_path: Path, size: int) -> None:
-    found = in_parts(base, tmp_path / "parts", size)
+    scorer = InParts(OwnScorer(base, choice()), Cache(tmp_path / "parts"), size)
+    found = scorer(examples(), LABELS)
     whole = predict(base, base.model, examples(), NEEDS, choice())
     assert found.ids == whole.ids
     assert found.labels == whole.labels
     np.testing.assert_allclose(found.arrays["label_log_probs"], whole.arrays["label_log_probs"], rtol=1e-4, atol=1e-5)
     made = -(-8 // size) if size < 8 else 0
     assert len(list(tmp_path.glob("parts/*.safetensors"))) == made, "a pool of one part needs no file"
-    forget(tmp_path / "parts")
-    assert not (tmp_path / "parts").exists()
+    scorer.forget()
+    assert not list(tmp_path.glob("parts/*"))
 
 
 def test_a_stop_in_the_middle_costs_one_part(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = in_parts(base, tmp_path / "a", 3)
     asked: list[int] = []
-    plain = arrays_room.predict
+    plain = predict_room.predict
 
     def dies(base: Any, model: Any, some: Any, *args: Any, **options: Any) -> Any:
         asked.append(len(some))
@@ -49,7 +51,7 @@ def test_a_stop_in_the_middle_costs_one_part(base: Any, tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return plain(base, model, some, *args, **options)
 
-    monkeypatch.setattr(arrays_room, "predict", dies)
+    monkeypatch.setattr(predict_room, "predict", dies)
     with pytest.raises(KeyboardInterrupt):
         in_parts(base, tmp_path / "b", 3)
     told: list[tuple[int, int]] = []
@@ -63,7 +65,7 @@ def test_a_stop_in_the_middle_costs_one_part(base: Any, tmp_path: Path, monkeypa
 def test_parts_of_another_question_are_not_used(base: Any, tmp_path: Path) -> None:
     in_parts(base, tmp_path, 3)
     before = set(tmp_path.iterdir())
-    predict_in_parts(base, base.model, examples(), NEEDS, choice(), folder=tmp_path, question={"round": 2}, part=3)
+    InParts(OwnScorer(dataclasses.replace(base, fingerprint="other"), choice()), Cache(tmp_path), 3)(examples(), LABELS)
     assert len(set(tmp_path.iterdir()) - before) == 3
 
 
@@ -83,7 +85,7 @@ def test_memory_does_not_grow_with_the_pool(base: Any, tmp_path: Path) -> None:
     def peak(n: int) -> int:
         pool = [Example(f"{i:016x}", {}, f"Message: order {i % 7}\nTopic:") for i in range(n)]
         tracemalloc.start()
-        predict_in_parts(base, base.model, pool, NEEDS, choice(), folder=tmp_path / str(n), question={}, part=64)
+        InParts(OwnScorer(base, choice()), Cache(tmp_path / str(n)), 64)(pool, LABELS)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most

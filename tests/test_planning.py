@@ -212,7 +212,7 @@ def test_every_problem_is_named_at_once(make_config: Make) -> None:
 
 
 def test_prompts_beyond_the_context_are_refused(make_config: Make) -> None:
-    with pytest.raises(DataError, match="do not fit the context of 24 tokens"):
+    with pytest.raises(DataError, match="do not fit the model's context of 24 tokens"):
         planning.plan_run(configs.parse(make_config(model={"max_length": 24})), machine=ROOMY, clock=ticking())
 
 

@@ -13,11 +13,13 @@ import torch
 from test_predict import adapter, choice, examples  # noqa: F401
 
 from guidestar import loop
+from guidestar.asking import InParts
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.load import BaseModel
-from guidestar.model.precision import computing_in
+from guidestar.model.precision import computing_in, precision
 from guidestar.model.predict import predict
+from guidestar.model.scorer import OwnScorer
 from guidestar.store import Store
 
 NEEDS = frozenset({"label_log_probs", "response_entropy"})
@@ -62,16 +64,14 @@ def test_a_run_scores_in_it_and_trains_in_its_own(
     make_config: Callable[..., dict[str, Any]], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.dtype] = []
-    from guidestar.model import basecache, parts
+    real = InParts.__call__
 
-    real = parts.predict_in_parts
+    def watched(self: InParts, *given: Any, **options: Any) -> Any:
+        assert isinstance(self.scorer, OwnScorer)
+        seen.append(precision(self.scorer.base, self.scorer.dtype))
+        return real(self, *given, **options)
 
-    def watched(base: BaseModel, *given: Any, **options: Any) -> Any:
-        seen.append(base.dtype)
-        return real(base, *given, **options)
-
-    for room in (parts, basecache):
-        monkeypatch.setattr(room, "predict_in_parts", watched)
+    monkeypatch.setattr(InParts, "__call__", watched)
     config = make_config(
         model={"name": str(tiny_folder), "dtype": "bfloat16", "score_dtype": "float32"},
         strategies=["star"],

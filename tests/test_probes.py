@@ -134,7 +134,7 @@ def test_confidence_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
 
 
 def test_few_shot_predictions_are_those_of_the_warm_starts_labels(run: Path, bench: Bench) -> None:
-    from guidestar.model.evaluate import few_shot
+    from guidestar.model.fewshot import few_shot
 
     with Store.open(run) as store:
         labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
@@ -151,7 +151,7 @@ def test_a_confidence_probe_asked_again_needs_no_model(
 ) -> None:
     first = confidence_probe(run, bench, shots=2)
     before = {path: path.read_bytes() for path in first.files}
-    forbid(monkeypatch, "guidestar.model.evaluate.few_shot", "guidestar.model.load.load")
+    forbid(monkeypatch, "guidestar.model.fewshot.few_shot", "guidestar.model.load.load")
     again = confidence_probe(run, shots=2)  # without a bench: nothing of it is needed
     assert again.facts == first.facts
     assert {path: path.read_bytes() for path in again.files} == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 from scipy.stats import t
 from test_predict import PEFT, choice, examples
 
+from guidestar.asking import LABELS, InParts, Raced
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, NoVariance
-from guidestar.model import adapters
-from guidestar.model import arrays as arrays_room
-from guidestar.model.race import predict_raced
+from guidestar.model import predict as predict_room
+from guidestar.model.scorer import OwnScorer
 from guidestar.model.train import train
 from guidestar.query.measures import entropy, evaluate_measure
 from guidestar.query.racing import intervals, race, simulate
+from guidestar.store.cache import Cache
 
 
 def slow_intervals(values: list[list[float]], total: int, failure: float) -> list[tuple[float, float]]:
@@ -119,23 +121,10 @@ def test_a_race_with_a_model_makes_fewer_passes(base: Any, tmp_path: Path) -> No
     def value(found: Any, rows: Any) -> Any:
         return entropy(found.arrays["label_log_probs"][0])
 
-    with adapters.adapted(base, adapter(base, tmp_path / "a", 0.1)) as model:
-        runs = [
-            predict_raced(
-                base,
-                model,
-                examples(),
-                {"label_log_probs"},
-                choice(),
-                value,
-                passes=8,
-                k=3,
-                seed=s,
-                folder=tmp_path / "parts",
-                question={},
-            )
-            for s in (5, 5, 6)
-        ]
+    scorer = Raced(
+        InParts(OwnScorer(base, choice(), adapter(base, tmp_path / "a", 0.1)), Cache(tmp_path / "parts")), value, k=3
+    )
+    runs = [scorer.race(examples(), replace(LABELS, passes=8, seed=s)) for s in (5, 5, 6)]
     found, race_found = runs[0]
     assert found.arrays["label_log_probs"].shape == (8, 8, 6)
     assert race_found.passes.min() < 8, "every example had every pass"
@@ -155,7 +144,7 @@ def test_a_race_over_a_large_pool_goes_on_in_the_pass_it_was_in(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    plain = arrays_room.predict
+    plain = predict_room.predict
 
     def counted(base: Any, model: Any, some: Any, *args: Any, **options: Any) -> Any:
         asked.append(len(some))
@@ -163,34 +152,28 @@ def test_a_race_over_a_large_pool_goes_on_in_the_pass_it_was_in(
             raise KeyboardInterrupt
         return plain(base, model, some, *args, **options)
 
-    monkeypatch.setattr(arrays_room, "predict", counted)
+    monkeypatch.setattr(predict_room, "predict", counted)
+    tuned = OwnScorer(base, choice(), adapter(base, tmp_path / "a", 0.1))
 
     def go(folder: str) -> Any:
-        return predict_raced(
-            base, model, examples(), {"label_log_probs"}, choice(), lambda f, rows: entropy(f.arrays["label_log_probs"][0]),
-            passes=5, k=3, seed=5, folder=tmp_path / folder, question={"round": 1}, part=3,
-        )  # fmt: skip
+        parts = InParts(tuned, Cache(tmp_path / folder), size=3)
+        scorer = Raced(parts, lambda said, rows: entropy(said.arrays["label_log_probs"][0]), k=3)
+        return scorer.race(examples(), replace(LABELS, passes=5, seed=5))
 
-    with adapters.adapted(base, adapter(base, tmp_path / "a", 0.1)) as model:
-        dies_at = 0
-        whole, race_whole = go("whole")
-        every = len(asked)
-        asked.clear()
-        dies_at = 6
-        with pytest.raises(KeyboardInterrupt):
-            go("stopped")
-        again, race_again = go("stopped")
+    dies_at = 0
+    whole, race_whole = go("whole")
+    every = len(asked)
+    asked.clear()
+    dies_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        go("stopped")
+    again, race_again = go("stopped")
     assert len(asked) == every + 1, "a finished part was computed twice, or one was left out"
     np.testing.assert_array_equal(whole.arrays["label_log_probs"], again.arrays["label_log_probs"])
     np.testing.assert_array_equal(race_whole.picks, race_again.picks)
 
 
 def test_equal_passes_are_refused(base: Any, tmp_path: Path) -> None:
-    with (
-        adapters.adapted(base, adapter(base, tmp_path / "a", 0.0)) as model,
-        pytest.raises(NoVariance, match="first two Monte-Carlo passes are equal"),
-    ):
-        predict_raced(
-            base, model, examples(), {"label_log_probs"}, choice(), lambda f, r: np.zeros(len(r)), passes=4, k=2,
-            folder=tmp_path, question={},
-        )  # fmt: skip
+    tuned = OwnScorer(base, choice(), adapter(base, tmp_path / "a", 0.0))
+    with pytest.raises(NoVariance, match="first two Monte-Carlo passes are equal"):
+        Raced(tuned, lambda said, rows: np.zeros(len(rows)), k=2)(examples(), replace(LABELS, passes=4))

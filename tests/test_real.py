@@ -39,16 +39,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_demo_is_hard_for_the_base_model_and_learnable_from_all_labels(
     smollm: Any, demo: Any, tmp_path: Path
 ) -> None:
+    from guidestar.asking import evaluate
     from guidestar.config import TrainConfig
     from guidestar.model.adapters import adapted
-    from guidestar.model.evaluate import evaluate
+    from guidestar.model.scorer import OwnScorer
     from guidestar.model.train import train
 
-    assert evaluate(smollm, smollm.model, demo.test, demo.task)[0]["accuracy"] < 0.6
+    assert evaluate(OwnScorer(smollm, demo.task), demo.test, demo.task)[0]["accuracy"] < 0.6
     labelled = [(e, demo.gold[e.id]) for e in demo.pool]
     train(smollm, PEFT, TrainConfig(epochs=4, learning_rate=1e-3), labelled, demo.task, tmp_path / "a", seed=0)
     with adapted(smollm, tmp_path / "a") as model:
-        assert evaluate(smollm, model, demo.test, demo.task)[0]["accuracy"] > 0.9
+        assert evaluate(OwnScorer(smollm, demo.task, live=model), demo.test, demo.task)[0]["accuracy"] > 0.9
 
 
 def test_a_score_hardly_depends_on_the_batch_in_bfloat16(smollm: Any, demo: Any) -> None:

@@ -18,7 +18,7 @@ from guidestar.bench import read_config
 from guidestar.data.pool import read_examples
 from guidestar.data.stream import parts_of, survey
 from guidestar.errors import ConfigError, DataError, StoreError
-from guidestar.model import arrays as arrays_room
+from guidestar.model import predict as predict_room
 
 Config = Callable[..., Any]
 
@@ -77,7 +77,9 @@ def test_parts_that_are_kept_give_the_same_rows(
     kept = every(config, path, keep=tmp_path / "kept", **options)
     assert plain == kept
     assert len(list((tmp_path / "kept").iterdir())) == 3
-    monkeypatch.setattr(arrays_room, "predict", lambda *args, **more: pytest.fail("a finished part was computed again"))
+    monkeypatch.setattr(
+        predict_room, "predict", lambda *args, **more: pytest.fail("a finished part was computed again")
+    )
     assert every(config, path, keep=tmp_path / "kept", **options) == plain
 
 
@@ -86,7 +88,7 @@ def test_a_stop_in_the_middle_costs_one_part(config: Any, tmp_path: Path, monkey
     monkeypatch.setattr(scoring, "CHUNK", 3)
     whole = every(config, path)
     asked: list[int] = []
-    plain = arrays_room.predict
+    plain = predict_room.predict
 
     def dies(base: Any, model: Any, some: Any, *args: Any, **options: Any) -> Any:
         asked.append(len(some))
@@ -94,7 +96,7 @@ def test_a_stop_in_the_middle_costs_one_part(config: Any, tmp_path: Path, monkey
             raise KeyboardInterrupt
         return plain(base, model, some, *args, **options)
 
-    monkeypatch.setattr(arrays_room, "predict", dies)
+    monkeypatch.setattr(predict_room, "predict", dies)
     given: list[dict[str, Any]] = []
     with pytest.raises(KeyboardInterrupt):
         given.extend(scoring.score_file(config, str(path), keep=tmp_path / "kept"))

@@ -17,7 +17,6 @@ import pytest
 from guidestar.cli.main import main
 from guidestar.config import dump_yaml
 from guidestar.errors import ConfigError
-from guidestar.loop import Run
 from guidestar.metrics import savings
 from guidestar.metrics.curve import auc
 from guidestar.store import files
@@ -27,6 +26,7 @@ from guidestar.study.grid import run_study
 from guidestar.study.results import read_results, result_path
 from guidestar.study.standing import markdown, standing, warm_starts
 from guidestar.study.studyfile import PROTOCOLS, StudyConfig, load_study
+from guidestar.tuning import Tuning
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
 ADAPTER = {"peft_type": "BOTTLENECK", "r": 4, "bottleneck_dropout": 0.2, "target_modules": ["o_proj", "down_proj"]}
@@ -204,15 +204,15 @@ def test_a_study_that_was_killed_goes_on_and_ends_alike(
     finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, plain)
-    real, trained = Run._train, []
+    real, trained = Tuning.train, []
 
-    def killed(self: Run, r: int) -> None:
-        trained.append((self.folder.name, r))
+    def killed(self: Tuning, r: int) -> None:
+        trained.append((self.store.folder.name, r))
         if len(trained) == 5:
             raise Crash
         real(self, r)
 
-    monkeypatch.setattr(Run, "_train", killed)
+    monkeypatch.setattr(Tuning, "train", killed)
     with pytest.raises(Crash):
         run_study(path)
     assert trained[-1] == ("ent-seed0", 1), "in the middle of the second cell"

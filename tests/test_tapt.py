@@ -198,8 +198,8 @@ def test_killed_while_reading_it_reads_again_and_ends_the_same(
     assert dumps(tmp_path / "other") == dumps(tmp_path / "whole")
     (kept,) = (tmp_path / "other" / "cache" / "tapt").glob("tapt-*[0-9a-f]/")
     (kept / "adapter_config.json").write_text("{}")
-    with pytest.raises(StoreError, match="has changed since it was written; delete it, it is trained again"):
-        Run(other)._pretrained(1)
+    with pytest.raises(StoreError, match="has changed since it was written; delete it, it is made again"):
+        Run(other).tuning._pretrained(1)
 
 
 def test_a_study_has_an_adapter_with_and_without_it(demo_data: Path, tiny_folder: Path, tmp_path: Path) -> None:

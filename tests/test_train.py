@@ -20,6 +20,7 @@ from guidestar.config import TaskConfig, TrainConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.dropout import BitDropout
+from guidestar.model.scorer import OwnScorer
 from guidestar.model.train import _loss, _rows, decay_towards, train
 from guidestar.store.files import sha256
 from guidestar.tasks import make_task
@@ -145,9 +146,9 @@ def test_the_same_seed_gives_the_same_bytes(base: Any, tmp_path: Path) -> None:
 
 
 def test_lora_visibly_learns_the_demo(base: Any, demo_data: Path, tmp_path: Path) -> None:
+    from guidestar.asking import evaluate
     from guidestar.config import parse
     from guidestar.data.pool import load_dataset
-    from guidestar.model.evaluate import evaluate
 
     data = load_dataset(parse({"data": {"preset": "demo", "folder": str(demo_data)}}))
     labelled = [(e, data.gold[e.id]) for e in data.pool]
@@ -155,8 +156,7 @@ def test_lora_visibly_learns_the_demo(base: Any, demo_data: Path, tmp_path: Path
     first = train(base, {**PEFT, "r": 8, "lora_dropout": 0.1}, config, labelled, data.task, tmp_path / "a", seed=0)
     assert first.steps == 8 * 20
     assert first.losses[-1] < 0.85 * first.losses[0]
-    with adapters.adapted(base, tmp_path / "a") as model:
-        reached = evaluate(base, model, data.test, data.task)[0]["accuracy"]
+    reached = evaluate(OwnScorer(base, data.task, tmp_path / "a"), data.test, data.task)[0]["accuracy"]
     assert reached > data.facts["majority"]["share"] + 0.1
 
 
@@ -291,8 +291,8 @@ def test_the_oracle_epoch_is_the_one_with_the_best_test_accuracy(
 ) -> None:
     """The published notebook's selection: twin is a training for each number of epochs on one schedule."""
     from guidestar import loop
+    from guidestar.asking import evaluate
     from guidestar.bench import Bench
-    from guidestar.model.evaluate import evaluate
     from guidestar.report.read import read_runs
     from guidestar.report.summary import summarise
 
@@ -307,13 +307,11 @@ def test_the_oracle_epoch_is_the_one_with_the_best_test_accuracy(
     for epochs in range(1, 7):
         short = config.model_copy(update={"epochs": epochs, "schedule_steps": 12})
         train(base, PEFT, short, labelled, task, tmp_path / f"{epochs}", seed=3)
-        with adapters.adapted(base, tmp_path / f"{epochs}") as model:
-            errors.append(1 - evaluate(base, model, split, task)[0]["accuracy"])
+        errors.append(1 - evaluate(OwnScorer(base, task, tmp_path / f"{epochs}"), split, task)[0]["accuracy"])
     np.testing.assert_allclose(found.validation_losses, errors, atol=1e-9)
     assert len(set(errors)) > 1, "all epochs are equal, so this test says nothing"
     assert errors[found.best_epoch] == min(errors)
-    with adapters.adapted(base, tmp_path / "a") as model:
-        assert 1 - evaluate(base, model, split, task)[0]["accuracy"] == pytest.approx(min(errors))
+    assert 1 - evaluate(OwnScorer(base, task, tmp_path / "a"), split, task)[0]["accuracy"] == pytest.approx(min(errors))
 
     plain = make_config(train={"epochs": 2, "early_stop": "oracle_epoch"}, strategies=["random"])
     loop.run(plain)

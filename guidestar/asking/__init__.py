@@ -1,11 +1,15 @@
-"""The seam between what wants to know and what knows: `Scorer` answers about examples, `Trainer` makes adapters."""
+"""The seam between what wants to know and what knows: a `Scorer` answers about examples, a `Trainer` makes adapters, and
+an `Engine` gives both."""
 
+from guidestar.asking.answers import LABELS, Measured, choice_values, evaluate, suggest
+from guidestar.asking.engine import Engine
 from guidestar.asking.frozen import Frozen, Probed
 from guidestar.asking.scorer import Ask, Responses, Scorer, silent
-from guidestar.asking.trainer import Labelled, Lesson, Trained, Trainer, Weighted
-from guidestar.asking.wrappers import Cached, Committee, InParts, Raced
+from guidestar.asking.trainer import Labelled, Lesson, Trained, Trainer, Weighted, kept
+from guidestar.asking.wrappers import Cached, Committee, InParts, Raced, part_of
 
 __all__ = [
-    "Ask", "Cached", "Committee", "Frozen", "InParts", "Labelled", "Lesson", "Probed", "Raced", "Responses", "Scorer",
-    "Trained", "Trainer", "Weighted", "silent",
+    "LABELS", "Ask", "Cached", "Committee", "Engine", "Frozen", "InParts", "Labelled", "Lesson", "Measured", "Probed",
+    "Raced", "Responses", "Scorer", "Trained", "Trainer", "Weighted", "choice_values", "evaluate", "kept", "part_of",
+    "silent", "suggest",
 ]  # fmt: skip

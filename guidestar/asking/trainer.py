@@ -13,6 +13,7 @@ from guidestar.data.pool import Split
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.progress import Tick
 from guidestar.records import Example
+from guidestar.store.cache import Cache
 from guidestar.store.files import sha256
 
 Labelled = Sequence[tuple[Example, str]]
@@ -65,9 +66,9 @@ class Trained:
     example in every epoch."""
 
     losses: tuple[float, ...]
-    validation_losses: tuple[float, ...]
-    steps: int
-    best_epoch: int
+    validation_losses: tuple[float, ...] = ()
+    steps: int = 0
+    best_epoch: int = 0
     cut: int = 0
     dynamics: Dynamics | None = None
 
@@ -93,3 +94,8 @@ class Trainer(ABC):
     def question(self, lesson: Lesson) -> dict[str, Any]:
         """All that the adapter depends on: the name under which it can be kept."""
         return {**self.plain(), **lesson.plain()}
+
+
+def kept(cache: Cache, name: str, trainer: Trainer, lesson: Lesson, tick: Tick = silent) -> Path:
+    """The adapter from a cache, trained unless it is there. Raises StoreError for one that has changed since."""
+    return cache.folder(name, trainer.question(lesson), lambda folder: trainer(lesson, folder, tick))

@@ -1,172 +1,20 @@
-"""The own engine behind the seam: a base model on this machine that scores and trains, one adapter at a time."""
+"""The own engine behind the seam: a base model in this process that scores and trains."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, final
 
-from guidestar.asking import Ask, Lesson, Responses, Scorer, Trained, Trainer, silent
-from guidestar.config import TrainConfig
-from guidestar.errors import ModelError, allowed
-from guidestar.model import adapters, batches, classify, predict
-from guidestar.model.consistency import sampled_answers
-from guidestar.model.features import features
-from guidestar.model.gradients import representation_gradient
-from guidestar.model.kept import model_facts, training_facts
-from guidestar.model.load import BaseModel
-from guidestar.model.precision import computing_in, precision
-from guidestar.model.samples import predict_samples
-from guidestar.model.train import train
+from guidestar.asking import Engine, Lesson, Scorer, Trained, Trainer, silent
+from guidestar.config import RunConfig, TaptConfig, TrainConfig
+from guidestar.model import adapters, batches, pretrain, train
+from guidestar.model.load import BaseModel, describe
+from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
-from guidestar.records import Example, Predictions
-from guidestar.store.files import sha256
+from guidestar.records import Example
 from guidestar.tasks import Task
-
-GRADIENT = frozenset({"representation_gradient"})
-SAMPLED = frozenset({"sampled_answer"})
-FEATURES = frozenset({"features"})
-ARRAYS = predict.ARRAYS | GRADIENT | SAMPLED | FEATURES
-HEADED = classify.ARRAYS | GRADIENT | FEATURES  # what a classification head answers
-
-
-@final
-class OwnScorer(Scorer):
-    """A base model, bare or under a saved adapter; label words, or a classification head.
-
-    Gradients and sampled answers are of the plain model, whatever `passes` is.
-    """
-
-    def __init__(
-        self, base: BaseModel, task: Task, adapter: Path | None = None, *, dtype: str | None = None,
-        b_dropout: float | None = None, head_alone: bool = False, live: Any = None,
-    ) -> None:  # fmt: skip
-        """dtype: another precision to score in than the base model's own. b_dropout: rate of a dropout before LoRA's B in
-        stochastic passes. head_alone: the classification head that was trained with the adapter, on the bare base model.
-        live: a PEFT model on the base that is there already, in training say, in the place of `adapter`."""
-        self.base, self.task, self.adapter, self.dtype = base, task, adapter, dtype
-        self.b_dropout, self.head_alone, self.live = b_dropout, head_alone, live
-        self._depth, self._stack, self._open = 0, ExitStack(), (base, live)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.task.classes
-
-    def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
-        self.check(ask)
-        plain = ask.needs - GRADIENT - SAMPLED - FEATURES
-        found = Predictions(tuple(e.id for e in examples), {}, self.labels)
-        with self:
-            base, model = self._open
-            if ask.one_model and ask.passes:
-                found = predict_samples(
-                    base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed,
-                    b_dropout=self.b_dropout, gold=ask.gold, tick=tick,
-                )  # fmt: skip
-            elif plain or not ask.needs:
-                found = predict.predict(
-                    base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed, gold=ask.gold, tick=tick,
-                    whole_dropout=ask.dropout == "model",
-                )  # fmt: skip
-            more = {}
-            if ask.needs & GRADIENT:
-                more["representation_gradient"] = representation_gradient(base, model, examples, tick)[None]
-            if ask.needs & FEATURES:
-                more["features"] = features(base, model, examples, tick)[None]
-            if ask.needs & SAMPLED:
-                more["sampled_answer"] = sampled_answers(
-                    base, model, examples, self.task, samples=ask.samples, temperature=ask.temperature, seed=ask.seed,
-                    tick=tick,
-                )  # fmt: skip
-        return Predictions(found.ids, {**found.arrays, **more}, found.labels)
-
-    def refusal(self, ask: Ask) -> str | None:
-        if unknown := sorted(ask.needs - ARRAYS):
-            return f"the array {unknown[0]!r} is unknown; {allowed(sorted(ARRAYS), unknown[0])}"
-        if ask.needs & SAMPLED and ask.samples < 2:
-            return f"samples is {ask.samples}; allowed: 2 or more"
-        if ask.needs & SAMPLED and not ask.temperature > 0:
-            return f"temperature is {ask.temperature}; allowed: above 0"
-        if ask.passes and ask.dropout == "adapter" and self.adapter is None and self.live is None:
-            return (
-                "passes were asked for, but there is no adapter on the model, and the base model's own dropout stays off; "
-                "allowed: passes 0, an adapter with dropout, or dropout model where the model was trained with some"
-            )
-        if ask.one_model and ask.passes and ask.dropout == "model":
-            return "passes of one model each draw the adapter's masks alone; allowed: dropout adapter"
-        if "label_log_probs" in ask.needs and not self.labels:
-            return "label_log_probs was asked for, but the task has no labels; allowed: a task of kind choice"
-        if not self.base.labels:
-            return None
-        if other := headed_problem(self.base, ask.needs):
-            return other
-        if "label_log_probs" in ask.needs and self.adapter is None and self.live is None:
-            return (
-                f"{self.base.name} answers with a classification head, which is noise before it is trained: the base model "
-                "alone says nothing about the labels"
-            )
-        return None
-
-    def plain(self) -> dict[str, Any]:
-        if self.live is not None:
-            raise ValueError("a model in training has no name under which its answers could be kept")
-        base = self.base
-        found = {
-            "model": base.fingerprint, "dtype": str(precision(base, self.dtype)), "chat": base.chat,
-            "task": repr(self.task),
-        }  # fmt: skip
-        others = {
-            "adapter": self.adapter and sha256(self.adapter), "b_dropout": self.b_dropout, "head_alone": self.head_alone,
-            "rendered": base.rendered, "pooling": base.pooling if base.labels else None,
-        }  # fmt: skip
-        return found | {name: value for name, value in others.items() if value}
-
-    def respond(self, examples: Sequence[Example], stop: str | None = None, tick: Tick = silent) -> Responses:
-        if self.base.labels:
-            return super().respond(examples, stop, tick)
-        with self:
-            base, model = self._open
-            return predict.respond(base, model, examples, self.task, tick, stop=stop)
-
-    def too_long(self, examples: Sequence[Example], answers: Mapping[str, str] | None = None) -> dict[str, str]:
-        room = predict.rooms(self.base, self.task, examples, answers or {})
-        said = f"the prompt and a response do not fit the model's context of {self.base.max_length} tokens"
-        return dict.fromkeys(sorted(batches.too_long(self.base, examples, room)), said)
-
-    def __enter__(self) -> Self:
-        if self._depth == 0 and self.live is None:
-            if getattr(self.base.model, "peft_config", None) is not None:
-                raise ModelError(
-                    f"an adapter is on {self.base.name} already; close the scorer that put it there before asking another"
-                )
-            with ExitStack() as opening:
-                base = opening.enter_context(computing_in(self.base, self.dtype))
-                if self.head_alone and self.adapter is not None:
-                    model = opening.enter_context(classify.head_alone(base, self.adapter))
-                else:
-                    model = opening.enter_context(adapters.adapted(base, self.adapter, b_dropout=self.b_dropout))
-                self._open, self._stack = (base, model), opening.pop_all()
-        self._depth += 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._stack.close()
-
-
-def headed_problem(base: BaseModel, needs: Collection[str]) -> str | None:
-    """Why a classification head cannot answer this; None if it can."""
-    if not (other := sorted(frozenset(needs) - HEADED)):
-        return None
-    return (
-        f"{base.name} answers with a classification head, which gives label probabilities and embeddings, not "
-        f"{', '.join(other)}; use a measure over the labels, or a causal language model"
-    )
 
 
 @final
@@ -180,14 +28,89 @@ class OwnTrainer(Trainer):
         self.base, self.task, self.peft, self.config, self.data_hash = base, task, dict(peft), config, data_hash
 
     def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
-        return train(
+        return train.train(
             self.base, self.peft, self.config, lesson.labelled, self.task, folder, seed=lesson.seed,
             previous=lesson.previous, pretrained=lesson.pretrained, validation=lesson.validation, oracle=lesson.oracle,
             extra=lesson.extra, tick=tick,
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json")
+        settings.pop("micro_batch_size")  # decides how much memory is used
         return {
-            **model_facts(self.base), "peft": self.peft, "train": training_facts(self.config), "data": self.data_hash,
-            "task": repr(self.task),
+            **_facts(self.base), "peft": self.peft, "train": settings, "data": self.data_hash, "task": repr(self.task)
         }  # fmt: skip
+
+
+@final
+class OwnPretrainer(Trainer):
+    """Trains an adapter on prompts alone (`model/pretrain.py`); the answers of its lessons are not read."""
+
+    def __init__(
+        self, base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, data_hash: str, b_dropout: float | None
+    ) -> None:
+        self.base, self.peft, self.config, self.data_hash, self.b_dropout = (
+            base,
+            dict(peft),
+            config,
+            data_hash,
+            b_dropout,
+        )
+
+    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
+        examples = [example for example, _ in lesson.labelled]
+        losses = pretrain.pretrain(
+            self.base, self.peft, self.config, examples, folder, seed=lesson.seed, b_dropout=self.b_dropout, tick=tick
+        )
+        return Trained(tuple(losses), best_epoch=len(losses) - 1)
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            **_facts(self.base), "peft": self.peft, "tapt": self.config.model_dump(mode="json"), "data": self.data_hash,
+            "b_dropout": self.b_dropout, "labels": list(self.base.labels),
+        }  # fmt: skip
+
+    def question(self, lesson: Lesson) -> dict[str, Any]:
+        return {**self.plain(), "seed": lesson.seed, "ids": [example.id for example, _ in lesson.labelled]}
+
+
+def _facts(base: BaseModel) -> dict[str, Any]:
+    """What any training depends on in a base model."""
+    return {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
+
+
+@final
+class OwnEngine(Engine):
+    """A base model in this process."""
+
+    def __init__(self, base: BaseModel, task: Task) -> None:
+        self.base, self.task = base, task
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        return describe(self.base)
+
+    @property
+    def headed(self) -> bool:
+        return bool(self.base.labels)
+
+    def scorer(
+        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,
+        head_alone: bool = False,
+    ) -> Scorer:  # fmt: skip
+        return OwnScorer(self.base, self.task, adapter, dtype=dtype, b_dropout=b_dropout, head_alone=head_alone)
+
+    def trainer(self, config: RunConfig, data_hash: str) -> Trainer:
+        return OwnTrainer(self.base, self.task, config.peft, config.train, data_hash)
+
+    def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
+        assert config.tapt is not None, "the configuration has no tapt"
+        return OwnPretrainer(self.base, config.peft, config.tapt, data_hash, config.train.b_dropout)
+
+    def check_adapter(self, config: RunConfig) -> None:
+        adapters.detach(adapters.attach(self.base, config.peft, seed=0, b_dropout=config.train.b_dropout))
+
+    def check_answers(self, examples: Sequence[Example]) -> None:
+        if self.task.classes and not self.base.labels:
+            for joint in {batches.joint_of(self.base, e.prompt) for e in examples}:
+                batches.label_tokens(self.base, self.task, joint)

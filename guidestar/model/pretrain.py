@@ -24,7 +24,6 @@ from guidestar.config import TaptConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
 from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
-from guidestar.model.kept import kept_adapter, model_facts, place
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import last_logits
 from guidestar.progress import Tick
@@ -32,49 +31,6 @@ from guidestar.records import Example
 
 IGNORED = -100  # a target that is none; PyTorch's own default
 MOST = 512  # padded tokens whose distributions over the vocabulary exist at one time
-
-
-def tapt_adapter(
-    folder: Path,
-    base: BaseModel,
-    peft: Mapping[str, Any],
-    config: TaptConfig,
-    examples: Sequence[Example],
-    *,
-    seed: int,
-    data_hash: str,
-    b_dropout: float | None = None,
-    tick: Tick = lambda done, total: None,
-) -> Path:
-    """The pretrained adapter from `folder`, where it is trained unless it is there. data_hash: of data and template.
-
-    Raises what `pretrain` does, and StoreError for an adapter that has changed since it was trained.
-    """
-    asked = _question(base, peft, config, examples, seed, data_hash, b_dropout)
-
-    def fill(place: Path) -> None:
-        pretrain(base, peft, config, examples, place, seed=seed, b_dropout=b_dropout, tick=tick)
-
-    return kept_adapter(folder, "tapt", asked, fill)
-
-
-def is_kept(
-    folder: Path, base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], *,
-    seed: int, data_hash: str, b_dropout: float | None = None,
-) -> bool:  # fmt: skip
-    """Whether `tapt_adapter` has nothing to train."""
-    found = place(folder, "tapt", _question(base, peft, config, examples, seed, data_hash, b_dropout))
-    return all(path.exists() for path in found)
-
-
-def _question(
-    base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], seed: int,
-    data_hash: str, b_dropout: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        **model_facts(base), "peft": dict(peft), "tapt": config.model_dump(mode="json"), "seed": seed, "data": data_hash,
-        "ids": [e.id for e in examples], "b_dropout": b_dropout, "labels": list(base.labels),
-    }  # fmt: skip
 
 
 def pretrain(

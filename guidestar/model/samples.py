@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from guidestar.asking.wrappers import joined, part_of
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, lora
 from guidestar.model.dropout import BitDropout
@@ -48,25 +49,6 @@ def predict_samples(
         with one_sample(model, seed + k, b_dropout):
             found.append(predict(base, model, examples, needs, task, gold=gold, tick=part_of(tick, k, passes)))
     return joined(found, "all sampled models are equal: the adapter's dropout does not act on this model")
-
-
-def joined(found: Sequence[Predictions], equal: str) -> Predictions:
-    """The predictions of K models for the same examples as K passes; embeddings are averaged.
-
-    Raises NoVariance, with the text `equal`, if all of them say the same.
-    """
-    arrays = {name: np.concatenate([one.arrays[name] for one in found]) for name in found[0].arrays}
-    if "embedding" in arrays:
-        arrays["embedding"] = arrays["embedding"].mean(axis=0, keepdims=True)
-    rest = [array for name, array in arrays.items() if name != "embedding" and not name.endswith("_length")]
-    if len(found[0]) and len(found) > 1 and rest and all((array == array[:1]).all() for array in rest):
-        raise NoVariance(equal)
-    return Predictions(found[0].ids, arrays, found[0].labels)
-
-
-def part_of(tick: Tick, k: int, passes: int) -> Tick:
-    """The tick of pass k as one of all passes."""
-    return lambda done, total: tick((k * total + done) // passes, total)
 
 
 @contextmanager

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import Labelled, Trained, Weighted
+from guidestar.asking import Labelled, Trained, Weighted, evaluate
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
 from guidestar.model.dynamics import Listener
-from guidestar.model.evaluate import evaluate
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import Tick, last_logits
 from guidestar.model.recipe import settled
+from guidestar.model.scorer import OwnScorer
 
 HEAD_BATCH = 64  # texts of one reading for the head
 
@@ -122,7 +122,7 @@ def _judge(
 
         def wrong() -> float:
             model.eval()
-            return 1.0 - evaluate(base, model, split, task)[0]["accuracy"]
+            return 1.0 - evaluate(OwnScorer(base, task, live=model), split, task)[0]["accuracy"]
 
         return wrong
     if config.early_stop == "smoothest_epoch":

@@ -322,7 +322,7 @@ class Store:
 
     # --- adapters and arrays ----------------------------------------------------------------------
 
-    def add_adapter(self, round: int, fill: Callable[[Path], None]) -> Path:
+    def add_adapter(self, round: int, fill: Callable[[Path], object]) -> Path:
         """Publish `adapters/round-003/` with what `fill` writes into the folder it is given.
 
         Does nothing if the adapter is there. One whose folder was deleted is recorded anew.

@@ -52,7 +52,7 @@ def few_shot(cells: Sequence[Cell], out: Path, shared: Shared, progress: Progres
 
 
 def _few_shot(cell: Cell, shared: Shared, progress: Progress) -> Result:
-    from guidestar.model import evaluate
+    from guidestar.model.fewshot import few_shot
 
     bench = shared.bench(cell.config)
     data, test = bench.fitting, bench.fitting.test
@@ -63,9 +63,7 @@ def _few_shot(cell: Cell, shared: Shared, progress: Progress) -> Result:
         facts = store.facts
     start = time.perf_counter()
     with progress.phase("few-shot") as tick:
-        values, _ = evaluate.few_shot(
-            bench.base, labelled, test, data.task, shots=SHOTS, seed=cell.config.seeds[0], tick=tick
-        )
+        values, _ = few_shot(bench.base, labelled, test, data.task, shots=SHOTS, seed=cell.config.seeds[0], tick=tick)
     seconds = {"few-shot": round(time.perf_counter() - start, 3)}
     return about(cell, facts) | _NO_RUN | {"final": values["accuracy"], "metrics": values, "seconds": seconds}
 

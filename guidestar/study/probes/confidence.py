@@ -118,7 +118,7 @@ def _few_shot(subject: Subject, shots: int) -> Arrays:
     asked = question(subject) | {"shots": shots, "seed": seed, "labelled": known}
 
     def compute() -> Arrays:
-        from guidestar.model.evaluate import few_shot
+        from guidestar.model.fewshot import few_shot
 
         base, dataset = base_of(subject), bench_of(subject).fitting
         assert dataset.test is not None  # the run has measured on it

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from guidestar.asking import Ask
 from guidestar.bench import Bench
 from guidestar.errors import ConfigError, StoreError, allowed
 from guidestar.progress import Progress
@@ -24,9 +25,9 @@ from guidestar.study.probes.run import (
     Probe,
     Subject,
     about,
-    base_of,
     bench_of,
     cached,
+    engine_of,
     finish,
     number,
     opened,
@@ -158,7 +159,7 @@ def _with_adapters(subject: Subject, notes: list[str]) -> list[Metrics]:
 def _sample(subject: Subject, measures: Sequence[str], top: int, limit: int | None) -> _Sample:
     """The examples to follow, the same for every run of one pool, model, measure and limit."""
     bench = bench_of(subject)
-    base_of(subject)
+    engine_of(subject)
     pool, seed = bench.pool, bench.config.data.seed
     if limit is not None and limit < len(pool):
         rows = generator(seed, 0, "probe/limit").choice(len(pool), size=limit, replace=False)
@@ -181,21 +182,14 @@ def _needs(measures: Sequence[str]) -> frozenset[str]:
 
 def _base_predictions(subject: Subject, examples: Sequence[Example], needs: frozenset[str]) -> Predictions:
     """From the cache that the runs share: they may have asked the same."""
-    from guidestar.model.basecache import base_predictions
-
-    bench = bench_of(subject)
+    engine_of(subject)
     with subject.progress.phase("base model") as tick:
-        return base_predictions(
-            bench.cache, base_of(subject), examples, needs, bench.fitting.task, data_hash=bench.dataset.hash, tick=tick
-        )
+        return bench_of(subject).untuned()(examples, Ask(needs), tick)
 
 
 def _values(subject: Subject, measures: Sequence[str], rounds: Sequence[int], sample: _Sample) -> dict[str, Array]:
     """Measure -> (1 + rounds, examples): the base model's values, then each round's."""
-    from guidestar.model import adapters
-    from guidestar.model.predict import predict
-
-    bench, needs = bench_of(subject), _needs(measures)
+    needs = _needs(measures)
     found = [sample.base]
     for r in rounds:
         adapter = subject.store.adapter(r)
@@ -204,9 +198,8 @@ def _values(subject: Subject, measures: Sequence[str], rounds: Sequence[int], sa
         }  # fmt: skip
 
         def compute(r: int = r, adapter: Path = adapter) -> Arrays:
-            base = base_of(subject)
-            with adapters.adapted(base, adapter) as model, subject.progress.phase(f"round {r}") as tick:
-                return predict(base, model, sample.examples, needs, bench.fitting.task, tick=tick).arrays
+            with subject.progress.phase(f"round {r}") as tick:
+                return engine_of(subject).scorer(adapter)(sample.examples, Ask(needs), tick).arrays
 
         arrays = cached(subject, f"entropy-round-{r:03d}", asked, compute)
         found.append(Predictions(sample.base.ids, arrays, sample.base.labels))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from guidestar.asking import Lesson
 from guidestar.bench import Bench
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.dynamics import NAME, Dynamics, from_arrays
@@ -31,9 +32,9 @@ from guidestar.study.probes.run import (
     Probe,
     Subject,
     about,
-    base_of,
     bench_of,
     cached,
+    engine_of,
     finish,
     number,
     opened,
@@ -124,13 +125,10 @@ def _of_pool(subject: Subject) -> Dynamics:
     }  # fmt: skip
 
     def compute() -> Arrays:
-        from guidestar.model.train import train
-
-        settings = config.train.model_copy(update={"patience": 0})
+        plain = config.model_copy(update={"train": config.train.model_copy(update={"patience": 0})})
+        trainer = engine_of(subject).trainer(plain, bench.dataset.hash)
         with tempfile.TemporaryDirectory(prefix="guidestar-") as place, subject.progress.phase("training") as tick:
-            trained = train(
-                base_of(subject), dict(config.peft), settings, labelled, data.task, Path(place), seed=seed, tick=tick
-            )
+            trained = trainer(Lesson(labelled=labelled, seed=seed), Path(place), tick)
         assert trained.dynamics is not None
         return trained.dynamics.arrays()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from guidestar.asking import Lesson, evaluate
 from guidestar.bench import Bench
 from guidestar.data.pool import Split
 from guidestar.errors import ConfigError, StoreError
@@ -23,9 +24,9 @@ from guidestar.study.probes.run import (
     Probe,
     Subject,
     about,
-    base_of,
     bench_of,
     cached,
+    engine_of,
     finish,
     opened,
     question,
@@ -82,22 +83,18 @@ def _trained_again(
     }  # fmt: skip
 
     def compute() -> Arrays:
-        from guidestar.model import adapters
-        from guidestar.model.evaluate import evaluate
-        from guidestar.model.train import train
-
-        bench, base = bench_of(subject), base_of(subject)
-        task, validation = bench.fitting.task, bench.fitting.validation
-        held_out = validation.answered() if config.train.patience and validation is not None else []
-        previous = subject.store.adapter(r - 1) if r and config.train.start == "previous" else None
+        bench, engine = bench_of(subject), engine_of(subject)
+        validation = bench.fitting.validation
+        lesson = Lesson(
+            labelled=labelled, seed=seed,
+            previous=subject.store.adapter(r - 1) if r and config.train.start == "previous" else None,
+            validation=validation.answered() if config.train.patience and validation is not None else [],
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="guidestar-") as folder:
             with subject.progress.phase(f"training {number + 1}") as tick:
-                train(
-                    base, config.peft, config.train, labelled, task, Path(folder), seed=seed, previous=previous,
-                    validation=held_out, tick=tick,
-                )  # fmt: skip
-            with adapters.adapted(base, Path(folder)) as model, subject.progress.phase("evaluating") as tick:
-                arrays = evaluate(base, model, test, task, tick)[1]
+                engine.trainer(config, bench.dataset.hash)(lesson, Path(folder), tick)
+            with subject.progress.phase("evaluating") as tick:
+                arrays = evaluate(engine.scorer(Path(folder)), test, bench.fitting.task, tick)[1]
         right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if "log_probs" in arrays else arrays["correct"]
         return {"right": np.asarray(right, dtype=np.uint8)}
 

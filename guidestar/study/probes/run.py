@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from guidestar import config as configs
+from guidestar.asking import LABELS, Engine, choice_values
 from guidestar.bench import Bench
-from guidestar.config import CONFIG_FILE, fingerprint
+from guidestar.config import CONFIG_FILE
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.records import Metrics
 from guidestar.store import Store, files
+from guidestar.store.cache import Cache
 from guidestar.store.store import find_run
 from guidestar.tasks import recorded_task
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # a probe that finds all its numbers on the disk needs no tor
 Arrays = Mapping[str, np.ndarray]
 
 FOLDER = "probes"  # in the run's folder
-_HASH = "sha256"  # an array of 32 bytes beside the others
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,17 @@ def bench_of(subject: Subject) -> Bench:
     return bench
 
 
-def base_of(subject: Subject) -> BaseModel:
-    """The run's base model. Raises ConfigMismatch if its weights or its precision are others."""
-    from guidestar.model import load
+def engine_of(subject: Subject) -> Engine:
+    """The run's model. Raises ConfigMismatch if its weights or its precision are others."""
+    engine = bench_of(subject).engine
+    engine.must_be(subject.facts["model"], subject.folder)
+    return engine
 
-    return load.same(bench_of(subject).base, subject.facts["model"], subject.folder)
+
+def base_of(subject: Subject) -> BaseModel:
+    """The same, for what looks inside it."""
+    engine_of(subject)
+    return bench_of(subject).base
 
 
 def need_choice(subject: Subject, name: Literal["confidence", "unchanged"]) -> None:
@@ -118,18 +124,12 @@ def zero_shot(subject: Subject) -> Arrays:
     """Test predictions of the base model; the run has kept them, unless somebody deleted the file."""
     if subject.store.has_arrays(0, "test_base"):
         return subject.store.arrays(0, "test_base")
-    from guidestar.model.basecache import base_predictions
-    from guidestar.model.evaluate import choice_values
-
-    bench, base = bench_of(subject), base_of(subject)
+    bench, _ = bench_of(subject), engine_of(subject)
     assert bench.fitting.test is not None
     pairs = bench.fitting.test.answered()
     with subject.progress.phase("base model") as tick:
-        found = base_predictions(
-            bench.cache, base, [e for e, _ in pairs], {"label_log_probs"}, bench.fitting.task,
-            data_hash=bench.dataset.hash, tick=tick,
-        )  # fmt: skip
-    return choice_values(found.arrays["label_log_probs"][0], [a for _, a in pairs], bench.fitting.task)[1]
+        said = bench.untuned()([e for e, _ in pairs], LABELS, tick)
+    return choice_values(said.arrays["label_log_probs"][0], [a for _, a in pairs], bench.fitting.task)[1]
 
 
 def question(subject: Subject) -> dict[str, Any]:
@@ -144,22 +144,7 @@ def question(subject: Subject) -> dict[str, Any]:
 
 def cached(subject: Subject, name: str, question: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
     """Arrays from the disk if this question was asked before, else computed and kept."""
-    path = subject.place / f"{name}-{fingerprint(question)[:16]}.safetensors"
-    if path.exists():
-        arrays = files.read_arrays(path)
-        if arrays.pop(_HASH, np.zeros(0)).tobytes() != _digest(arrays):
-            raise StoreError(f"{path}: its content has changed since it was written; delete it to compute it again")
-        return arrays
-    found = dict(compute())
-    files.write_arrays(path, {**found, _HASH: np.frombuffer(_digest(found), np.uint8)}, {})
-    return found
-
-
-def _digest(arrays: Arrays) -> bytes:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.digest()
+    return Cache(subject.place).arrays(name, question, lambda: dict(compute()))
 
 
 # --- what is written ----------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guidestar.asking import LABELS
 from guidestar.bench import Bench
 from guidestar.data.pool import Split
 from guidestar.errors import ConfigError, StoreError
@@ -23,9 +25,9 @@ from guidestar.study.probes.run import (
     Probe,
     Subject,
     about,
-    base_of,
     bench_of,
     cached,
+    engine_of,
     finish,
     number,
     opened,
@@ -104,26 +106,19 @@ def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Ar
 
 
 def _predicted(subject: Subject, split: Split, r: int, adapter: Path | None, passes: int) -> Arrays:
-    from guidestar.model import adapters
-    from guidestar.model.predict import predict, respond
-
-    bench, base = bench_of(subject), base_of(subject)
-    task, pairs = bench.fitting.task, split.answered()
-    examples = [e for e, _ in pairs]
+    bench, pairs = bench_of(subject), split.answered()
+    task, examples = bench.fitting.task, [e for e, _ in pairs]
     name = "base model" if adapter is None else f"round {r}"
-    with (
-        adapters.adapted(base, adapter, b_dropout=bench.config.train.b_dropout if adapter else None) as model,
-        subject.progress.phase(name) as tick,
-    ):
+    scorer = engine_of(subject).scorer(adapter, b_dropout=bench.config.train.b_dropout if adapter else None)
+    with scorer, subject.progress.phase(name) as tick:
         if not task.classes:
-            said = respond(base, model, examples, task, tick)
+            said = scorer.respond(examples, None, tick)
             right = [task.correct(task.parse(t), a) for t, (_, a) in zip(said.texts, pairs, strict=True)]
             return {"correct": np.asarray(right, dtype=np.uint8)} | {k: np.asarray(v) for k, v in said.arrays.items()}
-        wanted = {"label_log_probs"}
-        arrays = {"log_probs": predict(base, model, examples, wanted, task, tick=tick).arrays["label_log_probs"][0]}
+        arrays = {"log_probs": scorer(examples, LABELS, tick).arrays["label_log_probs"][0]}
         if passes and adapter is not None:
             seed = phase_seed(int(subject.facts.get("seed", 0)), r, "probe/score")
-            drawn = predict(base, model, examples, wanted, task, passes=passes, seed=seed, tick=tick)
+            drawn = scorer(examples, replace(LABELS, passes=passes, seed=seed), tick)
             arrays[_PASSES] = drawn.arrays["label_log_probs"]
         return arrays
 

@@ -1,0 +1,61 @@
+"""What a model answers: measured on a split, and as people see it beside an example. Nothing here chooses anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from guidestar.asking.scorer import Ask, Scorer, silent
+from guidestar.data.pool import Split
+from guidestar.metrics.scores import choice_metrics, exact_metrics
+from guidestar.progress import Tick
+from guidestar.records import Example, Suggestion
+from guidestar.tasks import Task, Text
+
+Measured = tuple[dict[str, float], dict[str, np.ndarray]]
+LABELS = Ask.of(["label_log_probs"])
+
+
+def evaluate(scorer: Scorer, split: Split, task: Task, tick: Tick = silent, *, stop: str | None = None) -> Measured:
+    """Metrics on the answered examples of a split, and the arrays behind them.
+
+    stop: a text that ends a generated response, beside the end token.
+
+    A choice gives accuracy, macro_f1, ece, brier, nll, and arrays "log_probs" (n, labels) float32 and "gold"
+    (n,) int64. The other kinds give the accuracy of the parsed response and the task's own measures, and "correct" (n,)
+    uint8.
+    """
+    pairs = split.answered()
+    examples, answers = [e for e, _ in pairs], [a for _, a in pairs]
+    if task.classes:
+        return choice_values(scorer(examples, LABELS, tick).arrays["label_log_probs"][0], answers, task)
+    texts = scorer.respond(examples, stop, tick).texts
+    parsed = [task.parse(text) for text in texts]
+    correct = np.asarray([task.correct(p, a) for p, a in zip(parsed, answers, strict=True)], dtype=bool)
+    return exact_metrics(correct) | task.measures(parsed, answers), {"correct": correct.astype(np.uint8)}
+
+
+def choice_values(log_probs: np.ndarray, answers: Sequence[str], task: Task) -> Measured:
+    """The choice metrics of log-probabilities (n, labels) against the labels' names."""
+    gold = np.asarray([task.classes.index(a) for a in answers], dtype=np.int64)
+    return choice_metrics(log_probs, gold), {"log_probs": log_probs.astype(np.float32), "gold": gold}
+
+
+def suggest(
+    scorer: Scorer, examples: Sequence[Example], task: Task, round: int, tick: Tick = silent
+) -> dict[str, Suggestion]:
+    """Example id -> what the model of round `round` would answer.
+
+    A choice gives the likeliest label and the probability of each; the other kinds a greedy response without the
+    words of the response template, "" where the model writes nothing.
+    """
+    if not (labels := task.classes):
+        bare = Text(task.response)
+        texts = scorer.respond(examples, None, tick).texts
+        return {e.id: Suggestion(bare.parse(text) or "", {}, round) for e, text in zip(examples, texts, strict=True)}
+    chances = np.exp(scorer(examples, LABELS, tick).arrays["label_log_probs"][0])
+    return {
+        e.id: Suggestion(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)), round)
+        for e, row in zip(examples, chances, strict=True)
+    }

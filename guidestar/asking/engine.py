@@ -1,0 +1,67 @@
+"""What a run works with: a model for one task, which scores under any of a run's adapters and trains them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from guidestar.asking.scorer import Scorer
+from guidestar.asking.trainer import Trainer
+from guidestar.config import RunConfig
+from guidestar.errors import ConfigMismatch
+from guidestar.records import Example
+
+
+class Engine(ABC):
+    """Gives scorers and trainers. `guidestar.model.engine.OwnEngine` is the one of this package."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """Of the model, for the store and the report: "name", "fingerprint", "dtype", "device", "parameters", …"""
+
+    @property
+    def headed(self) -> bool:
+        """Whether a classification head answers, which is new at the start of a training, and not words that it knows."""
+        return False
+
+    def must_be(
+        self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
+    ) -> None:
+        """Raise ConfigMismatch unless the model is the one that the run in `folder` was begun with.
+
+        begun: its facts then. names: of those that must be the same.
+        """
+        for name in names:
+            if name in begun and begun[name] != self.facts.get(name):
+                raise ConfigMismatch(
+                    f"{folder}: the model's {name} was {begun[name]} when the run began, now it is {self.facts.get(name)}; use "
+                    "the same model, or begin another run in another folder"
+                )
+
+    @abstractmethod
+    def scorer(
+        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,
+        head_alone: bool = False,
+    ) -> Scorer:  # fmt: skip
+        """The model, bare or under a saved adapter.
+
+        dtype: another precision to score in than the model's own. b_dropout: rate of a dropout before LoRA's B in
+        stochastic passes. head_alone: the classification head that was trained with the adapter, on the bare model.
+        """
+
+    @abstractmethod
+    def trainer(self, config: RunConfig, data_hash: str) -> Trainer:
+        """Fine-tuning as a configuration wants it. data_hash: of data and template."""
+
+    @abstractmethod
+    def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
+        """Training on prompts alone (`tapt`); the answers of its lessons are not read."""
+
+    def check_adapter(self, config: RunConfig) -> None:  # noqa: B027 - what takes any adapter refuses none
+        """Raise ConfigError for an adapter that does not fit the model."""
+
+    def check_answers(self, examples: Sequence[Example]) -> None:  # noqa: B027
+        """Raise ConfigError if the model cannot tell the task's answers apart behind these prompts."""

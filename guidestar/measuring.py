@@ -1,0 +1,68 @@
+"""What a run keeps of its models' answers: measured on the test and validation sets, and suggested to people."""
+
+from __future__ import annotations
+
+from guidestar.asking import LABELS, Measured, choice_values, evaluate, suggest
+from guidestar.records import Metrics
+from guidestar.tuning import Tuning
+
+
+def measure(tuning: Tuning, r: int) -> Metrics:
+    """Measure the adapter of round r, and in round 0 the untuned model; all is stored."""
+    bench, store = tuning.bench, tuning.store
+    splits = {"": ("test", "evaluate", bench.fitting.test)}
+    if not bench.simulation or bench.config.stop.mode == "stop":  # the test set stays for the curve
+        splits["validation_"] = ("validation", "validate", bench.fitting.validation)
+    given = {prefix: (name, phase, split) for prefix, (name, phase, split) in splits.items() if split is not None}
+    if r == 0:
+        measure_base(tuning)
+    said: dict[str, Measured] = {}
+    if given:
+        with tuning.tuned(r) as scorer:
+            for prefix, (_, phase, split) in given.items():
+                with tuning.clock(r, phase, len(split.examples)) as tick:
+                    said[prefix] = evaluate(scorer, split, bench.dataset.task, tick)
+    for prefix, (_, arrays) in said.items():
+        store.add_arrays(r, given[prefix][0], arrays, {})
+    values = {prefix + name: value for prefix, (values, _) in said.items() for name, value in values.items()}
+    found = Metrics(r, store.trained_on(r), values)
+    store.add_metrics(found)
+    return found
+
+
+def measure_base(tuning: Tuning) -> None:
+    """The untuned model on the test set, for the report: choices only, where it costs one short pass."""
+    dataset, store, base = tuning.bench.fitting, tuning.store, tuning.base()
+    if dataset.test is None or not dataset.task.classes or store.has_arrays(0, "test_base"):
+        return
+    if not base.can(LABELS):  # an untrained head is noise
+        return
+    pairs = dataset.test.answered()
+    with tuning.clock(0, "evaluate base", len(pairs)) as tick:
+        said = base([example for example, _ in pairs], LABELS, tick)
+    _, arrays = choice_values(said.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)
+    store.add_arrays(0, "test_base", arrays, {})
+
+
+def keep_suggestions(tuning: Tuning, r: int) -> None:
+    """Keep what the model of the last round says to the examples of this one, which it was not trained on, and
+    for a choice also to the labelled ones. Once, when the round is first asked.
+
+    Round 0 has no suggestions: the base model has not learned the task, and a wrong one costs more than none.
+    Where nobody is shown any, those to the round's examples are still kept if some were drawn at random, since
+    they estimate the model's accuracy (`metrics/sample.py`).
+    """
+    bench, store = tuning.bench, tuning.store
+    unseen = bench.simulation or bench.config.people.suggestions == "off"
+    if r == 0 or store.has_suggestions(r):
+        return
+    if unseen and not any("random" in pick.details for pick in store.query(r).picks):
+        return
+    task = bench.dataset.task
+    examples = [store.example(pick.id) for pick in store.query(r).picks]
+    if task.classes and not unseen:
+        picked = {e.id for e in examples}
+        examples += [e for e, _ in tuning.labelled() if e.id not in picked]
+    with tuning.tuned(r - 1) as scorer, tuning.clock(r, "suggest", len(examples)) as tick:
+        found = suggest(scorer, examples, task, r - 1, tick)
+    store.add_suggestions(r, found)

@@ -1,0 +1,177 @@
+"""The work of a run by phases: one table that the loop's clock, the plan and the bill read.
+
+A phase that is not in it cannot be timed; one that is, is planned and charged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from guidestar.config import RunConfig
+from guidestar.progress import Progress, Tick
+from guidestar.query import strategies
+from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
+from guidestar.store import Store
+
+Amounts = Mapping[str, int]  # kind of work -> examples, passes and epochs multiplied in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A run before it is gone through.
+
+    labels: that each round is trained on. family: of the task's kind. pool, test, validation: sizes; of a validation set
+    only if it is measured every round. first: the warm start's training is not another run's. begun: the first of
+    `labels` is complete already. suggested: the model answers, too, before people are asked. watched: its states of the
+    picks are kept for advice. headed: it answers with a classification head, so that an untuned one is not measured.
+    """
+
+    config: RunConfig
+    recipe: Recipe
+    family: str
+    labels: tuple[int, ...]
+    pool: int
+    test: int
+    validation: int = 0
+    first: bool = True
+    begun: bool = False
+    suggested: bool = False
+    watched: bool = False
+    headed: bool = False
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """Labels of each training that is not copied from another run."""
+        return self.labels if self.first and not self.begun else self.labels[1:]
+
+    @property
+    def measured(self) -> int:
+        """Rounds that are measured."""
+        return len(self.labels) - self.begun
+
+    @property
+    def answers(self) -> str:
+        """The kind of work behind an answer to one example."""
+        return "labels" if self.family == "choice" else "generated"
+
+    @property
+    def candidates(self) -> list[int]:
+        """How many of the pool each query chooses from."""
+        return [min(self.config.query.candidates or self.pool, self.pool - known) for known in self.labels[:-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One kind of work in a round.
+
+    purpose: "choosing", "training" or "measuring"; measuring is no cost of choosing, for a project may do without it.
+    over: what its examples are of; "labelled" ones are read with their answers. trains: forward and backward passes, not
+    forward ones alone. shared: who does it once: "no" sharing, the strategies of a "seed" (in round 0), or "all" runs.
+    walks: each example counts as often as the recipe goes through the candidates. whole: done at once for the whole pool
+    where a configuration does not limit the candidates. amounts: how much of it there is in a run.
+    """
+
+    purpose: Literal["choosing", "training", "measuring"]
+    over: Literal["pool", "test", "validation", "labelled"] = "pool"
+    trains: bool = False
+    shared: Literal["no", "seed", "all"] = "no"
+    walks: bool = False
+    whole: bool = False
+    amounts: Callable[[Course], Amounts]
+
+    def once(self, config: RunConfig) -> bool:
+        """Whether the runs of an experiment share all of it."""
+        return self.shared == "all" and not (self.whole and config.query.candidates)
+
+
+def _scored(c: Course) -> Amounts:
+    size = c.recipe.subpool_size or SUBPOOL_SIZE
+    each = [n if c.recipe.subpool is None else min(n, size) for n in c.candidates]
+    return dict.fromkeys(kinds_of(strategies.needs(c.recipe, c.family)[0]), sum(each) * c.recipe.walks)
+
+
+def _scored_base(c: Course) -> Amounts:
+    count = sum(c.candidates) if c.config.query.candidates else c.pool * (len(c.labels) > 1)
+    return {f"base {work}": count for work in kinds_of(strategies.needs(c.recipe, c.family)[1])}
+
+
+def _scored_labelled(c: Course) -> Amounts:
+    return {f"base {work}": sum(c.labels[:-1]) for work in kinds_of(strategies.labelled_needs(c.recipe)[1])}
+
+
+def _suggested(c: Course) -> Amounts:
+    asked = sum(after - (0 if c.family == "choice" else known) for known, after in itertools.pairwise(c.labels))
+    return {c.answers: asked * c.suggested}
+
+
+def _pretrained(c: Course) -> Amounts:
+    return {"train": 0 if c.config.tapt is None or c.begun else c.config.tapt.epochs * c.pool}
+
+
+def _members(c: Course) -> Amounts:
+    return {"train": c.config.train.epochs * sum(c.labels[:-1]) * ((c.recipe.committee or 1) - 1)}
+
+
+PHASES: dict[str, Phase] = {
+    "pretrain": Phase(purpose="training", trains=True, shared="all", amounts=_pretrained),
+    "train": Phase(
+        purpose="training", over="labelled", trains=True, shared="seed",
+        amounts=lambda c: {"train": c.config.train.epochs * sum(c.trained)},
+    ),
+    "score": Phase(purpose="choosing", walks=True, amounts=_scored),
+    "train committee": Phase(purpose="choosing", over="labelled", trains=True, amounts=_members),
+    "score base labelled": Phase(purpose="choosing", amounts=_scored_labelled),
+    "score base": Phase(purpose="choosing", shared="all", whole=True, amounts=_scored_base),
+    "evaluate": Phase(purpose="measuring", over="test", amounts=lambda c: {c.answers: c.test * c.measured}),
+    "validate": Phase(purpose="measuring", over="validation", amounts=lambda c: {c.answers: c.validation * c.measured}),
+    "watch": Phase(
+        purpose="choosing",
+        amounts=lambda c: {"labels": (c.labels[-1] - c.labels[0]) * (c.watched and c.family == "choice")},
+    ),
+    "suggest": Phase(purpose="choosing", amounts=_suggested),
+    "evaluate base": Phase(
+        purpose="measuring", over="test", shared="all",
+        amounts=lambda c: {"base labels": c.test * (c.family == "choice" and not c.headed and not c.begun)},
+    ),
+}  # fmt: skip
+
+
+def amounts(course: Course) -> dict[tuple[str, str], int]:
+    """(phase, kind of work) -> examples, of all phases that a run has. What a cache may hold is counted in full."""
+    return {
+        (name, kind): count for name, phase in PHASES.items() for kind, count in phase.amounts(course).items() if count
+    }
+
+
+def kinds_of(needs: frozenset[str]) -> list[str]:
+    """The kinds of work behind some arrays.
+
+    >>> kinds_of(frozenset({"response_entropy", "embedding"}))
+    ['generated', 'labels']
+    """
+    read = {"label_log_probs", "embedding", "representation_gradient"}  # the gradient's backward pass is not counted
+    return sorted({"labels" if n in read else "gold" if n.startswith("gold_") else "generated" for n in needs})
+
+
+class Clock:
+    """Times the phases of a run; what one session adds to a phase of a round is recorded as a whole."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self.store, self.progress = store, progress
+        self._spent: dict[tuple[int, str], tuple[float, int]] = {}  # (round, phase) -> seconds and items
+
+    @contextmanager
+    def __call__(self, r: int, phase: str, count: int) -> Iterator[Tick]:
+        """Measure a phase of round r over `count` items and record it when the block ends well; yields its tick."""
+        assert phase in PHASES, f"{phase} has no place in the table"
+        start = time.perf_counter()
+        with self.progress.phase(phase) as tick:
+            yield tick
+        seconds, most = self._spent.get((r, phase), (0.0, 0))  # it may come twice, the second time from the cache
+        self._spent[r, phase] = seconds + time.perf_counter() - start, max(most, count)
+        self.store.add_timing(r, phase, *self._spent[r, phase])

@@ -1,0 +1,158 @@
+"""The models of a run: which labels a round learns from, its training, its adapter, and who answers with it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from guidestar.asking import Committee, Engine, InParts, Lesson, Scorer, kept, part_of
+from guidestar.bench import PARTS, Bench
+from guidestar.errors import DataError
+from guidestar.metrics.dynamics import NAME as DYNAMICS
+from guidestar.phases import Clock
+from guidestar.query.recipes import Recipe
+from guidestar.records import Example, Label
+from guidestar.rng import phase_seed
+from guidestar.store.cache import Cache
+from guidestar.store.store import Store
+from guidestar.store.twin import find_twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A run's models. recipe: of its strategy. What is not there is made: an adapter is trained when first asked for."""
+
+    bench: Bench
+    store: Store
+    recipe: Recipe
+    seed: int
+    clock: Clock
+
+    # --- who answers ---
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, which must be the one the run was begun with. Raises ConfigMismatch if it is another."""
+        self.bench.engine.must_be(self.store.facts["model"], self.store.folder)
+        return self.bench.engine
+
+    def tuned(self, r: int) -> Scorer:
+        """The model under the adapter of round r, as it was trained."""
+        return self.engine.scorer(self.adapter(r))
+
+    def scoring(self, r: int) -> Scorer:
+        """Who scores candidates with the models of round r: in the precision for scoring, part by part."""
+        if not self.recipe.committee:
+            return self._in_parts(self.adapter(r))
+        return Committee(tuple(map(self._in_parts, [self.adapter(r), *self.members(r)])))
+
+    def base(self, dtype: str | None = None) -> Scorer:
+        """The untuned model, from the cache that the runs share. dtype: None for the model's own."""
+        _ = self.engine  # the right one
+        return self.bench.untuned(dtype)
+
+    def _in_parts(self, adapter: Path) -> Scorer:
+        config = self.bench.config
+        alone = None if self.recipe.committee else config.train.b_dropout
+        scorer = self.engine.scorer(adapter, dtype=config.model.score_dtype, b_dropout=alone)
+        return InParts(scorer, Cache(self.store.folder / PARTS))
+
+    # --- what is learned from ---
+
+    def labelled(self, r: int | None = None) -> list[tuple[Example, Label]]:
+        """The labelled examples up to round r that may be trained on. Of those that came from a file and were never
+        in the pool, some are too long for the model, and some stand in a test or validation set."""
+        pairs, extras = self.store.annotations.labelled(r), self.store.annotations.extras()
+        if not extras:
+            return pairs
+        dataset = self.bench.dataset
+        barred = {e.id for split in (dataset.test, dataset.validation) if split is not None for e in split.examples}
+        barred |= set(self.bench.engine.scorer().too_long([e for e, _ in pairs if e.id in extras]))
+        return [(example, label) for example, label in pairs if example.id not in extras & barred]
+
+    def _lesson(self, r: int, seed: int, previous: Path | None = None) -> Lesson:
+        config, held_out = self.bench.config.train, self.bench.fitting.validation
+        return Lesson(
+            labelled=[(example, label.answer) for example, label in self.labelled(r)], seed=seed, previous=previous,
+            pretrained=self._pretrained(r),
+            validation=held_out.answered() if config.patience and held_out is not None else [],
+        )  # fmt: skip
+
+    # --- adapters ---
+
+    def adapter(self, r: int) -> Path:
+        """The adapter of a finished training; one that was deleted is trained again from its labels."""
+        if not self.store.has_adapter(r):
+            self.train(r)
+        return self.store.adapter(r)
+
+    def train(self, r: int) -> None:
+        """Fine-tune on every label so far. Equal labels and seed give an equal adapter, so the strategies of a
+        seed share the warm start's: it is trained once."""
+        from guidestar.model.recipe import too_short
+
+        if not (labelled := self.labelled(r)):
+            raise DataError(
+                f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
+            )
+        config = self.bench.config.train
+        previous = self.adapter(r - 1) if r and config.start == "previous" else None
+        lesson = self._lesson(r, phase_seed(self.seed, r, "train"), previous)
+        if config.early_stop == "oracle_epoch":
+            lesson = replace(lesson, oracle=self.bench.fitting.test)
+        trainer = self.engine.trainer(self.bench.config, self.bench.dataset.hash)
+
+        def fill(folder: Path) -> None:
+            with self.clock(r, "train", len(labelled)) as tick:
+                trained = trainer(lesson, folder, tick)
+            assert trained.dynamics is not None
+            self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())  # before the adapter: after it nobody would
+            if trained.cut:
+                self.bench.progress.say(
+                    f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
+                )
+
+        if short := too_short(self.bench.training, self.engine.headed, len(labelled)):
+            self.bench.progress.say(f"  warning: {short}")
+        there = find_twin(self.store, lesson.labelled) if r == 0 else None
+        if there is None:
+            self.store.add_adapter(r, fill)
+            return
+        self.bench.progress.say(f"  warm start: the adapter of {there.parent.parent.name} has the same labels and seed")
+        self.store.add_timing(r, "train", 0.0, len(labelled))
+        with Store.open(there.parent.parent) as other:
+            if other.has_arrays(0, DYNAMICS):  # a run of an older version has none
+                self.store.add_arrays(0, DYNAMICS, other.arrays(0, DYNAMICS))
+        self.store.add_adapter(r, lambda folder: shutil.copytree(there, folder, dirs_exist_ok=True))
+
+    def members(self, r: int) -> list[Path]:
+        """The members of round r's committee beside the round's own adapter; those that are missing are trained.
+
+        They lie in the cache that runs share, so that strategies of a seed share those of the warm start.
+        """
+        assert self.recipe.committee is not None
+        cache = Cache(self.bench.cache / "members")
+        trainer = self.engine.trainer(self.bench.config, self.bench.dataset.hash)
+        first = self._lesson(r, 0)
+        seeds = [phase_seed(self.seed, r, f"member {k}") for k in range(1, self.recipe.committee)]
+        lessons = [replace(first, seed=seed) for seed in seeds]
+        missing = sum(not cache.has("member", trainer.question(lesson)) for lesson in lessons)
+        with self.clock(r + 1, "train committee", missing * len(first.labelled)) as tick:
+            return [
+                kept(cache, "member", trainer, lesson, part_of(tick, k, len(lessons)))
+                for k, lesson in enumerate(lessons)
+            ]
+
+    def _pretrained(self, r: int) -> Path | None:
+        """The adapter that has read the pool's prompts, if the configuration wants one; trained once for all runs."""
+        if (config := self.bench.config.tapt) is None:
+            return None
+        cache, pool = Cache(self.bench.cache / "tapt"), self.bench.pool
+        trainer = self.engine.pretrainer(self.bench.config, self.bench.dataset.hash)
+        lesson = Lesson(labelled=[(example, "") for example in pool], seed=config.seed)
+        if r and cache.has("tapt", trainer.question(lesson)):
+            return kept(cache, "tapt", trainer, lesson)
+        with self.clock(r, "pretrain", config.epochs * len(pool)) as tick:
+            return kept(cache, "tapt", trainer, lesson, tick)
