@@ -6,7 +6,6 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,7 +15,8 @@ from typing import Any, Self
 
 from guidestar import config as configs
 from guidestar import trackers
-from guidestar.bench import Bench, hardware, read_config, versions
+from guidestar.beginning import facts_of, grow, key_of
+from guidestar.bench import Bench, read_config
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, StoreError
@@ -26,8 +26,7 @@ from guidestar.phases import Clock
 from guidestar.progress import Progress
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
-from guidestar.store.store import BUDGET, DATABASE, Store, find_run
-from guidestar.tasks import facts_of
+from guidestar.store.store import DATABASE, Store, find_run
 from guidestar.tuning import Tuning
 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
@@ -182,47 +181,16 @@ class Run:
     def _begin(self, may_grow: bool) -> None:
         if not self.store.begun:  # a folder may be there from a process that died before this
             self.bench.check()
-        dataset = self.bench.dataset
-        key = self.config.key() | {"data_hash": dataset.hash, "seed": self.seed}
-        key |= configs.flat({"strategy": _plain(self.recipe)})
-        key["query.random_share"] = self.random_share
+        key = key_of(self.bench, self.recipe, self.seed) | {"query.random_share": self.random_share}
         if self.schedule is not None:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
-        if may_grow and self.store.begun:
-            self._grow(key)
-        self.store.begin(key, self.store.facts if self.store.begun else self._facts())
+        if may_grow and self.store.begun and (news := grow(self.store, key)):
+            self.bench.progress.say(f"{self.strategy.title} seed {self.seed}: {news}")
+        facts = (
+            self.store.facts if self.store.begun else facts_of(self.bench, self.strategy.title, self.recipe, self.seed)
+        )
+        self.store.begin(key, facts)
         self.bench.keep_config()
-
-    def _grow(self, key: Mapping[str, Any]) -> None:
-        """Take on a larger budget, if nothing else has changed."""
-        asked, known = self.config.query.budget, self.store.budgets()[-1][0]
-        if asked > known:
-            self.store.begin({**key, BUDGET: known}, self.store.facts)
-            self.store.raise_budget(asked)
-            ended = self.store.finished()
-            self.bench.progress.say(
-                f"{self.strategy.title} seed {self.seed}: the budget is raised from {known} to {asked} labels, from round "
-                f"{self.store.budgets()[-1][1]} on"
-                + (f"; but the run has ended otherwise: {ended.value}" if ended else "")
-            )
-
-    def _facts(self) -> dict[str, Any]:
-        dataset, task = self.bench.dataset, self.bench.dataset.task
-        return {
-            "name": self.bench.folder.name,
-            "strategy": self.strategy.title,
-            "recipe": _plain(self.recipe),
-            "seed": self.seed,
-            "task": facts_of(task),
-            "data": dict(self.bench.fitting.facts),
-            "data_hash": dataset.hash,
-            "synthetic": self.config.data.preset == "demo",
-            "model": dict(self.bench.engine.facts),
-            "config": self.config.plain(),
-            "training": self.bench.training.model_dump(mode="json"),
-            "versions": versions(),
-            "hardware": hardware(),
-        }
 
     @cached_property
     def random_share(self) -> float:
@@ -232,11 +200,8 @@ class Run:
             return self.config.query.random_share
         if self.store.begun and (begun := self.store.key.get("query.random_share")) is not None:
             return float(begun)
-        return 0.0 if self.bench.simulation or self._all_random else RANDOM_SHARE
-
-    @property
-    def _all_random(self) -> bool:
-        return self.recipe.select == "random" and self.recipe.measure is None
+        all_random = self.recipe.select == "random" and self.recipe.measure is None
+        return 0.0 if self.bench.simulation or all_random else RANDOM_SHARE
 
     @cached_property
     def tuning(self) -> Tuning:
@@ -377,11 +342,3 @@ def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:
     raise ConfigError(
         f"strategy {name!r} is not in the configuration; allowed: {', '.join(s.title for s in config.strategies)}"
     )
-
-
-def _plain(recipe: strategies.Recipe) -> dict[str, Any]:
-    """What a recipe does, as JSON-able data; its description is left out."""
-    found = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "doc"}
-    if not recipe.racing:
-        del found["racing"]  # as in a run begun before there were races
-    return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guidestar.config import RunConfig
+from guidestar.model.recipe import epochs, settled
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
@@ -43,6 +44,11 @@ class Course:
     suggested: bool = False
     watched: bool = False
     headed: bool = False
+
+    def epochs(self, labels: int) -> int:
+        """Passes over the labels of one training."""
+        training = settled(self.config.train, self.headed, self.config.peft)
+        return epochs(training, labels)
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -114,14 +120,14 @@ def _pretrained(c: Course) -> Amounts:
 
 
 def _members(c: Course) -> Amounts:
-    return {"train": c.config.train.epochs * sum(c.labels[:-1]) * ((c.recipe.committee or 1) - 1)}
+    return {"train": sum(c.epochs(known) * known for known in c.labels[:-1]) * ((c.recipe.committee or 1) - 1)}
 
 
 PHASES: dict[str, Phase] = {
     "pretrain": Phase(purpose="training", trains=True, shared="all", amounts=_pretrained),
     "train": Phase(
         purpose="training", over="labelled", trains=True, shared="seed",
-        amounts=lambda c: {"train": c.config.train.epochs * sum(c.trained)},
+        amounts=lambda c: {"train": sum(c.epochs(known) * known for known in c.trained)},
     ),
     "score": Phase(purpose="choosing", walks=True, amounts=_scored),
     "train committee": Phase(purpose="choosing", over="labelled", trains=True, amounts=_members),

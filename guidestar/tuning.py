@@ -107,8 +107,8 @@ class Tuning:
         def fill(folder: Path) -> None:
             with self.clock(r, "train", len(labelled)) as tick:
                 trained = trainer(lesson, folder, tick)
-            assert trained.dynamics is not None
-            self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())  # before the adapter: after it nobody would
+            if trained.dynamics is not None:  # before the adapter: after it nobody would
+                self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())
             if trained.cut:
                 self.bench.progress.say(
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"

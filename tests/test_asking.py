@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import pytest
 from conftest import LABELS
+from loops import SMALL, quick  # noqa: F401 - fixtures
 from test_predict import PEFT, adapter, choice, examples  # noqa: F401 - fixtures
 
-from guidestar.asking import Ask, Cached, Committee, InParts, Lesson, Raced, Scorer, silent
+from guidestar.asking import (
+    Ask,
+    Cached,
+    Committee,
+    Engine,
+    InParts,
+    Lesson,
+    Raced,
+    Scorer,
+    Trained,
+    Trainer,
+    silent,
+)  # fmt: skip
+from guidestar.bench import Bench, read_config
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, ModelError
+from guidestar.loop import Run, oracle
 from guidestar.metrics.scores import accuracy
-from guidestar.model.engine import OwnScorer, OwnTrainer
+from guidestar.model.engine import OwnTrainer
+from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
 from guidestar.query.measures import evaluate_measure
-from guidestar.records import Array, Example, Predictions
+from guidestar.records import Array, Example, Predictions, Stop
 from guidestar.store.cache import Cache
 from guidestar.testing import ScorerContract
 
@@ -121,6 +139,64 @@ class TestCommittee(Given, ScorerContract):
             Centroids([(e, LABELS[i // k % 2]) for i, e in enumerate(examples())], LABELS[:2]) for k in (1, 2)
         )
         return Committee((one, other))
+
+
+@final
+class CentroidTrainer(Trainer):
+    """Writes what `Centroids` is made of as its "adapter"."""
+
+    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
+        (folder / "labelled.json").write_text(json.dumps([[e.prompt, answer] for e, answer in lesson.labelled]))
+        return Trained((0.0,))
+
+    def plain(self) -> dict[str, Any]:
+        return {"trainer": "centroids"}
+
+
+@final
+class CentroidEngine(Engine):
+    """A whole second engine: nothing of torch is behind it."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels, self.asked = tuple(labels), Counter[str]()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"name": "centroids", "fingerprint": "1", "dtype": "float64", "device": "cpu", "parameters": 26}
+
+    def scorer(self, adapter: Path | None = None, **others: Any) -> Scorer:  # noqa: F811
+        self.asked["bare" if adapter is None else "tuned"] += 1
+        rows = json.loads((adapter / "labelled.json").read_text()) if adapter and adapter.exists() else []
+        known = [(Example("", {}, prompt), answer) for prompt, answer in rows]
+        missing = [(Example("", {}, label), label) for label in self.labels if label not in {a for _, a in known}]
+        return Centroids([*known, *missing], self.labels)
+
+    def trainer(self, config: Any, data_hash: str) -> Trainer:
+        return CentroidTrainer()
+
+    def pretrainer(self, config: Any, data_hash: str) -> Trainer:
+        raise ConfigError("centroids read no prompts without answers; leave tapt out")
+
+
+def test_a_run_with_a_strangers_engine(
+    make_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Passes, a mix with the bare model, a race and a committee, without a base model of ours."""
+    monkeypatch.setattr("guidestar.model.load.load", lambda *args: pytest.fail("our own model was loaded"))
+    changes = {**SMALL, "query": {"warm_start": 12, "batch": 4, "budget": 20, "candidates": 24}}
+    raced = {"use": "star", "passes": 5, "name": "raced", "racing": True}
+    for strategy in ("star", raced, {"use": "k_center"}):
+        config = read_config(make_config(strategies=[strategy], out=str(tmp_path / "run"), **changes))
+        engine = CentroidEngine(LABELS)
+        bench = Bench(config, engine=engine)
+        with Run(config, bench=bench) as run:
+            run.run(oracle(bench.dataset))
+            assert run.store.finished() is Stop.BUDGET
+            assert run.metrics()[-1].values["accuracy"] > 0.2, "centroids of letters know something of the demo"
+            assert run.store.facts["model"]["name"] == "centroids"
+            newest = run.adapter()
+        assert engine.asked["tuned"]
+        assert (newest / "labelled.json").is_file()
 
 
 def test_one_adapter_at_a_time(base: Any, adapter: Path) -> None:  # noqa: F811

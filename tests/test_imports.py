@@ -28,7 +28,7 @@ ORDER = [
     ["report", "project", "people", "exchange", "trackers"],
     ["phases"],
     ["bench"],
-    ["tuning"],
+    ["beginning", "tuning"],
     ["choosing", "measuring"],
     ["loop"],
     ["publish", "scoring"],

@@ -400,6 +400,31 @@ def test_lock_removes_what_a_crashed_process_left(asked: Store) -> None:
         assert not list(asked.folder.rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_write_removes_what_a_killed_one_left_beside_it_and_nothing_that_is_being_written(
+    kind: str, tmp_path: Path
+) -> None:
+    """Anywhere, not only in a run's own folders; another process's half-made neighbour is not touched."""
+    program = "import sys, time, pathlib; from guidestar.store import files\n" + (
+        "files.publish_folder(pathlib.Path(sys.argv[1]), lambda place: (print('in', flush=True), time.sleep(60)))"
+        if kind == "folder"
+        else "files.step = lambda name: (print('in', flush=True), time.sleep(60)) if 'rename' in name else None\n"
+        "files.write_bytes(pathlib.Path(sys.argv[1]), b'x')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "other")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as busy:
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == "in\n"
+        (tmp_path / ".tmp-dead").write_text("half")
+        files.write_bytes(tmp_path / "mine", b"whole")
+        left = [path.name for path in tmp_path.glob(".tmp-*")]
+        assert len(left) == 1
+        assert left[0].startswith(".tmp-other-")
+        busy.kill()
+    files.write_bytes(tmp_path / "mine", b"again")
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
 def test_an_error_under_the_lock_stays_what_it_is(asked: Store) -> None:
     with pytest.raises(FileNotFoundError), asked.lock():
         raise FileNotFoundError("pool.csv")

@@ -12,12 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 KINDS = ("choosing", "training", "labelling", "measuring")
-# Phases of the store -> what they are for. Measuring is no cost of choosing: a project may do without it.
-PHASES = {
-    "score": "choosing", "score base": "choosing", "score base labelled": "choosing", "suggest": "choosing", "watch": "choosing", "train": "training",
-    "train committee": "choosing", "pretrain": "training",
-    "evaluate": "measuring", "evaluate base": "measuring", "validate": "measuring",
-}  # fmt: skip
 
 
 def forward(parameters: float, tokens: float) -> float:

@@ -1,7 +1,8 @@
 """Files that are whole or absent: written under a temporary name, flushed, then renamed.
 
-A power cut, SIGKILL or a full disk leaves at most a temporary (`.tmp-…`), which `clean` removes. Every
-durable step of the store, here and in the database, passes through `step`, so that a test can crash at
+A power cut, SIGKILL or a full disk leaves at most a temporary (`.tmp-…`). Who writes one holds a lock on it, which the
+system gives back when the process ends, however it ends: so the next write beside it knows what nobody will finish, and
+removes it. Every durable step of the store, here and in the database, passes through `step`, so that a test can crash at
 each of them in turn.
 """
 
@@ -47,16 +48,18 @@ def write_bytes(path: Path, data: bytes) -> str:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        clean(path.parent)
         temporary = _temporary(path)
         # Only Exception: whatever else ends the process here would not tidy up either, and `clean` does.
         try:
             step(f"write {path.name}")
             with temporary.open("xb") as file:
+                _claim(file.fileno(), temporary)
                 file.write(data)
                 file.flush()
                 _flush(file.fileno())
-            step(f"rename {path.name}")
-            temporary.replace(path)
+                step(f"rename {path.name}")
+                temporary.replace(path)
         except Exception:
             temporary.unlink(missing_ok=True)
             raise
@@ -113,10 +116,13 @@ def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:
     """
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(final)
+        clean(final.parent)
+        temporary, claim = _temporary(final), None
         try:
             step(f"make {final.name}")
             temporary.mkdir()
+            claim = os.open(temporary, os.O_RDONLY)
+            _claim(claim, temporary)
             fill(temporary)
             step(f"flush {final.name}")
             for folder, _, names in os.walk(temporary, topdown=False):
@@ -133,6 +139,9 @@ def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        finally:
+            if claim is not None:
+                os.close(claim)
         step(f"renamed {final.name}")
         _flush_folder(final.parent)
     return digest
@@ -160,13 +169,30 @@ def sha256(path: Path) -> str:
 
 
 def clean(folder: Path) -> None:
-    """Remove the temporaries that a crashed process left in `folder`. Only for who holds the lock."""
+    """Remove the temporaries in `folder` whose process is gone; those that are being written stay."""
     with writing(folder):
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+            try:
+                descriptor = os.open(leftover, os.O_RDONLY)
+            except OSError:  # finished or removed meanwhile, or somebody else's
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+
+def _claim(descriptor: int, temporary: Path) -> None:
+    """Hold a temporary that was just made. Raises FileNotFoundError in the moment's chance that `clean` was faster."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if not temporary.exists():
+        raise FileNotFoundError(errno.ENOENT, "another process took it for a leftover", str(temporary))
 
 
 @contextmanager

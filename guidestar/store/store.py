@@ -111,7 +111,7 @@ class Store:
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
-            for name in ("adapters", "arrays"):
+            for name in ("", "adapters", "arrays"):
                 files.clean(self.folder / name)
             yield
 

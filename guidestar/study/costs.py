@@ -18,9 +18,10 @@ from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, TrainConfig
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
-from guidestar.metrics.cost import KINDS, PHASES, Prices, Spent, cumulative, forward, reached, training
+from guidestar.metrics.cost import KINDS, Prices, Spent, cumulative, forward, reached, training
 from guidestar.model.recipe import epochs
 from guidestar.people.ledger import read_ledger
+from guidestar.phases import PHASES
 from guidestar.query.recipes import Recipe
 from guidestar.records import Label
 from guidestar.report.control import is_random
@@ -190,9 +191,10 @@ def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:
 
 
 def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | None:
-    if phase.endswith(" base") or phase == "pretrain":
+    shared = PHASES[phase].shared if phase in PHASES else "no"
+    if shared == "all":
         return r, phase, n
-    return (store.facts.get("seed"), r, phase, n) if (r, phase) == (0, "train") else None
+    return (store.facts.get("seed"), r, phase, n) if shared == "seed" and r == 0 else None
 
 
 def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapping[tuple[Any, ...], float]) -> Bill:
@@ -211,29 +213,23 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         ),
     }
     rounds = [{kind: Spent() for kind in KINDS} for _ in range(known)]
-    scored = False
-    for r, phase, seconds, n in store.timings():
-        if r >= known or phase not in PHASES:
+    walks, seen = _walks(store.facts.get("recipe") or {}), set()
+    for r, name, seconds, n in store.timings():
+        if r >= known or name not in PHASES:
             continue
-        key = _shared_key(store, r, phase, n)
+        phase, key = PHASES[name], _shared_key(store, r, name, n)
         seconds = max(seconds, shared.get(key, 0.0)) if key is not None else seconds
-        if phase == "train":
-            tokens = _trained_tokens(store, bench, count, r)
-            operations = training(parameters, tokens, frozen=not _is_full(bench))
-        elif phase == "pretrain":
-            tokens = n * lengths["pool"]
-            operations = training(parameters, tokens, frozen=not _is_full(bench))
-        elif phase == "train committee":  # of the labels of the round before; n examples in all
-            tokens = _trained_tokens(store, bench, count, r - 1) * n / max(store.trained_on(r - 1), 1)
-            operations = training(parameters, tokens, frozen=not _is_full(bench))
+        if phase.over == "labelled":
+            of = r - (name != "train")  # a committee learns from the labels of the round before
+            tokens = _trained_tokens(store, bench, count, of) * n / max(store.trained_on(of), 1)
+        elif phase.whole and name in seen and phase.once(bench.config):
+            tokens = 0.0  # the whole pool once; later rounds read it from the cache
         else:
-            where = {"validate": "validation", "evaluate": "test", "evaluate base": "test"}.get(phase, "pool")
-            tokens = n * lengths[where] * (_walks(store.facts.get("recipe") or {}) if phase == "score" else 1)
-            if phase == "score base" and scored and bench.config.query.candidates is None:
-                tokens = 0.0  # the whole pool once; later rounds read it from the cache
-            scored = scored or phase == "score base"
-            operations = forward(parameters, tokens)
-        rounds[r][PHASES[phase]] += Spent(seconds, tokens, operations, prices.machine(seconds))
+            tokens = n * lengths[phase.over] * (walks if phase.walks else 1)
+        seen.add(name)
+        frozen = not _is_full(bench)
+        operations = training(parameters, tokens, frozen=frozen) if phase.trains else forward(parameters, tokens)
+        rounds[r][phase.purpose] += Spent(seconds, tokens, operations, prices.machine(seconds))
     for r, spent in enumerate(_labelling(store, bench, prices, known)):
         rounds[r]["labelling"] += spent
     return Bill(

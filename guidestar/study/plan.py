@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guidestar.asking import Ask, Lesson, Scorer
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import GuidestarError
-from guidestar.model.recipe import epochs, settled, too_short
+from guidestar.model.recipe import too_short
+from guidestar.phases import PHASES, Course, amounts
 from guidestar.query import strategies
-from guidestar.query.recipes import SUBPOOL_SIZE
 from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
@@ -107,10 +108,10 @@ def make_plan(
                 cell.config, data.task.family, len(data.pool), test, first=first,
                 validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
-                watched=bench.watched, headed=bool(bench.base.labels), before=(begun or {}).get(cell.name, 0),
+                watched=bench.watched, headed=bench.engine.headed, before=(begun or {}).get(cell.name, 0),
             )  # fmt: skip
             known = (begun or {}).get(cell.name, 0) or min(cell.config.query.warm_start, len(data.pool))
-            short.append(too_short(bench.training, bool(bench.base.labels), known))
+            short.append(too_short(bench.training, bench.engine.headed, known))
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
             kinds = {kind for _, kind in work.amounts}
@@ -152,14 +153,13 @@ def _added(works: Sequence[Work]) -> dict[str, int]:
 
 def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) -> Work:
     """The work without what an earlier cell leaves in the cache: base scores of the test set, and of a whole pool."""
-    amounts = dict(work.amounts)
+    left = dict(work.amounts)
     for phase, kind in work.amounts:
-        whole = phase in ("evaluate base", "pretrain") or (phase == "score base" and not cell.config.query.candidates)
-        if whole and (data, phase, kind) in cached:
-            del amounts[phase, kind]
-        elif whole:
+        if PHASES[phase].once(cell.config):
+            if (data, phase, kind) in cached:
+                del left[phase, kind]
             cached.add((data, phase, kind))
-    return replace(work, amounts=amounts)
+    return replace(work, amounts=left)
 
 
 def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
@@ -193,62 +193,16 @@ def work_of(
 
     Base scores are counted in full, though a cache may hold them (see `_once`).
     """
-    query, recipe = config.query, strategies.resolve(config.strategies[0])
-    budget = min(query.budget, pool)
-    labels = [before or min(query.warm_start, pool)]
+    recipe, budget = strategies.resolve(config.strategies[0]), min(config.query.budget, pool)
+    labels = [before or min(config.query.warm_start, pool)]
     while labels[-1] < budget:
-        labels.append(min(labels[-1] + query.batch, budget))
-    needs_full, needs_base = strategies.needs(recipe, kind)
-    amounts: dict[tuple[str, str], int] = {}
-    training = settled(config.train, headed, config.peft)
-
-    def add(phase: str, kind: str, count: int) -> None:
-        if count:
-            amounts[phase, kind] = amounts.get((phase, kind), 0) + count
-
-    if config.tapt is not None and not before:
-        add("pretrain", "train", config.tapt.epochs * pool)
-    trained = labels if first and not before else labels[1:]
-    measured = len(labels) - bool(before)
-    add("train", "train", sum(epochs(training, known) * known for known in trained))
-    for known in labels[:-1]:
-        candidates = min(query.candidates or pool, pool - known)
-        scored = candidates if recipe.subpool is None else min(candidates, recipe.subpool_size or SUBPOOL_SIZE)
-        for work in kinds_of(needs_full):
-            add("score", work, scored * recipe.walks)
-        if recipe.committee:
-            add("train committee", "train", epochs(training, known) * known * (recipe.committee - 1))
-        for work in kinds_of(strategies.labelled_needs(recipe)[1]):
-            add("score base labelled", f"base {work}", known)
-        for work in kinds_of(needs_base) if query.candidates else ():
-            add("score base", f"base {work}", candidates)
-    for work in kinds_of(needs_base) if not query.candidates and len(labels) > 1 else ():
-        add("score base", f"base {work}", pool)
-    add("evaluate", "labels" if kind == "choice" else "generated", test * measured)
-    add("validate", "labels" if kind == "choice" else "generated", validation * measured)
-    if watched and kind == "choice":
-        add("watch", "labels", labels[-1] - labels[0])
-    if suggested:
-        asked = sum(after - (0 if kind == "choice" else known) for known, after in itertools.pairwise(labels))
-        add("suggest", "labels" if kind == "choice" else "generated", asked)
-    if kind == "choice" and not headed and not before:
-        add("evaluate base", "base labels", test)
-    return Work(measured, labels[-1] - before, len(trained), amounts, ((recipe.committee or 1) - 1) * (len(labels) - 1))
-
-
-def kinds_of(needs: frozenset[str]) -> list[str]:
-    """The kinds of work behind some arrays.
-
-    >>> kinds_of(frozenset({"response_entropy", "embedding"}))
-    ['generated', 'labels']
-    """
-    found = set()
-    for need in needs:
-        if need in ("label_log_probs", "embedding", "representation_gradient"):  # the backward pass is not counted
-            found.add("labels")
-        else:
-            found.add("gold" if need.startswith("gold_") else "generated")
-    return sorted(found)
+        labels.append(min(labels[-1] + config.query.batch, budget))
+    course = Course(
+        config=config, recipe=recipe, family=kind, labels=tuple(labels), pool=pool, test=test, validation=validation,
+        first=first, begun=bool(before), suggested=suggested, watched=watched, headed=headed,
+    )  # fmt: skip
+    members = ((recipe.committee or 1) - 1) * (len(labels) - 1)
+    return Work(course.measured, labels[-1] - before, len(course.trained), amounts(course), members)
 
 
 def cost(work: Work, rates: Rates) -> dict[str, Range]:
@@ -271,33 +225,28 @@ def _measure(
     bench: Bench, config: RunConfig, kinds: set[str], known: Rates, clock: Callable[[], float]
 ) -> dict[str, Range]:
     """Seconds an example for each kind of work that is not known yet."""
-    from guidestar.model import adapters
-    from guidestar.model.train import train
-
     rates = dict(known)
     left = {kind for kind in kinds if kind not in rates} | {kind for kind in ("train", "fixed") if kind not in rates}
     if not left:
         return rates
-    base, data = bench.base, bench.fitting
+    engine = bench.engine
     for kind in sorted(k for k in left if k.startswith("base ")):
-        rates[kind] = _predicting(bench, base.model, kind.removeprefix("base "), clock)
+        rates[kind] = _predicting(bench, engine.scorer(), kind.removeprefix("base "), clock)
     with tempfile.TemporaryDirectory() as folder, bench.progress.phase("measuring"):
         place, size = Path(folder) / "adapter", config.train.batch_size
         place.mkdir()
         rows = _rows(bench, SAMPLE["train"] * size)
         settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0, "average": 0.0})
         ticks = [clock()]
-        train(
-            base, dict(config.peft), settings, rows, data.task, place, seed=0,
-            tick=lambda done, total: ticks.append(clock()),
-        )  # fmt: skip
+        trainer = engine.trainer(config.model_copy(update={"train": settings}), bench.dataset.hash)
+        trainer(Lesson(labelled=rows, seed=0), place, lambda done, total: ticks.append(clock()))
         end = clock()
         steps = [b - a for a, b in itertools.pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
         rates["train"] = _widened([step / min(size, len(rows)) for step in steps])
         rates["fixed"] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
         if ours := sorted(k for k in left if not k.startswith("base ") and k not in ("train", "fixed")):
-            with adapters.adapted(base, place) as model:
-                rates |= {kind: _predicting(bench, model, kind, clock) for kind in ours}
+            with engine.scorer(place) as scorer:
+                rates |= {kind: _predicting(bench, scorer, kind, clock) for kind in ours}
     return rates
 
 
@@ -309,10 +258,8 @@ def _rows(bench: Bench, count: int) -> list[tuple[Example, str]]:
     return known + [(e, stand_in) for e in data.pool if e.id not in data.gold][: count - len(known)]
 
 
-def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float]) -> Range:
+def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Callable[[], float]) -> Range:
     """Seconds an example of one pass. Generation ends early where an answer does: the range allows for that."""
-    from guidestar.model.predict import predict
-
     needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
     data = bench.fitting
     examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
@@ -321,7 +268,7 @@ def _predicting(bench: Bench, model: Any, kind: str, clock: Callable[[], float])
     times = []
     for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily
         start = clock()
-        predict(bench.base, model, examples, {needs}, data.task, gold=data.gold if kind == "gold" else None)
+        scorer(examples, Ask.of([needs], gold=data.gold if kind == "gold" else None))
         times.append((clock() - start) / len(examples))
     low, high = times[-1] * SWIFTER, times[-1] * TARDIER
     return (low * _early(bench) if kind == "generated" else low, high)

@@ -25,6 +25,7 @@ from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics import cost
 from guidestar.metrics.cost import Prices
 from guidestar.metrics.memory import Range
+from guidestar.phases import PHASES
 from guidestar.progress import Progress, Silent
 from guidestar.records import Stop
 from guidestar.store import files
@@ -148,12 +149,12 @@ def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mappi
     operations: dict[str, Range] = {}
     frozen = sizes["trained"] < sizes["parameters"]
     for phase, examples in planned.examples.items():
-        kind = cost.PHASES[phase]
-        more = lengths.response if phase.startswith("train") else 0.0
+        kind = PHASES[phase].purpose
+        more = lengths.response if PHASES[phase].over == "labelled" else 0.0
         ends = (examples * (lengths.mean + min(more, 1.0)), examples * (lengths.mean + lengths.response))
         work = [
             cost.training(sizes["parameters"], n, frozen=frozen)
-            if "train" in phase
+            if PHASES[phase].trains
             else cost.forward(sizes["parameters"], n)
             for n in ends
         ]
