@@ -115,6 +115,11 @@ def _suggested(c: Course) -> Amounts:
     return {c.answers: asked * c.suggested}
 
 
+def _read(c: Course) -> Amounts:
+    chosen = (c.config.query.warm_start_by or c.recipe.warm_start or "random") != "random"
+    return {"base labels": c.pool * (not c.begun and (chosen or c.recipe.model == "frozen"))}
+
+
 def _pretrained(c: Course) -> Amounts:
     return {"train": 0 if c.config.tapt is None or c.begun else c.config.tapt.epochs * c.pool}
 
@@ -124,6 +129,7 @@ def _members(c: Course) -> Amounts:
 
 
 PHASES: dict[str, Phase] = {
+    "read features": Phase(purpose="choosing", shared="all", amounts=_read),
     "pretrain": Phase(purpose="training", trains=True, shared="all", amounts=_pretrained),
     "train": Phase(
         purpose="training", over="labelled", trains=True, shared="seed",
