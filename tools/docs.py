@@ -15,12 +15,14 @@ from guidestar.cli import parser
 from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
 from guidestar.query.mixing import SCALES, SCHEDULES
+from guidestar.query.standing import EVIDENCE, ROLES, evidence, measured, role_of, source_of
 from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.store.files import write_bytes
 from guidestar.words import hundredths, spread
-from tools import coverage
+from tools import choosing, coverage
+from tools import evidence as studies
 from tools.comparisons import comparisons
 from tools.reproduction import reproduction
 
@@ -80,16 +82,18 @@ def choices() -> str:
     ]
     parts += [
         "",
-        "## Query strategies",
-        "",
-        "| name | what | measure | `passes`, members (`committee`) or `samples` | mix | select |",
-        "|---|---|---|---|---|---|",
+        "Which one to take: [how-to-choose.md](how-to-choose.md). Evidence is what the studies in `results/` show beside their "
+        "control ([comparisons.md](comparisons.md)), by the one rule of [statistics.md](statistics.md).",
     ]
-    for name, recipe in STRATEGIES.items():
-        mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
-        parts.append(
-            f"| `{name}` | {recipe.doc} | {recipe.measure or '–'} | {recipe.walks if recipe.walks > 1 else '–'} | {mix} | {recipe.select} |"
-        )
+    for role, title in ROLES.items():
+        parts += ["", f"## {title.partition(':')[0]}", ""]
+        names = [name for name in STRATEGIES if role_of(name) == role]
+        if not names:
+            parts.append("None yet: no strategy has beaten random in `results/`.")
+            continue
+        parts += ["| name | what | measure | passes | mix | select | source | evidence |", "|---" * 8 + "|"]
+        parts += [_strategy(name) for name in names]
+    parts += ["", "Passes: dropout passes, members of a committee, or sampled responses."]
     parts += [
         "",
         "`racing: true` beside `passes` of 3 or more makes only as many passes over a candidate as it takes to tell whether "
@@ -129,6 +133,16 @@ def choices() -> str:
         for name, p in PRESETS.items()
     ]
     return "\n".join([*parts, ""])
+
+
+def _strategy(name: str) -> str:
+    recipe, source = STRATEGIES[name], source_of(name)
+    mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
+    cells = [
+        f"`{name}`", recipe.doc, recipe.measure or "–", str(recipe.walks) if recipe.walks > 1 else "–", mix, recipe.select,
+        f"[{source}](bibliography.md#{source})" if source else "–", evidence(name),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def configuration() -> str:
@@ -238,19 +252,23 @@ def curve(found: dict[str, Any]) -> str:
     return svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
 
 
-PAGES = {"config.md": configuration, "cli.md": command_line, "strategies.md": choices}
+PAGES = {
+    "config.md": configuration, "cli.md": command_line, "strategies.md": choices, "how-to-choose.md": choosing.page,
+}  # fmt: skip
 
 
 def main(folder: Path) -> None:
-    """Write every page into `folder`."""
+    """Write every page into `folder`; first what the studies show, which pages and `guidestar strategies` read."""
+    write_bytes(EVIDENCE, studies.text(studies.evidence(folder.parent / "results" / "studies")).encode())
+    measured.cache_clear()
     for name, page in PAGES.items():
         write_bytes(folder / name, page().encode())
-    measured = folder.parent / "results"
-    write_bytes(folder / "results.md", results(measured).encode())
-    write_bytes(folder / "reproduction.md", reproduction(measured / "paper").encode())
-    write_bytes(folder / "comparisons.md", comparisons(measured / "studies").encode())
-    write_bytes(folder / "statistics.md", coverage.statistics_page(measured / coverage.FILE).encode())
-    for file in sorted(measured.glob("*.json")):
+    results_of = folder.parent / "results"
+    write_bytes(folder / "results.md", results(results_of).encode())
+    write_bytes(folder / "reproduction.md", reproduction(results_of / "paper").encode())
+    write_bytes(folder / "comparisons.md", comparisons(results_of / "studies").encode())
+    write_bytes(folder / "statistics.md", coverage.statistics_page(results_of / coverage.FILE).encode())
+    for file in sorted(results_of.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["strategies"]:
             write_bytes(folder / "img" / f"{file.stem}.svg", curve(found).encode())

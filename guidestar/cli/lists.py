@@ -9,7 +9,11 @@ from guidestar.cli.common import Commands, Options, show
 
 def add(commands: Commands) -> None:
     """strategies, measures, models, presets, doctor."""
-    commands.add("strategies", _strategies, "The query strategies.")
+    commands.add(
+        "strategies",
+        _strategies,
+        "The query strategies: recommended, from papers, for comparison; with what was measured.",
+    )
     commands.add("measures", _measures, "The uncertainty measures, and what each needs.")
     commands.add("models", _models, "The models that have a short name.")
     commands.add("presets", _presets, "The datasets that have a preset.")
@@ -20,9 +24,30 @@ def add(commands: Commands) -> None:
 
 
 def _strategies(options: Options) -> int:
+    from guidestar.query.standing import NOT_STUDIED, ROLES, evidence, role_of, source_of
     from guidestar.query.strategies import STRATEGIES
 
-    return _table(options, {name: recipe.doc for name, recipe in STRATEGIES.items()})
+    found = {
+        name: {"what": recipe.doc, "role": role_of(name), "source": source_of(name), "evidence": evidence(name)}
+        for name, recipe in STRATEGIES.items()
+    }
+    lines = []
+    width = max(map(len, found))
+    for role, title in ROLES.items():
+        rows = {name: one for name, one in found.items() if one["role"] == role}
+        lines += [f"{title}:"] + ([] if rows else ["  none yet: no strategy has beaten random in results/"])
+        for name, one in rows.items():
+            source = f" [{one['source']}]" if one["source"] else ""
+            lines.append(f"  {name:<{width}}  {one['what']}{source}")
+            if role == "recommended" or one["evidence"] != NOT_STUDIED:
+                lines.append(f"  {'':<{width}}  evidence: {one['evidence']}")
+        lines.append("")
+    lines.append(
+        "Evidence is what the studies in results/ show beside their control; where none is named it is none yet."
+    )
+    lines.append("Which one to take: docs/how-to-choose.md. The keys in brackets: docs/bibliography.md.")
+    show(options, found, "\n".join(lines))
+    return 0
 
 
 def _measures(options: Options) -> int:
