@@ -281,7 +281,8 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseM
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Problems):
         for where, what in cause.problems:
-            yield f"{_place(tuple(where.split('.')), name, lines, touched)}: {where} {what}"
+            path = tuple(int(part) if part.isdigit() else part for part in where.split("."))
+            yield f"{_place(path, name, lines, touched)}: {where} {what}"
         return
     path = _path(detail)
     kind, found = detail["type"], detail.get("input")

@@ -664,3 +664,23 @@ def test_overrides_are_part_of_what_is_checked(call: Call, config_file: Callable
     assert "command line: train.epochs: train.epochs is 0; allowed: greater than or equal to 1" in err
     assert "command line: query.bach: unknown key 'bach' in query; did you mean 'batch'?" in err
     assert "command line: seeds: seeds has the same seed twice" in err
+
+
+def test_keys_to_change_may_stand_after_any_option(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("datasets: [demo]\nstrategies: [random]\n")
+    for command in (
+        ["paper", "table1", "--seeds", 1, "train.epoch=3"],
+        ["paper", "--scale", "small", "table1", "query.batch=5", "--seeds", 1, "train.epoch=3", "--plan"],
+        ["study", tmp_path / "study.yaml", "--plan", "train.epoch=3"],
+    ):
+        code, _, said = call(*command)
+        assert code == 2
+        assert "train.epoch: unknown key 'epoch' in train; did you mean 'epochs'" in said
+    for wrong in (
+        ["paper", "table1", "--plan", "train.epochs"],
+        ["paper", "table1", "x=1", "--nope"],
+        ["doctor", "a", "b=1"],
+    ):
+        code, _, said = call(*wrong)
+        assert code == 2
+        assert "unrecognized arguments" in said

@@ -15,11 +15,16 @@ from guidestar.errors import ConfigError
 from guidestar.store import files
 from guidestar.study import cells as engine
 from guidestar.study import paper
-from guidestar.study.paper import run_paper
+from guidestar.study.grid import run_study
+from guidestar.study.paper import order_of
 from guidestar.study.results import read_results, result_path
 from guidestar.study.synthetic import SIZES, tiny_texts, write_synthetic
 
 OPTIONS: dict[str, Any] = {"scale": "tiny", "seeds": 1, "datasets": ["openbookqa"]}
+
+
+def run_paper(name: str, part: str | None = None, plan_only: bool = False, **options: Any) -> Any:
+    return run_study(order_of(name, **options), part=part, plan_only=plan_only)
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +46,33 @@ def test_a_table_from_plan_to_figures(done: tuple[Path, dict[str, Any], str, int
     out, facts, text, code = done
     assert code == 0
     assert (facts["cells"], facts["done"], facts["failed"], facts["elsewhere"]) == (5, 5, {}, [])
-    rows = facts["tables"][0]["rows"]
+    rows = facts["rows"]
     assert [row["label"] for row in rows] == ["random", "PE", "ME", "PE with STAR", "ME with STAR"]
     assert all(row["seeds"] == [0] for row in rows)
+    assert [row["verdict"] for row in rows] == [None, *["too few seeds"] * 4]
+    assert [row["published"] for row in rows][-1] == [66.17, 7.47]
     assert "these numbers mean nothing beyond 'it runs'" in text
-    assert "time of this call, by phase:" in text
+    assert "time by phase, of all processes:" in text
     assert re.search(r"train: \d+ s, planned ", text)
     assert "(few-shot)" in text
-    for name in ("table.md", "table.csv", "facts.json", "curves.png", "curves.pdf", "curves.csv"):
+    for name in (
+        "table.md",
+        "table.csv",
+        "facts.json",
+        "compare.txt",
+        *(f"curves-openbookqa.{x}" for x in ("png", "pdf", "csv")),
+    ):
         assert (out / "table1" / name).stat().st_size > 200, name
     assert "mean nothing" in (out / "table1" / "table.md").read_text()
     stored = json.loads((out / "table1" / "facts.json").read_text())
-    assert stored["tables"] == facts["tables"]
+    assert stored["rows"] == facts["rows"]
 
 
 def test_curves_csv_is_what_the_cells_hold(done: tuple[Path, dict[str, Any], str, int]) -> None:
     out, *_ = done
-    lines = (out / "table1" / "curves.csv").read_text().splitlines()[1:]
+    lines = (out / "table1" / "curves-openbookqa.csv").read_text().splitlines()[1:]
     found = [[line.split(",")[3], int(line.split(",")[6]), float(line.split(",")[7])] for line in lines]
-    order = ["random", "pe", "me", "pe-star", "me-star"]
+    order = ["random-decay", "pe-decay", "me-decay", "pe-star", "me-star"]
     results = {one["tags"]["method"]: one for one in read_results(out / "results")}
     assert found == [[name, *point] for name in order for point in results[name]["curve"]]
 
@@ -86,8 +99,8 @@ def test_the_same_call_again_trains_nothing(
     monkeypatch.setattr(engine.Shared, "bench", lambda self, config: pytest.fail("nothing is left to run"))
     again, text, code = run_paper("table1", model=str(model), out=out, **OPTIONS)
     assert code == 0
-    assert again["tables"] == facts["tables"]
-    assert "time of this call" not in text
+    assert again["rows"] == facts["rows"]
+    assert "time by phase" not in text
     assert {path: path.read_bytes() for path in out.glob("results/**/*.json")} == before
     shared, *_ = run_paper("fig5", model=str(model), out=out, **OPTIONS)
     assert shared["done"] == 5, "figure 5 is made of table 1's runs"
@@ -98,8 +111,8 @@ def test_the_plan_alone_runs_nothing(model: Path, tmp_path: Path) -> None:
     assert code == 0
     assert facts["cells"] == 5
     assert facts["labels"] == 5 * 32
-    assert "openbookqa: 5 methods × 1 seeds (random, me-dynamic-l2, passes-1, me-star, passes-10)" in text
-    assert "16 labels to begin with, 8 a round, 32 in all; 40 candidates scored a round" in text
+    assert "rows: random-decay, me-dynamic-l2, passes-1, me-star, passes-10" in text
+    assert "openbookqa: 5 runs; 16 labels to begin with, 8 a round, 32 in all; 40 candidates scored a round" in text
     assert "estimated time on this machine" in text
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "runs").exists()
@@ -122,7 +135,7 @@ def test_parts_share_the_work_and_the_last_writes_the_table(model: Path, tmp_pat
     assert (first["cells"], first["done"]) == (2, 1)
     second, *_ = run_paper("fig2", part="2/2", **options)
     assert second["done"] == 2
-    assert second["tables"][0]["rows"][0]["seeds"] == [0, 1]
+    assert second["rows"][0]["seeds"] == [0, 1]
     for wrong in ("0/2", "3/2", "half"):
         with pytest.raises(ConfigError, match="part is"):
             run_paper("fig2", part=wrong, **options)
@@ -143,11 +156,11 @@ def test_a_failing_cell_gives_code_1_and_a_table_of_the_rest(
     monkeypatch.setattr(predict, "predict", broken)
     facts, text, code = run_paper("table1", model=str(model), out=tmp_path, **OPTIONS)
     assert code == 1
-    assert sorted(facts["failed"]) == ["openbookqa/pe-star/seed0", "openbookqa/pe/seed0"]
+    assert sorted(facts["failed"]) == ["openbookqa/pe-decay/seed0", "openbookqa/pe-star/seed0"]
     assert facts["done"] == 3
-    assert list(facts["plan"]["unplanned"]) == sorted(facts["failed"], reverse=True)
-    assert "failed: openbookqa/pe/seed0: RuntimeError: no gold today" in text
-    assert "| PE | – | not run |" in text
+    assert list(facts["plan"]["unplanned"]) == sorted(facts["failed"])
+    assert "failed: openbookqa/pe-decay/seed0, openbookqa/pe-star/seed0: RuntimeError: no gold today" in text
+    assert re.search(r"\| PE +\| 0 +\| not run", text)
 
 
 def test_the_tiny_model_and_data_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from guidestar.errors import StoreError
 from guidestar.report import summary
 from guidestar.store import files
 from guidestar.study import cells as engine
-from guidestar.study.cells import Cell, CellResult, exit_code, part_of, run_cells, standings
-from guidestar.study.results import by_seed, made_with, portable, read_results, result_path
+from guidestar.study.cells import Cell, CellResult, exit_code, part_of, run_cells
+from guidestar.study.results import made_with, portable, read_results, result_path
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"use": "random"},
@@ -324,16 +324,6 @@ def test_parts_are_a_partition_and_keep_warm_starts_together(plain: dict[str, An
             assert all(mate in share for mate in mates)
     with pytest.raises(ValueError, match="allowed: 1 to"):
         part_of(cells, parts + 1, parts)
-
-
-def test_means_so_far(whole: tuple[Path, dict[str, Any]], plain: dict[str, Any]) -> None:
-    out, results = whole
-    found = run_cells(make_cells(plain, out), out)
-    text = standings(found)
-    area = 100 * results["demo/me/seed0"]["auc"]
-    assert f"demo me                                  1 seeds  AUC {area:.2f}  final" in text
-    grouped = by_seed([one.result for one in found if one.result])
-    assert [dict(tags)["method"] for tags in grouped] == ["random", "me"]
 
 
 def test_a_cell_is_one_run(plain: dict[str, Any], tmp_path: Path) -> None:

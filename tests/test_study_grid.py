@@ -22,10 +22,12 @@ from guidestar.metrics.curve import auc
 from guidestar.store import files
 from guidestar.study import cells as engine
 from guidestar.study import grid, jobs
+from guidestar.study.compose import Row, load_study
 from guidestar.study.grid import run_study
+from guidestar.study.reading import warm_starts
 from guidestar.study.results import read_results, result_path
-from guidestar.study.standing import markdown, standing, warm_starts
-from guidestar.study.studyfile import PROTOCOLS, StudyConfig, load_study
+from guidestar.study.studyfile import PROTOCOLS, StudyConfig
+from guidestar.study.tables import Line, markdown, table
 from guidestar.tuning import Tuning
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
@@ -141,13 +143,13 @@ def test_the_table_is_what_the_cells_hold(finished: tuple[Path, dict[str, Any], 
         if strategy == "ent":
             gain = (np.mean(areas) - np.mean(control)) / (1 - np.mean(control))
             assert row["ripl"]["estimate"] == pytest.approx(gain)
-            assert row["verdict"] == "no evidence", "two seeds show nothing"
+            assert row["verdict"] == "too few seeds", "two seeds show nothing"
         else:
             assert row["ripl"] is None
     text = (out / "table.md").read_text()
     assert "| tickets | tiny  | series | ent " in text
-    table = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
-    assert [float(row["auc_mean"]) for row in table] == [row["auc"]["mean"] for row in facts["rows"]]
+    written = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    assert [float(row["auc_mean"]) for row in written] == [row["auc"]["mean"] for row in facts["rows"]]
     assert json.loads((out / "facts.json").read_text())["rows"] == facts["rows"]
 
 
@@ -163,9 +165,14 @@ def test_compare_and_curves_are_of_every_adapter(finished: tuple[Path, dict[str,
     for kind in ("png", "pdf", "csv"):
         assert (out / f"curves-tickets-tiny.{kind}").stat().st_size > 200
     points = list(csv.DictReader(io.StringIO((out / "curves-tickets-tiny.csv").read_text())))
-    found = {(p["variant"], p["method"], p["seed"], int(p["labels"])): float(p["accuracy"]) for p in points}
+    found = {(p["row"], p["method"], p["seed"], int(p["labels"])): float(p["accuracy"]) for p in points}
     assert found == {
-        (f"tiny/{one['tags']['peft']}", one["tags"]["method"], str(one["tags"]["seed"]), labels): value
+        (
+            f"{one['tags']['peft']}/{one['tags']['method']}",
+            one["tags"]["method"],
+            str(one["tags"]["seed"]),
+            labels,
+        ): value
         for one in results_of(out).values()
         for labels, value in one["curve"]
     }
@@ -317,7 +324,7 @@ def test_results_without_their_runs_are_enough_for_the_table(
     assert (facts["done"], code) == (8, 0)
     assert [row["auc"] for row in facts["rows"]] == [row["auc"] for row in finished[1]["rows"]]
     for row, before in zip(facts["rows"], finished[1]["rows"], strict=True):
-        assert row["verdict"] is None
+        assert row["verdict"] == before["verdict"], "said of these test examples alone"
         if before["ripl"]:
             assert row["ripl"]["estimate"] == pytest.approx(before["ripl"]["estimate"])
     assert not (tmp_path / "study" / "compare.txt").exists()
@@ -371,7 +378,7 @@ def loaded(tmp_path: Path, text: str, *overrides: str) -> Any:
         (("out: out", "seeds: [1, 1]"), r"line 1: seeds has the same seed twice"),
         (("out: out", "protocol: jukic"), r"line 1: protocol is 'jukic'; allowed: jukic-snajder-2023"),
         (("out: out", "control: ent"), r"line 1: control is 'ent'; .*entropy"),
-        (("  query:", "  peft:"), r"line 8: unknown key 'peft' in base; allowed: data, task, model, query, train"),
+        (("  query:", "  tapt:"), r"line 8: unknown key 'tapt' in base; allowed: data, task, model, query, train, peft"),
         (("datasets:", "dataset:"), r"datasets is missing"),
         (("{peft_type: LORA, r: 2}", "[r]"), r"line 5: peft.0.peft is .*allowed: keys and values"),
     ],
@@ -456,7 +463,10 @@ def test_the_protocol_of_jukic_and_snajder(tmp_path: Path) -> None:
 
 def test_the_page_names_every_key_and_its_file_is_good(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
-    study = loaded(tmp_path, page.split("```yaml\n")[1].split("```")[0])
+    first, second = (part.split("```")[0] for part in page.split("```yaml\n")[1:])
+    rows = loaded(tmp_path, second)
+    assert [row.control for row in rows.rows] == ["random", "random", "random-star-more", "random-star-more"]
+    study = loaded(tmp_path, first)
     assert (len(study.cells), study.pefts, study.control) == (18, ("lora", "adapter"), "random")
     for key in StudyConfig.model_fields:
         assert f"| `{key}` |" in page, f"docs/study.md does not name {key}"
@@ -474,7 +484,7 @@ def made(method: str, seed: int, curve: list[float], **changes: Any) -> dict[str
     spent = [[0, "train", 1.0 if method == "random" else 0.0, 10]]
     return {
         "name": f"{method}{seed}", "tags": tags, "curve": points, "auc": area, "final": curve[-1], "warm_start": start,
-        "timings": spent, **changes,
+        "timings": spent, "data": {"hash": "h"}, **changes,
     }  # fmt: skip
 
 
@@ -482,42 +492,72 @@ RANDOM = [[0.2, 0.4, 0.6], [0.3, 0.4, 0.5], [0.2, 0.5, 0.6]]
 CHOSEN = [[0.2, 0.5, 0.8], [0.3, 0.5, 0.6], [0.2, 0.5, 0.8]]
 
 
+ROWS = [Row(f"p/{name}", name, name, "p", control="p/random") for name in ("random", "me")]
+
+
 def test_ripl_is_over_the_seeds_and_points_that_both_have() -> None:
     results = [made("random", seed, curve) for seed, curve in enumerate(RANDOM)]
     results += [made("me", seed, curve) for seed, curve in enumerate(CHOSEN[:2])]
-    row = standing(results, ["random", "me"], "random")[1]
-    found = savings.ripl_interval(savings.pair(CHOSEN[:2], RANDOM[:2], [10, 20, 30]))
-    assert row["ripl"] == found.plain()
-    assert row["seeds"] == [0, 1]
+    line = table(ROWS, results).lines[1]
+    assert line.beside is not None
+    assert line.beside.ripl == savings.ripl_interval(savings.pair(CHOSEN[:2], RANDOM[:2], [10, 20, 30]))
+    assert line.beside.difference == savings.area_difference(savings.pair(CHOSEN[:2], RANDOM[:2], [10, 20, 30]))
+    assert (line.seeds, line.beside.verdict) == ((0, 1), "too few seeds")
     shorter = [*results[:3], made("me", 0, CHOSEN[0]), made("me", 1, CHOSEN[1][:2])]
-    row = standing(shorter, ["random", "me"], "random")[1]
+    line = table(ROWS, shorter).lines[1]
     found = savings.ripl_interval(savings.pair([c[:2] for c in CHOSEN[:2]], [c[:2] for c in RANDOM[:2]], [10, 20]))
-    assert row["ripl"] == found.plain()
+    assert line.beside is not None
+    assert line.beside.ripl == found
 
 
 def test_one_seed_has_a_ripl_without_interval_and_no_verdict() -> None:
-    rows = standing([made("random", 0, RANDOM[0]), made("me", 0, CHOSEN[0])], ["random", "me"], "random")
-    assert rows[1]["ripl"] == {"estimate": pytest.approx((0.5 - 0.4) / 0.6), "low": None, "high": None}
-    assert (rows[1]["auc"]["sd"], rows[1]["verdict"]) == (None, None)
-    assert "16.7 %" in markdown(rows)
-    alone = standing([made("me", 0, CHOSEN[0])], ["random", "me"], "random")
-    assert alone[0]["ripl"] is None
-    perfect = standing([made("random", 0, [1.0, 1.0]), made("me", 0, [1.0, 0.9])], ["random", "me"], "random")
-    assert perfect[1]["ripl"]["estimate"] is None, "nothing is left to improve"
+    lines = table(ROWS, [made("random", 0, RANDOM[0]), made("me", 0, CHOSEN[0])]).lines
+    plain = lines[1].plain()
+    assert plain["ripl"] == {"estimate": pytest.approx((0.5 - 0.4) / 0.6), "low": None, "high": None}
+    assert (plain["auc"]["sd"], plain["verdict"]) == (None, "too few seeds")
+    assert "16.7 %" in markdown(lines)
+    assert "+10.00 " in markdown(lines)
+    assert Line.of_plain(json.loads(json.dumps(plain))).plain() == plain
+    alone = table(ROWS, [made("me", 0, CHOSEN[0])]).lines
+    assert alone[0].beside is None
+    perfect = table(ROWS, [made("random", 0, [1.0, 1.0]), made("me", 0, [1.0, 0.9])]).lines
+    assert perfect[1].plain()["ripl"] is None, "nothing is left to improve"
 
 
-def test_intervals_of_compare_are_taken_only_for_the_same_seeds() -> None:
+def test_answers_to_test_examples_widen_the_intervals_where_both_have_them() -> None:
+    """The same means; with every example known, the interval speaks of new examples too."""
     results = [made(name, s, c[s]) for name, c in (("random", RANDOM), ("me", CHOSEN)) for s in range(3)]
-    fact = {
-        "strategy": "me", "seeds": [0, 1, 2], "ripl": {"estimate": 0.5, "low": 0.1, "high": 0.9},
-        "verdict": {"kind": "gain"},
-    }  # fmt: skip
-    group = ("d", "m", "p")
-    row = standing(results, ["random", "me"], "random", {group: {"comparisons": [fact]}})[1]
-    assert (row["ripl"], row["verdict"]) == (fact["ripl"], "gain")
-    row = standing(results, ["random", "me"], "random", {group: {"comparisons": [fact | {"seeds": [0, 1]}]}})[1]
-    assert row["ripl"] != fact["ripl"]
-    assert row["verdict"] is None
+    rng = np.random.default_rng(0)
+    kept = {one["name"]: np.array([rng.permutation(np.arange(20) < round(20 * v)) for _, v in one["curve"]], dtype=float)
+            for one in results}  # fmt: skip
+    known = table(ROWS, results, answers=lambda one: kept[one["name"]]).lines[1].beside
+    alone = table(ROWS, results).lines[1].beside
+    assert known is not None
+    assert alone is not None
+    expected = [np.stack([kept[f"{name}{s}"] for s in range(3)]) for name in ("me", "random")]
+    assert known.ripl == savings.ripl_interval(savings.pair(*expected, [10, 20, 30]))
+    assert known.ripl != alone.ripl
+    lacking = table(ROWS, results, answers=lambda one: None if one["name"] == "me2" else kept[one["name"]])
+    assert lacking.lines[1].beside == alone
+
+
+def test_verdicts_are_corrected_for_all_rows_of_the_table() -> None:
+    """Five seeds that all agree are a gain; among a hundred rows the same difference is none."""
+    curves = [[0.2, 0.4, 0.5 + s / 100] for s in range(5)]
+    results = [made("random", s, curve) for s, curve in enumerate(curves)]
+    results += [made("me", s, [0.2, 0.4, c[2] + 0.02 * (s + 1)]) for s, c in enumerate(curves)]
+    found = table(ROWS, results).lines[1].beside
+    assert found is not None
+    assert found.verdict == "gain"
+    assert found.sentence
+    rows, more = list(ROWS), list(results)
+    for i in range(100):
+        rows.append(Row(f"p/x{i}", f"x{i}", f"x{i}", "p", control="p/random"))
+        more += [made(f"x{i}", s, [0.2, 0.4 + 0.01 * (s % 3 - 1), c[2]]) for s, c in enumerate(curves)]
+    among = table(rows, more).lines[1].beside
+    assert among is not None
+    assert among.difference == found.difference
+    assert among.verdict == "no evidence"
 
 
 def test_a_warm_start_that_is_not_shared_is_said() -> None:

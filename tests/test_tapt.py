@@ -203,7 +203,8 @@ def test_killed_while_reading_it_reads_again_and_ends_the_same(
 
 
 def test_a_study_has_an_adapter_with_and_without_it(demo_data: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    from guidestar.study.studyfile import StudyConfig, make_study
+    from guidestar.study.compose import make_study
+    from guidestar.study.studyfile import StudyConfig
 
     lora = {"peft_type": "LORA", "r": 4}
     study = StudyConfig.model_validate(

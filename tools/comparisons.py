@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.study import gains
-from guidestar.study.results import Result, read_results
-from guidestar.study.standing import NOTE, Group, group_of, markdown, ripl_of, standing
+from guidestar.study.compose import Row
+from guidestar.study.results import Result, group_of, read_results
+from guidestar.study.tables import NOTE, Line, markdown, ripl_of, table
+
+Group = tuple[str, str, str]
 
 _INTRO = """# Comparisons
 
@@ -60,7 +63,7 @@ def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{facts['done']} of {facts['cells']} runs are done."
     yield ""
-    yield markdown(facts["rows"])
+    yield markdown([Line.of_plain(row) for row in facts["rows"]])
     yield ""
     if len(above := facts.get("above", [])) > 1:
         yield gains.markdown(above, facts["control"])
@@ -148,11 +151,14 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
         }
         common = [r for r in results if int(r["tags"]["seed"]) in seeds["random"] & seeds["mc"]]
         if common:
-            control, mc = standing(common, ["random", "mc"], "random")
-            areas = [f"{100 * row['auc']['mean']:.1f}" for row in (control, mc)]
-            known = [
-                row for row in rows if group == (row["dataset"], row["model"], row["peft"]) and row["strategy"] == "mc"
-            ]
-            best = next((row for row in known if row["seeds"] == mc["seeds"]), mc)
-            found[group[2]] = [*areas, ripl_of(best), str(len(mc["seeds"]))]
+            control, mc = table(_rows(group[2]), common).lines
+            areas = [f"{100 * line.auc.mean:.1f}" for line in (control, mc) if line.auc]
+            known = [Line.of_plain(row) for row in rows
+                     if group == (row["dataset"], row["model"], row["peft"]) and row["strategy"] == "mc"]  # fmt: skip
+            best = next((line for line in known if line.seeds == mc.seeds), mc)
+            found[group[2]] = [*areas, ripl_of(best), str(len(mc.seeds))]
     return found
+
+
+def _rows(peft: str) -> list[Row]:
+    return [Row(f"{peft}/{name}", name, name, peft, control=f"{peft}/random") for name in ("random", "mc")]

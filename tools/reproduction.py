@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from guidestar.study import tables
-from guidestar.study.experiments import EXPERIMENTS, Experiment
-from guidestar.study.paper import make_study, variants_of
-from guidestar.study.published import FIGURE_2, SLIP
+from guidestar.config import read_file
+from guidestar.metrics.verdict import least_seeds
+from guidestar.study.compose import Study
+from guidestar.study.paper import order_of
+from guidestar.study.reading import beside, reading, warm_starts
 from guidestar.study.results import Result, read_results
-from guidestar.study.scales import SCALES
-from guidestar.study.tables import Row, Table
-from guidestar.words import duration, number, spread
+from guidestar.study.studyfile import SHIPPED, shipped
+from guidestar.study.tables import Asked, Line, Table, points_of, tables
+from guidestar.words import count, duration, number
 
 ON_THE_PAGE = ("paper", "small")  # the numbers of `tiny` mean nothing
 FIRST = ("table1", "table2")
+FIGURE_2 = {"tuned": 73.36, "few-shot": 45.41}  # the paper's accuracies on BoolQ, section 4.2
+
+# Rows of table 1 -> their runs from before all rows of a table decayed B alike: the same but β 0.
+EARLIER = {"random-decay": "random", "pe-decay": "pe", "me-decay": "me"}
+ABOUT_EARLIER = (
+    "random, PE and ME are runs with β 0 here, STAR's have β 0.5 and so another warm start's adapter: their differences "
+    "are of the decay too. `guidestar paper` now gives all rows of this table the same β."
+)
 
 _INTRO = """# Reproduction
 
@@ -24,11 +35,11 @@ Generated from the files in `results/paper`, one for each run, made by `guidesta
 
 - AUC is the area under the learning curve, RIPL the relative improvement over random with the same seeds, both per cent.
   ± is the standard deviation over the seeds. The paper averages three runs and gives no spread.
-- A difference is called one only if it exceeds the larger standard deviation over the seeds of the two methods; with
-  one seed none is.
+- A verdict, "gain" or "harm", is paired by seed, corrected for all comparisons of this page, and needs {least} seeds. With
+  fewer there are numbers and no direction: brackets are 95 % intervals over the seeds, for these test examples.
 - RIPL is always taken against the random row. {slip}
-- What departs from the paper is in [deviations.md](deviations.md); experiments and scales are in
-  `guidestar/study/experiments.py` and `guidestar/study/scales.py`."""
+- What departs from the paper is in [deviations.md](deviations.md); the studies and their scales are the files in
+  `guidestar/study/star`."""
 
 
 def reproduction(results: Path) -> str:
@@ -39,116 +50,135 @@ def reproduction(results: Path) -> str:
     found = (
         [one for one in read_results(results) if one["tags"].get("scale") in ON_THE_PAGE] if results.is_dir() else []
     )
-    parts = [_INTRO.format(slip=SLIP)]
-    shown: set[tuple[str, str, str]] = set()
+    parts = [_INTRO.format(slip=study_of("table2", "paper").config.notes[-1], least=least_seeds())]
+    places = [
+        (scale, name, dataset) for scale in ON_THE_PAGE for name in shipped() for dataset in _settings(scale)
+        if _was_run(name, scale, dataset, _of(found, scale, dataset))
+    ]  # fmt: skip
+    made = dict(zip(places, tables([_asked(place, found) for place in places]), strict=True))
     for scale in ON_THE_PAGE:
-        mine = [one for one in found if one["tags"]["scale"] == scale]
-        sections = [section for name in EXPERIMENTS for section in _section(name, scale, mine, shown)]
+        sections = [text for name in shipped() for text in _section(name, scale, made, found)]
         if sections:
-            parts += ["", f"## Scale `{scale}`", "", _sentence(SCALES[scale].doc), SCALES[scale].note, *sections]
-    parts += ["", "## Not run", "", *_not_run(shown)]
+            first = study_of("table1", scale).config
+            parts += ["", f"## Scale `{scale}`", "", _sentence(first.scale_doc), *first.notes, *sections]
+    parts += ["", "## Not run", "", *_not_run(set(places))]
     return "\n".join([*parts, ""])
 
 
-# --- one experiment -----------------------------------------------------------------------------
+Where = tuple[str, str, str]  # scale, study, dataset
 
 
-def _section(name: str, scale: str, results: Sequence[Result], shown: set[tuple[str, str, str]]) -> Iterator[str]:
-    """An experiment with the datasets that it was run on; nothing if there is none."""
-    experiment = EXPERIMENTS[name]
-    at_hand = [d for d in SCALES[scale].settings if any(one["tags"]["dataset"] == d for one in results)]
-    begun = False
-    for dataset in at_hand:
-        methods = methods_of(name, scale, dataset)
-        mine = [one for one in results if one["tags"]["dataset"] == dataset]
-        probes = [one for one in mine if experiment.probe and one["tags"]["method"] == f"probe-{experiment.probe}"]
-        if not (probes if experiment.probe else _was_run(name, scale, dataset, mine)):
-            continue
-        shown.add((name, scale, dataset))
-        if not begun:
-            begun = True
-            yield from ("", f"### {experiment.title}", "", experiment.doc)
-        yield from ("", f"#### {dataset}", "")
-        setting = SCALES[scale].settings[dataset]
-        if setting.note:
-            yield from (f"{_sentence(setting.note)}", "")
-        if experiment.probe:
-            yield from _probed(name, probes)
-            continue
-        table = tables.dataset_table(dataset, variants_of(experiment, dataset), methods, mine)
-        yield from (_markdown(table), "", *tables.beside(table), "", _setup(table, mine), "")
-        yield from (f"- {sentence}" for sentence in tables.reading(experiment, [table]))
+@cache
+def study_of(name: str, scale: str, dataset: str = "") -> Study:
+    """A shipped study of one seed, of its own datasets or of one."""
+    return order_of(name, scale=scale, seeds=1, out=Path(), datasets=[dataset] if dataset else ()).study()
 
 
-def methods_of(name: str, scale: str, dataset: str) -> dict[str, str]:
-    """Variant's name -> the method's name in the result files."""
-    model = SCALES[scale].model or "tiny"
-    study = make_study(name, scale=scale, model=model, seeds=1, out=Path(), datasets=[dataset])
-    return {variant: method for (_, variant), method in study.rows.items()}
+def _settings(scale: str) -> list[str]:
+    return list(read_file(SHIPPED / "scales" / f"{scale}.yaml")[0]["settings"])
+
+
+def _of(results: Sequence[Result], scale: str, dataset: str) -> list[Result]:
+    return [one for one in results if (one["tags"]["scale"], one["tags"]["dataset"]) == (scale, dataset)]
+
+
+def _asked(where: Where, results: Sequence[Result]) -> Asked:
+    """The table of one study and dataset."""
+    scale, name, dataset = where
+    study, mine = study_of(name, scale, dataset), _of(results, scale, dataset)
+    return Asked(study.rows, mine, _runs(study, mine), study.config.beside, scale)
+
+
+def _runs(study: Study, results: Sequence[Result]) -> dict[Where, str]:
+    """Row -> the runs that it has, earlier ones where there are no others."""
+    made = {one["tags"]["method"] for one in results}
+    return {
+        key: EARLIER[run] if run not in made and EARLIER.get(run) in made else run for key, run in study.runs.items()
+    }
 
 
 def _was_run(name: str, scale: str, dataset: str, results: Sequence[Result]) -> bool:
-    """Whether a method was run that no earlier table asks for."""
-    if name == "fig5":  # the curves of table 1
+    """Whether a row was run that no earlier table asks for, or the study's probe."""
+    if name == "fig5" or not results:  # the curves of table 1
         return False
-    known: set[str] = set()
-    for other in FIRST:
-        if other == name:
-            break
-        known |= set(methods_of(other, scale, dataset).values())
-    own = set(methods_of(name, scale, dataset).values()) - known
-    return any(one["tags"]["method"] in own for one in results)
+    made = {str(one["tags"]["method"]) for one in results}
+    study = study_of(name, scale, dataset)
+    if study.config.probe:
+        return f"probe-{study.config.probe.name}" in made
+    known = {run for other in FIRST[: FIRST.index(name) if name in FIRST else None]
+             for run in _runs(study_of(other, scale, dataset), results).values()}  # fmt: skip
+    return bool(made & ({*_runs(study, results).values()} - known))
+
+
+# --- one study ------------------------------------------------------------------------------------
+
+
+def _section(name: str, scale: str, made: Mapping[Where, Table], results: Sequence[Result]) -> Iterator[str]:
+    """A study with the datasets that it was run on; nothing if there is none."""
+    here = [dataset for s, n, dataset in made if (s, n) == (scale, name)]
+    if here:
+        config = study_of(name, scale, here[0]).config
+        yield from ("", f"### {config.title}", "", config.doc)
+    for dataset in here:
+        study, mine = study_of(name, scale, dataset), _of(results, scale, dataset)
+        yield from ("", f"#### {dataset}", "")
+        if note := study.config.datasets[0].note:
+            yield from (_sentence(note), "")
+        if probe := study.config.probe:
+            yield from _probed(name, [one for one in mine if one["tags"]["method"] == f"probe-{probe.name}"])
+            continue
+        runs = _runs(study, mine)
+        taken = [one for one in mine if one["tags"]["method"] in runs.values()]
+        rows = [replace(row, tasks=()) for row in study.rows]
+        yield from (_markdown(made[scale, name, dataset]), "")
+        yield from (
+            text.removeprefix(f"{dataset}: ") for text in beside(made[scale, name, dataset], _beside_runs(mine, taken))
+        )
+        if runs != study.runs:
+            yield ABOUT_EARLIER
+        yield from ("", _setup(taken), "")
+        yield from (f"- {text}" for text in [*warm_starts(taken), *reading(made[scale, name, dataset], rows, taken)])
+
+
+def _beside_runs(mine: Sequence[Result], taken: Sequence[Result]) -> list[Result]:
+    return [*taken, *(one for one in mine if one["tags"]["method"] == "few-shot")]
 
 
 def _markdown(table: Table) -> str:
-    """Paper, here, difference, and what to conclude, a row for each method."""
-    paper = any(row["paper_auc"] is not None for row in table["rows"])
+    """Paper, here, difference, and what to conclude, a line for each row."""
+    paper = any(line.published[0] is not None for line in table.lines)
     head = ["method", "seeds", "AUC here"] + (["AUC paper"] if paper else []) + ["RIPL here"]
     head += ["RIPL paper", "difference of RIPL"] if paper else []
     head += ["final accuracy", "what to conclude"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in table["rows"]:
-        cells = [
-            row["label"],
-            ", ".join(map(str, row["seeds"])) or "–",
-            spread(row["auc"]) if row["auc"] else "not run",
-        ]
-        cells += [number(row["paper_auc"], 2)] if paper else []
-        here = None if row["ripl"] is None else 100 * row["ripl"]
+    for line in table.lines:
+        area, gain = line.published
+        cells = [line.label, ", ".join(map(str, line.seeds)) or "–", str(line.auc or "not run")]
+        cells += [number(area, 2)] if paper else []
+        here = 100 * line.beside.ripl.estimate if line.beside and line.beside.ripl else None
         cells.append(number(here, 2))
         if paper:
-            known = here is not None and row["paper_ripl"] is not None
             cells += [
-                number(row["paper_ripl"], 2),
-                f"{here - row['paper_ripl']:+.2f}" if known and here is not None else "–",
+                number(gain, 2),
+                number(here - gain, 2, sign=True) if here is not None and gain is not None else "–",
             ]
-        cells += [spread(row["final"]), conclusion(row)]
+        cells += [str(line.final or "–"), conclusion(line)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def conclusion(row: Row) -> str:
-    """What one row shows, in plain words.
-
-    >>> conclusion({"verdict": "above", "difference": 0.02, "spread": 0.01, "paper_ripl": -1.0, "variant": "me",
-    ...             "control": "random"})
-    'better than its control by 2.00 points, more than the spread of 1.00; the paper says the opposite'
-    """
-    if row["variant"] == row["control"]:
+def conclusion(line: Line) -> str:
+    """What one row shows, in plain words: a direction only where there is a verdict."""
+    if line.control:
         return "the control"
-    if row["verdict"] is None:
+    if line.beside is None:
         return "not run, or not beside its control"
-    points = f"{100 * abs(row['difference']):.2f} points"
-    if row["verdict"] == "one seed":
-        side = "above" if row["difference"] > 0 else "below"
-        return f"{points} {side} its control on one seed: nothing follows from that"
-    if row["verdict"] == "within the spread":
-        return f"no difference to its control that the seeds support ({points}, spread {100 * row['spread']:.2f})"
-    better = row["verdict"] == "above"
-    text = f"{'better' if better else 'worse'} than its control by {points}, more than the spread of {100 * row['spread']:.2f}"
-    if row["paper_ripl"] is None:
+    found, gain = line.beside, line.published[1]
+    seeds = count(len(found.seeds), "seed")
+    text = f"{found.verdict}: {points_of(found.difference)} points from its control, {seeds}"
+    if found.verdict not in ("gain", "harm") or gain is None:
         return text
-    return f"{text}; {'as in the paper' if (row['paper_ripl'] > 0) == better else 'the paper says the opposite'}"
+    return f"{text}; {'as in the paper' if (gain > 0) == (found.verdict == 'gain') else 'the paper says the opposite'}"
 
 
 def _probed(name: str, probes: Sequence[Result]) -> Iterator[str]:
@@ -163,10 +193,8 @@ def _probed(name: str, probes: Sequence[Result]) -> Iterator[str]:
         )
 
 
-def _setup(table: Table, results: Sequence[Result]) -> str:
+def _setup(made: Sequence[Result]) -> str:
     """How the rows were made, and how long that took."""
-    methods = {row["method"] for row in table["rows"]}
-    made = [one for one in results if one["tags"]["method"] in methods]
     one = made[0]
     config, machine = one["config"], one["hardware"]
     query, train, peft = config["query"], config["train"], config["peft"]
@@ -187,32 +215,30 @@ def _setup(table: Table, results: Sequence[Result]) -> str:
 # --- what is missing ----------------------------------------------------------------------------
 
 
-def _not_run(shown: set[tuple[str, str, str]]) -> Iterator[str]:
-    """A line and a command for each experiment and scale with nothing to show."""
+def _not_run(shown: set[Where]) -> Iterator[str]:
+    """A line and a command for each study and scale with nothing to show."""
     yield "What follows has no results yet. Each command prints its plan first and can be stopped and repeated."
     yield ""
     yield "| scale | experiment | not run on | command |"
     yield "|---|---|---|---|"
     for scale in ON_THE_PAGE:
-        for name, experiment in EXPERIMENTS.items():
+        for name in shipped():
+            study = study_of(name, scale)
             covers = "table1" if name == "fig5" else name  # figure 5 draws what table 1 measures
-            missing = [d for d in experiment.datasets if (covers, scale, d) not in shown]
+            missing = [d for d in study.datasets if (scale, covers, d) not in shown]
             if missing:
-                yield f"| {scale} | {_plain(experiment)} | {', '.join(missing)} | `{command(name, scale, missing)}` |"
+                title = study.config.title.replace("|", "/")
+                yield f"| {scale} | {title} | {', '.join(missing)} | `{command(name, scale, missing)}` |"
 
 
 def command(name: str, scale: str, datasets: Sequence[str]) -> str:
-    """The command that runs an experiment on some datasets.
+    """The command that runs a study on some datasets.
 
     >>> command("table1", "small", ["trec-6"])
     'guidestar paper table1 --scale small --dataset trec-6'
     """
-    default = set(datasets) == set(EXPERIMENTS[name].datasets)
+    default = set(datasets) == set(study_of(name, scale).datasets)
     return f"guidestar paper {name} --scale {scale}" + ("" if default else "".join(f" --dataset {d}" for d in datasets))
-
-
-def _plain(experiment: Experiment) -> str:
-    return experiment.title.replace("|", "/")
 
 
 def _sentence(text: str) -> str:

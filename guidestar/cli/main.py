@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from guidestar.errors import GuidestarError
 
     top = parser()
-    options = top.parse_args(arguments)
+    options, rest = top.parse_known_args(arguments)
+    if rest:  # argparse takes the key=value texts before the first option alone
+        wrong = [text for text in rest if text.startswith("-") or "=" not in text or not hasattr(options, "overrides")]
+        if wrong:
+            top.error(f"unrecognized arguments: {' '.join(wrong)}")
+        options.overrides += rest
     if options.version:
         from importlib.metadata import version
 

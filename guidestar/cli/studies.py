@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from guidestar.cli.common import Commands, Options, load, progress, show
 
@@ -37,28 +38,25 @@ def add(commands: Commands) -> None:
     costs.add_argument("--machine-hour", type=float, metavar="PRICE", help="price of an hour of this machine")
     costs.add_argument("--out", metavar="DIR", help="also write cost.csv, cost.png and cost.pdf there")
     paper = commands.add("paper", _paper, "A table, figure or question of the STAR paper as one command; resumable.")
-    paper.add_argument("name", metavar="NAME", nargs="?", help="the experiment; without it they are listed")
+    paper.add_argument("name", metavar="NAME", nargs="?", help="the shipped study; without it they are listed")
     paper.add_argument(
         "--scale", choices=("paper", "small", "tiny"), default="small",
         help="paper: the protocol exactly; small: SmolLM2-135M with smaller budgets; tiny: only that it runs",
     )  # fmt: skip
     paper.add_argument("--model", metavar="NAME", help="another base model than the scale's")
-    paper.add_argument("--seeds", type=int, default=3, help="default: 3")
+    paper.add_argument("--seeds", type=int, help="how many; default: 3")
     paper.add_argument("--out", metavar="DIR", help="where to write; default: runs/paper-SCALE")
     paper.add_argument("--data", metavar="DIR", help="folder with the published files; without it the hub is asked")
     paper.add_argument("--dataset", action="append", metavar="NAME", help="only this one, may be repeated")
-    paper.add_argument("--part", metavar="I/N", help="take only every N-th run, so that N processes share the work")
-    paper.add_argument("--plan", action="store_true", help="print the plan and end")
-    paper.add_argument("overrides", nargs="*", metavar="key=value", help="keys of every run's configuration to change")
-
-    study = commands.add(
-        "study", _study, "Datasets × models × adapters × strategies × seeds of one file, with tables; resumable."
-    )
+    study = commands.add("study", _study, "Datasets × models × rows × seeds of one file, with tables; resumable.")
     study.add_argument("config", metavar="CONFIG.yaml", help="the study's file, see docs/study.md")
-    study.add_argument("--plan", action="store_true", help="print the plan and end")
-    study.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine; default: 1")
-    study.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
-    study.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the file to change")
+    for command in (paper, study):
+        command.add_argument("--plan", action="store_true", help="print the plan and end")
+        command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine; default: 1")
+        command.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="keys of the file to change, or of all its runs"
+        )
 
     probe = commands.add(
         "probe", _probe, "What happens inside a run: confidence, forgetting, layers, picks and others."
@@ -120,38 +118,37 @@ def _costs(options: Options) -> int:
 
 
 def _paper(options: Options) -> int:
-    from guidestar.study.experiments import EXPERIMENTS
-    from guidestar.study.paper import run_paper
+    from guidestar.study.studyfile import shipped
 
     if options.name is None:
-        rows = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+        from guidestar.config import read_file
+
+        rows = {name: read_file(path)[0]["title"] for name, path in shipped().items()}
         width = max(map(len, rows))
         show(options, rows, "\n".join(f"{name:<{width}}  {title}" for name, title in rows.items()))
         return 0
-    facts, text, code = run_paper(
-        options.name,
-        scale=options.scale,
-        model=options.model,
-        seeds=options.seeds,
-        out=Path(options.out or f"runs/paper-{options.scale}"),
-        data=Path(options.data) if options.data else None,
-        datasets=options.dataset,
-        part=options.part,
-        plan_only=options.plan,
-        overrides=options.overrides,
-        progress=progress(options),
-    )
-    show(options, facts, text)
-    return code
+    from guidestar.study.paper import order_of
+
+    order = order_of(
+        options.name, scale=options.scale, model=options.model, seeds=options.seeds,
+        out=Path(options.out) if options.out else None, data=Path(options.data) if options.data else None,
+        datasets=options.dataset, overrides=options.overrides, progress=progress(options),
+    )  # fmt: skip
+    return _run(options, order)
 
 
 def _study(options: Options) -> int:
+    from guidestar.study.grid import Order
+
+    return _run(options, Order(options.config, tuple(options.overrides)))
+
+
+def _run(options: Options, order: Any) -> int:
     from guidestar.study.grid import run_study
 
     facts, text, code = run_study(
-        options.config, part=options.part, jobs=options.jobs, plan_only=options.plan, overrides=options.overrides,
-        progress=progress(options),
-    )  # fmt: skip
+        order, part=options.part, jobs=options.jobs, plan_only=options.plan, progress=progress(options)
+    )
     show(options, facts, text)
     return code
 

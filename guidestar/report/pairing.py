@@ -13,6 +13,7 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.metrics import savings
 from guidestar.metrics.savings import Pair
 from guidestar.metrics.statistics import Floats
+from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.summary import strategy_names
@@ -66,7 +67,7 @@ def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Da
     whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.rounds)]
     left_out = [_why_left_out(run) for run in runs if run.name not in {one.name for one in whole}]
     places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in found.items()}
-    correct = {run.name: known for run in whole if (known := _correct(places[run.name], run)) is not None}
+    correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.metrics)) is not None}
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
         [name for name in names if name != control], correct, left_out, _warm_starts(whole),
@@ -90,13 +91,13 @@ def _why_left_out(run: RunRecord) -> str:
     return f"{run.name} is left out: it is not finished, it has measured {len(run.metrics)}{of} rounds."
 
 
-def _correct(place: Path, run: RunRecord) -> Floats | None:
-    """Which test examples were answered rightly after each round, (points, examples); None if it is not all known."""
+def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
+    """Which test examples a run answered rightly after each round, (points, examples); None if it is not all known."""
     if not (place / DATABASE).is_file():
         return None
     found = []
     with Store.open(place) as store:
-        for metrics in run.metrics:
+        for metrics in measured:
             if "accuracy" not in metrics.values:
                 continue
             if not store.has_arrays(metrics.round, "test"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.data.presets import apply_preset
-from guidestar.errors import DataError, GuidestarError, StoreError
+from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
 from guidestar.metrics.curve import auc
 from guidestar.metrics.scores import accuracy
@@ -29,17 +30,14 @@ from guidestar.store import files
 from guidestar.study.results import (
     FORMAT,
     Result,
-    by_seed,
     config_fingerprint,
     made_with,
-    mean_sd,
     portable,
     read_result,
     recipe,
     result_path,
     short,
 )
-from guidestar.words import spread
 
 State = Literal["done", "kept", "failed", "elsewhere"]
 
@@ -91,7 +89,7 @@ def run_cells(
 
     A cell that was begun goes on where it stopped. A cell that fails is reported and the others go on. A cell that
     another process holds is left to it. shared: what was loaded before. after: called with all results so far when
-    a cell is done; by default their means are said.
+    a cell is done.
     Raises ValueError if two cells have one name.
     """
     news = progress or Silent()
@@ -108,17 +106,9 @@ def run_cells(
         found.append(one)
         if one.error:
             news.say(f"{cell.name} failed: {one.error}")
-        if one.state == "done":
-            if after is None:
-                news.say(standings([o for o in found if _beside(o.cell, cell)]))
-            else:
-                after(found)
+        if one.state == "done" and after is not None:
+            after(found)
     return found
-
-
-def _beside(one: Cell, other: Cell) -> bool:
-    """Whether two cells differ in method and seed alone."""
-    return all(one.tags.get(key) == value for key, value in other.tags.items() if key not in ("method", "seed"))
 
 
 def exit_code(results: Sequence[CellResult]) -> int:
@@ -355,17 +345,18 @@ def _balance(run: Run, r: int) -> dict[str, int] | None:
     return counts
 
 
-def standings(results: Sequence[CellResult]) -> str:
-    """Means over the seeds that are done, as lines for a terminal."""
-    lines = []
-    for tags, seeds in by_seed([one.result for one in results if one.result is not None]).items():
-        measured = [one for one in seeds.values() if one["auc"] is not None]
-        if not measured:
-            continue
-        area, final = mean_sd([one["auc"] for one in measured]), mean_sd([one["final"] for one in measured])
-        name = " ".join(str(value) for _, value in tags)
-        lines.append(f"  {name:<40} {len(measured)} seeds  AUC {spread(area)}  final {spread(final)}")
-    return "\n".join(["means so far, per cent:", *lines])
+def run_folder(cell: Cell) -> Path:
+    """Where the run of a cell lies."""
+    return Path(cell.config.out) / f"{cell.config.strategies[0].title}-seed{cell.config.seeds[0]}"
+
+
+def chosen_part(cells: Sequence[Cell], part: str | None) -> Sequence[Cell]:
+    """The cells of part "i/n". Raises ConfigError for another form, or a part that is not there."""
+    if part is None:
+        return cells
+    if not (match := re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", part)) or int(match[1]) > int(match[2]):
+        raise ConfigError(f"part is {part!r}; allowed: i/n, for example 1/2")
+    return part_of(cells, int(match[1]), int(match[2]))
 
 
 def tried(progress: Progress, work: Any) -> Any:

@@ -12,12 +12,10 @@ from guidestar.config import fingerprint
 from guidestar.errors import GuidestarError
 from guidestar.progress import Progress
 from guidestar.store import Store, files
-from guidestar.study.cells import Cell, Shared, about, claim
+from guidestar.study.cells import Cell, Shared, about, claim, run_folder
 from guidestar.study.probes import probe
 from guidestar.study.results import Result, read_result, result_path
 from guidestar.study.tables import FEW_SHOT
-
-SHOTS = 4
 
 # What a result file of no run has in place of a run's keys.
 _NO_RUN: Result = {
@@ -25,33 +23,32 @@ _NO_RUN: Result = {
 }  # fmt: skip
 
 
-def few_shot(cells: Sequence[Cell], out: Path, shared: Shared, progress: Progress) -> list[Result]:
+def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progress: Progress) -> list[Result]:
     """The few-shot base model for each dataset and seed, measured once and kept in `out/results`.
 
-    cells: finished ones; of each dataset and seed the first is used, for its data, its prompt and its warm start, of
-    which the demonstrations are drawn. One that another process works on is left out.
+    cells: finished ones; of each dataset, model and seed the first is used, for its data, its prompt and its warm start,
+    of which the `shots` demonstrations are drawn. One that another process works on is left out.
     """
     found = []
-    first: dict[tuple[Any, Any], Cell] = {}
+    first: dict[str, Cell] = {}
     for cell in cells:
-        first.setdefault((cell.tags["dataset"], cell.tags["seed"]), cell)
-    for cell in first.values():
-        name = f"{cell.tags['dataset']}/{FEW_SHOT}/seed{cell.tags['seed']}"
-        key = fingerprint({"cell": cell.fingerprint, "shots": SHOTS})
+        first.setdefault(_named(cell, FEW_SHOT), cell)
+    for name, cell in first.items():
+        key = fingerprint({"cell": cell.fingerprint, "shots": shots})
         path = result_path(out, name)
         with claim(out / "claims" / f"{name}.lock") as mine:
             if not mine:
                 continue
             if not path.is_file() or read_result(path)["fingerprint"] != key:
-                progress.say(f"{name}: the untuned model with {SHOTS} demonstrations")
-                result = _few_shot(cell, shared, progress)
-                tags = {**cell.tags, "method": FEW_SHOT}
+                progress.say(f"{name}: the untuned model with {shots} demonstrations")
+                result = _few_shot(cell, shots, shared, progress)
+                tags = {key: value for key, value in cell.tags.items() if key != "peft"} | {"method": FEW_SHOT}
                 _write(path, result | {"name": name, "tags": tags, "fingerprint": key})
         found.append(read_result(path))
     return found
 
 
-def _few_shot(cell: Cell, shared: Shared, progress: Progress) -> Result:
+def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Result:
     from guidestar.model.fewshot import few_shot
 
     bench = shared.bench(cell.config)
@@ -63,7 +60,7 @@ def _few_shot(cell: Cell, shared: Shared, progress: Progress) -> Result:
         facts = store.facts
     start = time.perf_counter()
     with progress.phase("few-shot") as tick:
-        values, _ = few_shot(bench.base, labelled, test, data.task, shots=SHOTS, seed=cell.config.seeds[0], tick=tick)
+        values, _ = few_shot(bench.base, labelled, test, data.task, shots=shots, seed=cell.config.seeds[0], tick=tick)
     seconds = {"few-shot": round(time.perf_counter() - start, 3)}
     return about(cell, facts) | _NO_RUN | {"final": values["accuracy"], "metrics": values, "seconds": seconds}
 
@@ -79,7 +76,7 @@ def run_probe(
         facts = store.facts
     result = about(cell, facts) | _NO_RUN
     result |= {
-        "name": f"{cell.tags['dataset']}/probe-{name}/seed{cell.tags['seed']}",
+        "name": _named(cell, f"probe-{name}"),
         "tags": {**cell.tags, "method": f"probe-{name}", "probed": cell.tags["method"]},
         "fingerprint": fingerprint({"cell": cell.fingerprint, "probe": name, "options": options}),
         "final": None, "seconds": {}, "sentences": list(found.sentences), "facts": dict(found.facts),
@@ -88,9 +85,10 @@ def run_probe(
     return result, found.files
 
 
-def run_folder(cell: Cell) -> Path:
-    """Where the run of a cell lies."""
-    return Path(cell.config.out) / f"{cell.config.strategies[0].title}-seed{cell.config.seeds[0]}"
+def _named(cell: Cell, what: str) -> str:
+    """The name of a result beside a cell's."""
+    tags = cell.tags
+    return "/".join(str(part) for part in (tags["dataset"], tags.get("model"), what, f"seed{tags['seed']}") if part)
 
 
 def _write(path: Path, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""Learning curves of an experiment, in the style of the paper's figures 1 and 5: PNG, PDF, and the data as CSV."""
+"""Learning curves of a study, in the style of the paper's figures 1 and 5: PNG, PDF, and the data as CSV."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guidestar.study.compose import Row, Study
 from guidestar.study.drawing import GREY, PAGE, look, save_figure
-from guidestar.study.experiments import Variant
 from guidestar.study.results import Result
+from guidestar.study.tables import Place, place_of, row_of
 
 MOST_LINES = 6  # of a panel; more are a tangle
 MOST_TICKS = 6
 COLUMNS = 3
 MAJORITY = "majority class"
 BLACK = 2  # the style in black, which is the control's
+REFERENCE = "me-star"  # the row that stands in every panel of a study of many rows, where there is one
 
 Panels = Mapping[str, Sequence[str]]
 
@@ -27,7 +29,6 @@ Panels = Mapping[str, Sequence[str]]
 class Curve:
     """One line: mean over the seeds that have every point. spread: standard deviations, None for one seed."""
 
-    variant: str
     labels: tuple[int, ...]
     means: tuple[float, ...]
     spread: tuple[float, ...] | None
@@ -42,8 +43,8 @@ class Panel:
     level: float | None
 
 
-def curve_of(variant: str, results: Sequence[Result]) -> Curve | None:
-    """The mean learning curve of one method over the seeds that are as long as the longest; None without any."""
+def curve_of(results: Sequence[Result]) -> Curve | None:
+    """The mean learning curve of one row over the seeds that are as long as the longest; None without any."""
     longest = max((len(one["curve"]) for one in results), default=0)
     whole = [one["curve"] for one in results if len(one["curve"]) == longest]
     if not longest:
@@ -51,91 +52,90 @@ def curve_of(variant: str, results: Sequence[Result]) -> Curve | None:
     points = list(zip(*whole, strict=True))
     means = tuple(statistics.fmean(value for _, value in point) for point in points)
     spread = tuple(statistics.stdev(value for _, value in point) for point in points) if len(whole) > 1 else None
-    return Curve(variant, tuple(point[0][0] for point in points), means, spread)
+    return Curve(tuple(point[0][0] for point in points), means, spread)
 
 
-def panels_of(variants: Sequence[Variant], given: Panels) -> Panels:
-    """Which variants share a pair of axes: those given, all where they are few, else each beside its control and
-    ME with STAR."""
+def panels_of(rows: Sequence[Row], given: Panels) -> Panels:
+    """Which rows share a pair of axes: those given; those of one adapter; all where they are few; else each beside its
+    control and the reference."""
     if given:
         return given
-    if len(variants) <= MOST_LINES:
-        return {"": [v.name for v in variants]}
-    reference = ["me-star"] if any(v.name == "me-star" for v in variants) else []
+    if rows and rows[0].peft:
+        return {
+            peft: [row.name for row in rows if row.peft == peft] for peft in dict.fromkeys(row.peft for row in rows)
+        }
+    if len(rows) <= MOST_LINES:
+        return {"": [row.name for row in rows]}
+    reference = [row.name for row in rows if row.name == REFERENCE]
     return {
-        v.label: list(dict.fromkeys([v.control, *reference, v.name]))
-        for v in variants
-        if v.name != v.control and v.name not in reference and not v.name.startswith("random")
+        row.label: list(dict.fromkeys([*([row.control] if row.control else []), *reference, row.name]))
+        for row in rows
+        if row.name != row.control and row.name not in reference and not row.name.startswith("random")
     }
 
 
-def learning_curves(
-    stem: Path, datasets: Sequence[str], variants: Sequence[Variant], methods: Mapping[tuple[str, str], str],
-    results: Sequence[Result], *, panels: Panels, note: str = "",
-) -> list[Path]:  # fmt: skip
-    """Draw the curves that there are; returns the files, none if there is no curve.
-
-    methods: (dataset, variant's name) -> the method's name in the results. note: written below the drawing.
-    Few panels: a row each, a column for each dataset, as in figure 5; side by side for one dataset. Many: a figure for
-    each dataset, in which a panel's curves are told apart by what they are to it.
-    """
-    groups = panels_of(variants, panels)
-    looks = _looks(variants, groups)
-    found: dict[tuple[str, str], Panel] = {}
-    for dataset in datasets:
-        mine = [one for one in results if one["tags"]["dataset"] == dataset]
-        level = next((one["data"]["majority"]["share"] for one in mine if one["data"].get("majority")), None)
-        for group, names in groups.items():
-            lines = []
-            for name in names:
-                here = [one for one in mine if one["tags"]["method"] == methods.get((dataset, name))]
-                if curve := curve_of(name, here):
-                    lines.append((*looks[group, name], curve))
-            title = ": ".join(part for part in (dataset if len(groups) <= COLUMNS else "", group) if part)
-            found[group, dataset] = Panel(title, tuple(lines), level)
-    rows = _rows(datasets, variants, methods, results)
-    if not any(panel.curves for panel in found.values()):
-        return []
-    if len(groups) <= COLUMNS:
-        grid = [[found[group, dataset] for dataset in datasets] for group in groups]
-        grid = [[row[0] for row in grid]] if len(datasets) == 1 else grid
-        return save_panels(stem, grid, rows, note)
-    written = []
-    for dataset in datasets:
-        drawn = [found[group, dataset] for group in groups if found[group, dataset].curves]
-        grid = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]
-        if grid:
-            its_rows = [row for row in rows if row[0] == dataset]
-            written += save_panels(stem.with_name(f"{stem.name}-{dataset}"), grid, its_rows, f"{dataset}. {note}")
+def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
+    """Draw the curves that there are, a figure for each dataset and model; returns the files, none if there is no curve."""
+    panels = panels_of(study.rows, study.config.panels)
+    looks = _looks(study.rows, panels)
+    rows = {row.name: row for row in study.rows}
+    written: list[Path] = []
+    for place in dict.fromkeys(map(place_of, results)):
+        runs: dict[str, list[Result]] = {}
+        for one in results:
+            if place_of(one) == place and one["curve"]:
+                runs.setdefault(row_of(one), []).append(one)
+        level = next((one["data"]["majority"]["share"] for some in runs.values() for one in some
+                      if one["data"].get("majority")), None)  # fmt: skip
+        drawn = []
+        for title, names in panels.items():
+            found = [(name, curve_of(runs.get(study.runs.get((*place, name), ""), ()))) for name in names]
+            drawn.append(Panel(title, tuple((*looks[title, name], curve) for name, curve in found if curve), level))
+        drawn = [panel for panel in drawn if panel.curves or len(panels) <= COLUMNS]
+        if any(panel.curves for panel in drawn):
+            grid = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]
+            stem = study.place / "-".join(("curves", *filter(None, place)))
+            note = f"{', '.join(filter(None, place))}. {' '.join(study.config.notes)}"
+            written += save_panels(stem, grid, _points(study, rows, place, runs), note)
     return written
 
 
-def _looks(variants: Sequence[Variant], groups: Panels) -> dict[tuple[str, str], tuple[int, str]]:
-    """(panel, variant) -> its style and its name in the legend. A style of its own where the panels are few, else one
-    for what it is there. The third style, which is black, is the control's."""
-    by_name = {v.name: v for v in variants}
-    controls = {v.control for v in variants if v.name == v.control}
-    found = {}
-    if len(groups) <= COLUMNS:
-        black = next((name for name in by_name if name in controls), None)
-        free = iter(i for i in range(len(by_name) + 1) if i != BLACK)
-        styles = {name: BLACK if name == black else next(free) for name in by_name}
-        return {(g, n): (styles[n], by_name[n].label) for g, names in groups.items() for n in names if n in by_name}
-    for group, names in groups.items():
-        for name in names:
-            kind = "control" if name in controls else "reference" if by_name[name].label != group else "own"
-            found[group, name] = _ROLES[kind]
-    return found
+def _looks(rows: Sequence[Row], panels: Panels) -> dict[tuple[str, str], tuple[int, str]]:
+    """(panel, row) -> its style and its name in the legend. A strategy looks alike in all panels; where each row has a
+    panel of its own, a style says what it is there. The third style, which is black, is the control's."""
+    by_name = {row.name: row for row in rows}
+    alone = len(panels) > COLUMNS and not any(row.peft for row in rows)
+    if alone:
+        return {
+            (panel, name): _ROLES[_role(by_name[name], panel, rows)]
+            for panel, names in panels.items()
+            for name in names
+        }
+    methods = dict.fromkeys(row.method for row in rows)
+    black = next((row.method for row in rows if row.name == row.control), None)
+    free = iter(i for i in range(len(methods) + 1) if i != BLACK)
+    styles = {method: BLACK if method == black else next(free) for method in methods}
+    return {
+        (panel, name): (styles[by_name[name].method], by_name[name].label)
+        for panel, names in panels.items()
+        for name in names
+    }
 
 
-_ROLES = {"control": (2, "random, trained alike"), "reference": (0, "ME with STAR"), "own": (1, "the panel's method")}
+def _role(row: Row, panel: str, rows: Sequence[Row]) -> str:
+    if any(other.control == row.name for other in rows) and row.label != panel:
+        return "control"
+    return "reference" if row.label != panel else "own"
+
+
+_ROLES = {"control": (BLACK, "control"), "reference": (0, "ME with STAR"), "own": (1, "the panel's row")}
 
 
 def save_panels(stem: Path, grid: Sequence[Sequence[Panel]], rows: Sequence[Sequence[object]], note: str) -> list[Path]:
-    """Draw a grid of panels; returns STEM.png, STEM.pdf and STEM.csv. rows: dataset, variant, label, method, seed,
+    """Draw a grid of panels; returns STEM.png, STEM.pdf and STEM.csv. rows: dataset, row, label, method, seed,
     round, labels, accuracy of every point."""
     columns = max(len(line) for line in grid)
-    header = ["dataset", "variant", "label", "method", "seed", "round", "labels", "accuracy"]
+    header = ["dataset", "row", "label", "method", "seed", "round", "labels", "accuracy"]
     width = PAGE if columns > 1 else 4.2
     shared = len({row[0] for row in rows}) == 1  # the dataset
     named = len({name for line in grid for panel in line for _, name, _ in panel.curves}) + 1
@@ -201,17 +201,13 @@ def _line(axes: Any, style: int, name: str, curve: Curve) -> None:
         axes.fill_between(curve.labels, low, high, color=drawn["color"], alpha=0.13, linewidth=0)
 
 
-def _rows(
-    datasets: Sequence[str], variants: Sequence[Variant], methods: Mapping[tuple[str, str], str], results: Sequence[Result]
-) -> list[list[object]]:  # fmt: skip
+def _points(
+    study: Study, rows: Mapping[str, Row], place: Place, runs: Mapping[str, Sequence[Result]]
+) -> list[list[object]]:
     """Every point of every seed, as measured."""
-    found: list[list[object]] = []
-    for dataset in datasets:
-        for v in variants:
-            for one in results:
-                if one["tags"]["dataset"] == dataset and one["tags"]["method"] == methods.get((dataset, v.name)):
-                    found += [
-                        [dataset, v.name, v.label, one["tags"]["method"], one["tags"]["seed"], r, labels, value]
-                        for r, (labels, value) in enumerate(one["curve"])
-                    ]
-    return found
+    return [
+        [place[0], name, row.label, one["tags"]["method"], one["tags"]["seed"], r, *point]
+        for name, row in rows.items()
+        for one in runs.get(study.runs.get((*place, name), ""), ())
+        for r, point in enumerate(one["curve"])
+    ]

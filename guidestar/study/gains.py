@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from guidestar.metrics import statistics
-from guidestar.study.results import Result
-from guidestar.study.standing import Group, group_of
+from guidestar.study.results import Result, group_of
 from guidestar.words import hundredths
 
 Gain = dict[str, Any]
@@ -24,7 +23,7 @@ def gains(results: Sequence[Result], strategies: Sequence[str], control: str | N
     seed share their examples. Keys: "dataset", "model", "peft", "adapters" and "above": strategy -> "mean", "low", "high"
     (fractions; the ends of a 95 % t interval over the seeds, None for one seed) and "seeds", None where no seed is common.
     """
-    found: dict[Group, dict[str, Seeds]] = {}
+    found: dict[tuple[str, str, str], dict[str, Seeds]] = {}
     if control is None:
         return []
     own = {(group_of(one), str(one["tags"]["method"]), int(one["tags"]["seed"])): one for one in results}

@@ -1,35 +1,52 @@
-"""`guidestar study FILE`: datasets × models × adapters × strategies × seeds, from the plan to tables and figures."""
+"""The engine of `guidestar study` and `guidestar paper`: from a study's plan to its tables and figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from guidestar.errors import ConfigError
-from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.progress import Progress, Silent
-from guidestar.report.compare import compare, compare_text, sentences
+from guidestar.report.compare import compare, compare_text
+from guidestar.report.noise import read_noise
+from guidestar.report.pairing import right_answers
 from guidestar.report.summary import ORACLE_EPOCH
-from guidestar.store import files
+from guidestar.store import Store, files
+from guidestar.store.store import DATABASE
 from guidestar.study import cells as engine
-from guidestar.study import figures, gains, plan
-from guidestar.study.cells import Cell, CellResult, Shared
-from guidestar.study.figures import COLUMNS, Panel, curve_of, save_panels
+from guidestar.study import extras, figures, gains, plan
+from guidestar.study.cells import Cell, CellResult, Shared, run_folder
+from guidestar.study.compose import Study, filled, load_study
 from guidestar.study.jobs import run_jobs
-from guidestar.study.paper import chosen_part
-from guidestar.study.results import Result
-from guidestar.study.standing import NOTE, Group, as_csv, group_of, markdown, standing, warm_starts
-from guidestar.study.studyfile import Study, load_study
+from guidestar.study.reading import beside, reading, warm_starts
+from guidestar.study.results import Result, group_of
+from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, table
 from guidestar.words import count
 
 Found = tuple[dict[str, Any], str, int]
 
 
+@dataclass(frozen=True)
+class Order:
+    """Which study: what another process needs to make the same. scale, tables: see `load_study`."""
+
+    path: str
+    overrides: tuple[str, ...] = ()
+    scale: str | None = None
+    tables: str = ""
+
+    def study(self) -> Study:
+        """The study, read anew."""
+        return load_study(self.path, self.overrides, scale=self.scale, tables=self.tables)
+
+
 def run_study(
-    path: str | Path,
+    order: Order | str | Path,
     *,
     part: str | None = None,
     jobs: int = 1,
@@ -37,42 +54,43 @@ def run_study(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Found:
-    """Run a study's file and write its tables and figures into its folder; the same call continues it.
+    """Run a study and write its tables and figures into its folder; the same call continues it.
 
-    part: "i/n", the share of one of n machines: whole groups of strategies, so that a warm start is trained once.
-    jobs: processes on this machine, which share its processor's threads and take the next cell that nobody holds.
-    plan_only: say what would be done and how long it would take. overrides: key.sub=value texts that change the file.
+    order: or a study's file, with `overrides`, key.sub=value texts that change it. part: "i/n", the share of one of n
+    machines: whole groups of rows, so that a warm start is trained once. jobs: processes on this machine, which share
+    its processor's threads and take the next cell that nobody holds. plan_only: say what would be done and how long it
+    would take.
 
     Returns facts, a text for a terminal, and the exit code: 1 if a cell failed.
     Raises GuidestarError for what can be found before the first cell.
     """
-    news, study = progress or Silent(), load_study(path, overrides)
+    order = order if isinstance(order, Order) else Order(str(order), tuple(overrides))
+    news, study = progress or Silent(), order.study()
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; allowed: 1 or more")
     if jobs > 1 and part is not None:
         raise ConfigError("part and jobs do not go together: a part is one process")
-    cells, shared = chosen_part(study.cells, part), Shared(study.out / "cache", news)
+    cells, shared = engine.chosen_part(study.cells, part), Shared(study.out / "cache", news)
     before = _results(cells, study.out)
     planned = plan.make_plan(cells, {one["name"] for one in before}, shared)
     text = plan.plan_text(planned, title(study), _what_runs(study, cells))
     if jobs > 1 and planned.done < planned.cells:
         text += f"\nthat is the work of one process; {jobs} share it, each with fewer threads"
     if plan_only:
-        return {"out": str(study.out), **planned.plain()}, text, 0
+        return {"out": str(study.out), "scale": study.config.scale, **planned.plain()}, text, 0
     news.say(text)
-    left = planned.cells - planned.done
-    if jobs > 1 and left:
+    if jobs > 1 and planned.cells > planned.done:
         shared.forget()  # the memory is the workers'
-        failed, ended = run_jobs(path, jobs, overrides, news)
+        failed, ended = run_jobs(json.dumps(vars(order)), jobs, news)
         elsewhere: list[str] = []
     else:
         found = run_part(study, cells, shared, news)
         failed, ended = {one.cell.name: one.error or "" for one in found if one.error}, []
         elsewhere = [one.cell.name for one in found if one.state == "elsewhere"]
-    facts, lines = finish(study, news)
+    facts, lines = finish(study, shared, news)
     now = _results(cells, study.out)
     done = {one["name"] for one in now}
-    failed = {name: error for name, error in failed.items() if name not in done}  # another process had more luck
+    failed = {name: error for name, error in failed.items() if name not in done}  # another process finished it
     missing = len(done) < len(cells)
     seconds = plan.compared(planned, before, now)
     lines += ["time by phase, of all processes:", *seconds] if seconds else []
@@ -85,23 +103,87 @@ def run_study(
 
 
 def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Progress) -> list[CellResult]:
-    """Run cells one after the other; after each, how the strategies of its dataset, model and adapter stand."""
+    """Run cells one after the other; after each, how the rows of its dataset, model and adapter stand."""
 
     def after(found: Sequence[CellResult]) -> None:
-        beside = [cell for cell in study.cells if _group(cell) == _group(found[-1].cell)]
-        results = _results(beside, study.out)
-        facts = _compared(study, results, progress)
-        progress.say(markdown(standing(results, study.strategies, study.control, _by_group(facts))))
+        last = found[-1].result
+        if last and last["curve"]:
+            near = [one for one in _results(study.cells, study.out) if group_of(one) == group_of(last)]
+            progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
 
     return engine.run_cells(cells, study.out, progress, shared=shared, after=after)
 
 
-def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]:
-    """Tables, comparison and figures of all results that are there: those of other processes too."""
-    places = list(product(study.datasets, study.models, study.pefts))  # cells run model by model
-    results = sorted(_results(study.cells, study.out), key=lambda one: places.index(group_of(one)))
-    compared = _compared(study, results, progress)
-    rows = standing(results, study.strategies, study.control, _by_group(compared))
+def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    """Tables and figures of all results that are there, those of other processes too, and what they say."""
+    places = [(cell.tags["dataset"], cell.tags.get("model", ""), cell.tags.get("peft", "")) for cell in study.cells]
+    order = {place: i for i, place in enumerate(sorted(dict.fromkeys(places), key=lambda one: _order(study, one)))}
+    results = sorted(_results(study.cells, study.out), key=lambda one: order[group_of(one)])
+    runs = len(results)
+    more, written = _beside_the_runs(study, shared, progress)
+    found = _table(study, results, progress)
+    said = _about_starts(study, results) + reading(found, study.rows, results)
+    said += [sentence for one in more for sentence in one.get("sentences", ())]
+    above = gains.gains(results, list(dict.fromkeys(row.method for row in study.rows)), study.control)
+    notes = [*study.notes, *beside(found, [*results, *more])]
+    body = [f"# {title(study)}", "", *([study.config.doc, ""] if study.config.doc else [])]
+    body += [markdown(found.lines) if found.lines else "No run with a test set is done yet.", "", NOTE, ""]
+    body += [gains.markdown(above, study.control), ""] if len(above) > 1 else []
+    body += [*(f"- {note}" for note in notes), *([""] if notes else [])]
+    body += ["## What this shows", "", *(f"- {sentence}" for sentence in said), ""]
+    written += [
+        _write(study.place / "table.md", "\n".join(body)),
+        _write(study.place / "table.csv", as_csv(found.lines)),
+    ]
+    folders = _comparable(study, results)
+    compared = engine.tried(progress, lambda: compare(list(folders), control=study.control)) if folders else None
+    if compared:
+        for data in compared["datasets"]:
+            data["name"] = folders.get(Path(data["folder"]), data["name"])
+        written.append(_write(study.place / "compare.txt", compare_text(compared) + "\n"))
+    written += engine.tried(progress, lambda: figures.learning_curves(study, results)) or []
+    facts = {
+        "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,
+        "control": study.control, "cells": len(study.cells), "done": runs, "rows": [line.plain() for line in found.lines],
+        "above": above, "notes": notes, "reading": said, "files": sorted(map(str, written)),
+    }  # fmt: skip
+    _write(study.place / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return facts, [*body, f"{runs} of {len(study.cells)} runs are done; written: {study.place}"]
+
+
+def _order(study: Study, place: tuple[Any, ...]) -> tuple[int, ...]:
+    """The file's order: datasets, then models, then adapters; cells run model by model."""
+    return tuple(
+        names.index(name) if name in names else -1
+        for names, name in zip((study.datasets, study.models, study.pefts), place, strict=True)
+    )
+
+
+def _beside_the_runs(study: Study, shared: Shared, progress: Progress) -> tuple[list[Result], list[Path]]:
+    """The untuned model with demonstrations, and the study's probe on the first finished seed of each dataset."""
+    done = [cell for cell in study.cells if engine.kept(cell, study.out) and run_folder(cell).is_dir()]
+    found: list[Result] = []
+    written: list[Path] = []
+    if shots := study.config.shots:
+        found += engine.tried(progress, lambda: extras.few_shot(done, shots, study.out, shared, progress)) or []
+    if (asked := study.config.probe) is None:
+        return found, written
+    for part in study.config.datasets:
+        cell = next((c for c in done if (c.tags["dataset"], c.tags["method"]) == (part.name, asked.row)), None)
+        options = filled(asked.options, study.config.values | part.values, {*study.config.values, *part.values})
+        one = cell and engine.tried(
+            progress, lambda c=cell, o=options: extras.run_probe(c, asked.name, study.out, shared, progress, **o)
+        )
+        if one:
+            found.append(one[0])
+            for path in one[1]:
+                if path.suffix in (".png", ".pdf", ".csv"):
+                    written.append(study.place / f"{part.name}-{path.name}")
+                    files.write_bytes(written[-1], path.read_bytes())
+    return found, written
+
+
+def _about_starts(study: Study, results: Sequence[Result]) -> list[str]:
     said = warm_starts(results)
     if not said and results:
         said.append("Every strategy of a seed began with the same examples, and each warm start was trained once.")
@@ -109,37 +191,6 @@ def finish(study: Study, progress: Progress) -> tuple[dict[str, Any], list[str]]
         said.append(ORACLE_EPOCH)
     if study.control is None:
         said.append("There is no random strategy and no `control`, so there is no RIPL.")
-    said += _verdicts(compared["datasets"] if compared else ())
-    above = gains.gains(results, study.strategies, study.control)
-    body = [f"# {title(study)}", "", markdown(rows) if rows else "No run with a test set is done yet.", "", NOTE, ""]
-    body += [gains.markdown(above, study.control), ""] if len(above) > 1 else []
-    body += ["## What this shows", "", *[f"- {sentence}" for sentence in said], ""]
-    written = [_write(study.out / "table.md", "\n".join(body)), _write(study.out / "table.csv", as_csv(rows))]
-    if compared:
-        written.append(_write(study.out / "compare.txt", compare_text(compared) + "\n"))
-    written += engine.tried(progress, lambda: _draw(study, results)) or []
-    facts = {
-        "out": str(study.out), "protocol": study.protocol, "control": study.control, "cells": len(study.cells),
-        "done": len(results), "rows": rows, "above": above, "reading": said, "files": sorted(map(str, written)),
-    }  # fmt: skip
-    _write(study.out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return facts, [*body, f"{len(results)} of {len(study.cells)} runs are done; written: {study.out}"]
-
-
-def _verdicts(datasets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdicts of `compare`. Those that have too few seeds for any claim differ in their names alone and are counted."""
-    said, few = [], 0
-    for data in datasets:
-        for row, sentence in zip(data["comparisons"], sentences(data), strict=True):
-            if row["seeds"] and not can_claim(len(row["seeds"])):
-                few += 1
-            else:
-                said.append(f"{data['name']}: {sentence}")
-    if few:
-        said.append(
-            f"{few} of {few + len(said)} comparisons have fewer than {least_seeds()} seeds. They cannot show a gain at 95 %, "
-            "even if all their seeds agree: what the tables say of them may be chance."
-        )
     return said
 
 
@@ -152,25 +203,30 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
 
 
 def title(study: Study) -> str:
-    """The size of a study in one line."""
+    """The study's own title, or its size, in one line."""
+    config = study.config
+    if config.title:
+        return config.title + (f" (scale {config.scale}: {config.scale_doc})" if config.scale else "")
     sizes = [
         (study.datasets, "dataset"), (study.models, "model"), (study.pefts, "adapter"),
-        (study.strategies, "strategy"), (study.seeds, "seed"),
+        (dict.fromkeys(row.method for row in study.rows), "strategy" if study.pefts else "row"), (study.seeds, "seed"),
     ]  # fmt: skip
-    words = [count(len(n), word) for n, word in sizes]
-    return " × ".join(words) + (f", protocol {study.protocol}" if study.protocol else "")
+    words = [count(len(n), word) for n, word in sizes if n]
+    return " × ".join(words) + (f", protocol {config.protocol}" if config.protocol else "")
 
 
 def _what_runs(study: Study, cells: Sequence[Cell]) -> list[str]:
-    rows = [f"adapters: {', '.join(study.pefts)}; strategies: {', '.join(study.strategies)}"]
+    methods = ", ".join(dict.fromkeys(row.method for row in study.rows))
+    rows = [f"adapters: {', '.join(study.pefts)}; strategies: {methods}" if study.pefts else f"rows: {methods}"]
     for dataset in study.datasets:
         for model in study.models:
-            mine = [cell for cell in cells if _group(cell)[:2] == (dataset, model)]
+            mine = [c for c in cells if (c.tags["dataset"], c.tags.get("model", "")) == (dataset, model)]
             if mine:
                 query = mine[0].config.query
                 rows.append(
-                    f"{dataset}, {model}: {len(mine)} runs; {query.warm_start} labels to begin with, {query.batch} a "
-                    f"round, {query.budget} in all; {query.candidates or 'all'} candidates scored a round"
+                    f"{', '.join(filter(None, (dataset, model)))}: {len(mine)} runs; {query.warm_start} labels to begin "
+                    f"with, {query.batch} a round, {query.budget} in all; {query.candidates or 'all'} candidates scored a "
+                    "round"
                 )
     return rows
 
@@ -178,102 +234,66 @@ def _what_runs(study: Study, cells: Sequence[Cell]) -> list[str]:
 # --- what is there --------------------------------------------------------------------------------
 
 
-def _group(cell: Cell) -> Group:
-    return str(cell.tags["dataset"]), str(cell.tags["model"]), str(cell.tags["peft"])
-
-
 def _results(cells: Sequence[Cell], out: Path) -> list[Result]:
     return [one.result for cell in cells if (one := engine.kept(cell, out)) and one.result]
 
 
-def _folder(study: Study, group: Group) -> Path:
-    return study.out.joinpath("runs", *group)
+def _table(study: Study, results: Sequence[Result], progress: Progress) -> Table:
+    return table(
+        study.rows, results, runs=study.runs, beside=study.config.beside, answers=_answers(study, progress),
+        floor=_floor(study, progress),
+    )  # fmt: skip
 
 
-def _comparable(study: Study, results: Sequence[Result]) -> list[Group]:
-    """Groups with a finished control and another strategy, whose runs lie on this disk."""
-    methods: dict[Group, set[str]] = {}
+def _answers(study: Study, progress: Progress) -> Answers:
+    """Which test examples each run answered rightly, where it lies on this disk and is the run of the result."""
+    folders = {cell.name: run_folder(cell) for cell in study.cells}
+
+    def read(folder: Path) -> Floats | None:
+        with Store.open(folder) as store:
+            metrics = store.metrics()
+        return right_answers(folder, metrics)
+
+    def answers(result: Result) -> Floats | None:
+        folder = folders[result["name"]]
+        if not (folder / DATABASE).is_file():
+            return None
+        right: Floats | None = engine.tried(progress, lambda: read(folder))
+        heights = [value for _, value in result["curve"]]
+        same = right is not None and len(right) == len(heights) and np.allclose(right.mean(axis=1), heights, atol=1e-6)
+        return right if same else None
+
+    return answers
+
+
+def _floor(study: Study, progress: Progress) -> Floor:
+    """How far two trainings may be apart by chance, of the runs that lie together with some, where it was measured."""
+    cells = {cell.name: cell for cell in study.cells}
+
+    def floor(results: Sequence[Result]) -> float | None:
+        homes = {cells[one["name"]].config.out for one in results}
+        noise = engine.tried(
+            progress, lambda: read_noise([run_folder(c) for c in study.cells if c.config.out in homes])
+        )
+        return None if noise is None else float(noise.floor)
+
+    return floor
+
+
+def _comparable(study: Study, results: Sequence[Result]) -> dict[Path, str]:
+    """Folders on this disk with a finished control and another row, and what to call them."""
+    homes = {cell.name: Path(cell.config.out).resolve() for cell in study.cells}
+    methods: dict[Path, set[str]] = {}
     for one in results:
         if one["curve"]:
-            methods.setdefault(group_of(one), set()).add(str(one["tags"]["method"]))
-    return [
-        group for group, names in methods.items()
-        if study.control in names and len(names) > 1 and _folder(study, group).is_dir()
-    ]  # fmt: skip
-
-
-def _compared(study: Study, results: Sequence[Result], progress: Progress) -> dict[str, Any] | None:
-    """`compare` of all groups at once, so that its corrections count every comparison; the groups as datasets' names.
-    None if there is nothing to compare, or it cannot be read."""
-    folders = {str(_folder(study, group).resolve()): group for group in _comparable(study, results)}
-    if not folders:
-        return None
-    facts: dict[str, Any] | None = engine.tried(
-        progress, lambda: compare([Path(folder) for folder in folders], control=study.control)
-    )
-    for data in facts["datasets"] if facts else ():
-        data["group"] = folders[data["folder"]]
-        data["name"] = ", ".join(data["group"])
-    return facts
-
-
-def _by_group(facts: Mapping[str, Any] | None) -> dict[Group, Mapping[str, Any]]:
-    return {data["group"]: data for data in facts["datasets"]} if facts else {}
+            methods.setdefault(homes[one["name"]], set()).add(str(one["tags"]["method"]))
+    return {
+        home: ", ".join(home.relative_to(study.out.resolve() / "runs").parts)
+        for home, names in methods.items()
+        if study.control in names and len(names) > 1 and home.is_dir()
+    }
 
 
 def _write(path: Path, text: str) -> Path:
     files.write_bytes(path, text.encode())
     return path
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def _draw(study: Study, results: Sequence[Result]) -> list[Path]:
-    """Learning curves: a figure for each dataset and model, a panel for each adapter, a line for each strategy."""
-    written: list[Path] = []
-    for dataset in study.datasets:
-        for model in study.models:
-            mine = [one for one in results if group_of(one)[:2] == (dataset, model) and one["curve"]]
-            if mine:
-                panels = [
-                    _panel(study, peft, [one for one in mine if group_of(one)[2] == peft]) for peft in study.pefts
-                ]
-                grid = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-                stem = study.out / f"curves-{dataset}-{model}"
-                written += save_panels(stem, grid, _points(study, mine), f"{dataset}, {model}.")
-    return written
-
-
-def _panel(study: Study, peft: str, results: Sequence[Result]) -> Panel:
-    level = next((one["data"]["majority"]["share"] for one in results if one["data"].get("majority")), None)
-    lines = []
-    for name, style in _styles(study).items():
-        if curve := curve_of(name, [one for one in results if one["tags"]["method"] == name]):
-            lines.append((style, name, curve))
-    return Panel(peft, tuple(lines), level)
-
-
-def _styles(study: Study) -> Mapping[str, int]:
-    """A strategy looks alike in all panels; the third style, which is black, is the control's."""
-    free = iter(i for i in range(len(study.strategies) + 3) if i != figures.BLACK)
-    return {name: figures.BLACK if name == study.control else next(free) for name in study.strategies}
-
-
-def _points(study: Study, results: Sequence[Result]) -> list[list[object]]:
-    """Every point of every seed, as measured."""
-    return [
-        [
-            one["tags"]["dataset"],
-            f"{one['tags']['model']}/{one['tags']['peft']}",
-            name,
-            name,
-            one["tags"]["seed"],
-            r,
-            *point,
-        ]
-        for name in study.strategies
-        for one in results
-        if one["tags"]["method"] == name
-        for r, point in enumerate(one["curve"])
-    ]

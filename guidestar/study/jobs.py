@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from guidestar.progress import Plain, Progress
+from guidestar.progress import Progress
 from guidestar.study import cells as engine
 from guidestar.study.cells import Cell
 
@@ -22,10 +20,14 @@ _QUIET = {
 }  # fmt: skip
 
 
-def run_jobs(
-    path: str | Path, jobs: int, overrides: Sequence[str], progress: Progress
-) -> tuple[dict[str, str], list[str]]:
+WORKER = "guidestar.study.worker"
+
+
+def run_jobs(order: str, jobs: int, progress: Progress, worker: str = WORKER) -> tuple[dict[str, str], list[str]]:
     """Run a study's cells in `jobs` processes and wait for them; what they say comes with their number.
+
+    worker: the module that is started with `order` and the process's share, "i/n"; the last line of its output is JSON:
+    the cells that failed, and why.
 
     Returns the cells that failed in every process that tried them, with the reason, and sentences about processes that
     ended before their time. If this process is stopped, so are they.
@@ -34,7 +36,7 @@ def run_jobs(
     begun: list[tuple[subprocess.Popen[str], list[threading.Thread], list[str]]] = []
     try:
         for i, env in enumerate(environments):
-            command = [sys.executable, "-m", "guidestar.study.jobs", str(path), f"{i + 1}/{jobs}", *overrides]
+            command = [sys.executable, "-m", worker, order, f"{i + 1}/{jobs}"]
             process = subprocess.Popen(  # noqa: S603  # our own program
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=env
             )  # fmt: skip
@@ -108,27 +110,3 @@ def _pass_on(stream: Any, prefix: str, progress: Progress) -> None:
 def _collect(stream: Any, lines: list[str]) -> None:
     with stream:
         lines += [line for line in stream if line.strip()]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """One worker: FILE I/N [key=value …]. The last line of its output is JSON: the cells that failed, and why."""
-    from guidestar.query.own import load_inherited
-    from guidestar.study.grid import run_part
-    from guidestar.study.studyfile import load_study
-
-    load_inherited()
-    path, share, *overrides = arguments
-    part, _, parts = share.partition("/")
-    study, news = load_study(path, overrides), Plain()
-    cells = rotated(study.cells, int(part), int(parts))
-    found = run_part(study, cells, engine.Shared(study.out / "cache", news), news)
-    print(json.dumps({one.cell.name: one.error for one in found if one.error}))
-    return engine.exit_code(found)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:  # the process above says it
-        sys.exit(130)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +89,10 @@ def short(model: str) -> str:
     return path.name if path.is_absolute() or model.startswith((".", "~")) or path.suffix == ".gguf" else model
 
 
-# --- over the seeds -------------------------------------------------------------------------
+# --- where a result belongs -------------------------------------------------------------------
 
 
-def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and standard deviation (n − 1), the latter None for one value."""
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
-
-
-def by_seed(results: Sequence[Result]) -> dict[tuple[tuple[str, Any], ...], dict[int, Result]]:
-    """The results by their tags but the seed, and by seed, in the order first met."""
-    found: dict[tuple[tuple[str, Any], ...], dict[int, Result]] = {}
-    for result in results:
-        tags = tuple((key, value) for key, value in result["tags"].items() if key != "seed")
-        found.setdefault(tags, {})[int(result["tags"]["seed"])] = result
-    return found
+def group_of(result: Result) -> tuple[str, str, str]:
+    """Dataset, model and adapter of a result, the latter two empty where its study names none."""
+    tags = result["tags"]
+    return str(tags["dataset"]), str(tags.get("model", "")), str(tags.get("peft", ""))

@@ -1,31 +1,34 @@
-"""The file of `guidestar study`: datasets × models × adapters × strategies × seeds, and the cells that it stands for.
+"""The file of a study: datasets × models × rows × seeds, and the cells that it stands for.
 
-Every cell is an ordinary run configuration, put together from the parts of the file: the protocol, then `base`, then
-what the dataset, the model and the adapter change, each over those before. A mistake is reported with its line.
+A row is a strategy and what it changes of a run, and says which row it is set beside. A file lists its rows, or gives
+adapters (`peft`) and strategies, each of which is a row with each. Every cell is an ordinary run configuration, put
+together from the parts of the file, each over those before: the protocol, `base`, the dataset, the model, `change`, the
+row. A mistake is reported with its line.
+
+The tables, figures and questions of the STAR paper are such files, in the folder `star`; what differs by size of model
+and budget is in `star/scales`, over which a file's own keys stand.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from guidestar import config as configs
-from guidestar.config import Lines, RunConfig, StrategyConfig
+from guidestar.config import StrategyConfig
 from guidestar.data.presets import PRESETS
 from guidestar.errors import ConfigError, allowed
 from guidestar.query import strategies
 from guidestar.schema import Problems
-from guidestar.study.cells import Cell
-from guidestar.study.paper import dataset_folder
 from guidestar.study.results import short
 
-Where = tuple[str | int, ...]
-Place = TypeVar("Place")
+SHIPPED = Path(__file__).parent / "star"
+SECTIONS = ("data", "task", "model", "query", "train", "peft")  # of a run's configuration
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "jukic-snajder-2023": {
@@ -59,23 +62,30 @@ class _Named(_Part):
         return value
 
 
-class BaseSections(_Part):
-    """What all runs have in common: sections of a run's configuration."""
+class Sections(_Part):
+    """Sections of a run's configuration that several runs have in common."""
 
     data: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
     query: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    peft: dict[str, Any] = Field(default_factory=dict)
 
 
-class DatasetPart(_Named):
-    """A dataset. Without `data` its name is that of a preset."""
+class Setting(_Part):
+    """What a dataset brings wherever it is named. values: what `$NAME` in a row stands for. note: for people."""
 
     data: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, Any] = Field(default_factory=dict)
     query: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    values: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+
+
+class DatasetPart(Setting, _Named):
+    """A dataset. Without `data` its name is that of a preset."""
 
 
 class ModelPart(_Named):
@@ -93,42 +103,95 @@ class PeftPart(_Named):
     tapt: dict[str, Any] | None = None
 
 
+class RowPart(_Named):
+    """A row: a strategy, and what it changes of a run.
+
+    control: the row that it is set beside; `own`: a random row that is trained alike, made for it. tasks: the kinds of
+    task that it exists for. published: dataset -> AUC and RIPL printed elsewhere, per cent.
+    """
+
+    label: str = ""
+    note: str = ""
+    strategy: str | dict[str, Any]
+    control: str | None = None
+    tasks: list[str] | None = None
+    published: dict[str, list[float]] = Field(default_factory=dict)
+    adapters: Literal["all", "last"] | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    task: dict[str, Any] = Field(default_factory=dict)
+    query: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    peft: dict[str, Any] = Field(default_factory=dict)
+    tapt: dict[str, Any] | None = None
+
+
+class ProbePart(_Part):
+    """A probe of one finished seed of a row."""
+
+    name: Literal["confidence", "entropy", "unchanged"]
+    row: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class StudyConfig(_Part):
     """Everything a study depends on."""
 
     out: str = Field("runs/study", description="The folder to write to.")
+    title: str = Field("", description="Default: how many of what.")
+    doc: str = Field("", description="What is asked.")
+    notes: list[str] = Field(default_factory=list, description="What a reader must know.")
+    scale: str | None = Field(None, description="The size of a shipped study, a tag of its results.")
+    scale_doc: str = ""
     protocol: Literal["jukic-snajder-2023"] | None = Field(None, description="Defaults of `seeds`, query and train.")
     folder: str | None = Field(None, description="A folder with the presets' folders; without it the hub is asked.")
     datasets: list[DatasetPart] = Field(min_length=1, description="Names of presets, or parts with a `name`.")
+    settings: dict[str, Setting] = Field(default_factory=dict, description="Dataset -> what it brings where named.")
+    values: dict[str, Any] = Field(default_factory=dict, description="What `$NAME` in a row stands for.")
     models: list[ModelPart] | None = Field(None, min_length=1, description="Names of models, or parts with a `name`.")
+    rows: list[RowPart] | None = Field(None, min_length=1, description="In place of `peft` and `strategies`.")
+    every_row: dict[str, Any] = Field(default_factory=dict, description="What all rows have that say nothing else.")
     peft: list[PeftPart] | None = Field(None, min_length=1, description="Named adapters; default: a run's LoRA.")
-    strategies: list[StrategyConfig] = Field(min_length=1, description="As in a run's configuration.")
+    strategies: list[StrategyConfig] | None = Field(None, min_length=1, description="As in a run's configuration.")
     seeds: list[int] | None = Field(None, min_length=1, description="Default: the protocol's, else 0, 1 and 2.")
-    control: str | None = Field(None, description="The strategy that RIPL compares with; default: the random one.")
+    control: str | None = Field(None, description="The row or strategy to compare with; default: the random one.")
+    beside: list[list[str]] = Field(default_factory=list, description="More pairs of rows to compare.")
     adapters: Literal["all", "last"] = Field(
         "last", description="Which rounds' adapters stay on the disk; probes of earlier rounds need all."
     )
-    base: BaseSections = Field(default_factory=BaseSections)
+    base: Sections = Field(default_factory=Sections)
+    change: Sections = Field(default_factory=Sections, description="Over what datasets and models bring.")
+    shots: int | None = Field(None, ge=1, description="Demonstrations of the untuned model that is measured too.")
+    probe: ProbePart | None = None
+    panels: dict[str, list[str]] = Field(default_factory=dict, description="Which rows share a pair of axes.")
 
-    @field_validator("datasets", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _presets(cls, value: Any) -> Any:
-        return _each(value, lambda name: {"name": name})
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _models(cls, value: Any) -> Any:
-        return _each(value, lambda name: {"name": model_label(name), "model": {"name": name}})
-
-    @field_validator("strategies", mode="before")
-    @classmethod
-    def _strategies(cls, value: Any) -> Any:
-        return _each(value, lambda name: {"use": name})
+    def _rows_and_settings(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for key, short_form in _SHORT_FORMS.items():
+            if isinstance(data.get(key), list):
+                data[key] = [short_form(item) if isinstance(item, str) else item for item in data[key]]
+        common = data.get("every_row")
+        if isinstance(data.get("rows"), list) and isinstance(common, dict):
+            data["rows"] = [merged(common, row) if isinstance(row, dict) else row for row in data["rows"]]
+        settings = data.get("settings")
+        if isinstance(data.get("datasets"), list) and isinstance(settings, dict):
+            data["datasets"] = [
+                merged(settings.get(part.get("name")) or {}, part) if isinstance(part, dict) else part
+                for part in data["datasets"]
+            ]
+        return data
 
     @model_validator(mode="after")
     def _possible(self) -> StudyConfig:
         problems: list[tuple[str, str]] = []
-        for key in ("datasets", "models", "peft", "strategies"):
+        if (self.rows is None) == (self.strategies is None):
+            problems.append(("strategies" if self.rows else "", "or `rows` must be given, and not both"))
+        if self.rows is not None and self.peft is not None:
+            problems.append(("peft", "does not go with `rows`; a row has `peft` of its own, and `base` has"))
+        for key in ("datasets", "models", "peft", "strategies", "rows"):
             names = [getattr(part, "title", None) or part.name for part in getattr(self, key) or ()]
             twice = sorted({name for name in names if names.count(name) > 1})
             problems += [(key, f"has {name!r} twice; give one another `name`") for name in twice]
@@ -136,12 +199,12 @@ class StudyConfig(_Part):
             problems.append(("seeds", "has the same seed twice"))
         for i, part in enumerate(self.datasets):
             preset = part.data.get("preset", None if "pool" in part.data else part.name)
-            if preset is not None and preset not in PRESETS:
-                problems.append((f"datasets.{i}", f"is {preset!r}, which is no preset; {allowed(PRESETS, preset)}"))
-        titles = [strategy.title for strategy in self.strategies]
-        if self.control is not None and self.control not in titles:
-            problems.append(("control", f"is {self.control!r}; {allowed(titles, self.control)}"))
-        for i, strategy in enumerate(self.strategies):
+            known = self.settings if self.scale and preset == part.name else PRESETS
+            if preset is not None and preset not in known:
+                what = f"has no setting at scale {self.scale}" if known is self.settings else "is no preset"
+                problems.append((f"datasets.{i}", f"is {preset!r}, which {what}; {allowed(known, preset)}"))
+        problems += self._rows_named()
+        for i, strategy in enumerate(self.strategies or ()):
             try:
                 strategies.resolve(strategy)
             except ConfigError as error:
@@ -150,9 +213,39 @@ class StudyConfig(_Part):
             raise Problems(problems)
         return self
 
+    def _rows_named(self) -> Iterator[tuple[str, str]]:
+        """Names of rows that are not there."""
+        titles = [strategy.title for strategy in self.strategies or ()] + [row.name for row in self.rows or ()]
+        own = [f"random-{row.name}" for row in self.rows or () if row.control == "own"]
+        named = [("control", self.control)]
+        named += [(f"rows.{i}.control", row.control) for i, row in enumerate(self.rows or ()) if row.control != "own"]
+        if self.rows is not None:
+            named += [("probe.row", self.probe.row)] if self.probe else []
+            named += [(f"panels.{panel}", name) for panel, names in self.panels.items() for name in names]
+            named += [(f"beside.{i}", name) for i, pair in enumerate(self.beside) for name in pair]
+        known = [*titles, *own]
+        yield from ((where, f"is {n!r}; {allowed(known, n)}") for where, n in named if n is not None and n not in known)
+        yield from ((f"beside.{i}", "is no pair of rows") for i, pair in enumerate(self.beside) if len(pair) != 2)
 
-def _each(value: Any, mapping: Callable[[str], dict[str, Any]]) -> Any:
-    return [mapping(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+_SHORT_FORMS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "datasets": lambda name: {"name": name},
+    "models": lambda name: {"name": model_label(name), "model": {"name": name}},
+    "strategies": lambda name: {"use": name},
+}
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of both, those of `above` over those of `below`; mappings in both are merged, strategies are not.
+
+    >>> merged({"train": {"epochs": 2, "clip": 1.0}}, {"train": {"epochs": 3}})
+    {'train': {'epochs': 3, 'clip': 1.0}}
+    """
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping) and key != "strategy"
+        found[key] = merged(found[key], value) if both else value
+    return found
 
 
 def model_label(name: str) -> str:
@@ -164,167 +257,58 @@ def model_label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", short(name).rstrip("/").rpartition("/")[2]) or "model"
 
 
+# --- reading --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Study:
-    """A study before it runs. datasets, models, pefts, strategies, seeds: in the file's order. control: the strategy
-    that the others are set beside, None without one."""
+class Source:
+    """A study's file as it was read. lines: path of a key -> its line. touched: path -> the option that gave it."""
 
-    out: Path
-    datasets: tuple[str, ...]
-    models: tuple[str, ...]
-    pefts: tuple[str, ...]
-    strategies: tuple[str, ...]
-    seeds: tuple[int, ...]
-    control: str | None
-    protocol: str | None
-    cells: tuple[Cell, ...]
+    config: StudyConfig
+    name: str = "study"
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+    touched: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study's file; overrides are `key.sub=value` texts, as for a run.
+def read_study(path: str | Path, overrides: Sequence[str] = (), scale: str | None = None) -> Source:
+    """Read a study's file; overrides are `key.sub=value` texts, those that begin with a run's section for all runs.
 
-    Relative paths in the file are taken from its own folder. Raises ConfigError with one line for each problem.
+    scale: a name of `scales()`, whose keys stand below the file's. Relative paths in the file are taken from its own
+    folder. Raises ConfigError with one line for each problem.
     """
     path = Path(path)
     data, lines = configs.read_file(path)
     _rebase(data, path.parent)
-    touched = configs.override(data, overrides)
+    if scale is not None:
+        if scale not in scales():
+            raise ConfigError(f"scale is {scale!r}; {allowed(scales(), scale)}")
+        below, _ = configs.read_file(SHIPPED / "scales" / f"{scale}.yaml")
+        data = merged(below, data) | {"notes": [*below.get("notes", ()), *data.get("notes", ())]}
+    texts = [f"change.{text}" if _OF_RUNS.match(text) else text for text in overrides]
+    touched = configs.override(data, texts)
+    touched = {key: place.replace("line: change.", "line: ") for key, place in touched.items()}
     try:
         found = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(
             "\n".join(dict.fromkeys(configs.explain(error, str(path), lines, touched, StudyConfig)))
         ) from None
-    return make_study(found, str(path), lines, touched)
+    return Source(found, str(path), lines, touched)
 
 
-def make_study(
-    study: StudyConfig, name: str = "study", lines: Lines | None = None, touched: Mapping[Where, str] | None = None
-) -> Study:
-    """The cells of a study: for each model, dataset and seed every adapter with every strategy.
-
-    Raises ConfigError naming every part that gives no valid run.
-    """
-    protocol = PROTOCOLS.get(study.protocol or "", {})
-    seeds = study.seeds or protocol.get("seeds") or [0, 1, 2]
-    models, pefts = study.models or [_default_model(study.base)], study.peft or [_default_peft()]
-    cells: list[Cell] = []
-    problems = dict.fromkeys(_unusable(pefts, name, lines or {}))
-    for i_model, model in enumerate(models):
-        for i_data, dataset in enumerate(study.datasets):
-            for seed in seeds:
-                for i_peft, peft in enumerate(pefts):
-                    place = Path(study.out) / "runs" / dataset.name / model.name / peft.name
-                    for i, strategy in enumerate(study.strategies):
-                        draft = _Draft(lines or {}, touched or {})
-                        draft.add(protocol, ("protocol",))
-                        draft.add(study.base.model_dump(exclude_unset=True), ("base",))
-                        draft.add(_of_dataset(dataset, study.folder), ("datasets", i_data))
-                        draft.add(model.model_dump(include={"model"}), ("models", i_model))
-                        draft.add(
-                            peft.model_dump(include={"peft", "train", "tapt"}, exclude_unset=True), ("peft", i_peft)
-                        )
-                        draft.follow(("strategies", i), ("strategies", 0))
-                        draft.follow(("seeds",), ("seeds",))
-                        draft.data |= {"out": str(place), "seeds": [seed], "annotator": "oracle"}
-                        draft.data["strategies"] = [strategy.model_dump(exclude_unset=True)]
-                        try:
-                            config = configs.parse(draft.data, name, draft.lines, draft.touched)
-                        except ConfigError as error:
-                            problems |= dict.fromkeys(str(error).splitlines())
-                            continue
-                        tags: dict[str, str | int] = {
-                            "dataset": dataset.name, "model": model.name, "peft": peft.name, "method": strategy.title,
-                            "seed": seed,
-                        }  # fmt: skip
-                        cells.append(Cell("/".join(map(str, _named(tags))), tags, config, study.adapters))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Study(
-        Path(study.out), tuple(d.name for d in study.datasets), tuple(m.name for m in models),
-        tuple(p.name for p in pefts), tuple(s.title for s in study.strategies), tuple(seeds), _control(study),
-        study.protocol, tuple(cells),
-    )  # fmt: skip
+_OF_RUNS = re.compile(rf"({'|'.join(SECTIONS)})\.[^=]+=")
 
 
-def _unusable(pefts: Sequence[PeftPart], name: str, lines: Mapping[Where, int]) -> Iterator[str]:
-    """What PEFT has against the adapters, before anything is trained."""
-    from guidestar.model import adapters
-
-    for i, part in enumerate(pefts):
-        try:
-            adapters.make_config(part.peft)
-        except ConfigError as error:
-            place = f"{name} line {lines['peft', i]}" if ("peft", i) in lines else name
-            yield from (f"{place}: {part.name}: {problem}" for problem in str(error).splitlines())
+def scales() -> list[str]:
+    """The sizes of the shipped studies."""
+    return sorted(path.stem for path in (SHIPPED / "scales").glob("*.yaml"))
 
 
-def _named(tags: Mapping[str, str | int]) -> Iterator[str | int]:
-    yield from (value for key, value in tags.items() if key != "seed")
-    yield f"seed{tags['seed']}"
-
-
-class _Draft:
-    """A run's configuration while it is put together, and where each key of it stands in the study's file."""
-
-    def __init__(self, lines: Mapping[Where, int], touched: Mapping[Where, str]) -> None:
-        self.data: dict[str, Any] = {}
-        self.lines: Lines = {}
-        self.touched: dict[Where, str] = {}
-        self._lines, self._touched = lines, touched
-
-    def add(self, part: Mapping[str, Any], where: Where) -> None:
-        """Sections over those that are there; an adapter replaces another as a whole."""
-        for section, values in part.items():
-            if not isinstance(values, dict):  # seeds of a protocol
-                continue
-            self.data[section] = values if section == "peft" else {**self.data.get(section, {}), **values}
-            for key in values:
-                self.follow((*where, section, key), (section, key))
-            self.follow((*where, section), (section,), inside=False)
-
-    def follow(self, source: Where, target: Where, *, inside: bool = True) -> None:
-        """What stands at `source` in the file is at `target` in the run."""
-        self.lines |= _moved(self._lines, source, target, inside)
-        self.touched |= _moved(self._touched, source, target, inside)
-
-
-def _moved(places: Mapping[Where, Place], source: Where, target: Where, inside: bool) -> dict[Where, Place]:
-    """The places at `source`, and of what is inside it, as places at `target`."""
-    return {
-        (*target, *path[len(source) :]): place
-        for path, place in places.items()
-        if path == source or (inside and path[: len(source)] == source)
-    }
-
-
-def _of_dataset(part: DatasetPart, folder: str | None) -> dict[str, Any]:
-    """A dataset's sections; a preset that is named alone gets its folder in `folder`."""
-    found = part.model_dump(exclude={"name"}, exclude_unset=True)
-    data = dict(part.data)
-    if "pool" not in data:
-        data.setdefault("preset", part.name)
-        if folder is not None and "folder" not in data:
-            data["folder"] = dataset_folder(Path(folder), str(data["preset"]))
-    return {**found, "data": data}
-
-
-def _default_model(base: BaseSections) -> ModelPart:
-    name = str(base.model.get("name", RunConfig.model_fields["model"].get_default(call_default_factory=True).name))
-    return ModelPart(name=model_label(name), model={"name": name})
-
-
-def _default_peft() -> PeftPart:
-    return PeftPart(name="lora", peft=RunConfig.model_fields["peft"].get_default(call_default_factory=True))
-
-
-def _control(study: StudyConfig) -> str | None:
-    """The control that is named, else the first strategy that draws at random."""
-    for strategy in () if study.control else study.strategies:
-        recipe = strategies.resolve(strategy)
-        if recipe.select == "random" and recipe.measure is None:
-            return strategy.title
-    return study.control
+def shipped() -> dict[str, Path]:
+    """Name -> file of every study of the STAR paper, tables and figures first."""
+    names = ["table1", "table2", "fig1", "fig2", "fig3", "fig5"]
+    files = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    return {name: files.pop(name) for name in names} | files
 
 
 def _rebase(data: dict[str, Any], folder: Path) -> None:
@@ -332,8 +316,8 @@ def _rebase(data: dict[str, Any], folder: Path) -> None:
     for key in ("out", "folder"):
         if isinstance(data.get(key), str):
             data[key] = str(folder / Path(data[key]).expanduser())
-    parts = [data.get("base"), *(part for key in ("datasets", "models") for part in _listed(data.get(key)))]
-    for part in parts:
+    listed = [part for key in ("datasets", "models", "rows") for part in _listed(data.get(key))]
+    for part in [data.get("base"), *listed]:
         if isinstance(part, dict):
             configs.rebase(part, folder)
     if isinstance(data.get("models"), list):

@@ -1,334 +1,418 @@
-"""Results of an experiment as a table: areas beside the control's and the paper's, and what may be said about them."""
+"""How the rows of a study stand: areas beside the control's with intervals, verdicts, and what was printed elsewhere."""
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import statistics as means
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from guidestar.config import fingerprint
-from guidestar.metrics.curve import ripl
-from guidestar.study.experiments import Experiment, Variant
-from guidestar.study.published import SLIP, SLIPPED, TABLES, paper_auc, paper_ripl
-from guidestar.study.results import Result, mean_sd
-from guidestar.words import hundredths, number, plural, spread
+import numpy as np
 
-LOPSIDED = 0.2  # how much more of a batch than of the control's the largest class may have before it is told
+from guidestar.metrics import savings, statistics
+from guidestar.metrics.curve import auc
+from guidestar.metrics.savings import Pair
+from guidestar.metrics.statistics import Floats, Interval
+from guidestar.metrics.verdict import Decision, can_claim, comparison, comparison_of, decide, judge
+from guidestar.study.compose import Row
+from guidestar.study.results import Result
+from guidestar.words import hundredths, number, percent, share
+from guidestar.words import spread as spread_in_words
+
 FEW_SHOT = "few-shot"  # the method's name of the base model with demonstrations
+NOTE = (
+    "± and brackets: standard deviation over the seeds, and 95 % intervals. AUC's speak of new seeds and this test set, "
+    "those of RIPL and of the difference from the control, and the verdicts, of new test examples too where each one's "
+    "results are on this machine's disk. Verdicts are paired by seed and corrected for all comparisons of the page."
+)
 
-Table = dict[str, Any]
-Row = dict[str, Any]
+Place = tuple[str, str]  # dataset and model, the latter empty where a study names none
+Key = tuple[str, Place, str, str]  # a group of results, where, the runs of a row and of the row beside it
+Answers = Callable[[Result], Floats | None]  # (points, test examples), 1 where one was answered rightly
+Floor = Callable[[Sequence[Result]], float | None]
 
 
-def dataset_table(
-    dataset: str, variants: Sequence[Variant], methods: Mapping[str, str], results: Sequence[Result]
-) -> Table:
-    """One dataset's rows and what stands beside them. Areas, accuracies and RIPL are fractions, the paper's numbers
-    per cent.
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (n − 1) over seeds, and the 95 % t interval within [0, 1]; fractions, None for one seed."""
 
-    methods: variant's name -> the method's name in the results. results: of any datasets and methods; those that
-    belong here are taken. RIPL is that of the mean areas over the seeds that a row and its control both have.
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        """As 91.20 ± 0.53, per cent."""
+        return spread_in_words(vars(self))
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """The spread of a fraction over seeds; None for no value.
+
+    >>> str(spread([0.912]))
+    '91.20'
     """
-    here: dict[str, dict[int, Result]] = {}
-    for result in results:
-        if result["tags"]["dataset"] == dataset:
-            here.setdefault(result["tags"]["method"], {})[int(result["tags"]["seed"])] = result
-    named = {v.name: here.get(methods[v.name], {}) for v in variants}
-    rows: list[Row] = []
-    same: list[list[str]] = []
-    for v in variants:
-        twin = next((row for row in rows if row["method"] == methods[v.name]), None)
-        if twin is None:
-            rows.append(_row(v, methods[v.name], dataset, named))
-        elif v.name != v.control:  # nobody misses a second control
-            same.append([v.label, twin["label"]])
-    few = [one["final"] for one in here.get(FEW_SHOT, {}).values()]
-    known = next((one for seeds in named.values() for one in seeds.values()), None)
-    majority = known and known["data"].get("majority")
-    bases = [one["base"]["accuracy"] for seeds in named.values() for one in seeds.values() if one["base"]]
-    return {
-        "dataset": dataset,
-        "rows": rows,
-        "same": same,
-        "majority": majority,
-        "base": bases[0] if bases else None,
-        "few_shot": mean_sd(few) if few else None,
-        "test": known and known["data"].get("test"),
-        "model": known and known["model"]["name"],
-        "notes": _notes([one for seeds in named.values() for one in seeds.values()]),
-    }
+    if len(values) < 2:
+        return Spread(values[0]) if values else None
+    ends = statistics.t_interval(values)
+    return Spread(means.fmean(values), means.stdev(values), max(ends.low, 0.0), min(ends.high, 1.0))
 
 
-def _row(v: Variant, method: str, dataset: str, named: Mapping[str, Mapping[int, Result]]) -> Row:
-    own = {seed: one for seed, one in sorted(named[v.name].items()) if one["auc"] is not None}
-    control = {seed: one for seed, one in named.get(v.control, {}).items() if one["auc"] is not None}
-    areas, others = ({seed: one["auc"] for seed, one in some.items()} for some in (own, control))
-    row: Row = {
-        "variant": v.name, "label": v.label, "doc": v.doc, "method": method, "control": v.control, "seeds": list(own),
-        "areas": list(areas.values()), "largest_class": _largest_class(list(own.values())),
-        "auc": mean_sd([one["auc"] for one in own.values()]) if own else None,
-        "final": mean_sd([one["final"] for one in own.values()]) if own else None,
-        "ripl": None, "difference": None, "spread": None, "verdict": None,
-        "paper_auc": paper_auc(v.name, dataset), "paper_ripl": paper_ripl(v.name, dataset),
-    }  # fmt: skip
-    if v.name != v.control:
-        difference, row["spread"], seeds = _beside(areas, others)
-        if difference is not None:
-            random = statistics.fmean(others[seed] for seed in seeds)
-            row["ripl"] = ripl(random + difference, random) if random < 1 else None
-            row["difference"], row["verdict"] = difference, verdict(difference, row["spread"])
-    return row
+@dataclass(frozen=True)
+class Beside:
+    """A row beside its control, over the seeds that both have and the points that all their curves have.
 
-
-def _largest_class(results: Sequence[Result]) -> float | None:
-    """Share of a chosen batch that its most frequent class has, the mean over rounds and seeds; None without classes."""
-    batches = [p["picked"].values() for one in results for p in one["rounds"] if p["round"] and p.get("picked")]
-    shares = [max(counts) / sum(counts) for counts in batches if sum(counts)]
-    return statistics.fmean(shares) if shares else None
-
-
-def verdict(difference: float, spread: float | None) -> str:
-    """What may be said of a difference between two means: only one that exceeds the larger standard deviation over
-    the seeds has a direction.
-
-    >>> verdict(0.01, 0.02), verdict(-0.03, 0.02), verdict(0.5, None)
-    ('within the spread', 'below', 'one seed')
+    difference: of the areas; ripl: of the mean areas; both fractions. verdict: a word. sentence: the verdict in full,
+    empty where the seeds cannot claim anything.
     """
-    if spread is None:
-        return "one seed"
-    if abs(difference) <= spread:
-        return "within the spread"
-    return "above" if difference > 0 else "below"
+
+    seeds: tuple[int, ...]
+    difference: Interval
+    ripl: Interval | None
+    verdict: str
+    sentence: str = ""
 
 
-def _notes(results: Sequence[Result]) -> list[str]:
-    """What would make rows incomparable."""
-    notes = []
-    for key, what in (("fingerprint", "models"), ("dtype", "precisions"), ("device", "kinds of processor")):
-        if len({one["model"][key] for one in results}) > 1:
-            notes.append(f"The rows were made with different {what}, so they cannot be compared as they stand.")
-    if len({(one["warm_start"] or {}).get("pool") for one in results}) > 1:
-        notes.append("The rows were made with different pools, so they cannot be compared as they stand.")
-    differing = {text for one in results for text in one["data"].get("form_differences", [])}
-    return notes + _trained_apart(results) + sorted(differing)
+@dataclass(frozen=True)
+class Line:
+    """A row of a table. control: whether others are set beside it. row: its name in the study, strategy: in the results.
+    largest_class: share of a chosen batch that its most frequent class has, the mean over rounds and seeds. published:
+    AUC and RIPL printed elsewhere, per cent."""
 
+    dataset: str
+    model: str
+    peft: str
+    strategy: str
+    label: str
+    control: bool = False
+    row: str = ""
+    seeds: tuple[int, ...] = ()
+    auc: Spread | None = None
+    final: Spread | None = None
+    beside: Beside | None = None
+    note: str = ""
+    largest_class: float | None = None
+    published: tuple[float | None, float | None] = (None, None)
 
-def _trained_apart(results: Sequence[Result]) -> list[str]:
-    """Where rows that begin with the same examples and the same training do not begin with the same adapter."""
-    firsts: dict[str, set[float]] = {}
-    seeds = set()
-    for one in results:
-        if one["curve"] and one["warm_start"]:
-            parts = [one["config"].get(key) or {} for key in ("train", "peft", "tapt")]
-            same = [{key: value for key, value in part.items() if value is not None} for part in parts]  # newer keys
-            before = firsts.setdefault(fingerprint([same, one["warm_start"]]), set())
-            if before and one["curve"][0][1] not in before:
-                seeds.add(int(one["tags"]["seed"]))
-            before.add(one["curve"][0][1])
-    if not seeds:
-        return []
-    gap = max(max(values) - min(values) for values in firsts.values())
-    return [
-        f"Not all rows share one warm start's adapter: of {_listed_seeds(sorted(seeds))} it was trained again from the same "
-        f"examples, by another state of the code or on another machine, and its accuracies lie up to {100 * gap:.2f} points "
-        "apart. So much can training alone change."
-    ]
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        found = asdict(self)
+        beside = found.pop("beside") and self.beside
+        return found | {
+            "seeds": list(self.seeds),
+            "published": list(self.published),
+            "ripl": beside.ripl.plain() if beside and beside.ripl else None,
+            "difference": beside.difference.plain() if beside else None,
+            "verdict": beside.verdict if beside else None,
+        }
 
-
-# --- words --------------------------------------------------------------------------------------
-
-
-def reading(experiment: Experiment, tables: Sequence[Table]) -> list[str]:
-    """What the tables show, in sentences, with no claim beyond them."""
-    measured = [(t, row) for t in tables for row in t["rows"] if row["verdict"]]
-    if all(row["variant"] == row["control"] for t in tables for row in t["rows"]):
-        return []  # there is nothing that could be compared
-    if not measured:
-        return ["Nothing can be compared yet: no method and its control have a seed in common."]
-    return [
-        *_about_claims(measured),
-        *_about_spread(measured),
-        *_about_steps(tables),
-        *_about_batches(tables),
-        *_about_majority(tables),
-    ]
-
-
-def _about_claims(measured: Sequence[tuple[Table, Row]]) -> Iterator[str]:
-    claims = [row for _, row in measured if row["paper_ripl"] is not None and row["ripl"] is not None]
-    if not claims:
-        return
-    same = [row for row in claims if (row["paper_ripl"] > 0) == (row["ripl"] > 0) and row["ripl"]]
-    text = f"Rows that the paper puts above or below random: {len(claims)}; with the same sign here: {len(same)}"
-    if any(row["spread"] is not None for row in claims):
-        firm = [row for row in claims if row["verdict"] in ("above", "below")]
-        other = sum(row not in same for row in firm)
-        text += (
-            f". By more than the spread over the seeds, {len(firm) - other} have the paper's sign and {other} the other"
-        )
-    yield f"{text}."
-
-
-def _about_spread(measured: Sequence[tuple[Table, Row]]) -> Iterator[str]:
-    if all(row["verdict"] == "one seed" for _, row in measured):
-        yield "There is one seed, so no spread is known and no difference is called a gain or a loss."
-        return
-    if (seeds := min(len(row["seeds"]) for _, row in measured)) < 3:
-        yield (
-            "Some rows have one seed and no spread."
-            if seeds == 1
-            else "With two seeds the spread itself is hardly known."
-        )
-    firm = [
-        f"{row['label']} on {t['dataset']} ({100 * row['difference']:+.2f} points)"
-        for t, row in measured
-        if row["verdict"] in ("above", "below")
-    ]
-    if firm:
-        yield f"Apart from their control by more than the spread over the seeds: {'; '.join(firm)}."
-    within = sum(row["verdict"] == "within the spread" for _, row in measured)
-    if within:
-        yield (
-            f"{within} of {len(measured)} differences lie within the spread over the seeds and are called neither gain "
-            "nor loss."
-        )
-
-
-# What STAR is made of, as the paper adds it: from one row to another.
-_STEPS = [
-    (f"{measure}{before}", f"{measure}-{after}")
-    for measure in ("pe", "me")
-    for before, after in (("", "star"), ("", "dynamic"), ("-dynamic", "dynamic-mc"), ("-dynamic", "dynamic-l2"))
-]
-
-
-def _about_steps(tables: Sequence[Table]) -> Iterator[str]:
-    """What STAR and each of its parts adds to the same measure without it, here and in the paper: its other claim."""
-    for t in tables:
-        rows = {row["variant"]: row for row in t["rows"]}
-        for before, after in _STEPS:
-            if before not in rows or after not in rows:
-                continue
-            areas = [dict(zip(rows[name]["seeds"], rows[name]["areas"], strict=True)) for name in (after, before)]
-            difference, spread, seeds = _beside(*areas)
-            if difference is not None:
-                yield (
-                    f"{t['dataset']}, {_listed_seeds(seeds)}: {rows[after]['label']} is {100 * difference:+.2f} points of AUC "
-                    f"from {rows[before]['label']}: {verdict(difference, spread)}; in the paper {_paper_step(before, after, t['dataset'])}."
-                )
-
-
-def _beside(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float | None, float | None, list[int]]:
-    """Of the seeds that both have: the difference of the mean areas, the larger standard deviation, and which they are."""
-    seeds = [seed for seed in mine if seed in theirs]
-    if not seeds:
-        return None, None, []
-    a, b = (mean_sd([some[seed] for seed in seeds]) for some in (mine, theirs))
-    assert a["mean"] is not None and b["mean"] is not None  # noqa: PT018
-    spread = max(a["sd"], b["sd"]) if a["sd"] is not None and b["sd"] is not None else None
-    return a["mean"] - b["mean"], spread, seeds
-
-
-def _paper_step(before: str, after: str, dataset: str) -> str:
-    """The paper's difference of the two AUCs, of all its datasets where it does not have this one."""
-    names = [dataset] if paper_auc(after, dataset) is not None else list(TABLES[after])
-    steps = {name: (paper_auc(after, name) or 0.0) - (paper_auc(before, name) or 0.0) for name in names}
-    return ", ".join(f"{step:+.2f}{'' if names == [dataset] else f' ({name})'}" for name, step in steps.items())
-
-
-def _listed_seeds(seeds: Sequence[int]) -> str:
-    return f"{plural('seed') if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
-
-
-def _about_batches(tables: Sequence[Table]) -> Iterator[str]:
-    """Methods that ask for one class: what is rare under the untuned model is a label word as often as a hard example."""
-    for t in tables:
-        rows = {row["variant"]: row for row in t["rows"]}
-        found = []
-        for row in t["rows"]:
-            control = rows.get(row["control"], {}).get("largest_class")
-            if control is not None and row["largest_class"] is not None and row["largest_class"] > control + LOPSIDED:
-                found.append(f"{row['label']} {100 * row['largest_class']:.0f} % (control {100 * control:.0f} %)")
-        if found:
-            yield f"{t['dataset']}: batches that are mostly of one class, by the mean share of the largest: {', '.join(found)}."
-
-
-def _about_majority(tables: Sequence[Table]) -> Iterator[str]:
-    for t in tables:
-        if t["majority"]:
-            share = t["majority"]["share"]
-            above = [row["label"] for row in t["rows"] if row["auc"] and row["auc"]["mean"] > share]
-            counted = sum(row["auc"] is not None for row in t["rows"])
-            what = (
-                f"all {counted} AUCs are above that" if len(above) == counted
-                else "no AUC is above that" if not above
-                else f"{len(above)} of {counted} AUCs are above that"
+    @classmethod
+    def of_plain(cls, data: Mapping[str, Any]) -> Line:
+        """The line of `plain`, of an older version, too."""
+        own = {key: data[key] for key in ("dataset", "model", "peft", "strategy", "control")}
+        beside = None
+        if data["ripl"] or data["verdict"]:
+            few = data["verdict"] and not can_claim(len(data["seeds"]))
+            beside = Beside(
+                tuple(data["seeds"]), _interval(data.get("difference")) or Interval(math.nan, -math.inf, math.inf),
+                _interval(data["ripl"]), "too few seeds" if few else data["verdict"] or "",
             )  # fmt: skip
-            yield f"{t['dataset']}: always answering {t['majority']['label']!r} gives {100 * share:.2f}; {what}."
+        return cls(
+            **own, label=data.get("label", data["strategy"]), row=data.get("row", f"{data['peft']}/{data['strategy']}"),
+            seeds=tuple(data["seeds"]), auc=Spread(**data["auc"]), final=Spread(**data["final"]), beside=beside,
+        )  # fmt: skip
 
 
-# --- forms --------------------------------------------------------------------------------------
+def _interval(plain: Mapping[str, float | None] | None) -> Interval | None:
+    if plain is None or plain["estimate"] is None:
+        return None
+    low, high = plain["low"], plain["high"]
+    return Interval(plain["estimate"], -math.inf if low is None else low, math.inf if high is None else high)
 
 
-def markdown(table: Table) -> str:
-    """One dataset as a Markdown table with its baselines, per cent."""
-    paper = any(row["paper_auc"] is not None for row in table["rows"])
-    head = ["method", "seeds", "AUC", "RIPL", "final", "AUC − control's", "verdict"]
-    head += ["paper: AUC", "paper: RIPL"] if paper else []
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in table["rows"]:
-        cells = [
-            row["label"] + (f" ({row['doc']})" if row["doc"] else ""),
-            ", ".join(map(str, row["seeds"])) or "–",
-            spread(row["auc"]) if row["auc"] else "not run",
-            hundredths(row["ripl"]),
-            spread(row["final"]),
-            hundredths(row["difference"], sign=True) + (f" (spread {hundredths(row['spread'])})" if row["spread"] is not None else ""),
-            row["verdict"] or ("control" if row["variant"] == row["control"] else "–"),
-        ]  # fmt: skip
-        if paper:
-            cells += [number(row["paper_auc"], 2), number(row["paper_ripl"], 2)]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *beside(table)]
-    return "\n".join(lines)
+# --- numbers --------------------------------------------------------------------------------------
 
 
-def beside(table: Table) -> Iterator[str]:
-    """What a reader must see beside the rows: baselines, rows that are one run, slips, and what forbids comparing."""
+def place_of(result: Result) -> Place:
+    """The dataset and model of a result; the latter empty where its study names none."""
+    return str(result["tags"]["dataset"]), str(result["tags"].get("model", ""))
+
+
+def row_of(result: Result) -> str:
+    """The name of the row whose run it is."""
+    tags = result["tags"]
+    return f"{tags['peft']}/{tags['method']}" if "peft" in tags else str(tags["method"])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines in the order of their study, pairs of rows that were asked for besides, and rows that are one run."""
+
+    lines: tuple[Line, ...]
+    pairs: tuple[tuple[Place, str, str, Beside], ...] = ()
+    same: tuple[tuple[Place, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a table is made of. runs: see `Study`; without it each row has runs of its own. beside: more pairs of rows to
+    compare, by name. group: tables of one page whose results are of different kinds have different ones."""
+
+    rows: Sequence[Row]
+    results: Sequence[Result]
+    runs: Mapping[tuple[str, str, str], str] | None = None
+    beside: Sequence[Sequence[str]] = ()
+    group: str = ""
+
+
+def table(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    *,
+    answers: Answers | None = None,
+    floor: Floor | None = None,
+    **more: Any,
+) -> Table:
+    """The rows of a study for every dataset and model that has a result with a test set; see `tables` and `Asked`."""
+    return tables([Asked(rows, results, **more)], answers, floor)[0]
+
+
+def tables(asked: Sequence[Asked], answers: Answers | None = None, floor: Floor | None = None) -> list[Table]:
+    """The tables of one page, whose verdicts are corrected for all comparisons of the page, each counted once.
+
+    answers: which test examples a run answered rightly, if that is known. floor: how far two trainings of some runs may
+    be apart by chance.
+    """
+    drafts = [_draft(one) for one in asked]
+    sides = {key: both for draft in drafts for key, both in draft.sides.items()}
+    names = {key: both for draft in drafts for key, both in draft.names.items()}
+    compared = _compared(sides, names, answers or (lambda result: None), floor or (lambda results: None))
+    found = []
+    for draft in drafts:
+        lines = tuple(replace(line, beside=compared.get(draft.controls.get(i))) for i, line in enumerate(draft.lines))
+        pairs = tuple((*pair, compared[key]) for pair, key in draft.pairs.items() if key in compared)
+        found.append(Table(lines, pairs, tuple(draft.same)))
+    return found
+
+
+@dataclass
+class _Draft:
+    """A table before its rows are compared. controls: place in `lines` -> the comparison; pairs: the same of those asked
+    for."""
+
+    lines: list[Line] = field(default_factory=list)
+    same: list[tuple[Place, str, str]] = field(default_factory=list)
+    sides: dict[Key, tuple[dict[int, Result], dict[int, Result]]] = field(default_factory=dict)
+    names: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    controls: dict[int, Key] = field(default_factory=dict)
+    pairs: dict[tuple[Place, str, str], Key] = field(default_factory=dict)
+
+
+def _draft(asked: Asked) -> _Draft:
+    found: dict[Place, dict[str, dict[int, Result]]] = {}
+    for one in asked.results:
+        if one["curve"]:
+            found.setdefault(place_of(one), {}).setdefault(row_of(one), {})[int(one["tags"]["seed"])] = one
+    named = {row.name: row for row in asked.rows}
+    draft = _Draft()
+    for place, methods in found.items():
+        run_of = {name: name if asked.runs is None else asked.runs.get((*place, name), "") for name in named}
+        own = {name: dict(sorted(methods.get(run, {}).items())) for name, run in run_of.items()}
+
+        def compare(a: str, b: str, place: Place = place, run_of: Any = run_of, own: Any = own) -> Key:
+            key = (asked.group, place, run_of[a], run_of[b])
+            draft.sides[key], draft.names[key] = (own[a], own[b]), (named[a].label, named[b].label)
+            return key
+
+        shown: dict[str, Row] = {}
+        for row in asked.rows:
+            run = run_of[row.name]
+            if run in shown:
+                draft.same += [(place, row.label, shown[run].label)] if row.name != row.control else []
+            elif run and (own[row.name] or not row.peft):
+                shown[run] = row
+                if row.control in named and row.name != row.control:
+                    draft.controls[len(draft.lines)] = compare(row.name, row.control)
+                draft.lines.append(_line(place, row, list(own[row.name].values())))
+        for a, b in asked.beside:
+            if a in named and b in named:
+                draft.pairs[place, a, b] = compare(a, b)
+    return draft
+
+
+def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
+    batches = [p["picked"].values() for one in own for p in one.get("rounds", ()) if p["round"] and p.get("picked")]
+    shares = [max(counts) / sum(counts) for counts in batches if sum(counts)]
+    printed = [*row.published.get(place[0], ()), None, None]
+    return Line(
+        *place, row.peft, row.method, row.label, row.name == row.control, row.name,
+        tuple(int(one["tags"]["seed"]) for one in own), spread([one["auc"] for one in own]),
+        spread([one["final"] for one in own]), None, row.note, means.fmean(shares) if shares else None,
+        (printed[0], printed[1]),
+    )  # fmt: skip
+
+
+def _compared(
+    sides: Mapping[Key, tuple[Mapping[int, Result], Mapping[int, Result]]],
+    names: Mapping[Key, tuple[str, str]],
+    answers: Answers,
+    floor: Floor,
+) -> dict[Key | None, Beside]:
+    """Each pair over its common seeds; pairs without one, or without a common point, are left out."""
+    both = {key: [(own[s], other[s]) for s in own if s in other] for key, (own, other) in sides.items()}
+    both = {key: found for key, found in both.items() if found and shared_labels(found)}
+    pairs = {key: pair_of(found, answers) for key, found in both.items() if len(found) > 1}
+    floors = {key: floor([one for two in found for one in two]) for key, found in both.items()}
+    page = {
+        key: comparison_of(pairs[key], floors[key]) if key in pairs else comparison(_differences(found), floors[key])
+        for key, found in both.items()
+    }
+    decided = decide(page)
+    return {key: _beside(names[key], found, pairs.get(key), decided[key], floors[key]) for key, found in both.items()}
+
+
+def _beside(
+    names: tuple[str, str], both: Sequence[tuple[Result, Result]], pair: Pair | None, decision: Decision, floor: float | None
+) -> Beside:  # fmt: skip
+    seeds = tuple(int(one["tags"]["seed"]) for one, _ in both)
+    if pair is None:
+        (difference,) = _differences(both)
+        top = auc(_heights(both[0][1], len(shared_labels(both))))
+        ripl = Interval(difference / (1 - top), -math.inf, math.inf) if top < 1 else None
+        return Beside(seeds, Interval(difference, -math.inf, math.inf), ripl, decision.word)
+    sentence = judge(pair, names=names, decision=decision, floor=floor).sentence if can_claim(len(seeds)) else ""
+    found = savings.ripl_interval(pair)
+    ripl = found if math.isfinite(found.estimate) else None
+    return Beside(seeds, savings.area_difference(pair), ripl, decision.word, sentence)
+
+
+def shared_labels(both: Sequence[tuple[Result, Result]]) -> list[float]:
+    """The numbers of labels that all curves have in common from the start."""
+    labels: list[float] = []
+    for points in zip(*(one["curve"] for pair in both for one in pair), strict=False):
+        if len({at for at, _ in points}) > 1:
+            break
+        labels.append(points[0][0])
+    return labels
+
+
+def _heights(one: Result, points: int) -> list[float]:
+    return [value for _, value in one["curve"][:points]]
+
+
+def _differences(both: Sequence[tuple[Result, Result]]) -> list[float]:
+    points = len(shared_labels(both))
+    return [auc(_heights(own, points)) - auc(_heights(other, points)) for own, other in both]
+
+
+def pair_of(both: Sequence[tuple[Result, Result]], answers: Answers) -> Pair:
+    """The curves of two rows, paired by seed; with every test example where all of them are known and the same."""
+    labels = shared_labels(both)
+    known = [answers(one) for pair in both for one in pair]
+    sizes = {None if one is None else one.shape[1] for one in known}
+    alike = len({one["data"]["hash"] for pair in both for one in pair}) == 1 if None not in sizes else False
+    if len(sizes) == 1 and alike:
+        cut = np.stack([one[: len(labels)] for one in known if one is not None])
+        return savings.pair(cut[0::2], cut[1::2], labels)
+    own, other = (np.array([_heights(pair[i], len(labels)) for pair in both]) for i in (0, 1))
+    return savings.pair(own, other, labels)
+
+
+def baselines(place: Place, results: Sequence[Result]) -> str:
+    """The accuracies that take no training, as a sentence; empty where none is known."""
+    here = [one for one in results if place_of(one) == place]
     known = []
-    if table["majority"]:
-        known.append(f"majority class {table['majority']['label']!r} {100 * table['majority']['share']:.2f}")
-    if table["base"] is not None:
-        known.append(f"untuned model {100 * table['base']:.2f}")
-    if table["few_shot"]:
-        known.append(f"untuned model with demonstrations (few-shot) {spread(table['few_shot'])}")
-    if known:
-        test = f" on {table['test']} test examples" if table["test"] else ""
-        yield f"Accuracies without training{test}: {', '.join(known)}."
-    if table["same"]:
-        yield "The same run as another row here: " + "; ".join(f"{a} = {b}" for a, b in table["same"]) + "."
-    if any(row["variant"] in SLIPPED and row["paper_auc"] for row in table["rows"]) and table["dataset"] == "gsm8k":
-        yield SLIP
-    yield from table["notes"]
+    if majority := next((one["data"]["majority"] for one in here if one["data"].get("majority")), None):
+        known.append(f"majority class {majority['label']!r} {100 * majority['share']:.2f}")
+    if base := next((one["base"] for one in here if one["base"]), None):
+        known.append(f"untuned model {100 * base['accuracy']:.2f}")
+    if few := spread([one["final"] for one in here if one["tags"]["method"] == FEW_SHOT]):
+        known.append(f"untuned model with demonstrations (few-shot) {few}")
+    test = next((one["data"]["test"] for one in here if one["data"].get("test")), None)
+    return f"Accuracies without training on {test} test examples: {', '.join(known)}." if known else ""
+
+
+# --- forms ----------------------------------------------------------------------------------------
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The lines as a Markdown table, AUC and final accuracy per cent; columns that are empty in all rows are left out."""
+    columns: dict[str, list[str]] = {
+        "dataset": [line.dataset for line in lines],
+        "model": [line.model for line in lines],
+        "peft": [line.peft for line in lines],
+        "strategy": [line.label + (f" ({line.note})" if line.note else "") for line in lines],
+        "seeds": [str(len(line.seeds)) for line in lines],
+        "AUC": ["not run" if line.auc is None else f"{line.auc}{_ends(line.auc)}" for line in lines],
+        "above control, points": [points_of(line.beside.difference) if line.beside else "–" for line in lines],
+        "RIPL": [ripl_of(line) for line in lines],
+        "final": [str(line.final or "–") for line in lines],
+        "verdict": [
+            "control" if line.control else line.beside.verdict or "–" if line.beside else "–" for line in lines
+        ],
+        "published: AUC": [number(line.published[0], 2) for line in lines],
+        "published: RIPL": [number(line.published[1], 2) for line in lines],
+    }
+    shown = {name: cells for name, cells in columns.items() if set(cells) - {"", "–"}}
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in shown.items()}
+
+    def written(cells: Iterator[str]) -> str:
+        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths.values(), strict=True)) + " |"
+
+    head = [written(iter(shown)), "|" + "|".join("-" * (w + 2) for w in widths.values()) + "|"]
+    return "\n".join([*head, *(written(iter(cells)) for cells in zip(*shown.values(), strict=True))])
 
 
 HEADER = (
-    "dataset", "variant", "label", "method", "control", "seeds", "auc_mean", "auc_sd", "final_mean", "final_sd", "ripl",
-    "difference", "spread", "verdict", "paper_auc", "paper_ripl",
+    "dataset", "model", "peft", "strategy", "label", "seeds", "auc_mean", "auc_sd", "auc_low", "auc_high", "ripl",
+    "ripl_low", "ripl_high", "difference", "difference_low", "difference_high", "final_mean", "final_sd", "verdict",
+    "published_auc", "published_ripl",
 )  # fmt: skip
 
 
-def as_csv(tables: Sequence[Table]) -> str:
-    """The rows of all datasets as CSV; fractions in full precision, the paper's numbers per cent."""
+def as_csv(lines: Sequence[Line]) -> str:
+    """The lines as CSV: fractions in full precision, what was published per cent, seeds with spaces between them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    for table in tables:
-        for row in table["rows"]:
-            flat = row | {"dataset": table["dataset"], "seeds": " ".join(map(str, row["seeds"]))}
-            for name in ("auc", "final"):
-                flat |= {f"{name}_{key}": value for key, value in (row[name] or {}).items()}
-            writer.writerow(["" if flat.get(key) is None else flat[key] for key in HEADER])
+    for line in lines:
+        flat = line.plain()
+        for name in ("auc", "final"):
+            flat |= {f"{name}_{key}": value for key, value in (flat[name] or {}).items()}
+        for name in ("ripl", "difference"):
+            found = flat[name] or {}
+            flat |= {name: found.get("estimate")} | {f"{name}_{end}": found.get(end) for end in ("low", "high")}
+        flat |= {"seeds": " ".join(map(str, line.seeds))}
+        flat |= dict(zip(("published_auc", "published_ripl"), line.published, strict=True))
+        writer.writerow(["" if flat.get(key) is None else flat[key] for key in HEADER])
     return text.getvalue()
+
+
+def ripl_of(line: Line) -> str:
+    """RIPL as text; that of one seed has no interval and is shown all the same, one that nothing bounds is not."""
+    if line.beside is None or line.beside.ripl is None:
+        return "–"
+    if len(line.beside.seeds) == 1:
+        return percent(line.beside.ripl.estimate, 1)
+    return share(line.beside.ripl.plain())
+
+
+def points_of(value: Interval, digits: int = 2) -> str:
+    """A difference of fractions in points, with its interval where there is one.
+
+    >>> points_of(Interval(0.0222, -0.01, 0.054))
+    '+2.22 (−1.00 to +5.40)'
+    """
+    estimate, low, high = (hundredths(one, digits, sign=True) for one in (value.estimate, value.low, value.high))
+    return f"{estimate} ({low} to {high})" if math.isfinite(value.low) else estimate
+
+
+def _ends(value: Spread) -> str:
+    return (
+        f" ({100 * value.low:.1f} to {100 * value.high:.1f})"
+        if value.low is not None and value.high is not None
+        else ""
+    )
