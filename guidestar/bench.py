@@ -107,6 +107,8 @@ class Bench:
         answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
         long = self.engine.scorer().too_long(every, answers)
         why = next(iter(long.values()), "")
+        for line in self.engine.remarks(every):
+            self.progress.say(f"data: {line}")
         if long and self.config.data.too_long == "error":
             names = [e.where for e in every if e.id in long]
             raise DataError(

@@ -116,7 +116,7 @@ def machine(place: Path) -> Iterator[Finding]:
 def _with_torch(cores: int) -> Iterator[Finding]:
     import torch
 
-    from guidestar.model.load import cache_folder
+    from guidestar.model.sources import cache_folder
 
     if (threads := torch.get_num_threads()) > cores:
         what = f"{threads} on {cores} cores: they wait for each other"

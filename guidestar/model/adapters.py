@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from guidestar.model.load import BaseModel
 def make_config(options: Mapping[str, Any]) -> Any:
     """PEFT's config object for `peft:` of a run; None for full fine-tuning.
 
-    Raises ConfigError for an unknown type, an unknown key (with the nearest), or values PEFT refuses, and
-    for `bias` other than none: those biases are trained in place, so the base model would be lost.
+    Raises ConfigError for an unknown type, an unknown key (with the nearest), or values PEFT refuses, and for those that
+    change or train the base model's own weights: the base would then be lost.
     """
     from peft import TaskType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -50,17 +50,34 @@ def make_config(options: Mapping[str, Any]) -> Any:
         raise ConfigError(
             "\n".join(f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown)
         )
-    for key, plain in (("bias", "none"), ("modules_to_save", None)):
-        if options.get(key, plain) != plain:
-            raise ConfigError(
-                f"peft.{key} is {options[key]!r}; allowed: {'none' if plain else 'no value'} (others train the base model's "
-                "own weights, which every round and STAR's base uncertainty need untouched)"
-            )
+    _keep_base(options)
     options.setdefault("task_type", TaskType.CAUSAL_LM)
     try:
         return types[name](**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"peft: {name} refuses these values: {error}") from error
+
+
+_STARTS = ("gaussian", "orthogonal", "mica")  # of `init_lora_weights`, beside true and false
+
+
+def _keep_base(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for values by which an adapter would change or train the base model's own weights."""
+    why = "(others train the base model's own weights, which every round and STAR's base uncertainty need untouched)"
+    for key, plain in (("bias", "none"), ("modules_to_save", None), ("layer_replication", None)):
+        if options.get(key, plain) != plain:
+            raise ConfigError(f"peft.{key} is {options[key]!r}; allowed: {'none' if plain else 'no value'} {why}")
+    start = options.get("init_lora_weights", True)
+    if not isinstance(start, bool) and start not in _STARTS:
+        raise ConfigError(
+            f"peft.init_lora_weights is {start!r}; allowed: true, false, {', '.join(_STARTS)} (pissa and olora take what they begin "
+            "with out of the base model's own weights, which every round and STAR's base uncertainty need untouched; eva, corda, "
+            "loftq and lora_ga need data or steps beforehand that are not taken here)"
+        )
+
+
+def _sums(weights: Iterable[torch.Tensor]) -> list[str]:
+    return [str(float(weight.detach().sum(dtype=torch.float64))) for weight in weights]  # as text nan equals nan
 
 
 def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout: float | None = None) -> Any:
@@ -85,11 +102,19 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
             _refuse_b_dropout(b_dropout)
             model = full.attach(base)
         else:
+            own = list(base.model.parameters())
+            before = _sums(own)
             try:
                 model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
             except Exception as error:  # each type raises its own kinds
                 _strip(base.model)
                 raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
+            if _sums(own) != before:  # what `_keep_base` did not foresee
+                _strip(base.model)
+                raise ConfigError(
+                    f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
+                    "is attached; every round and STAR's base uncertainty need them untouched. Leave them away and begin again"
+                )
         if base.labels:
             heads.restart(inner(model))
     if full.is_full(model):

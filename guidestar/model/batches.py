@@ -3,6 +3,8 @@ for the logits of the last few positions alone; for a classification head it is 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ import torch
 
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model.load import BaseModel
+from guidestar.model.traits import rendered
 from guidestar.records import Example
 
 Row = TypeVar("Row", bound=Sized)
@@ -169,26 +172,18 @@ def prompt_text(base: BaseModel, prompt: str) -> str:
 
 
 def conversation(base: BaseModel, turns: Sequence[str]) -> str:
-    """Turns of user, assistant, user, …, user in the tokenizer's chat template, up to the next answer.
-
-    Raises ConfigError if the tokenizer has no chat template.
-    """
-    if not getattr(base.tokenizer, "chat_template", None):
-        raise ConfigError("model.chat is true, but the tokenizer has no chat template; allowed: false")
-    roles = ("user", "assistant")
-    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    return str(base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    """Turns of user, assistant, user, …, user as `traits.rendered` has them. Raises ConfigError as it does."""
+    return rendered(base.tokenizer, turns)
 
 
 def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int | Sequence[int] = 0) -> list[list[int]]:
-    """Token ids of every prompt. `room`: tokens that must fit behind it, or behind each.
+    """Token ids of every prompt, without an end token that the tokenizer puts behind it. `room`: tokens that must fit
+    behind it, or behind each.
 
-    Raises DataError naming the first prompt that does not fit the model's context.
+    Raises DataError naming the first prompt that does not fit the model's context, is empty, or holds a token that the
+    model does not have.
     """
-    if not examples:
-        return []
-    texts = [prompt_text(base, e.prompt) for e in examples]
-    rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
+    rows = _prompt_rows(base, examples)
     for example, row, needed in zip(examples, rows, _each(room, examples), strict=True):
         if not row:
             raise DataError(f"{example.where or example.id}: the prompt is empty")
@@ -197,18 +192,50 @@ def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int | Seq
                 f"{example.where or example.id}: the prompt has {len(row)} tokens and needs {needed} more for the response, "
                 f"but the model's context is {base.max_length}; shorten the template, or set data.too_long: drop"
             )
-    return [list(row) for row in rows]
+    return rows
 
 
 def too_long(base: BaseModel, examples: Sequence[Example], room: int | Sequence[int]) -> set[str]:
-    """Ids of the examples that do not fit the model's context with `room` tokens behind the prompt, or behind each."""
-    if not examples:
-        return set()
-    rows = base.tokenizer([prompt_text(base, e.prompt) for e in examples], add_special_tokens=not base.chat)[
-        "input_ids"
-    ]
-    sizes = zip(examples, rows, _each(room, examples), strict=True)
+    """Ids of the examples that do not fit the model's context with `room` tokens behind the prompt, or behind each.
+
+    Raises DataError for a prompt with a token that the model does not have.
+    """
+    sizes = zip(examples, _prompt_rows(base, examples), _each(room, examples), strict=True)
     return {e.id for e, row, needed in sizes if len(row) + needed > base.max_length}
+
+
+def _prompt_rows(base: BaseModel, examples: Sequence[Example]) -> list[list[int]]:
+    if not examples:
+        return []
+    texts = [prompt_text(base, e.prompt) for e in examples]
+    rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
+    close = list(base.closing) if not base.chat else []
+    found = [list(row[: -len(close)] if close and row[-len(close) :] == close else row) for row in rows]
+    for example, row in zip(examples, found, strict=True):
+        _check_known(base, row, example.where or example.id)
+    return found
+
+
+def _check_known(base: BaseModel, row: Sequence[int], where: str) -> None:
+    """Raises DataError for a token that was added to the tokenizer and not to the model."""
+    if base.vocabulary is not None and (highest := max(row, default=0)) >= base.vocabulary:
+        raise DataError(
+            f"{where}: holds {base.tokenizer.convert_ids_to_tokens(highest)!r}, which the tokenizer reads as token {highest}, but "
+            f"the model has {base.vocabulary} tokens; take it out of the text"
+        )
+
+
+def control_tokens(base: BaseModel, examples: Sequence[Example]) -> dict[str, int]:
+    """Control token -> how many examples hold it in their columns, such as "</s>": the model reads it as what it is, and not
+    as text, wherever it stands."""
+    pieces = sorted(filter(None, base.tokenizer.all_special_tokens), key=len, reverse=True)
+    if not pieces:
+        return {}
+    found: Counter[str] = Counter()
+    sought = re.compile("|".join(map(re.escape, pieces)))
+    for example in examples:
+        found.update({piece for text in example.fields.values() for piece in sought.findall(str(text))})
+    return dict(found)
 
 
 def _each(room: int | Sequence[int], examples: Sequence[Example]) -> Sequence[int]:
@@ -238,6 +265,7 @@ def _encode_behind(base: BaseModel, joint: str, response: str) -> list[int]:
     at the start."""
     plain = base.tokenizer(":", add_special_tokens=False)["input_ids"]
     both = base.tokenizer(":" + joint + response, add_special_tokens=False)["input_ids"]
+    _check_known(base, both, f"the response {response[:60]!r}")
     if both[: len(plain)] == plain:
         return list(both[len(plain) :])
     return list(base.tokenizer(joint + response, add_special_tokens=False)["input_ids"])

@@ -52,7 +52,8 @@ class Work:
         if "label_log_probs" in self.wanted:
             found["label_log_probs"] = torch.log_softmax(scores.float().cpu().double(), dim=-1).numpy()
         if "embedding" in self.wanted:
-            found["embedding"] = token_state(self.base, batch, states[-1]).float().cpu().numpy()
+            state = token_state(self.base, batch, states[-1]).float()
+            found["embedding"] = (F.normalize(state) if self.base.normalized else state).cpu().numpy()
         return found
 
 
@@ -89,11 +90,8 @@ def head_alone(base: BaseModel, folder: Path) -> Iterator[Any]:
     with adapters.adapted(base, folder) as model:
         found = heads.trained(adapters.inner(model))
         own = {name: copy.deepcopy(module).to(base.dtype) for name, module in found.items()}
-    before = {name: getattr(base.model, name) for name in own}
+    before = heads.put(base.model, own)
     try:
-        for name, module in own.items():
-            setattr(base.model, name, module)
         yield base.model
     finally:
-        for name, module in before.items():
-            setattr(base.model, name, module)
+        heads.put(base.model, before)

@@ -10,7 +10,7 @@ from typing import Any, final
 from guidestar.asking import Engine, Lesson, Scorer, Trained, Trainer, silent
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.model import adapters, batches, pretrain, train
-from guidestar.model.load import BaseModel, describe
+from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
 from guidestar.records import Example
@@ -76,7 +76,8 @@ class OwnPretrainer(Trainer):
 
 def _facts(base: BaseModel) -> dict[str, Any]:
     """What any training depends on in a base model."""
-    return {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
+    found = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
+    return found | ({"closing": list(base.closing)} if base.closing else {})
 
 
 @final
@@ -84,11 +85,25 @@ class OwnEngine(Engine):
     """A base model in this process."""
 
     def __init__(self, base: BaseModel, task: Task) -> None:
-        self.base, self.task = base, task
+        self.base, self.task, self._loaded = base, task, base
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         return describe(self.base)
+
+    def must_be(
+        self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
+    ) -> None:
+        super().must_be(begun, folder, names)
+        base = as_begun(self._loaded, begun)
+        if base != self.base:
+            self.base = base
+            self.__dict__.pop("facts", None)
+
+    def remarks(self, examples: Sequence[Example]) -> list[str]:
+        held = batches.control_tokens(self.base, examples)
+        said = ", ".join(f"{token} in {number}" for token, number in held.items())
+        return [f"texts hold control tokens, which the model reads as such and not as text: {said}"] if held else []
 
     @property
     def headed(self) -> bool:

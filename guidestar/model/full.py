@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from guidestar.errors import ConfigError, ModelError
+from guidestar.model import heads
 from guidestar.model.load import BaseModel, contiguous_head
 
 FULL = "FULL"  # the peft_type
@@ -120,6 +121,7 @@ def _ready(base: BaseModel, model: Any, trainable: bool) -> Any:
     model.requires_grad_(trainable)
     if not base.labels:
         model.generation_config = copy.deepcopy(base.model.generation_config)
+    heads.add(model, heads.drawn(base.model))
     model.guidestar_origin = _Origin(base.name, base.fingerprint, base.dtype, base.tokenizer)
     return model
 

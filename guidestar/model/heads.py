@@ -1,7 +1,7 @@
 """The classification head of a transformers model: the modules that were made for its labels.
 
 It is drawn afresh for every training and trained beside the adapter. PEFT keeps the trained copy next to the original, which
-is put back when the adapter is taken off.
+is put back when the adapter is taken off. What the model's files lack below it (`traits.drawn`) is part of it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,40 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+_DRAWN = "guidestar_drawn"  # an attribute of the transformers model
+
+
+def add(model: Any, drawn: Sequence[str]) -> None:
+    """Note the modules below the head that were drawn at loading, by their dotted names: they are the head's from now on."""
+    setattr(model, _DRAWN, tuple(drawn))
+
+
+def drawn(model: Any) -> tuple[str, ...]:
+    """What `add` noted."""
+    found: tuple[str, ...] = getattr(model, _DRAWN, ())
+    return found
+
 
 def names(model: Any) -> list[str]:
-    """The head's modules: those children of a transformers model that have weights and are not the model below it."""
+    """The head's modules: those children of a transformers model that have weights and are not the model below it, and those
+    below that were drawn at loading."""
     below = model.base_model
-    return [n for n, child in model.named_children() if child is not below and any(True for _ in child.parameters())]
+    own = [n for n, child in model.named_children() if child is not below and any(True for _ in child.parameters())]
+    return [*own, *drawn(model)]
 
 
 def trained(model: Any) -> dict[str, nn.Module]:
     """The head that a transformers model answers with now, by the names of its modules: an adapter's own, where one is on."""
-    found = {name: getattr(model, name) for name in names(model)}
-    return {name: _active(module) for name, module in found.items()}
+    return {name: _active(model.get_submodule(name)) for name in names(model)}
+
+
+def put(model: Any, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Set modules by their dotted names; what was there before."""
+    before = {name: model.get_submodule(name) for name in modules}
+    for name, module in modules.items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, module)
+    return before
 
 
 def _active(module: Any) -> nn.Module:

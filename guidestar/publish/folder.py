@@ -119,11 +119,11 @@ def _configuration(folder: Path) -> RunConfig:
 
 
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
-    from guidestar.model import full, load
+    from guidestar.model import full
     from guidestar.model.batches import joint_of, label_tokens
 
     facts, config = store.facts, bench.config
-    load.same(bench.base, facts["model"], store.folder, ["fingerprint"])
+    bench.engine.must_be(facts["model"], store.folder, ["fingerprint"])
     data, task_config, _ = apply_preset(config.data, config.task)
     if known := facts["task"].get("labels"):
         labels = dict(zip(known, facts["task"]["words"], strict=True))
@@ -145,7 +145,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
-        head=bench.base.labels,
+        head=bench.base.labels, closing=tuple(facts["model"].get("closing", ())),
     )  # fmt: skip
 
 

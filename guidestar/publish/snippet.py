@@ -11,9 +11,11 @@ class Usage:
     """What a prediction depends on, beside the weights.
 
     base: the base model's name or folder. full: the folder holds a whole model and no adapter. own: the adapter is of a
-    type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the first token after `prefix` alone or the whole word with the
-    end token; None for generated answers. behind_space: the prefix and the answers behind a prompt that ends in white
-    space because its last columns are blank, where those are others. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. max_new_tokens: limit of a generated answer.
+    type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the
+    first token after `prefix` alone or the whole word with the end token; None for generated answers. behind_space: the
+    prefix and the answers behind a prompt that ends in white space because its last columns are blank, where those are
+    others. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. closing: tokens
+    that the tokenizer puts behind a prompt and that are taken off. max_new_tokens: limit of a generated answer.
     """
 
     base: str
@@ -31,6 +33,7 @@ class Usage:
     max_new_tokens: int = 0
     own: bool = False
     head: tuple[str, ...] = ()
+    closing: tuple[int, ...] = ()
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
@@ -91,8 +94,13 @@ def _prompting(usage: Usage) -> list[str]:
     else:
         lines += ["    return text"]
     special = ", add_special_tokens=False" if usage.chat else ""
+    lines += ["", "", "def prompt_tokens(columns):"]
+    tokens = f'tokenizer(prompt_text(columns){special})["input_ids"]'
+    if usage.chat or not (close := list(usage.closing)):
+        return [*lines, f"    return {tokens}"]
     return [
-        *lines, "", "", "def prompt_tokens(columns):", f'    return tokenizer(prompt_text(columns){special})["input_ids"]',
+        *lines, f"    tokens = {tokens}",
+        f"    return tokens[:-{len(close)}] if tokens[-{len(close)}:] == {close} else tokens  # the answer follows the text",
     ]  # fmt: skip
 
 

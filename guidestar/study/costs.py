@@ -160,7 +160,7 @@ def _counter(bench: Bench) -> Count:
     """Numbers of tokens of some texts, by the run's own tokenizer; the weights stay on the disk."""
     from transformers import AutoTokenizer
 
-    from guidestar.model.load import resolve
+    from guidestar.model.sources import resolve
 
     folder, _ = resolve(bench.config.model)
     options = {"local_files_only": True, "trust_remote_code": bench.config.model.remote_code}

@@ -93,8 +93,9 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
 
     from guidestar.errors import ModelError
     from guidestar.model import load
+    from guidestar.model.sources import resolve
 
-    folder, _ = load.resolve(config.model)
+    folder, _ = resolve(config.model)
     options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
     try:
         found = AutoConfig.from_pretrained(folder, **options)
@@ -156,7 +157,7 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
     """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone."""
     from transformers import AutoTokenizer
 
-    from guidestar.model.load import resolve
+    from guidestar.model.sources import resolve
 
     folder, _ = resolve(config.model)
     options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
