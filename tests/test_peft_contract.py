@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_heads import moved, said, tiny, under_its_own_head
 
+from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.peft import register
 
@@ -115,6 +116,47 @@ CASES = {
     "WAVEFT": Case({"n_frequency": 16}, ("waveft_spectrum",), still=NO_DROPOUT),
     "XLORA": Case({}, unfit={"llama": "use_cache", "bert": "cannot keep a classification head"}, where=None),  # a mixture of adapters already trained
 }  # fmt: skip
+
+# Values of a type's keys that change how it begins, or what it is put on. True: it starts as the base; False: it does not, which
+# is what `init_weights: false` is for in PEFT. Text: it is refused with these words.
+VARIANTS: list[tuple[str, dict[str, Any], bool | str]] = [
+    *(("LORA", {"init_lora_weights": start}, True) for start in (True, "gaussian", "orthogonal", "mica")),
+    ("LORA", {"init_lora_weights": False}, False),
+    *(
+        (name, {"init_lora_weights": start}, "the base model's own weights")
+        for name in ("LORA", "ADALORA")
+        for start in ("pissa", "pissa_niter_4", "PiSSA", "olora", "eva", "corda", "loftq", "lora_ga", "nonsense", None)
+    ),
+    ("LORA", {"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
+    ("LORA", {"bias": "lora_only"}, "bias"),
+    ("LORA", {"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ("LORA", {"use_dora": True}, True),
+    ("LORA", {"use_rslora": True}, True),
+    ("LORA", {"lora_bias": True}, True),
+    ("LORA", {"trainable_token_indices": [7, 8]}, True),
+    ("LORA", {"target_modules": ["q_proj", "embed_tokens"]}, True),
+    ("LORA", {"target_modules": ["q_proj", "lm_head"]}, True),
+    ("LORA", {"target_parameters": ["q_proj.weight"], "target_modules": ["o_proj"], "lora_dropout": 0.0}, True),
+    ("C3A", {"init_weights": True}, True),
+    ("C3A", {"init_weights": "gaussian"}, False),
+    ("FOURIERFT", {"init_weights": True}, True),
+    ("HIRA", {"init_weights": "gaussian"}, True),
+    ("IA3", {"init_ia3_weights": False}, False),
+    ("LOKR", {"init_weights": "lycoris"}, True),
+    ("LOKR", {"decompose_both": True}, True),
+    ("MISS", {"init_weights": "bat"}, True),
+    ("MISS", {"init_weights": "mini"}, True),
+    ("PREFIX_TUNING", {"init_weights": "zero"}, False),
+    ("PSOFT", {"ab_svd_init": "pissa_init"}, True),
+    ("TINYLORA", {"init_weights": "uniform"}, False),
+    *(
+        (name, {"init_weights": False}, False)
+        for name in (
+            "BEFT", "BOFT", "DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "LILY", "LOHA", "LOKR", "MISS", "OFT", "OSF",
+            "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA", "VERA", "WAVEFT",
+        )
+    ),
+]  # fmt: skip
 
 FITS = [(kind, name) for kind in MODELS for name, case in CASES.items() if kind not in case.unfit]
 UNFIT = [(kind, name) for name, case in CASES.items() for kind in case.unfit]
@@ -239,3 +281,39 @@ def test_what_decays_is_what_is_declared_and_never_the_head(kind: str, name: str
 def test_what_does_not_fit_says_so(kind: str, name: str) -> None:
     with pytest.raises(Exception, match=CASES[name].unfit[kind]):
         lived(kind, name)
+
+
+def named(name: str, keys: dict[str, Any]) -> str:
+    return name + "".join(f"-{key}-{value}" for key, value in keys.items())
+
+
+@pytest.mark.parametrize(("name", "keys", "starts"), VARIANTS, ids=[named(name, keys) for name, keys, _ in VARIANTS])
+def test_the_base_is_one_fixed_thing_for_every_value(name: str, keys: dict[str, Any], starts: bool | str) -> None:
+    """What the base says is the same to the bit before an adapter is on, while it is disabled, and after it."""
+    base = tiny("llama")
+    weights = {key: value.clone() for key, value in base.model.state_dict().items()}
+    plain = said(base.model)
+    if isinstance(starts, str):
+        with pytest.raises(ConfigError, match=starts):
+            adapters.make_config({**options("llama", name), **keys})
+        return
+    model = adapters.attach(base, {**options("llama", name), **keys}, seed=0).eval()
+    start = said(model)
+    assert bool((start - plain).abs().max() < 1e-6) == starts
+    moved(model)
+    if name != "PREFIX_TUNING":  # PEFT cannot disable a prompt while it is asked with tokens
+        with model.disable_adapter():
+            assert torch.equal(said(model), plain), "while it is disabled"
+    adapters.detach(model)
+    assert torch.equal(said(base.model), plain), "after it"
+    now = base.model.state_dict()
+    assert set(now) == set(weights)
+    assert all(torch.equal(now[key], weights[key]) for key in now)
+
+
+def test_a_type_that_takes_from_the_base_is_caught_when_it_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the list of refused values: another release of PEFT may add one."""
+    monkeypatch.setattr(adapters, "_keep_base", lambda keys: None)
+    base = tiny("llama")
+    with pytest.raises(ConfigError, match="these values of LORA change the base model's own weights"):
+        adapters.attach(base, {**options("llama", "LORA"), "init_lora_weights": "pissa"}, seed=0)
