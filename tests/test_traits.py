@@ -131,9 +131,9 @@ def test_an_end_token_that_the_tokenizer_appends_is_no_part_of_a_prompt(tmp_path
     assert row == [0, *base.tokenizer("ab", add_special_tokens=False)["input_ids"]]
     (typed,) = batches.encode_prompts(base, [example("ab</s>")])
     assert typed == [*row, 2], "one that the text holds itself stays"
-    older = load.same(base, {"fingerprint": base.fingerprint}, tmp_path)
+    older = load.as_begun(base, {"fingerprint": base.fingerprint})
     assert batches.encode_prompts(older, [example("ab")]) == [[*row, 2]], "a run that was begun with it goes on so"
-    assert load.same(base, load.describe(base), tmp_path) is base
+    assert load.as_begun(base, load.describe(base)) is base
 
 
 def test_a_classification_head_keeps_its_end_token(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_embeddings_have_length_one_where_the_model_says_so(tmp_path: Path) -> N
         for m in (plain, base)
     )
     np.testing.assert_allclose(b, a / np.linalg.norm(a, axis=1, keepdims=True), rtol=1e-6)
-    assert not load.same(base, load.describe(plain) | {"fingerprint": base.fingerprint}, tmp_path).normalized
+    assert not load.as_begun(base, load.describe(plain)).normalized
 
 
 HOSTILE = {
