@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from guidestar.asking import LABELS, Ask, Frozen, Probed, Raced, Scorer
+from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
 from guidestar.bench import PARTS, Bench
 from guidestar.query import strategies
 from guidestar.query.mixing import Schedule
@@ -60,7 +60,7 @@ class Chooser:
             if by == "random":
                 rows = rng.choice(len(free), size=k, replace=False)
             else:
-                rows = WARM_STARTS[by](self._read(r).points(free), k, rng)
+                rows = WARM_STARTS[by](self.tuning.features(r).points(free), k, rng)
             return tuple(Pick(free[i].id, float("nan")) for i in rows)
         if k == 0:
             return ()
@@ -164,22 +164,13 @@ class Chooser:
             known = [example for example, _ in self.tuning.labelled()]
             return replace(context, full=full, race=race, labelled=scorer(known, replace(plain, needs=of_labelled)))
 
-    def _read(self, r: int) -> Frozen:
-        """The frozen features, those of the whole pool read: once, and together whatever is chosen from, because the last
-        bits of a feature may depend on its batch."""
-        _ = self.tuning.engine  # the right one
-        frozen, pool = self._bench.frozen, self._bench.pool
-        with self.tuning.clock(r, "read features", len(pool)) as tick:
-            frozen.read(pool, tick)
-        return frozen
-
     def _probed(
         self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, r: int
     ) -> strategies.Context:
         """The context with what the classifier on frozen features says, beside what the tuned model said."""
         labelled = [(example, label.answer) for example, label in self.tuning.labelled()]
         known, of_labelled = [e for e, _ in labelled], strategies.labelled_needs(self._recipe)[0] & PROBED
-        frozen, labels = self._read(r), self._bench.fitting.task.classes
+        frozen, labels = self.tuning.features(r), self._bench.fitting.task.classes
 
         def said(examples: Sequence[Example], needs: frozenset[str], others: Predictions | None) -> Predictions | None:
             if not needs:

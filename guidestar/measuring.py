@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from guidestar.asking import LABELS, Measured, choice_values, evaluate, suggest
+from guidestar.asking import LABELS, Measured, baselines, choice_values, evaluate, suggest
 from guidestar.records import Metrics
+from guidestar.rng import generator
 from guidestar.tuning import Tuning
+
+READ = 20_000  # examples of a pool whose features are read for the baselines alone
 
 
 def measure(tuning: Tuning, r: int) -> Metrics:
@@ -25,9 +28,21 @@ def measure(tuning: Tuning, r: int) -> Metrics:
     for prefix, (_, arrays) in said.items():
         store.add_arrays(r, given[prefix][0], arrays, {})
     values = {prefix + name: value for prefix, (values, _) in said.items() for name, value in values.items()}
-    found = Metrics(r, store.trained_on(r), values)
+    found = Metrics(r, store.trained_on(r), values | untrained(tuning, r))
     store.add_metrics(found)
     return found
+
+
+def untrained(tuning: Tuning, r: int) -> dict[str, float]:
+    """What needs no training, with the labels of round r (`asking.baselines`); empty where its features would cost more
+    than they tell: where label words answer, or in a large pool that no strategy reads."""
+    dataset, frozen = tuning.bench.fitting, tuning.recipe.model == "frozen"
+    classes, test = dataset.task.classes, dataset.test
+    if not classes or test is None or not (frozen or (tuning.engine.headed and len(dataset.pool) <= READ)):
+        return {}
+    features, labelled = tuning.features(r), [(e, label.answer) for e, label in tuning.labelled(r)]
+    features.read(test.examples)
+    return baselines(features, labelled, test.answered(), classes, generator(tuning.seed, r, "baselines"))
 
 
 def measure_base(tuning: Tuning) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from guidestar.asking import Committee, Engine, InParts, Lesson, Scorer, kept, part_of
+from guidestar.asking import Committee, Engine, Frozen, InParts, Lesson, Scorer, kept, part_of
 from guidestar.bench import PARTS, Bench
 from guidestar.errors import DataError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
@@ -52,6 +52,15 @@ class Tuning:
         """The untuned model, from the cache that the runs share. dtype: None for the model's own."""
         _ = self.engine  # the right one
         return self.bench.untuned(dtype)
+
+    def features(self, r: int) -> Frozen:
+        """The frozen features, those of the whole pool read: once, and together whatever they are read for, because the
+        last bits of a feature may depend on its batch."""
+        _ = self.engine  # the right one
+        frozen, pool = self.bench.frozen, self.bench.pool
+        with self.clock(r, "read features", len(pool)) as tick:
+            frozen.read(pool, tick)
+        return frozen
 
     def _in_parts(self, adapter: Path) -> Scorer:
         config = self.bench.config

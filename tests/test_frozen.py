@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_predict import choice, examples
 
-from guidestar.asking import Ask, Frozen, Probed, Scorer
+from guidestar.asking import Ask, Frozen, Probed, Scorer, baselines
 from guidestar.asking.frozen import FEATURES
 from guidestar.config import ModelConfig
 from guidestar.model.engine import OwnScorer
@@ -114,6 +114,18 @@ def test_without_a_label_it_knows_where_texts_lie_and_no_label(encoder: Any, tmp
     found = Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path), [], LABELS, GENERATOR)
     assert found.can(Ask.of(["embedding"]))
     assert "no labelled example yet" in str(found.refusal(Ask.of(["label_log_probs"])))
+
+
+def test_baselines_are_fitted_to_the_labels_and_measured_on_the_test_set(encoder: Any, tmp_path: Path) -> None:
+    """With an example of every label they know its copies; with the labels turned round they know none."""
+    known = [(e, LABELS[i % 2]) for i, e in enumerate(examples())]
+    turned = [(e, LABELS[1 - i % 2]) for i, e in enumerate(examples())]
+    features = frozen(OwnScorer(encoder, choice()), tmp_path)
+    right = baselines(features, known, known, LABELS, np.random.default_rng(0))
+    assert right["frozen_accuracy"] == 1.0
+    assert right["class_means_accuracy"] >= 0.75
+    wrong = baselines(features, known, turned, LABELS, np.random.default_rng(0))
+    assert {name: 1 - value for name, value in right.items()} == wrong
 
 
 # --- the classifier -----------------------------------------------------------------------------

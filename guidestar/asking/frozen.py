@@ -14,6 +14,7 @@ from guidestar.asking.wrappers import PART, question
 from guidestar.progress import Tick, behind
 from guidestar.query import probe
 from guidestar.query.distances import Points
+from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.space import SAMPLE, Space, space_of
 from guidestar.records import Array, Example, Predictions
 from guidestar.rng import generator
@@ -39,10 +40,10 @@ class Frozen:
     def read(self, examples: Sequence[Example], tick: Tick = silent) -> None:
         """Read the features of many examples, part by part; they are kept on the disk in half precision, so that a process
         that was stopped goes on at the part it was in."""
+        space = self.space(tick)
         new = [e for e in examples if e.id not in self._known]
         if not new:
             return
-        space = self.space(tick)
         asked = {"space": hashlib.sha256(space.directions.tobytes() + space.centres.tobytes()).hexdigest()}
         for start in range(0, len(new), PART):
             some, heard = new[start : start + PART], behind(tick, start, len(new))
@@ -58,6 +59,7 @@ class Frozen:
     def points(self, examples: Sequence[Example]) -> Points:
         """Where the examples lie, (n, rank) float32. Those that were not read are read now, each alone, so that its last
         bits do not depend on its company."""
+        self.space()
         for one in examples:
             if one.id not in self._known:
                 raw = self.scorer([one], FEATURES).arrays["features"][0]
@@ -75,12 +77,30 @@ class Frozen:
             some = [some[i] for i in sorted(rows)]
 
         def make() -> Mapping[str, Array]:
-            made = space_of(self.scorer(some, FEATURES, tick).arrays["features"][0], generator(0, 0, "directions"))
-            return {"centres": made.centres, "directions": made.directions}
+            raw = self.scorer(some, FEATURES, tick).arrays["features"][0]
+            made = space_of(raw, generator(0, 0, "directions"))
+            return {**vars(made), "points": made.points(raw).astype(np.float16)}
 
         arrays = self.cache.arrays("space", question(self.scorer, some, FEATURES), make)
+        self._known.update(zip((e.id for e in some), arrays["points"], strict=True))
         self._space.append(Space(arrays["centres"], arrays["directions"]))
         return self._space[0]
+
+
+def baselines(
+    frozen: Frozen, labelled: Sequence[tuple[Example, str]], test: Sequence[tuple[Example, str]], labels: Sequence[str],
+    rng: np.random.Generator,
+) -> dict[str, float]:  # fmt: skip
+    """What costs no training: accuracy on a test set of the classifier on frozen features, and of the nearest class mean,
+    both fitted to the same labels. A tuned model that is not above them has not earned its training."""
+    place = {label: i for i, label in enumerate(labels)}
+    classes, gold = (np.array([place[answer] for _, answer in pairs], dtype=np.intp) for pairs in (labelled, test))
+    known, points = (frozen.points([e for e, _ in pairs]) for pairs in (labelled, test))
+    said = {
+        "frozen_accuracy": probe.fit(known, classes, len(labels), rng).log_probs(points),
+        "class_means_accuracy": prototype_log_probs(points, known, classes, len(labels)),
+    }
+    return {name: float((log_probs.argmax(axis=1) == gold).mean()) for name, log_probs in said.items()}
 
 
 @final
