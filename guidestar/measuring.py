@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from guidestar.asking import LABELS, Measured, baselines, choice_values, evaluate, suggest
+from guidestar.phases import BASELINE_POOL
 from guidestar.records import Metrics
 from guidestar.rng import generator
 from guidestar.tuning import Tuning
-
-READ = 20_000  # examples of a pool whose features are read for the baselines alone
 
 
 def measure(tuning: Tuning, r: int) -> Metrics:
@@ -38,9 +37,9 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     than they tell: where label words answer, or in a large pool that no strategy reads."""
     dataset, frozen = tuning.bench.fitting, tuning.recipe.model == "frozen"
     classes, test = dataset.task.classes, dataset.test
-    if not classes or test is None or not (frozen or (tuning.engine.headed and len(dataset.pool) <= READ)):
+    if not classes or test is None or not (frozen or (tuning.engine.headed and len(dataset.pool) <= BASELINE_POOL)):
         return {}
-    features, labelled = tuning.features(r), [(e, label.answer) for e, label in tuning.labelled(r)]
+    features, labelled = tuning.features(r, "measure features"), [(e, label.answer) for e, label in tuning.labelled(r)]
     features.read(test.examples)
     return baselines(features, labelled, test.answered(), classes, generator(tuning.seed, r, "baselines"))
 

@@ -19,6 +19,7 @@ from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.store import Store
 
+BASELINE_POOL = 20_000  # examples; the features of a larger pool are not read for baselines alone
 Amounts = Mapping[str, int]  # kind of work -> examples, passes and epochs multiplied in
 
 
@@ -120,6 +121,11 @@ def _read(c: Course) -> Amounts:
     return {"base labels": c.pool * (not c.begun and (chosen or c.recipe.model == "frozen"))}
 
 
+def _read_to_measure(c: Course) -> Amounts:
+    already = c.begun or any(_read(c).values()) or c.family != "choice"
+    return {"base labels": c.pool * (not already and c.headed and c.test > 0 and c.pool <= BASELINE_POOL)}
+
+
 def _pretrained(c: Course) -> Amounts:
     return {"train": 0 if c.config.tapt is None or c.begun else c.config.tapt.epochs * c.pool}
 
@@ -130,6 +136,7 @@ def _members(c: Course) -> Amounts:
 
 PHASES: dict[str, Phase] = {
     "read features": Phase(purpose="choosing", shared="all", amounts=_read),
+    "measure features": Phase(purpose="measuring", shared="all", amounts=_read_to_measure),
     "pretrain": Phase(purpose="training", trains=True, shared="all", amounts=_pretrained),
     "train": Phase(
         purpose="training", over="labelled", trains=True, shared="seed",

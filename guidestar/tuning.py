@@ -53,12 +53,12 @@ class Tuning:
         _ = self.engine  # the right one
         return self.bench.untuned(dtype)
 
-    def features(self, r: int) -> Frozen:
+    def features(self, r: int, phase: str = "read features") -> Frozen:
         """The frozen features, those of the whole pool read: once, and together whatever they are read for, because the
         last bits of a feature may depend on its batch."""
         _ = self.engine  # the right one
         frozen, pool = self.bench.frozen, self.bench.pool
-        with self.clock(r, "read features", len(pool)) as tick:
+        with self.clock(r, phase, len(pool)) as tick:
             frozen.read(pool, tick)
         return frozen
 

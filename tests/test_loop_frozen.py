@@ -62,7 +62,7 @@ def test_the_pool_is_read_once(make_config: MakeConfig, monkeypatch: pytest.Monk
         read.append(len(examples))
         return plain(base, model, examples, tick)
 
-    monkeypatch.setattr("guidestar.model.engine.features", counted)
+    monkeypatch.setattr("guidestar.model.scorer.features", counted)
     config = config_of(make_config, ["lean", "herding"])
     bench = Bench(read_config(config))
     for strategy in ("lean", "herding"):

@@ -9,7 +9,7 @@ from guidestar.asking.trainer import Labelled, Lesson, Trained, Trainer, Weighte
 from guidestar.asking.wrappers import Cached, Committee, InParts, Raced, part_of
 
 __all__ = [
-    "Ask", "Cached", "Committee", "Engine", "Frozen", "InParts", "LABELS", "Labelled", "Lesson", "Measured", "Probed",
+    "LABELS", "Ask", "Cached", "Committee", "Engine", "Frozen", "InParts", "Labelled", "Lesson", "Measured", "Probed",
     "Raced", "Responses", "Scorer", "Trained", "Trainer", "Weighted", "baselines", "choice_values", "evaluate", "kept",
     "part_of", "silent", "suggest",
 ]  # fmt: skip
