@@ -62,6 +62,10 @@ class Bench:
             + (f", {counts['pool_duplicates']} duplicates dropped" if counts.get("pool_duplicates") else "")
             + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
         )
+        for line in counts.get("label_notes", []):
+            self.progress.say(f"data: {line}")
+        for line in counts.get("label_warnings", []):
+            self.progress.say(f"warning: {line}")
         for line in counts.get("form_differences", []):
             self.progress.say(f"warning: the prompts differ in form: {line}")
         return found

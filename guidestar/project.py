@@ -14,7 +14,9 @@ from guidestar.data.demo import write_demo
 from guidestar.data.formats import read_rows
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
-from guidestar.tasks import MOST_LABELS, Choice
+from guidestar.tasks import ANSWER, MOST_LABELS, Choice
+from guidestar.tasks.choice import labels_in
+from guidestar.tasks.common import label_key, shown, visible
 
 LOOK = 100_000  # rows looked at
 NO_COLUMN = "none"  # of the answers, said on the command line
@@ -128,7 +130,7 @@ def write_config(
         raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
     if labels is not None:
         Choice(tuple(given), tuple(given))  # says what is wrong with them
-    if given and (others := sorted(set(known) - set(given))):
+    if given and (others := [name for name in known if label_key(name) not in set(map(label_key, given))]):
         raise ConfigError(
             f"--labels: {answer!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"
         )
@@ -160,8 +162,8 @@ def write_config(
         )
     if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
-    if twins := _twins(given or known):
-        notes.append(f"labels that differ in upper and lower case alone: {twins}; make them equal in the data")
+    if answer and kind == "choice":
+        notes += _merged(cells[answer], given or known)
     body = _CONFIG.format(
         rows=len(rows), name=data.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{data.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
@@ -193,12 +195,14 @@ def following(config: str, asked: bool, ready: bool) -> str:
     return command if ready else f"put your labels into it (task.labels), then: {command}"
 
 
-def _twins(labels: list[str]) -> str:
-    """Labels that only upper and lower case tell apart, for people; "" without any."""
-    groups: dict[str, list[str]] = {}
-    for label in labels:
-        groups.setdefault(label.strip().casefold(), []).append(label)
-    return ", ".join(" and ".join(group) for group in groups.values() if len(group) > 1)
+def _merged(cells: list[str], labels: list[str]) -> list[str]:
+    """A sentence where several spellings of a label count as one."""
+    spellings: dict[str, list[str]] = {label_key(label): [label] for label in labels}
+    for cell in dict.fromkeys(cell.strip() for cell in cells if visible(cell)):
+        if cell not in spellings.setdefault(label_key(cell), []):
+            spellings[label_key(cell)].append(cell)
+    several = [" and ".join(map(shown, names)) for names in spellings.values() if len(names) > 1]
+    return [f"spellings that count as one label: {'; '.join(several)}"] if several else []
 
 
 def _answer_column(
@@ -209,13 +213,13 @@ def _answer_column(
     best: tuple[float, str] | None = None
     longest = None if named else max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
     for i, (name, values) in enumerate(cells.items()):
-        kinds = Counter(v for v in values if v)
+        kinds = Counter(label_key(v) for v in values if visible(v))
         few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, rows // 4)) and all(len(k) <= 40 for k in kinds)
         rank = (0 if name.lower() in _TELLING else 100) + len(kinds) - i / 1000  # of equals, the later column
         if few and name != longest and (best is None or rank < best[0]):
             best = (rank, name)
     if best is not None:
-        return "choice", best[1], sorted({v for v in cells[best[1]] if v})
+        return "choice", best[1], list(labels_in([v for v in cells[best[1]] if visible(v)], ANSWER))
     for name, values in cells.items():
         worked = all("####" in v for v in values if v)  # a worked answer may be longer than its question
         if named and any(values):

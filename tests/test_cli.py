@@ -401,7 +401,7 @@ def test_labels_that_case_alone_tells_apart_are_named(call: Call, tmp_path: Path
     data.write_text(
         "text,label\n" + "".join(f"a longer message {i},{('Web', 'web', 'mail')[i % 3]}\n" for i in range(60))
     )
-    assert "labels that differ in upper and lower case alone: Web and web; make them equal" in call("init", data)[1]
+    assert "spellings that count as one label: 'Web' and 'web'" in call("init", data)[1]
 
 
 def test_the_terminal_says_what_it_needs(call: Call, tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidestar.config import DataConfig, RunConfig, parse
-from guidestar.data.formats import Row
+from guidestar.bench import Bench
+from guidestar.config import DataConfig, RunConfig, TaskConfig, parse
+from guidestar.data.formats import Row, read_rows
 from guidestar.data.pool import Dataset, load_dataset, read_examples
 from guidestar.data.prompts import Template
 from guidestar.errors import ConfigError, DataError, GuidestarError
+from guidestar.progress import Silent
+from guidestar.tasks import Choice, make_task
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -332,3 +335,127 @@ def test_any_file_can_be_read_under_a_template(tmp_path: Path) -> None:
     assert [e.prompt for e in examples] == ["Text: one\nMood:", "Text: two\nMood:", "Text: one\nMood:"]
     assert answers == [None, "bad", None]
     assert examples[2].id == f"{examples[0].id}-2"
+
+
+# --- one label, several spellings -----------------------------------------------------------------
+
+SPELLINGS = {  # what people and tables make of one label
+    "café": ["café", "cafe\u0301", "Café", " CAFÉ\u200b", "\ufeffcafé", "ca\u00adfé"],
+    "very good": ["very good", "Very  Good", "very\u00a0good", "VERY GOOD "],
+    "1": ["1", "1.0", "1.00", "1.0 "],
+    "Maße": ["Maße", "maße", "MAßE"],
+    "Masse": ["Masse", "masse"],
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_the_labels_are_the_same_however_they_are_spelled_and_ordered(data: st.DataObject) -> None:
+    """Each label once, without a character that nobody sees; another order of the rows changes nothing."""
+    cells = [
+        data.draw(st.sampled_from(spellings))
+        for spellings in SPELLINGS.values()
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    task = make_task(TaskConfig(kind="choice"), cells, "{answer}")
+    assert len(task.labels) == len(SPELLINGS)
+    shuffled = data.draw(st.permutations(cells))
+    assert make_task(TaskConfig(kind="choice"), shuffled, "{answer}") == task
+    for spellings in SPELLINGS.values():  # one seen later, in an import say, is the same label, too
+        assert len({task.parse_gold(spelling, "x") for spelling in spellings}) == 1
+    if any(cell == "1" for cell in cells):
+        assert "1" in task.labels, "what a table made of a number is not kept where the number itself is there"
+
+
+def test_what_is_merged_is_said_and_a_label_that_only_the_test_has_is_warned_of(tmp_path: Path) -> None:
+    """pandas writes 1.0 for 1 once a cell of the column is empty; and a test label that no pool row has is unlearnable."""
+    pool = table(tmp_path / "pool.csv", [(f"message {i}", ("1.0", "0.0", "")[i % 3]) for i in range(30)])
+    test = table(tmp_path / "test.csv", [(f"other {i}", ("1", "0", "2")[i % 3]) for i in range(9)])
+    found = load_dataset(config(pool, test=test))
+    assert found.task.labels == ("0", "1", "2")
+    assert set(found.gold.values()) == {"0", "1"}
+    assert found.facts["label_notes"] == [
+        "the label '0' is also spelled '0.0' (10 rows); they count as one",
+        "the label '1' is also spelled '1.0' (10 rows); they count as one",
+    ]
+    (warning,) = found.facts["label_warnings"]
+    assert warning.startswith("3 of 9 rows of the test set have the label '2', which no answered row of the pool has")
+    said: list[str] = []
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    assert Bench(config(pool, test=test), Heard()).dataset.task.labels == ("0", "1", "2")
+    assert f"warning: {warning}" in said
+    assert sum("also spelled" in line for line in said) == 2
+    plain = load_dataset(
+        config(table(tmp_path / "plain.csv", numbered(12)), test=table(tmp_path / "t.csv", numbered(4, 20)))
+    )
+    assert not {"label_notes", "label_warnings"} & plain.facts.keys(), "nothing is said where nothing is to be said"
+
+
+def test_configured_labels_take_every_spelling(tmp_path: Path) -> None:
+    pool = table(tmp_path / "pool.csv", [(f"message {i}", ("1.0", "0")[i % 2]) for i in range(8)])
+    found = load_dataset(config(pool, labels={"0": "neg", "1": "pos"}))
+    assert set(found.gold.values()) == {"0", "1"}
+    with pytest.raises(ConfigError, match=r"'caf\\xe9' and 'cafe\\u0301' look alike"):
+        Choice(("café", "cafe\u0301"), ("a", "b"))
+    with pytest.raises(ConfigError, match="the same but for white space or a decimal point"):
+        Choice(("1", "1.0"), ("a", "b"))
+
+
+def test_a_list_is_no_label(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps({"text": f"m {i}", "label": ["a", "b"][: i % 2 + 1]}) + "\n" for i in range(8)))
+    refused(config(str(pool)), """an answer in the data is a list, '["a""", ConfigError)
+
+
+# --- labels with names in the schema --------------------------------------------------------------
+
+
+def named_labels(folder: Path) -> dict[str, str]:
+    """The same rows as a saved set and as Parquet: a class with names, −1 for not labelled, and lists of classes."""
+    datasets = pytest.importorskip("datasets")
+    mood = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": mood,
+            "tags": datasets.Sequence(datasets.ClassLabel(names=["x", "y"])),
+        }
+    )
+    rows = {
+        "text": [f"message {i}" for i in range(12)], "label": [(-1, 0, 1)[i % 3] for i in range(12)],
+        "tags": [[0, 1] if i % 2 else [1] for i in range(12)],
+    }  # fmt: skip
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(str(folder / "saved"))
+    made.to_parquet(str(folder / "rows.parquet"))
+    return {"saved": str(folder / "saved"), "parquet": str(folder / "rows.parquet")}
+
+
+def test_class_names_come_from_the_schema_and_minus_one_is_no_label(tmp_path: Path) -> None:
+    for form, source in named_labels(tmp_path).items():
+        found = load_dataset(config(source))
+        assert found.task.labels == ("bad", "good"), form
+        assert found.facts["pool_without_answer"] == 4, "−1 is not labelled"
+        assert sorted(found.gold.values()) == ["bad"] * 4 + ["good"] * 4
+        by_number = load_dataset(config(source, labels={"0": "awful", "1": "fine"}))
+        assert set(by_number.gold.values()) == {"0", "1"}, "a configuration that names the numbers keeps them"
+        row = next(iter(read_rows(source)))
+        assert (row.values["tags"], row.nulls) == ('["y"]', ("label",))
+
+
+def test_a_number_without_a_name_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    schema = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
+    told = pyarrow.table({"text": ["m"], "label": [7]}).replace_schema_metadata({"huggingface": json.dumps(schema)})
+    parquet.write_table(told, tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="row 1: the column 'label' is 7; its names are numbered 0 to 1"):
+        list(read_rows(str(tmp_path / "p.parquet")))
+    for damaged in ("{", "[]", '{"info": 3}', '{"info": {"features": {"label": {"names": {"0": "a"}}}}}'):
+        again = told.replace_schema_metadata({"huggingface": damaged})
+        parquet.write_table(again, tmp_path / "q.parquet")
+        assert next(iter(read_rows(str(tmp_path / "q.parquet")))).values["label"] == "7", "as without a schema"

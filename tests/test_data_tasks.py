@@ -124,7 +124,7 @@ def test_choice_takes_the_labels_found() -> None:
         ([], "task.labels: a choice needs at least two labels, found none"),
         (
             ["a", "b", "A"],
-            "task.labels: the labels 'a' and 'A' are the same when case is ignored; make them one in the data",
+            "task.labels: the labels 'a' and 'A' are the same when case is ignored; name one of them, and the data may hold both",
         ),
         (["a", " "], "task.labels: found an empty label; every label needs some text"),
         (

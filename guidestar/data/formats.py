@@ -16,7 +16,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,11 +31,13 @@ INSTALL = "install it with: pip install 'guidestar[data]'"
 
 @dataclass(frozen=True)
 class Row:
-    """One row. where: "pool.csv line 7". values: column -> text. nulls: columns present but null."""
+    """One row. where: "pool.csv line 7". values: column -> text. nulls: columns present but null. codes: column -> the
+    number that the source stores for a label that has a name (ClassLabel)."""
 
     where: str
     values: Mapping[str, str]
     nulls: tuple[str, ...] = ()
+    codes: Mapping[str, str] = field(default_factory=dict)
 
     def cell(self, column: str) -> str:
         """The text of a column. Raises DataError if there is no such column or it is null."""
@@ -180,11 +182,12 @@ def _from_parquet(source: str, path: Path, header: list[str] | None) -> Iterator
         raise DataError(f"{source}: Parquet files need pyarrow; {INSTALL}") from error
     try:
         with parquet.ParquetFile(path) as file:
+            names = _class_names(_features(file.schema_arrow.metadata or {}))
             number = 0
             for batch in file.iter_batches(batch_size=1024):
                 for found in batch.to_pylist():
                     number += 1
-                    yield _row(f"{source} row {number}", found)
+                    yield _row(f"{source} row {number}", found, names)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not readable as Parquet: {error}") from error
 
@@ -218,8 +221,32 @@ def _from_datasets(source: str, split: str | None, load: Callable[[], Any]) -> I
         loaded = loaded[split]
     elif split is not None:
         raise DataError(f"{source}: no split {split!r}; the folder holds one set without splits")
+    names = _class_names(getattr(loaded, "features", None) or {})
     for number, found in enumerate(loaded, 1):
-        yield _row(f"{source} row {number}", found)
+        yield _row(f"{source} row {number}", found, names)
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> Mapping[str, Any]:
+    """The features that `datasets` writes into a Parquet file: column -> its description; {} where there are none."""
+    try:
+        found = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Column -> the names of its numbers, for columns of ClassLabel and of lists of them."""
+    found = {}
+    for column, feature in features.items():
+        inner: Any = feature
+        for _ in range(2):
+            names = inner.get("names") if isinstance(inner, dict) else getattr(inner, "names", None)
+            if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+                found[column] = list(names)
+                break
+            inner = inner.get("feature") if isinstance(inner, dict) else getattr(inner, "feature", None)
+    return found
 
 
 def parse_hub(source: str) -> tuple[str, str | None, str | None]:
@@ -266,10 +293,27 @@ def _from_demo(source: str) -> Iterator[Row]:
 # --- values -------------------------------------------------------------------------------------
 
 
-def _row(where: str, found: Mapping[str, Any]) -> Row:
+def _row(where: str, found: Mapping[str, Any], names: Mapping[str, list[str]] | None = None) -> Row:
+    """names: column -> the names of its numbers; −1 is how `datasets` writes "not labelled"."""
+    codes = {column: str(found[column]) for column in names or {} if isinstance(found.get(column), int)}
+    if names:
+        found = {
+            c: _named(value, names[c], f"{where}: the column {c!r}") if c in names else value
+            for c, value in found.items()
+        }
     texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in found.items()}
     full = {name: text for name, text in texts.items() if text is not None}
-    return Row(where, full, tuple(name for name, text in texts.items() if text is None))
+    return Row(where, full, tuple(name for name, text in texts.items() if text is None), codes)
+
+
+def _named(value: Any, names: list[str], where: str) -> Any:
+    if isinstance(value, list):
+        return [_named(item, names, where) for item in value]
+    if not isinstance(value, int) or value == -1:
+        return None if value == -1 else value
+    if not 0 <= value < len(names):
+        raise DataError(f"{where} is {value}; its names are numbered 0 to {len(names) - 1}, and −1 is not labelled")
+    return names[value]
 
 
 def _as_text(value: Any, where: str) -> str | None:

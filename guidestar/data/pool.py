@@ -6,12 +6,13 @@ field for them, and its template may not use the answer column.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from guidestar.config import DataConfig, RunConfig, fingerprint
+from guidestar.config import DataConfig, RunConfig, TaskConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
 from guidestar.data.forms import differences
 from guidestar.data.presets import Normalise, apply_preset
@@ -20,6 +21,7 @@ from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.records import Example
 from guidestar.rng import generator
 from guidestar.tasks import Task, make_task
+from guidestar.tasks.common import shown, visible
 
 SHOWN = 20  # problems listed at once
 T = TypeVar("T")
@@ -90,7 +92,8 @@ def load_dataset(config: RunConfig) -> Dataset:
     pool_source = _required(data.pool, "pool")
 
     sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
-    read = {name: _read(source, data, template, normalise) for name, source in sources.items()}
+    coded = _coded(task_config)
+    read = {name: _read(source, data, template, normalise, coded) for name, source in sources.items()}
     sets = {name: rows for name, (rows, _, _) in read.items()}
     _check_answer_column(sets, data)
     rows = {name: [item for _, item in found] for name, found in sets.items()}
@@ -99,7 +102,7 @@ def load_dataset(config: RunConfig) -> Dataset:
     task = make_task(task_config, cells, data.response)
     items = _with_gold(rows, task)
 
-    facts: dict[str, Any] = {"pool_rows": len(items["pool"])}
+    facts: dict[str, Any] = {"pool_rows": len(items["pool"])} | _spellings(rows, items, task)
     if any(changed for _, changed, _ in read.values()):
         facts["normalised_rows"] = {name: changed for name, (_, changed, _) in read.items()}
     if blank := sum(blank for _, _, blank in read.values()):
@@ -130,6 +133,8 @@ def load_dataset(config: RunConfig) -> Dataset:
     splits = {"test": _split(test), "validation": _split(validation)}
     examples = [item.example for item in pool]
     facts |= used(examples, gold, splits, task, config.query.budget)
+    if unknown := _never_in_pool(gold, splits, task):
+        facts["label_warnings"] = unknown
     if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
         facts["form_differences"] = found
     return Dataset(
@@ -156,9 +161,9 @@ def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[s
 def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str | None]]:
     """The same one at a time, each with its answer cell; repeated rows have equal ids (`data/stream.py` tells them
     apart without holding the file in memory)."""
-    data, _, normalise = apply_preset(config.data, config.task)
+    data, task_config, normalise = apply_preset(config.data, config.task)
     template = Template(_required(data.template, "template"), data)
-    for _, item, _ in _walk(source, data, template, normalise):
+    for _, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
         if item is not None:
             yield item.example, item.answer
 
@@ -166,13 +171,19 @@ def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str
 # --- rows ---------------------------------------------------------------------------------------
 
 
+def _coded(task: TaskConfig) -> bool:
+    """Whether the configured labels are numbers, {"0": negative}, so that a label with a name in the file goes by its
+    number, too."""
+    return bool(task.labels) and all(re.fullmatch("[0-9]+", label.strip()) for label in task.labels or ())
+
+
 def _read(
-    source: str, data: DataConfig, template: Template, normalise: Normalise
+    source: str, data: DataConfig, template: Template, normalise: Normalise, coded: bool
 ) -> tuple[list[tuple[Row, _Item]], int, int]:
     """The rows in the preset's form, how many of them came with other texts for the template, and how many blank ones
     were left out. Raises DataError if nothing is left."""
     found, changed, blank = [], 0, 0
-    for row, item, other in _walk(source, data, template, normalise):
+    for row, item, other in _walk(source, data, template, normalise, coded):
         if item is None:
             blank += 1
         else:
@@ -184,7 +195,7 @@ def _read(
 
 
 def _walk(
-    source: str, data: DataConfig, template: Template, normalise: Normalise
+    source: str, data: DataConfig, template: Template, normalise: Normalise, coded: bool
 ) -> Iterator[tuple[Row, _Item | None, bool]]:
     """Each row in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
     other texts for the template."""
@@ -197,18 +208,20 @@ def _walk(
             yield same, None, False
             continue
         changed = any(_text(same, column) != _text(row, column) for column in template.columns.values())
-        yield same, _item(same, template, answer_column(data)), changed
+        yield same, _item(same, template, answer_column(data), coded), changed
 
 
 def _text(row: Row, column: str) -> str:
     return row.values.get(column, "").strip()  # white space at the ends is left out of a prompt anyway
 
 
-def _item(row: Row, template: Template, answer: str | None) -> _Item:
+def _item(row: Row, template: Template, answer: str | None, coded: bool) -> _Item:
     fields = template.fields(row)
     cell = row.values.get(answer) if answer is not None else None
+    if coded and cell is not None:
+        cell = row.codes.get(answer or "", cell)
     example = Example(fingerprint(fields)[:16], fields, template.fill(fields), row.where)
-    return _Item(example, cell if cell is not None and cell.strip() else None)
+    return _Item(example, cell if cell is not None and visible(cell) else None)
 
 
 def _check_answer_column(sets: Mapping[str, list[tuple[Row, _Item]]], data: DataConfig) -> None:
@@ -367,6 +380,44 @@ def _class_facts(task: Task, answers: Sequence[str], test: Split | None) -> dict
         label, count = max(Counter(test.answers).items(), key=lambda pair: (pair[1], str(pair[0])))
         facts["majority"] = {"label": label, "share": count / len(test)}
     return facts
+
+
+def _spellings(rows: Mapping[str, list[_Item]], items: Mapping[str, list[_Item]], task: Task) -> dict[str, Any]:
+    """A sentence for each label that the data spell in several ways, under "label_notes", where there is any."""
+    found: dict[str, Counter[str]] = {}
+    for name in rows:
+        for before, after in zip(rows[name], items[name], strict=True):
+            if before.answer is not None and after.answer is not None:
+                found.setdefault(after.answer, Counter())[before.answer.strip()] += 1
+    notes = []
+    for label in task.classes:
+        ours = {label, task.words[task.labels.index(label)], task.response_text(label)}
+        others = [
+            f"{shown(name)} ({count} rows)"
+            for name, count in found.get(label, Counter()).most_common()
+            if name not in ours
+        ]
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            notes.append(f"the label {label!r} is also spelled {', '.join(others[:5])}{more}; they count as one")
+    return {"label_notes": notes} if notes else {}
+
+
+def _never_in_pool(gold: Mapping[str, str], splits: Mapping[str, Split | None], task: Task) -> list[str]:
+    """A sentence for each label of a test or validation set that no answered example of the pool has."""
+    known = {part for answer in gold.values() for part in task.parts(answer)}
+    found = []
+    for name, split in splits.items():
+        counts = Counter(
+            part for answer in (split.answers if split and known else ()) if answer for part in task.parts(answer)
+        )
+        found += [
+            f"{count} of {len(split or ())} rows of the {name} set have the label {shown(label)}, which no answered row of the "
+            "pool has, so no model can learn it; is it spelled in another way there?"
+            for label, count in sorted(counts.items())
+            if label not in known
+        ]
+    return found
 
 
 def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: str, task: Task) -> str:

@@ -145,6 +145,8 @@ _COUNTS = {
     "shared_with_test": "rows of the pool that also stand in the test set",
     "shared_with_validation": "rows of the pool that also stand in the validation set",
     "validation_shared_with_test": "rows of the validation set that also stand in the test set",
+    "label_notes": "labels with several spellings",
+    "label_warnings": "labels that the pool never has",
     "too_long": "prompts that do not fit the context and were left out",
     "pool": "examples in the pool used",
     "test": "examples in the test set used",

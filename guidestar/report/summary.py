@@ -53,7 +53,10 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "data_hash": facts.get("data_hash"),
     }
     last = {run["run"]: run["final"] for run in found["runs"]}
-    warnings = not_above_majority(last, found["majority"])
+    warnings = [
+        *not_above_majority(last, found["majority"]),
+        *(f"Warning: {w}" for w in data.get("label_warnings", [])),
+    ]
     return {"sentence": _sentence(found), "warnings": warnings, "notes": _notes(found, runs), **found}
 
 
@@ -239,6 +242,7 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
         notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
     if any(((run.facts.get("config") or {}).get("train") or {}).get("early_stop") == "oracle_epoch" for run in runs):
         notes.append(ORACLE_EPOCH)
+    notes += [f"In the data {line}." for line in (runs[0].facts.get("data") or {}).get("label_notes", [])]
     notes += _about_chance(found)
     if majority := found["majority"]:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"

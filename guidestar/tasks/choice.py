@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,16 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from guidestar.errors import ConfigError, DataError, allowed
-from guidestar.tasks.common import ANSWER, Settings, Span, after_prefix, labels_and_words
+from guidestar.tasks.common import (
+    ANSWER,
+    Settings,
+    Span,
+    after_prefix,
+    best_spelling,
+    label_key,
+    labels_and_words,
+    visible,
+)
 
 MOST_LABELS = 64  # above this, a column is more likely free text than a set of labels
 _AROUND = " \t\r\n*_`\"'“”‘’.,;:!()[]<>#-"
@@ -45,19 +55,18 @@ class Choice:
         for what, names in (("label", self.labels), ("word", self.words)):
             seen: dict[str, str] = {}
             for name in names:
-                if not name.strip():
+                if not visible(name):
                     raise ConfigError(f"task.labels: found an empty {what}; every {what} needs some text")
-                if (first := seen.get(_folded(name))) is not None:
+                if (first := seen.get(label_key(name))) is not None:
                     raise ConfigError(
-                        f"task.labels: the {what}s {first!r} and {name!r} are the same when case is ignored; "
-                        f"make them one in the data"
+                        f"task.labels: the {what}s {_alike(first, name)}; name one of them, and the data may hold both"
                     )
-                seen[_folded(name)] = name
+                seen[label_key(name)] = name
 
     @classmethod
     def build(cls, config: Settings, cells: Sequence[str], response: str) -> Choice:
         """Labels from the configuration, or else the sorted set of those found in the data."""
-        labels, words = labels_and_words(config) or (_labels_in(cells, response),) * 2
+        labels, words = labels_and_words(config) or (labels_in(cells, response),) * 2
         return cls(labels, words, response, config.scoring, config.max_new_tokens or cls.max_new_tokens)
 
     @property
@@ -97,15 +106,14 @@ class Choice:
         return self.response.replace(ANSWER, self.words[self.labels.index(answer)])
 
     def parse_gold(self, raw: str, where: str) -> str:
-        """The label that a cell names: the label, its word, or the whole response; case does not matter.
+        """The label that a cell names: the label, its word, or the whole response; spelling differences that
+        `label_key` levels do not matter.
 
         Raises DataError naming the place and the labels.
         """
         for cell in (raw, _bare(raw, self.response)):
-            for names in (self.labels, self.words):
-                folded = [_folded(name) for name in names]
-                if _folded(cell) in folded:
-                    return self.labels[folded.index(_folded(cell))]
+            if (label := self._by_key.get(label_key(cell))) is not None:
+                return label
         known = dict.fromkeys((*self.labels, *self.words))
         near = allowed(known, raw.strip()).partition("allowed: ")[0].strip()  # "did you mean …?" or nothing
         hint = f"; {near}" if near else ""
@@ -157,11 +165,11 @@ class Choice:
         return named.pop()
 
     def _label(self, part: str) -> str | None:
-        words = [_folded(word) for word in self.words]
+        words = [label_key(word) for word in self.words]
         bare = part.strip(_AROUND)
         for text in (part.strip(), bare, _LEAD.sub("", bare).strip(_AROUND)):
-            if _folded(text) in words:  # a word before a label that is spelled the same: words were asked for
-                return self.labels[words.index(_folded(text))]
+            if label_key(text) in words:  # a word before a label that is spelled the same: words were asked for
+                return self.labels[words.index(label_key(text))]
             try:
                 return self.parse_gold(text, "reply")
             except DataError:
@@ -175,6 +183,12 @@ class Choice:
         if match is None or match.lastindex is None:
             return None
         return self._by_length[match.lastindex - 1], match.span(match.lastindex)
+
+    @cached_property
+    def _by_key(self) -> dict[str, str]:
+        """Spelling key -> label, of the words and, before them, of the labels."""
+        pairs = zip((*self.words, *self.labels), self.labels * 2, strict=True)
+        return {label_key(name): label for name, label in pairs}
 
     @cached_property
     def _by_length(self) -> list[int]:
@@ -193,27 +207,48 @@ class Choice:
         )
 
 
-def _labels_in(cells: Sequence[str], response: str) -> tuple[str, ...]:
+def labels_in(cells: Sequence[str], response: str) -> tuple[str, ...]:
     """The sorted set of labels in some cells, read without the words of the response template."""
-    by_fold: dict[str, str] = {}
-    for bare, _ in Counter(_bare(cell, response) for cell in cells).most_common():
-        by_fold.setdefault(_folded(bare), bare)  # the most frequent spelling
-    if len(by_fold) > MOST_LABELS:
+    counts = Counter(_bare(cell, response) for cell in cells)
+    if (lists := next((cell for cell in counts if _is_list(cell)), None)) is not None:
         raise ConfigError(
-            f"task.kind is 'choice', but the data hold {len(by_fold)} different answers, above the limit of "
+            f"task.kind is 'choice', but an answer in the data is a list, {lists!r}; a choice has one label a text, so "
+            "keep one of them in the data"
+        )
+    spellings: dict[str, dict[str, int]] = {}
+    for bare, count in counts.most_common():
+        spellings.setdefault(label_key(bare), {})[bare] = count
+    if len(spellings) > MOST_LABELS:
+        raise ConfigError(
+            f"task.kind is 'choice', but the data hold {len(spellings)} different answers, above the limit of "
             f"{MOST_LABELS}; use kind: text for free answers, or list the labels in task.labels"
         )
-    return tuple(by_fold[key] for key in sorted(by_fold))
+    return tuple(sorted(map(best_spelling, spellings.values()), key=lambda name: (name.casefold(), name)))
 
 
-def _folded(name: str) -> str:
-    return name.strip().casefold()
+def _is_list(cell: str) -> bool:
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return False
+    try:
+        items = json.loads(cell)
+    except (ValueError, RecursionError):
+        return False
+    return len(items) != 1 or isinstance(items[0], str)  # "[1]" may be somebody's label
+
+
+def _alike(first: str, second: str) -> str:
+    if first.strip().lower() == second.strip().lower():
+        return f"{first!r} and {second!r} are the same when case is ignored"
+    if first.isascii() and second.isascii():
+        return f"{first!r} and {second!r} are the same but for white space or a decimal point"
+    return f"{first!a} and {second!a} look alike (characters that are not seen, or accents composed in another way)"
 
 
 def _bare(cell: str, response: str) -> str:
     """A cell without the words of the response template: 'the correct answer is true' -> 'true'."""
-    prefix, _, suffix = (part.strip().casefold() for part in response.partition(ANSWER))
+    prefix, _, suffix = (part.strip() for part in response.partition(ANSWER))
     bare = cell.strip()
-    if bare.casefold().startswith(prefix) and bare.casefold().endswith(suffix):
-        bare = bare[len(prefix) : len(bare) - len(suffix)]
+    if prefix or suffix:
+        match = re.fullmatch(rf"{re.escape(prefix)}(.*?){re.escape(suffix)}", bare, re.IGNORECASE | re.DOTALL)
+        bare = match[1] if match else bare
     return bare.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -137,6 +138,49 @@ def labels_and_words(config: Settings) -> tuple[tuple[str, ...], tuple[str, ...]
         zip(*((label.strip(), word.strip()) for label, word in pairs), strict=True) if config.labels else ((), ())
     )
     return labels, words
+
+
+_VARIATION = {"\ufe0e", "\ufe0f"}  # how an emoji is drawn
+_WHOLE = re.compile(r"([-+]?[0-9]+)\.0+")
+
+
+def visible(text: str) -> str:
+    """A text as it is seen: letters composed (NFC), characters without a width and outer white space left out.
+
+    >>> visible("cafe\\u0301\\u200b ")
+    'café'
+    """
+    if text.isascii():
+        return text.strip()
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _VARIATION)
+    return unicodedata.normalize("NFC", seen).strip()
+
+
+def label_key(name: str) -> str:
+    """What two spellings of one label have in common: what is seen of them, in lower case, with single spaces; and a whole
+    number is one with or without a decimal point, as tables write it once a cell of the column is empty.
+
+    >>> label_key("Very\\u00a0Good"), label_key("1.0"), label_key("1.5")
+    ('very good', '1', '1.5')
+    """
+    seen = unicodedata.normalize("NFC", " ".join(visible(name).lower().split()))
+    number = _WHOLE.fullmatch(seen)
+    return number[1] if number else seen
+
+
+def shown(name: str) -> str:
+    """A label in quotes; escapes for what could not be told apart from another spelling.
+
+    >>> shown("café"), shown("cafe\\u0301")
+    ("'café'", "'cafe\\\\u0301'")
+    """
+    return repr(name) if visible(name) == name else ascii(name)
+
+
+def best_spelling(counts: Mapping[str, int]) -> str:
+    """The spelling of a label to keep: nothing unseen in it, a number without a decimal point, then the most frequent, of equals the first
+    in the alphabet, so that the order of the rows plays no part."""
+    return min(counts, key=lambda name: (visible(name) != name, bool(_WHOLE.fullmatch(name)), -counts[name], name))
 
 
 def after_prefix(text: str, prefix: str) -> int:
