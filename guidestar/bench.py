@@ -275,10 +275,8 @@ class Bench:
 
     def _check_scores(self) -> None:
         """Raise ConfigError for strategies that ask a model for what it cannot say."""
-        tuned, problems = (
-            self.engine.scorer(self.folder),
-            [],
-        )  # no adapter is there yet; it is not asked, only whether it can
+        tuned = self.engine.scorer(self.folder / "none-yet")  # it is not asked, only whether it can
+        problems = []
         for item in self.config.strategies:
             needs = strategies.needs(strategies.resolve(item), self.dataset.task.family)
             if (why := tuned.refusal(Ask.of(needs[0] | needs[1], gold={}, samples=SAMPLES))) is not None:

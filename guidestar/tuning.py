@@ -16,8 +16,8 @@ from guidestar.query.recipes import Recipe
 from guidestar.records import Example, Label
 from guidestar.rng import phase_seed
 from guidestar.store.cache import Cache
+from guidestar.store.same_start import same_start
 from guidestar.store.store import Store
-from guidestar.store.twin import find_twin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Tuning:
 
         if short := too_short(self.bench.training, self.engine.headed, len(labelled)):
             self.bench.progress.say(f"  warning: {short}")
-        there = find_twin(self.store, lesson.labelled) if r == 0 else None
+        there = same_start(self.store, lesson.labelled) if r == 0 else None
         if there is None:
             self.store.add_adapter(r, fill)
             return

@@ -166,7 +166,8 @@ class CentroidEngine(Engine):
 
     def scorer(self, adapter: Path | None = None, **others: Any) -> Scorer:  # noqa: F811
         self.asked["bare" if adapter is None else "tuned"] += 1
-        rows = json.loads((adapter / "labelled.json").read_text()) if adapter and adapter.exists() else []
+        there = adapter is not None and adapter.exists()
+        rows = json.loads((adapter / "labelled.json").read_text()) if adapter is not None and there else []
         known = [(Example("", {}, prompt), answer) for prompt, answer in rows]
         missing = [(Example("", {}, label), label) for label in self.labels if label not in {a for _, a in known}]
         return Centroids([*known, *missing], self.labels)

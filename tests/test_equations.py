@@ -16,9 +16,9 @@ from test_predict import PEFT, choice, examples, with_batch
 
 from guidestar.config import TrainConfig
 from guidestar.loop import Run, oracle
-from guidestar.model import adapters
+from guidestar.model import adapters, words
 from guidestar.model import batches as batches_room
-from guidestar.model.predict import GENERATED, GOLD, _Work, predict
+from guidestar.model.predict import GENERATED, GOLD, predict
 from guidestar.model.train import train
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Context, choose, needs, resolve
@@ -42,7 +42,7 @@ def adapter(base: Any, tmp_path: Path) -> Path:
 
 
 def batches(base: Any, model: Any, wanted: frozenset[str], gold: dict[str, str] | None) -> list[int]:
-    return [len(rows) for rows in _Work(base, model, SEVEN, RESPONSES, wanted, gold).batches]
+    return [len(rows) for rows in words.Work(base, model, SEVEN, RESPONSES, wanted, gold).batches]
 
 
 @SIZES

@@ -15,7 +15,7 @@ from test_predict import PEFT, TEXTS, choice, examples, with_batch
 
 from guidestar.config import TrainConfig
 from guidestar.model import adapters, generate, kv, lora
-from guidestar.model import predict as predict_room
+from guidestar.model import words as words_room
 from guidestar.model.batches import Batch, followed, pad_left
 from guidestar.model.dropout import Bank, BitDropout, keep_bits
 from guidestar.model.predict import GENERATED, GOLD, predict
@@ -37,7 +37,7 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch every short cut off."""
     monkeypatch.setattr(kv, "keeps_every_key", lambda model: False)
     monkeypatch.setattr(lora, "plain_layers", lambda model: [])
-    monkeypatch.setattr(predict_room._Work, "_head_is_bare", lambda self: False)
+    monkeypatch.setattr(words_room.Work, "_head_is_bare", lambda self: False)
 
 
 @pytest.mark.parametrize("scoring", ["first_token", "sequence"])
@@ -57,16 +57,16 @@ def test_every_array_is_that_of_the_plain_way(
 
 
 def test_a_shared_prefix_is_found_and_used(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = predict_room._Work(base, base.model, examples(SHARED), choice(), frozenset({"label_log_probs"}), None)
+    work = words_room.Work(base, base.model, examples(SHARED), choice(), frozenset({"label_log_probs"}), None)
     assert base.tokenizer.decode(work.prefix).startswith("Message: a message that reached the shop")
     widths: list[int] = []
-    plain = predict_room.last_logits
+    plain = words_room.last_logits
 
     def counted(model: Any, batch: Any, keep: int) -> torch.Tensor:
         widths.append(batch.ids.shape[1])
         return plain(model, batch, keep)
 
-    monkeypatch.setattr(predict_room, "last_logits", counted)
+    monkeypatch.setattr(words_room, "last_logits", counted)
     predict(base, base.model, examples(SHARED), {"label_log_probs"}, choice())
     assert max(widths) == max(map(len, work.prompts)) - len(work.prefix)
 
@@ -87,7 +87,7 @@ def test_passes_with_a_shared_prefix_have_the_same_spread(
     found = []
     with adapters.adapted(base, adapter) as model:
         for least in (0, 10**9):
-            monkeypatch.setattr(predict_room, "_SAVED", least)
+            monkeypatch.setattr(words_room, "_SAVED", least)
             passes = predict(base, model, examples(SHARED), {"label_log_probs"}, choice(), passes=400, seed=7)
             log_p = passes.arrays["label_log_probs"]
             found.append(-(np.exp(log_p) * log_p).sum(-1))
@@ -167,7 +167,7 @@ def test_own_generation_is_that_of_transformers(base: Any, adapter: Path, limit:
         slow = generate.by_transformers(base, model, pad_left(prompts, base.pad, base.device), limit, decode)
         past = kv.roomy(model, None, len(prompts), max(map(len, prompts)) + limit)
         batch = pad_left(prompts, base.pad, base.device, past=past)
-        fast = generate.greedy(base, lambda b: predict_room.last_logits(model, b, 1)[:, -1], batch, limit)
+        fast = generate.greedy(base, lambda b: words_room.last_logits(model, b, 1)[:, -1], batch, limit)
     steps = slow.tokens.shape[1]
     assert fast.tokens.shape[1] == steps
     assert torch.equal(fast.real, slow.real)
@@ -198,17 +198,17 @@ def test_blocks_of_keys_give_what_a_pass_without_gives(name: str) -> None:
     new = torch.randint(1, 50, (2, 40), generator=torch.Generator().manual_seed(1))
 
     def plain(rows: list[list[int]]) -> torch.Tensor:
-        return predict_room.last_logits(model, pad_left(rows, 0, torch.device("cpu")), 1)[:, -1]
+        return words_room.last_logits(model, pad_left(rows, 0, torch.device("cpu")), 1)[:, -1]
 
     with torch.inference_mode():
         batch = pad_left(rows, 0, torch.device("cpu"), past=kv.roomy(model, None, 2, 47))
-        predict_room.last_logits(model, batch, 1)
-        predict_room.last_logits(model, followed(batch, new[:, 30:39]), 1)  # other tokens, which are forgotten again
+        words_room.last_logits(model, batch, 1)
+        words_room.last_logits(model, followed(batch, new[:, 30:39]), 1)  # other tokens, which are forgotten again
         kv.rewind(batch.past, 7)
         at = torch.arange(2)
         for step in range(40):
             batch = followed(batch, new[at, step][:, None])
-            found = predict_room.last_logits(model, batch, 1)[:, -1]
+            found = words_room.last_logits(model, batch, 1)[:, -1]
             written = [row + new[i, : step + 1].tolist() for i, row in enumerate(rows)]
             torch.testing.assert_close(found, plain(written)[at], rtol=1e-4, atol=1e-5)
             if step == 30:

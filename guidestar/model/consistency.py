@@ -14,7 +14,8 @@ from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, generate, kv
 from guidestar.model.batches import Batch, decode, encode_prompts, pad_left, token_batches
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import last_logits, ready
+from guidestar.model.predict import ready
+from guidestar.model.words import last_logits
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
 

@@ -1,13 +1,10 @@
 """One pass over examples that computes every array asked for.
 
-Memory is bounded by the batch, whatever the size of the pool: of each batch only a few numbers an example
-are kept. The vocabulary's logits are computed at answer positions alone, a chunk of them at a time. What all
-prompts begin with is read once (with dropout once a batch and pass), and a prompt once for all its labels.
+Memory is bounded by the batch, whatever the size of the pool: of each batch only a few numbers an example are kept.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,37 +15,15 @@ from numpy.typing import NDArray
 
 from guidestar.asking import Responses
 from guidestar.errors import DataError, ModelError, NoVariance
-from guidestar.model import adapters, attention, classify, full, generate, kv, lora
-from guidestar.model.batches import (
-    Batch,
-    LabelTokens,
-    decode,
-    encode_answer,
-    encode_prompts,
-    encode_response,
-    followed,
-    joint_of,
-    label_tokens,
-    pad_left,
-    read_batches,
-    token_batches,
-)
+from guidestar.model import adapters, attention, classify, full, lora, words
+from guidestar.model.batches import encode_answer, encode_response
 from guidestar.model.dropout import banked
-from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel
+from guidestar.model.words import EMBEDDING, GENERATED, GOLD, LABEL
 from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions
 
-LABEL = frozenset({"label_log_probs"})
-EMBEDDING = frozenset({"embedding"})
-GENERATED = frozenset(f"{part}_{what}" for part in ("response", "answer") for what in ("entropy", "nll", "length"))
-GOLD = frozenset(
-    f"gold_{what}" for what in ("entropy", "nll", "length", "answer_entropy", "answer_nll", "answer_length")
-)
-GOLD_ANSWER = frozenset(name for name in GOLD if "answer" in name)
 ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
-
-_SAVED = 256  # tokens of a batch that a prefix must save to be worth a pass of its own
 
 
 def predict(
@@ -92,7 +67,7 @@ def predict(
             store["embedding"] = np.zeros((1, 0, 1))
         return Predictions(ids, store, labels)
 
-    walk = classify.Work if base.labels else _Work
+    walk = classify.Work if base.labels else words.Work
     work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
     done = 0
     with (
@@ -139,7 +114,7 @@ def respond(
     store: dict[str, Array] = {name: np.zeros(len(examples)) for name in GENERATED}
     if not examples:
         return Responses((), store)
-    work = _Work(base, model, examples, task, GENERATED, None)
+    work = words.Work(base, model, examples, task, GENERATED, None)
     done = 0
     with torch.inference_mode(), ready(base, model, stochastic=False):
         for rows in work.batches:
@@ -170,286 +145,6 @@ def ready(base: BaseModel, model: Any, stochastic: bool, whole_dropout: bool = F
             stack.enter_context(adapters.dropout_on(model, whole_dropout))
         stack.enter_context(lora.merged(model) if fold else lora.added(model))
         yield
-
-
-class _Work:
-    """What does not change between batches and passes: encoded texts, their common prefix, batches, label tokens."""
-
-    def __init__(
-        self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
-        gold: Mapping[str, str] | None, *, stochastic: bool = False,
-    ) -> None:  # fmt: skip
-        self.base, self.model, self.task, self.wanted, self.stochastic = base, model, task, wanted, stochastic
-        self.exact = adapters.exact_lengths(model)
-        self.gold: list[list[int]] = []
-        room = 1
-        if wanted & GOLD:
-            assert gold is not None
-            self.gold = [encode_answer(base, task, e, gold[e.id]) for e in examples]
-        if wanted & GENERATED:
-            room = max(room, task.max_new_tokens)
-        joints = [joint_of(base, e.prompt) for e in examples] if wanted & LABEL else [""] * len(examples)
-        alike = [[i for i, joint in enumerate(joints) if joint == one] for one in dict.fromkeys(joints)]
-        self.label_tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)} if wanted & LABEL else {}
-        self.joints = joints
-        for tokens in self.label_tokens.values():
-            room = max(room, len(tokens.prefix) + max(map(len, tokens.rest)))
-        rooms = [max(room, len(row)) for row in self.gold] or [room] * len(examples)
-        self.prompts = encode_prompts(base, examples, rooms)
-        self.own_cache = kv.keeps_every_key(model)
-        shared = kv.common_prefix(self.prompts) if self.own_cache and len(examples) > 1 else []
-        self.prefix = shared if len(shared) >= kv.LEAST else []
-        self._prefix_states: kv.States | None = None
-        behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
-        longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
-        self.batches: list[list[int]] = []
-        for group in alike:  # the rows of a batch have the same label tokens
-            lengths = [longest[i] for i in group]
-            if wanted & GENERATED:  # a step reads all weights for one token of each row
-                parts = token_batches(lengths, base.written_tokens, self.exact)
-            else:
-                parts = read_batches(base, lengths, self.exact)
-            self.batches += [[group[i] for i in part] for part in parts]
-        self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
-
-    def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Every wanted array for the examples at `rows`, from one pass."""
-        found: dict[str, NDArray[Any]] = {}
-        if self.stochastic:
-            self._prefix_states = None  # each pass draws its own masks for it
-        if self.wanted & (LABEL | EMBEDDING):
-            found |= self._labels(rows)
-        if self.wanted & GENERATED:
-            values = self.generate(rows)[1]
-            found |= {name: values[name] for name in self.wanted & GENERATED}
-        if self.wanted & GOLD:
-            values = self._teacher_forced(rows)
-            found |= {name: values[name] for name in self.wanted & GOLD}
-        return found
-
-    # --- the label space, and the embedding ---
-
-    def _labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
-        labels = self.label_tokens.get(self.joints[rows[0]])  # one for all rows of a batch
-        prefix = list(labels.prefix) if labels else []
-        found: dict[str, NDArray[Any]] = {}
-        whole = labels is not None and self.task.scoring == "sequence"
-        if self.wanted & EMBEDDING or not whole or self.own_cache:
-            longest = max(map(len, labels.rest)) - 1 if whole and labels and self.own_cache else 0
-            batch = self._batch([self.prompts[i] + prefix for i in rows], longest)
-            keep = 1 + len(prefix) if self.wanted & EMBEDDING else 1  # the prompt ends before the format words
-            with self._head_input() as states:
-                logits = self._logits(batch, keep)[:, -1]
-            if self.wanted & EMBEDDING:
-                found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
-        if labels is not None:
-            if not whole:
-                scores = logits[:, labels.first].float()
-            elif self.own_cache:
-                scores = self._continued_labels(labels, batch, logits.float())
-            else:
-                scores = self._label_sequences(labels, rows)
-            found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
-        return found
-
-    def _continued_labels(self, labels: LabelTokens, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """Sum of log p over each label's own tokens, end token included: (rows, labels).
-
-        batch: the prompts, read into a cache with room for a label; logits: behind their last token.
-        """
-        normaliser, read, columns = logits.logsumexp(-1), batch.mask.shape[1], []
-        for rest in labels.rest:
-            column = logits[:, rest[0]] - normaliser
-            if len(rest) > 1:
-                if batch.past is not None:
-                    kv.rewind(batch.past, read)
-                tokens = torch.tensor(rest, device=batch.ids.device).expand(len(batch.ids), -1)
-                after = self._logits(followed(batch, tokens[:, :-1]), len(rest) - 1)
-                column = column - token_values(after.flatten(0, 1), tokens[:, 1:].flatten())[1].view_as(
-                    tokens[:, 1:]
-                ).sum(1)
-            columns.append(column)
-        return torch.stack(columns, dim=1)
-
-    def _label_sequences(self, labels: LabelTokens, rows: Sequence[int]) -> torch.Tensor:
-        """The same with each label's tokens behind a prompt of their own, for models without a cache of ours."""
-        columns = []
-        for rest in labels.rest:
-            batch = self._batch([self.prompts[i] + [*labels.prefix, *rest] for i in rows])
-            targets = torch.tensor(rest, device=batch.ids.device).expand(len(rows), -1)
-            nll, _ = self._token_values(batch, targets, torch.ones_like(targets, dtype=torch.bool))
-            columns.append(-nll.sum(1))
-        return torch.stack(columns, dim=1)
-
-    # --- teacher forcing ---
-
-    def _teacher_forced(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Sums over the tokens of the gold response (end token included), and over its answer alone."""
-        batch = self._batch([self.prompts[i] + self.gold[i] for i in rows])
-        width = max(len(self.gold[i]) for i in rows)
-        lengths = torch.tensor([len(self.gold[i]) for i in rows]).to(batch.ids.device)
-        real = torch.arange(width, device=batch.ids.device) >= (width - lengths)[:, None]
-        nll, entropy = self._token_values(batch, batch.ids[:, -width:], real)
-        answer = np.zeros((len(rows), width), dtype=bool)
-        if self.wanted & GOLD_ANSWER:
-            for row, i in enumerate(rows):
-                answer[row, width - len(self.gold[i]) : width - 1] = self._answer_mask(self.gold[i][:-1])
-        return _sums("gold", "gold_answer", nll, entropy, real, answer)
-
-    def _token_values(
-        self, batch: Batch, targets: torch.Tensor, real: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """−log p of each real target token and the entropy before it, (rows, targets), in nats; 0 elsewhere.
-
-        The targets are the last tokens of the batch. The full distribution exists for a chunk of positions
-        at a time, and for those of real targets alone.
-        """
-        width = targets.shape[1]
-        if self.bare_head:
-            with self._without_head() as states:
-                self._logits(batch, width + 1)
-            entering = states[-1][:, -width - 1 : -1][real]
-            values = token_values(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
-        else:
-            values = token_values(self._logits(batch, keep=width + 1)[:, :-1][real], targets[real])
-        nll, entropy = (torch.zeros(real.shape, dtype=torch.float32, device=real.device) for _ in range(2))
-        nll[real], entropy[real] = values[1:]
-        return nll, entropy
-
-    # --- generation ---
-
-    def generate(self, rows: Sequence[int], stop: str | None = None) -> tuple[list[str], dict[str, NDArray[Any]]]:
-        """Greedy responses and sums over their tokens.
-
-        The end token counts: deciding to stop is part of a response.
-        """
-        limit = self.task.max_new_tokens
-        if self.own_cache and stop is None:
-            batch = self._batch([self.prompts[i] for i in rows], limit)
-            written = generate.greedy(self.base, lambda part: self._logits(part, 1)[:, -1], batch, limit)
-        else:
-            batch = pad_left([self.prompts[i] for i in rows], self.base.pad, self.base.device)
-            written = generate.by_transformers(self.base, self.model, batch, limit, self._decode, stop)
-        new, real, steps = written.tokens, written.real, written.tokens.shape[1]
-        ends = torch.isin(new, torch.tensor(self.base.eos, device=new.device))
-        tokens = new.cpu().tolist()
-        counts = (real & ~ends).sum(1).tolist()
-        answer = np.zeros((len(rows), steps), dtype=bool)
-        texts = []
-        for row, (ids, n) in enumerate(zip(tokens, counts, strict=True)):
-            texts.append(self._decode(ids[:n]))
-            answer[row, :n] = self._answer_mask(ids[:n])
-        values = _sums("response", "answer", written.nll, written.entropy, real, answer)
-        return texts, values
-
-    def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
-        """True for the tokens that the answer's characters lie in; all False when no answer can be read off."""
-        text = self._decode(ids)
-        span = self.task.answer_span(text)
-        if span is None:
-            return np.zeros(len(ids), dtype=bool)
-        ends = self._ends(text, ids)
-        starts = np.concatenate([[0], ends[:-1]])
-        return np.asarray((ends > span[0]) & (starts < span[1]), dtype=bool)
-
-    def _ends(self, text: str, ids: Sequence[int]) -> NDArray[np.intp]:
-        """The character position behind each token of a decoded text.
-
-        Tokens are not decoded one by one: SentencePiece would lose the space before a word.
-        """
-        if self.base.tokenizer.is_fast:
-            again = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            if list(again["input_ids"]) == list(ids):
-                return np.asarray([end for _, end in again["offset_mapping"]], dtype=np.intp)
-        return np.asarray([len(self._decode(ids[: k + 1])) for k in range(len(ids))], dtype=np.intp)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return decode(self.base, ids)
-
-    # --- the model ---
-
-    def _batch(self, rows: Sequence[Sequence[int]], room: int = 0) -> Batch:
-        """Rows of prompt and what follows; their common prefix, where there is one, is read from a cache.
-
-        room: tokens to come behind them, which that cache must hold, too.
-        """
-        shared, device = len(self.prefix), self.base.device
-        if shared and (not self.stochastic or shared * (len(rows) - 1) >= _SAVED):
-            if self._prefix_states is None:
-                self._prefix_states = kv.read(self.model, self.prefix, device)
-            if self._prefix_states is not None:
-                own = [row[shared:] for row in rows]
-                past = kv.roomy(self.model, self._prefix_states, len(rows), max(map(len, rows)) + room)
-                return pad_left(own, self.base.pad, device, past=past, before=shared)
-        past = kv.roomy(self.model, None, len(rows), max(map(len, rows)) + room) if room else None
-        return pad_left(rows, self.base.pad, device, past=past)
-
-    def _head_is_bare(self) -> bool:
-        """Whether the logits are the vocabulary projection's own output, neither scaled nor capped: tried on a few
-        tokens. Asked before any dropout is on."""
-        if (head := adapters.inner(self.model).get_output_embeddings()) is None:
-            return False
-        batch = pad_left([self.prompts[0][:8]], self.base.pad, self.base.device)
-        with torch.inference_mode(), self._head_input() as states:
-            logits = self._logits(batch, 1)
-            return torch.allclose(logits, head(states[-1][:, -1:]), rtol=1e-3, atol=1e-3)
-
-    def _logits(self, batch: Batch, keep: int) -> torch.Tensor:
-        return last_logits(self.model, batch, keep)
-
-    @contextmanager
-    def _head_input(self) -> Iterator[list[torch.Tensor]]:
-        """Collects what enters the vocabulary projection: the last layer's normalised states."""
-        states: list[torch.Tensor] = []
-        if (head := adapters.inner(self.model).get_output_embeddings()) is None:
-            yield states
-            return
-        handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-        try:
-            yield states
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _without_head(self) -> Iterator[list[torch.Tensor]]:
-        """The same, with nothing left for the vocabulary projection to do."""
-        states: list[torch.Tensor] = []
-
-        def take(module: Any, args: Any) -> Any:
-            states.append(args[0])
-            return (args[0][:, :0], *args[1:])
-
-        handle = adapters.inner(self.model).get_output_embeddings().register_forward_pre_hook(take, prepend=True)
-        try:
-            yield states
-        finally:
-            handle.remove()
-
-
-def _sums(
-    whole: str, part: str, nll: torch.Tensor, entropy: torch.Tensor, real: torch.Tensor, answer: NDArray[np.bool_]
-) -> dict[str, NDArray[Any]]:
-    """Row sums over the response and over its answer. A response with no readable answer counts whole: all of
-    it is doubt about the answer. Tokens after the end are left out before summing: 0 × NaN would be NaN."""
-    mine, real = torch.from_numpy(answer), real.cpu()
-    nll, entropy = nll.cpu().double(), entropy.cpu().double()
-    mine = torch.where(mine.any(1, keepdim=True), mine, real)
-    found = {}
-    for name, mask in ((whole, real), (part, mine)):
-        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).numpy()
-        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).numpy()
-        found[f"{name}_length"] = mask.sum(1).double().numpy()
-    return found
-
-
-def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
-    """Logits of the last `keep` positions, (rows, keep, vocabulary); no others are computed where the
-    architecture can leave them out."""
-    accepted = inspect.signature(adapters.inner(model).forward).parameters
-    options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
-    out = model(**batch.inputs(adapters.exact_lengths(model)), **options)
-    return out.logits[:, -keep:]
 
 
 def _refuse_non_finite(found: Predictions, examples: Sequence[Example]) -> None:
@@ -492,8 +187,8 @@ def fits(base: BaseModel, task: Any) -> int:
     """Tokens to keep free behind a prompt for this task's responses; a classification head writes none."""
     if base.labels:
         return 0
-    words = [task.response_text(label) for label in task.classes]
-    longest = max((len(encode_response(base, "x", w)) for w in words), default=0)
+    labels = [task.response_text(label) for label in task.classes]
+    longest = max((len(encode_response(base, "x", w)) for w in labels), default=0)
     if longest >= base.max_length:
         raise DataError(f"a label word has {longest} tokens, more than the model's context of {base.max_length}")
     return max(task.max_new_tokens, longest + 1)

@@ -25,7 +25,7 @@ from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
 from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import last_logits
+from guidestar.model.words import last_logits
 from guidestar.progress import Tick
 from guidestar.records import Example
 

@@ -26,9 +26,10 @@ from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
 from guidestar.model.dynamics import Listener
 from guidestar.model.load import BaseModel
-from guidestar.model.predict import Tick, last_logits
 from guidestar.model.recipe import settled
 from guidestar.model.scorer import OwnScorer
+from guidestar.model.words import last_logits
+from guidestar.progress import Tick
 
 HEAD_BATCH = 64  # texts of one reading for the head
 

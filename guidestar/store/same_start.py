@@ -11,7 +11,7 @@ from guidestar.records import Example, Flag, Note
 from guidestar.store.store import DATABASE, Store
 
 
-def find_twin(store: Store, labelled: Sequence[tuple[Example, str]]) -> Path | None:
+def same_start(store: Store, labelled: Sequence[tuple[Example, str]]) -> Path | None:
     """The warm start's adapter in a folder beside `store`, of another strategy with this seed, if all it was made of
     is the same. labelled: what the warm start of `store` is to be trained on."""
     folder = store.folder
