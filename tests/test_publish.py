@@ -241,15 +241,17 @@ def test_columns_that_are_no_names_of_python_are_given_by_a_mapping() -> None:
     assert call(usage) == "print(predict(**{'the text': '…'}))"
 
 
+@pytest.mark.parametrize("head", ["classifier", "mean"])
 @pytest.mark.parametrize(
     "peft", [{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, {"peft_type": "FULL"}]
 )
 def test_a_classification_head_goes_with_its_adapter(
-    make_config: MakeConfig, tmp_path: Path, tiny_encoder_folder: Path, peft: dict[str, Any]
+    make_config: MakeConfig, tmp_path: Path, tiny_encoder_folder: Path, peft: dict[str, Any], head: str
 ) -> None:
+    rate = 0.003 if head == "mean" else 0.001
     changes = {
-        "train": {"epochs": 20, "learning_rate": 0.001 if peft["peft_type"] == "FULL" else 0.01},
-        "model": {"name": str(tiny_encoder_folder), "dtype": "float32"},
+        "train": {"epochs": 20, "learning_rate": rate if peft["peft_type"] == "FULL" else 0.01},
+        "model": {"name": str(tiny_encoder_folder), "dtype": "float32", "head": head},
         "data": {"template": "{text}", "test_limit": 20},
     }
     config = make_config(**{**SMALL, **changes, "peft": peft}, strategies=["entropy"])

@@ -205,7 +205,9 @@ def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
     """Collects what enters the vocabulary projection or the classification head in the block's passes, behind the last
     layer and its norm: (rows, tokens, width)."""
     states: list[torch.Tensor] = []
-    handle = inner(model).base_model.register_forward_hook(lambda module, args, output: states.append(output[0]))
+    handle = inner(model).base_model.register_forward_hook(
+        lambda module, args, output: states.append(output[0]), prepend=True
+    )
     try:
         yield states
     finally:

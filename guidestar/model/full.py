@@ -109,6 +109,8 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
     model.to(base.device)
     if not base.labels:
         contiguous_head(model)
+    elif heads.reads_mean(base.model):
+        heads.read_mean(model)
     return _ready(base, model, trainable).eval()
 
 

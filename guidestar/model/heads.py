@@ -70,6 +70,35 @@ def restart(model: Any) -> None:
                     nn.init.zeros_(layer.bias)
 
 
+_POOLED = "guidestar_pooled"  # an attribute of the transformers model
+
+
+def read_mean(model: Any) -> None:
+    """Have the head of an encoder read the mean over a text's states, in the place of what the architecture gives it.
+
+    A head of BERT's kind reads what the pooler makes of the first state, which is replaced here; others read the first
+    state themselves. It is a hook on the model below the head: an adapter may come and go, weights and names stay.
+    """
+
+    def replaced(body: Any, args: Any, inputs: Mapping[str, Any], output: Any) -> Any:
+        states = output.last_hidden_state
+        mask = inputs["attention_mask"][:, -states.shape[1] :, None].to(torch.float32)
+        mean = ((states.float() * mask).sum(1) / mask.sum(1)).to(states.dtype)
+        if output.get("pooler_output") is not None:
+            output["pooler_output"] = mean
+        else:
+            output["last_hidden_state"] = torch.cat([mean[:, None], states[:, 1:]], dim=1)
+        return output
+
+    model.base_model.register_forward_hook(replaced, with_kwargs=True)
+    setattr(model, _POOLED, True)
+
+
+def reads_mean(model: Any) -> bool:
+    """Whether `read_mean` has been at the model."""
+    return bool(getattr(model, _POOLED, False))
+
+
 def put_back(model: Any) -> None:
     """The model's own modules in the place of copies that were trained with an adapter."""
     from peft.utils.other import ModulesToSaveWrapper

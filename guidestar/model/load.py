@@ -122,6 +122,8 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
+    if config.head == "mean":
+        heads.read_mean(model)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
@@ -153,9 +155,15 @@ def classifies_with_head(config: ModelConfig, found: Any) -> bool:
     """
     if config.head == "words" and is_encoder(found):
         raise ConfigError(
-            f"model.head is words, but {config.name} is an encoder ({found.model_type}) and writes none; allowed: classifier"
+            f"model.head is words, but {config.name} is an encoder ({found.model_type}) and writes none; allowed: classifier, "
+            "mean"
         )
-    return config.head == "classifier" or (config.head is None and is_encoder(found))
+    if config.head == "mean" and not is_encoder(found):
+        raise ConfigError(
+            f"model.head is mean, but {config.name} ({found.model_type}) is no encoder: only its last token has seen the whole "
+            "text; allowed: words, classifier"
+        )
+    return config.head in ("classifier", "mean") or (config.head is None and is_encoder(found))
 
 
 def head_options(labels: Sequence[str]) -> dict[str, Any]:

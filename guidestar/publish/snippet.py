@@ -14,8 +14,8 @@ class Usage:
     type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the
     first token after `prefix` alone or the whole word with the end token; None for generated answers. behind_space: the
     prefix and the answers behind a prompt that ends in white space because its last columns are blank, where those are
-    others. head: the labels of a classification head, in its order; empty without one. eos, pad: token ids. closing: tokens
-    that the tokenizer puts behind a prompt and that are taken off. max_new_tokens: limit of a generated answer.
+    others. head: the labels of a classification head, in its order; empty without one. mean: that head reads
+    the mean over the states. eos, pad: token ids. closing: tokens that the tokenizer puts behind a prompt and that are taken off. max_new_tokens: limit of a generated answer.
     """
 
     base: str
@@ -34,6 +34,7 @@ class Usage:
     own: bool = False
     head: tuple[str, ...] = ()
     closing: tuple[int, ...] = ()
+    mean: bool = False
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
@@ -75,7 +76,25 @@ def _loading(usage: Usage) -> list[str]:
             f"model = {kind}.from_pretrained(BASE, dtype=torch.{usage.dtype}{sized}{trust})",
             "model = PeftModel.from_pretrained(model, FOLDER, autocast_adapter_dtype=False).eval()",
         ]
+    if usage.mean:
+        body = "model.base_model" if usage.full else "model.get_base_model().base_model"
+        lines += [*_READING, "", "", f"{body}.register_forward_hook(read_mean)"]
     return lines
+
+
+# The head reads a mean: what `guidestar.model.heads.read_mean` does, for one text without padding.
+_READING = [
+    "",
+    "",
+    "def read_mean(body, inputs, output):",
+    '    """The head was trained on the mean over the states, in the place of the first one."""',
+    "    mean = output.last_hidden_state.float().mean(1).to(output.last_hidden_state.dtype)",
+    '    if output.get("pooler_output") is not None:',
+    '        output["pooler_output"] = mean',
+    "    else:",
+    '        output["last_hidden_state"] = torch.cat([mean[:, None], output.last_hidden_state[:, 1:]], dim=1)',
+    "    return output",
+]
 
 
 def _prompting(usage: Usage) -> list[str]:
