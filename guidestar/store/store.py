@@ -426,10 +426,6 @@ class Store:
             need_query(self._db, metrics.round)
             self._db.execute("INSERT INTO metrics VALUES (?, ?, ?, ?)", metrics.round, *row, timestamp())
 
-    def has_metrics(self, round: int) -> bool:
-        """Whether a round is over."""
-        return self._db.row("SELECT 1 FROM metrics WHERE round = ?", round) is not None
-
     def metrics(self) -> list[Metrics]:
         """What was measured, by round."""
         rows = self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round')

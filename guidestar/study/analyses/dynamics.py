@@ -71,16 +71,3 @@ def data_map(true_probability: Array, correct: NDArray[np.bool_]) -> DataMap:
         )
     confidence = true_probability.mean(axis=0)
     return DataMap(confidence, true_probability.std(axis=0), correct.mean(axis=0), confidence * (1.0 - confidence))
-
-
-def pointwise_information(true_log_probs: Array, gold: NDArray[np.intp]) -> Array:
-    """Pointwise V-information in bits, −log₂ p_null(y) + log₂ p(y | x), the null model being the class frequencies.
-
-    true_log_probs: (n,) natural logs of the true label's probability. gold: (n,) label indices. Returns (n,); below 0
-    the model finds the label less likely than somebody who has not read the text.
-    Source: Ethayarajh, Choi, Swayamdipta 2022.
-    >>> pointwise_information(np.log([1.0, 0.25]), np.array([0, 1]))
-    array([ 1., -1.])
-    """
-    shares = np.bincount(gold) / max(len(gold), 1)
-    return np.asarray((np.asarray(true_log_probs, dtype=np.float64) - np.log(shares[gold])) / np.log(2.0))

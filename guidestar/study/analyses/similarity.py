@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -57,17 +57,3 @@ def cka(one: Array, other: Array, kernel: Callable[[Array], Array] = linear_kern
 def _centred(kernel: Array) -> Array:
     rows = kernel.mean(axis=0)
     return np.asarray(kernel - rows[None] - rows[:, None] + rows.mean())
-
-
-def cka_by_layer(
-    base: Sequence[Array], tuned: Sequence[Array], kernel: Callable[[Array], Array] = linear_kernel
-) -> Array:
-    """CKA of every layer of the base model with every layer of the tuned one; (layers, layers).
-
-    base, tuned: (n, width) for each layer. Row: layer of the base model; column: of the tuned. Not symmetric, so every
-    pair is computed; the diagonal says how far a layer has moved.
-    >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
-    >>> cka_by_layer([x], [x, x]).round(6)
-    array([[1., 1.]])
-    """
-    return np.array([[cka(one, other, kernel) for other in tuned] for one in base])
