@@ -23,7 +23,8 @@ from literal_probes import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from guidestar.errors import DataError
-from guidestar.study.drawing import COLOURS, look, save_figure, write_csv
+from guidestar.report.style import COLOURS, look
+from guidestar.study.drawing import save_figure, write_csv
 from guidestar.study.probes import figures, numbers
 
 # --- confidence -----------------------------------------------------------------------------------

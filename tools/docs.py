@@ -19,6 +19,7 @@ from guidestar.query.standing import EVIDENCE, ROLES, evidence, measured, role_o
 from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
+from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.store.files import write_bytes
 from guidestar.words import hundredths, spread
 from tools import choosing, coverage
@@ -244,8 +245,7 @@ def curve(found: dict[str, Any]) -> str:
         lines.append(Line(row["strategy"], [point[0][0] for point in points], means, style, spread))
     levels = {"majority class": found["majority"]["share"]} if found["majority"] else {}
     svg = curve_svg(lines, levels, f"Learning curve, {found['name']}")
-    colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-    fixed = {"grid": "#dddddd", "muted": "#666666"} | {f"series-{i}": colour for i, colour in enumerate(colours)}
+    fixed = {"grid": GRID, "muted": MUTED} | {f"series-{i}": colour for i, colour in enumerate(COLOURS)}
     for variable, colour in fixed.items():
         svg = svg.replace(f"var(--{variable})", colour)
     attributes = 'xmlns="http://www.w3.org/2000/svg" style="background:#ffffff;color:#222222;font-family:sans-serif"'

@@ -6,9 +6,7 @@ variables), so that one drawing follows the reader's light or dark setting; in a
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.errors import GuidestarError
 from guidestar.metrics.scores import Reliability
+from guidestar.report.style import COLOURS, GRID, MUTED, TEXT, look, render
 from guidestar.store import files
 from guidestar.words import shortened
 
-SERIES = 6  # colours of `page.css`; further series differ by marker and dashes
-_TEXT, _GRID, _MUTED = "#1b1f24", "#d9dde2", "#69727d"  # as in `page.css`
-_COLOURS = ["#0b62b5", "#c4510a", "#1b7f4b", "#8a3ea8", "#00757f", "#7a5a1e"]
-_CSS = {_TEXT: "currentColor", _GRID: "var(--grid)", _MUTED: "var(--muted)"} | {
-    colour: f"var(--series-{i})" for i, colour in enumerate(_COLOURS)
+_CSS = {TEXT: "currentColor", GRID: "var(--grid)", MUTED: "var(--muted)"} | {
+    colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)
 }
-_MARKERS = "osD^vPX*"
-_DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5))]
 _MOST_TICKS = 10  # on the axis of labels; with more points the axis chooses
 _MOST_FILLED = 3  # histograms in one drawing; with more their fillings are mud
 _WIDTH = 5.0  # inches, 360 units of the drawing: a phone shows it at its own size
 FORMATS = ("pdf", "png")  # of files
-DPI = 300
 
 Row = Sequence[object]
 
@@ -92,14 +84,14 @@ def curve(
 
     def draw(axes: Any) -> None:
         for line in lines:
-            look = _look(line.style)
-            axes.plot(line.x, line.y, label=line.name, **look)
+            style = look(line.style)
+            axes.plot(line.x, line.y, label=line.name, **style)
             if line.spread is not None:
                 band = np.asarray(line.spread, dtype=float)
                 low, high = (np.subtract(line.y, band), np.add(line.y, band)) if band.ndim == 1 else band.T
-                axes.fill_between(line.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+                axes.fill_between(line.x, low, high, color=style["color"], alpha=0.18, linewidth=0)
         for (name, height), dashes in zip(levels.items(), [(0, (4, 2)), (0, (1, 1.5))], strict=False):
-            axes.axhline(height, color=_MUTED, linestyle=dashes, linewidth=1.2, label=name)
+            axes.axhline(height, color=MUTED, linestyle=dashes, linewidth=1.2, label=name)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if xlabel != "labels":
@@ -117,10 +109,10 @@ def histogram(edges: np.ndarray, shares: Sequence[tuple[str, np.ndarray, int | N
 
     def draw(axes: Any) -> None:
         for name, heights, style in shares:
-            look = _look(style)
-            axes.stairs(heights, edges, label=name, color=look["color"], linestyle=look["linestyle"], linewidth=1.5)
+            shape = look(style)
+            axes.stairs(heights, edges, label=name, color=shape["color"], linestyle=shape["linestyle"], linewidth=1.5)
             if len(shares) <= _MOST_FILLED:
-                axes.stairs(heights, edges, color=look["color"], fill=True, alpha=0.1, linewidth=0)
+                axes.stairs(heights, edges, color=shape["color"], fill=True, alpha=0.1, linewidth=0)
         axes.set_xlabel(xlabel)
         axes.set_ylabel("share of the test set")
         axes.set_ylim(bottom=0)
@@ -135,13 +127,13 @@ def calibration(curves: Sequence[tuple[str, Reliability, int | None]]) -> Drawin
     """
 
     def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (1, 1.5)), label="perfectly calibrated")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 1.5)), label="perfectly calibrated")
         for name, curve, style in curves:
             some = curve.count > 0
-            look = _look(style) | {"markersize": 0, "linewidth": 1}
-            axes.plot(curve.confidence[some], curve.accuracy[some], label=name, **look)
+            shape = look(style) | {"markersize": 0, "linewidth": 1}
+            axes.plot(curve.confidence[some], curve.accuracy[some], label=name, **shape)
             areas = 120 * curve.count[some] / curve.count.sum()
-            points = {"s": np.maximum(areas, 3), "color": look["color"], "marker": look["marker"]}
+            points = {"s": np.maximum(areas, 3), "color": shape["color"], "marker": shape["marker"]}
             axes.scatter(curve.confidence[some], curve.accuracy[some], linewidths=0, **points)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(-0.03, 1.03)
@@ -160,11 +152,11 @@ def shares(
     """
 
     def draw(axes: Any) -> None:
-        axes.barh(range(len(names)), whole[1], height=0.62, color=_MUTED, alpha=0.45, label=whole[0])
+        axes.barh(range(len(names)), whole[1], height=0.62, color=MUTED, alpha=0.45, label=whole[0])
         for i, (label, each) in enumerate(parts):
-            look = _look(i) | {"linestyle": "", "markersize": 5.5, "clip_on": False}
+            shape = look(i) | {"linestyle": "", "markersize": 5.5, "clip_on": False}
             at = np.arange(len(names)) + 0.5 * ((i + 0.5) / len(parts) - 0.5)  # equal shares stay apart
-            axes.plot(each, at, label=label, **look)
+            axes.plot(each, at, label=label, **shape)
         axes.set_yticks(range(len(names)), [shortened(name, 22, 9) for name in names])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
@@ -179,10 +171,10 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]]) 
     def draw(axes: Any) -> None:
         left = np.zeros(len(names))
         for i, (label, lengths) in enumerate(parts):
-            hatch = "" if i < SERIES else "////"
+            hatch = "" if i < len(COLOURS) else "////"
             axes.barh(
                 range(len(names)), lengths, left=left, height=0.6, label=label,
-                color=_COLOURS[i % SERIES], hatch=hatch, edgecolor=_GRID, linewidth=0.4,
+                color=COLOURS[i % len(COLOURS)], hatch=hatch, edgecolor=GRID, linewidth=0.4,
             )  # fmt: skip
             left += np.asarray(lengths)
         axes.set_yticks(range(len(names)), [shortened(name, 22, 9) for name in names])
@@ -201,19 +193,6 @@ def _apart(ticks: Sequence[float]) -> list[float]:
     return kept[::-1]
 
 
-def _look(style: int | None) -> dict[str, Any]:
-    """Colour, marker and dashes of a series, so that it is told apart without colour too."""
-    if style is None:
-        return {"color": _MUTED, "linestyle": "-", "marker": ".", "markersize": 4, "linewidth": 1.3}
-    return {
-        "color": _COLOURS[style % SERIES],
-        "linestyle": _DASHES[style % len(_DASHES)],
-        "marker": _MARKERS[style % len(_MARKERS)],
-        "markersize": 4,
-        "linewidth": 1.6,
-    }
-
-
 # --- the drawing ----------------------------------------------------------------------------------
 
 
@@ -228,39 +207,14 @@ def save(chart: Chart, path: Path) -> None:
 
 
 def _rendered(drawing: Drawing, form: str) -> bytes:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GuidestarError(
-            "the report's charts need matplotlib, which is not installed: pip install 'guidestar[report]'"
-        ) from error
-    settings = {
-        "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "guidestar", "text.parse_math": False,
-        "font.family": "sans-serif", "font.size": 9, "legend.fontsize": 8.5,
-        "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _MUTED, "grid.color": _GRID,
-        "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _TEXT, "ytick.labelcolor": _TEXT,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "grid.linewidth": 0.6, "legend.frameon": False, "hatch.color": _GRID,
-    }  # fmt: skip
     columns = 2
     above = 0.21 * -(-drawing.legend // columns)  # the legend stands above the axes and hides no point
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks; the browser has them
-        figure = Figure(figsize=(_WIDTH, drawing.height + above), layout="constrained")
-        axes = figure.add_subplot()
-        drawing.draw(axes)
-        figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.2, handlelength=2.4)
-        figure.savefig(buffer, format=form, transparent=form == "svg", dpi=DPI, metadata=dict.fromkeys(_METADATA[form]))
-    return buffer.getvalue()
 
+    def draw(figure: Any) -> None:
+        drawing.draw(figure.add_subplot())
+        figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.2)
 
-_METADATA = {  # left out: they differ from time to time or name the version
-    "svg": ("Date", "Creator", "Format", "Type"),
-    "pdf": ("Creator", "Producer", "CreationDate"),
-    "png": ("Software",),
-}
+    return render(draw, [form], width=_WIDTH, height=drawing.height + above, type_size=9)[form]
 
 
 def _inline(svg: str, title: str) -> str:

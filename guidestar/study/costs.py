@@ -26,8 +26,9 @@ from guidestar.query.recipes import Recipe
 from guidestar.records import Label
 from guidestar.report.control import is_random
 from guidestar.report.spending import COSTS_FILE, read_ledger_of
+from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
-from guidestar.study.drawing import look, save_figure
+from guidestar.study.drawing import save_figure
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
 BY_HAND = {"page", "terminal"}

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guidestar.report.style import MUTED, look
 from guidestar.study.compose import Row, Study
-from guidestar.study.drawing import GREY, PAGE, look, save_figure
+from guidestar.study.drawing import PAGE, save_figure
 from guidestar.study.results import Result
 from guidestar.study.tables import Place, place_of, row_of
 
@@ -156,7 +157,7 @@ def _drawer(grid: Sequence[Sequence[Panel]], columns: int, note: str, shared: bo
                     axes.set_ylabel("accuracy, %")
         _legend(figure, columns)
         low = 0.18 / figure.get_figheight()
-        figure.text(0.005, 0.0, f"{note} {_BANDS}".strip(), fontsize=6.5, color=GREY, va="bottom")
+        figure.text(0.005, 0.0, f"{note} {_BANDS}".strip(), fontsize=6.5, color=MUTED, va="bottom")
         figure.get_layout_engine().set(rect=(0, low, 1, 1 - low))
 
     return draw
@@ -166,11 +167,11 @@ def _fill(axes: Any, panel: Panel, title: str) -> None:
     for style, name, curve in panel.curves:
         _line(axes, style, name, curve)
     if panel.level is not None:
-        axes.axhline(100 * panel.level, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
+        axes.axhline(100 * panel.level, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
     axes.set_title(title)
     axes.set_xlabel("labels")
     if not panel.curves:
-        axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=GREY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=MUTED, transform=axes.transAxes)
     points = panel.curves[0][2].labels if panel.curves else ()
     if 0 < len(points) <= MOST_TICKS:
         axes.set_xticks(points)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.records import Array
-from guidestar.study.drawing import COLOURS, DASHES, GREY, look
+from guidestar.report.style import COLOURS, DASHES, MUTED, look
 
 Draw = Callable[[Any], None]
 
@@ -184,7 +184,7 @@ def draw_changes(
                 (("confidence", "change of confidence"), ("entropy", "change of entropy (nats)"))
             ):
                 axes = panels[row, column]
-                axes.axhline(0, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+                axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
                 for i, (group, label) in enumerate(DRAWN.items()):
                     _bars(axes, i, [one[group][what] for one in found], label)
                 every = -(-len(names) // MOST_TICKS)
@@ -256,7 +256,7 @@ def draw_layers(names: Sequence[str], similar: Array, smooth: Array | None) -> D
         plots[0].set_ylim(top=1.02)
         plots[0].set_ylabel("linear CKA with the base model")
         for i, row in enumerate([] if smooth is None else smooth):
-            style = {"color": GREY, "linestyle": ":"} if i == 0 else look(i - 1)
+            style = {"color": MUTED, "linestyle": ":"} if i == 0 else look(i - 1)
             plots[1].plot(layers, row, label="base" if i == 0 else None, **style)
             plots[1].set_ylabel("Besov smoothness α of the labels")
         for axes in plots:
@@ -281,7 +281,7 @@ def draw_gates(names: Sequence[str], found: Mapping[str, Array]) -> Draw:
             layers = np.arange(1, values.shape[1] + 1)
             for i, row in enumerate(values):
                 axes.plot(layers, row, label=f"round {names[i]}" if axes is panels[0] else None, **look(i))
-            axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+            axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
             axes.set_title(kind.replace("_", " "))
         for axes in panels[2:]:
             axes.set_xlabel("layer")

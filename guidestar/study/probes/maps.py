@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from guidestar.records import Array
+from guidestar.report.style import COLOURS, MUTED
 from guidestar.study.analyses.dynamics import DataMap
-from guidestar.study.drawing import COLOURS, GREY
 from guidestar.study.probes.figures import Draw
 
 MOST_POINTS = 4000  # of the map that are drawn
@@ -54,4 +54,4 @@ def draw_map(
 
 
 def _colour(i: int) -> str:
-    return (COLOURS[4], COLOURS[1], COLOURS[3], GREY)[i % 4]
+    return (COLOURS[4], COLOURS[1], COLOURS[3], MUTED)[i % 4]

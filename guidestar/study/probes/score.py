@@ -18,8 +18,9 @@ from guidestar.metrics import diagnostics
 from guidestar.progress import Progress
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.records import Array, Predictions
+from guidestar.report.style import look
 from guidestar.rng import phase_seed
-from guidestar.study.drawing import look, save_figure
+from guidestar.study.drawing import save_figure
 from guidestar.study.probes.run import (
     Arrays,
     Probe,
