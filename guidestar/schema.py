@@ -129,7 +129,8 @@ class ModelConfig(_Section):
     revision: str | None = Field(None, description="A pinned hub revision (40 hex digits when remote_code is on).")
     remote_code: bool = Field(
         False,
-        description="Run Python code that the model's repository carries. Needs a pinned revision. Off unless you trust it.",
+        description="Run Python code that the model's repository on the hub carries. Needs a pinned revision and, before every "
+        "command, `guidestar --remote-code`; refused for folders. Off unless you trust it.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor has it, else float32."

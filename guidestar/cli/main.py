@@ -28,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
         "--code", action="append", default=[], metavar="FILE.py",
         help="run a Python file that adds measures, selectors or strategies of your own (docs/own.md)",
     )  # fmt: skip
+    top.add_argument(
+        "--remote-code", action="store_true",
+        help="let a model run the Python code that its repository brings, where the configuration pins its revision",
+    )  # fmt: skip
     commands = Commands(top.add_subparsers(dest="command", metavar="COMMAND"))
     for group in (runs, labels, studies, lists):
         group.add(commands)
@@ -54,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     try:
+        if options.remote_code:  # processes that this one starts inherit it
+            os.environ["GUIDESTAR_REMOTE_CODE"] = "1"
         _load_code(options.code)
         code = int(options.function(options))
         sys.stdout.flush()  # a closed pipe is to be found here and not when Python ends

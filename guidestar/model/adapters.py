@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ def make_config(options: Mapping[str, Any]) -> Any:
             "\n".join(f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown)
         )
     _keep_base(options)
+    if options.get("megatron_config") is not None:
+        raise ConfigError("peft.megatron_config is not allowed: PEFT would import the module that megatron_core names")
     options.setdefault("task_type", TaskType.CAUSAL_LM)
     try:
         return types[name](**options)
@@ -145,6 +147,9 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dr
             f"{folder}: not an adapter; expected adapter_config.json and adapter_model.safetensors "
             f"(or {full.MARKER} of a fully fine-tuned model)"
         )
+    with suppress(ValueError, AttributeError):  # PEFT says what is wrong with it
+        if json.loads((folder / "adapter_config.json").read_bytes()).get("megatron_config"):
+            raise ModelError(f"{folder}: adapter_config.json has PEFT import the module that its megatron_core names")
     if not (folder / "adapter_model.safetensors").is_file():
         if (folder / "adapter_model.bin").is_file():
             raise ModelError(

@@ -18,7 +18,7 @@ import torch
 from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads, traits
-from guidestar.model.sources import Say, resolve
+from guidestar.model.sources import Say, reading, resolve
 
 # By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
 # for, where every step reads all weights for one token of each row.
@@ -83,11 +83,11 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    options = reading(config)
     folder, name = resolve(config, say)
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     traits.refuse_adapter(folder)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.remote_code}
     kind, what, head = AutoModelForCausalLM, "causal language model", {}
     try:
         found = AutoConfig.from_pretrained(folder, **options)

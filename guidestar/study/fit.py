@@ -93,16 +93,16 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
 
     from guidestar.errors import ModelError
     from guidestar.model import load
-    from guidestar.model.sources import resolve
+    from guidestar.model.sources import reading, resolve
 
+    options = reading(config.model)
     folder, _ = resolve(config.model)
-    options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
     try:
         found = AutoConfig.from_pretrained(folder, **options)
         headed = load.classifies_with_head(config.model, found)
         kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
         with torch.device("meta"):
-            model = kind.from_config(found, trust_remote_code=config.model.remote_code)
+            model = kind.from_config(found, trust_remote_code=options["trust_remote_code"])
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
     text = found.get_text_config()
@@ -157,11 +157,10 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
     """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone."""
     from transformers import AutoTokenizer
 
-    from guidestar.model.sources import resolve
+    from guidestar.model.sources import reading, resolve
 
-    folder, _ = resolve(config.model)
-    options = {"local_files_only": True, "trust_remote_code": config.model.remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    options = reading(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(config.model)[0], **options)
     every = [*dataset.pool, *(dataset.test.examples if dataset.test else ())]
     some = every[:: -(-len(every) // 2000)]
     rows = tokenizer([e.prompt for e in some], add_special_tokens=not config.model.chat)["input_ids"]

@@ -36,7 +36,7 @@ def run_jobs(order: str, jobs: int, progress: Progress, worker: str = WORKER) ->
     begun: list[tuple[subprocess.Popen[str], list[threading.Thread], list[str]]] = []
     try:
         for i, env in enumerate(environments):
-            command = [sys.executable, "-m", worker, order, f"{i + 1}/{jobs}"]
+            command = [sys.executable, "-P", "-m", worker, order, f"{i + 1}/{jobs}"]
             process = subprocess.Popen(  # noqa: S603  # our own program
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=env
             )  # fmt: skip
