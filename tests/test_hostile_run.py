@@ -112,7 +112,13 @@ def test_only_one_place_decides_about_remote_code() -> None:
     said = {
         str(file.relative_to(package)): lines
         for file in package.rglob("*.py")
-        if (lines := [line.strip() for line in file.read_text().splitlines() if "trust_remote_code" in line and "=False" not in line])
+        if (
+            lines := [
+                line.strip()
+                for line in file.read_text().splitlines()
+                if "trust_remote_code" in line and "=False" not in line
+            ]
+        )
     }
     assert said.pop("publish/snippet.py"), "a text for the card"
     assert said == {
