@@ -61,20 +61,22 @@ given_keys = some.fixed_dictionaries(
 )
 
 
-@given(given_keys, some.booleans(), some.sampled_from(["LORA", "FULL", "full", "BOTTLENECK"]))
-def test_what_is_given_stays_and_what_is_not_is_filled_in(keys: dict[str, Any], headed: bool, kind: str) -> None:
+@given(given_keys, some.sampled_from(["words", "head", "mean"]), some.sampled_from(["LORA", "FULL", "full", "SERIES"]))
+def test_what_is_given_stays_and_what_is_not_is_filled_in(keys: dict[str, Any], answers: str, kind: str) -> None:
     config = TrainConfig(**keys)
     assert TrainConfig(**config.model_dump()) == config, "written and read again it is the same"
-    found = recipe.settled(config, headed, {"peft_type": kind})
-    assert recipe.settled(found, headed, {"peft_type": kind}) == found
+    model = (answers != "words", {"peft_type": kind}, answers == "mean")
+    found = recipe.settled(config, *model)
+    assert recipe.settled(found, *model) == found
     for name, value in keys.items():
         if value is not None:
             assert getattr(found, name) == value
-    filled = recipe.LEAN["head" if headed else "words", "full" if kind.lower() == "full" else "adapter"]
+    lean = recipe.LEAN["words" if answers == "words" else "head", "full" if kind.lower() == "full" else "adapter"]
+    filled = {**vars(lean), "head_first": answers == "mean"}
     for name in ("min_steps", "head_first", "average", "learning_rate"):
         if keys.get(name) is None:
             plain = {"learning_rate": 5e-4}.get(name, 0)
-            assert getattr(found, name) == (getattr(filled, name) if keys.get("recipe") == "lean" else plain), name
+            assert getattr(found, name) == (filled[name] if keys.get("recipe") == "lean" else plain), name
 
 
 def test_an_early_stop_keeps_its_own_weights() -> None:
@@ -109,7 +111,7 @@ def test_a_training_that_is_too_short_is_called_so(keys: dict[str, Any], headed:
 
 
 def test_a_study_may_set_them_in_its_base_its_parts_and_on_the_command_line(tmp_path: Path) -> None:
-    from guidestar.study.studyfile import load_study
+    from guidestar.study.compose import load_study
 
     path = tmp_path / "study.yaml"
     path.write_text(
