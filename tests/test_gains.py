@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from guidestar.study.gains import gains, markdown
+from guidestar.study.gains import Above, Gain, gains, markdown
 
 
 def made(peft: str, method: str, seed: int, area: float, points: tuple[int, ...] = (10, 20)) -> dict[str, Any]:
@@ -24,14 +25,15 @@ def test_the_mean_over_adapters_is_made_seed_by_seed() -> None:
         for seed, area in enumerate(found)
     ]
     lora, full, both = gains(results, ["random", "me"], "random")
-    assert [row["peft"] for row in (lora, full, both)] == ["lora", "full", None]
-    assert lora["above"]["me"]["mean"] == pytest.approx(0.35 / 3)
-    assert full["above"]["me"]["mean"] == pytest.approx(0.05 / 3)
+    assert [row.peft for row in (lora, full, both)] == ["lora", "full", None]
+    assert lora.above["me"].mean == pytest.approx(0.35 / 3)
+    assert full.above["me"].mean == pytest.approx(0.05 / 3)
     by_seed = [0.0, 0.05, 0.15]
     low, high = stats.t.interval(0.95, 2, sum(by_seed) / 3, stats.sem(by_seed))
     expected = {"mean": sum(by_seed) / 3, "low": low, "high": high, "seeds": 3}
-    assert both["above"]["me"] == pytest.approx(expected)
-    assert both["adapters"] == 2
+    assert vars(both.above["me"]) == pytest.approx(expected)
+    assert both.adapters == 2
+    assert Gain.of_plain(asdict(both)) == both
     text = markdown([lora, full, both], "random").splitlines()
     assert text[0] == "| AUC above random, points | me |"
     assert text[-1].startswith("| d, m, **mean of 2 adapters** | +6.7 (−")
@@ -44,9 +46,9 @@ def test_only_what_can_be_paired() -> None:
     results += [made("lora", "me", 0, 0.6), made("lora", "me", 1, 0.9, (10, 30)), made("lora", "me", 2, 0.9)]
     results += [made("full", "random", 0, 0.5), made("full", "mc", 0, 0.4)]
     lora, full, both = gains(results, ["random", "mc", "me"], "random")
-    assert lora["above"] == {"mc": None, "me": {"mean": pytest.approx(0.1), "low": None, "high": None, "seeds": 1}}
-    assert full["above"]["me"] is None
-    assert both["above"] == {"mc": None, "me": None}
+    assert lora.above == {"mc": None, "me": Above(pytest.approx(0.1), None, None, 1)}
+    assert full.above["me"] is None
+    assert both.above == {"mc": None, "me": None}
     assert "| d, m, full | −10.0 | – |" in markdown([lora, full, both], "random")
 
 

@@ -65,7 +65,7 @@ def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield markdown([Line.of_plain(row) for row in facts["rows"]])
     yield ""
-    if len(above := facts.get("above", [])) > 1:
+    if len(above := [gains.Gain.of_plain(row) for row in facts.get("above", ())]) > 1:
         yield gains.markdown(above, facts["control"])
         yield ""
     yield from (f"- {sentence}" for sentence in facts["reading"])

@@ -50,7 +50,9 @@ def reproduction(results: Path) -> str:
     found = (
         [one for one in read_results(results) if one["tags"].get("scale") in ON_THE_PAGE] if results.is_dir() else []
     )
-    parts = [_INTRO.format(slip=study_of("table2", "paper").config.notes[-1], least=least_seeds())]
+    parts = [
+        _INTRO.format(slip=_sentence(study_of("table2", "paper", "gsm8k").config.datasets[0].note), least=least_seeds())
+    ]
     places = [
         (scale, name, dataset) for scale in ON_THE_PAGE for name in shipped() for dataset in _settings(scale)
         if _was_run(name, scale, dataset, _of(found, scale, dataset))

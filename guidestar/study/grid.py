@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
     facts = {
         "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,
         "control": study.control, "cells": len(study.cells), "done": runs, "rows": [line.plain() for line in found.lines],
-        "above": above, "notes": notes, "reading": said, "files": sorted(map(str, written)),
+        "above": [asdict(one) for one in above], "notes": notes, "reading": said, "files": sorted(map(str, written)),
     }  # fmt: skip
     _write(study.place / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts, [*body, f"{runs} of {len(study.cells)} runs are done; written: {study.place}"]
