@@ -64,6 +64,11 @@ __all__ = [
 CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of an experiment
 
 
+MOST_DIGITS = 300  # of a whole number
+LONGEST = 2_000_000  # characters of a file
+DEEPEST = 50
+
+
 # --- YAML ---------------------------------------------------------------------------------------
 
 
@@ -93,7 +98,17 @@ for _side in (_Loader, _Dumper):
         re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
         list("-+.0123456789"),
     )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MOST_DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number of {len(node.value)} digits; allowed: up to {MOST_DIGITS}", node.start_mark
+        )
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
@@ -112,9 +127,15 @@ def read_yaml(text: str, name: str) -> tuple[Any, Lines]:
     Raises ConfigError for a syntax error, an alias, a tag or a duplicate key.
     """
     problems: list[str] = []
+    depth = 0
+    if len(text) > LONGEST:
+        raise ConfigError(f"{name}: has {len(text)} characters; allowed: up to {LONGEST}")
     try:
         for event in yaml.parse(text, Loader=_Loader):
             line = event.start_mark.line + 1 if event.start_mark else 0
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ConfigError(f"{name} line {line}: nested more than {DEEPEST} deep; nothing here is")
             if isinstance(event, yaml.AliasEvent):
                 problems.append(
                     f"{name} line {line}: found the alias *{event.anchor}; aliases are not allowed, write the value out"
@@ -203,8 +224,14 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     return data, lines
 
 
+PATHS = {"": ("out",), "data": ("folder", "pool", "test", "validation"), "model": ("name",), "people": ("guidelines",)}
+
+
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str | int, ...], str]:
-    """Put `key.sub=value` texts into the data; returns where they came from. Raises ConfigError for another form."""
+    """Put `key.sub=value` texts into the data, and the home folder for ~ in every path; returns where they came from.
+
+    Raises ConfigError for another form.
+    """
     touched: dict[tuple[str | int, ...], str] = {}
     for item in overrides:
         key, sign, value = item.partition("=")
@@ -215,6 +242,11 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str |
             data["peft"] = RunConfig.model_fields["peft"].get_default(call_default_factory=True)
         _assign(data, key, None if value == "" else parsed)
         touched[tuple(key.split("."))] = f"command line: {key}"
+    for section, names in PATHS.items():
+        here = data.get(section) if section else data
+        for name in names:
+            if isinstance(here, dict) and str(here.get(name)).startswith("~"):
+                here[name] = str(Path(here[name]).expanduser())
     return touched
 
 

@@ -109,7 +109,9 @@ def write_config(
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
     `force`), for a column that is not there, or for labels where the answers are none.
     """
-    config = out or data.with_suffix(".yaml")
+    plain = data.name not in ("", "..")  # "." is a place and has no name
+    named = data if plain else data.parent / (data.resolve().name or "data")
+    config = out or named.with_suffix(".yaml")
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
     check_output(config, _is_configuration, "a configuration")
@@ -148,7 +150,7 @@ def write_config(
     what = f"a choice of {len(given or known)} labels" if kind == "choice" else _KINDS[kind]
     more = " or more" if len(rows) == LOOK else ""
     notes = [
-        f"{data.name}: {len(rows)}{more} rows; columns: {', '.join(columns)}",
+        f"{named.name}: {len(rows)}{more} rows; columns: {_listed(columns)}",
         f"text: {text}; answer: {answer} ({what})"
         if answer
         else f"text: {text}; no answer column: labels will be asked for",
@@ -158,14 +160,14 @@ def write_config(
     if answer and missing:
         notes.append(
             f"{missing} of {len(rows)} rows have no {answer}, so people will be asked; once the run has begun, "
-            f"guidestar import RUN {data.name} brings in the labels that are there"
+            f"guidestar import RUN {data} brings in the labels that are there"
         )
     if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
     if answer and kind == "choice":
         notes += _merged(cells[answer], given or known)
     body = _CONFIG.format(
-        rows=len(rows), name=data.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{data.stem}"),
+        rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
         strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
         answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
@@ -187,6 +189,10 @@ def write_config(
         "next": following(str(config), asked, ready),
         "notes": notes,
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
 
 
 def following(config: str, asked: bool, ready: bool) -> str:

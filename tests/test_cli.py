@@ -684,3 +684,30 @@ def test_keys_to_change_may_stand_after_any_option(call: Call, tmp_path: Path) -
         code, _, said = call(*wrong)
         assert code == 2
         assert "unrecognized arguments" in said
+
+
+def test_init_of_the_current_folder_has_a_name(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "." has none; the configuration is called as the folder is, and lies in it."""
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "mine").mkdir()
+    table = {"text": [f"a longer message {i}" for i in range(40)], "label": ["ab"[i % 2] for i in range(40)]}
+    datasets.Dataset.from_dict(table).save_to_disk(str(tmp_path / "mine"))
+    monkeypatch.chdir(tmp_path / "mine")
+    code, out, _ = call("init", ".")
+    assert code == 0
+    assert "mine: 40 rows" in out
+    assert read_config(tmp_path / "mine" / "mine.yaml").out.endswith("runs/mine")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, _, err = call("init", ".")
+    assert code == 3
+    assert "cannot be loaded" in err
+
+
+def test_a_tilde_in_an_option_is_the_home_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the one in --out=~/x alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"message {i},{'ab'[i % 2]}\n" for i in range(40)))
+    assert call("init", "~/mine.csv", "--out=~/there.yaml")[0] == 0
+    assert (tmp_path / "there.yaml").exists()

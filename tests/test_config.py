@@ -382,3 +382,47 @@ def test_a_configuration_of_ones_own_in_the_place_of_the_copy_is_left_alone(tmp_
         with pytest.raises(ConfigError, match="is in the way of the copy of the configuration"):
             Bench(mine).keep_config()
         assert file.read_text() == other
+
+
+# --- files that mean no good ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "query: {budget: " + "9" * 5000 + "}",
+            "my.yaml line 1: not valid YAML: a number of 5000 digits; allowed: up to 300",
+        ),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "my.yaml line 1: nested more than 50 deep"),
+        ("- " * 20_000 + "a", "my.yaml line 1: nested more than 50 deep"),
+        ("\n".join(" " * i + "a:" for i in range(1000)), "my.yaml line 51: nested more than 50 deep"),
+        ("# " + "x" * 2_000_000, "my.yaml: has 2000002 characters; allowed: up to 2000000"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_a_sentence(write: Write, text: str, message: str) -> None:
+    """At once, too: reading on would take minutes."""
+    (found,) = problems(write(text))
+    assert found.startswith(message)
+
+
+def test_a_long_number_on_the_command_line_is_refused_in_a_sentence(write: Write) -> None:
+    (found,) = problems(write(GOOD), ["query.budget=" + "9" * 5000])
+    assert found.startswith("command line: query.budget line 1: not valid YAML: a number of 5000 digits")
+
+
+@pytest.mark.parametrize("place", ["file", "command line"])
+def test_the_home_folder_is_meant_by_a_tilde_wherever_it_stands(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    keys = {"out": "~/out", "data.pool": "~/p.csv", "data.test": "~/t.csv", "model.name": "~/model"}
+    if place == "file":
+        text = "out: ~/out\ndata: {pool: ~/p.csv, test: ~/t.csv, template: '{text}'}\nmodel: {name: ~/model}\ntask: {kind: choice}\n"
+        found = config.load(write(text))
+    else:
+        found = config.load(write(GOOD), [f"{key}={value}" for key, value in keys.items()])
+    home = str(tmp_path / "me")
+    assert [found.out, found.data.pool, found.data.test, found.model.name] == [
+        f"{home}/out", f"{home}/p.csv", f"{home}/t.csv", f"{home}/model",
+    ]  # fmt: skip

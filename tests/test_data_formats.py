@@ -245,3 +245,34 @@ def test_the_hub_is_asked_by_name_and_config(monkeypatch: pytest.MonkeyPatch) ->
         "hub:owner/name",
         "hub:owner/name: it has several splits; write hub:owner/name@SPLIT, allowed: train, test",
     )
+
+
+# --- files as people and attackers make them ------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_cell_may_be_long(tmp_path: Path, name: str) -> None:
+    """Whether a text fits the model is asked later; and the limit of the process is as before."""
+    text, before = "word " * 60_000, csv.field_size_limit()
+    table = [{"text": text, "label": "a"}, {"text": "short", "label": "b"}]
+    file = tmp_path / name
+    if name == "a.csv":
+        file.write_text(f"text,label\n{text},a\nshort,b\n", encoding="utf-8")
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    assert [dict(row.values) for row in rows(file)] == table
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;  "])
+def test_the_line_for_excel_is_obeyed_and_no_header(tmp_path: Path, first: str) -> None:
+    file = write(tmp_path, "a.csv", f"{first}\r\ntext;label\r\na, b;x\r\n")
+    (row,) = rows(file)
+    assert (dict(row.values), row.where) == ({"text": "a, b", "label": "x"}, f"{file} line 3")
+
+
+def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
+    header = ",".join(f"c{i}" for i in range(50_000))
+    fails(
+        write(tmp_path, "a.csv", f"{header}\n{header}\n"), "line 1: the header has 50000 columns; allowed: up to 10000"
+    )

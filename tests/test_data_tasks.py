@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from guidestar.config import TaskConfig
 from guidestar.errors import ConfigError, DataError
-from guidestar.tasks import TASKS, Choice, Number, Text, make_task, normal_form
+from guidestar.tasks import TASKS, Choice, Number, Text, make_task, normal_form, number
+from guidestar.tasks.common import label_key
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RESPONSES = ("{answer}", "the correct answer is {answer}", "Answer: {answer}.", "it is {answer}, I think")
@@ -63,7 +64,7 @@ def test_a_task_without_kind_or_answer_place_is_refused() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(PLAIN, min_size=2, max_size=8, unique_by=str.casefold), st.sampled_from(RESPONSES))
+@given(st.lists(PLAIN, min_size=2, max_size=8, unique_by=label_key), st.sampled_from(RESPONSES))
 def test_choice_reads_every_label_back(labels: list[str], response: str) -> None:
     task = choice(*labels, response=response)
     for label in labels:
@@ -263,3 +264,36 @@ def test_text_is_compared_in_normal_form() -> None:
     assert not task.correct("?", "!")
     with pytest.raises(DataError, match=r"a.csv line 2: the answer is empty; it must hold some text"):
         task.parse_gold("  ", "a.csv line 2")
+
+
+def slow_match(text: str, marker: str) -> str | None:
+    """`Number.parse` as its docstring says it, one search for each marker."""
+    ends = [m.end() for m in re.finditer(re.escape(marker), text)]
+    cues = [m.end() for m in re.finditer(r"(?i)\banswer\s+is\b", text, re.ASCII)]
+    for start in (*reversed(ends), *reversed(cues)):
+        if match := number._NUMBER.search(text, start):
+            return number._plain(match)
+    found = list(number._NUMBER.finditer(text))
+    return number._plain(found[-1]) if found else None
+
+
+@given(
+    st.lists(st.sampled_from(["####", "=>", "answer is", " ", "7", "1,018", "-", "$", "3/4", "2 1/2", ".", "x", "-5"])),
+    st.sampled_from(["####", "=>", "-", "7"]),
+)
+def test_the_number_found_is_that_of_the_slow_literal_search(parts: list[str], marker: str) -> None:
+    text = "".join(parts)
+    assert Number(marker=marker).parse(text) == slow_match(text, marker)
+
+
+@pytest.mark.parametrize("piece", ["####", "answer is ", "#### x ", "1/0 ", "1 ", "-", "$", "1,111", "<<"])
+def test_a_response_that_repeats_itself_takes_no_longer_for_it(piece: str) -> None:
+    """With a search for each marker, the first of them takes an hour."""
+    text = piece * 50_000
+    assert Number().parse(text) in (
+        None,
+        "1",
+        "0",
+        number._plain(number._NUMBER.search("1")),
+        Number().parse(text[-400:]),
+    )

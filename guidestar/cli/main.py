@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wrong:
             top.error(f"unrecognized arguments: {' '.join(wrong)}")
         options.overrides += rest
+    for name, value in vars(options).items():  # a shell leaves --out=~/x as it is
+        if isinstance(value, str) and value.startswith("~/"):
+            setattr(options, name, os.path.expanduser(value))
     if options.version:
         from importlib.metadata import version
 

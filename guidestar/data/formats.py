@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,6 +27,9 @@ from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
+MOST_COLUMNS = 10_000
+_SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
+_LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
 INSTALL = "install it with: pip install 'guidestar[data]'"
 
 
@@ -113,15 +117,19 @@ def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row
     with path.open("rb") as file:
         lines = _lines(file, source)
         first = next(lines, "")
-        separator = "," if header is not None and len(header) == 1 else _separator(first)
-        reader = csv.reader(chain([first], lines), strict=True, delimiter=separator)
-        names, line = header, 1
+        told = _SEP.fullmatch(first)  # how Excel is told what separates cells
+        separator = told[1] if told else "," if header is not None and len(header) == 1 else _separator(first)
+        reader = csv.reader(lines if told else chain([first], lines), strict=True, delimiter=separator)
+        names, line = header, 2 if told else 1
         while True:
+            limit = csv.field_size_limit(_LONGEST_CELL)  # for this line alone: it is one number for the whole process
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise DataError(f"{source} line {line}: not valid CSV: {error}") from error
-            where, line = f"{source} line {line}", reader.line_num + 1  # a record can span lines
+            finally:
+                csv.field_size_limit(limit)
+            where, line = f"{source} line {line}", reader.line_num + (2 if told else 1)  # a record can span lines
             if cells is None:
                 return
             if not cells:  # a blank line
@@ -130,10 +138,10 @@ def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row
                 names = _checked_header(cells, where)
                 continue
             if len(cells) != len(names):
-                listed = ", ".join(names)
+                listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
                 raise DataError(
                     f"{where}: cells: found {len(cells)}, expected {len(names)} ({listed}); "
-                    f"quote cells that hold {SEPARATORS[separator]}"
+                    f"quote cells that hold {SEPARATORS.get(separator, repr(separator))}"
                 )
             yield Row(where, dict(zip(names, cells, strict=True)))
 
@@ -149,12 +157,16 @@ def _separator(first: str) -> str:
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
+    if len(cells) > MOST_COLUMNS:
+        raise DataError(f"{where}: the header has {len(cells)} columns; allowed: up to {MOST_COLUMNS}")
+    seen: set[str] = set()
     for i, name in enumerate(cells):
         if not name.strip():
             hint = "; a table's row numbers? pandas leaves them out with to_csv(index=False)" if i == 0 else ""
             raise DataError(f"{where}: the header has no name for column {i + 1}{hint}")
-        if name in cells[:i]:
+        if name in seen:
             raise DataError(f"{where}: the header has the column {name!r} twice; names must differ")
+        seen.add(name)
     return cells
 
 

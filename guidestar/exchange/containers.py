@@ -234,26 +234,15 @@ def _decoded(raw: bytes, where: str) -> str:
 
 def _rows(path: Path) -> Found:
     """CSV, Parquet and folders, as pools are read; an apostrophe that `dump_safe_csv` added is taken off."""
-    with _long_cells():
-        for row in formats.read_rows(str(path)):
-            values: dict[str, Any] = {**row.values, **dict.fromkeys(row.nulls)}
-            if SAFE in values and path.suffix.lower() == ".csv":
-                values = {_bare(k): _bare(v) for k, v in values.items() if k != SAFE}
-            yield row.where, values
+    for row in formats.read_rows(str(path)):
+        values: dict[str, Any] = {**row.values, **dict.fromkeys(row.nulls)}
+        if SAFE in values and path.suffix.lower() == ".csv":
+            values = {_bare(k): _bare(v) for k, v in values.items() if k != SAFE}
+        yield row.where, values
 
 
 def _bare(cell: str) -> str:
     return cell.removeprefix("'")
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Python's CSV reader stops at cells of 131072 characters unless told otherwise, for the whole process."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 @contextmanager

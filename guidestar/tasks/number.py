@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -143,12 +143,15 @@ class Number:
         return self.parse_gold(text, "reply")
 
     def _match(self, text: str) -> re.Match[str] | None:
-        markers = [m.end() for m in re.finditer(re.escape(self.marker), text)]
-        cues = [m.end() for m in _ANSWER_IS.finditer(text)]
-        for start in (*reversed(markers), *reversed(cues)):
-            if match := _NUMBER.search(text, start):
-                return match
-        return next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
+        numbers = list(_NUMBER.finditer(text))
+        if not numbers:
+            return None
+        for cue in (re.compile(re.escape(self.marker)), _ANSWER_IS):
+            ends = [m.end() for m in cue.finditer(text)]
+            for end in reversed(ends[: bisect_left(ends, numbers[-1].end())]):  # the last one with a number behind it
+                if match := _NUMBER.search(text, end):
+                    return match
+        return numbers[-1]
 
 
 def _plain(match: re.Match[str]) -> str:
