@@ -81,7 +81,8 @@ def score_file(
     needs |= LABELS.needs if task.classes else set()
     samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
     plain = Ask.of(needs, passes=passes, samples=samples, gold={})
-    scorer.check(plain)
+    if (why := scorer.refusal(plain)) is not None:
+        raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
     about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
     with scorer, progress.phase("score") as tick:
         for start, whole, cells in parts_of(found, CHUNK):

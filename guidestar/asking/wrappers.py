@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -24,9 +25,11 @@ Value = Callable[[Predictions, Positions], Array]  # of one pass over the exampl
 
 def question(scorer: Scorer, examples: Sequence[Example], ask: Ask) -> dict[str, Any]:
     """All that the answer depends on as JSON-able data."""
-    texts = hashlib.sha256("\0".join(e.prompt for e in examples).encode()).hexdigest()
+    texts = hashlib.sha256()
+    for example in examples:
+        texts.update(example.prompt.encode() + b"\0")
     gold = {"gold": [(ask.gold or {})[e.id] for e in examples]} if ask.reads_gold else {}
-    return {**scorer.plain(), **ask.plain(), "ids": [e.id for e in examples], "prompts": texts, **gold}
+    return {**scorer.plain(), **ask.plain(), "ids": [e.id for e in examples], "prompts": texts.hexdigest(), **gold}
 
 
 class _Around(Scorer):
@@ -108,7 +111,7 @@ class InParts(_Around):
     scorer: Scorer
     cache: Cache
     size: int = PART
-    _kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list, repr=False, compare=False)
+    _kept: list[Path] = field(default_factory=list, repr=False, compare=False)
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         n = len(examples)
@@ -129,12 +132,12 @@ class InParts(_Around):
 
     def _part(self, some: Sequence[Example], start: int, ask: Ask, tick: Tick) -> Mapping[str, Array]:
         asked = f"part-{start:09d}", question(self.scorer, some, ask)
-        self._kept.append(asked)
+        self._kept.append(self.cache.path(*asked, ".safetensors"))
         return self.cache.arrays(*asked, lambda: self.scorer(some, ask, tick).arrays)
 
     def forget(self) -> None:
-        for name, asked in self._kept:
-            self.cache.forget(name, asked)
+        for path in self._kept:
+            path.unlink(missing_ok=True)
         self._kept.clear()
 
 

@@ -12,11 +12,12 @@ from guidestar.metrics.smoothness import beast_stop, smoothness
 from guidestar.model.layers import layer_states
 from guidestar.model.load import BaseModel
 from guidestar.records import Example
+from guidestar.tasks import Task
 
 FIRST = 6  # epoch, from 1, from which on the rule looks
 
 
-def watcher(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
+def watcher(base: BaseModel, model: Any, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
     """A function to call after each epoch; true when the training is to end there.
 
     The rule is `metrics.smoothness.beast_stop`, on the Besov smoothness of the training labels on every layer. A forest a
@@ -42,7 +43,7 @@ def watcher(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Exa
     return over
 
 
-def roughness(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[Example, str]]) -> Callable[[], float]:
+def roughness(base: BaseModel, model: Any, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], float]:
     """A function to call after each epoch: minus the mean Besov smoothness of the training labels over the layers, the lower
     the better; 0 where it cannot be computed.
 
@@ -57,7 +58,7 @@ def roughness(base: BaseModel, model: Any, task: Any, labelled: Sequence[tuple[E
     return rough
 
 
-def _classes(task: Any, labelled: Sequence[tuple[Example, str]]) -> tuple[list[Example], np.ndarray]:
+def _classes(task: Task, labelled: Sequence[tuple[Example, str]]) -> tuple[list[Example], np.ndarray]:
     places = [task.labels.index(answer) for _, answer in labelled]
     return [example for example, _ in labelled], np.asarray(places, dtype=np.intp)
 

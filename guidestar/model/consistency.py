@@ -18,13 +18,14 @@ from guidestar.model.predict import ready
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
+from guidestar.tasks import Task
 
 
 def sampled_answers(
     base: BaseModel,
     model: Any,
     examples: Sequence[Example],
-    task: Any,
+    task: Task,
     *,
     samples: int,
     temperature: float = 1.0,
@@ -42,7 +43,7 @@ def sampled_answers(
     return found
 
 
-def answer_groups(answers: Sequence[str | None], task: Any) -> NDArray[np.float32]:
+def answer_groups(answers: Sequence[str | None], task: Task) -> NDArray[np.float32]:
     """A code for each answer, the place of the first that equals it by the task's own comparison ("18" and "18.0").
 
     All responses without a readable answer are one group: "no answer" is an outcome that a model can be sure of. A
@@ -52,14 +53,13 @@ def answer_groups(answers: Sequence[str | None], task: Any) -> NDArray[np.float3
     >>> answer_groups(["18", None, "18.0", "9", None], Number()).tolist()
     [0.0, 1.0, 0.0, 3.0, 1.0]
     """
+
+    def same(one: str | None, other: str | None) -> bool:
+        return one is other if one is None or other is None else task.correct(one, other)
+
     codes: list[int] = []
     for i, answer in enumerate(answers):
-        same = (
-            j for j in range(i)
-            if codes[j] == j and ((answer is None) == (answers[j] is None))
-            and (answer is None or task.correct(answer, answers[j]))
-        )  # fmt: skip
-        codes.append(next(same, i))
+        codes.append(next((j for j in range(i) if codes[j] == j and same(answer, answers[j])), i))
     return np.asarray(codes, dtype=np.float32)
 
 
@@ -67,7 +67,7 @@ def sampled_texts(
     base: BaseModel,
     model: Any,
     examples: Sequence[Example],
-    task: Any,
+    task: Task,
     *,
     samples: int,
     temperature: float = 1.0,

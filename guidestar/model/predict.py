@@ -22,6 +22,7 @@ from guidestar.model.load import BaseModel
 from guidestar.model.words import EMBEDDING, GENERATED, GOLD, LABEL
 from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions
+from guidestar.tasks import Task
 
 ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
@@ -31,7 +32,7 @@ def predict(
     model: Any,
     examples: Sequence[Example],
     needs: Collection[str],
-    task: Any,
+    task: Task,
     *,
     passes: int = 0,
     seed: int = 0,
@@ -101,7 +102,7 @@ def respond(
     base: BaseModel,
     model: Any,
     examples: Sequence[Example],
-    task: Any,
+    task: Task,
     tick: Tick = lambda done, total: None,
     *,
     stop: str | None = None,
@@ -183,7 +184,7 @@ def _refuse_equal_passes(found: Predictions, model: Any) -> None:
     )
 
 
-def fits(base: BaseModel, task: Any) -> int:
+def fits(base: BaseModel, task: Task) -> int:
     """Tokens to keep free behind a prompt for this task's responses; a classification head writes none."""
     if base.labels:
         return 0
@@ -194,7 +195,7 @@ def fits(base: BaseModel, task: Any) -> int:
     return max(task.max_new_tokens, longest + 1)
 
 
-def rooms(base: BaseModel, task: Any, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
+def rooms(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
     """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
     room, free = fits(base, task), not task.classes  # whose words were measured in `fits`
     return [

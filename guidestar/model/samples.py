@@ -24,6 +24,7 @@ from guidestar.model.load import BaseModel
 from guidestar.model.predict import predict
 from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
+from guidestar.tasks import Task
 
 
 def predict_samples(
@@ -31,7 +32,7 @@ def predict_samples(
     model: Any,
     examples: Sequence[Example],
     needs: Collection[str],
-    task: Any,
+    task: Task,
     *,
     passes: int,
     seed: int = 0,

@@ -102,7 +102,7 @@ class OwnScorer(Scorer):
         if "label_log_probs" in ask.needs and self.adapter is None and self.live is None:
             return (
                 f"{self.base.name} answers with a classification head, which is noise before it is trained: the base model "
-                "alone says nothing about the labels; give the adapter that it was trained with"
+                "alone says nothing about the labels"
             )
         return None
 

@@ -30,6 +30,7 @@ from guidestar.model.recipe import settled
 from guidestar.model.scorer import OwnScorer
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
+from guidestar.tasks import Task
 
 HEAD_BATCH = 64  # texts of one reading for the head
 
@@ -50,7 +51,7 @@ def train(
     peft: dict[str, Any],
     config: TrainConfig,
     labelled: Labelled,
-    task: Any,
+    task: Task,
     folder: Path,
     *,
     seed: int,
@@ -115,7 +116,7 @@ def _judge(
     labelled: Labelled,
     held_out: list[_Row],
     oracle: Split | None,
-    task: Any,
+    task: Task,
 ) -> Callable[[], float] | None:
     """What is asked after each epoch, the lower the better, to keep the best one; None keeps the last."""
     if config.early_stop == "oracle_epoch" and oracle is not None:
@@ -364,7 +365,7 @@ def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: 
     return spent / tokens
 
 
-def _rows(base: BaseModel, task: Any, labelled: Labelled) -> tuple[list[_Row], int]:
+def _rows(base: BaseModel, task: Task, labelled: Labelled) -> tuple[list[_Row], int]:
     """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
     if base.labels:
         positions = classify.positions(base, [answer for _, answer in labelled])

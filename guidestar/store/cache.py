@@ -17,6 +17,7 @@ from guidestar.errors import StoreError
 from guidestar.store import files
 
 Arrays = Mapping[str, np.ndarray]
+_ARRAYS = ".safetensors"
 _HASH = "sha256"  # an array of 32 bytes beside the others
 
 
@@ -29,16 +30,16 @@ class Cache:
 
     place: Path
 
-    def path(self, name: str, question: Mapping[str, Any]) -> Path:
-        """Where the answer lies; arrays have the ending .safetensors."""
-        return self.place / f"{name}-{fingerprint(dict(question))[:16]}"
+    def path(self, name: str, question: Mapping[str, Any], ending: str = "") -> Path:
+        """Where the answer lies: a folder, or arrays in a file that ends in .safetensors."""
+        return self.place / f"{name}-{fingerprint(dict(question))[:16]}{ending}"
 
     def arrays(self, name: str, question: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
         """The arrays for a question: read if they are there, else made and kept.
 
         Raises StoreError for a file whose content is not what was written.
         """
-        path = self._file(name, question)
+        path = self.path(name, question, _ARRAYS)
         if path.exists():
             return _read(path)
         made = make()
@@ -51,7 +52,7 @@ class Cache:
         One process makes it, others that ask meanwhile wait. Raises StoreError for a folder whose content is not what
         was written.
         """
-        path, record = self.path(name, question), self._record(name, question)
+        path, record = self.path(name, question), self.path(name, question, ".sha256")
         with _alone(path):
             if path.exists() and record.exists():
                 if files.sha256(path) != record.read_text(encoding="ascii").strip():
@@ -65,21 +66,8 @@ class Cache:
 
     def has(self, name: str, question: Mapping[str, Any]) -> bool:
         """Whether the answer to a question is there."""
-        return self._file(name, question).exists() or (
-            self.path(name, question).exists() and self._record(name, question).exists()
-        )
-
-    def forget(self, name: str, question: Mapping[str, Any]) -> None:
-        """Remove the arrays for a question, if they are there."""
-        self._file(name, question).unlink(missing_ok=True)
-
-    def _file(self, name: str, question: Mapping[str, Any]) -> Path:
-        path = self.path(name, question)
-        return path.with_name(f"{path.name}.safetensors")
-
-    def _record(self, name: str, question: Mapping[str, Any]) -> Path:
-        path = self.path(name, question)
-        return path.with_name(f"{path.name}.sha256")
+        whole = all(self.path(name, question, ending).exists() for ending in ("", ".sha256"))
+        return whole or self.path(name, question, _ARRAYS).exists()
 
 
 def _read(path: Path) -> Arrays:

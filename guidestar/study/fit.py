@@ -20,6 +20,7 @@ from guidestar.errors import ConfigError
 from guidestar.metrics import memory
 from guidestar.metrics.memory import GIB, Adapter, Range, Shape
 from guidestar.query import strategies
+from guidestar.tasks import Task
 
 RUNTIME = (0.37 * GIB, 0.65 * GIB)  # Python with torch, transformers and peft: before a model, and after a run
 CUDA_CONTEXT = 0.5 * GIB
@@ -176,7 +177,7 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
 
 
 def peaks(
-    config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Any
+    config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Task
 ) -> dict[str, tuple[Range, dict[str, float]]]:
     """Peak bytes while training, while scoring, and with `tapt` while reading the pool: a range, and the parts at its lower
     end."""
@@ -270,7 +271,7 @@ def refusals(
     return problems, facts
 
 
-def peaks_of(config: RunConfig, lengths: Lengths, task: Any) -> dict[str, tuple[Range, dict[str, float]]]:
+def peaks_of(config: RunConfig, lengths: Lengths, task: Task) -> dict[str, tuple[Range, dict[str, float]]]:
     """`peaks` of a configuration from its model and adapter on."""
     model, shape = skeleton(config)
     return peaks(config, shape, adapter_of(config, model, shape), lengths, task)

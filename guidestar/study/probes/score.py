@@ -34,6 +34,7 @@ from guidestar.study.probes.run import (
     opened,
     question,
 )
+from guidestar.tasks import Task
 
 TOP = 0.1  # share of the most uncertain examples whose classes are looked at
 _PASSES = "passes_log_probs"
@@ -144,7 +145,7 @@ def _scores(arrays: Arrays, kind: str) -> dict[str, Array]:
 
 
 def _known(
-    values: Array, wrong: np.ndarray, lengths: Sequence[int], gold: np.ndarray | None, task: Any, base: Array | None,
+    values: Array, wrong: np.ndarray, lengths: Sequence[int], gold: np.ndarray | None, task: Task, base: Array | None,
     is_base: bool,
 ) -> dict[str, Any]:  # fmt: skip
     area = diagnostics.auroc(values, wrong)
