@@ -18,7 +18,7 @@ from guidestar.metrics.verdict import below_floor, floor_of_mean
 from guidestar.report import build_report
 from guidestar.report.compare import compare, compare_text
 from guidestar.report.noise import NOISE_FILE, read_noise
-from guidestar.study.probes.run import finish
+from guidestar.study.probes import run as probed
 
 LOUD = [0.70, 0.78, 0.86, 0.74, 0.82]  # sd 0.0632: floor 0.248 of one training, 0.111 of a mean of 5
 QUIET = [0.800, 0.801, 0.802, 0.800, 0.801]
@@ -157,7 +157,7 @@ def test_what_the_probe_leaves_is_what_is_read(tmp_path: Path) -> None:
         place = tmp_path / "run" / "probes"
 
     Subject.place.mkdir(parents=True)
-    finish(Subject(), "noise", {"accuracies": QUIET, "synthetic": False}, ["said"], [])  # type: ignore[arg-type]
+    probed.Subject.finish(Subject(), "noise", {"accuracies": QUIET, "synthetic": False}, ["said"], [])  # type: ignore[arg-type]
     found = read_noise([tmp_path / "run"])
     assert found is not None
     assert found.floor == pytest.approx(_floor(QUIET))

@@ -19,9 +19,9 @@ from guidestar.metrics.smoothness import smoothness
 from guidestar.model import adapters
 from guidestar.model.layers import layer_states
 from guidestar.model.load import load
+from guidestar.rng import generator
 from guidestar.store import Store
 from guidestar.study.analyses.similarity import cka, rbf_kernel
-from guidestar.study.probes import layers as layers_room
 from guidestar.study.probes import probe
 
 
@@ -123,7 +123,7 @@ def test_layers_of_every_round(experiment: Path, tiny_folder: Path) -> None:
         test = None
     bench = loop.Bench(parse(json.loads(json.dumps(_config(run)))))
     test = bench.fitting.test.examples
-    order = layers_room.generator(0, 0, "layers").permutation(len(test))[:15]
+    order = generator(0, 0, "layers").permutation(len(test))[:15]
     sample = [test[i] for i in sorted(order)]
     plain = layer_states(base, base.model, sample)
     with adapters.adapted(base, folder) as model:

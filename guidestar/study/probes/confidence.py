@@ -14,22 +14,7 @@ from guidestar.progress import Progress
 from guidestar.records import Array, Metrics
 from guidestar.study.drawing import save_figure, write_csv
 from guidestar.study.probes import figures, numbers
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    base_of,
-    bench_of,
-    cached,
-    finish,
-    measured,
-    need_choice,
-    number,
-    opened,
-    question,
-    zero_shot,
-)
+from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
 
 LEAST_WRONG = 10  # wrong predictions below which a density is not drawn
 BINS = 100
@@ -53,8 +38,8 @@ def confidence_probe(
     if shots < 0:
         raise ConfigError(f"shots is {shots}; allowed: 0 or more")
     with opened(run, bench, progress) as subject:
-        need_choice(subject, "confidence")
-        rounds = measured(subject)
+        subject.need_choice("confidence")
+        rounds = subject.measured()
         if round is not None and round not in rounds:
             raise ConfigError(f"round is {round}; allowed: {', '.join(map(str, rounds))}")
         chosen = rounds[max(rounds) if round is None else round]
@@ -69,14 +54,14 @@ def confidence_probe(
             if used:
                 name = f"base model with {used} {'demonstration' if used == 1 else 'demonstrations'}"
                 models["few_shot"] = name, few
-        models["zero_shot"] = "base model", zero_shot(subject)
+        models["zero_shot"] = "base model", subject.zero_shot()
         models["tuned"] = _after(chosen), subject.store.arrays(chosen.round, "test")
         found = {key: numbers.calibration(a["log_probs"], a["gold"]) for key, (_, a) in models.items()}
         names = {key: name for key, (name, _) in models.items()}
         sure = {key: _wrong_confidences(arrays) for key, (_, arrays) in models.items()}
         low = 1.0 / models["tuned"][1]["log_probs"].shape[1]
         facts = {
-            **about(subject, "confidence"),
+            **subject.about("confidence"),
             "round": chosen.round,
             "labels": chosen.labels,
             "shots": used if shots else 0,
@@ -100,7 +85,7 @@ def confidence_probe(
             written = save_figure(stem, draw, header, rows, width=4.8, height=2.9 + 0.16 * len(curves))
         else:
             written = [write_csv(stem.with_name("confidence.csv"), header, rows)]
-        return finish(subject, "confidence", facts, sentences + notes, written)
+        return subject.finish("confidence", facts, sentences + notes, written)
 
 
 def _wrong_confidences(arrays: Arrays) -> Array:
@@ -115,17 +100,17 @@ def _few_shot(subject: Subject, shots: int) -> Arrays:
     labelled = [(example, label.answer) for example, label in subject.store.annotations.labelled(0)]
     seed = int(subject.facts["seed"])
     known = [(example.id, answer) for example, answer in labelled]
-    asked = question(subject) | {"shots": shots, "seed": seed, "labelled": known}
+    asked = subject.question | {"shots": shots, "seed": seed, "labelled": known}
 
     def compute() -> Arrays:
         from guidestar.model.fewshot import few_shot
 
-        base, dataset = base_of(subject), bench_of(subject).fitting
+        base, dataset = subject.base, subject.bench.fitting
         assert dataset.test is not None  # the run has measured on it
         with subject.progress.phase("base, few-shot") as tick:
             return few_shot(base, labelled, dataset.test, dataset.task, shots=shots, seed=seed, tick=tick)[1]
 
-    return cached(subject, "few-shot", asked, compute)
+    return subject.cached("few-shot", asked, compute)
 
 
 def _differences(subject: Subject, models: Mapping[str, Arrays]) -> dict[str, dict[str, float | None]]:

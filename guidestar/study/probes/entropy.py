@@ -20,19 +20,7 @@ from guidestar.rng import generator
 from guidestar.store import files
 from guidestar.study.drawing import save_figure, write_csv
 from guidestar.study.probes import figures, numbers
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    bench_of,
-    cached,
-    engine_of,
-    finish,
-    number,
-    opened,
-    question,
-)
+from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
 from guidestar.tasks import recorded_task
 
 LATE = (4, 5)  # the rounds that the paper calls iterations 5 and 6
@@ -69,7 +57,7 @@ def entropy_probe(
         trained = _trained(subject, [metrics.round for metrics in rounds], sample.examples)
         names = ["base", *(str(metrics.round) for metrics in rounds)]
         facts: dict[str, Any] = {
-            **about(subject, "entropy"),
+            **subject.about("entropy"),
             "measure": measures[0],
             "pool": sample.considered,
             "top": int(sample.top.sum()),
@@ -99,7 +87,7 @@ def entropy_probe(
             )
         written.append(_example_table(subject, names, measures, values, trained, sample))
         sentences = _entropy_sentences(facts, rounds, pairs) + notes
-        return finish(subject, "entropy", facts, sentences, written)
+        return subject.finish("entropy", facts, sentences, written)
 
 
 @dataclass(frozen=True)
@@ -158,8 +146,8 @@ def _with_adapters(subject: Subject, notes: list[str]) -> list[Metrics]:
 
 def _sample(subject: Subject, measures: Sequence[str], top: int, limit: int | None) -> _Sample:
     """The examples to follow, the same for every run of one pool, model, measure and limit."""
-    bench = bench_of(subject)
-    engine_of(subject)
+    bench = subject.bench
+    _ = subject.engine  # before anything is computed
     pool, seed = bench.pool, bench.config.data.seed
     if limit is not None and limit < len(pool):
         rows = generator(seed, 0, "probe/limit").choice(len(pool), size=limit, replace=False)
@@ -181,10 +169,8 @@ def _needs(measures: Sequence[str]) -> frozenset[str]:
 
 
 def _base_predictions(subject: Subject, examples: Sequence[Example], needs: frozenset[str]) -> Predictions:
-    """From the cache that the runs share: they may have asked the same."""
-    engine_of(subject)
     with subject.progress.phase("base model") as tick:
-        return bench_of(subject).untuned()(examples, Ask(needs), tick)
+        return subject.untuned(examples, Ask(needs), tick)
 
 
 def _values(subject: Subject, measures: Sequence[str], rounds: Sequence[int], sample: _Sample) -> dict[str, Array]:
@@ -193,15 +179,15 @@ def _values(subject: Subject, measures: Sequence[str], rounds: Sequence[int], sa
     found = [sample.base]
     for r in rounds:
         adapter = subject.store.adapter(r)
-        asked = question(subject) | {
+        asked = subject.question | {
             "adapter": files.sha256(adapter), "needs": sorted(needs), "ids": [e.id for e in sample.examples],
         }  # fmt: skip
 
         def compute(r: int = r, adapter: Path = adapter) -> Arrays:
             with subject.progress.phase(f"round {r}") as tick:
-                return engine_of(subject).scorer(adapter)(sample.examples, Ask(needs), tick).arrays
+                return subject.engine.scorer(adapter)(sample.examples, Ask(needs), tick).arrays
 
-        arrays = cached(subject, f"entropy-round-{r:03d}", asked, compute)
+        arrays = subject.cached(f"entropy-round-{r:03d}", asked, compute)
         found.append(Predictions(sample.base.ids, arrays, sample.base.labels))
     return {name: np.stack([evaluate_measure(name, one) for one in found]) for name in measures}
 

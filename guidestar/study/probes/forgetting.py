@@ -27,19 +27,7 @@ from guidestar.store.store import DATABASE
 from guidestar.study.analyses.dynamics import NEVER, DataMap, data_map, forgetting
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes.maps import draw_map
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    bench_of,
-    cached,
-    engine_of,
-    finish,
-    number,
-    opened,
-    question,
-)
+from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
 
 REGIONS = ("easy", "ambiguous", "hard", "other")
 MOST_EVENTS = 4  # more are counted together
@@ -74,7 +62,7 @@ def forgetting_probe(
         events = forgetting(said.correct)
         groups = dict(_groups(subject, said, frame, events, chosen))
         facts = {
-            **about(subject, "forgetting"),
+            **subject.about("forgetting"),
             "on": "pool" if chosen is None else "labels",
             "round": chosen,
             "epochs": len(said.log_probs),
@@ -92,7 +80,7 @@ def forgetting_probe(
             *_rows(facts),
             height=3.0 + 0.12 * max(len(shown) - 6, 0),
         )
-        return finish(subject, "forgetting", facts, _sentences(facts), written)
+        return subject.finish("forgetting", facts, _sentences(facts), written)
 
 
 def _round(subject: Subject, asked: int | None) -> int:
@@ -110,7 +98,7 @@ def _round(subject: Subject, asked: int | None) -> int:
 
 def _of_pool(subject: Subject) -> Dynamics:
     """What a training on the whole pool recorded."""
-    bench = bench_of(subject)
+    bench = subject.bench
     data, config = bench.fitting, bench.config
     labelled = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold]
     if len(labelled) < len(data.pool):
@@ -119,20 +107,20 @@ def _of_pool(subject: Subject) -> Dynamics:
             f"{len(data.pool)} have none; leave --pool out to look at the labelled examples"
         )
     seed = phase_seed(int(subject.facts.get("seed", 0)), 0, "probe/forgetting")
-    asked = question(subject) | {
+    asked = subject.question | {
         "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
         "labels": [(e.id, answer) for e, answer in labelled], "what": "dynamics",
     }  # fmt: skip
 
     def compute() -> Arrays:
         plain = config.model_copy(update={"train": config.train.model_copy(update={"patience": 0})})
-        trainer = engine_of(subject).trainer(plain, bench.dataset.hash)
+        trainer = subject.engine.trainer(plain, bench.dataset.hash)
         with tempfile.TemporaryDirectory(prefix="guidestar-") as place, subject.progress.phase("training") as tick:
             trained = trainer(Lesson(labelled=labelled, seed=seed), Path(place), tick)
         assert trained.dynamics is not None
         return trained.dynamics.arrays()
 
-    return from_arrays(cached(subject, "forgetting", asked, compute))
+    return from_arrays(subject.cached("forgetting", asked, compute))
 
 
 # --- groups -------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ from guidestar.records import Example
 from guidestar.store import files
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes.figures import draw_gates
-from guidestar.study.probes.layers import TEXTS, texts_of, tuned_rounds
-from guidestar.study.probes.run import Arrays, Probe, Subject, about, base_of, cached, finish, number, opened, question
+from guidestar.study.probes.run import TEXTS, Arrays, Probe, Subject, number, opened
 
 
 def gates_probe(
@@ -35,12 +34,12 @@ def gates_probe(
             raise ConfigError(
                 f"{subject.folder}: probe gates needs peft.peft_type UNIPELT; the run's {kind} has no gates"
             )
-        rounds = tuned_rounds(subject)
-        sample = texts_of(subject, texts)
+        rounds = subject.tuned_rounds()
+        sample = subject.texts_of(texts)
         found = [_gates(subject, m.round, sample) for m in rounds]
         parts = sorted(found[0])
         facts = {
-            **about(subject, "gates"),
+            **subject.about("gates"),
             "texts": len(sample), "rounds": [m.round for m in rounds], "labels": [m.labels for m in rounds],
             "parts": parts,
             "mean": {p: [[number(v) for v in one[p].mean(axis=1)] for one in found] for p in parts},
@@ -48,23 +47,23 @@ def gates_probe(
         }  # fmt: skip
         draw = draw_gates([str(m.round) for m in rounds], {p: np.array(facts["mean"][p]) for p in parts})
         written = save_figure(subject.place / "gates", draw, *_rows(facts), width=6.0, height=4.0)
-        return finish(subject, "gates", facts, _sentences(facts), written)
+        return subject.finish("gates", facts, _sentences(facts), written)
 
 
 def _gates(subject: Subject, r: int, examples: Sequence[Example]) -> Arrays:
     """Part -> (layers, texts) by a round's adapter; from the disk where they are."""
     adapter = subject.store.adapter(r)
-    asked = {**question(subject), "ids": [e.id for e in examples], "what": "gates", "adapter": files.sha256(adapter)}
+    asked = {**subject.question, "ids": [e.id for e in examples], "what": "gates", "adapter": files.sha256(adapter)}
 
     def compute() -> Arrays:
         from guidestar.model import adapters
         from guidestar.model.gates import gates
 
-        base = base_of(subject)
+        base = subject.base
         with adapters.adapted(base, adapter) as model, subject.progress.phase(f"round {r}") as tick:
             return gates(base, model, examples, tick)
 
-    return cached(subject, f"gates-{r}", asked, compute)
+    return subject.cached(f"gates-{r}", asked, compute)
 
 
 def _rows(facts: Mapping[str, Any]) -> tuple[list[str], list[Sequence[object]]]:

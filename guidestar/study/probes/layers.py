@@ -9,30 +9,16 @@ from typing import Any
 import numpy as np
 
 from guidestar.bench import Bench
-from guidestar.errors import ConfigError, StoreError
+from guidestar.errors import ConfigError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.progress import Progress
-from guidestar.records import Array, Example, Metrics
-from guidestar.rng import generator
+from guidestar.records import Array, Example
 from guidestar.store import files
 from guidestar.study.analyses.similarity import cka, linear_kernel, rbf_kernel
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes.figures import draw_layers
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    base_of,
-    bench_of,
-    cached,
-    finish,
-    number,
-    opened,
-    question,
-)
+from guidestar.study.probes.run import TEXTS, Arrays, Probe, Subject, number, opened
 
-TEXTS = 100
 _LEAST = 20  # labelled examples below which smoothness is not computed
 
 
@@ -48,9 +34,9 @@ def layers_probe(
     if texts < 3:
         raise ConfigError(f"texts is {texts}; allowed: 3 or more")
     with opened(run, bench, progress) as subject:
-        rounds = tuned_rounds(subject)
-        data = bench_of(subject).fitting
-        sample = texts_of(subject, texts)
+        rounds = subject.tuned_rounds()
+        data = subject.bench.fitting
+        sample = subject.texts_of(texts)
         labels = data.task.classes
         labelled = subject.store.annotations.labelled(None) if labels else []
         classes = np.array([labels.index(label.answer) for _, label in labelled], dtype=np.intp)
@@ -65,48 +51,32 @@ def layers_probe(
         }
         alphas = [[smoothness(layer[len(sample) :], classes) for layer in one] for one in states] if smooth else None
         facts = {
-            **about(subject, "layers"),
+            **subject.about("layers"),
             "texts": len(sample), "labelled": len(known), "rows": names, "labels": [m.labels for m in rounds],
             "cka": {kind: [[number(v) for v in row] for row in found] for kind, found in similar.items()},
             "smoothness": None if alphas is None else [[number(v) for v in row] for row in alphas],
         }  # fmt: skip
         draw = draw_layers(names, np.array(similar["linear"]), None if alphas is None else np.array(alphas))
         written = save_figure(subject.place / "layers", draw, *_rows(facts), width=3.4 if alphas is None else 7.0)
-        return finish(subject, "layers", facts, _sentences(facts), written)
-
-
-def tuned_rounds(subject: Subject) -> list[Metrics]:
-    """The finished rounds whose adapter is still there. Raises StoreError if there is none."""
-    rounds = [m for m in subject.store.metrics() if subject.store.has_adapter(m.round)]
-    if not rounds:
-        raise StoreError(f"{subject.folder}: no adapter is there, so there is no tuned model to probe")
-    return rounds
-
-
-def texts_of(subject: Subject, texts: int) -> list[Example]:
-    """Examples to look at: of the test set, or of the pool where there is none, drawn by the run's seed."""
-    data = bench_of(subject).fitting
-    everything = data.test.examples if data.test is not None else data.pool
-    rows = generator(int(subject.facts["seed"]), 0, "layers").permutation(len(everything))[:texts]
-    return [everything[i] for i in sorted(rows)]
+        return subject.finish("layers", facts, _sentences(facts), written)
 
 
 def _states(subject: Subject, r: int | None, examples: Sequence[Example]) -> Array:
     """States by the base model (None) or by a round's adapter, (layers, n, width); from the disk where they are."""
     adapter = None if r is None else subject.store.adapter(r)
-    asked = {**question(subject), "ids": [e.id for e in examples], "what": "layers"}
+    asked = {**subject.question, "ids": [e.id for e in examples], "what": "layers"}
     asked |= {} if adapter is None else {"adapter": files.sha256(adapter)}
 
     def compute() -> Arrays:
         from guidestar.model import adapters
         from guidestar.model.layers import layer_states
 
-        base = base_of(subject)
+        base = subject.base
         title = "base model" if r is None else f"round {r}"
         with adapters.adapted(base, adapter) as model, subject.progress.phase(title) as tick:
             return {"states": layer_states(base, model, examples, tick)}
 
-    return cached(subject, "layers-base" if r is None else f"layers-{r}", asked, compute)["states"]
+    return subject.cached("layers-base" if r is None else f"layers-{r}", asked, compute)["states"]
 
 
 def _rows(facts: Mapping[str, Any]) -> tuple[list[str], list[Sequence[object]]]:

@@ -19,18 +19,7 @@ from guidestar.progress import Progress
 from guidestar.records import Example
 from guidestar.rng import phase_seed
 from guidestar.study.drawing import write_csv
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    bench_of,
-    cached,
-    engine_of,
-    finish,
-    opened,
-    question,
-)
+from guidestar.study.probes.run import Arrays, Probe, Subject, opened
 
 LEAST = 2
 
@@ -53,7 +42,7 @@ def noise_probe(
         chosen = max(measured) if round is None else round
         if chosen not in measured:
             raise ConfigError(f"round is {chosen}; allowed: {', '.join(map(str, measured))}")
-        test = bench_of(subject).fitting.test
+        test = subject.bench.fitting.test
         if test is None:
             raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
         labelled = [(e, label.answer) for e, label in subject.store.annotations.labelled(chosen)]
@@ -63,12 +52,12 @@ def noise_probe(
         floor = float(t_quantile(seeds - 1)) * math.sqrt(2) * spread
         changed = [float((a != b).mean()) for i, a in enumerate(right) for b in right[i + 1 :]]
         facts = {
-            **about(subject, "noise"), "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
+            **subject.about("noise"), "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
             "own": measured[chosen].values.get("accuracy"), "accuracies": values.tolist(), "mean": float(values.mean()),
             "sd": spread, "floor": floor, "flipped": float(np.mean(changed)),
         }  # fmt: skip
         written = write_csv(subject.place / "noise.csv", ["training", "accuracy"], enumerate(values))
-        return finish(subject, "noise", facts, _sentences(facts), [written])
+        return subject.finish("noise", facts, _sentences(facts), [written])
 
 
 def _trained_again(
@@ -76,14 +65,14 @@ def _trained_again(
 ) -> np.ndarray:
     """(n,) whether the answers to the test set are right after a training with another seed."""
     seed = phase_seed(int(subject.facts.get("seed", 0)), r, f"probe/noise/{number}")
-    config = bench_of(subject).config
-    asked = question(subject) | {
+    config = subject.bench.config
+    asked = subject.question | {
         "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
         "labels": [(e.id, answer) for e, answer in labelled], "test": [e.id for e in test.examples],
     }  # fmt: skip
 
     def compute() -> Arrays:
-        bench, engine = bench_of(subject), engine_of(subject)
+        bench, engine = subject.bench, subject.engine
         validation = bench.fitting.validation
         lesson = Lesson(
             labelled=labelled, seed=seed,
@@ -98,7 +87,7 @@ def _trained_again(
         right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if "log_probs" in arrays else arrays["correct"]
         return {"right": np.asarray(right, dtype=np.uint8)}
 
-    return np.asarray(cached(subject, "noise", asked, compute)["right"], dtype=bool)
+    return np.asarray(subject.cached("noise", asked, compute)["right"], dtype=bool)
 
 
 def _sentences(facts: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from guidestar.store.store import DATABASE
 from guidestar.study.analyses import picks as numbers
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes.figures import draw_overlap
-from guidestar.study.probes.run import Probe, Subject, about, finish, number, opened
+from guidestar.study.probes.run import Probe, Subject, number, opened
 
 MOST_CLASSES = 50  # above that the answers are no classes
 
@@ -62,7 +62,7 @@ def picks_probe(run: Path, bench: Bench | None = None, *, progress: Progress | N
             for key, one in found.items()
         }
         facts = {
-            **about(subject, "picks"),
+            **subject.about("picks"),
             "rounds": shared,
             "strategies": names,
             "overlap": [[number(float(value)) for value in row] for row in matrix],
@@ -76,7 +76,7 @@ def picks_probe(run: Path, bench: Bench | None = None, *, progress: Progress | N
             width=3.4,
             height=2.6 + 0.1 * len(names),
         )
-        return finish(subject, "picks", facts, _sentences(facts, name), written)
+        return subject.finish("picks", facts, _sentences(facts, name), written)
 
 
 def _beside(subject: Subject) -> dict[str, _Picks]:

@@ -21,19 +21,7 @@ from guidestar.records import Array, Predictions
 from guidestar.report.style import look
 from guidestar.rng import phase_seed
 from guidestar.study.drawing import save_figure
-from guidestar.study.probes.run import (
-    Arrays,
-    Probe,
-    Subject,
-    about,
-    bench_of,
-    cached,
-    engine_of,
-    finish,
-    number,
-    opened,
-    question,
-)
+from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
 from guidestar.tasks import Task
 
 TOP = 0.1  # share of the most uncertain examples whose classes are looked at
@@ -57,7 +45,7 @@ def score_probe(
         raise ConfigError(f"passes is {passes}; allowed: 0 or more")
     with opened(run, bench, progress) as subject:
         split, where = _split(subject)
-        task = bench_of(subject).fitting.task
+        task = subject.bench.fitting.task
         if passes is None:
             passes = int((subject.facts.get("recipe") or {}).get("passes") or 0)
         passes = passes if task.classes and passes > 1 else 0
@@ -79,17 +67,17 @@ def score_probe(
             }
             models[name] = {"labels": labels, "accuracy": float(1 - wrong.mean()), "measures": found}
         facts = {
-            **about(subject, "score"), "on": where, "examples": len(lengths), "passes": passes, "models": models,
+            **subject.about("score"), "on": where, "examples": len(lengths), "passes": passes, "models": models,
             "chance": diagnostics.correlation_limit(len(lengths)),
         }  # fmt: skip
         last = f"round {rounds[-1].round}"
         curves = {m: diagnostics.risk_coverage(v, errors[last]) for m, v in scores[last].items()}
         written = save_figure(subject.place / "score", _drawing(models, curves, last), *_rows(models), height=2.8)
-        return finish(subject, "score", facts, _sentences(facts, last, curves), written)
+        return subject.finish("score", facts, _sentences(facts, last, curves), written)
 
 
 def _split(subject: Subject) -> tuple[Split, str]:
-    fitting = bench_of(subject).fitting
+    fitting = subject.bench.fitting
     for split, where in ((fitting.validation, "validation set"), (fitting.test, "test set")):
         if split is not None:
             return split, where
@@ -100,18 +88,18 @@ def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Ar
     """What the base model (r = −1) or the adapter of round r says to the split, from the disk if it was asked before."""
     adapter = subject.store.adapter(r) if r >= 0 else None
     recorded = {title: sha256 for kind, _, title, sha256 in subject.store.recorded() if kind == "adapters"}
-    asked = question(subject) | {
+    asked = subject.question | {
         "on": where, "examples": [e.id for e, _ in split.answered()], "passes": passes if r >= 0 else 0,
         "adapter": recorded[adapter.name] if adapter else None,
     }  # fmt: skip
-    return cached(subject, "score", asked, lambda: _predicted(subject, split, r, adapter, passes))
+    return subject.cached("score", asked, lambda: _predicted(subject, split, r, adapter, passes))
 
 
 def _predicted(subject: Subject, split: Split, r: int, adapter: Path | None, passes: int) -> Arrays:
-    bench, pairs = bench_of(subject), split.answered()
+    bench, pairs = subject.bench, split.answered()
     task, examples = bench.fitting.task, [e for e, _ in pairs]
     name = "base model" if adapter is None else f"round {r}"
-    scorer = engine_of(subject).scorer(adapter, b_dropout=bench.config.train.b_dropout if adapter else None)
+    scorer = subject.engine.scorer(adapter, b_dropout=bench.config.train.b_dropout if adapter else None)
     with scorer, subject.progress.phase(name) as tick:
         if not task.classes:
             said = scorer.respond(examples, None, tick)

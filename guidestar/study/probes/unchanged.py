@@ -13,7 +13,7 @@ from guidestar.errors import StoreError
 from guidestar.progress import Progress
 from guidestar.study.drawing import save_figure
 from guidestar.study.probes import figures, numbers
-from guidestar.study.probes.run import Arrays, Probe, Subject, about, finish, measured, need_choice, opened, zero_shot
+from guidestar.study.probes.run import Arrays, Probe, Subject, opened
 from guidestar.words import number
 
 
@@ -25,9 +25,9 @@ def unchanged_probe(run: Path, bench: Bench | None = None, *, progress: Progress
     Raises ConfigError for a task that is not a choice, and for a run without a test set.
     """
     with opened(run, bench, progress) as subject:
-        need_choice(subject, "unchanged")
-        rounds = list(measured(subject).values())
-        arrays = [zero_shot(subject), *(subject.store.arrays(m.round, "test") for m in rounds)]
+        subject.need_choice("unchanged")
+        rounds = list(subject.measured().values())
+        arrays = [subject.zero_shot(), *(subject.store.arrays(m.round, "test") for m in rounds)]
         pairs = [(0, i + 1) for i in range(len(rounds))] + [(i, i + 1) for i in range(1, len(rounds))]
         found = [
             {
@@ -38,7 +38,7 @@ def unchanged_probe(run: Path, bench: Bench | None = None, *, progress: Progress
             }
             for a, b in pairs
         ]
-        facts = {**about(subject, "unchanged"), "examples": len(arrays[0]["gold"]), "changes": found}
+        facts = {**subject.about("unchanged"), "examples": len(arrays[0]["gold"]), "changes": found}
         columns: list[tuple[str, list[str], list[Any]]] = []
         for title, some in (
             ("against the base model", [one for one in found if one["from"] is None]),
@@ -50,7 +50,7 @@ def unchanged_probe(run: Path, bench: Bench | None = None, *, progress: Progress
         written = save_figure(
             subject.place / "unchanged", draw, *_change_rows(found), width=3.6 * len(columns), height=4.0
         )
-        return finish(subject, "unchanged", facts, _change_sentences(found, len(rounds)), written)
+        return subject.finish("unchanged", facts, _change_sentences(found, len(rounds)), written)
 
 
 def _changes(subject: Subject, before: Arrays, after: Arrays) -> dict[str, dict[str, Any]]:
