@@ -19,7 +19,7 @@ from guidestar.errors import ConfigError, GuidestarError
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.statistics import holm
 from guidestar.records import Example, Metrics, Pick, Query, Stop
-from guidestar.report.compare import compare, compare_text
+from guidestar.report.compare import compare, compare_text, compared
 from guidestar.report.summary import summary
 from guidestar.store import Store
 
@@ -178,14 +178,15 @@ def test_seeds_that_are_not_finished_are_left_out_and_named(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 def test_few_seeds_are_said_so_and_claim_nothing(tmp_path: Path, seeds: int) -> None:
-    facts = compare([experiment(tmp_path, seeds, star=BETTER + 0.1, random=RISING)])
+    folder = experiment(tmp_path, seeds, star=BETTER + 0.1, random=RISING)
+    facts = compare([folder])
     found = row(facts)
     assert found["verdict"]["kind"] == "no evidence"
     assert "cannot show a gain" in found["verdict"]["sentence"]
     assert facts["comparisons"] == 0
     assert facts["wins"] is None
     assert (found["p"] is None) == (seeds == 1)
-    assert "cannot show a gain" in compare_text(facts)
+    assert "cannot show a gain" in compare_text(compared([folder]))
 
 
 def test_warm_starts_are_checked(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_several_datasets_share_one_correction_and_one_table_of_wins(tmp_path: P
     assert [data["comparisons"][0]["verdict"]["kind"] for data in facts["datasets"]] == ["gain", "no evidence", "harm"]
     assert facts["comparisons"] == 3
     assert facts["wins"]["star"]["random"] == [1, 1, 1]
-    text = compare_text(facts)
+    text = compare_text(compared([tmp_path / name for name in names]))
     assert "Won-tied-lost of each row against each column, over 3 datasets, corrected for all 3 pairs:" in text
     assert re.search(r"^star +1-1-1$", text, re.MULTILINE)
 
@@ -300,7 +301,7 @@ def test_errors_say_what_is_allowed(clear: Path, tmp_path: Path) -> None:
 
 def test_nothing_beside_random_and_no_test_set(tmp_path: Path) -> None:
     experiment(tmp_path / "alone", random=RISING)
-    assert "There is nothing to compare with random." in compare_text(compare([tmp_path / "alone"]))
+    assert "There is nothing to compare with random." in compare_text(compared([tmp_path / "alone"]))
     for name in ("star", "random"):
         write(tmp_path / "blind", name, 0, [None] * 5)
     facts = compare([tmp_path / "blind"])

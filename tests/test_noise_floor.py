@@ -16,7 +16,7 @@ from guidestar.cli.main import main
 from guidestar.errors import StoreError
 from guidestar.metrics.verdict import below_floor, floor_of_mean
 from guidestar.report import build_report
-from guidestar.report.compare import compare, compare_text
+from guidestar.report.compare import compare, compare_text, compared
 from guidestar.report.noise import NOISE_FILE, read_noise
 from guidestar.study.probes import run as probed
 
@@ -56,7 +56,7 @@ def test_a_gain_below_the_floor_is_none(clear: Path) -> None:
         assert found["noise"]["below"] is True
     assert facts["wins"]["star"]["random"] == [0, 1, 0]
     assert facts["datasets"][0]["noise"]["runs"] == ["star-seed0"]
-    text = compare_text(facts)
+    text = compare_text(compared([clear]))
     assert "The noise floor: order, dropout and the adapter's start alone move two trainings" in text
     assert "up to 24.8 points apart (95 %, 5 trainings of star-seed0), a mean of 5 seeds by up to 11.1." in text
 

@@ -23,7 +23,7 @@ from guidestar.publish.cards import card_warnings
 from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import build_report, status_text, summary
 from guidestar.report.charts import Line, curve_svg
-from guidestar.report.compare import compare, compare_text
+from guidestar.report.compare import compare, compare_text, compared
 from guidestar.report.evidence import evidence, nearest
 from guidestar.report.read import read_runs
 from guidestar.store import Store
@@ -265,7 +265,7 @@ def test_a_majority_that_nobody_beats_is_named(tmp_path: Path) -> None:
     said = "WARNING: star-seed0 (0.900) and random-seed0 (0.840) are not above 0.950, which always answering 'billing' gives"
     assert [warning.partition(":")[2].split(":")[0] for warning in facts["warnings"]] == [said.partition(":")[2]]
     assert said in status_text(facts)
-    assert said in compare_text(compare([tmp_path]))
+    assert said in compare_text(compared([tmp_path]))
     with Store.open(tmp_path / "star-seed0") as store:
         assert card_warnings(store, 3)[0].startswith("WARNING: round 3 (0.900) is not above 0.950")
     page = build_report(tmp_path).read_text(encoding="utf-8")

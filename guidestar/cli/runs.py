@@ -95,7 +95,7 @@ def _run_and_report(options: Options, config: Any) -> int:
     from guidestar.errors import GuidestarError
     from guidestar.records import Waiting
     from guidestar.report import build_report, summary
-    from guidestar.report.compare import beside_control, sentences
+    from guidestar.report.compare import beside_control
 
     outcomes = loop.run(config, progress(options))
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
@@ -112,7 +112,7 @@ def _run_and_report(options: Options, config: Any) -> int:
     planning.record_end(Path(config.out))
     if not waiting:
         if data := beside_control(Path(config.out)):
-            lines += sentences(data)
+            lines += data.sentences
         lines += [*facts["warnings"], facts["sentence"]]
         keep_costs(Path(config.out))
         try:

@@ -99,12 +99,13 @@ def _plan(options: Options) -> int:
 
 
 def _compare(options: Options) -> int:
-    from guidestar.report.compare import compare, compare_text
+    from guidestar.report.compare import compare_text, compared
+    from guidestar.report.facts import plain
 
-    facts = compare(
+    found = compared(
         [Path(run) for run in options.run], control=options.control, target=options.target, level=options.level
     )
-    show(options, facts, compare_text(facts))
+    show(options, plain(found), compare_text(found))
     return 0
 
 

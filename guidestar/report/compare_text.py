@@ -3,77 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from guidestar.words import bounded, chance, count, ends, level_of, number, paired, share
+from guidestar.report.facts import Compared, Comparisons, Row
+from guidestar.words import NOTHING, bounded, chance, count, ends, level_of, number, paired, share
 
 
-def compare_text(facts: Mapping[str, Any]) -> str:
+def compare_text(facts: Comparisons) -> str:
     """The comparison for a terminal: for each dataset sentences, tables and notes; then who won, and what the columns
     mean."""
-    parts = [_dataset_text(data) for data in facts["datasets"]]
-    if facts["wins"]:
-        parts.append(_wins_text(facts["wins"], len(facts["datasets"])))
-    if any(row["p"] is not None for data in facts["datasets"] for row in data["comparisons"]):
+    parts = [_dataset_text(data) for data in facts.datasets]
+    if facts.wins:
+        parts.append(_wins_text(facts.wins, len(facts.datasets)))
+    if any(row.p is not None for data in facts.datasets for row in data.comparisons):
         parts.append(_legend(facts))
     return "\n\n".join(parts)
 
 
-def _dataset_text(data: Mapping[str, Any]) -> str:
-    rows, control = data["comparisons"], data["control"]
-    labels = f", {data['labels'][0]} to {data['labels'][-1]} labels" if data["labels"] else ""
+def _dataset_text(data: Compared) -> str:
+    rows, control = data.comparisons, data.control
+    labels = f", {data.labels[0]} to {data.labels[-1]} labels" if data.labels else ""
     lines = [
-        f"{data['name']}, beside {control}{labels}" + (f", {data['test']} test examples" if data["test"] else ""),
+        f"{data.name}, beside {control}{labels}" + (f", {data.test} test examples" if data.test else ""),
         "",
     ]
-    lines += data["warnings"]
+    lines += data.warnings
     if not rows:
         lines.append(f"There is nothing to compare with {control}.")
     for row in rows:
-        lines.append(f"{row['strategy']}: {row['verdict']['sentence']}")
-        if row["target_sentence"]:
-            lines.append(f"  At the target: {row['target_sentence']}")
+        lines.append(f"{row.strategy}: {row.verdict.sentence}")
+        if row.target_sentence:
+            lines.append(f"  At the target: {row.target_sentence}")
     if rows:
         header = ["", "seeds", "AUC", control, "RIPL", "deficiency", "final", control]
         lines += ["", *_table(header, [_curve_row(row) for row in rows])]
-    if any(row["p"] is not None for row in rows):
+    if any(row.p is not None for row in rows):
         header = ["", "labels saved on average", "at the end"]
         lines += ["", *_table(header, [_saved_row(row) for row in rows])]
         header = ["", "difference of AUC", "bootstrap", "sign flips", "d_z", "p", "Holm", "exact p"]
         lines += ["", *_table(header, [_tests_row(row) for row in rows])]
-    rest = [*data["left_out"], *data["notes"]]
+    rest = [*data.left_out, *data.notes]
     return "\n".join([*lines, *([""] if rest else []), *rest])
 
 
-def _curve_row(row: Mapping[str, Any]) -> list[str]:
-    area, end = row["auc"], row["final"]
+def _curve_row(row: Row) -> list[str]:
     return [
-        row["strategy"], str(len(row["seeds"])), number(area["strategy"]), number(area["control"]),
-        share(row["ripl"]), bounded(row["deficiency"]), number(end["strategy"]), number(end["control"]),
+        row.strategy, str(len(row.seeds)), number(row.auc.strategy), number(row.auc.control), share(row.ripl),
+        bounded(row.deficiency), number(row.final.strategy), number(row.final.control),
     ]  # fmt: skip
 
 
-def _saved_row(row: Mapping[str, Any]) -> list[str]:
-    saved = row["saved"] or {}
-    end = saved.get("at_the_end") or {}
-    return [row["strategy"], share(saved.get("on_average")), share(end.get("share"), end.get("bound"))]
+def _saved_row(row: Row) -> list[str]:
+    if row.saved is None:
+        return [row.strategy, NOTHING, NOTHING]
+    end = row.saved.at_the_end
+    return [row.strategy, share(row.saved.on_average), share(end.share, end.bound) if end else NOTHING]
 
 
-def _tests_row(row: Mapping[str, Any]) -> list[str]:
-    p, others = row["p"] or {}, row["intervals"] or {}
+def _tests_row(row: Row) -> list[str]:
+    p, others = row.p, row.intervals or {}
     return [
-        row["strategy"], paired(row["auc"]["difference"]), ends(others.get("bootstrap")), ends(others.get("sign_flips")),
-        number((row["effect_size"] or {}).get("estimate"), 2), chance(p.get("t")), chance(p.get("holm")),
-        chance(p.get("sign_flips")),
+        row.strategy, paired(row.auc.difference), ends(others.get("bootstrap")), ends(others.get("sign_flips")),
+        number((row.effect_size or {}).get("estimate"), 2), *(map(chance, (p.t, p.holm, p.sign_flips)) if p else [NOTHING] * 3),
     ]  # fmt: skip
 
 
-def _legend(facts: Mapping[str, Any]) -> str:
-    tested = facts["comparisons"]
+def _legend(facts: Comparisons) -> str:
+    tested = facts.comparisons
     holm = f"corrected for {count(tested, 'comparison')}" if tested else "not for so few seeds"
     return "\n".join(
         [
-            f"In brackets: {level_of(facts['level'])} intervals; … is an open end, – is not known.",
+            f"In brackets: {level_of(facts.level)} intervals; … is an open end, – is not known.",
             "AUC: mean height of the curve. RIPL: share of the gap between the control's AUC and 1 that is closed.",
             "deficiency: area above the curve, under the control's last accuracy, over the control's; below 1 is better.",
             "labels saved: share of the control's, on average over the accuracies on the way, and to reach the accuracy "

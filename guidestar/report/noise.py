@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from guidestar.errors import StoreError
 from guidestar.metrics.statistics import LEVEL, t_quantile
 from guidestar.metrics.verdict import floor_of_mean
+from guidestar.words import hundredths
 
 NOISE_FILE = Path("probes", "noise.json")  # in a run's folder
 
@@ -27,14 +27,10 @@ class Noise:
     """sd: standard deviation of the accuracy of one training. degrees: of freedom behind it. runs: whose labels were
     trained on again. floor: how far two single trainings may be apart by chance, 95 %."""
 
+    floor: float
     sd: float
     degrees: int
     runs: Sequence[str]
-    floor: float
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON-able data."""
-        return {"floor": self.floor, "sd": self.sd, "degrees": self.degrees, "runs": list(self.runs)}
 
 
 def read_noise(places: Sequence[Path]) -> Noise | None:
@@ -50,7 +46,7 @@ def read_noise(places: Sequence[Path]) -> Noise | None:
         return None
     degrees = sum(len(values) - 1 for values in found.values())
     sd = math.sqrt(sum(float(np.var(values, ddof=1)) * (len(values) - 1) for values in found.values()) / degrees)
-    return Noise(sd, degrees, sorted(found), float(t_quantile(degrees, LEVEL)) * math.sqrt(2) * sd)
+    return Noise(float(t_quantile(degrees, LEVEL)) * math.sqrt(2) * sd, sd, degrees, sorted(found))
 
 
 def _accuracies(path: Path) -> list[float] | None:
@@ -69,39 +65,46 @@ def _accuracies(path: Path) -> list[float] | None:
     return found
 
 
-def beside_floor(noise: Noise | None, difference: float | None, seeds: int) -> dict[str, Any] | None:
-    """A difference of areas beside the floor: "floor" for one training, "of_mean" for the mean over the seeds, and
-    whether the difference is "below" each; None without both."""
+@dataclass(frozen=True)
+class BesideFloor:
+    """A difference of areas beside the noise floor: of one training, of the mean over the seeds, and whether it is below."""
+
+    floor: float
+    of_mean: float
+    below: bool
+    below_one: bool
+
+
+def beside_floor(noise: Noise | None, difference: float | None, seeds: int) -> BesideFloor | None:
+    """None without a known floor or a difference."""
     if noise is None or difference is None or not seeds:
         return None
-    of_mean = floor_of_mean(noise.floor, seeds)
-    size = abs(difference)
-    return {"floor": noise.floor, "of_mean": of_mean, "below": size < of_mean, "below_one": size < noise.floor}
+    of_mean, size = floor_of_mean(noise.floor, seeds), abs(difference)
+    return BesideFloor(noise.floor, of_mean, size < of_mean, size < noise.floor)
 
 
-def noise_notes(noise: Noise | None, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What training alone does to the comparisons, or how to find that out."""
-    if not any(row["seeds"] for row in rows):
+def noise_notes(noise: Noise | None, seeds: int) -> list[str]:
+    """What training alone does to the comparisons, or how to find that out. seeds: most of a comparison."""
+    if not seeds:
         return []
     if noise is None:
         return [
             "How far accuracy moves by training alone is not known. `guidestar probe RUN noise` measures it for one of these "
             "runs; no difference below that is then called a gain."
         ]
-    most = max(len(row["seeds"]) for row in rows)
-    mean = "" if most < 2 else f", a mean of {most} seeds by up to {_points(floor_of_mean(noise.floor, most))}"
-    found = [
+    mean = "" if seeds < 2 else f", a mean of {seeds} seeds by up to {hundredths(floor_of_mean(noise.floor, seeds), 1)}"
+    return [
         f"The noise floor: order, dropout and the adapter's start alone move two trainings on the same labels up to "
-        f"{_points(noise.floor)} points apart (95 %, {noise.degrees + len(noise.runs)} trainings of {', '.join(noise.runs)}){mean}."
-    ]
-    return found + [
-        f"{row['strategy']}: the {'gain' if row['verdict']['kind'] == 'gain' else 'harm'} shows in the mean; at "
-        f"{_points(abs(row['auc']['difference']['estimate']))} points it is below what two single trainings may differ by, so "
-        "one project may not see it."
-        for row in rows
-        if row["verdict"]["kind"] != "no evidence" and row["noise"] and row["noise"]["below_one"]
+        f"{hundredths(noise.floor, 1)} points apart (95 %, {noise.degrees + len(noise.runs)} trainings of "
+        f"{', '.join(noise.runs)}){mean}."
     ]
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
+def small_gain(name: str, kind: str, difference: float, beside: BesideFloor | None) -> list[str]:
+    """A note where a gain or a harm that shows in the mean is below what two single trainings may differ by."""
+    if kind == "no evidence" or beside is None or not beside.below_one:
+        return []
+    return [
+        f"{name}: the {kind} shows in the mean; at {hundredths(abs(difference), 1)} points it is below what two single "
+        "trainings may differ by, so one project may not see it."
+    ]

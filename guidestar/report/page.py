@@ -16,8 +16,9 @@ from guidestar.report import charts, pictures
 from guidestar.report.advice import advise
 from guidestar.report.analyses import analyses
 from guidestar.report.charts import Chart
-from guidestar.report.compare import beside_control, sentences
+from guidestar.report.compare import beside_control
 from guidestar.report.evidence import evidence
+from guidestar.report.facts import Compared
 from guidestar.report.picks import rounds_of
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import spending
@@ -62,7 +63,7 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
         facts=facts,
         compared=compared,
         warnings=facts["warnings"],
-        answer=[*(sentences(compared) if compared else ()), facts["sentence"]],
+        answer=[*(compared.sentences if compared else ()), facts["sentence"]],
         notes=_notes(facts, compared),
         curves=_there(curves),
         answers=_there(behaviour),
@@ -96,9 +97,9 @@ def _there(found: Sequence[Chart | None]) -> list[Chart]:
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def _notes(facts: Mapping[str, Any], compared: Mapping[str, Any] | None) -> list[str]:
+def _notes(facts: Mapping[str, Any], compared: Compared | None) -> list[str]:
     """What a reader must know before believing the sentences, each once."""
-    return list(dict.fromkeys([*facts["notes"], *(compared["notes"] if compared else ())]))
+    return list(dict.fromkeys([*facts["notes"], *(compared.notes if compared else ())]))
 
 
 def _advice(folder: Path) -> list[tuple[str, list[str]]]:

@@ -17,6 +17,7 @@ from guidestar.query.measures import entropy
 from guidestar.records import Label
 from guidestar.report import charts
 from guidestar.report.charts import Chart, Line
+from guidestar.report.facts import Compared
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import seconds_by_phase, strategy_names
 from guidestar.words import number, paired, percent, significant
@@ -73,19 +74,19 @@ def _about_bands(seeds: int) -> str:
     return f"Lines are means over {seeds} seeds, bands 95 % intervals of these means for new seeds."
 
 
-def difference(runs: Sequence[RunRecord], compared: Mapping[str, Any] | None) -> Chart | None:
+def difference(runs: Sequence[RunRecord], compared: Compared | None) -> Chart | None:
     """How far each strategy is above the control, paired by seed; for three seeds and more."""
-    rows = [row for row in (compared or {}).get("comparisons", ()) if row["points"] and len(row["seeds"]) > 2]
+    rows = [row for row in (compared.comparisons if compared else ()) if row.points and len(row.seeds) > 2]
     if compared is None or not rows:
         return None
-    names, control = strategy_names(runs), compared["control"]
+    names, control = strategy_names(runs), compared.control
     lines = []
     for row in rows:
-        apart = [point["difference"] for point in row["points"]]
-        band = [(one["low"], one["high"]) for one in apart]
-        y = [one["estimate"] for one in apart]
-        lines.append(Line(row["strategy"], [p["labels"] for p in row["points"]], y, names.index(row["strategy"]), band))
-    about = "new seeds and new test examples" if all(row["examples"] for row in rows) else "new seeds"
+        ends = ("estimate", "low", "high")
+        apart = np.array([[point.difference[end] for end in ends] for point in row.points or ()], dtype=float)
+        y, band = apart[:, 0].tolist(), [(low, high) for _, low, high in apart.tolist()]
+        lines.append(Line(row.strategy, [p.labels for p in row.points or ()], y, names.index(row.strategy), band))
+    about = "new seeds and new test examples" if all(row.examples for row in rows) else "new seeds"
     return Chart(
         f"Difference from {control}",
         f"Accuracy above {control}'s, paired by seed. Bands are 95 % intervals for {about}, each for its own number of labels; "
@@ -94,14 +95,14 @@ def difference(runs: Sequence[RunRecord], compared: Mapping[str, Any] | None) ->
         ["strategy", "labels", "accuracy", control, "difference (95 % interval)"],
         [
             [
-                row["strategy"],
-                p["labels"],
-                number(p["strategy"]),
-                number(p["control"]),
-                paired(p["difference"]),
+                row.strategy,
+                p.labels,
+                number(p.strategy),
+                number(p.control),
+                paired(p.difference),
             ]
             for row in rows
-            for p in row["points"]
+            for p in row.points or ()
         ],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from guidestar.errors import ConfigError
 from guidestar.progress import Progress, Silent
-from guidestar.report.compare import compare, compare_text
+from guidestar.report.compare import compare_text, compared
 from guidestar.report.noise import read_noise
 from guidestar.report.pairing import right_answers
 from guidestar.report.summary import ORACLE_EPOCH
@@ -136,11 +136,11 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
         _write(study.place / "table.csv", as_csv(found.lines)),
     ]
     folders = _comparable(study, results)
-    compared = engine.tried(progress, lambda: compare(list(folders), control=study.control)) if folders else None
-    if compared:
-        for data in compared["datasets"]:
-            data["name"] = folders.get(Path(data["folder"]), data["name"])
-        written.append(_write(study.place / "compare.txt", compare_text(compared) + "\n"))
+    compares = engine.tried(progress, lambda: compared(list(folders), control=study.control)) if folders else None
+    if compares:
+        named = [replace(data, name=folders.get(Path(data.folder), data.name)) for data in compares.datasets]
+        text = compare_text(replace(compares, datasets=named))
+        written.append(_write(study.place / "compare.txt", text + "\n"))
     written += engine.tried(progress, lambda: figures.learning_curves(study, results)) or []
     facts = {
         "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,

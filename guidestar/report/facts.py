@@ -1,0 +1,164 @@
+"""What `compare` and the report work out, as frozen records with a plain form for JSON.
+
+An interval is kept as `Interval.plain` gives it: "estimate", "low" and "high", None for an open end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidestar.metrics.verdict import Verdict
+from guidestar.report.noise import BesideFloor, Noise
+
+Ends = Mapping[str, float | None]
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON-able data: records become objects with their fields in order, whatever they hold.
+
+    >>> plain(Beside(0.5, None, {"estimate": None, "low": None, "high": None}))["strategy"]
+    0.5
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Means of a strategy and of the control over the seeds that both have, and the interval of their difference."""
+
+    strategy: float | None
+    control: float | None
+    difference: Ends
+
+
+@dataclass(frozen=True)
+class Point:
+    """`Beside` at one number of labels."""
+
+    labels: int
+    strategy: float | None
+    control: float | None
+    difference: Ends
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A saving to reach an accuracy, as `savings.Saving` has it."""
+
+    accuracy: float
+    labels: float | None
+    control_labels: float | None
+    share: Ends
+    bound: str | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Labels saved: on average over the accuracies on the way, at the end of the lower curve, and at the target."""
+
+    on_average: Ends
+    at_the_end: Reached | None
+    at_target: Reached | None
+
+
+@dataclass(frozen=True)
+class Chances:
+    """p values of the difference of the areas: t test, corrected by Holm (None where so few seeds claim nothing), exact
+    sign flips and the smallest these can give, Wilcoxon's."""
+
+    t: float
+    holm: float | None
+    sign_flips: float
+    smallest: float
+    wilcoxon: float
+
+
+@dataclass(frozen=True)
+class StandardErrors:
+    """By the seeds alone, what the test examples add, and both; None where single answers are not known."""
+
+    seeds: float
+    examples: float | None
+    both: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy beside the control, over `seeds`. What needs two seeds is None for fewer.
+
+    examples: test examples, if each one's answers are known. points: at every number of labels. effect_size: d_z of the
+    areas. intervals: of the area by "sign_flips" and "bootstrap". errors: of "auc" and "final". noise: the difference of
+    the areas beside the noise floor. target_sentence: what both needed to reach the target.
+    """
+
+    strategy: str
+    seeds: Sequence[int]
+    examples: int | None
+    auc: Beside
+    final: Beside
+    verdict: Verdict
+    noise: BesideFloor | None
+    target_sentence: str | None
+    points: Sequence[Point] | None = None
+    ripl: Ends | None = None
+    deficiency: Ends | None = None
+    saved: Saved | None = None
+    effect_size: Ends | None = None
+    p: Chances | None = None
+    intervals: Mapping[str, Ends | None] | None = None
+    errors: Mapping[str, StandardErrors] | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One dataset: the strategies beside the control.
+
+    test: examples. labels: of the points. shared_warm_start: seed -> whether all strategies began with the same picks.
+    noise: how far training alone moves the accuracy; None if no run was probed for it. left_out, warnings, notes:
+    sentences; warnings name results that are no better than the majority baseline.
+    """
+
+    name: str
+    folder: str
+    control: str
+    test: int | None
+    labels: Sequence[int]
+    synthetic: bool
+    shared_warm_start: Mapping[str, bool]
+    noise: Noise | None
+    left_out: Sequence[str]
+    warnings: Sequence[str]
+    notes: Sequence[str]
+    comparisons: Sequence[Row]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts, one sentence each; with the strategy's name where there are several."""
+        named = len(self.comparisons) > 1
+        return [
+            f"{row.strategy}: {row.verdict.sentence}" if named else row.verdict.sentence for row in self.comparisons
+        ]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All datasets of one call of `compare`.
+
+    comparisons: how many p values were corrected together. wins: strategy -> strategy -> (wins, ties, losses) over the
+    datasets, or None where there is only one pair.
+    """
+
+    level: float
+    target: float | None
+    comparisons: int
+    datasets: Sequence[Compared]
+    wins: Mapping[str, Mapping[str, Sequence[int]]] | None
