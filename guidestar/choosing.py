@@ -15,6 +15,7 @@ import numpy as np
 from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
 from guidestar.bench import PARTS, Bench
 from guidestar.query import strategies
+from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
@@ -26,7 +27,6 @@ from guidestar.store.store import Store
 from guidestar.tuning import Tuning
 
 STATES = Ask.of(["embedding"])
-PROBED = frozenset({"embedding", "label_log_probs"})  # what the classifier on frozen features knows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,13 @@ class Chooser:
             if by == "random":
                 rows = rng.choice(len(free), size=k, replace=False)
             else:
+                free = self._candidates(free, max(k, CANDIDATES), r)
                 rows = WARM_STARTS[by](self.tuning.features(r).points(free), k, rng)
             return tuple(Pick(free[i].id, float("nan")) for i in rows)
         if k == 0:
             return ()
-        block = self._candidates(free, max(k, self._bench.config.query.candidates or len(free)), r)
+        most = CANDIDATES if self._recipe.model == "frozen" else len(free)  # more of them would choose no better
+        block = self._candidates(free, max(k, self._bench.config.query.candidates or most), r)
         candidates, drawn = self._subpool(block, k, r)
         selection = self._select(candidates, block, k - len(drawn), r, 0 if drawn else self._random_picks(r, k))
         if selection.scores:
@@ -130,11 +132,10 @@ class Chooser:
             labelled_base=self._base_labelled(r, Ask(of_labelled_base)) if of_labelled_base else None,
             labelled_classes=Counter(label.answer for _, label in self.tuning.labelled()),
         )  # fmt: skip
-        by_probe = PROBED if recipe.model == "frozen" else frozenset()
-        if tuned := needs - by_probe:
+        if tuned := needs - recipe.by_probe:
             context = self._scored(candidates, tuned, context, k, r)
-        if by_probe:
-            context = self._probed(candidates, needs & by_probe, context, r)
+        if recipe.by_probe:
+            context = self._probed(candidates, needs & recipe.by_probe, context, r)
         if self._bench.watched and context.full is not None and "label_log_probs" in context.full.arrays:
             self._keep_answers(r, context.full)
         ids, rng = [e.id for e in candidates], generator(self.tuning.seed, r, "query")
@@ -145,7 +146,7 @@ class Chooser:
     ) -> strategies.Context:
         """The context with what the tuned models say to the candidates and, where it is read, to the labelled examples."""
         recipe = self._recipe
-        of_labelled = strategies.labelled_needs(recipe)[0] - (PROBED if recipe.model == "frozen" else frozenset())
+        of_labelled = strategies.labelled_needs(recipe)[0] - recipe.by_probe
         plain = Ask(
             needs, passes=recipe.committee or recipe.passes, seed=phase_seed(self.tuning.seed, r, "score"),
             dropout="model" if recipe.dropout == "model" else "adapter", gold=self._gold(needs),
@@ -169,7 +170,10 @@ class Chooser:
     ) -> strategies.Context:
         """The context with what the classifier on frozen features says, beside what the tuned model said."""
         labelled = [(example, label.answer) for example, label in self.tuning.labelled()]
-        known, of_labelled = [e for e, _ in labelled], strategies.labelled_needs(self._recipe)[0] & PROBED
+        known, of_labelled = (
+            [e for e, _ in labelled],
+            strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe,
+        )
         frozen, labels = self.tuning.features(r), self._bench.fitting.task.classes
 
         def said(examples: Sequence[Example], needs: frozenset[str], others: Predictions | None) -> Predictions | None:

@@ -99,7 +99,9 @@ class Phase:
 def _scored(c: Course) -> Amounts:
     size = c.recipe.subpool_size or SUBPOOL_SIZE
     each = [n if c.recipe.subpool is None else min(n, size) for n in c.candidates]
-    return dict.fromkeys(kinds_of(strategies.needs(c.recipe, c.family)[0]), sum(each) * c.recipe.walks)
+    return dict.fromkeys(
+        kinds_of(strategies.needs(c.recipe, c.family)[0] - c.recipe.by_probe), sum(each) * c.recipe.walks
+    )
 
 
 def _scored_base(c: Course) -> Amounts:

@@ -99,3 +99,15 @@ def test_what_cannot_go_with_frozen_features_is_said() -> None:
     assert any("model is frozen, which has no dropout" in problem for problem in problems)
     with pytest.raises(ConfigError, match="warm_start_by"):
         read_config({"query": {"warm_start_by": "magic"}})
+
+
+def test_a_large_pool_is_chosen_from_by_a_sample(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Herding looks at no more candidates than that, so no more are asked about; and no part of the pool is left out."""
+    monkeypatch.setattr("guidestar.choosing.CANDIDATES", 20)
+    config = config_of(make_config, ["lean"], candidates=None)
+    bench = Bench(read_config(config))
+    with Run(bench.config, bench=bench) as run:
+        run.run(oracle(bench.dataset))
+        assert [len(run.store.arrays(r, "scores")["score"]) for r in (1, 2)] == [20, 20]
+        place = {e.id: i for i, e in enumerate(bench.pool)}
+        assert max(place[id] for r in range(3) for id in picks(run, r)) > len(bench.pool) // 2

@@ -92,6 +92,11 @@ class Recipe:
         return self.measure
 
     @property
+    def by_probe(self) -> frozenset[str]:
+        """Arrays that a classifier on frozen features gives, and not the tuned model."""
+        return frozenset({"embedding", "label_log_probs"}) if self.model == "frozen" else frozenset()
+
+    @property
     def selector(self) -> table.Selector:
         """The entry of `SELECTORS` that draws the batch."""
         return table.SELECTORS[self.select]
