@@ -18,7 +18,8 @@ from guidestar.query.selectors import Positions, random
 from guidestar.records import Array
 
 RADIUS = 0.7  # of the kernel, in median distances; 0.3 to 1.0 differ little (LOG.md, 2026-11-30)
-AUDIENCE = 4096  # examples on which coverage is measured; half a pool loses 4 to 7 % of a batch's gain (LOG.md, 2026-11-30)
+# Examples on which coverage is measured; on half of a pool a batch loses 4 to 7 % of its gain (LOG.md, 2026-11-30).
+AUDIENCE = 4096
 CANDIDATES = 16_384  # of a larger pool, so many are looked at
 _AT_ONCE = 64  # gains computed at one time when the best are looked at again
 
