@@ -40,7 +40,9 @@ task:
 
 model:
   # a short name (see `guidestar models`), a folder, a .gguf file or a hub name
-  name: smollm2-135m
+  name: {model}
+  # how classes are told apart: by words, or by a head on what an encoder says (docs/encoders.md)
+  head: auto
 
 query:
   # labels of round 0, drawn at random; of every further round; and in all
@@ -75,6 +77,8 @@ _SOME_ANSWERS = """\
   test_share: 0.2"""
 
 _ANSWER = "\nAnswer:"
+_ENCODER, _LANGUAGE = "all-minilm-l6-v2", "smollm2-135m"
+ENCODED = 1000  # characters of a text that the encoder surely reads to its end
 _SIMULATED = """\
 # one run for each seed and strategy: three seeds or more give a spread, random is the control
 seeds: [0]
@@ -166,8 +170,10 @@ def write_config(
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
     if answer and kind == "choice":
         notes += _merged(cells[answer], given or known)
+    model, why = _model(kind, cells[text])
+    notes.append(f"model: {model}, {why}")
     body = _CONFIG.format(
-        rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
+        model=model, rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
         strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
         answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
@@ -193,6 +199,21 @@ def write_config(
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+
+
+def _model(kind: str, texts: Sequence[str]) -> tuple[str, str]:
+    """The model to begin with, and why."""
+    if kind != "choice":
+        return _LANGUAGE, "a language model, because the answers have to be written"
+    if (longest := max(map(len, texts))) > ENCODED:
+        return (
+            _LANGUAGE,
+            f"a language model: the longest text has {longest} characters, more than the small encoder reads",
+        )
+    return (
+        _ENCODER,
+        "an encoder: it tells classes apart after fewer labels than a small language model, and needs no GPU",
+    )
 
 
 def following(config: str, asked: bool, ready: bool) -> str:

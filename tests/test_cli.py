@@ -259,6 +259,7 @@ def test_init_on_a_labelled_file_writes_a_configuration_that_runs(
     config = tmp_path / "mine.yaml"
     assert out.splitlines()[-1] == f"next: guidestar run {config}"
     assert config.read_text().count("#") > 5, "the configuration explains itself"
+    assert "model: all-minilm-l6-v2, an encoder: it tells classes apart" in out
     overrides = [
         f"model.name={tiny_folder}",
         "query.budget=24",
@@ -343,7 +344,7 @@ def test_init_copes_with_names_that_yaml_or_templates_could_misread(
         rows.writerow([text, label])
         rows.writerows([f"a message about thing {i}, quite long", "yes" if i % 3 else "08"] for i in range(40))
     assert call("init", tmp_path / name, "--out", tmp_path / "c.yaml")[0] == 0
-    overrides = [f"model.name={tiny_folder}", "query.budget=12", "query.warm_start=10", "train.epochs=1"]
+    overrides = [f"model.name={tiny_folder}", "query.budget=12", "query.warm_start=10", "train.min_steps=2"]
     code, out, err = call("run", "--json", tmp_path / "c.yaml", *overrides, "strategies=[random]")
     assert code == 0, err
     (run,) = strict_json(out)["runs"]

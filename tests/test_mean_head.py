@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from guidestar.config import ModelConfig, TrainConfig
 from guidestar.errors import ConfigError
 from guidestar.model import adapters, classify, heads
 from guidestar.model.batches import pad_right
-from guidestar.model.load import BaseModel, load
+from guidestar.model.load import BaseModel, describe, load
 from guidestar.model.predict import predict
 from guidestar.model.train import train
 
@@ -84,3 +85,19 @@ def test_the_embedding_stays_what_the_pooling_says(mean: BaseModel, tiny_encoder
 def test_a_causal_model_has_no_such_head(tiny_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.head is mean, but .* is no encoder: only its last token"):
         load(ModelConfig(name=str(tiny_folder), head="mean"), labels=LABELS)
+
+
+def test_auto_takes_the_mean_where_the_models_own_files_say_so(
+    tiny_encoder_folder: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "of-means"
+    shutil.copytree(tiny_encoder_folder, own)
+    (own / "1_Pooling").mkdir()
+    (own / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    found = {
+        folder: describe(load(ModelConfig(name=str(folder), head="auto"), labels=LABELS))
+        for folder in (own, tiny_encoder_folder, tiny_folder)
+    }
+    assert [facts.get("head") for facts in found.values()] == ["mean", None, None]
+    assert "pooling" not in found[tiny_folder], "a causal model answers by words"
+    assert "head" not in describe(load(ModelConfig(name=str(own)), labels=LABELS)), "the default stays what it was"

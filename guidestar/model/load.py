@@ -122,7 +122,7 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
-    if config.head == "mean":
+    if config.head == "mean" or (config.head == "auto" and encoder and traits.pooling(folder, encoder) == "mean"):
         heads.read_mean(model)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
@@ -163,7 +163,7 @@ def classifies_with_head(config: ModelConfig, found: Any) -> bool:
             f"model.head is mean, but {config.name} ({found.model_type}) is no encoder: only its last token has seen the whole "
             "text; allowed: words, classifier"
         )
-    return config.head in ("classifier", "mean") or (config.head is None and is_encoder(found))
+    return config.head in ("classifier", "mean") or (config.head != "words" and is_encoder(found))
 
 
 def head_options(labels: Sequence[str]) -> dict[str, Any]:
@@ -258,6 +258,7 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in base.model.parameters()),
         "max_length": base.max_length,
         **({"pooling": base.pooling} if base.labels else {}),
+        **({"head": "mean"} if heads.reads_mean(base.model) else {}),
         **({"normalized": True} if base.normalized else {}),
         **({"closing": list(base.closing)} if base.closing else {}),
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),

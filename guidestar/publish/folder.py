@@ -145,7 +145,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
-        head=bench.base.labels, mean=config.model.head == "mean", closing=tuple(facts["model"].get("closing", ())),
+        head=bench.base.labels, mean=facts["model"].get("head") == "mean", closing=tuple(facts["model"].get("closing", ())),
     )  # fmt: skip
 
 
