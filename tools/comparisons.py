@@ -41,12 +41,12 @@ def comparisons(studies: Path) -> str:
     """The page as Markdown; the same files give the same bytes. studies: a folder of study folders, maybe empty."""
     parts = [_INTRO.format(note=NOTE)]
     files = sorted(studies.glob("*/facts.json")) if studies.is_dir() else []
-    found = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    for place, facts in found.items():
+    studies_there = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    for place, facts in studies_there.items():
         parts += [*_section(place, facts), ""]
-    if not found:
+    if not studies_there:
         parts += ["No study is kept yet.", ""]
-    parts += [*_published(found), ""]
+    parts += [*_published(studies_there), ""]
     return "\n".join(parts)
 
 
@@ -140,7 +140,7 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
 
     rows: the study's own; what they say of the same seeds rests on more than the curves.
     """
-    found = {}
+    cells = {}
     groups: dict[Group, list[Result]] = {}
     for one in read_results(place / "results"):
         if one["curve"] and one["tags"]["dataset"] == "subj" and one["tags"]["method"] in ("random", "mc"):
@@ -156,8 +156,8 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
             known = [Line.of_plain(row) for row in rows
                      if group == (row["dataset"], row["model"], row["peft"]) and row["strategy"] == "mc"]  # fmt: skip
             best = next((line for line in known if line.seeds == mc.seeds), mc)
-            found[group[2]] = [*areas, ripl_of(best), str(len(mc.seeds))]
-    return found
+            cells[group[2]] = [*areas, ripl_of(best), str(len(mc.seeds))]
+    return cells
 
 
 def _rows(peft: str) -> list[Row]:

@@ -47,19 +47,17 @@ def reproduction(results: Path) -> str:
 
     Raises StoreError for a file that cannot be read.
     """
-    found = (
-        [one for one in read_results(results) if one["tags"].get("scale") in ON_THE_PAGE] if results.is_dir() else []
-    )
+    kept = [one for one in read_results(results) if one["tags"].get("scale") in ON_THE_PAGE] if results.is_dir() else []
     parts = [
         _INTRO.format(slip=_sentence(study_of("table2", "paper", "gsm8k").config.datasets[0].note), least=least_seeds())
     ]
     places = [
         (scale, name, dataset) for scale in ON_THE_PAGE for name in shipped() for dataset in _settings(scale)
-        if _was_run(name, scale, dataset, _of(found, scale, dataset))
+        if _was_run(name, scale, dataset, _of(kept, scale, dataset))
     ]  # fmt: skip
-    made = dict(zip(places, tables([_asked(place, found) for place in places]), strict=True))
+    made = dict(zip(places, tables([_asked(place, kept) for place in places]), strict=True))
     for scale in ON_THE_PAGE:
-        sections = [text for name in shipped() for text in _section(name, scale, made, found)]
+        sections = [text for name in shipped() for text in _section(name, scale, made, kept)]
         if sections:
             first = study_of("table1", scale).config
             parts += ["", f"## Scale `{scale}`", "", _sentence(first.scale_doc), *first.notes, *sections]
@@ -175,12 +173,14 @@ def conclusion(line: Line) -> str:
         return "the control"
     if line.beside is None:
         return "not run, or not beside its control"
-    found, gain = line.beside, line.published[1]
-    seeds = count(len(found.seeds), "seed")
-    text = f"{found.verdict}: {points_of(found.difference)} points from its control, {seeds}"
-    if found.verdict not in ("gain", "harm") or gain is None:
+    compared, gain = line.beside, line.published[1]
+    seeds = count(len(compared.seeds), "seed")
+    text = f"{compared.verdict}: {points_of(compared.difference)} points from its control, {seeds}"
+    if compared.verdict not in ("gain", "harm") or gain is None:
         return text
-    return f"{text}; {'as in the paper' if (gain > 0) == (found.verdict == 'gain') else 'the paper says the opposite'}"
+    return (
+        f"{text}; {'as in the paper' if (gain > 0) == (compared.verdict == 'gain') else 'the paper says the opposite'}"
+    )
 
 
 def _probed(name: str, probes: Sequence[Result]) -> Iterator[str]:

@@ -97,18 +97,18 @@ def run_cells(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two cells are called {twice[0]}")
     shared = shared or Shared(out / "cache", news)
-    found: list[CellResult] = []
+    results: list[CellResult] = []
     for place, cell in enumerate(cells):
         one = kept(cell, out)
         if one is None:
             news.say(f"cell {place + 1} of {len(cells)}: {cell.name}")
-            one = _attempt(cell, out, shared, news, found, cells)
-        found.append(one)
+            one = _attempt(cell, out, shared, news, results, cells)
+        results.append(one)
         if one.error:
             news.say(f"{cell.name} failed: {one.error}")
         if one.state == "done" and after is not None:
-            after(found)
-    return found
+            after(results)
+    return results
 
 
 def exit_code(results: Sequence[CellResult]) -> int:
@@ -138,10 +138,10 @@ def kept(cell: Cell, out: Path) -> CellResult | None:
     if not path.is_file():
         return None
     try:
-        found = read_result(path)
+        result = read_result(path)
     except StoreError as error:
         return CellResult(cell, "failed", error=str(error))
-    return CellResult(cell, "kept", found) if made_with(found, cell.config) else None
+    return CellResult(cell, "kept", result) if made_with(result, cell.config) else None
 
 
 # --- one cell -----------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ def _attempt(
     with claim(out / "claims" / f"{cell.name}.lock") as mine:
         if not mine:
             return CellResult(cell, "elsewhere")
-        if (found := kept(cell, out)) is not None:  # finished by another process meanwhile
-            return found
+        if (before_us := kept(cell, out)) is not None:  # finished by another process meanwhile
+            return before_us
         try:
             result = _run(cell, shared, before, cells)
             files.write_bytes(result_path(out, cell.name), (json.dumps(result, indent=1) + "\n").encode())
@@ -321,16 +321,16 @@ def _device() -> dict[str, Any]:
     """The processor as far as torch sees it."""
     import torch
 
-    found: dict[str, Any] = {"threads": torch.get_num_threads()}
-    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+    device: dict[str, Any] = {"threads": torch.get_num_threads()}
+    return device | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def _base(run: Run) -> dict[str, float] | None:
     """The untuned model on the test set, where it was measured."""
     if not run.store.has_arrays(0, "test_base"):
         return None
-    found = run.store.arrays(0, "test_base")
-    return {"accuracy": accuracy(found["log_probs"].argmax(axis=1), found["gold"])}
+    arrays = run.store.arrays(0, "test_base")
+    return {"accuracy": accuracy(arrays["log_probs"].argmax(axis=1), arrays["gold"])}
 
 
 def _balance(run: Run, r: int) -> dict[str, int] | None:

@@ -205,10 +205,10 @@ def _draws_at_random(strategy: StrategyConfig | str | Mapping[str, Any]) -> bool
     given = {"use": strategy} if isinstance(strategy, str) else strategy
     try:
         one = given if isinstance(given, StrategyConfig) else StrategyConfig.model_validate(dict(given))
-        found = strategies.resolve(one)
+        recipe = strategies.resolve(one)
     except (ConfigError, ValueError):  # which is said when its runs are made
         return False
-    return found.select == "random" and found.measure is None
+    return recipe.select == "random" and recipe.measure is None
 
 
 def _default_model(study: StudyConfig) -> ModelPart:
@@ -241,8 +241,8 @@ def filled(value: Any, values: Mapping[str, Any], known: set[str]) -> Any:
     {'measure': 'entropy', 'passes': 3}
     """
     if isinstance(value, Mapping):
-        found = {key: filled(item, values, known) for key, item in value.items()}
-        return {key: item for key, item in found.items() if item is not _NO_VALUE}
+        data = {key: filled(item, values, known) for key, item in value.items()}
+        return {key: item for key, item in data.items() if item is not _NO_VALUE}
     if isinstance(value, list):
         return [filled(item, values, known) for item in value]
     if not isinstance(value, str) or not value.startswith("$"):
@@ -289,19 +289,19 @@ class _Draft:
         self, row: Row, changes: _Changes, values: Mapping[str, Any], known: set[str]
     ) -> tuple[_Draft, list[str]]:
         """The draft of one row's run, and what is wrong with its values and its adapter."""
-        found, said = _Draft(self._source), []
-        found.data, found.lines, found.touched = dict(self.data), dict(self.lines), dict(self.touched)
+        draft, said = _Draft(self._source), []
+        draft.data, draft.lines, draft.touched = dict(self.data), dict(self.lines), dict(self.touched)
         try:
-            found.add(filled(changes.sections, values, known), changes.where)
-            found.data["strategies"] = [filled(changes.strategy, values, known)]
-            said = _refused(found.data.get("peft")) + _unresolved(found.data["strategies"][0])
+            draft.add(filled(changes.sections, values, known), changes.where)
+            draft.data["strategies"] = [filled(changes.strategy, values, known)]
+            said = _refused(draft.data.get("peft")) + _unresolved(draft.data["strategies"][0])
         except ConfigError as error:
             said = [str(error)]
-            found.data["strategies"] = ["random"]
-        found.follow(changes.strategy_where, ("strategies", 0))
+            draft.data["strategies"] = ["random"]
+        draft.follow(changes.strategy_where, ("strategies", 0))
         line = self._source.lines.get(changes.where)
         place = self._source.name + (f" line {line}" if line else "")
-        return found, [f"{place}: {row.peft or row.name}: {problem}" for problem in said]
+        return draft, [f"{place}: {row.peft or row.name}: {problem}" for problem in said]
 
     def parsed(self, **more: Any) -> RunConfig:
         """The configuration. Raises ConfigError with the lines of the study's file."""
@@ -347,13 +347,13 @@ def _moved(places: Mapping[Where, Place], source: Where, target: Where, inside: 
 
 def _of_dataset(part: DatasetPart, folder: str | None) -> dict[str, Any]:
     """A dataset's sections; a preset that is named alone gets its folder in `folder`."""
-    found = part.model_dump(include={*SECTIONS}, exclude_unset=True)
+    sections = part.model_dump(include={*SECTIONS}, exclude_unset=True)
     data = dict(part.data)
     if "pool" not in data:
         data.setdefault("preset", part.name)
         if folder is not None and "folder" not in data:
             data["folder"] = dataset_folder(Path(folder), str(data["preset"]))
-    return {**found, "data": data}
+    return {**sections, "data": data}
 
 
 def dataset_folder(data: Path, dataset: str) -> str:

@@ -29,7 +29,7 @@ def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progr
     cells: finished ones; of each dataset, model and seed the first is used, for its data, its prompt and its warm start,
     of which the `shots` demonstrations are drawn. One that another process works on is left out.
     """
-    found = []
+    results = []
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(_named(cell, FEW_SHOT), cell)
@@ -44,8 +44,8 @@ def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progr
                 result = _few_shot(cell, shots, shared, progress)
                 tags = {key: value for key, value in cell.tags.items() if key != "peft"} | {"method": FEW_SHOT}
                 _write(path, result | {"name": name, "tags": tags, "fingerprint": key})
-        found.append(read_result(path))
-    return found
+        results.append(read_result(path))
+    return results
 
 
 def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Result:
@@ -71,7 +71,7 @@ def run_probe(
     """A probe of a finished cell's run: its result, kept in `out/results` too, and the files it wrote."""
     progress.say(f"probe {name} of {cell.name}")
     folder = run_folder(cell)
-    found = probe(folder, name, bench=shared.bench(cell.config), progress=progress, **options)
+    answer = probe(folder, name, bench=shared.bench(cell.config), progress=progress, **options)
     with Store.open(folder) as store:
         facts = store.facts
     result = about(cell, facts) | _NO_RUN
@@ -79,10 +79,10 @@ def run_probe(
         "name": _named(cell, f"probe-{name}"),
         "tags": {**cell.tags, "method": f"probe-{name}", "probed": cell.tags["method"]},
         "fingerprint": fingerprint({"cell": cell.fingerprint, "probe": name, "options": options}),
-        "final": None, "seconds": {}, "sentences": list(found.sentences), "facts": dict(found.facts),
+        "final": None, "seconds": {}, "sentences": list(answer.sentences), "facts": dict(answer.facts),
     }  # fmt: skip
     _write(result_path(out, result["name"]), result)
-    return result, found.files
+    return result, answer.files
 
 
 def _named(cell: Cell, what: str) -> str:

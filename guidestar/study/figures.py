@@ -85,13 +85,13 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
         runs: dict[str, list[Result]] = {}
         for one in results:
             if place_of(one) == place and one["curve"]:
-                runs.setdefault(row_of(one), []).append(one)
+                runs.setdefault(row_of(one["tags"]), []).append(one)
         level = next((one["data"]["majority"]["share"] for some in runs.values() for one in some
                       if one["data"].get("majority")), None)  # fmt: skip
         drawn = []
         for title, names in panels.items():
-            found = [(name, curve_of(runs.get(study.runs.get((*place, name), ""), ()))) for name in names]
-            drawn.append(Panel(title, tuple((*looks[title, name], curve) for name, curve in found if curve), level))
+            curves = [(name, curve_of(runs.get(study.runs.get((*place, name), ""), ()))) for name in names]
+            drawn.append(Panel(title, tuple((*looks[title, name], curve) for name, curve in curves if curve), level))
         drawn = [panel for panel in drawn if panel.curves or len(panels) <= COLUMNS]
         if any(panel.curves for panel in drawn):
             grid = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]

@@ -48,16 +48,16 @@ def gains(results: Sequence[Result], strategies: Sequence[str], control: str | N
     One for every adapter of every dataset and model, and one for the mean over the adapters where there are several: first
     the mean of each seed that all of them have, then over the seeds, for the adapters of a seed share their examples.
     """
-    found: dict[tuple[str, str, str], dict[str, Seeds]] = {}
+    added: dict[tuple[str, str, str], dict[str, Seeds]] = {}
     own = {(group_of(one), str(one["tags"]["method"]), int(one["tags"]["seed"])): one for one in results}
     for (group, method, seed), one in own.items():
         base = own.get((group, control or "", seed))
         if method != control and base and one["curve"] and _points(one) == _points(base):
-            found.setdefault(group, {}).setdefault(method, {})[seed] = one["auc"] - base["auc"]
-    names = [name for name in strategies if any(name in one for one in found.values())]
+            added.setdefault(group, {}).setdefault(method, {})[seed] = one["auc"] - base["auc"]
+    names = [name for name in strategies if any(name in one for one in added.values())]
     rows = []
-    for dataset, model in dict.fromkeys(group[:2] for group in found):
-        mine = {group[2]: found[group] for group in found if group[:2] == (dataset, model)}
+    for dataset, model in dict.fromkeys(group[:2] for group in added):
+        mine = {group[2]: added[group] for group in added if group[:2] == (dataset, model)}
         rows += [
             Gain(dataset, model, p, 1, {name: _above(by.get(name, {})) for name in names}) for p, by in mine.items()
         ]

@@ -25,7 +25,7 @@ from guidestar.study.compose import Study, filled, load_study
 from guidestar.study.jobs import run_jobs
 from guidestar.study.reading import beside, reading, warm_starts
 from guidestar.study.results import Result, group_of
-from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, table
+from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, row_of, table
 from guidestar.words import count
 
 Found = tuple[dict[str, Any], str, int]
@@ -84,9 +84,9 @@ def run_study(
         failed, ended = run_jobs(json.dumps(vars(order)), jobs, news)
         elsewhere: list[str] = []
     else:
-        found = run_part(study, cells, shared, news)
-        failed, ended = {one.cell.name: one.error or "" for one in found if one.error}, []
-        elsewhere = [one.cell.name for one in found if one.state == "elsewhere"]
+        tried = run_part(study, cells, shared, news)
+        failed, ended = {one.cell.name: one.error or "" for one in tried if one.error}, []
+        elsewhere = [one.cell.name for one in tried if one.state == "elsewhere"]
     facts, lines = finish(study, shared, news)
     now = _results(cells, study.out)
     done = {one["name"] for one in now}
@@ -105,8 +105,8 @@ def run_study(
 def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Progress) -> list[CellResult]:
     """Run cells one after the other; after each, how the rows of its dataset, model and adapter stand."""
 
-    def after(found: Sequence[CellResult]) -> None:
-        last = found[-1].result
+    def after(results: Sequence[CellResult]) -> None:
+        last = results[-1].result
         if last and last["curve"]:
             near = [one for one in _results(study.cells, study.out) if group_of(one) == group_of(last)]
             progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
@@ -121,19 +121,19 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
     results = sorted(_results(study.cells, study.out), key=lambda one: order[group_of(one)])
     runs = len(results)
     more, written = _beside_the_runs(study, shared, progress)
-    found = _table(study, results, progress)
-    said = _about_starts(study, results) + reading(found, study.rows, results)
+    made = _table(study, results, progress)
+    said = _about_starts(study, results) + reading(made, study.rows, results)
     said += [sentence for one in more for sentence in one.get("sentences", ())]
     above = gains.gains(results, list(dict.fromkeys(row.method for row in study.rows)), study.control)
-    notes = [*study.notes, *beside(found, [*results, *more])]
+    notes = [*study.notes, *beside(made, [*results, *more])]
     body = [f"# {title(study)}", "", *([study.config.doc, ""] if study.config.doc else [])]
-    body += [markdown(found.lines) if found.lines else "No run with a test set is done yet.", "", NOTE, ""]
+    body += [markdown(made.lines) if made.lines else "No run with a test set is done yet.", "", NOTE, ""]
     body += [gains.markdown(above, study.control), ""] if len(above) > 1 else []
     body += [*(f"- {note}" for note in notes), *([""] if notes else [])]
     body += ["## What this shows", "", *(f"- {sentence}" for sentence in said), ""]
     written += [
         _write(study.place / "table.md", "\n".join(body)),
-        _write(study.place / "table.csv", as_csv(found.lines)),
+        _write(study.place / "table.csv", as_csv(made.lines)),
     ]
     folders = _comparable(study, results)
     compares = engine.tried(progress, lambda: compared(list(folders), control=study.control)) if folders else None
@@ -144,7 +144,7 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
     written += engine.tried(progress, lambda: figures.learning_curves(study, results)) or []
     facts = {
         "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,
-        "control": study.control, "cells": len(study.cells), "done": runs, "rows": [line.plain() for line in found.lines],
+        "control": study.control, "cells": len(study.cells), "done": runs, "rows": [line.plain() for line in made.lines],
         "above": [asdict(one) for one in above], "notes": notes, "reading": said, "files": sorted(map(str, written)),
     }  # fmt: skip
     _write(study.place / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -162,25 +162,26 @@ def _order(study: Study, place: tuple[Any, ...]) -> tuple[int, ...]:
 def _beside_the_runs(study: Study, shared: Shared, progress: Progress) -> tuple[list[Result], list[Path]]:
     """The untuned model with demonstrations, and the study's probe on the first finished seed of each dataset."""
     done = [cell for cell in study.cells if engine.kept(cell, study.out) and run_folder(cell).is_dir()]
-    found: list[Result] = []
+    results: list[Result] = []
     written: list[Path] = []
     if shots := study.config.shots:
-        found += engine.tried(progress, lambda: extras.few_shot(done, shots, study.out, shared, progress)) or []
+        results += engine.tried(progress, lambda: extras.few_shot(done, shots, study.out, shared, progress)) or []
     if (asked := study.config.probe) is None:
-        return found, written
+        return results, written
     for part in study.config.datasets:
-        cell = next((c for c in done if (c.tags["dataset"], c.tags["method"]) == (part.name, asked.row)), None)
+        runs = {run for (dataset, _, row), run in study.runs.items() if (dataset, row) == (part.name, asked.row)}
+        cell = next((c for c in done if c.tags["dataset"] == part.name and row_of(c.tags) in runs), None)
         options = filled(asked.options, study.config.values | part.values, {*study.config.values, *part.values})
         one = cell and engine.tried(
             progress, lambda c=cell, o=options: extras.run_probe(c, asked.name, study.out, shared, progress, **o)
         )
         if one:
-            found.append(one[0])
+            results.append(one[0])
             for path in one[1]:
                 if path.suffix in (".png", ".pdf", ".csv"):
                     written.append(study.place / f"{part.name}-{path.name}")
                     files.write_bytes(written[-1], path.read_bytes())
-    return found, written
+    return results, written
 
 
 def _about_starts(study: Study, results: Sequence[Result]) -> list[str]:
@@ -199,7 +200,7 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in failed.items():
         names.setdefault(reason, []).append(name)
-    return [f"failed: {', '.join(found)}: {reason}" for reason, found in names.items()]
+    return [f"failed: {', '.join(cells)}: {reason}" for reason, cells in names.items()]
 
 
 def title(study: Study) -> str:

@@ -69,17 +69,17 @@ def run_jobs(order: str, jobs: int, progress: Progress, worker: str = WORKER) ->
 def environment(i: int, jobs: int, here: Mapping[str, str], cores: int, devices: Sequence[str]) -> dict[str, str]:
     """The environment of process i: its share of the cores, and one device where there are several.
 
-    >>> found = environment(1, 2, {}, 8, ["0", "1"])
-    >>> found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]
+    >>> variables = environment(1, 2, {}, 8, ["0", "1"])
+    >>> variables["OMP_NUM_THREADS"], variables["CUDA_VISIBLE_DEVICES"]
     ('4', '1')
     """
-    found = {**here, **_QUIET}
+    variables = {**here, **_QUIET}
     limit = here.get("OMP_NUM_THREADS", "")
     threads = min(cores, int(limit)) if limit.isdigit() and int(limit) else cores
-    found |= dict.fromkeys(THREADS, str(max(1, threads // jobs)))
+    variables |= dict.fromkeys(THREADS, str(max(1, threads // jobs)))
     if len(devices) > 1:
-        found["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
+    return variables
 
 
 def devices() -> list[str]:

@@ -31,14 +31,14 @@ def reading(table: Table, rows: Sequence[Row], results: Sequence[Result]) -> lis
 
 def beside(table: Table, results: Sequence[Result]) -> list[str]:
     """What a reader must see beside the rows: baselines, rows that are one run, and what makes rows incomparable."""
-    found = []
+    notes = []
     for place in dict.fromkeys(map(place_of, results)):
         here = [one for one in results if place_of(one) == place and one["curve"]]
         where = ", ".join(filter(None, place))
-        found += [f"{where}: {text}" for text in (baselines(place, results), *_unlike(here)) if text]
+        notes += [f"{where}: {text}" for text in (baselines(place, results), *_unlike(here)) if text]
     if table.same:
-        found.append("The same run as another row here: " + "; ".join(f"{a} = {b}" for _, a, b in table.same) + ".")
-    return found
+        notes.append("The same run as another row here: " + "; ".join(f"{a} = {b}" for _, a, b in table.same) + ".")
+    return notes
 
 
 def _unlike(results: Sequence[Result]) -> Iterator[str]:
@@ -57,10 +57,10 @@ def _unlike(results: Sequence[Result]) -> Iterator[str]:
 def _verdicts(table: Table) -> Iterator[str]:
     """Each verdict of enough seeds. Those of fewer differ in their numbers alone, which the table has, and are counted."""
     lines = [(line, line.beside) for line in table.lines if line.beside]
-    for line, found in lines:
-        if found.sentence:
-            yield f"{_where(line)}: {line.label}: {found.sentence}"
-    few = sum(not can_claim(len(found.seeds)) for _, found in lines)
+    for line, compared in lines:
+        if compared.sentence:
+            yield f"{_where(line)}: {line.label}: {compared.sentence}"
+    few = sum(not can_claim(len(compared.seeds)) for _, compared in lines)
     if few:
         yield (
             f"{few} of {len(lines)} comparisons have fewer than {least_seeds()} seeds. They cannot show a gain at 95 %, "
@@ -83,11 +83,11 @@ def _signs(measured: Sequence[Line]) -> Iterator[str]:
 
 def _pairs(table: Table, rows: Mapping[str, Row]) -> Iterator[str]:
     """The pairs that were asked for beside the controls: what each part adds, here and as published."""
-    for place, after, before, found in table.pairs:
+    for place, after, before, compared in table.pairs:
         a, b = rows[after], rows[before]
         yield (
-            f"{', '.join(filter(None, place))}, {_seeds(found.seeds)}: {a.label} is {points_of(found.difference)} points of "
-            f"AUC from {b.label}: {found.verdict}{_printed(a, b, place)}."
+            f"{', '.join(filter(None, place))}, {_seeds(compared.seeds)}: {a.label} is {points_of(compared.difference)} points of "
+            f"AUC from {b.label}: {compared.verdict}{_printed(a, b, place)}."
         )
 
 
@@ -106,13 +106,13 @@ def _printed(after: Row, before: Row, place: Place) -> str:
 def _batches(table: Table, controls: Mapping[str, str | None]) -> Iterator[str]:
     """Rows that ask for one class: what is rare under the untuned model is a label word as often as a hard example."""
     shares = {(line.dataset, line.model, line.row): line.largest_class for line in table.lines}
-    found: dict[str, list[str]] = {}
+    lopsided: dict[str, list[str]] = {}
     for line in table.lines:
         control = shares.get((line.dataset, line.model, str(controls[line.row])))
         if control is not None and line.largest_class is not None and line.largest_class > control + LOPSIDED:
             text = f"{line.label} {100 * line.largest_class:.0f} % (control {100 * control:.0f} %)"
-            found.setdefault(_where(line), []).append(text)
-    for where, texts in found.items():
+            lopsided.setdefault(_where(line), []).append(text)
+    for where, texts in lopsided.items():
         yield f"{where}: batches that are mostly of one class, by the mean share of the largest: {', '.join(texts)}."
 
 
@@ -153,19 +153,19 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
         if sum(spent for r, phase, spent, _ in one["timings"] if r == 0 and phase == "train") > 0:
             first = one["curve"][0][1] if one["curve"] else None
             trained.setdefault((*group_of(one), _training(one), tags["seed"]), {})[str(tags["method"])] = first
-    found = [
+    sentences = [
         f"{dataset}, seed {seed}: the runs did not begin with the same {size} examples, so part of their difference "
         "comes from the warm start."
         for (dataset, seed, size, _), starts in picks.items()
         if len(set(starts.values())) > 1
     ]
     pools = {(place[0], place[1]) for place in picks}
-    found += [
+    sentences += [
         f"{dataset}, seed {seed}: the runs have different pools or sizes of the warm start, which is then not shared."
         for dataset, seed in sorted(pools)
         if sum((place[0], place[1]) == (dataset, seed) for place in picks) > 1
     ]
-    return list(dict.fromkeys([*found, *_trained_again(trained)]))
+    return list(dict.fromkeys([*sentences, *_trained_again(trained)]))
 
 
 def _training(one: Result) -> str:

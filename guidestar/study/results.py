@@ -32,12 +32,12 @@ def read_results(folder: Path) -> list[Result]:
 def read_result(path: Path) -> Result:
     """A result file. Raises StoreError if it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read as a result: {error}; delete it, the cell will run again") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise StoreError(f"{path}: is not a result of format {FORMAT}; delete it, the cell will run again")
-    return found
+    return result
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def portable(config: RunConfig) -> dict[str, Any]:
 
 def recipe(config: RunConfig) -> dict[str, Any]:
     """What the configuration's first strategy does, as JSON-able data."""
-    found = strategies.resolve(config.strategies[0])
-    values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "doc"}
-    if found.code is None:
+    resolved = strategies.resolve(config.strategies[0])
+    values = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(resolved) if f.name != "doc"}
+    if resolved.code is None:
         del values["code"]  # as in a result made before there was code of one's own
-    return values | {"mix": found.mix.model_dump(mode="json") if found.mix else None}
+    return values | {"mix": resolved.mix.model_dump(mode="json") if resolved.mix else None}
 
 
 def config_fingerprint(config: RunConfig) -> str:

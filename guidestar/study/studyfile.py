@@ -214,18 +214,20 @@ class StudyConfig(_Part):
         return self
 
     def _rows_named(self) -> Iterator[tuple[str, str]]:
-        """Names of rows that are not there."""
-        titles = [strategy.title for strategy in self.strategies or ()] + [row.name for row in self.rows or ()]
-        own = [f"random-{row.name}" for row in self.rows or () if row.control == "own"]
-        named = [("control", self.control)]
-        named += [(f"rows.{i}.control", row.control) for i, row in enumerate(self.rows or ()) if row.control != "own"]
-        if self.rows is not None:
-            named += [("probe.row", self.probe.row)] if self.probe else []
-            named += [(f"panels.{panel}", name) for panel, names in self.panels.items() for name in names]
-            named += [(f"beside.{i}", name) for i, pair in enumerate(self.beside) for name in pair]
-        known = [*titles, *own]
-        yield from ((where, f"is {n!r}; {allowed(known, n)}") for where, n in named if n is not None and n not in known)
+        """Names of rows that are not there; of adapters and strategies the row is `ADAPTER/STRATEGY`."""
+        titles = [strategy.title for strategy in self.strategies or ()]
+        pefts = [part.name for part in self.peft or ()] or ["lora"]
+        rows = [f"{peft}/{title}" for peft in pefts for title in titles] + [row.name for row in self.rows or ()]
+        rows += [f"random-{row.name}" for row in self.rows or () if row.control == "own"]
+        named = [("probe.row", self.probe.row)] if self.probe else []
+        named += [(f"rows.{i}.control", row.control) for i, row in enumerate(self.rows or ())
+                  if row.control not in (None, "own")]  # fmt: skip
+        named += [(f"panels.{panel}", name) for panel, names in self.panels.items() for name in names]
+        named += [(f"beside.{i}", name) for i, pair in enumerate(self.beside) for name in pair]
+        yield from ((where, f"is {name!r}; {allowed(rows, name)}") for where, name in named if name not in rows)
         yield from ((f"beside.{i}", "is no pair of rows") for i, pair in enumerate(self.beside) if len(pair) != 2)
+        if self.control is not None and self.control not in (known := titles or rows):
+            yield "control", f"is {self.control!r}; {allowed(known, self.control)}"
 
 
 _SHORT_FORMS: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -241,11 +243,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     >>> merged({"train": {"epochs": 2, "clip": 1.0}}, {"train": {"epochs": 3}})
     {'train': {'epochs': 3, 'clip': 1.0}}
     """
-    found = dict(below)
+    keys = dict(below)
     for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping) and key != "strategy"
-        found[key] = merged(found[key], value) if both else value
-    return found
+        both = isinstance(value, Mapping) and isinstance(keys.get(key), Mapping) and key != "strategy"
+        keys[key] = merged(keys[key], value) if both else value
+    return keys
 
 
 def model_label(name: str) -> str:
@@ -288,12 +290,12 @@ def read_study(path: str | Path, overrides: Sequence[str] = (), scale: str | Non
     touched = configs.override(data, texts)
     touched = {key: place.replace("line: change.", "line: ") for key, place in touched.items()}
     try:
-        found = StudyConfig.model_validate(data)
+        config = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(
             "\n".join(dict.fromkeys(configs.explain(error, str(path), lines, touched, StudyConfig)))
         ) from None
-    return Source(found, str(path), lines, touched)
+    return Source(config, str(path), lines, touched)
 
 
 _OF_RUNS = re.compile(rf"({'|'.join(SECTIONS)})\.[^=]+=")

@@ -43,7 +43,7 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
 def tiny_texts(seed: int = 0, rows: int = 200) -> list[str]:
     """What the tiny model reads before it is tuned: questions of the three forms, choices answered at random."""
     rng = generator(seed, 0, "synthetic/texts")
-    found = []
+    texts = []
     for make in (_sum, _comparison, _odd_one):
         for row in _different(make, rows, rng):
             answer = row["answer"]
@@ -54,16 +54,16 @@ def tiny_texts(seed: int = 0, rows: int = 200) -> list[str]:
             prompt = row["question"].rstrip()
             if make is _sum:
                 prompt += "\nAnswer the above question. First, think step by step and then answer the final number."
-            found.append(f"{prompt}\n{answer}" if make is not _odd_one else f"{prompt} {answer}")
-    return found
+            texts.append(f"{prompt}\n{answer}" if make is not _odd_one else f"{prompt} {answer}")
+    return texts
 
 
 def _different(make: Callable[[np.random.Generator], Row], size: int, rng: np.random.Generator) -> list[Row]:
-    found: dict[str, Row] = {}
-    while len(found) < size:
+    rows: dict[str, Row] = {}
+    while len(rows) < size:
         row = make(rng)
-        found.setdefault(row["question"], row)
-    return list(found.values())
+        rows.setdefault(row["question"], row)
+    return list(rows.values())
 
 
 def _sum(rng: np.random.Generator) -> Row:

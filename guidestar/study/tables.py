@@ -99,9 +99,9 @@ class Line:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able data."""
-        found = asdict(self)
-        beside = found.pop("beside") and self.beside
-        return found | {
+        data = asdict(self)
+        beside = data.pop("beside") and self.beside
+        return data | {
             "seeds": list(self.seeds),
             "published": list(self.published),
             "ripl": beside.ripl.plain() if beside and beside.ripl else None,
@@ -141,9 +141,8 @@ def place_of(result: Result) -> Place:
     return str(result["tags"]["dataset"]), str(result["tags"].get("model", ""))
 
 
-def row_of(result: Result) -> str:
-    """The name of the row whose run it is."""
-    tags = result["tags"]
+def row_of(tags: Mapping[str, Any]) -> str:
+    """The name of the row whose run it is, by the tags of a result or a cell."""
     return f"{tags['peft']}/{tags['method']}" if "peft" in tags else str(tags["method"])
 
 
@@ -190,12 +189,12 @@ def tables(asked: Sequence[Asked], answers: Answers | None = None, floor: Floor 
     sides = {key: both for draft in drafts for key, both in draft.sides.items()}
     names = {key: both for draft in drafts for key, both in draft.names.items()}
     compared = _compared(sides, names, answers or (lambda result: None), floor or (lambda results: None))
-    found = []
+    made = []
     for draft in drafts:
         lines = tuple(replace(line, beside=compared.get(draft.controls.get(i))) for i, line in enumerate(draft.lines))
         pairs = tuple((*pair, compared[key]) for pair, key in draft.pairs.items() if key in compared)
-        found.append(Table(lines, pairs, tuple(draft.same)))
-    return found
+        made.append(Table(lines, pairs, tuple(draft.same)))
+    return made
 
 
 @dataclass
@@ -212,13 +211,13 @@ class _Draft:
 
 
 def _draft(asked: Asked) -> _Draft:
-    found: dict[Place, dict[str, dict[int, Result]]] = {}
+    runs: dict[Place, dict[str, dict[int, Result]]] = {}
     for one in asked.results:
         if one["curve"]:
-            found.setdefault(place_of(one), {}).setdefault(row_of(one), {})[int(one["tags"]["seed"])] = one
+            runs.setdefault(place_of(one), {}).setdefault(row_of(one["tags"]), {})[int(one["tags"]["seed"])] = one
     named = {row.name: row for row in asked.rows}
     draft = _Draft()
-    for place, methods in found.items():
+    for place, methods in runs.items():
         run_of = {name: name if asked.runs is None else asked.runs.get((*place, name), "") for name in named}
         own = {name: dict(sorted(methods.get(run, {}).items())) for name, run in run_of.items()}
 
@@ -263,15 +262,20 @@ def _compared(
 ) -> dict[Key | None, Beside]:
     """Each pair over its common seeds; pairs without one, or without a common point, are left out."""
     both = {key: [(own[s], other[s]) for s in own if s in other] for key, (own, other) in sides.items()}
-    both = {key: found for key, found in both.items() if found and shared_labels(found)}
-    pairs = {key: pair_of(found, answers) for key, found in both.items() if len(found) > 1}
-    floors = {key: floor([one for two in found for one in two]) for key, found in both.items()}
+    both = {key: two_sides for key, two_sides in both.items() if two_sides and shared_labels(two_sides)}
+    pairs = {key: pair_of(two_sides, answers) for key, two_sides in both.items() if len(two_sides) > 1}
+    floors = {key: floor([one for two in two_sides for one in two]) for key, two_sides in both.items()}
     page = {
-        key: comparison_of(pairs[key], floors[key]) if key in pairs else comparison(_differences(found), floors[key])
-        for key, found in both.items()
+        key: comparison_of(pairs[key], floors[key])
+        if key in pairs
+        else comparison(_differences(two_sides), floors[key])
+        for key, two_sides in both.items()
     }
     decided = decide(page)
-    return {key: _beside(names[key], found, pairs.get(key), decided[key], floors[key]) for key, found in both.items()}
+    return {
+        key: _beside(names[key], two_sides, pairs.get(key), decided[key], floors[key])
+        for key, two_sides in both.items()
+    }
 
 
 def _beside(
@@ -284,8 +288,8 @@ def _beside(
         ripl = Interval(difference / (1 - top), -math.inf, math.inf) if top < 1 else None
         return Beside(seeds, Interval(difference, -math.inf, math.inf), ripl, decision.word)
     sentence = judge(pair, names=names, decision=decision, floor=floor).sentence if can_claim(len(seeds)) else ""
-    found = savings.ripl_interval(pair)
-    ripl = found if math.isfinite(found.estimate) else None
+    gain = savings.ripl_interval(pair)
+    ripl = gain if math.isfinite(gain.estimate) else None
     return Beside(seeds, savings.area_difference(pair), ripl, decision.word, sentence)
 
 
@@ -383,8 +387,8 @@ def as_csv(lines: Sequence[Line]) -> str:
         for name in ("auc", "final"):
             flat |= {f"{name}_{key}": value for key, value in (flat[name] or {}).items()}
         for name in ("ripl", "difference"):
-            found = flat[name] or {}
-            flat |= {name: found.get("estimate")} | {f"{name}_{end}": found.get(end) for end in ("low", "high")}
+            ends = flat[name] or {}
+            flat |= {name: ends.get("estimate")} | {f"{name}_{end}": ends.get(end) for end in ("low", "high")}
         flat |= {"seeds": " ".join(map(str, line.seeds))}
         flat |= dict(zip(("published_auc", "published_ripl"), line.published, strict=True))
         writer.writerow(["" if flat.get(key) is None else flat[key] for key in HEADER])
