@@ -26,6 +26,7 @@ from guidestar.report.charts import Line, curve_svg
 from guidestar.report.compare import compare, compare_text, compared
 from guidestar.report.evidence import evidence, nearest
 from guidestar.report.read import read_runs
+from guidestar.report.summary import read_summary
 from guidestar.store import Store
 from guidestar.words import chance, paired, share
 
@@ -243,7 +244,9 @@ def test_sentence_and_notes_are_honest(experiment: Path) -> None:
     assert "the untuned model 0.400." in notes
     assert facts["warnings"] == []
     assert "warm start" not in notes
-    assert "star-seed0    4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished" in status_text(facts)
+    assert "star-seed0    4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished" in status_text(
+        read_summary(experiment)
+    )
 
 
 def test_one_seed_says_that_there_is_no_spread(tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_a_majority_that_nobody_beats_is_named(tmp_path: Path) -> None:
     facts = summary(tmp_path)
     said = "WARNING: star-seed0 (0.900) and random-seed0 (0.840) are not above 0.950, which always answering 'billing' gives"
     assert [warning.partition(":")[2].split(":")[0] for warning in facts["warnings"]] == [said.partition(":")[2]]
-    assert said in status_text(facts)
+    assert said in status_text(read_summary(tmp_path))
     assert said in compare_text(compared([tmp_path]))
     with Store.open(tmp_path / "star-seed0") as store:
         assert card_warnings(store, 3)[0].startswith("WARNING: round 3 (0.900) is not above 0.950")
@@ -280,7 +283,7 @@ def test_status_leaves_the_verdict_to_compare(tmp_path: Path) -> None:
         build(tmp_path, strategy, seed, final=final)
     facts = summary(tmp_path)
     assert not any("spread" in note or "apart" in note for note in facts["notes"])
-    assert status_text(facts).endswith(f"Whether choosing paid: guidestar compare {tmp_path}")
+    assert status_text(read_summary(tmp_path)).endswith(f"Whether choosing paid: guidestar compare {tmp_path}")
 
 
 def test_unshared_warm_starts_are_named(tmp_path: Path) -> None:
@@ -331,7 +334,7 @@ def test_waiting_for_people_and_no_test_set(tmp_path: Path) -> None:
     with Store.open(tmp_path / "star-seed0", create=True) as store:
         store.begin({}, {"strategy": "star", "seed": 0, "task": {"kind": "text"}})
         store.add_query(Query(0, (Pick(_example(5).id, float("nan")),)), {_example(5).id: _example(5)})
-        assert "waits for 1 answers" in status_text(summary(tmp_path))
+        assert "waits for 1 answers" in status_text(read_summary(tmp_path))
         store.annotations.add(_example(5).id, Label("free text", "ann"))
         store.add_metrics(Metrics(0, 1, {}))
     facts = summary(tmp_path)

@@ -154,16 +154,19 @@ def _init(options: Options) -> int:
 
 def _status(options: Options) -> int:
     from guidestar.people.ledger import usage_of, usage_text
-    from guidestar.report import status_text, summary
+    from guidestar.report import status_text
     from guidestar.report.advice import advice_lines, advise
+    from guidestar.report.facts import plain
+    from guidestar.report.summary import read_summary
     from guidestar.study import planning
 
-    facts, asked = summary(Path(options.run)), usage_of(Path(options.run))
+    stands, asked = read_summary(Path(options.run)), usage_of(Path(options.run))
+    facts = plain(stands)
     facts |= {"endpoint": asked} if asked else {}
     facts["advice"] = advise(Path(options.run))
     planned = planning.compared(Path(options.run))
     facts |= {"plan": planned} if planned else {}
-    lines = [status_text(facts), *(usage_text(name, usage) for name, usage in asked.items())]
+    lines = [status_text(stands), *(usage_text(name, usage) for name, usage in asked.items())]
     if said := advice_lines(facts["advice"]):
         lines += ["", *said]
     if planned:

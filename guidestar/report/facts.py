@@ -1,4 +1,4 @@
-"""What `compare` and the report work out, as frozen records with a plain form for JSON.
+"""What `compare`, `status` and the report work out, as frozen records with a plain form for JSON.
 
 An interval is kept as `Interval.plain` gives it: "estimate", "low" and "high", None for an open end.
 """
@@ -162,3 +162,78 @@ class Comparisons:
     comparisons: int
     datasets: Sequence[Compared]
     wins: Mapping[str, Mapping[str, Sequence[int]]] | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; None for the deviation of one."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run. curve: (labels, accuracy). seconds: by phase. finished: why, None if it is not. unanswered: questions."""
+
+    run: str
+    strategy: str
+    seed: int
+    rounds: int
+    planned_rounds: int | None
+    labels: int
+    curve: Sequence[Sequence[float]]
+    auc: float | None
+    final: float | None
+    seconds: Mapping[str, float]
+    finished: str | None
+    unanswered: int
+
+
+@dataclass(frozen=True)
+class StrategyFacts:
+    """One strategy over the compared seeds. ripl: against the control of the same seeds, None for the control itself."""
+
+    strategy: str
+    seeds: Sequence[int]
+    auc: Spread
+    final: Spread
+    ripl: float | None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The seeds and the numbers of labels that every strategy has."""
+
+    seeds: Sequence[int]
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An experiment; accuracies, areas and RIPL are fractions.
+
+    sentence, warnings (of results that are no better than the majority baseline), notes: for people. test: examples.
+    majority: the test set's most frequent "label" and its "share". base: the untuned model's accuracy. compared: what
+    `strategies` rest on. control: the random strategy. shared_warm_start: seed -> whether all strategies began with the
+    same picks. config, versions, hardware, data_hash: to repeat it.
+    """
+
+    sentence: str
+    warnings: Sequence[str]
+    notes: Sequence[str]
+    folder: str
+    name: str
+    synthetic: bool
+    test: int | None
+    majority: Mapping[str, Any] | None
+    base: float | None
+    runs: Sequence[RunFacts]
+    compared: Shared
+    control: str | None
+    strategies: Sequence[StrategyFacts]
+    shared_warm_start: Mapping[str, bool]
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any] | None
+    hardware: Mapping[str, Any] | None
+    data_hash: str | None

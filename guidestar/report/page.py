@@ -18,7 +18,7 @@ from guidestar.report.analyses import analyses
 from guidestar.report.charts import Chart
 from guidestar.report.compare import beside_control
 from guidestar.report.evidence import evidence
-from guidestar.report.facts import Compared
+from guidestar.report.facts import Compared, Summary
 from guidestar.report.picks import rounds_of
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import spending
@@ -55,15 +55,15 @@ def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = N
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "number": significant, "percent": percent, "spread": spread, "fixed": number,
+        "number": significant, "percent": percent, "spread": lambda one, digits: spread(vars(one), digits), "fixed": number,
         "signed": paired, "part": share, "chance": chance, "bounded": bounded,
     }  # fmt: skip
     page = pages.get_template("page.html").render(
         css=(here / "page.css").read_text(encoding="utf-8"),
         facts=facts,
         compared=compared,
-        warnings=facts["warnings"],
-        answer=[*(compared.sentences if compared else ()), facts["sentence"]],
+        warnings=facts.warnings,
+        answer=[*(compared.sentences if compared else ()), facts.sentence],
         notes=_notes(facts, compared),
         curves=_there(curves),
         answers=_there(behaviour),
@@ -97,9 +97,9 @@ def _there(found: Sequence[Chart | None]) -> list[Chart]:
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def _notes(facts: Mapping[str, Any], compared: Compared | None) -> list[str]:
+def _notes(facts: Summary, compared: Compared | None) -> list[str]:
     """What a reader must know before believing the sentences, each once."""
-    return list(dict.fromkeys([*facts["notes"], *(compared.notes if compared else ())]))
+    return list(dict.fromkeys([*facts.notes, *(compared.notes if compared else ())]))
 
 
 def _advice(folder: Path) -> list[tuple[str, list[str]]]:

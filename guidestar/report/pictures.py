@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from guidestar.query.measures import entropy
 from guidestar.records import Label
 from guidestar.report import charts
 from guidestar.report.charts import Chart, Line
-from guidestar.report.facts import Compared
+from guidestar.report.facts import Compared, Summary
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import seconds_by_phase, strategy_names
 from guidestar.words import number, paired, percent, significant
@@ -26,9 +26,9 @@ _BINS = 20  # of the histograms
 MOST_CLASSES = 20  # bars; what is rarer is summed
 
 
-def learning_curve(runs: Sequence[RunRecord], facts: Mapping[str, Any]) -> Chart | None:
+def learning_curve(runs: Sequence[RunRecord], facts: Summary) -> Chart | None:
     """Mean accuracy of each strategy over the compared seeds, with an interval."""
-    shown = [run for run in runs if run.curve and run.seed in facts["compared"]["seeds"]]
+    shown = [run for run in runs if run.curve and run.seed in facts.compared.seeds]
     if not shown:
         return None
     lines = []
@@ -40,16 +40,16 @@ def learning_curve(runs: Sequence[RunRecord], facts: Mapping[str, Any]) -> Chart
         at = sorted(values)
         if at:
             y = [statistics.fmean(values[x]) for x in at]
-            lines.append(Line(name, at, y, style, [_band(values[x], facts["test"]) for x in at]))
+            lines.append(Line(name, at, y, style, [_band(values[x], facts.test) for x in at]))
     levels = {}
-    if facts["majority"]:
-        levels[f"always {facts['majority']['label']!r}"] = facts["majority"]["share"]
-    if facts["base"] is not None:
-        levels["untuned model"] = facts["base"]
+    if facts.majority:
+        levels[f"always {facts.majority['label']!r}"] = facts.majority["share"]
+    if facts.base is not None:
+        levels["untuned model"] = facts.base
     curves = [dict(run.curve) for run in runs if run.curve]
     return Chart(
         "Learning curve",
-        f"Accuracy on the test set after each round. {_about_bands(len(facts['compared']['seeds']))}",
+        f"Accuracy on the test set after each round. {_about_bands(len(facts.compared.seeds))}",
         charts.curve(lines, levels),
         ["labels", *(run.name for run in runs if run.curve)],
         [[x, *(number(curve.get(x)) for curve in curves)] for x in sorted(set().union(*curves))],

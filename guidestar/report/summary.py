@@ -5,74 +5,77 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
+from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary, plain
 from guidestar.report.read import RunRecord, differing, read_runs
 from guidestar.words import listed
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """The experiment in `folder` as JSON-able data; accuracies, areas and RIPL are fractions.
+    """The experiment in `folder` as JSON-able data; the keys are the fields of `facts.Summary` and of the records in it.
 
-    Keys: "sentence", "warnings" (of results that are no better than the majority baseline) and "notes" for people; "runs", one by one; "strategies", mean and standard deviation
-    (None for one seed) of area and final accuracy over "compared", the seeds and points that every strategy
-    has, and RIPL against "control", the random strategy, of the same seeds; "majority", "base" (the untuned
-    model's accuracy), "test" (examples), "synthetic", "shared_warm_start" (seed -> whether all strategies
-    began with the same picks); "config", "versions", "hardware" and "data_hash", to repeat it.
     Raises GuidestarError if there is no run, StoreError if one cannot be read.
     """
+    found: dict[str, Any] = plain(read_summary(folder))
+    return found
+
+
+def read_summary(folder: Path) -> Summary:
+    """`summarise` of the runs of a folder; raises as `summary` does."""
     return summarise(folder, read_runs(folder))
 
 
-def summarise(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """`summary` of runs that are read already."""
+def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
+    """The experiment of these runs."""
     facts = runs[0].facts
     data = facts.get("data") or {}
     compared, points = _comparable(runs)
-    found: dict[str, Any] = {
-        "folder": str(folder),
-        "name": facts.get("name") or folder.resolve().name,
-        "synthetic": bool(facts.get("synthetic")),
-        "test": data.get("test"),
-        "majority": data.get("majority"),
-        "base": _base_accuracy(runs),
-        "runs": [_run(run) for run in runs],
-        "compared": {
-            "seeds": sorted({run.seed for run in compared}),
-            "labels": [labels for labels, _ in compared[0].curve[:points]] if compared else [],
-        },
-        "control": _control(compared),
-        "strategies": _strategies(compared, points),
-        "shared_warm_start": _shared_warm_start(runs),
-        "config": _without_places(facts.get("config") or {}),
-        "versions": facts.get("versions"),
-        "hardware": facts.get("hardware"),
-        "data_hash": facts.get("data_hash"),
-    }
-    last = {run["run"]: run["final"] for run in found["runs"]}
-    warnings = [
-        *not_above_majority(last, found["majority"]),
-        *(f"Warning: {w}" for w in data.get("label_warnings", [])),
-    ]
-    return {"sentence": _sentence(found), "warnings": warnings, "notes": _notes(found, runs), **found}
+    found = Summary(
+        sentence="",
+        warnings=(),
+        notes=(),
+        folder=str(folder),
+        name=facts.get("name") or folder.resolve().name,
+        synthetic=bool(facts.get("synthetic")),
+        test=data.get("test"),
+        majority=data.get("majority"),
+        base=_base_accuracy(runs),
+        runs=[_run(run) for run in runs],
+        compared=Shared(
+            sorted({run.seed for run in compared}),
+            [labels for labels, _ in compared[0].curve[:points]] if compared else [],
+        ),
+        control=_control(compared),
+        strategies=_strategies(compared, points),
+        shared_warm_start=_shared_warm_start(runs),
+        config=_without_places(facts.get("config") or {}),
+        versions=facts.get("versions"),
+        hardware=facts.get("hardware"),
+        data_hash=facts.get("data_hash"),
+    )
+    warnings = not_above_majority({run.run: run.final for run in found.runs}, found.majority)
+    return replace(found, sentence=_sentence(found), warnings=warnings, notes=_notes(found, runs))
 
 
-def status_text(facts: Mapping[str, Any]) -> str:
+def status_text(facts: Summary) -> str:
     """A summary for a terminal: a line for each run, then the sentence and the notes."""
-    width = max(len(run["run"]) for run in facts["runs"])
+    width = max(len(run.run) for run in facts.runs)
     lines = []
-    for run in facts["runs"]:
-        of = f" of {run['planned_rounds']}" if run["planned_rounds"] else ""
-        reached = f", accuracy {run['final']:.3f}" if run["final"] is not None else ""
-        spent = f", {sum(run['seconds'].values()):.0f} s" if run["seconds"] else ""
-        stands = f"{run['rounds']}{of} rounds, {run['labels']} labels{reached}{spent}; {_state(run)}"
-        lines.append(f"{run['run']:<{width}}  {stands}")
-    others = [row["strategy"] for row in facts["strategies"] if row["strategy"] != facts["control"]]
-    asked = [f"Whether choosing paid: guidestar compare {facts['folder']}"] if facts["control"] and others else []
-    return "\n".join([*lines, "", *facts["warnings"], facts["sentence"], *facts["notes"], *asked])
+    for run in facts.runs:
+        of = f" of {run.planned_rounds}" if run.planned_rounds else ""
+        reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
+        spent = f", {sum(run.seconds.values()):.0f} s" if run.seconds else ""
+        stands = f"{run.rounds}{of} rounds, {run.labels} labels{reached}{spent}; {_state(run)}"
+        lines.append(f"{run.run:<{width}}  {stands}")
+    others = [row.strategy for row in facts.strategies if row.strategy != facts.control]
+    asked = [f"Whether choosing paid: guidestar compare {facts.folder}"] if facts.control and others else []
+    return "\n".join([*lines, "", *facts.warnings, facts.sentence, *facts.notes, *asked])
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,31 +86,31 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _state(run: Mapping[str, Any]) -> str:
-    if run["finished"]:
-        return f"finished: {run['finished']}"
-    return f"waits for {run['unanswered']} answers" if run["unanswered"] else "not finished"
+def _state(run: RunFacts) -> str:
+    if run.finished:
+        return f"finished: {run.finished}"
+    return f"waits for {run.unanswered} answers" if run.unanswered else "not finished"
 
 
 # --- one run --------------------------------------------------------------------------------------
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
+def _run(run: RunRecord) -> RunFacts:
     values = [value for _, value in run.curve]
-    return {
-        "run": run.name,
-        "strategy": run.strategy,
-        "seed": run.seed,
-        "rounds": len(run.metrics),
-        "planned_rounds": run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
-        "labels": run.metrics[-1].labels if run.metrics else 0,
-        "curve": [list(point) for point in run.curve],
-        "auc": auc(values) if values else None,
-        "final": values[-1] if values else None,
-        "seconds": seconds_by_phase(run),
-        "finished": run.finished and run.finished.value,
-        "unanswered": run.unanswered,
-    }
+    return RunFacts(
+        run=run.name,
+        strategy=run.strategy,
+        seed=run.seed,
+        rounds=len(run.metrics),
+        planned_rounds=run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
+        labels=run.metrics[-1].labels if run.metrics else 0,
+        curve=[list(point) for point in run.curve],
+        auc=auc(values) if values else None,
+        final=values[-1] if values else None,
+        seconds=seconds_by_phase(run),
+        finished=run.finished and run.finished.value,
+        unanswered=run.unanswered,
+    )
 
 
 def seconds_by_phase(run: RunRecord) -> dict[str, float]:
@@ -153,22 +156,14 @@ def strategy_names(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(run.strategy for run in runs))
 
 
-def _strategies(runs: Sequence[RunRecord], points: int) -> list[dict[str, Any]]:
+def _strategies(runs: Sequence[RunRecord], points: int) -> list[StrategyFacts]:
     values = {(run.strategy, run.seed): [v for _, v in run.curve[:points]] for run in runs}
     control = _control(runs)
     rows = []
     for name in strategy_names(runs):
         seeds = sorted(seed for strategy, seed in values if strategy == name)
-        areas = [auc(values[name, seed]) for seed in seeds]
-        rows.append(
-            {
-                "strategy": name,
-                "seeds": seeds,
-                "auc": _mean_sd(areas),
-                "final": _mean_sd([values[name, seed][-1] for seed in seeds]),
-                "ripl": _ripl(name, control, values),
-            }
-        )
+        areas, ends = ([of(values[name, seed]) for seed in seeds] for of in (auc, itemgetter(-1)))
+        rows.append(StrategyFacts(name, seeds, _spread(areas), _spread(ends), _ripl(name, control, values)))
     return rows
 
 
@@ -188,8 +183,8 @@ def _ripl(name: str, control: str | None, values: Mapping[tuple[str, int], Seque
     return ripl(own, random) if random < 1 else None
 
 
-def _mean_sd(values: Sequence[float]) -> dict[str, float | None]:
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
@@ -204,29 +199,28 @@ def _shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _sentence(found: Mapping[str, Any]) -> str:
+def _sentence(found: Summary) -> str:
     """What came out, with no claim beyond it."""
-    rows, compared = found["strategies"], found["compared"]
+    rows, compared = found.strategies, found.compared
     if not rows:
-        if any(run["rounds"] for run in found["runs"]) and not found["test"]:
+        if any(run.rounds for run in found.runs) and not found.test:
             return "There is no test set, so no accuracy is known."
-        if any(run["curve"] for run in found["runs"]):
+        if any(run.curve for run in found.runs):
             return "The runs have no number of labels in common, so they cannot be set beside each other."
         return "Nothing is measured yet."
-    several = len(compared["seeds"]) > 1
+    several = len(compared.seeds) > 1
     reached = [
-        f"{row['strategy']} {row['final']['mean']:.3f}"
-        + (f" ± {row['final']['sd']:.3f}" if row["final"]["sd"] is not None else "")
+        f"{row.strategy} {row.final.mean:.3f}" + (f" ± {row.final.sd:.3f}" if row.final.sd is not None else "")
         for row in rows
     ]
-    reached[0] = reached[0].replace(f"{rows[0]['strategy']} ", f"{rows[0]['strategy']} reached an accuracy of ", 1)
-    where = f" on {found['test']} {'synthetic ' if found['synthetic'] else ''}test examples" if found["test"] else ""
+    reached[0] = reached[0].replace(f"{rows[0].strategy} ", f"{rows[0].strategy} reached an accuracy of ", 1)
+    where = f" on {found.test} {'synthetic ' if found.synthetic else ''}test examples" if found.test else ""
     spread = (
-        f"mean ± standard deviation of {len(compared['seeds'])} seeds"
+        f"mean ± standard deviation of {len(compared.seeds)} seeds"
         if several
         else "one seed, so no spread can be given"
     )
-    return f"With {compared['labels'][-1]} labels {listed(reached)}{where}; {spread}."
+    return f"With {compared.labels[-1]} labels {listed(reached)}{where}; {spread}."
 
 
 ORACLE_EPOCH = (
@@ -235,20 +229,20 @@ ORACLE_EPOCH = (
 )
 
 
-def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
+def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know before believing the sentence."""
     notes = []
-    if found["synthetic"]:
+    if found.synthetic:
         notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
     if any(((run.facts.get("config") or {}).get("train") or {}).get("early_stop") == "oracle_epoch" for run in runs):
         notes.append(ORACLE_EPOCH)
     notes += [f"In the data {line}." for line in (runs[0].facts.get("data") or {}).get("label_notes", [])]
     notes += _about_chance(found)
-    if majority := found["majority"]:
+    if majority := found.majority:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"
-        untuned = f", the untuned model {found['base']:.3f}" if found["base"] is not None else ""
+        untuned = f", the untuned model {found.base:.3f}" if found.base is not None else ""
         notes.append(f"{always} {majority['share']:.3f}{untuned}.")
-    if apart := [seed for seed, same in found["shared_warm_start"].items() if not same]:
+    if apart := [seed for seed, same in found.shared_warm_start.items() if not same]:
         notes.append(
             f"The strategies of seed {listed(apart)} did not begin with the same examples, "
             "so part of their difference comes from the warm start."
@@ -259,18 +253,18 @@ def _notes(found: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
         notes.append(f"The budget was raised on the way: {listed(where)}.{mixed}")
     if unlike := differing(runs):
         notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
-    seeds = {run["seed"] for run in found["runs"]}
-    left_out = sorted(seeds - set(found["compared"]["seeds"]))
-    if left_out and found["strategies"]:
+    seeds = {run.seed for run in found.runs}
+    left_out = sorted(seeds - set(found.compared.seeds))
+    if left_out and found.strategies:
         notes.append(f"Seed {listed(left_out)} is left out of the comparison: not every strategy is done with it.")
-    points = len(found["compared"]["labels"])
+    points = len(found.compared.labels)
     if points and points < max(len(run.curve) for run in runs):
         notes.append(f"Not every run is as far, so they are compared over their first {points} points alone.")
-    for run in found["runs"]:
-        if not run["finished"]:
-            of = f" of {run['planned_rounds']}" if run["planned_rounds"] else ""
-            waits = f" and waits for {run['unanswered']} answers" if run["unanswered"] else ""
-            notes.append(f"{run['run']} is not finished: it has measured {run['rounds']}{of} rounds{waits}.")
+    for run in found.runs:
+        if not run.finished:
+            of = f" of {run.planned_rounds}" if run.planned_rounds else ""
+            waits = f" and waits for {run.unanswered} answers" if run.unanswered else ""
+            notes.append(f"{run.run} is not finished: it has measured {run.rounds}{of} rounds{waits}.")
     return notes
 
 
@@ -284,12 +278,12 @@ def _mixes(run: RunRecord) -> bool:
     return bool((run.facts.get("recipe") or {}).get("mix"))
 
 
-def _about_chance(found: Mapping[str, Any]) -> list[str]:
+def _about_chance(found: Summary) -> list[str]:
     """How far apart accuracies must be to mean something on a test set of this size; whether they are apart is for
     `compare` to say."""
-    rows, test = found["strategies"], found["test"]
+    rows, test = found.strategies, found.test
     if not rows or not test:
         return []
-    best = max(row["final"]["mean"] for row in rows)
+    best = max(row.final.mean for row in rows)
     half = 1.96 * math.sqrt(max(best * (1 - best), 1 / (4 * test)) / test)
     return [f"On {test} test examples an accuracy of {best:.3f} is only known to about ± {half:.3f} (95 %)."]
