@@ -203,7 +203,15 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-_DATA = {".csv", ".jsonl", ".parquet"}  # what people give where a configuration is wanted
+_DATA = {
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".json",
+    ".txt",
+    ".parquet",
+    ".gz",
+}  # what people give where a configuration is wanted
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
-from guidestar.data.formats import read_rows
+from guidestar.data.formats import guess_encoding, read_rows
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import ANSWER, MOST_LABELS, Choice
@@ -30,7 +30,7 @@ out: {out}
 {strategies}
 
 data:
-  pool: {pool}
+  pool: {pool}{encoding}
 {answer}
   # the prompt; {{column}} stands for a column of the file
 {template}{blank}
@@ -115,11 +115,13 @@ def write_config(
     """
     plain = data.name not in ("", "..")  # "." is a place and has no name
     named = data if plain else data.parent / (data.resolve().name or "data")
+    named = named.with_suffix("") if named.suffix.lower() == ".gz" else named
     config = out or named.with_suffix(".yaml")
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
     check_output(config, _is_configuration, "a configuration")
-    looked = list(islice(read_rows(str(data), header=None), LOOK))
+    encoding = guess_encoding(data) if data.is_file() else None
+    looked = list(islice(read_rows(str(data), encoding=encoding), LOOK))
     rows = [row.values for row in looked]
     columns = list(dict.fromkeys(c for row in looked for c in row.columns))  # the first may hold nulls
     cells = {c: [str(r.get(c) or "") for r in rows] for c in columns}
@@ -159,6 +161,8 @@ def write_config(
         if answer
         else f"text: {text}; no answer column: labels will be asked for",
     ]
+    if encoding:
+        notes.append(f"the file is not UTF-8 and was read as {encoding}; if letters are wrong, change data.encoding")
     if answer and guessed and answer.lower() not in _TELLING:
         notes.append(f"guessed: if {answer} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}")
     if answer and missing:
@@ -175,6 +179,7 @@ def write_config(
     body = _CONFIG.format(
         model=model, rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
         pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
+        encoding=f"\n  # guessed by the file's bytes, which are not UTF-8\n  encoding: {encoding}" if encoding else "",
         strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
         answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
         blank="\n  # rows without text are left out\n  blank: drop" if blank else "",

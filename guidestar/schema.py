@@ -38,11 +38,13 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the examples are and how a row becomes a prompt and an answer."""
 
+    newer = frozenset({"encoding"})
+
     preset: str | None = Field(None, description="Fill the keys below for a known dataset; see `guidestar presets`.")
     folder: str | None = Field(None, description="Folder with a preset's files; without it the hub is asked.")
     pool: str | None = Field(
         None,
-        description="The pool: a .jsonl, .csv or .parquet file, a folder of `datasets`, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.",
+        description="The pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file, a folder of `datasets`, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.",
     )
     test: str | None = Field(None, description="The test set, in the same forms. It is used for nothing but the curve.")
     validation: str | None = Field(None, description="A validation set, in the same forms; for early stopping.")
@@ -51,6 +53,9 @@ class DataConfig(_Section):
         ge=0,
         lt=1,
         description="Without a test file: the random share of the pool set aside as test set.",
+    )
+    encoding: str | None = Field(
+        None, description="Of text files that are not UTF-8, such as cp1252 or gb18030. Default: they are refused."
     )
     header: list[str] | None = Field(None, description="Column names of CSV files that have no header line.")
     columns: dict[str, str] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from outside import COMMAND, recorded
 from guidestar import cli, loop
 from guidestar import config as configs
 from guidestar.bench import Bench, read_config
+from guidestar.data.pool import load_dataset
 from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
 from guidestar.query.strategies import STRATEGIES
@@ -712,3 +714,18 @@ def test_a_tilde_in_an_option_is_the_home_folder(call: Call, tmp_path: Path, mon
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"message {i},{'ab'[i % 2]}\n" for i in range(40)))
     assert call("init", "~/mine.csv", "--out=~/there.yaml")[0] == 0
     assert (tmp_path / "there.yaml").exists()
+
+
+def test_init_writes_the_encoding_that_the_bytes_show(call: Call, tmp_path: Path) -> None:
+    """A guess is a line in the configuration that a person can change, and said."""
+    rows = [f"Die Größe der Straße ist schön und die Tür geht auf {i},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "mine.csv.gz").write_bytes(gzip.compress("\n".join(["text,label", *rows, ""]).encode("cp1252")))
+    code, out, _ = call("init", tmp_path / "mine.csv.gz")
+    assert code == 0
+    found = read_config(tmp_path / "mine.yaml")
+    assert found.data.encoding is not None
+    assert f"the file is not UTF-8 and was read as {found.data.encoding}" in out
+    assert load_dataset(found).pool[0].fields["text"].startswith("Die Größe der Straße")
+    (tmp_path / "plain.csv").write_text("text,label\n" + "\n".join(rows))
+    call("init", tmp_path / "plain.csv")
+    assert "encoding" not in (tmp_path / "plain.yaml").read_text()

@@ -1,17 +1,19 @@
 """Rows from files: what goes in comes out, and every problem is named by its place."""
 
 import csv
+import gzip
 import io
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guidestar.data.formats import Row, parse_hub, read_rows
+from guidestar.data.formats import Row, guess_encoding, parse_hub, read_rows
 from guidestar.errors import DataError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
@@ -183,9 +185,13 @@ def test_a_cell_that_is_not_there() -> None:
         (
             "a.jsnol",
             "x",
-            ": found the extension '.jsnol'; did you mean '.jsonl'? allowed: .jsonl, .csv",
+            ": found the extension '.jsnol'; did you mean '.jsonl'? allowed: .csv, .tsv",
         ),
-        ("data", "x", ": found no extension; allowed: .jsonl, .csv, .parquet, or a folder"),
+        (
+            "data",
+            "x",
+            ": found no extension; allowed: .csv, .tsv, .jsonl, .json, .txt, .parquet, all but Parquet also as .gz, or a folder",
+        ),
         ("a.parquet", "no parquet", ": not readable as Parquet:"),
     ],
 )
@@ -276,3 +282,68 @@ def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
     fails(
         write(tmp_path, "a.csv", f"{header}\n{header}\n"), "line 1: the header has 50000 columns; allowed: up to 10000"
     )
+
+
+TABLE = [{"text": "naïve café", "label": "ja"}, {"text": "Größe, 2 €", "label": "nein"}]
+AS_CSV = 'text,label\nnaïve café,ja\n"Größe, 2 €",nein\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "text\tlabel\nnaïve café\tja\nGröße, 2 €\tnein\n"),
+        ("a.json", json.dumps(TABLE, indent=1, ensure_ascii=False)),
+        ("b.json", "\n" + "".join(json.dumps(row) + "\n" for row in TABLE)),
+        ("a.csv.gz", AS_CSV),
+        ("a.JSON.GZ", json.dumps(TABLE)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_same_rows_in_any_form(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    """UTF-16 says so itself; everything else without a word is UTF-8."""
+    raw = content.encode(encoding)
+    file = write(tmp_path, name, gzip.compress(raw) if name.lower().endswith("gz") else raw)
+    assert [dict(row.values) for row in rows(file)] == TABLE
+
+
+def test_a_text_a_line(tmp_path: Path) -> None:
+    found = rows(write(tmp_path, "a.txt", 'one, "two"\r\n\r\n  three\n'))
+    assert [(row.values["text"], row.where.split()[-1]) for row in found] == [('one, "two"', "1"), ("  three", "3")]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(codec="cp1252", exclude_categories=["Cc"]), min_size=1), min_size=1, max_size=5))
+def test_a_named_encoding_is_for_files_that_are_not_utf_8(texts: list[str]) -> None:
+    """A new file in UTF-8 is read as that, whatever the pool was written in."""
+    table = [{"text": text} for text in texts]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table)
+    with tempfile.TemporaryDirectory() as place:
+        for encoding in ("cp1252", "utf-8"):
+            raw = content.encode(encoding)
+            if encoding == "cp1252":
+                try:
+                    raw.decode()
+                except UnicodeDecodeError:
+                    pass
+                else:
+                    continue  # bytes that are UTF-8, too
+            file = write(Path(place), "a.jsonl", raw)
+            assert [dict(row.values) for row in read_rows(str(file), encoding="cp1252")] == table
+
+
+def test_what_is_no_utf_8_and_has_no_name_is_refused_with_a_guess(tmp_path: Path) -> None:
+    text = "Die Größe der Straße ist schön und die Tür geht über den Fluß. " * 20
+    file = write(tmp_path, "a.csv", f"text\n{text}\n".encode("cp1252"))
+    guess = guess_encoding(file)
+    assert guess is not None
+    fails(file, f"which is not UTF-8; save the file as UTF-8, or try data.encoding: {guess}")
+    (row,) = read_rows(str(file), encoding=guess)
+    assert row.values["text"] == text
+    with pytest.raises(DataError, match=r"not readable as nonsense \(data.encoding\)"):
+        list(read_rows(str(file), encoding="nonsense"))
+
+
+def test_a_damaged_gz_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(AS_CSV.encode() * 1000)
+    for damaged in (whole[: len(whole) // 2], b"no gzip at all", whole[:20] + b"xxxxxxxx" + whole[28:]):
+        fails(write(tmp_path, "a.csv.gz", damaged), "a.csv.gz: cannot be read: ")

@@ -17,7 +17,9 @@ def add(commands: Commands) -> None:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
 
     init = commands.add("init", _init, "Look at a data file and write a commented configuration for it.")
-    init.add_argument("data", metavar="DATAFILE", help="a .jsonl, .csv or .parquet file with the pool")
+    init.add_argument(
+        "data", metavar="DATAFILE", help="a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file with the pool"
+    )
     init.add_argument("--out", metavar="CONFIG.yaml", help="where to write; default: beside the data, NAME.yaml")
     init.add_argument("--force", action="store_true", help="replace an existing configuration")
     init.add_argument("--answer", metavar="COLUMN", help="the column with the labels, or none; default: a guess")
@@ -53,7 +55,7 @@ def add(commands: Commands) -> None:
         "predict", _predict, "A run's answers to every example of a file, as JSON lines.", facts=False
     )
     predict.add_argument("run", metavar="RUN", help="the folder of a run")
-    predict.add_argument("file", metavar="FILE", help="the examples: .jsonl, .csv or .parquet")
+    predict.add_argument("file", metavar="FILE", help="the examples, a file of any form that a pool may have")
     predict.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last that was trained")
 
     score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
@@ -62,7 +64,7 @@ def add(commands: Commands) -> None:
         metavar="CONFIG.yaml",
         help="template, task and model: a configuration, or the folder of a run, whose last adapter is then used",
     )
-    score.add_argument("file", metavar="FILE", help="the examples: .jsonl, .csv or .parquet")
+    score.add_argument("file", metavar="FILE", help="the examples, a file of any form that a pool may have")
     score.add_argument(
         "--adapter",
         metavar="DIR",

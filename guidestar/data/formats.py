@@ -2,8 +2,9 @@
 
 A source is one of
 
-- a `.jsonl` file, one object a line; a `.csv` file, with a header line unless names are given, separated by commas or,
-  as the header shows, by semicolons or tabs;
+- a `.csv` file, with a header line unless names are given, separated by commas or, as the header shows, by semicolons or
+  tabs; a `.tsv` file; a `.jsonl` file, one object a line, or `.json` with an array of them; a `.txt` file, a text a line
+  (its column is `text`). All of them also as `.gz`;
 - a `.parquet` file (needs pyarrow);
 - a folder saved by `datasets` (`save_to_disk`) or one that `datasets.load_dataset` reads, and
   `hub:owner/name` or `hub:owner/name:config`; both take `@split` at the end (need `datasets`);
@@ -12,21 +13,26 @@ A source is one of
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
+import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from guidestar.data import demo
 from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MOST_COLUMNS = 10_000
 _SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
@@ -57,24 +63,33 @@ class Row:
         return (*self.values, *self.nulls)
 
 
-def read_rows(source: str, *, header: list[str] | None = None) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Form:
+    """What a text file does not say itself; see `read_rows`."""
+
+    header: list[str] | None = None
+    encoding: str | None = None
+
+
+def read_rows(source: str, *, header: list[str] | None = None, encoding: str | None = None) -> Iterator[Row]:
     """The rows of a source in their order; at least one.
 
     header: column names of CSV files without a header line; other forms carry their own.
+    encoding: of text files that are not UTF-8.
     Raises DataError if the source is missing, empty, of an unknown form, not UTF-8 or damaged.
     """
     try:
-        rows = _open(source, header)
+        rows = _open(source, Form(header, encoding))
         first = next(rows, None)
         if first is None:
             raise DataError(f"{source}: no rows; at least one is needed")
         yield first
         yield from rows
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
+        raise DataError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open(source: str, header: list[str] | None) -> Iterator[Row]:
+def _open(source: str, form: Form) -> Iterator[Row]:
     if source.startswith(HUB):
         return _from_hub(source)
     if source.startswith(DEMO):
@@ -85,65 +100,157 @@ def _open(source: str, header: list[str] | None) -> Iterator[Row]:
         return _from_folder(source, folder, split)
     if not path.exists():
         raise DataError(f"{source}: no such file or folder")
-    if path.suffix.lower() not in READERS:
+    suffix = suffix_of(path)
+    if suffix not in READERS or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
         found = f"found the extension {path.suffix!r}" if path.suffix else "found no extension"
-        raise DataError(f"{source}: {found}; {allowed(READERS, path.suffix)}, or a folder")
+        raise DataError(f"{source}: {found}; {allowed(READERS, path.suffix)}, all but Parquet also as .gz, or a folder")
     if path.stat().st_size == 0:
         raise DataError(f"{source}: the file is empty")
-    return READERS[path.suffix.lower()](source, path, header)
+    return READERS[suffix](source, path, form)
 
 
-# --- JSONL and CSV ------------------------------------------------------------------------------
+def suffix_of(path: Path) -> str:
+    """The extension that says the form; ".csv" for pool.csv and for pool.CSV.gz."""
+    return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
 
 
-def _from_jsonl(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(_lines(file, source), 1):
-            if not line.strip():
-                continue
+# --- text files ---------------------------------------------------------------------------------
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(path) as file:
+        try:
+            while part := file.read(1 << 20):
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def guess_encoding(path: Path) -> str | None:
+    """What a text file seems to be written in, by its first megabyte; None for UTF-8, for UTF-16 with its mark, which are
+    read without being told, and where nobody can say."""
+    try:
+        from charset_normalizer import from_bytes
+
+        with _opened(path) as file:
+            start = file.read(1 << 20)
+        if suffix_of(path) == ".parquet" or start.startswith(_UTF_16) or _is_utf8(path):
+            return None
+    except (ImportError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
+        return None
+    best = from_bytes(start).best()
+    return None if best is None else best.encoding
+
+
+def _lines(path: Path, source: str, form: Form) -> Iterator[str]:
+    """Text lines with their ends, a byte order mark dropped. Raises DataError at bytes that are no text."""
+    with _opened(path) as file:
+        start = file.read(2)
+        file.seek(0)
+        encoding = "utf-16" if start in _UTF_16 else form.encoding if form.encoding and not _is_utf8(path) else None
+        if encoding is None:
+            yield from _utf8_lines(file, source, path)
+            return
+        try:
+            with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
+                yield from text
+        except (UnicodeError, LookupError) as error:
+            raise DataError(f"{source}: not readable as {encoding} (data.encoding): {error}") from error
+
+
+def _utf8_lines(file: BinaryIO, source: str, path: Path) -> Iterator[str]:
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            guess = guess_encoding(path)
+            hint = f", or try data.encoding: {guess}" if guess else ""
+            raise DataError(
+                f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
+                f"which is not UTF-8; save the file as UTF-8{hint}"
+            ) from error
+        yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+def _from_text(source: str, path: Path, form: Form) -> Iterator[Row]:
+    """A text a line; blank lines are none."""
+    for number, line in enumerate(_lines(path, source, form), 1):
+        if line.strip():
+            yield Row(f"{source} line {number}", {"text": line.rstrip("\r\n")})
+
+
+def _from_json(source: str, path: Path, form: Form) -> Iterator[Row]:
+    """An array of objects; or, as many files are called .json, an object a line."""
+    lines = _lines(path, source, form)
+    first = next((line for line in lines if line.strip()), "")
+    if not first.lstrip().startswith("["):
+        yield from _from_jsonl(source, path, form)
+        return
+    found = _json("".join([first, *lines]), source)
+    for number, item in enumerate(found if isinstance(found, list) else [], 1):
+        yield _object(f"{source} item {number}", item)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
+        raise DataError(f"{where}: not usable JSON: {error}") from error
+
+
+def _object(where: str, found: Any) -> Row:
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: found a JSON {_json_kind(found)}, expected an object {{…}}")
+    return _row(where, found)
+
+
+def _from_jsonl(source: str, path: Path, form: Form) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, source, form), 1):
+        if line.strip():
             where = f"{source} line {number}"
-            try:
-                found = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from error
-            except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
-                raise DataError(f"{where}: not usable JSON: {error}") from error
-            if not isinstance(found, dict):
-                raise DataError(f"{where}: found a JSON {_json_kind(found)}, expected an object {{…}}")
-            yield _row(where, found)
+            yield _object(where, _json(line, where))
 
 
-def _from_csv(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
-    with path.open("rb") as file:
-        lines = _lines(file, source)
-        first = next(lines, "")
-        told = _SEP.fullmatch(first)  # how Excel is told what separates cells
-        separator = told[1] if told else "," if header is not None and len(header) == 1 else _separator(first)
-        reader = csv.reader(lines if told else chain([first], lines), strict=True, delimiter=separator)
-        names, line = header, 2 if told else 1
-        while True:
-            limit = csv.field_size_limit(_LONGEST_CELL)  # for this line alone: it is one number for the whole process
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise DataError(f"{source} line {line}: not valid CSV: {error}") from error
-            finally:
-                csv.field_size_limit(limit)
-            where, line = f"{source} line {line}", reader.line_num + (2 if told else 1)  # a record can span lines
-            if cells is None:
-                return
-            if not cells:  # a blank line
-                continue
-            if names is None:
-                names = _checked_header(cells, where)
-                continue
-            if len(cells) != len(names):
-                listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-                raise DataError(
-                    f"{where}: cells: found {len(cells)}, expected {len(names)} ({listed}); "
-                    f"quote cells that hold {SEPARATORS.get(separator, repr(separator))}"
-                )
-            yield Row(where, dict(zip(names, cells, strict=True)))
+def _from_csv(source: str, path: Path, form: Form) -> Iterator[Row]:
+    lines, header = _lines(path, source, form), form.header
+    first = next(lines, "")
+    told = _SEP.fullmatch(first)  # how Excel is told what separates cells
+    tabs = "\t" if suffix_of(path) == ".tsv" else None
+    separator = told[1] if told else tabs or ("," if header is not None and len(header) == 1 else _separator(first))
+    reader = csv.reader(lines if told else chain([first], lines), strict=True, delimiter=separator)
+    names, line = header, 2 if told else 1
+    while True:
+        limit = csv.field_size_limit(_LONGEST_CELL)  # for this line alone: it is one number for the whole process
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{source} line {line}: not valid CSV: {error}") from error
+        finally:
+            csv.field_size_limit(limit)
+        where, line = f"{source} line {line}", reader.line_num + (2 if told else 1)  # a record can span lines
+        if cells is None:
+            return
+        if not cells:  # a blank line
+            continue
+        if names is None:
+            names = _checked_header(cells, where)
+            continue
+        if len(cells) != len(names):
+            listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+            raise DataError(
+                f"{where}: cells: found {len(cells)}, expected {len(names)} ({listed}); "
+                f"quote cells that hold {SEPARATORS.get(separator, repr(separator))}"
+            )
+        yield Row(where, dict(zip(names, cells, strict=True)))
 
 
 def _separator(first: str) -> str:
@@ -170,23 +277,10 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
     return cells
 
 
-def _lines(file: BinaryIO, source: str) -> Iterator[str]:
-    """Text lines with their ends, a byte order mark dropped. Raises DataError at bytes that are not UTF-8."""
-    for number, raw in enumerate(file, 1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
-                f"which is not UTF-8; save the file as UTF-8"
-            ) from error
-        yield line.removeprefix("\ufeff") if number == 1 else line
-
-
 # --- Parquet and datasets -----------------------------------------------------------------------
 
 
-def _from_parquet(source: str, path: Path, header: list[str] | None) -> Iterator[Row]:
+def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -353,8 +447,11 @@ def _json_kind(value: object) -> str:
     return kinds.get(type(value), "number")
 
 
-READERS: dict[str, Callable[[str, Path, list[str] | None], Iterator[Row]]] = {
-    ".jsonl": _from_jsonl,
+READERS: dict[str, Callable[[str, Path, Form], Iterator[Row]]] = {
     ".csv": _from_csv,
+    ".tsv": _from_csv,
+    ".jsonl": _from_jsonl,
+    ".json": _from_json,
+    ".txt": _from_text,
     ".parquet": _from_parquet,
 }

@@ -199,7 +199,7 @@ def _walk(
 ) -> Iterator[tuple[Row, _Item | None, bool]]:
     """Each row in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
     other texts for the template."""
-    for row in read_rows(source, header=data.header):
+    for row in read_rows(source, header=data.header, encoding=data.encoding):
         try:
             same = replace(row, values=normalise(row.values))
         except DataError as error:
