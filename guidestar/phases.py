@@ -120,7 +120,10 @@ def _suggested(c: Course) -> Amounts:
 
 def _read(c: Course) -> Amounts:
     chosen = (c.config.query.warm_start_by or c.recipe.warm_start or "random") != "random"
-    return {"base labels": c.pool * (not c.begun and (chosen or c.recipe.model == "frozen"))}
+    return {
+        "base labels": c.pool
+        * (not c.begun and (chosen or bool(c.config.train.pseudo_labels) or c.recipe.model == "frozen"))
+    }
 
 
 def _read_to_measure(c: Course) -> Amounts:

@@ -332,7 +332,7 @@ class StrategyConfig(_Section):
 class TrainConfig(_Section):
     """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
 
-    newer = frozenset({"recipe", "min_steps", "head_first", "average"})
+    newer = frozenset({"recipe", "min_steps", "head_first", "average", "pseudo_labels"})
 
     recipe: Literal["plain", "lean"] | None = Field(
         None,
@@ -354,6 +354,14 @@ class TrainConfig(_Section):
         ge=0,
         lt=1,
         description="The trained weights are the mean over this last share of the steps; 0 keeps those of the last step.",
+    )
+    pseudo_labels: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="What a pseudo-label counts in training, where a label counts 1; 0.3 is a start, 0 makes none. They are "
+        "answers that a classifier on frozen features and the neighbours of an example agree on, about two a label, and are "
+        "left out where they worsen that classifier's log-loss out of fold. For classes alone.",
     )
     batch_size: int = Field(8, ge=1, description="Examples of one optimiser step.")
     micro_batch_size: int | None = Field(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from guidestar.asking import Committee, Engine, Frozen, InParts, Lesson, Scorer, kept, part_of
+import numpy as np
+
+from guidestar.asking import Committee, Engine, Frozen, InParts, Lesson, Scorer, Weighted, kept, part_of
 from guidestar.bench import PARTS, Bench
 from guidestar.errors import DataError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.phases import Clock
+from guidestar.query import probe
+from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
 from guidestar.records import Example, Label
-from guidestar.rng import phase_seed
+from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
 from guidestar.store.same_start import same_start
 from guidestar.store.store import Store
@@ -87,7 +92,25 @@ class Tuning:
             labelled=[(example, label.answer) for example, label in self.labelled(r)], seed=seed, previous=previous,
             pretrained=self._pretrained(r),
             validation=held_out.answered() if config.patience and held_out is not None else [],
+            extra=self._pseudo_labels(r, config.pseudo_labels) if config.pseudo_labels else (),
         )  # fmt: skip
+
+    def _pseudo_labels(self, r: int, weight: float) -> Sequence[Weighted]:
+        """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too."""
+        classes, rng = self.bench.fitting.task.classes, generator(self.seed, r, "pseudo-labels")
+        answers = {example.id: label.answer for example, label in self.labelled(r)}
+        if not classes:
+            return ()
+        some = self.bench.pool
+        if len(some) > CANDIDATES:
+            drawn = set(rng.choice(len(some), CANDIDATES, replace=False).tolist())
+            some = tuple(e for i, e in enumerate(some) if i in drawn or e.id in answers)
+        rows = np.array([i for i, e in enumerate(some) if e.id in answers], dtype=np.intp)
+        given = np.array([classes.index(answers[some[i].id]) for i in rows], dtype=np.intp)
+        points = self.features(r).points(some)
+        found, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
+        self.bench.progress.say(f"  {len(found)} pseudo-labels beside {len(rows)} labels")
+        return [(some[i], classes[c], weight) for i, c in zip(found, said, strict=True)]
 
     # --- adapters ---
 

@@ -167,6 +167,22 @@ def test_out_of_fold_knows_nothing_of_its_own_label() -> None:
     assert probe.fit(x, y, 2, rng).temperature > 3, "what was learned by heart is no certainty"
 
 
+def test_pseudo_labels_are_kept_where_they_help_and_not_where_features_know_nothing() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(400) % 2)
+    labelled = np.arange(24)
+    helped = probe.helpful_pseudo_labels(
+        2.0 * np.eye(2, 20)[y] + rng.normal(size=(400, 20)), labelled, y[:24], 2, rng, 0.3
+    )
+    assert len(helped[0]) > 20
+    assert (y[helped[0]] == helped[1]).mean() > 0.85
+    kept = [
+        len(probe.helpful_pseudo_labels(rng.normal(size=(400, 20)), labelled, y[:24], 2, rng, 0.3)[0])
+        for _ in range(12)
+    ]
+    assert kept.count(0) >= 8, "on noise they only make a classifier surer of what is wrong"
+
+
 def test_pseudo_labels_are_few_of_each_class_and_mostly_right() -> None:
     rng = np.random.default_rng(0)
     y = rng.permutation(np.repeat([0, 1, 2], [200, 80, 20]))

@@ -90,6 +90,28 @@ def test_a_crash_changes_nothing(make_config: MakeConfig, tmp_path: Path, monkey
     )  # fmt: skip
 
 
+def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach the trainer with their weight, none of a labelled example, and change the adapter; the same for all."""
+    from guidestar.model import train as train_room
+
+    heard: list[Any] = []
+    plain = train_room.train
+
+    def listening(*args: Any, **options: Any) -> Any:
+        heard.append((args[3], options["extra"]))
+        return plain(*args, **options)
+
+    monkeypatch.setattr(train_room, "train", listening)
+    monkeypatch.setattr("guidestar.query.probe.log_loss", lambda *_: 0.0)  # always kept
+    config = config_of(make_config, ["random"], warm_start=16, budget=16, candidates=None)
+    loop.run({**config, "train": {**config["train"], "pseudo_labels": 0.25}})
+    (labelled, extra), *rest = heard
+    assert not rest
+    assert extra
+    assert {weight for _, _, weight in extra} == {0.25}
+    assert not {e.id for e, _, _ in extra} & {e.id for e, _ in labelled}
+
+
 def test_what_cannot_go_with_frozen_features_is_said() -> None:
     lean = STRATEGIES["lean"]
     lora = {"peft_type": "LORA", "lora_dropout": 0.1}

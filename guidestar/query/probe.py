@@ -65,10 +65,7 @@ def out_of_fold(
 
     min(5, m) folds, each with its share of every class.
     """
-    order = rng.permutation(len(classes))
-    order = order[np.argsort(classes[order], kind="stable")]
-    fold = np.empty(len(classes), dtype=np.intp)
-    fold[order] = np.arange(len(classes)) % min(FOLDS, len(classes))
+    fold = _folds(classes, rng)
     scores = np.zeros((len(classes), labels))
     for one in np.unique(fold) if len(classes) > 1 else ():
         weights, constants = _regression(points[fold != one], classes[fold != one], labels, strength)
@@ -108,7 +105,7 @@ def pseudo_labels(
 ) -> tuple[NDArray[np.intp], Classes]:  # fmt: skip
     """Candidates that classifier and neighbourhood agree on, and the class of each; as many of every class at most.
 
-    log_probs: (n, labels) of the whole pool. points: (n, width) unit vectors. labelled: (m,) positions in it, and
+    log_probs: (n, labels) of the whole pool. points: (n, width). labelled: (m,) positions in it, and
     classes: (m,) theirs. The neighbourhood's answer is the mean of the probabilities of the `neighbours` nearest (of a
     random 4,096 in a larger pool), of the given label where there is one. The surest per_label × m / labels of each
     class stay, sure being the smaller of both probabilities.
@@ -133,6 +130,48 @@ def pseudo_labels(
         kept.append(of_class[np.argsort(-sure[of_class], kind="stable")[:most]])
     chosen = np.concatenate(kept)
     return free[chosen], said[chosen].astype(np.intp)
+
+
+def helpful_pseudo_labels(
+    points: Array, labelled: NDArray[np.intp], classes: Classes, labels: int, rng: np.random.Generator,
+    weight: float, strength: float = 10.0,
+) -> tuple[NDArray[np.intp], Classes]:  # fmt: skip
+    """`pseudo_labels`, or none where a classifier that learns from them too has a higher log-loss on labelled examples that
+    neither it nor they were made from.
+
+    points: (n, width) of the pool. labelled: (m,) positions in it, and classes: (m,) theirs. weight: of a pseudo-label, where
+    a label counts 1. Returns positions and classes, (p,) each.
+    """
+    none = np.empty(0, dtype=np.intp)
+    if len(np.unique(classes)) < 2 or len(classes) < 2 * FOLDS:
+        return none, none
+    losses = np.zeros(2)
+    fold = _folds(classes, rng)
+    for one in np.unique(fold):
+        seen, held = labelled[fold != one], labelled[fold == one]
+        own = classes[fold != one]
+        found = fit(points[seen], own, labels, rng, strength)
+        rows, said = pseudo_labels(found.log_probs(points), points, seen, own)
+        rows, said = rows[~np.isin(rows, held)], said[~np.isin(rows, held)]
+        weights = np.concatenate([np.ones(len(seen)), np.full(len(rows), weight)])
+        both = np.concatenate([seen, rows]), np.concatenate([own, said])
+        more = _regression(points[both[0]], both[1], labels, strength, weights)
+        for i, (slopes, constants) in enumerate(((found.weights, found.constants), more)):
+            scores = (points[held] @ slopes + constants) / found.temperature
+            losses[i] += len(held) * log_loss(smoothed(scores, len(seen)), classes[fold == one])
+    if losses[1] > losses[0]:
+        return none, none
+    whole = fit(points[labelled], classes, labels, rng, strength)
+    return pseudo_labels(whole.log_probs(points), points, labelled, classes)
+
+
+def _folds(classes: Classes, rng: np.random.Generator) -> NDArray[np.intp]:
+    """The fold of every example, (m,): min(5, m) of them, each with its share of every class."""
+    order = rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold = np.empty(len(classes), dtype=np.intp)
+    fold[order] = np.arange(len(classes)) % min(FOLDS, len(classes))
+    return fold
 
 
 def _regression(
