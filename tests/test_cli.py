@@ -556,7 +556,7 @@ def test_score_refuses_what_makes_no_sense(
     cases: list[tuple[int, list[object], str]] = [
         (2, [source, "--measure", "bald"], "measure bald compares Monte-Carlo passes: give --passes 2 or more"),
         (2, [bare, "--measure", "oracle_entropy"], "needs the gold answer of every pool example"),
-        (1, [source, "--passes", 2], "there is no adapter on the model"),
+        (2, [source, "--passes", 2], "there is no adapter on the model"),
         (1, [source, "--adapter", tmp_path], "not an adapter; expected adapter_config.json"),
         (3, [tmp_path / "none.csv"], "none.csv: no such file"),
         (3, [config], "found the extension '.yaml'"),
