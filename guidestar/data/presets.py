@@ -1,7 +1,7 @@
 """Known datasets: their files, their names on the hub, and how a row becomes a prompt and an answer.
 
 A preset only fills configuration keys that are not given; it holds no data. The prompts of STAR's three datasets
-are those of the paper's Table 4; `TEMPLATES` has them beside the forms that its published code uses.
+are those of the paper's Table 4; the forms that its published code uses are in `study/star/published-code.yaml`.
 """
 
 from __future__ import annotations
@@ -136,41 +136,14 @@ def subj_row(row: Values) -> Values:
     return {"text": row["text"], "label": row["label_text"]} if "label_text" in row else row
 
 
-# --- prompts of STAR's datasets -----------------------------------------------------------------
-
-_GSM8K_PROMPT = "Answer the above question. First, think step by step and then answer the final number.\n"
-
-# Form -> preset -> keys of the data section. [QUESTION] is the text of the files.
-#   table4: the paper's Table 4. Its "Answer1" to "Answer4" of OpenBookQA are the files' "AnswerA" to "AnswerD", since
-#       its Table 3 says that the answers are letters.
-#   published: the responses of the published files: BoolQ's answer is a sentence, four of whose five words are
-#       format. No instruction but the one in the files' questions.
-#   one_prompt: GSM8K's prompt for all three, as in the published code.
-TEMPLATES: dict[str, dict[str, dict[str, str]]] = {
-    "table4": {
-        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
-        "boolq": {"template": "{question}\nThe correct answer is\n", "response": "{answer}"},
-        "openbookqa": {"template": "{question}", "response": "{answer}"},
-    },
-    "published": {
-        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
-        "boolq": {"template": "{question}\n", "response": "the correct answer is {answer}"},
-        "openbookqa": {"template": "{question}", "response": "{answer}"},
-    },
-    "one_prompt": {
-        "gsm8k": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
-        "boolq": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
-        "openbookqa": {"template": "{question}\n" + _GSM8K_PROMPT, "response": "{answer}"},
-    },
-}
-
+# Templates and responses of STAR's datasets are those of the paper's Table 4. Its "Answer1" to "Answer4" of OpenBookQA are
+# the files' "AnswerA" to "AnswerD", since its Table 3 says that the answers are letters.
 PRESETS: dict[str, Preset] = {
     "gsm8k": Preset(
         description="GSM8K: grade-school arithmetic with worked answers (Cobbe et al. 2021)",
         files={"pool": "train.jsonl", "test": "test.jsonl"},
         sources={"pool": "hub:openai/gsm8k:main@train", "test": "hub:openai/gsm8k:main@test"},
-        template=TEMPLATES["table4"]["gsm8k"]["template"],
-        response=TEMPLATES["table4"]["gsm8k"]["response"],
+        template="{question}\nAnswer the above question. First, think step by step and then answer the final number.\n",
         answer="answer",
         task={"kind": "number"},
     ),
@@ -178,8 +151,7 @@ PRESETS: dict[str, Preset] = {
         description="BoolQ: yes/no questions without their passage (Clark et al. 2019)",
         files={"pool": "train.jsonl", "test": "test.jsonl"},
         sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
-        template=TEMPLATES["table4"]["boolq"]["template"],
-        response=TEMPLATES["table4"]["boolq"]["response"],
+        template="{question}\nThe correct answer is\n",
         answer="answer",
         task={"kind": "choice", "labels": ["true", "false"]},
         normalise=boolq_row,
@@ -201,8 +173,7 @@ PRESETS: dict[str, Preset] = {
             "test": "hub:allenai/openbookqa:main@test",
             "validation": "hub:allenai/openbookqa:main@validation",
         },
-        template=TEMPLATES["table4"]["openbookqa"]["template"],
-        response=TEMPLATES["table4"]["openbookqa"]["response"],
+        template="{question}",
         answer="answer",
         task={"kind": "choice", "labels": ["A", "B", "C", "D"]},
         normalise=openbookqa_row,
