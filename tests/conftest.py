@@ -142,15 +142,17 @@ def clock() -> Any:
 def open_page(clock: Any) -> Iterator[Callable[..., Any]]:
     """Opens the labelling page of a run: a client with the cookie."""
     from page_client import HOST
-    from page_help import TOKEN
+    from page_help import SECRET, TOKEN
     from starlette.testclient import TestClient
 
     from guidestar.people.page import create_app
+    from guidestar.people.page.guard import Keys
 
     opened: list[Any] = []
 
     def page(run: Path, *, enter: bool = True, **options: Any) -> Any:
-        app = create_app(run, **({"token": TOKEN, "trainer": None, "hosts": {HOST}, "clock": clock} | options))
+        keys = Keys(SECRET, 8000, token=TOKEN)
+        app = create_app(run, **({"keys": keys, "trainer": None, "hosts": {HOST}, "clock": clock} | options))
         client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
         client.__enter__()
         opened.append(client)

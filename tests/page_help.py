@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from guidestar import config as configs
 from guidestar.people.page import create_app
 from guidestar.people.page import server as page_server
+from guidestar.people.page.connections import Bounded
+from guidestar.people.page.guard import Keys
 from guidestar.records import Example, Pick, Query, Suggestion
 from guidestar.store import Store
 
@@ -43,7 +45,7 @@ QUESTIONS = (
     "What currency is used in Sweden ?",
     "Who invented the instant Polaroid camera ?",
 )
-TOKEN = "t" * 43
+TOKEN, SECRET = "t" * 43, "s" * 43
 
 
 def examples(texts: Sequence[str], start: int = 0) -> dict[str, Example]:
@@ -130,12 +132,20 @@ class Server:
         while "http://" not in (line := self.process.stdout.readline()):
             assert line or self.process.poll() is None, "the server did not start"
         self.link = line[line.index("http://") :].strip()
+        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
         for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return self
             time.sleep(0.02)
         raise AssertionError("the server does not listen")
+
+    def _listen(self, said: IO[str]) -> None:
+        """Take in every later link."""
+        with suppress(ValueError):  # it is closed at the end
+            for line in said:
+                if "http://" in line:
+                    self.link = line[line.index("http://") :].strip()
 
     def kill(self) -> None:
         """SIGKILL: no chance to finish anything."""
@@ -163,7 +173,13 @@ class Server:
 class InProcess:
     """The page in a thread of this process: starts at once, and cannot be killed."""
 
-    link: str
+    host: str
+    keys: Keys
+
+    @property
+    def link(self) -> str:
+        """For the next browser."""
+        return f"http://{self.host}/?token={self.keys.token}"
 
 
 @contextmanager
@@ -173,12 +189,15 @@ def served(run: Path, **options: Any) -> Iterator[InProcess]:
 
     listener = page_server.listen("127.0.0.1", 0, fixed=True)
     host = f"127.0.0.1:{listener.getsockname()[1]}"
-    app = create_app(run, **({"token": TOKEN, "trainer": None, "hosts": {host}} | options))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=2))
+    keys = Keys(SECRET, listener.getsockname()[1])
+    app = create_app(run, **({"keys": keys, "trainer": None, "hosts": {host}} | options))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=2, http=Bounded)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield InProcess(f"http://{host}/?token={TOKEN}")
+        yield InProcess(host, keys)
     finally:
         server.should_exit = True
         thread.join()

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 from page_client import GOOD, HOST, IDS, WRITE, decision, following, post, save
-from page_help import LABELS, TOKEN, free_port, make_run
+from page_help import LABELS, SECRET, TOKEN, free_port, make_run
 from starlette.testclient import TestClient
 
 from guidestar.errors import ConfigError, GuidestarError, StoreError
 from guidestar.people.page import create_app, serve
 from guidestar.people.page import server as page_server
-from guidestar.people.page.app import run_identity
-from guidestar.people.page.guard import HEADERS, LIMIT
+from guidestar.people.page.guard import HEADERS, LIMIT, Keys
 from guidestar.records import Label, Suggestion
 from guidestar.store import Store
 
@@ -35,11 +34,42 @@ def test_the_link_becomes_a_cookie_that_no_script_and_no_other_site_gets(
     answer = page.get(f"/review?x=1&token={TOKEN}&y=%2F")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/review?x=1&y=%2F", "the token leaves the address"
-    assert re.fullmatch(
-        rf"guidestar-[0-9a-f]{{12}}={TOKEN}; Path=/; HttpOnly; SameSite=Strict", answer.headers["set-cookie"]
-    )
+    assert re.fullmatch(r"guidestar-8000=[0-9a-f]{64}; Path=/; HttpOnly; SameSite=Strict", answer.headers["set-cookie"])
     assert page.get("/review").status_code == 200
-    assert TOKEN not in page.get("/").text
+    assert not {TOKEN, SECRET} & set(re.findall(r"\w+", page.get("/").text))
+
+
+def test_a_link_lets_one_browser_in_and_is_no_cookie(run: Path, open_page: Callable[..., TestClient]) -> None:
+    links: list[str] = []
+    keys = Keys(SECRET, 8000, token=TOKEN, renewed=links.append)
+    page = open_page(run, enter=False, keys=keys)
+    assert page.head(f"/?token={TOKEN}").status_code == 403, "a look at the link does not use it up"
+    assert page.get(f"/?token={TOKEN}").status_code == 303
+    assert page.get(f"/?token={TOKEN}").status_code == 403
+    assert links == [keys.token] != [TOKEN]
+    assert page.get("/").status_code == 200, "who is in stays in"
+    page.cookies.clear()
+    for value in (TOKEN, keys.token, SECRET, Keys(SECRET, 8001).value):
+        assert page.get("/", headers={"cookie": f"guidestar-8000={value}"}).status_code == 403
+        assert value == keys.token or page.get(f"/?token={value}").status_code == 403
+    assert page.get(f"/?token={keys.value}").status_code == 403, "nor is the cookie a link"
+    assert page.get(f"/?token={keys.token}").status_code == 303
+
+
+def test_the_cookie_is_the_same_after_a_restart(run: Path, open_page: Callable[..., TestClient]) -> None:
+    first = open_page(run)
+    again = open_page(run, enter=False, keys=Keys(SECRET, 8000))
+    assert again.get("/", headers={"cookie": f"guidestar-8000={first.cookies['guidestar-8000']}"}).status_code == 200
+
+
+def test_who_comes_from_a_file_is_sent_on_by_the_page_itself(run: Path, open_page: Callable[..., TestClient]) -> None:
+    """The browser keeps a strict cookie from every request of a chain that another site began."""
+    page = open_page(run, enter=False)
+    answer = page.get(f'/review?x="&token={TOKEN}', headers={"Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 200
+    assert 'content="0;url=/review?x=%22"' in answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.get("/review").status_code == 200
 
 
 @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "t", TOKEN.upper(), "ü", "%00", "a" * 5000])
@@ -52,28 +82,18 @@ def test_a_wrong_token_is_refused_even_with_the_cookie(page: TestClient, token: 
 @pytest.mark.parametrize("path", ["/", "/review", "/static/page.css", "/static/label.js", "/nothing"])
 def test_without_the_cookie_nothing_is_served(run: Path, open_page: Callable[..., TestClient], path: str) -> None:
     page = open_page(run, enter=False)
-    for cookie in ("", "guidestar=x", f"guidestar-000000000000={TOKEN}", f"{cookie_name(page)}=wrong"):
+    ours = Keys(SECRET, 8000)
+    for cookie in ("", "guidestar=x", f"guidestar-8001={ours.value}", f"{ours.cookie}=wrong", f"{ours.cookie}={TOKEN}"):
         assert page.get(path, headers={"cookie": cookie} if cookie else {}).status_code == 403
-    assert (
-        page.get(path, headers={"cookie": f"a=b; {cookie_name(page)}=wrong; {cookie_name(page)}={TOKEN}"}).status_code
-        != 403
-    )
+    answer = page.get(path, headers={"cookie": f"a=b; {ours.cookie}=wrong; {ours.cookie}={ours.value}"})
+    assert answer.status_code != 403
 
 
-def cookie_name(page: TestClient) -> str:
-    name = str(page.get(f"/?token={TOKEN}").headers["set-cookie"]).partition("=")[0]
-    page.cookies.clear()
-    return name
-
-
-def test_two_runs_on_one_machine_have_cookies_of_their_own(
-    tmp_path: Path, open_page: Callable[..., TestClient]
-) -> None:
+def test_two_pages_on_one_machine_have_cookies_of_their_own() -> None:
     """A browser sends the cookies of 127.0.0.1 to every port of it."""
-    names = {cookie_name(open_page(make_run(tmp_path, experiment=n), token=t * 43)) for n, t in (("a", "t"),)}
-    other = open_page(make_run(tmp_path, experiment="b"), token="u" * 43, enter=False)
-    names.add(str(other.get(f"/?token={'u' * 43}").headers["set-cookie"]).partition("=")[0])
-    assert len(names) == 2
+    keys = [Keys(secret, port) for secret in ("a", "b") for port in (8000, 8001)]
+    assert len({k.value for k in keys}) == 4
+    assert len({k.cookie for k in keys}) == 2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +155,7 @@ def test_every_answer_carries_the_strict_headers(
     stranger = open_page(run, enter=False)
     answers = [
         page.get("/"), page.get("/review"), page.get("/static/page.css"), page.get("/nothing"), stranger.get("/"),
-        page.get("/", headers={"host": "evil"}), page.get(f"/?token={TOKEN}"), page.request("PUT", "/"),
+        page.get("/", headers={"host": "evil"}), stranger.get(f"/?token={TOKEN}"), page.request("PUT", "/"),
         page.post("/api/state", content=b'{"annotator": "ann"}', headers=WRITE),
         page.post("/api/state", content=b"{", headers=WRITE),
         page.post("/api/state", content=b" " * (LIMIT + 1), headers=WRITE),
@@ -270,8 +290,9 @@ def test_no_path_of_a_request_reaches_the_file_system(page: TestClient, path: st
 )
 def test_a_path_that_no_client_has_tidied_up_reaches_nothing_either(run: Path, path: str) -> None:
     """As a raw request has it: the client of the other tests resolves dots before it sends them."""
-    app = create_app(run, token=TOKEN, trainer=None, hosts={HOST})
-    headers = [(b"host", HOST.encode()), (b"cookie", f"guidestar-{run_identity(TOKEN)}={TOKEN}".encode())]
+    keys = Keys(SECRET, 8000)
+    app = create_app(run, keys=keys, trainer=None, hosts={HOST})
+    headers = [(b"host", HOST.encode()), (b"cookie", f"{keys.cookie}={keys.value}".encode())]
     sent: list[Any] = []
 
     async def request() -> None:
@@ -431,24 +452,24 @@ def test_saves_of_eight_people_at_once_are_all_there_in_their_order(
 # --- starting and stopping ------------------------------------------------------------------------
 
 
-def test_the_token_is_secret_long_and_stays(tmp_path: Path) -> None:
+def test_the_secret_is_long_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "label.token"
-    token = page_server.read_token(path)
+    token = page_server.read_secret(path)
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
-    assert page_server.read_token(path) == token
+    assert page_server.read_secret(path) == token
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "closed again"
     path.write_text("cut sh")
-    other = page_server.read_token(path)
+    other = page_server.read_secret(path)
     assert other != token
-    assert page_server.read_token(path) == other
+    assert page_server.read_secret(path) == other
     assert [p.name for p in tmp_path.iterdir()] == ["label.token"]
 
 
-def test_two_pages_that_start_at_once_take_one_token(tmp_path: Path) -> None:
+def test_two_pages_that_start_at_once_take_one_secret(tmp_path: Path) -> None:
     path, found = tmp_path / "label.token", []
-    threads = [threading.Thread(target=lambda: found.append(page_server.read_token(path))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(page_server.read_secret(path))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,7 +24,7 @@ from guidestar.errors import GuidestarError, StoreError
 from guidestar.people.page import views, wire
 from guidestar.people.page.board import Board
 from guidestar.people.page.desk import Desk, NotReady, experiment_of, people_of
-from guidestar.people.page.guard import Guard
+from guidestar.people.page.guard import Guard, Keys
 from guidestar.people.trainer import Trainer, TrainerState
 from guidestar.records import Stop
 
@@ -39,7 +39,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def create_app(
     folder: Path,
     *,
-    token: str,
+    keys: Keys,
     trainer: Trainer | None,
     hosts: Collection[str],
     annotator: str | None = None,
@@ -47,13 +47,13 @@ def create_app(
 ) -> Starlette:
     """The page of the run in `folder`.
 
-    token: the secret in the link. trainer: trains when a round is complete; None leaves that to others.
+    keys: the secrets of the link and of the cookie. trainer: trains when a round is complete; None leaves that to others.
     hosts: every "host:port" that the page may be called by. annotator: the one who labels; without it the page asks.
     clock: seconds since the epoch.
     """
     desk = Desk(folder, clock)
     news = _News(trainer)
-    identity = run_identity(token)
+    identity = run_identity(keys)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -71,14 +71,14 @@ def create_app(
 
     return Starlette(
         routes=[*_pages(folder, identity, annotator), *_doors(desk, news)],
-        middleware=[Middleware(Guard, token=token, cookie=f"guidestar-{identity}", hosts=hosts)],
+        middleware=[Middleware(Guard, keys=keys, hosts=hosts)],
         lifespan=lifespan,
     )
 
 
-def run_identity(token: str) -> str:
-    """A name for the run that tells nothing about its token; cookies and the browser's own storage carry it."""
-    return hashlib.sha256(f"guidestar run {token}".encode()).hexdigest()[:12]
+def run_identity(keys: Keys) -> str:
+    """A name for the run that tells nothing about its secrets; the browser's own storage carries it."""
+    return hashlib.sha256(f"guidestar run {keys.value}".encode()).hexdigest()[:12]
 
 
 class _News:

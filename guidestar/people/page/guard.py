@@ -7,7 +7,8 @@ its user visits. What keeps them out, in this order:
   read the page (DNS rebinding);
 - an Origin header must be our own, and a browser that says where a request comes from (Sec-Fetch-Site) must not say
   "another site";
-- a secret: the token of the link, once, and from then on a cookie that no script and no other site gets;
+- a secret: the token of a link, which lets one browser in, once, and from then on a cookie, another secret, that no script
+  and no other site gets;
 - a write must be JSON, with a header that no form and no foreign page can send;
 - a body may have 64 KiB.
 """
@@ -15,8 +16,10 @@ its user visits. What keeps them out, in this order:
 from __future__ import annotations
 
 import hmac
+import html
 import logging
-from collections.abc import Collection, Iterable
+import secrets
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
@@ -49,6 +52,30 @@ class Refusal:
     status: int
     text: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    kind: bytes = b"text/plain; charset=utf-8"
+
+
+class Keys:
+    """The two secrets of a page. token: that of the link; used, it is replaced by another. cookie, value: what the browser
+    keeps from then on, the same after a restart: browsers send the cookies of 127.0.0.1 to all its ports, so the name has
+    the port, and the value is worth nothing in a link or at another port.
+    """
+
+    def __init__(
+        self, secret: str, port: int, *, token: str | None = None, renewed: Callable[[str], None] = lambda token: None
+    ) -> None:
+        """secret: known to the owner of the folder alone. token: of the first link. renewed: told every later one."""
+        self.token, self.renewed = token or secrets.token_urlsafe(32), renewed
+        self.cookie = f"guidestar-{port}"
+        self.value = hmac.new(secret.encode(), self.cookie.encode(), "sha256").hexdigest()
+
+    def use(self, found: str) -> bool:
+        """Whether this is the token of the link; if so, it was."""
+        if not _same(found, self.token):
+            return False
+        self.token = secrets.token_urlsafe(32)
+        self.renewed(self.token)
+        return True
 
 
 class TooLarge(Exception):
@@ -58,12 +85,11 @@ class TooLarge(Exception):
 class Guard:
     """ASGI in front of `app`. See the module's text.
 
-    token: the secret of the link. cookie: the name under which the browser keeps it. hosts: the "host:port" that
-    the page may be called by.
+    hosts: the "host:port" that the page may be called by.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, cookie: str, hosts: Collection[str]) -> None:
-        self.app, self.token, self.cookie = app, token, cookie
+    def __init__(self, app: ASGIApp, *, keys: Keys, hosts: Collection[str]) -> None:
+        self.app, self.keys = app, keys
         self.hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,23 +142,29 @@ class Guard:
         if not is_page and any(site != "same-origin" for site in sites):
             return Refusal(403, "Requests from other sites are refused.\n")
         if is_page and (found := _token(scope)) is not None:
-            return self._let_in(scope) if self._is_ours(found) else _NO_ENTRY
-        if not any(self._is_ours(value) for value in _cookies(scope, self.cookie)):
+            return self._let_in(scope, sites) if method == "GET" and self.keys.use(found) else _NO_ENTRY
+        if not any(_same(value, self.keys.value) for value in _cookies(scope, self.keys.cookie)):
             return _NO_ENTRY
         return _refused_write(scope, origins) if method == "POST" else None
 
-    def _is_ours(self, found: str) -> bool:
-        return hmac.compare_digest(found.encode(), self.token.encode())
-
-    def _let_in(self, scope: Scope) -> Refusal:
+    def _let_in(self, scope: Scope, sites: Collection[str]) -> Refusal:
         """To the same page without the token, which then stays out of the history and of copied addresses."""
         rest = urlencode([(k, v) for k, v in _query(scope) if k != "token"])
         where = _plain_path(scope["path"]) + (f"?{rest}" if rest else "")
-        cookie = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
-        return Refusal(303, "", ((b"location", where.encode("latin-1")), (b"set-cookie", cookie.encode())))
+        cookie = (b"set-cookie", f"{self.keys.cookie}={self.keys.value}; Path=/; HttpOnly; SameSite=Strict".encode())
+        if "cross-site" in sites:  # a redirect would still count as the other site's, and the strict cookie stay away
+            page = f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(where)}">\n'
+            return Refusal(200, page, (cookie,), b"text/html; charset=utf-8")
+        return Refusal(303, "", ((b"location", where.encode("latin-1")), cookie))
 
 
-_NO_ENTRY = Refusal(403, "Open the whole link that guidestar label printed; it ends in ?token=…\n")
+def _same(found: str, secret: str) -> bool:
+    return hmac.compare_digest(found.encode(), secret.encode())
+
+
+_NO_ENTRY = Refusal(
+    403, "Open the whole newest link that guidestar label printed; it ends in ?token=… and lets one browser in.\n"
+)
 _TOO_LARGE = Refusal(413, f"A request may have {LIMIT} bytes.\n", ((b"connection", b"close"),))
 
 
@@ -169,7 +201,7 @@ def _capped(receive: Receive) -> Receive:
 async def _answer(send: Send, refusal: Refusal) -> None:
     body = refusal.text.encode()
     own: Iterable[tuple[bytes, bytes]] = (
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", refusal.kind),
         (b"content-length", str(len(body)).encode()),
     )
     await send(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import ipaddress
 import os
 import re
@@ -10,8 +11,8 @@ import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from guidestar import config as configs
@@ -22,6 +23,7 @@ from guidestar.people.trainer import Trainer
 from guidestar.store import files, find_run, runs_in
 
 TOKEN_FILE = "label.token"  # noqa: S105 - the name of a file
+OPEN_FILE = "label-open.html"  # leads the browser to the link, whose token would else stand on its command line
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
 
@@ -42,6 +44,8 @@ def serve(
         import uvicorn
 
         from guidestar.people.page.app import create_app
+        from guidestar.people.page.connections import Bounded
+        from guidestar.people.page.guard import Keys
     except ImportError as error:
         raise GuidestarError(
             f"the labelling page needs {error.name}; install it with: pip install 'guidestar[label]'"
@@ -51,38 +55,50 @@ def serve(
     budget = configs.load(config).query.budget if config else None
     annotator = None if annotator is None else checked_name(annotator)
     experiment = experiment_of(run)
-    token = read_token(experiment / TOKEN_FILE)
+    secret = read_secret(experiment / TOKEN_FILE)
     wanted = port or usual_port(experiment)
     listener = listen(bind, wanted, fixed=port != 0)
     port = int(listener.getsockname()[1])
     if port != wanted:
         say(f"port {wanted}, which this folder has otherwise, is in use: is the page open already?")
     names = names_of(bind)
+    opener = experiment / OPEN_FILE
+
+    def link(token: str) -> str:
+        return f"http://{names[0]}:{port}/?token={token}"
+
+    def renewed(token: str) -> None:
+        opener.unlink(missing_ok=True)
+        say(f"somebody came in; the link for the next browser: {link(token)}")
+
+    keys = Keys(secret, port, renewed=renewed)
     app = create_app(
         run,
-        token=token,
+        keys=keys,
         trainer=Trainer(experiment, config=config, budget=budget) if train else None,
         hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
         annotator=annotator,
     )
-    link = f"http://{names[0]}:{port}/?token={token}"
     if not is_loopback(bind):
         say(_open_to_others(bind, port))
-    say(f"label here: {link}")
+    say(f"label here: {link(keys.token)}")
     say("Ctrl-C stops the page; everything that it calls saved is on the disk")
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
-            timeout_graceful_shutdown=5, lifespan="on",
+            timeout_graceful_shutdown=5, lifespan="on", http=Bounded,
         )
     )  # fmt: skip
     if open_browser:
-        threading.Timer(0.5, webbrowser.open, (link,)).start()
+        write_opener(opener, link(keys.token))
+        threading.Timer(0.5, webbrowser.open, (opener.absolute().as_uri(),)).start()
     try:
         with listener:
             server.run(sockets=[listener])
     except KeyboardInterrupt:  # the ordinary way to end it
         pass
+    finally:
+        opener.unlink(missing_ok=True)
     return 0 if server.started else 1
 
 
@@ -91,7 +107,7 @@ def folder_of(config: Path, *, train: bool) -> Path:
     folder = Path(configs.load(config).out)
     if train:
         with files.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
@@ -126,28 +142,43 @@ def checked_name(name: str) -> str:
 # --- the secret -----------------------------------------------------------------------------------
 
 
-def read_token(path: Path) -> str:
-    """The secret of the link, made at the first start. It stays, so that a page that is open goes on working when
+def read_secret(path: Path) -> str:
+    """The secret of the page's cookies, made at the first start. It stays, so that a page that is open goes on working when
     the server comes back. Nobody else on this machine may read the file."""
     with files.writing(path):
         found = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
         if _TOKEN.fullmatch(found):
             path.chmod(0o600)
             return found
-        temporary = path.with_name(f"{files.TEMPORARY}{path.name}-{secrets.token_hex(4)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with _private(path, secrets.token_urlsafe(32) + "\n") as temporary:
             if found:  # not ours, or cut short
                 path.unlink()
-            with suppress(FileExistsError):  # another page was started at the same moment: its token is the token
+            with suppress(FileExistsError):  # another page was started at the same moment: its secret is the secret
                 os.link(temporary, path)
-        finally:
-            temporary.unlink()
         return path.read_text(encoding="utf-8").strip()
+
+
+def write_opener(path: Path, link: str) -> None:
+    """A page that leads to the link, for its owner alone: every user of a machine can read the command lines of others."""
+    where = html.escape(link)
+    page = f'<!doctype html><meta name="referrer" content="no-referrer"><meta http-equiv="refresh" content="0;url={where}">'
+    with files.writing(path), _private(path, f'{page}<a href="{where}">to the labelling page</a>\n') as temporary:
+        temporary.replace(path)
+
+
+@contextmanager
+def _private(path: Path, text: str) -> Iterator[Path]:
+    """A file beside `path` that only its owner may read, gone at the end of the block if it is still there."""
+    temporary = path.with_name(f"{files.TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # --- the address ----------------------------------------------------------------------------------
