@@ -66,7 +66,7 @@ class Client:
         for _ in range(5):
             try:
                 with httpx.Client(timeout=20) as http:
-                    http.get(self.server.link)
+                    self.server.enter(http)
                     answer = http.post(
                         f"{base}/api/save",
                         json={"annotator": "ann", "decisions": decisions},
@@ -119,7 +119,7 @@ def test_a_kill_with_several_people_saving_keeps_all_that_was_acknowledged(tmp_p
     def work(person: int) -> None:
         with httpx.Client(timeout=20) as http:
             try:
-                http.get(server.link)
+                server.enter(http)
                 for i in range(10_000):
                     name = f"decision-{person}-{i:05d}"
                     one = {"decision": name, "id": ids[i % 40], "kind": "label", "text": NAMES[i % 6]}
@@ -158,7 +158,7 @@ def test_ten_thousand_saves_by_eight_people_while_another_process_writes_too(tmp
     def work(person: int) -> None:
         try:
             with httpx.Client(timeout=60, headers={"X-Guidestar": "1", "Origin": base}) as http:
-                http.get(server.link)
+                server.enter(http)
                 for i, id in enumerate(ids):
                     one = {
                         "decision": f"decision-{person}-{i:05d}",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 
 import pytest
+from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -252,3 +253,34 @@ def test_suspects_follow_their_thresholds_and_need_a_second_label() -> None:
     model = {"x": said(a=0.3, b=0.7), "y": Suggestion("a", {"a": 1.0}, 0)}
     assert suspects(answers, model) == []
     assert [s.id for s in suspects(answers, model, doubt=0.3, sure=0.7)] == ["x"]
+
+
+@settings(max_examples=60, deadline=None)
+@hypothesis_given(data=st.data(), want=st.integers(0, 6))
+def test_the_early_end_of_the_search_changes_nothing(data: st.DataObject, want: int) -> None:
+    """Beside the literal order: every item ranked, then sorted."""
+    names = st.sampled_from(NAMES)
+    items = [
+        item(
+            f"{i}", data.draw(st.integers(0, 2)), shared=data.draw(st.booleans()), done=data.draw(st.booleans()),
+            answered=frozenset(data.draw(st.sets(names, max_size=2))),
+            claims=data.draw(st.dictionaries(names, st.sampled_from([0.0, 500.0, 950.0]), max_size=2)),
+        )
+        for i in range(data.draw(st.integers(0, 12)))
+    ]  # fmt: skip
+    now, ranked = 1000.0, []
+    for place, one in enumerate(items):
+        if queue.may_have(one, "ann", now=now, lease=LEASE):
+            others = one.done or queue.holders(one, "ann", now, LEASE)
+            rank = 0 if "ann" in one.claims else 3 if others else 1 if one.round == 1 else 2
+            ranked.append((rank, place, one.id))
+    assert given(items, round=1, now=now, want=want) == [id for _, _, id in sorted(ranked)[:want]]
+
+
+def test_what_comes_next_is_found_without_going_through_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Counter[str]()
+    real = queue.may_have
+    monkeypatch.setattr(queue, "may_have", lambda one, *a, **o: looked.update([one.id]) or real(one, *a, **o))
+    items = [item(f"{i}", claims={"ben": 0.0} if i < 5 else {}) for i in range(1000)]
+    assert given(items, want=3) == ["5", "6", "7"]
+    assert len(looked) <= 8

@@ -113,9 +113,9 @@ def rows_of(store: Store) -> list[Row]:
     order = said_at(store)
     current, counts, verdicts = notes.by_annotator(), notes.answers(), notes.verdicts()
     flags, remarks, suggestions = notes.flags(), notes.notes(), store.suggestions()
-    rows: list[Row] = []
+    rows, examples = list[Row](), store.examples()
     for id, (round, score) in ids.items():
-        example = store.example(id)
+        example = examples[id]
         given = [(order[id, who], answer) for who, answer in current.get(id, {}).items()]
         rows.append(
             Row(

@@ -49,6 +49,8 @@ def in_overlap(id: str, share: float) -> bool:
     >>> in_overlap("0123456789abcdef", 0.0), in_overlap("0123456789abcdef", 1.0)
     (False, True)
     """
+    if not share:
+        return False
     place = int.from_bytes(hashlib.sha256(f"overlap {id}".encode()).digest()[:8], "big")
     return place < share * 2**64
 
@@ -77,7 +79,7 @@ def may_have(item: Item, annotator: str, *, now: float, lease: float) -> bool:
 
 
 def offer(
-    items: Iterable[Item],
+    items: Sequence[Item],
     annotator: str,
     *,
     round: int,
@@ -92,18 +94,21 @@ def offer(
     holds already; they are left out.
     """
     ranked: list[tuple[int, int, str]] = []
+    shown, sure = sum(annotator in item.claims for item in items), 0  # still to come; found and not to be overtaken
     for place, item in enumerate(items):
-        if item.id in have or not may_have(item, annotator, now=now, lease=lease):
-            continue
-        if annotator in item.claims:
-            rank = 0
-        elif item.done or holders(item, annotator, now, lease):
-            rank = 3
-        else:
-            rank = 1 if item.round == round else 2
-        ranked.append((rank, place, item.id))
-    ranked.sort()
-    return [id for _, _, id in ranked[:want]]
+        shown -= annotator in item.claims
+        if item.id not in have and may_have(item, annotator, now=now, lease=lease):
+            if annotator in item.claims:
+                rank = 0
+            elif item.done or holders(item, annotator, now, lease):
+                rank = 3
+            else:
+                rank = 1 if item.round == round else 2
+            ranked.append((rank, place, item.id))
+            sure += rank <= 1
+        if sure >= want and not shown:  # what comes later is no better: a large pool is not gone through
+            break
+    return [id for _, _, id in sorted(ranked)[:want]]
 
 
 def held_by_others(items: Iterable[Item], annotator: str, *, now: float, lease: float) -> tuple[int, float | None]:
@@ -119,7 +124,7 @@ def held_by_others(items: Iterable[Item], annotator: str, *, now: float, lease: 
 def pace(times: Sequence[float], now: float, waited: Collection[float] = ()) -> float | None:
     """Answers per minute over the latest stretch of work; None where it is too short to tell.
 
-    times: of one annotator's answers, in seconds, rising. A stretch ends where nothing was answered for `PAUSE`
+    times: of one annotator's answers, in seconds, rising; the last thousand are looked at. A stretch ends where nothing was answered for `PAUSE`
     seconds; the first answer of a stretch starts the clock and is not counted. waited: those of `times` before which
     the annotator waited for a new round; these gaps are no work and are left out.
     >>> pace([0.0, 6.0, 12.0, 18.0], now=20.0)
@@ -130,7 +135,7 @@ def pace(times: Sequence[float], now: float, waited: Collection[float] = ()) -> 
     if not times or now - times[-1] >= PAUSE:
         return None
     count, seconds = 0, 0.0
-    for later, earlier in pairwise(reversed(times)):
+    for later, earlier in pairwise(reversed(times[-1000:])):
         if later - earlier >= PAUSE:
             break
         if later not in waited:

@@ -92,7 +92,7 @@ def _read(folder: Path) -> RunRecord | None:
     with Store.open(folder) as store:
         if not store.begun:
             return None
-        metrics = store.metrics()
+        metrics, examples = store.metrics(), store.examples()
         queries = tuple(store.query(r) for r in range(store.rounds()))
         names = {"base": (0, "test_base")}
         if metrics:
@@ -101,7 +101,7 @@ def _read(folder: Path) -> RunRecord | None:
             name=folder.resolve().name,
             facts=store.facts,
             queries=queries,
-            examples={pick.id: store.example(pick.id) for query in queries for pick in query.picks},
+            examples={pick.id: examples[pick.id] for query in queries for pick in query.picks},
             answers=store.annotations.answers(),
             metrics=tuple(metrics),
             timings=tuple(store.timings()),
@@ -109,7 +109,7 @@ def _read(folder: Path) -> RunRecord | None:
             unanswered=sum(len(store.annotations.unanswered(query.round)) for query in queries),
             test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
             unseen={id: said for id, said in store.suggestions().items() if said.round >= 0},
-            adapters=dict(store.dump()["adapters"]),
+            adapters={r: sha256 for kind, r, _, sha256 in store.recorded() if kind == "adapters"},
             budgets=tuple(store.budgets()),
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )

@@ -186,10 +186,11 @@ class Annotations:
         self._now()
         return self._extras.keys() - self._picks.keys()
 
-    def claims(self) -> dict[str, dict[str, str]]:
-        """Example -> annotator -> when it was last shown to them, UTC, ISO 8601."""
+    def claims(self, since: str = "") -> dict[str, dict[str, str]]:
+        """Example -> annotator -> when it was last shown to them, UTC, ISO 8601. since: only what was shown from then on."""
         found: dict[str, dict[str, str]] = {}
-        for id, annotator, at in self._db.rows("SELECT example, annotator, claimed_at FROM claims ORDER BY claimed_at"):
+        sql = "SELECT example, annotator, claimed_at FROM claims WHERE claimed_at >= ? ORDER BY claimed_at"
+        for id, annotator, at in self._db.rows(sql, since):
             found.setdefault(id, {})[annotator] = at
         return found
 
@@ -252,13 +253,11 @@ def insert_example(db: Database, example: Example) -> None:
     db.execute("INSERT OR IGNORE INTO examples VALUES (?, ?, ?, ?)", example.id, fields, example.prompt, example.where)
 
 
-def read_examples(db: Database, ids: Collection[str]) -> Iterator[Example]:
-    """The recorded examples among at most 500 ids, in any order."""
-    marks = ", ".join("?" * len(ids))
-    for id, fields, prompt, where in db.rows(
-        f"SELECT id, fields, prompt, source FROM examples WHERE id IN ({marks})",  # noqa: S608 - question marks only
-        *ids,
-    ):
+def read_examples(db: Database, ids: Collection[str] | None = None) -> Iterator[Example]:
+    """The recorded examples, or those among at most 500 ids, in any order."""
+    some = "" if ids is None else f"WHERE id IN ({', '.join('?' * len(ids))})"
+    sql = f"SELECT id, fields, prompt, source FROM examples {some}"  # noqa: S608 - question marks only
+    for id, fields, prompt, where in db.rows(sql, *(ids or ())):
         yield Example(id, json.loads(fields), prompt, where)
 
 

@@ -112,6 +112,9 @@ class Database:
         return next(iter(self.rows(sql, *values)), None)
 
 
+_checked: set[tuple[str, int, int, int]] = set()  # what this process has read from end to end and found whole
+
+
 def _connected(path: Path, home: Path) -> sqlite3.Connection:
     """A connection to a database that is whole and up to date. home: the run folder that it belongs to."""
     connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
@@ -121,8 +124,10 @@ def _connected(path: Path, home: Path) -> sqlite3.Connection:
         for setting in _SETTINGS:
             connection.execute(f"PRAGMA {setting}")
         migrate(connection, str(home / path.name))
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        content = (str(path), (stat := path.stat()).st_ino, stat.st_mtime_ns, stat.st_size)
+        if content not in _checked and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("malformed")
+        _checked.add(content)
         connection.execute("BEGIN IMMEDIATE")  # a folder that cannot be written is found out here
         connection.execute("ROLLBACK")
     except BaseException:

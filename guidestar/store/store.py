@@ -284,6 +284,10 @@ class Store:
             raise StoreError(f"{self.folder}: example {id} was never asked for")
         return found
 
+    def examples(self) -> dict[str, Example]:
+        """Id -> every example that was asked for or added: one read for all, where `example` makes one for each."""
+        return {example.id: example for example in read_examples(self._db)}
+
     def asked(self) -> set[str]:
         """Ids of all examples that were asked for or added as extras, answered or not."""
         return {id for (id,) in self._db.rows("SELECT id FROM examples")}
@@ -544,4 +548,4 @@ def _numbers(values: Mapping[str, float]) -> str:
 
 
 def _from_numbers(text: str) -> dict[str, float]:
-    return {name: float(value) for name, value in json.loads(text).items()}
+    return {name: float(value) for name, value in json.loads(text).items()} if text != "{}" else {}

@@ -55,7 +55,7 @@ class Board:
         self.round = 0
         self._open: dict[str, None] = {}  # items that anybody could be asked for, in the order of asking
         self.seen = self._rounds = 0
-        self._claims_at = float("-inf")
+        self._claims_at, self._claimed = float("-inf"), ""  # when claims were looked at, and the newest that was there
         self._examples: dict[str, Example] = {}
         self._suggested: tuple[object, dict[str, Suggestion]] = (None, {})
         self.refresh()
@@ -79,27 +79,32 @@ class Board:
         self.round = self.store.current_round()
         if (budgets := self.store.budgets()) and budgets[-1][0] != self.query.budget:  # it was raised meanwhile
             self.query = self.query.model_copy(update={"budget": budgets[-1][0]})
-        rounds = self.store.rounds()
+        rounds, changed = self.store.rounds(), dict[str, None]()
         for r in range(self._rounds, rounds):
             for pick in self.store.query(r).picks:
                 self.items[pick.id] = Item(pick.id, r, queue.in_overlap(pick.id, self.people.overlap))
                 self.asked[r] += 1
                 self.left[r] += 1
                 self._open[pick.id] = None
-                self._update(pick.id)  # it may have been answered before it was asked for
+                if pick.id in self.replay.current or pick.id in self.replay.verdicts:
+                    changed[pick.id] = None  # it may have been answered before it was asked for
         self._rounds = rounds
         newest = self.store.annotations.history(last=1)
         if newest and newest[0].number > self.seen:
             for entry in self.store.annotations.history(last=newest[0].number - self.seen):
                 if entry.number > self.seen:
                     self._apply(entry)
+                    changed[entry.id] = None
+        for id in changed.keys() & self.items.keys():
+            self._update(id)
         if (now := self.clock()) - self._claims_at >= _CLAIMS_AGAIN:
             self._claims_at = now
-            for id, claims in self.store.annotations.claims().items():
+            for id, claims in self.store.annotations.claims(self._claimed).items():
+                self._claimed = max(self._claimed, *claims.values())
                 if id in self.items:
                     mine = self.items[id].claims
                     latest = {who: max(_seconds(at), mine.get(who, 0.0)) for who, at in claims.items()}
-                    self._change(id, claims=latest)
+                    self._change(id, claims={**mine, **latest})
 
     def _apply(self, entry: Entry) -> None:
         before = isinstance(self.replay.counts.get(entry.id), Label)
@@ -115,8 +120,6 @@ class Board:
             self._enter_round(who, entry)
         if entry.decision is not None:
             self.decisions[entry.decision] = (entry.id, entry.annotation)
-        if entry.id in self.items:
-            self._update(entry.id)
 
     def _enter_round(self, who: str, entry: Entry) -> None:
         """Note whether this answer is the annotator's first of a new round: before it they waited for the training."""

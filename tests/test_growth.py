@@ -1,0 +1,75 @@
+"""What a request and a command do does not grow with the pool and the log, where it need not: counted, not timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_help import examples, make_run
+
+from guidestar.config import PeopleConfig
+from guidestar.exchange import export_run
+from guidestar.people.page.board import Board
+from guidestar.records import Label
+from guidestar.report import summary
+from guidestar.store import Store
+from guidestar.store.database import Database
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Numbers of rows that the database gives out, one for each query."""
+    found: list[int] = []
+    real = Database.rows
+
+    def rows(self: Database, sql: str, *values: object) -> Any:
+        answer = real(self, sql, *values)
+        found.append(len(answer))
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "rows", rows)
+        yield found
+
+
+def _run(folder: Path, size: int) -> Path:
+    texts = [f"text {i}" for i in range(size)]
+    run = make_run(folder, texts, experiment=f"of-{size}", query={"warm_start": size, "batch": 5, "budget": size + 50})
+    with Store.open(run) as store:
+        half = list(examples(texts))[: size // 2]
+        store.annotations.add_many([(id, Label("HUM", "ann"), None, "page") for id in half])
+        for id in half:
+            store.annotations.claim(id, "ann")
+    return run
+
+
+@pytest.mark.parametrize("command", [lambda run: export_run(run, "jsonl"), lambda run: summary(run)])
+def test_a_command_asks_the_database_as_often_for_a_large_run_as_for_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], object]
+) -> None:
+    asked = []
+    for size in (20, 200):
+        run = _run(tmp_path, size)
+        with counted(monkeypatch) as rows:
+            command(run)
+        asked.append(len(rows))
+    assert asked[0] == asked[1]
+
+
+def test_a_save_reads_no_more_after_thousands_of_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    for size in (20, 400):
+        with Store.open(_run(tmp_path, size)) as store:
+            ahead = [0.0]
+            board = Board(store, PeopleConfig(), lambda: time.time() + ahead[0])  # noqa: B023
+            id = board.offer("ben", 1, [], [])[0][0]
+            ahead[0] = 60.0  # claims are looked at again
+            with counted(monkeypatch) as rows:
+                board.save([(id, Label("LOC", "ben"), "decision-1", "page")])
+                board.refresh()
+            read.append(sum(rows))
+    assert read[0] == read[1]
