@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from guidestar.config import ModelConfig
+from guidestar.config import ModelConfig, TaskConfig
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model import adapters, batches, classify, heads, load, sources, traits
+from guidestar.model.predict import predict
 from guidestar.records import Example
+from guidestar.tasks import make_task
 
 LABELS = ("good", "bad")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -282,3 +284,21 @@ def test_a_gguf_file_that_lies_is_a_sentence(
     with pytest.raises(ModelError, match=r"model\.gguf: cannot be read as GGUF: "):
         sources.resolve(ModelConfig(name=str(file)))
     assert not list((tmp_path / "cache" / "models").glob("*")) if (tmp_path / "cache").exists() else True
+
+
+@pytest.mark.parametrize("family", ["Bart", "Llama"])
+def test_a_model_that_counts_the_padding_is_read_in_batches_of_one_length(family: str, tmp_path: Path) -> None:
+    """BART's decoder takes no positions: left to itself it counts them from the padding."""
+    small = {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "init_std": 0.5}
+    base = loaded(saved(tmp_path, family, **(small if family == "Bart" else {})))
+    assert adapters.exact_lengths(base.model) == (family == "Bart")
+    task = make_task(TaskConfig(kind="choice"), list(LABELS), "{answer}")
+    texts = [replace(example(text), id=text) for text in ("ab:", "abcdefgh and a longer text:")]
+    many, *single = (
+        predict(base, base.model, some, {"label_log_probs"}, task).arrays["label_log_probs"][0]
+        for some in (texts, texts[:1], texts[1:])
+    )
+    np.testing.assert_allclose(many, np.concatenate(single), atol=1e-5)
+    model = adapters.attach(base, {"r": 2, "target_modules": ["q_proj"]}, seed=0)
+    assert adapters.exact_lengths(model) == (family == "Bart")
+    adapters.detach(model)

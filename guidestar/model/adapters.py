@@ -23,7 +23,7 @@ from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import full, heads
 from guidestar.model import peft as own_types
 from guidestar.model.dropout import cheapen, drop_before_b
-from guidestar.model.load import BaseModel
+from guidestar.model.load import UNPADDED, BaseModel
 
 
 def make_config(options: Mapping[str, Any]) -> Any:
@@ -306,6 +306,6 @@ def dropout_on(model: Any, whole: bool = False) -> Iterator[None]:
 
 
 def exact_lengths(model: Any) -> bool:
-    """True when batches must not be padded: prompt learning puts its tokens before the padding."""
+    """True when batches must not be padded: prompt learning puts its tokens before the padding, and some models read it."""
     config = getattr(model, "active_peft_config", None)
-    return bool(config is not None and config.is_prompt_learning)
+    return bool(config is not None and config.is_prompt_learning) or bool(getattr(inner(model), UNPADDED, False))

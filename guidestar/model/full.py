@@ -19,7 +19,7 @@ import torch
 
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads
-from guidestar.model.load import BaseModel, contiguous_head
+from guidestar.model.load import UNPADDED, BaseModel, contiguous_head
 
 FULL = "FULL"  # the peft_type
 MARKER = "guidestar.json"  # lies in a saved model's folder and nowhere else
@@ -122,6 +122,7 @@ def drop(model: Any) -> None:
 def _ready(base: BaseModel, model: Any, trainable: bool) -> Any:
     model.requires_grad_(trainable)
     if not base.labels:
+        setattr(model, UNPADDED, getattr(base.model, UNPADDED, False))
         model.generation_config = copy.deepcopy(base.model.generation_config)
     heads.add(model, heads.drawn(base.model))
     model.guidestar_origin = _Origin(base.name, base.fingerprint, base.dtype, base.tokenizer)

@@ -26,6 +26,9 @@ _BATCH = {"cpu": 1024, "cuda": 8192, "other": 2048}
 _WRITTEN = {"cpu": 16384, "cuda": 8192, "other": 2048}
 
 
+UNPADDED = "guidestar_unpadded"  # an attribute of a transformers model whose texts must not be padded
+
+
 @dataclass
 class BaseModel:
     """A frozen model with its tokenizer: a causal language model, or one with a classification head (see `heads`).
@@ -119,6 +122,10 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         pad = traits.padding(tokenizer, eos, known)
         # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
         model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
+    try:
+        setattr(model, UNPADDED, traits.unpadded(model, pad, known, right=classifies))
+    except Exception as error:  # each family raises its own
+        raise ModelError(f"{folder}: the model is there, but cannot read a short text: {error}") from error
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)

@@ -3,6 +3,7 @@ were drawn at loading, how many positions there are, which tokens, what the toke
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
@@ -97,6 +98,26 @@ def padding(tokenizer: Any, eos: Sequence[int], known: int) -> int:
     """An id for padding that is in the embeddings; it is always masked, so any one will do. A pad token that was added to the
     tokenizer alone is not in them. known: rows of the embeddings."""
     return next((i for i in (tokenizer.pad_token_id, *eos) if i is not None and i < known), 0)
+
+
+def unpadded(model: Any, pad: int, known: int, right: bool) -> bool:
+    """Whether a text beside a longer one must not be padded: tried with two rows, one of them padded, and the states below the
+    head or the vocabulary. Decoders such as BART's count the padding, RWKV and ConvBERT read it.
+
+    pad, known: the padding's id and the rows of the embeddings. right: where the padding is, as a classification head has it.
+    """
+    if not right and "position_ids" in inspect.signature(model.forward).parameters:
+        return False  # it is told where its tokens stand
+    weight = model.get_input_embeddings().weight
+    ids = torch.tensor([[(7 * i + 3) % known for i in range(8)]], device=weight.device)
+    own = slice(0, 5) if right else slice(3, 8)
+    rows, mask = torch.cat([ids, torch.full_like(ids, pad)]), torch.ones(2, 8, dtype=torch.long, device=weight.device)
+    rows[1, own], mask[1], mask[1, own] = ids[0, :5], 0, 1
+    with torch.inference_mode():
+        alone = model.base_model(input_ids=ids[:, :5], attention_mask=mask[:1, :5])[0][0].float()
+        beside = model.base_model(input_ids=rows, attention_mask=mask)[0][1, own].float()
+    near = (1e-4 if weight.dtype == torch.float32 else 0.1) * alone.abs().max()
+    return not bool((alone - beside).abs().max() <= near)  # nan is no agreement
 
 
 def closing(tokenizer: Any, eos: Collection[int]) -> tuple[int, ...]:
