@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from guidestar.cli import labels, lists, runs, studies
 from guidestar.cli.common import EXIT_CODES, Commands
 
+TERMINATED = 143  # exit code after SIGTERM
+
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options. Importing nothing heavy keeps `--help` fast."""
@@ -71,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"guidestar: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != TERMINATED:
+            raise
         print("guidestar: stopped; nothing recorded is lost, the same command continues", file=sys.stderr)
-        return 130
+        return TERMINATED if isinstance(stop, SystemExit) else 130
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 0
@@ -95,5 +99,5 @@ def entry() -> None:
 
     for noisy in ("transformers", "peft", "torch"):  # their notes to developers are none to our users
         warnings.filterwarnings("ignore", category=FutureWarning, module=noisy)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     sys.exit(main())
