@@ -20,21 +20,17 @@ from guidestar.schema import (
     CostConfig,
     DataConfig,
     EndpointConfig,
-    MixConfig,
     ModelConfig,
     PeopleConfig,
     Problems,
-    QueryConfig,
     RunConfig,
     StopConfig,
-    StrategyConfig,
-    TaptConfig,
     TaskConfig,
-    TrainConfig,
     fingerprint,
     flat,
     shared_keys,
 )
+from guidestar.sections import MixConfig, QueryConfig, StrategyConfig, TaptConfig, TrainConfig
 
 __all__ = [
     "CONFIG_FILE",

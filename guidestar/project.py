@@ -11,7 +11,8 @@ from typing import Any
 
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
-from guidestar.data.formats import guess_encoding, read_rows
+from guidestar.data.formats import read_rows
+from guidestar.data.textfile import guess_encoding
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import ANSWER, MOST_LABELS, Choice
@@ -172,7 +173,7 @@ def write_config(
         )
     if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
-    if answer and kind == "choice":
+    if answer and known:
         notes += _merged(cells[answer], given or known)
     model, why = _model(kind, cells[text])
     notes.append(f"model: {model}, {why}")

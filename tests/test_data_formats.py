@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guidestar.data.formats import Row, guess_encoding, parse_hub, read_rows
+from guidestar.data.formats import Row, parse_hub, read_rows
+from guidestar.data.textfile import guess_encoding
 from guidestar.errors import DataError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)

@@ -22,7 +22,7 @@ from guidestar.model.predict import GENERATED, GOLD, predict
 from guidestar.model.train import train
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Context, choose, needs, resolve
-from guidestar.schema import StrategyConfig
+from guidestar.sections import StrategyConfig
 
 SEVEN = examples()[:7]
 SIZES = pytest.mark.parametrize(("tokens", "sizes"), [(1, [1] * 7), (100_000, [7])], ids=["batches of 1", "batch of 7"])

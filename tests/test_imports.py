@@ -19,6 +19,7 @@ PACKAGE = Path(guidestar.__file__).parent
 ORDER = [
     ["errors", "rng", "progress", "words"],
     ["tasks"],
+    ["sections"],
     ["schema"],
     ["records"],
     ["config"],

@@ -13,10 +13,7 @@ A source is one of
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
-import io
 import json
 import math
 import re
@@ -25,14 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from guidestar.data import demo
+from guidestar.data.textfile import suffix_of, text_lines
 from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MOST_COLUMNS = 10_000
 _SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
@@ -109,86 +106,19 @@ def _open(source: str, form: Form) -> Iterator[Row]:
     return READERS[suffix](source, path, form)
 
 
-def suffix_of(path: Path) -> str:
-    """The extension that says the form; ".csv" for pool.csv and for pool.CSV.gz."""
-    return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
-
-
 # --- text files ---------------------------------------------------------------------------------
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with _opened(path) as file:
-        try:
-            while part := file.read(1 << 20):
-                decoder.decode(part)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-    return True
-
-
-def guess_encoding(path: Path) -> str | None:
-    """What a text file seems to be written in, by its first megabyte; None for UTF-8, for UTF-16 with its mark, which are
-    read without being told, and where nobody can say."""
-    try:
-        from charset_normalizer import from_bytes
-
-        with _opened(path) as file:
-            start = file.read(1 << 20)
-        if suffix_of(path) == ".parquet" or start.startswith(_UTF_16) or _is_utf8(path):
-            return None
-    except (ImportError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
-        return None
-    best = from_bytes(start).best()
-    return None if best is None else best.encoding
-
-
-def _lines(path: Path, source: str, form: Form) -> Iterator[str]:
-    """Text lines with their ends, a byte order mark dropped. Raises DataError at bytes that are no text."""
-    with _opened(path) as file:
-        start = file.read(2)
-        file.seek(0)
-        encoding = "utf-16" if start in _UTF_16 else form.encoding if form.encoding and not _is_utf8(path) else None
-        if encoding is None:
-            yield from _utf8_lines(file, source, path)
-            return
-        try:
-            with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
-                yield from text
-        except (UnicodeError, LookupError) as error:
-            raise DataError(f"{source}: not readable as {encoding} (data.encoding): {error}") from error
-
-
-def _utf8_lines(file: BinaryIO, source: str, path: Path) -> Iterator[str]:
-    for number, raw in enumerate(file, 1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            guess = guess_encoding(path)
-            hint = f", or try data.encoding: {guess}" if guess else ""
-            raise DataError(
-                f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
-                f"which is not UTF-8; save the file as UTF-8{hint}"
-            ) from error
-        yield line.removeprefix("\ufeff") if number == 1 else line
 
 
 def _from_text(source: str, path: Path, form: Form) -> Iterator[Row]:
     """A text a line; blank lines are none."""
-    for number, line in enumerate(_lines(path, source, form), 1):
+    for number, line in enumerate(text_lines(path, source, form.encoding), 1):
         if line.strip():
             yield Row(f"{source} line {number}", {"text": line.rstrip("\r\n")})
 
 
 def _from_json(source: str, path: Path, form: Form) -> Iterator[Row]:
     """An array of objects; or, as many files are called .json, an object a line."""
-    lines = _lines(path, source, form)
+    lines = text_lines(path, source, form.encoding)
     first = next((line for line in lines if line.strip()), "")
     if not first.lstrip().startswith("["):
         yield from _from_jsonl(source, path, form)
@@ -214,14 +144,14 @@ def _object(where: str, found: Any) -> Row:
 
 
 def _from_jsonl(source: str, path: Path, form: Form) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path, source, form), 1):
+    for number, line in enumerate(text_lines(path, source, form.encoding), 1):
         if line.strip():
             where = f"{source} line {number}"
             yield _object(where, _json(line, where))
 
 
 def _from_csv(source: str, path: Path, form: Form) -> Iterator[Row]:
-    lines, header = _lines(path, source, form), form.header
+    lines, header = text_lines(path, source, form.encoding), form.header
     first = next(lines, "")
     told = _SEP.fullmatch(first)  # how Excel is told what separates cells
     tabs = "\t" if suffix_of(path) == ".tsv" else None

@@ -21,7 +21,7 @@ from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files
 from guidestar.store.store import find_run
-from guidestar.tasks import Choice, make_task
+from guidestar.tasks import make_task
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
@@ -133,8 +133,8 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
     behind_space = None
-    if isinstance(task, Choice) and not bench.base.labels:
-        whole, template = task.scoring == "sequence", Template(data.template or "", data)
+    if task.classes and not bench.base.labels:
+        whole, template = task_config.scoring == "sequence", Template(data.template or "", data)
         filled, blank = (joint_of(bench.base, template.fill(dict.fromkeys(template.columns, text))) for text in "x ")
         tokens = label_tokens(bench.base, task, filled)
         prefix, answers = tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))

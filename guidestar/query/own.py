@@ -31,7 +31,7 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.query.measures import ANY, MEASURES, Measure
 from guidestar.query.recipes import SOURCES, STRATEGIES, Recipe, misfits, unknown_parts
 from guidestar.query.table import SELECTORS, Selector
-from guidestar.schema import NAME
+from guidestar.sections import NAME
 
 VARIABLE = "GUIDESTAR_CODE"  # where processes that this one starts find the files, as a JSON list
 _TABLES: dict[str, tuple[dict[str, Any], type]] = {

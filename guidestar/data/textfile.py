@@ -1,0 +1,84 @@
+"""From the bytes of a text file to its lines: compression, byte order marks, encodings."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from guidestar.errors import DataError
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def suffix_of(path: Path) -> str:
+    """The extension that says the form; ".csv" for pool.csv and for pool.CSV.gz."""
+    return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(path) as file:
+        try:
+            while part := file.read(1 << 20):
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def guess_encoding(path: Path) -> str | None:
+    """What a text file seems to be written in, by its first megabyte; None for UTF-8, for UTF-16 with its mark, which are
+    read without being told, and where nobody can say."""
+    try:
+        from charset_normalizer import from_bytes
+
+        with _opened(path) as file:
+            start = file.read(1 << 20)
+        if suffix_of(path) == ".parquet" or start.startswith(_UTF_16) or _is_utf8(path):
+            return None
+    except (ImportError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
+        return None
+    best = from_bytes(start).best()
+    return None if best is None else best.encoding
+
+
+def text_lines(path: Path, source: str, named: str | None) -> Iterator[str]:
+    """Text lines with their ends, a byte order mark dropped. named: the encoding of a file that is not UTF-8.
+
+    Raises DataError at bytes that are no text."""
+    with _opened(path) as file:
+        start = file.read(2)
+        file.seek(0)
+        encoding = "utf-16" if start in _UTF_16 else named if named and not _is_utf8(path) else None
+        if encoding is None:
+            yield from _utf8_lines(file, source, path)
+            return
+        try:
+            with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
+                yield from text
+        except (UnicodeError, LookupError) as error:
+            raise DataError(f"{source}: not readable as {encoding} (data.encoding): {error}") from error
+
+
+def _utf8_lines(file: BinaryIO, source: str, path: Path) -> Iterator[str]:
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            guess = guess_encoding(path)
+            hint = f", or try data.encoding: {guess}" if guess else ""
+            raise DataError(
+                f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
+                f"which is not UTF-8; save the file as UTF-8{hint}"
+            ) from error
+        yield line.removeprefix("\ufeff") if number == 1 else line
