@@ -220,8 +220,7 @@ class Bench:
         """How an adapter is trained, with what its recipe fills in for this kind of model."""
         from guidestar.model.recipe import settled
 
-        mean = self.engine.facts.get("head") == "mean"
-        return settled(self.config.train, self.engine.headed, self.config.peft, mean)
+        return settled(self.config.train, self.engine.headed, self.config.peft)
 
     def check(self) -> None:
         """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work, then

@@ -195,9 +195,8 @@ class TrainConfig(Section):
 
     recipe: Literal["plain", "lean"] | None = Field(
         None,
-        description="What is meant where `min_steps`, `head_first`, `average` or `learning_rate` is not given. lean: what "
-        "moves a model with few labels, by its kind (`docs/training.md`). plain (the default): none of the first three, and "
-        "the learning rate below.",
+        description="What is meant where `min_steps` or `learning_rate` is not given. lean: what moves a model with few labels, "
+        "by its kind (`docs/training.md`). plain (the default): no such floor, and the learning rate below.",
     )
     epochs: int = Field(6, ge=1, description="Passes over the labelled examples.")
     min_steps: int | None = Field(

@@ -18,40 +18,31 @@ class Recipe:
     """The keys of `train` that a recipe fills in."""
 
     min_steps: int
-    average: float
     learning_rate: float
 
 
 # How a model answers, by a new head or by words it knows, and what is trained.
 LEAN: Mapping[tuple[str, str], Recipe] = {
-    ("head", "adapter"): Recipe(min_steps=260, average=0.25, learning_rate=1e-3),
-    ("head", "full"): Recipe(min_steps=260, average=0.25, learning_rate=1e-4),
-    ("words", "adapter"): Recipe(min_steps=100, average=0.25, learning_rate=5e-4),
-    ("words", "full"): Recipe(min_steps=100, average=0.25, learning_rate=5e-5),
+    ("head", "adapter"): Recipe(min_steps=260, learning_rate=1e-3),
+    ("head", "full"): Recipe(min_steps=260, learning_rate=1e-4),
+    ("words", "adapter"): Recipe(min_steps=100, learning_rate=5e-4),
+    ("words", "full"): Recipe(min_steps=100, learning_rate=5e-5),
 }
 
 # Below this many steps a training hardly moves what it is to train (docs/training.md).
 FEW = {"head": 150, "words": 30}
 
 
-def settled(config: TrainConfig, headed: bool, peft: Mapping[str, Any], mean: bool = False) -> TrainConfig:
-    """The settings with every key filled in that the recipe stands for.
-
-    headed: a classification head answers. mean: it reads the mean over the states (`model.head`), in which an encoder knows
-    something before it is trained: there the head is fitted first. An early stop keeps an epoch's weights, so no average is
-    filled in beside it.
+def settled(config: TrainConfig, headed: bool, peft: Mapping[str, Any]) -> TrainConfig:
+    """The settings with every key filled in that the recipe stands for. headed: a classification head answers.
 
     >>> settled(TrainConfig(recipe="lean"), True, {"peft_type": "LORA"}).min_steps
     260
     """
-    if config.recipe != "lean":
-        values: dict[str, Any] = {"min_steps": 0, "head_first": False, "average": 0.0}
-    else:
+    values: dict[str, Any] = {"min_steps": 0, "head_first": False, "average": 0.0}
+    if config.recipe == "lean":
         whole = str(peft.get("peft_type", "")).upper() == "FULL"
-        values = dict(vars(LEAN["head" if headed else "words", "full" if whole else "adapter"]))
-        values["head_first"] = mean
-        if config.patience or config.early_stop:
-            values["average"] = 0.0
+        values |= vars(LEAN["head" if headed else "words", "full" if whole else "adapter"])
     return config.model_copy(update={k: v for k, v in values.items() if getattr(config, k) is None})
 
 

@@ -80,7 +80,7 @@ def train(
     (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
     answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
     rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
-    config = settled(config, bool(base.labels), peft, heads.reads_mean(base.model))
+    config = settled(config, bool(base.labels), peft)
     model, starts = _begin(base, peft, config, seed, previous, pretrained)
     try:
         if config.head_first and base.labels and previous is None:
