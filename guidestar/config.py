@@ -199,21 +199,14 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-_DATA = {
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".json",
-    ".txt",
-    ".parquet",
-    ".gz",
-}  # what people give where a configuration is wanted
+_DATA = {".csv", ".tsv", ".jsonl", ".txt", ".parquet", ".gz"}  # what people give where a configuration is wanted
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     """The keys of a YAML file and their lines. Raises ConfigError if it cannot be read or holds something else."""
+    holds_data = f"{path}: holds data; `guidestar init {path}` writes a configuration for it"
     if path.suffix.lower() in _DATA and path.is_file():
-        raise ConfigError(f"{path}: holds data; `guidestar init {path}` writes a configuration for it")
+        raise ConfigError(holds_data)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -223,6 +216,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     data, lines = read_yaml(text, str(path))
+    if isinstance(data, list) and path.suffix.lower() == ".json":  # a configuration may be JSON, but no array
+        raise ConfigError(holds_data)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} line 1: found {type(data).__name__}, expected `key: value` lines")
     return data, lines

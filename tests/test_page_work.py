@@ -160,7 +160,8 @@ def test_examples_come_in_the_order_of_asking_with_all_that_is_shown(page: TestC
         "answer": None, "note": "", "flagged": False, "suggestion": None,
     }  # fmt: skip
     state = reply["state"]
-    assert state["task"] == {"kind": "choice", "labels": [{"label": k, "word": v} for k, v in LABELS.items()]}
+    labels = [{"label": k, "word": v} for k, v in LABELS.items()]
+    assert state["task"] == {"kind": "choice", "labels": labels, "buttons": True, "numeric": False}
     assert (state["round"], state["rounds"], state["asked"], state["done"]) == (0, 5, 12, 0)
     assert (state["labels"], state["budget"], state["finished"], state["validation"]) == (0, 30, None, None)
 
