@@ -315,6 +315,6 @@ def test_the_oracle_epoch_is_the_one_with_the_best_test_accuracy(
 
     plain = make_config(train={"epochs": 2, "early_stop": "oracle_epoch"}, strategies=["random"])
     loop.run(plain)
-    assert any("too high" in note for note in summarise("run", read_runs(Path(plain["out"])))["notes"])
+    assert any("too high" in note for note in summarise("run", read_runs(Path(plain["out"]))).notes)
     with pytest.raises(ConfigError, match="needs a simulation"):
         loop.Run({**plain, "annotator": "people", "out": str(tmp_path / "people")})
