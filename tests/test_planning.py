@@ -248,6 +248,15 @@ def test_a_plan_of_two_runs(make_config: Make) -> None:
     assert "no price is known" in planning.planning_text(unknown)
 
 
+@pytest.mark.parametrize("strategies", [["star", "random"], ["lean", "random"]])
+def test_a_model_with_a_head_is_planned(make_config: Make, tiny_encoder_folder: Path, strategies: list[str]) -> None:
+    """Its head says nothing before it is trained, and the time of a pass does not hang on what is asked."""
+    config = configs.parse(make_config(model={"name": str(tiny_encoder_folder)}, strategies=strategies))
+    found = planning.plan_run(config, machine=ROOMY, clock=ticking())
+    assert found["runs"] == [f"{name}-seed0" for name in strategies]
+    assert all(0 < low < high for low, high in found["seconds"].values())
+
+
 def test_the_plan_beside_the_truth(make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = make_config(strategies=["entropy"])
     file = tmp_path / "c.yaml"

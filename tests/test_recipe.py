@@ -331,5 +331,5 @@ def test_a_run_trains_by_its_recipe_and_says_how(make_config: Callable[..., dict
     assert settings == {**settings, "min_steps": 9, "average": 0.0, "head_first": False, "learning_rate": 5e-4}
     assert [line for line in Heard.lines if "warning" in line] == [
         "  warning: 12 labels make 10 optimiser steps, and the model hardly moves in fewer than "
-        f"{recipe.FEW['words']}; give train.recipe: lean, or train.min_steps"
+        f"{recipe.FEW['words']}; give a larger train.min_steps, or none"
     ]

@@ -12,8 +12,9 @@ import pytest
 from guidestar import config as configs
 from guidestar.errors import StoreError
 from guidestar.report import summary
-from guidestar.store import files
+from guidestar.store import Store, files
 from guidestar.study import cells as engine
+from guidestar.study import costs, reading
 from guidestar.study.cells import Cell, CellResult, exit_code, part_of, run_cells
 from guidestar.study.results import made_with, portable, read_results, result_path
 
@@ -21,6 +22,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"use": "random"},
     "me": {"use": "entropy"},
     "star": {"use": "star", "passes": 2},
+    "lean": {"use": "lean"},
 }
 
 
@@ -243,6 +245,20 @@ def test_cells_that_began_with_other_examples_are_refused(
     assert "the warm start differs from that of demo/random/seed0" in (found[1].error or "")
     apart = dict(changed["warm_start"], seed=5)
     engine.check_warm_start(apart, found)  # another seed may begin elsewhere
+
+
+def test_a_strategy_with_a_warm_start_of_its_own_stands_beside_random(plain: dict[str, Any], tmp_path: Path) -> None:
+    found = run_cells(make_cells(plain, tmp_path, names=("random", "lean")), tmp_path)
+    assert [(one.state, one.error) for one in found] == [("done", None)] * 2
+    begun = [one.result["warm_start"] for one in found if one.result]
+    assert [one["by"] for one in begun] == ["random", "herding"]
+    assert begun[0]["picks"] != begun[1]["picks"]
+    said = reading.warm_starts([one.result for one in found if one.result])
+    assert [text for text in said if "did not begin with the same 8 examples" in text] == said
+    stores = [Store.open(tmp_path / "runs" / "plain" / f"{name}-seed0") for name in ("random", "lean")]
+    with stores[0] as random, stores[1] as lean:  # and neither pays for the other's first training
+        spent = costs._shared_seconds([random, lean])
+        assert len([key for key in spent if key[1:3] == (0, "train")]) == 2
 
 
 def test_a_cell_of_another_process_is_left_to_it(plain: dict[str, Any], tmp_path: Path) -> None:

@@ -63,7 +63,5 @@ def too_short(config: TrainConfig, headed: bool, examples: int) -> str:
     if steps >= few:
         return ""
     what = "a new classification head" if headed else "the model"
-    return (
-        f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give train.recipe: "
-        "lean, or train.min_steps"
-    )
+    mend = "a larger train.min_steps, or none" if config.recipe == "lean" else "train.recipe: lean, or train.min_steps"
+    return f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give {mend}"

@@ -21,6 +21,7 @@ from guidestar.records import Label, Metrics, Stop
 from guidestar.report.control import control, sampled
 from guidestar.schema import StopConfig
 from guidestar.store import Store, runs_in
+from guidestar.words import count
 
 LEAST_PICKS = 10  # labelled picks of a round below which their smoothness is not computed
 Said = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # by model: rows, their labels, their confidences
@@ -272,7 +273,7 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
     if smooth := found["smoothness"]:
         yield _smoothness_sentence(smooth, stop)
     if budget["left"]:
-        yield f"{budget['left']} labels of the budget are left, {budget['rounds']} rounds."
+        yield f"Left of the budget: {count(budget['left'], 'label')}, {count(budget['rounds'], 'round')}."
     elif budget["spent"]:
         yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
 

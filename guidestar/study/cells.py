@@ -258,7 +258,9 @@ def _warm_start(run: Run) -> dict[str, Any]:
     """What must be equal where seed, pool and size are."""
     pool = fingerprint([example.id for example in run.bench.pool])
     picks = [pick.id for pick in run.store.query(0).picks]
-    return {"pool": pool, "seed": run.seed, "size": len(picks), "picks": fingerprint(picks)}
+    recipe = run.store.facts.get("recipe") or {}
+    by = run.bench.config.query.warm_start_by or recipe.get("warm_start") or "random"
+    return {"pool": pool, "seed": run.seed, "size": len(picks), "by": by, "picks": fingerprint(picks)}
 
 
 def check_warm_start(mine: Mapping[str, Any], others: Sequence[CellResult]) -> None:
@@ -266,7 +268,9 @@ def check_warm_start(mine: Mapping[str, Any], others: Sequence[CellResult]) -> N
     same = ("pool", "seed", "size")
     for other in others:
         theirs = other.result and other.result["warm_start"]
-        if theirs and all(theirs[key] == mine[key] for key in same) and theirs["picks"] != mine["picks"]:
+        if not theirs or theirs.get("by", "random") != mine["by"]:  # a strategy may choose a warm start of its own
+            continue
+        if all(theirs[key] == mine[key] for key in same) and theirs["picks"] != mine["picks"]:
             raise StoreError(
                 f"the warm start differs from that of {other.cell.name}, though pool, seed and size are the same: "
                 "they cannot be compared; delete one of the two and run it again"

@@ -194,7 +194,10 @@ def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | N
     shared = PHASES[phase].shared if phase in PHASES else "no"
     if shared == "all":
         return r, phase, n
-    return (store.facts.get("seed"), r, phase, n) if shared == "seed" and r == 0 else None
+    if shared != "seed" or r != 0:
+        return None
+    picks = tuple(pick.id for pick in store.query(0).picks)  # a strategy may choose a warm start of its own
+    return store.facts.get("seed"), r, phase, n, picks
 
 
 def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapping[tuple[Any, ...], float]) -> Bill:

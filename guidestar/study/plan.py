@@ -263,7 +263,7 @@ def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Callable[[], flo
     needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
     data = bench.fitting
     examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
-    if kind == "labels" and not data.task.classes:
+    if kind == "labels" and not (data.task.classes and scorer.can(Ask.of([needs]))):  # an untrained head says nothing
         needs = "embedding"
     times = []
     for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily

@@ -152,7 +152,8 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
         picks.setdefault((*place, start["pool"]), {})[one["name"]] = start["picks"]
         if sum(spent for r, phase, spent, _ in one["timings"] if r == 0 and phase == "train") > 0:
             first = one["curve"][0][1] if one["curve"] else None
-            trained.setdefault((*group_of(one), _training(one), tags["seed"]), {})[str(tags["method"])] = first
+            alike = (*group_of(one), (_training(one), start["picks"]), tags["seed"])
+            trained.setdefault(alike, {})[str(tags["method"])] = first
     sentences = [
         f"{dataset}, seed {seed}: the runs did not begin with the same {size} examples, so part of their difference "
         "comes from the warm start."
