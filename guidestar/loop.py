@@ -39,11 +39,13 @@ RANDOM_SHARE = 0.1  # of the picks in a project that no simulation and no second
 class Run:
     """One strategy and one seed: `ask` for examples, `tell` their answers, and again until `ask` is empty.
 
-    >>> run = Run("config.yaml")                          # doctest: +SKIP
-    >>> while examples := run.ask():                      # doctest: +SKIP
-    ...     for example in examples:
-    ...         run.tell(example.id, annotate(example))
-    >>> run.metrics()[-1].values["accuracy"]              # doctest: +SKIP
+    As in::
+
+        run = Run("config.yaml")
+        while examples := run.ask():
+            for example in examples:
+                run.tell(example.id, annotate(example))
+        run.metrics()[-1].values["accuracy"]
     """
 
     def __init__(
