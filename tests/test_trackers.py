@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
+import accelerate  # noqa: F401 - it asks for the packages of trackers when it is imported: before some are replaced here
 import pytest
 
 from guidestar import config as configs
