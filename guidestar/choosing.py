@@ -20,7 +20,7 @@ from guidestar.query.mixing import Schedule
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
-from guidestar.query.warm_start import WARM_STARTS
+from guidestar.query.warm_start import WARM_STARTS, warm_start_of
 from guidestar.records import Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.store import Store
@@ -56,7 +56,7 @@ class Chooser:
         """k of the examples that nobody was asked for yet; the scores of the candidates are stored."""
         if r == 0:
             rng = generator(self.tuning.seed, 0, "warm_start")  # the strategy's name is no part: the same for all
-            by = self._bench.config.query.warm_start_by or self._recipe.warm_start or "random"
+            by = warm_start_of(self._bench.config.query.warm_start_by, self._recipe.warm_start)
             if by == "random":
                 rows = rng.choice(len(free), size=k, replace=False)
             else:

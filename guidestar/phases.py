@@ -17,6 +17,7 @@ from guidestar.model.recipe import epochs, settled
 from guidestar.progress import Progress, Tick
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
+from guidestar.query.warm_start import warm_start_of
 from guidestar.store import Store
 
 BASELINE_POOL = 20_000  # examples; the features of a larger pool are not read for baselines alone
@@ -119,7 +120,7 @@ def _suggested(c: Course) -> Amounts:
 
 
 def _read(c: Course) -> Amounts:
-    chosen = (c.config.query.warm_start_by or c.recipe.warm_start or "random") != "random"
+    chosen = warm_start_of(c.config.query.warm_start_by, c.recipe.warm_start) != "random"
     return {
         "base labels": c.pool
         * (not c.begun and (chosen or bool(c.config.train.pseudo_labels) or c.recipe.model == "frozen"))

@@ -17,3 +17,12 @@ WARM_STARTS: dict[str, Callable[[Points, int, np.random.Generator], Positions]] 
     "typical": lambda points, k, rng: coverage.typical(points, None, k, rng),
     "k_means": lambda points, k, rng: selectors.k_means(points, k, rng),
 }
+
+
+def warm_start_of(configured: str | None, of_strategy: str | None) -> str:
+    """How a run's first labels are chosen: as the configuration says for all, else as its strategy does, else at random.
+
+    >>> warm_start_of(None, "herding"), warm_start_of(None, None)
+    ('herding', 'random')
+    """
+    return configured or of_strategy or "random"

@@ -26,6 +26,7 @@ from guidestar.loop import Run, oracle
 from guidestar.metrics.curve import auc
 from guidestar.metrics.scores import accuracy
 from guidestar.progress import Progress, Silent
+from guidestar.query.warm_start import warm_start_of
 from guidestar.store import files
 from guidestar.study.results import (
     FORMAT,
@@ -258,8 +259,7 @@ def _warm_start(run: Run) -> dict[str, Any]:
     """What must be equal where seed, pool and size are."""
     pool = fingerprint([example.id for example in run.bench.pool])
     picks = [pick.id for pick in run.store.query(0).picks]
-    recipe = run.store.facts.get("recipe") or {}
-    by = run.bench.config.query.warm_start_by or recipe.get("warm_start") or "random"
+    by = warm_start_of(run.config.query.warm_start_by, run.recipe.warm_start)
     return {"pool": pool, "seed": run.seed, "size": len(picks), "by": by, "picks": fingerprint(picks)}
 
 
