@@ -26,8 +26,8 @@ from guidestar.model.load import load
 from guidestar.model.predict import predict
 from guidestar.model.train import train
 from guidestar.store import Store
-from guidestar.study.analyses.dynamics import NEVER
 from guidestar.study.probes import probe
+from guidestar.study.probes.forgetting import NEVER
 from guidestar.tasks import make_task
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]

@@ -31,7 +31,7 @@ from guidestar.records import Example, Label, Metrics, Pick, Query
 from guidestar.store import Store
 from guidestar.study import probes
 from guidestar.study.drawing import write_csv
-from guidestar.study.probes import confidence_probe, entropy_probe, figures, numbers, probe, unchanged_probe
+from guidestar.study.probes import figures, numbers, probe
 
 # --- end to end -----------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_confidence_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
-    found = confidence_probe(run, bench, shots=2)
+    found = probe(run, "confidence", bench=bench, shots=2)
     with Store.open(run) as store:
         last, base = store.arrays(2, "test"), store.arrays(0, "test_base")
         accuracy = store.metrics()[2].values
@@ -141,7 +141,7 @@ def test_few_shot_predictions_are_those_of_the_warm_starts_labels(run: Path, ben
     split = bench.fitting.test
     assert split is not None
     values, _ = few_shot(bench.base, labelled, split, bench.dataset.task, shots=3, seed=0)
-    found = confidence_probe(run, bench, shots=3).facts["models"]["few_shot"]
+    found = probe(run, "confidence", bench=bench, shots=3).facts["models"]["few_shot"]
     assert found["accuracy"] == pytest.approx(values["accuracy"])
     assert found["ece"] == pytest.approx(values["ece"], abs=1e-6)
 
@@ -149,36 +149,36 @@ def test_few_shot_predictions_are_those_of_the_warm_starts_labels(run: Path, ben
 def test_a_confidence_probe_asked_again_needs_no_model(
     run: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = confidence_probe(run, bench, shots=2)
+    first = probe(run, "confidence", bench=bench, shots=2)
     before = {path: path.read_bytes() for path in first.files}
     forbid(monkeypatch, "guidestar.model.fewshot.few_shot", "guidestar.model.load.load")
-    again = confidence_probe(run, shots=2)  # without a bench: nothing of it is needed
+    again = probe(run, "confidence", shots=2)  # without a bench: nothing of it is needed
     assert again.facts == first.facts
     assert {path: path.read_bytes() for path in again.files} == before
     monkeypatch.setattr("guidestar.model.load.load", lambda *args: bench.base)
     with pytest.raises(AssertionError, match="computed again"):
-        confidence_probe(run, shots=3)
+        probe(run, "confidence", shots=3)
 
 
 def test_confidence_of_another_round_and_without_demonstrations(run: Path, bench: Bench) -> None:
-    found = confidence_probe(run, bench, shots=0, round=0)
+    found = probe(run, "confidence", bench=bench, shots=0, round=0)
     assert (found.facts["round"], found.facts["labels"]) == (0, 12)
     assert list(found.facts["models"]) == ["zero_shot", "tuned"]
     with pytest.raises(ConfigError, match="round is 3; allowed: 0, 1, 2"):
-        confidence_probe(run, bench, round=3)
+        probe(run, "confidence", bench=bench, round=3)
     with pytest.raises(ConfigError, match="shots is -1"):
-        confidence_probe(run, bench, shots=-1)
+        probe(run, "confidence", bench=bench, shots=-1)
 
 
 def test_a_base_model_whose_test_predictions_were_deleted_is_asked_again(run: Path, bench: Bench) -> None:
-    before = confidence_probe(run, bench, shots=0).facts
+    before = probe(run, "confidence", bench=bench, shots=0).facts
     (run / "arrays" / "round-000-test_base.safetensors").unlink()
-    assert confidence_probe(run, bench, shots=0).facts == before
+    assert probe(run, "confidence", bench=bench, shots=0).facts == before
 
 
 def test_too_few_wrong_predictions_are_a_sentence_and_no_figure(run: Path, bench: Bench) -> None:
     stem = run / "probes" / "confidence"
-    confidence_probe(run, bench, shots=0)
+    probe(run, "confidence", bench=bench, shots=0)
     assert stem.with_suffix(".png").exists()
     with Store.open(run) as store, store.lock():
         arrays = store.arrays(2, "test")
@@ -188,7 +188,7 @@ def test_too_few_wrong_predictions_are_a_sentence_and_no_figure(run: Path, bench
         worse[:3] = np.roll(right[:3], 1, axis=1)
         store.add_arrays(2, "test", {"log_probs": worse, "gold": arrays["gold"]})
         store.add_arrays(0, "test_base", {"log_probs": right, "gold": arrays["gold"]})
-    found = confidence_probe(run, bench, shots=0)
+    found = probe(run, "confidence", bench=bench, shots=0)
     text = " ".join(found.sentences)
     assert "no prediction is wrong" in text
     assert (
@@ -201,7 +201,7 @@ def test_too_few_wrong_predictions_are_a_sentence_and_no_figure(run: Path, bench
 
 
 def test_entropy_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
-    found = entropy_probe(run, bench, top=20)
+    found = probe(run, "entropy", bench=bench, top=20)
     base, pool, task = bench.base, bench.pool, bench.dataset.task
 
     def entropies(adapter: Path | None, examples: Any) -> list[float]:
@@ -252,7 +252,7 @@ def test_entropy_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
 def test_an_entropy_probe_goes_on_where_it_was_stopped(
     run: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = entropy_probe(run, bench, top=15)
+    whole = probe(run, "entropy", bench=bench, top=15)
     kept = sorted((run / "probes").glob("entropy-round-*.safetensors"))
     assert len(kept) == 3
     for path in (*whole.files, *kept[1:]):
@@ -267,19 +267,19 @@ def test_an_entropy_probe_goes_on_where_it_was_stopped(
 
     monkeypatch.setattr("guidestar.model.predict.predict", counted)
     with pytest.raises(KeyboardInterrupt):
-        entropy_probe(run, bench, top=15)
+        probe(run, "entropy", bench=bench, top=15)
     assert len(list((run / "probes").glob("entropy-round-*.safetensors"))) == 2
-    again = entropy_probe(run, bench, top=15)
+    again = probe(run, "entropy", bench=bench, top=15)
     assert len(calls) == 3, "of three rounds one was there, one was made, one was stopped and made again"
     assert again.facts == whole.facts
-    entropy_probe(run, bench, top=15)
+    probe(run, "entropy", bench=bench, top=15)
     assert len(calls) == 3
-    entropy_probe(run, bench, top=16)
+    probe(run, "entropy", bench=bench, top=16)
     assert len(calls) == 6, "other examples are another question"
 
 
 def test_all_of_a_small_pool_needs_no_random_examples(run: Path, bench: Bench) -> None:
-    found = entropy_probe(run, bench, limit=10)
+    found = probe(run, "entropy", bench=bench, limit=10)
     assert found.facts["top"] == found.facts["pool"] == 10
     assert found.facts["random"] is None
     assert found.facts["measures"]["entropy"]["random"] is None
@@ -289,14 +289,14 @@ def test_all_of_a_small_pool_needs_no_random_examples(run: Path, bench: Bench) -
 
 
 def test_a_measure_of_responses_comes_with_that_of_their_answers(run: Path, bench: Bench) -> None:
-    found = entropy_probe(run, bench, top=6, limit=12, measure="response_entropy")
+    found = probe(run, "entropy", bench=bench, top=6, limit=12, measure="response_entropy")
     assert list(found.facts["measures"]) == ["response_entropy", "answer_entropy"]
     assert found.facts["measure"] == "response_entropy"
     names = {path.name for path in found.files}
     assert {"entropy.png", "entropy-answer_entropy.png", "entropy-answer_entropy.csv"} <= names
     first = read(run / "probes" / "entropy-examples.csv")[0]
     assert float(first["response_entropy_base"]) >= float(first["answer_entropy_base"]) > 0
-    entropy_probe(run, bench, top=6, limit=12)
+    probe(run, "entropy", bench=bench, top=6, limit=12)
     left = {path.name for path in (run / "probes").iterdir()}
     assert "entropy-answer_entropy.png" not in left, "the next probe has another measure and takes this figure away"
     assert "entropy-examples.csv" in left
@@ -317,35 +317,35 @@ def test_options_of_the_entropy_probe_are_checked(
     run: Path, bench: Bench, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        entropy_probe(run, bench, **options)
+        probe(run, "entropy", bench=bench, **options)
 
 
 def test_rounds_whose_adapters_were_deleted_are_left_out(run: Path, bench: Bench) -> None:
     shutil.rmtree(run / "adapters" / "round-001")
-    found = entropy_probe(run, bench, top=8, limit=20)
+    found = probe(run, "entropy", bench=bench, top=8, limit=20)
     assert found.facts["rows"] == ["base", "0", "2"]
     assert found.sentences[-2] == "Left out, because their adapters were deleted: round 1."
     for r in (0, 2):
         shutil.rmtree(run / "adapters" / f"round-00{r}")
     with pytest.raises(StoreError, match="all their adapters are gone"):
-        entropy_probe(run, bench)
+        probe(run, "entropy", bench=bench)
 
 
 def test_a_damaged_cache_is_refused(run: Path, bench: Bench) -> None:
-    entropy_probe(run, bench, top=8, limit=20)
+    probe(run, "entropy", bench=bench, top=8, limit=20)
     path = min((run / "probes").glob("entropy-round-*.safetensors"))
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(StoreError, match="its content has changed since it was written; delete it"):
-        entropy_probe(run, bench, top=8, limit=20)
+        probe(run, "entropy", bench=bench, top=8, limit=20)
     path.unlink()
-    entropy_probe(run, bench, top=8, limit=20)
+    probe(run, "entropy", bench=bench, top=8, limit=20)
 
 
 def test_unchanged_predictions_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, drawn: None) -> None:
     forbid(monkeypatch, "guidestar.model.load.load")  # all it needs is in the store
-    found = unchanged_probe(run)
+    found = probe(run, "unchanged")
     with Store.open(run) as store:
         arrays = [store.arrays(0, "test_base"), *(store.arrays(r, "test") for r in range(3))]
     logs, gold = [a["log_probs"].astype(float) for a in arrays], arrays[0]["gold"]
@@ -399,7 +399,10 @@ def test_another_model_or_other_data_than_the_runs_is_refused(
     run: Path, finished: dict[str, Any], section: str, change: dict[str, Any], message: str
 ) -> None:
     other = Bench(read_config(finished | {section: finished[section] | change}))
-    for ask in (lambda: entropy_probe(run, other, top=5), lambda: confidence_probe(run, other, shots=1)):
+    for ask in (
+        lambda: probe(run, "entropy", bench=other, top=5),
+        lambda: probe(run, "confidence", bench=other, shots=1),
+    ):
         with pytest.raises(ConfigMismatch, match=message):
             ask()
 
@@ -442,7 +445,7 @@ def sums(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[st
 
 def test_probes_of_a_task_that_writes_responses_and_of_full_fine_tuning(sums: dict[str, Any]) -> None:
     run = Path(sums["out"]) / "random-seed0"
-    found = entropy_probe(run, top=6)
+    found = probe(run, "entropy", top=6)
     assert list(found.facts["measures"]) == ["response_entropy", "answer_entropy"], "random has no measure of its own"
     assert found.facts["rows"] == ["base", "0", "1"]
     means = found.facts["measures"]["response_entropy"]["top"]["mean"]
@@ -453,7 +456,7 @@ def test_probes_of_a_task_that_writes_responses_and_of_full_fine_tuning(sums: di
         ):
             probe(run, name)
     with pytest.raises(ConfigError, match="measure 'entropy' is not defined for the task kind 'number'"):
-        entropy_probe(run, measure="entropy")
+        probe(run, "entropy", measure="entropy")
 
 
 # --- stores without a model -----------------------------------------------------------------------
@@ -488,18 +491,18 @@ def invented(tmp_path: Path) -> Callable[..., Path]:
 
 def test_a_run_without_a_finished_round_or_a_test_set(invented: Callable[..., Path]) -> None:
     folder = invented(0)
-    for ask in (confidence_probe, entropy_probe, unchanged_probe):
+    for name in ("confidence", "entropy", "unchanged"):
         with pytest.raises(StoreError, match="no round is complete yet"):
-            ask(folder)
+            probe(folder, name)
     shutil.rmtree(folder)
     folder = invented(2, test=False)
-    for ask in (confidence_probe, unchanged_probe):
+    for name in ("confidence", "unchanged"):
         with pytest.raises(ConfigError, match="the run has no test set"):
-            ask(folder)
+            probe(folder, name)
 
 
 def test_one_round_has_no_round_before(invented: Callable[..., Path]) -> None:
-    found = unchanged_probe(invented(1))
+    found = probe(invented(1), "unchanged")
     assert [(one["from"], one["to"]) for one in found.facts["changes"]] == [(None, 0)]
     assert len(found.sentences) == 1
 
@@ -509,7 +512,7 @@ def test_test_sets_that_differ_are_noticed(invented: Callable[..., Path]) -> Non
     with Store.open(folder) as store, store.lock():
         arrays = store.arrays(1, "test")
         store.add_arrays(1, "test", {**arrays, "gold": 1 - arrays["gold"]})
-    for ask in (lambda: unchanged_probe(folder), lambda: confidence_probe(folder, shots=0)):
+    for ask in (lambda: probe(folder, "unchanged"), lambda: probe(folder, "confidence", shots=0)):
         with pytest.raises(StoreError, match="not of the same examples"):
             ask()
 
@@ -520,7 +523,7 @@ def test_a_strategys_measure_that_one_pass_cannot_give_is_replaced(
 ) -> None:
     recorded = Store.facts.fget  # type: ignore[attr-defined]
     monkeypatch.setattr(Store, "facts", property(lambda self: recorded(self) | {"recipe": {"measure": own}}))
-    found = entropy_probe(run, bench, top=5, limit=10)
+    found = probe(run, "entropy", bench=bench, top=5, limit=10)
     assert found.facts["measure"] == "entropy"
     assert any(sentence.startswith(f"The run's own measure, {own}, cannot") for sentence in found.sentences)
 

@@ -21,8 +21,8 @@ from guidestar.model.layers import layer_states
 from guidestar.model.load import load
 from guidestar.rng import generator
 from guidestar.store import Store
-from guidestar.study.analyses.similarity import cka, rbf_kernel
 from guidestar.study.probes import probe
+from guidestar.study.probes.inside import cka
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,7 @@ def test_layers_of_every_round(experiment: Path, tiny_folder: Path) -> None:
         tuned = layer_states(base, model, [*sample, *(e for e, _ in labelled)])
     for layer in range(len(plain)):
         assert facts["cka"]["linear"][2][layer] == pytest.approx(cka(plain[layer], tuned[layer, :15]), abs=1e-4)
-        assert facts["cka"]["rbf"][2][layer] == pytest.approx(
-            cka(plain[layer], tuned[layer, :15], rbf_kernel), abs=1e-4
-        )
+        assert facts["cka"]["rbf"][2][layer] == pytest.approx(cka(plain[layer], tuned[layer, :15], rbf=True), abs=1e-4)
     classes = np.array([task.index(label.answer) for _, label in labelled])
     assert facts["smoothness"][3][0] == pytest.approx(smoothness(tuned[0, 15:], classes), rel=0.1)
     table = rows(run / "probes" / "layers.csv")

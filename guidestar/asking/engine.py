@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidestar.asking.scorer import Scorer
-from guidestar.asking.trainer import Trainer
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.asking.answers import Measured
+from guidestar.asking.scorer import Scorer, silent
+from guidestar.asking.trainer import Labelled, Trainer
 from guidestar.config import RunConfig
-from guidestar.errors import ConfigMismatch
+from guidestar.data.pool import Split
+from guidestar.errors import ConfigError, ConfigMismatch
+from guidestar.progress import Tick
 from guidestar.records import Example
 
 
@@ -64,6 +70,23 @@ class Engine(ABC):
     @abstractmethod
     def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
         """Training on prompts alone (`tapt`); the answers of its lessons are not read."""
+
+    def inside(
+        self, what: str, examples: Sequence[Example], adapter: Path | None = None, tick: Tick = silent
+    ) -> Mapping[str, NDArray[np.float32]]:
+        """What happens inside the model, bare or under a saved adapter: "layers" gives "states", (layers, n, width), of
+        the last prompt token; "gates" those of a UniPELT adapter by part, each (layers, n).
+
+        Raises ConfigError for a model that shows nothing.
+        """
+        raise ConfigError(f"{type(self).__name__} shows nothing of its inside; allowed: a model in this process")
+
+    def few_shot(self, labelled: Labelled, split: Split, *, shots: int, seed: int, tick: Tick = silent) -> Measured:
+        """`evaluate` for the bare model that reads demonstrations before every prompt, and "shots", how many fitted.
+
+        Raises ConfigError for a model that cannot go on from demonstrations.
+        """
+        raise ConfigError(f"{type(self).__name__} reads no demonstrations; allowed: a model in this process")
 
     def check_adapter(self, config: RunConfig) -> None:  # noqa: B027 - what takes any adapter refuses none
         """Raise ConfigError for an adapter that does not fit the model."""

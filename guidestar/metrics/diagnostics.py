@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
+from guidestar.records import Array
 
-Mask = NDArray[np.bool_]
+LEAST = 3  # examples below which a correlation says nothing
 
 
 def ranks(values: ArrayLike) -> Floats:
@@ -25,17 +26,22 @@ def ranks(values: ArrayLike) -> Floats:
     return found
 
 
+def pearson(one: Array, other: Array) -> float:
+    """Pearson's r; NaN for fewer than three examples or a constant. Source: Pearson 1896."""
+    if len(one) < LEAST or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return math.nan
+    a, b = one - one.mean(), other - other.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # entropies of a sure model may be so small that squares vanish
+    return float(np.clip((a @ b) / math.sqrt(float(a @ a) * float(b @ b)), -1.0, 1.0))
+
+
 def spearman(one: ArrayLike, other: ArrayLike) -> float:
     """Spearman's ρ, ties by mean ranks; NaN for fewer than three examples or a constant.
 
     >>> spearman([1, 2, 3, 4], [1, 4, 9, 16])
     1.0
     """
-    a, b = ranks(one), ranks(other)
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    a, b = a - a.mean(), b - b.mean()
-    return float(np.clip(a @ b / math.sqrt(float(a @ a) * float(b @ b)), -1.0, 1.0))
+    return pearson(ranks(one), ranks(other))
 
 
 def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval:

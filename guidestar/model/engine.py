@@ -7,8 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from guidestar.asking import Engine, Lesson, Scorer, Trained, Trainer, silent
+import numpy as np
+from numpy.typing import NDArray
+
+from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained, Trainer, silent
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
+from guidestar.data.pool import Split
 from guidestar.model import adapters, batches, pretrain, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
@@ -121,6 +125,21 @@ class OwnEngine(Engine):
     def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
         assert config.tapt is not None, "the configuration has no tapt"
         return OwnPretrainer(self.base, config.peft, config.tapt, data_hash, config.train.b_dropout)
+
+    def inside(
+        self, what: str, examples: Sequence[Example], adapter: Path | None = None, tick: Tick = silent
+    ) -> Mapping[str, NDArray[np.float32]]:
+        from guidestar.model import gates, layers
+
+        with adapters.adapted(self.base, adapter) as model:
+            if what == "gates":
+                return gates.gates(self.base, model, examples, tick)
+            return {"states": layers.layer_states(self.base, model, examples, tick)}
+
+    def few_shot(self, labelled: Labelled, split: Split, *, shots: int, seed: int, tick: Tick = silent) -> Measured:
+        from guidestar.model.fewshot import few_shot
+
+        return few_shot(self.base, labelled, split, self.task, shots=shots, seed=seed, tick=tick)
 
     def check_adapter(self, config: RunConfig) -> None:
         adapters.detach(adapters.attach(self.base, config.peft, seed=0, b_dropout=config.train.b_dropout))

@@ -49,10 +49,8 @@ def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progr
 
 
 def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Result:
-    from guidestar.model.fewshot import few_shot
-
     bench = shared.bench(cell.config)
-    data, test = bench.fitting, bench.fitting.test
+    test = bench.fitting.test
     if test is None:
         raise GuidestarError(f"{cell.name}: there is no test set to measure the few-shot model on")
     with Store.open(run_folder(cell)) as store:
@@ -60,7 +58,7 @@ def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Res
         facts = store.facts
     start = time.perf_counter()
     with progress.phase("few-shot") as tick:
-        values, _ = few_shot(bench.base, labelled, test, data.task, shots=shots, seed=cell.config.seeds[0], tick=tick)
+        values, _ = bench.engine.few_shot(labelled, test, shots=shots, seed=cell.config.seeds[0], tick=tick)
     seconds = {"few-shot": round(time.perf_counter() - start, 3)}
     return about(cell, facts) | _NO_RUN | {"final": values["accuracy"], "metrics": values, "seconds": seconds}
 

@@ -10,13 +10,15 @@
 - score: which measure tells wrong answers from right ones, and does it follow length or a class instead?
 - unchanged: what happens to confidence and entropy where the prediction stays the same?
 
-A probe writes NAME.json (facts and sentences), NAME.csv and, where there is enough to draw, NAME.png and NAME.pdf
-to `probes/` in the run's folder. What a model had to compute for it lies beside them under names made of the
-question, so that the same question is answered from the disk, and a probe that was stopped goes on.
+A probe is a function of an open run and its options that gives an `Answer`. It writes NAME.json (facts and sentences),
+NAME.csv and, where there is enough to draw, NAME.png and NAME.pdf to `probes/` in the run's folder. What a model had to
+compute for it lies beside them under names made of the question, so that the same question is answered from the disk, and
+a probe that was stopped goes on.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,44 +26,16 @@ from typing import Any
 from guidestar.bench import Bench
 from guidestar.errors import ConfigError, allowed
 from guidestar.progress import Progress
-from guidestar.study.probes.confidence import confidence_probe
-from guidestar.study.probes.entropy import entropy_probe
-from guidestar.study.probes.forgetting import forgetting_probe
-from guidestar.study.probes.gates import gates_probe
-from guidestar.study.probes.layers import layers_probe
-from guidestar.study.probes.noise import noise_probe
-from guidestar.study.probes.picks import picks_probe
-from guidestar.study.probes.run import Probe
-from guidestar.study.probes.score import score_probe
-from guidestar.study.probes.unchanged import unchanged_probe
+from guidestar.study.probes import confidence, entropy, forgetting, inside, noise, picks, score
+from guidestar.study.probes.run import Answer, Probe, opened
 
-__all__ = [
-    "PROBES",
-    "Probe",
-    "confidence_probe",
-    "entropy_probe",
-    "forgetting_probe",
-    "gates_probe",
-    "layers_probe",
-    "noise_probe",
-    "picks_probe",
-    "probe",
-    "score_probe",
-    "unchanged_probe",
-]
+__all__ = ["PROBES", "Probe", "probe"]
 
-# name -> the probe, and the options it has
-PROBES: dict[str, tuple[Callable[..., Probe], tuple[str, ...]]] = {
-    "confidence": (confidence_probe, ("shots", "round")),
-    "entropy": (entropy_probe, ("top", "limit", "measure")),
-    "forgetting": (forgetting_probe, ("round", "pool")),
-    "gates": (gates_probe, ("texts",)),
-    "layers": (layers_probe, ("texts",)),
-    "noise": (noise_probe, ("seeds", "round")),
-    "picks": (picks_probe, ()),
-    "score": (score_probe, ("passes",)),
-    "unchanged": (unchanged_probe, ()),
-}
+PROBES: dict[str, Callable[..., Answer]] = {
+    "confidence": confidence.confidence, "entropy": entropy.entropy, "forgetting": forgetting.forgetting,
+    "gates": inside.gates, "layers": inside.layers, "noise": noise.noise, "picks": picks.picks, "score": score.score,
+    "unchanged": confidence.unchanged,
+}  # fmt: skip
 
 
 def probe(
@@ -75,8 +49,11 @@ def probe(
     """
     if name not in PROBES:
         raise ConfigError(f"probe {name!r} is unknown; {allowed(PROBES, name)}")
-    function, known = PROBES[name]
+    known = list(inspect.signature(PROBES[name]).parameters)[1:]
     given = {key: value for key, value in options.items() if value is not None}
     if other := [key for key in given if key not in known]:
         raise ConfigError(f"probe {name} has no option {other[0]!r}; allowed: {', '.join(known) or 'none'}")
-    return function(run, bench, progress=progress, **given)
+    with opened(run, bench, progress) as subject:
+        answer = PROBES[name](subject, **given)
+        written = [path for figure in answer.figures for path in figure.write(subject.place / name)]
+        return subject.finish(name, subject.about(name) | dict(answer.facts), answer.sentences, written)

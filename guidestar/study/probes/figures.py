@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from guidestar.records import Array
 from guidestar.report.style import COLOURS, DASHES, MUTED, look
 
+if TYPE_CHECKING:
+    from guidestar.study.probes.forgetting import DataMap
+
 Draw = Callable[[Any], None]
 
 MOST_NUMBERS = 14  # rows of a heatmap whose cells still hold a number
 MOST_TICKS = 12
+MOST_POINTS = 4000  # of a data map that are drawn
 FEW = 5  # examples below which a median is drawn hollow
 
 
@@ -104,16 +108,17 @@ def _heatmap(figure: Any, axes: Any, names: Sequence[str], pearson: Array) -> No
     axes.set_ylabel("round")
     axes.set_title("(a) correlation between rounds (Pearson's r)")
     figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02).outline.set_visible(False)
-    if len(names) > MOST_NUMBERS:
-        return
-    for i, row in enumerate(pearson):
-        for j, value in enumerate(row):
-            light = np.isnan(value) or (value - low) / (1.0 - low) > 0.5
-            colour = "black" if light else "white"
-            axes.text(j, i, _short(value), ha="center", va="center", fontsize=6.5, color=colour)
+    _write_cells(axes, pearson, _short, lambda value: bool(np.isnan(value) or (value - low) / (1.0 - low) > 0.5))
 
 
-def _short(value: float) -> str:
+def _write_cells(axes: Any, matrix: Array, show: Callable[[Any], str], light: Callable[[Any], bool]) -> None:
+    """The numbers of a heatmap in its cells, where they are few. light: whether a cell of this value is."""
+    for (i, j), value in np.ndenumerate(matrix if len(matrix) <= MOST_NUMBERS else matrix[:0]):
+        colour = "black" if light(value) else "white"
+        axes.text(j, i, show(value), ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def _short(value: Any) -> str:
     """A correlation for a small cell: .07, −.30, 1.
 
     >>> _short(0.071), _short(-0.3), _short(-0.001), _short(0.999), _short(float("nan"))
@@ -150,14 +155,14 @@ def _scatter(axes: Any, pair: Pair, letter: str, limits: tuple[float, float]) ->
 
 def _limits(pairs: Sequence[Pair]) -> list[tuple[float, float]]:
     """One range for both axes of a scatter plot, so that the line of no change is the diagonal."""
-    found = []
+    limits = []
     for pair in pairs:
         both = np.concatenate([pair.x, pair.y])
         low, high = float(both.min()), float(both.max())
         low = 0.0 if 0 <= low < 0.3 * high else low
         margin = 0.03 * (high - low) or 0.5
-        found.append((low - margin, high + margin))
-    return found
+        limits.append((low - margin, high + margin))
+    return limits
 
 
 def _r(value: float) -> str:
@@ -174,19 +179,19 @@ def draw_changes(
 ) -> Draw:
     """Change of confidence (above) and entropy (below), by round: medians as points, quartiles as lines.
 
-    columns: (title, name of each round, `probe_math.changes` of each round).
+    columns: (title, name of each round, `numbers.changes` of each round).
     """
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, len(columns), sharey="row", squeeze=False)
-        for column, (title, names, found) in enumerate(columns):
+        for column, (title, names, changes) in enumerate(columns):
             for row, (what, unit) in enumerate(
                 (("confidence", "change of confidence"), ("entropy", "change of entropy (nats)"))
             ):
                 axes = panels[row, column]
                 axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
                 for i, (group, label) in enumerate(DRAWN.items()):
-                    _bars(axes, i, [one[group][what] for one in found], label)
+                    _bars(axes, i, [one[group][what] for one in changes], label)
                 every = -(-len(names) // MOST_TICKS)
                 axes.set_xticks(range(0, len(names), every), names[::every])
                 axes.set_xlim(-0.6, len(names) - 0.4)
@@ -220,7 +225,7 @@ def _bars(axes: Any, i: int, spreads: Sequence[Mapping[str, float]], label: str)
         axes.plot(x[few], middle[few], marker=style["marker"], markersize=1.8, color="white", linestyle="", zorder=4)
 
 
-# --- picks and layers ---------------------------------------------------------------------------
+# --- picks, layers, gates -----------------------------------------------------------------------
 
 
 def draw_overlap(names: Sequence[str], matrix: Array) -> Draw:
@@ -233,11 +238,7 @@ def draw_overlap(names: Sequence[str], matrix: Array) -> Draw:
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.set_title("share of picks in common (Jaccard)")
-        if len(names) <= MOST_NUMBERS:
-            for i in range(len(names)):
-                for j in range(len(names)):
-                    colour = "white" if matrix[i, j] > 0.6 else "black"
-                    axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=7)
+        _write_cells(axes, matrix, lambda value: f"{value:.2f}", lambda value: value <= 0.6)
 
     return draw
 
@@ -250,14 +251,12 @@ def draw_layers(names: Sequence[str], similar: Array, smooth: Array | None) -> D
 
     def draw(figure: Any) -> None:
         plots = figure.subplots(1, 1 if smooth is None else 2, squeeze=False)[0]
-        layers = np.arange(1, similar.shape[1] + 1)
-        for i, row in enumerate(similar):
-            plots[0].plot(layers, row, label=f"round {names[i + 1]}", **look(i))
+        _over_layers(plots[0], names[1:], similar)
         plots[0].set_ylim(top=1.02)
         plots[0].set_ylabel("linear CKA with the base model")
-        for i, row in enumerate([] if smooth is None else smooth):
-            style = {"color": MUTED, "linestyle": ":"} if i == 0 else look(i - 1)
-            plots[1].plot(layers, row, label="base" if i == 0 else None, **style)
+        if smooth is not None:
+            plots[1].plot(range(1, 1 + len(smooth[0])), smooth[0], label="base", color=MUTED, linestyle=":")
+            _over_layers(plots[1], [], smooth[1:])
             plots[1].set_ylabel("Besov smoothness α of the labels")
         for axes in plots:
             axes.set_xlabel("layer")
@@ -266,27 +265,67 @@ def draw_layers(names: Sequence[str], similar: Array, smooth: Array | None) -> D
     return draw
 
 
-# --- gates --------------------------------------------------------------------------------------
-
-
-def draw_gates(names: Sequence[str], found: Mapping[str, Array]) -> Draw:
+def draw_gates(names: Sequence[str], gates: Mapping[str, Array]) -> Draw:
     """Mean gate over the layers, a panel for each part of the adapter and a line for each round.
 
-    names: of the rounds. found: part -> (rounds, layers) in (0, 1).
+    names: of the rounds. gates: part -> (rounds, layers) in (0, 1).
     """
 
     def draw(figure: Any) -> None:
         panels = list(figure.subplots(2, 2, sharex=True, sharey=True).flat)
-        for axes, (kind, values) in zip(panels, found.items(), strict=False):
-            layers = np.arange(1, values.shape[1] + 1)
-            for i, row in enumerate(values):
-                axes.plot(layers, row, label=f"round {names[i]}" if axes is panels[0] else None, **look(i))
+        for axes, (part, values) in zip(panels, gates.items(), strict=False):
+            _over_layers(axes, names if axes is panels[0] else [], values)
             axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
-            axes.set_title(kind.replace("_", " "))
+            axes.set_title(part.replace("_", " "))
         for axes in panels[2:]:
             axes.set_xlabel("layer")
         for axes in panels[::2]:
             axes.set_ylabel("mean gate")
+        figure.legend(loc="outside upper left", ncols=4)
+
+    return draw
+
+
+def _over_layers(axes: Any, names: Sequence[str], values: Array) -> None:
+    """A line for each round. names: of the rounds, none where another panel has them. values: (rounds, layers)."""
+    for i, row in enumerate(values):
+        axes.plot(range(1, 1 + len(row)), row, label=f"round {names[i]}" if names else None, **look(i))
+
+
+# --- forgetting ---------------------------------------------------------------------------------
+
+
+def draw_map(
+    frame: DataMap, events: Mapping[str, int], groups: Sequence[str], shares: Array, regions: Sequence[str]
+) -> Draw:
+    """A data map, forgetting events, and the regions of groups of examples.
+
+    events: forgetting events -> examples. shares: (groups, regions) of each group's examples.
+    """
+    colours = (COLOURS[4], COLOURS[1], COLOURS[3], MUTED)
+
+    def draw(figure: Any) -> None:
+        points, counts, bars = figure.subplots(1, 3, width_ratios=(1.3, 0.9, 1.1))
+        every = max(1, -(-len(frame.confidence) // MOST_POINTS))
+        of, left = frame.regions(), np.zeros(len(groups))
+        for i, (region, colour) in enumerate(zip(regions, colours, strict=True)):
+            rows = np.flatnonzero(of == region)[::every]
+            points.plot(
+                frame.variability[rows], frame.confidence[rows], linestyle="", marker="os^x"[i], markersize=2.5,
+                color=colour, label=region, alpha=0.7,
+            )  # fmt: skip
+            values = np.nan_to_num(shares[:, i]) if len(groups) else left
+            bars.barh(range(len(groups)), values, left=left, color=colour, height=0.7)
+            left = left + values
+        points.set(xlabel="variability", ylabel="mean probability of the right answer", ylim=(-0.02, 1.02))
+        counts.bar(range(len(events)), list(events.values()), color=COLOURS[0])
+        counts.set_xticks(range(len(events)), list(events), rotation=45)
+        counts.set(xlabel="times forgotten", ylabel="examples")
+        counts.grid(False, axis="x")
+        bars.set_yticks(range(len(groups)), list(groups))
+        bars.invert_yaxis()
+        bars.set(xlim=(0, 1), xlabel="share of its examples")
+        bars.grid(False, axis="y")
         figure.legend(loc="outside upper left", ncols=4)
 
     return draw

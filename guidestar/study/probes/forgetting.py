@@ -1,47 +1,37 @@
 """What did a model forget again while it was trained, and where on that map do the picks lie?
 
 From what each training recorded (`model/dynamics.py`); with `pool` from one training on the whole pool, which is the same
-map for all strategies. Regions are those of `analyses.dynamics.DataMap`.
+map for all strategies.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guidestar.asking import Lesson
-from guidestar.bench import Bench
-from guidestar.errors import ConfigError, StoreError
+from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.metrics.dynamics import NAME, Dynamics, from_arrays
-from guidestar.progress import Progress
 from guidestar.records import Array
 from guidestar.rng import phase_seed
-from guidestar.store import Store
-from guidestar.store.store import DATABASE
-from guidestar.study.analyses.dynamics import NEVER, DataMap, data_map, forgetting
-from guidestar.study.drawing import save_figure
-from guidestar.study.probes.maps import draw_map
-from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
+from guidestar.study.probes.figures import draw_map
+from guidestar.study.probes.run import Answer, Arrays, Figure, Rows, Subject, chosen_round, number
 
+NEVER = 1000  # forgetting events of an example that was never right
 REGIONS = ("easy", "ambiguous", "hard", "other")
 MOST_EVENTS = 4  # more are counted together
 WARM = "warm start"
+_COLUMNS = ("examples", "confidence", "variability", "correctness", "unforgettable", "forgotten", "never", "events")
 
 
-def forgetting_probe(
-    run: Path,
-    bench: Bench | None = None,
-    *,
-    round: int | None = None,
-    pool: bool = False,
-    progress: Progress | None = None,
-) -> Probe:
+def forgetting(subject: Subject, *, round: int | None = None, pool: bool = False) -> Answer:
     """Forgetting events and the data map of a training, and where the picks of each round and strategy lie.
 
     round: whose training to look at, the last by default. pool: train once on the gold answers of the whole pool instead,
@@ -51,36 +41,36 @@ def forgetting_probe(
     """
     if pool and round is not None:
         raise ConfigError("a map of the whole pool belongs to no round; give either round or pool")
-    with opened(run, bench, progress) as subject:
-        chosen = None if pool else _round(subject, round)
-        said = _of_pool(subject) if chosen is None else from_arrays(subject.store.arrays(chosen, NAME))
-        if not len(said.log_probs):
-            raise StoreError(
-                f"{subject.folder}: no epoch of the training came to every example, so nothing can be said"
-            )
-        frame = data_map(np.exp(said.log_probs), said.correct)
-        events = forgetting(said.correct)
-        groups = dict(_groups(subject, said, frame, events, chosen))
-        facts = {
-            **subject.about("forgetting"),
-            "on": "pool" if chosen is None else "labels",
-            "round": chosen,
-            "epochs": len(said.log_probs),
-            "examples": len(said.ids),
-            "over": said.over,
-            "continued": subject.facts["config"]["train"]["start"] == "previous",
-            "events": _histogram(events),
-            "groups": groups,
-        }
-        shown = [name for name in groups if groups[name]["regions"] is not None]
-        shares = [[groups[name]["regions"][region] for region in REGIONS] for name in shown]
-        written = save_figure(
-            subject.place / "forgetting",
-            draw_map(frame, facts["events"], shown, np.array(shares, dtype=float), REGIONS),
-            *_rows(facts),
-            height=3.0 + 0.12 * max(len(shown) - 6, 0),
-        )
-        return subject.finish("forgetting", facts, _sentences(facts), written)
+    chosen = None if pool else _round(subject, round)
+    said = _of_pool(subject) if chosen is None else from_arrays(subject.store.arrays(chosen, NAME))
+    if not len(said.log_probs):
+        raise StoreError(f"{subject.folder}: no epoch of the training came to every example, so nothing can be said")
+    whole = _Map.of(said)
+    groups = dict(_groups(subject, whole, chosen))
+    events = whole.events
+    counts = {str(k): int((events == k).sum()) for k in range(MOST_EVENTS)}
+    counts[f"{MOST_EVENTS}+"] = int(((events >= MOST_EVENTS) & (events != NEVER)).sum())
+    facts = {
+        "on": "pool" if chosen is None else "labels",
+        "round": chosen,
+        "epochs": len(said.log_probs),
+        "examples": len(said.ids),
+        "over": said.over,
+        "continued": subject.facts["config"]["train"]["start"] == "previous",
+        "events": counts | {"never": int((events == NEVER).sum())},
+        "groups": groups,
+    }
+    shown = [name for name, group in groups.items() if group["regions"] is not None]
+    shares = np.array([[groups[name]["regions"][region] for region in REGIONS] for name in shown], dtype=float)
+    rows: Rows = [
+        [name, *(group[c] for c in _COLUMNS), *((group["regions"] or {}).get(region) for region in REGIONS)]
+        for name, group in groups.items()
+    ]
+    figure = Figure(
+        ["group", *_COLUMNS, *REGIONS], rows, draw_map(whole.frame, facts["events"], shown, shares, REGIONS),
+        height=3.0 + 0.12 * max(len(shown) - 6, 0),
+    )  # fmt: skip
+    return Answer(facts, _sentences(facts, subject.strategy), [figure])
 
 
 def _round(subject: Subject, asked: int | None) -> int:
@@ -91,9 +81,7 @@ def _round(subject: Subject, asked: int | None) -> int:
             f"{subject.folder}: no training has kept what the model said to its examples; a run begun by this version does, "
             "and one whose adapter folder is deleted trains it again"
         )
-    if asked is not None and asked not in there:
-        raise ConfigError(f"round is {asked}; allowed: {', '.join(map(str, there))}")
-    return there[-1] if asked is None else asked
+    return chosen_round(asked, there)
 
 
 def _of_pool(subject: Subject) -> Dynamics:
@@ -106,7 +94,7 @@ def _of_pool(subject: Subject) -> Dynamics:
             f"a map of the pool needs the gold answer of every example, and {len(data.pool) - len(labelled)} of "
             f"{len(data.pool)} have none; leave --pool out to look at the labelled examples"
         )
-    seed = phase_seed(int(subject.facts.get("seed", 0)), 0, "probe/forgetting")
+    seed = phase_seed(subject.seed, 0, "probe/forgetting")
     asked = subject.question | {
         "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
         "labels": [(e.id, answer) for e, answer in labelled], "what": "dynamics",
@@ -126,106 +114,64 @@ def _of_pool(subject: Subject) -> Dynamics:
 # --- groups -------------------------------------------------------------------------------------
 
 
-def _groups(
-    subject: Subject, said: Dynamics, frame: DataMap, events: np.ndarray, chosen: int | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Map:
+    """A training's examples with their places on the data map and their forgetting events."""
+
+    ids: tuple[str, ...]
+    frame: DataMap
+    events: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, said: Dynamics) -> _Map:
+        return cls(said.ids, data_map(np.exp(said.log_probs), said.correct), forgetting_events(said.correct))
+
+    def of_group(self, ids: Collection[str]) -> dict[str, Any]:
+        """Facts of a group: those of its examples that are on the map."""
+        wanted = set(ids)
+        rows = np.array([i for i, id in enumerate(self.ids) if id in wanted], dtype=np.intp)
+        regions, events, frame = self.frame.regions()[rows], self.events[rows], self.frame
+        return {
+            "examples": len(rows),
+            "regions": {region: _mean(regions == region) for region in REGIONS} if len(rows) else None,
+            "confidence": _mean(frame.confidence[rows]),
+            "variability": _mean(frame.variability[rows]),
+            "correctness": _mean(frame.correctness[rows]),
+            "unforgettable": _mean(events == 0),
+            "forgotten": _mean((events > 0) & (events != NEVER)),
+            "never": _mean(events == NEVER),
+            "events": _mean(events[events != NEVER]),
+        }
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return number(float(np.mean(values)) if len(values) else math.nan)
+
+
+def _groups(subject: Subject, whole: _Map, chosen: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is said of the warm start, of each round's picks, and of all later picks of each strategy of this seed.
 
     Another strategy's picks lie on its own map where the map is that of a run's labels: its numbers can be compared, its
     regions, which are thirds of each map, cannot.
     """
-    mine = str(subject.facts.get("strategy"))
-    rounds = _asked(subject.store)
-    yield "all", _described(said, frame, events, said.ids)
-    yield WARM, _described(said, frame, events, rounds[0])
-    for r, ids in enumerate(rounds[1:], start=1):
-        if ids and (chosen is None or r <= chosen):
-            yield f"round {r}", _described(said, frame, events, ids)
-    yield mine, _described(said, frame, events, [id for ids in _until(rounds, chosen) for id in ids])
-    with _others(subject) as others:
-        for name, store in others:
-            ids = [id for one in _until(_asked(store), chosen) for id in one]
+    end = None if chosen is None else chosen + 1  # the picks of later rounds were not there yet
+    warm, *rounds = subject.queries()[:end]
+    yield "all", whole.of_group(whole.ids)
+    yield WARM, whole.of_group(warm)
+    yield from ((f"round {r}", whole.of_group(ids)) for r, ids in enumerate(rounds, start=1) if ids)
+    yield subject.strategy, whole.of_group([id for ids in rounds for id in ids])
+    with subject.others() as others:
+        for name, store in others.items():
+            picked = [id for ids in subject.queries(store)[1:end] for id in ids]
             if chosen is None:
-                yield name, _described(said, frame, events, ids)
+                yield name, whole.of_group(picked)
             elif store.has_arrays(chosen, NAME):
                 own = from_arrays(store.arrays(chosen, NAME))
                 if len(own.log_probs):
-                    on_own = data_map(np.exp(own.log_probs), own.correct)
-                    found = _described(own, on_own, forgetting(own.correct), ids)
-                    yield name, {**found, "regions": None}
+                    yield name, {**_Map.of(own).of_group(picked), "regions": None}
 
 
-def _until(rounds: Sequence[Sequence[str]], chosen: int | None) -> Sequence[Sequence[str]]:
-    """The picks after the warm start, up to a round."""
-    return rounds[1:] if chosen is None else rounds[1 : chosen + 1]
-
-
-def _asked(store: Store) -> list[list[str]]:
-    return [[pick.id for pick in store.query(r).picks] for r in range(store.rounds())]
-
-
-@contextmanager
-def _others(subject: Subject) -> Iterator[list[tuple[str, Store]]]:
-    """The runs of other strategies beside this one with the same data and seed, open."""
-    found: list[tuple[str, Store]] = []
-    try:
-        for place in sorted(subject.folder.absolute().parent.glob(f"*/{DATABASE}")):
-            if place.parent.samefile(subject.folder):
-                continue
-            store = Store.open(place.parent)
-            found.append(("", store))
-            if store.begun and all(store.facts.get(key) == subject.facts.get(key) for key in ("data_hash", "seed")):
-                found[-1] = (str(store.facts.get("strategy")), store)
-        yield [(name, store) for name, store in found if name]
-    finally:
-        for _, store in found:
-            store.close()
-
-
-def _described(said: Dynamics, frame: DataMap, events: np.ndarray, ids: Collection[str]) -> dict[str, Any]:
-    """Facts of a group: those of its examples that are on the map."""
-    wanted = set(ids)
-    rows = np.array([i for i, id in enumerate(said.ids) if id in wanted], dtype=np.intp)
-    regions, own = frame.regions()[rows], events[rows]
-    learnt = own[own != NEVER]
-    shares = {region: number(_mean(regions == region)) for region in REGIONS}
-    return {
-        "examples": len(rows),
-        "regions": shares if len(rows) else None,
-        "confidence": number(_mean(frame.confidence[rows])),
-        "variability": number(_mean(frame.variability[rows])),
-        "correctness": number(_mean(frame.correctness[rows])),
-        "unforgettable": number(_mean(own == 0)),
-        "forgotten": number(_mean((own > 0) & (own != NEVER))),
-        "never": number(_mean(own == NEVER)),
-        "events": number(_mean(learnt)),
-    }
-
-
-def _mean(values: Array | np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
-
-
-def _histogram(events: np.ndarray) -> dict[str, int]:
-    """Examples by the number of forgetting events; "never" are those that were never right."""
-    found = {str(k): int((events == k).sum()) for k in range(MOST_EVENTS)}
-    found[f"{MOST_EVENTS}+"] = int(((events >= MOST_EVENTS) & (events != NEVER)).sum())
-    return found | {"never": int((events == NEVER).sum())}
-
-
-# --- words --------------------------------------------------------------------------------------
-
-
-def _rows(facts: Mapping[str, Any]) -> tuple[list[str], list[Sequence[object]]]:
-    columns = ("examples", "confidence", "variability", "correctness", "unforgettable", "forgotten", "never", "events")
-    rows: list[Sequence[object]] = [
-        [name, *(group[c] for c in columns), *((group["regions"] or {}).get(region) for region in REGIONS)]
-        for name, group in facts["groups"].items()
-    ]
-    return ["group", *columns, *REGIONS], rows
-
-
-def _sentences(facts: Mapping[str, Any]) -> list[str]:
+def _sentences(facts: Mapping[str, Any], mine: str) -> list[str]:
     groups, everything = facts["groups"], facts["groups"]["all"]
     where = "in a training on the whole pool" if facts["on"] == "pool" else f"in the training of round {facts['round']}"
     said = [
@@ -233,7 +179,6 @@ def _sentences(facts: Mapping[str, Any]) -> list[str]:
         f"learnt and never lost, {everything['forgotten']:.0%} were forgotten at least once and {everything['never']:.0%} "
         "were never right."
     ]
-    mine = str(facts["strategy"])
     compared = [mine, *(WARM,) * (mine != WARM)]
     compared += [name for name in groups if name not in compared and name != "all" and not name.startswith("round ")]
     for name in compared:
@@ -245,8 +190,7 @@ def _sentences(facts: Mapping[str, Any]) -> list[str]:
             f"{title}: mean probability of the right answer {group['confidence']:.2f}, variability "
             f"{group['variability']:.2f}, {group['forgotten']:.0%} forgotten at least once, {group['never']:.0%} never right"
         )
-        if group["regions"] is not None:
-            shares = group["regions"]
+        if (shares := group["regions"]) is not None:
             line += f"; {shares['ambiguous']:.0%} ambiguous, {shares['hard']:.0%} hard, {shares['easy']:.0%} easy"
         said.append(line + ".")
     if facts["epochs"] < 4:
@@ -259,3 +203,63 @@ def _sentences(facts: Mapping[str, Any]) -> list[str]:
     if facts["over"] == "response":
         said.append("An answer counts as right where each token of the right response was the likeliest.")
     return said
+
+
+# --- forgetting events and the data map ---------------------------------------------------------------
+
+
+def forgetting_events(correct: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Transitions from right to wrong of each example; `NEVER` for one that was never right.
+
+    correct: (epochs, n). Returns (n,). 0 is an unforgettable example: learnt, and never lost.
+    Source: Toneva et al. 2019; the sentinel is that of Jukić and Šnajder's code.
+    >>> forgetting_events(np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]], dtype=bool).T)
+    array([   2, 1000,    0])
+    """
+    correct = np.asarray(correct, dtype=bool)
+    if correct.ndim != 2:
+        raise DataError(f"correctness has shape {correct.shape}, expected (epochs, examples)")
+    events = (correct[:-1] & ~correct[1:]).sum(axis=0)
+    return np.where(correct.any(axis=0), events, NEVER).astype(np.intp)
+
+
+@dataclass(frozen=True)
+class DataMap:
+    """Where examples lie on a data map; every array is (n,).
+
+    confidence: mean probability of the true label. variability: its standard deviation over the epochs. correctness:
+    share of epochs with a right prediction.
+    """
+
+    confidence: Array
+    variability: Array
+    correctness: Array
+
+    def regions(self) -> NDArray[np.str_]:
+        """ "easy", "hard" or "ambiguous" for each example: the most confident third of them, the least, and the third
+        of highest variability, which comes first; "other" for the rest."""
+        n = len(self.confidence)
+        names = np.full(n, "other", dtype="<U9")
+        third, by_confidence = n // 3, np.argsort(self.confidence, kind="stable")
+        names[by_confidence[:third]] = "hard"
+        names[by_confidence[n - third :]] = "easy"
+        names[np.argsort(-self.variability, kind="stable")[:third]] = "ambiguous"
+        return names
+
+
+def data_map(true_probability: Array, correct: NDArray[np.bool_]) -> DataMap:
+    """Dataset cartography of examples that a model met epoch by epoch.
+
+    true_probability: (epochs, n), of the true label. correct: (epochs, n).
+    Raises DataError if the shapes differ.
+    Source: Swayamdipta et al. 2020.
+    >>> data_map(np.array([[0.5], [1.0]]), np.array([[False], [True]])).variability
+    array([0.25])
+    """
+    true_probability, correct = np.asarray(true_probability, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if true_probability.shape != correct.shape or correct.ndim != 2:
+        raise DataError(
+            f"probabilities have shape {true_probability.shape} and correctness {correct.shape}; expected (epochs, "
+            "examples) twice"
+        )
+    return DataMap(true_probability.mean(axis=0), true_probability.std(axis=0), correct.mean(axis=0))

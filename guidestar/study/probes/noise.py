@@ -4,67 +4,52 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidestar.asking import Lesson, evaluate
-from guidestar.bench import Bench
 from guidestar.data.pool import Split
-from guidestar.errors import ConfigError, StoreError
+from guidestar.errors import ConfigError
 from guidestar.metrics.statistics import t_quantile
-from guidestar.progress import Progress
 from guidestar.records import Example
 from guidestar.rng import phase_seed
-from guidestar.study.drawing import write_csv
-from guidestar.study.probes.run import Arrays, Probe, Subject, opened
-
-LEAST = 2
+from guidestar.study.probes.run import Answer, Arrays, Figure, Subject, at_least, chosen_round
 
 
-def noise_probe(
-    run: Path, bench: Bench | None = None, *, seeds: int = 5, round: int | None = None, progress: Progress | None = None
-) -> Probe:
+def noise(subject: Subject, *, seeds: int = 5, round: int | None = None) -> Answer:
     """Accuracy of adapters trained on one round's labels with other seeds: order, dropout and the adapter's start differ.
 
     seeds: trainings, the run's own not counted. round: whose labels, default the last measured one. Each training
     takes what the run's own took; one that is done stays done.
     Raises ConfigError for fewer than 2 seeds, a round that was not measured, or a run without a test set.
     """
-    if seeds < LEAST:
-        raise ConfigError(f"seeds is {seeds}; allowed: {LEAST} or more")
-    with opened(run, bench, progress) as subject:
-        measured = {m.round: m for m in subject.store.metrics()}
-        if not measured:
-            raise StoreError(f"{subject.folder}: no round is complete yet, so there is nothing to probe")
-        chosen = max(measured) if round is None else round
-        if chosen not in measured:
-            raise ConfigError(f"round is {chosen}; allowed: {', '.join(map(str, measured))}")
-        test = subject.bench.fitting.test
-        if test is None:
-            raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
-        labelled = [(e, label.answer) for e, label in subject.store.annotations.labelled(chosen)]
-        right = [_trained_again(subject, test, labelled, chosen, seed) for seed in range(seeds)]
-        values = np.asarray([float(one.mean()) for one in right])
-        spread = float(values.std(ddof=1))
-        floor = float(t_quantile(seeds - 1)) * math.sqrt(2) * spread
-        changed = [float((a != b).mean()) for i, a in enumerate(right) for b in right[i + 1 :]]
-        facts = {
-            **subject.about("noise"), "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
-            "own": measured[chosen].values.get("accuracy"), "accuracies": values.tolist(), "mean": float(values.mean()),
-            "sd": spread, "floor": floor, "flipped": float(np.mean(changed)),
-        }  # fmt: skip
-        written = write_csv(subject.place / "noise.csv", ["training", "accuracy"], enumerate(values))
-        return subject.finish("noise", facts, _sentences(facts), [written])
+    at_least(2, seeds=seeds)
+    measured = {m.round: m for m in subject.finished()}
+    chosen = chosen_round(round, measured)
+    test = subject.bench.fitting.test
+    if test is None:
+        raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
+    labelled = [(e, label.answer) for e, label in subject.store.annotations.labelled(chosen)]
+    right = [_trained_again(subject, test, labelled, chosen, seed) for seed in range(seeds)]
+    values = np.asarray([float(one.mean()) for one in right])
+    spread = float(values.std(ddof=1))
+    changed = [float((a != b).mean()) for i, a in enumerate(right) for b in right[i + 1 :]]
+    facts = {
+        "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
+        "own": measured[chosen].values.get("accuracy"), "accuracies": values.tolist(), "mean": float(values.mean()),
+        "sd": spread, "floor": float(t_quantile(seeds - 1)) * math.sqrt(2) * spread, "flipped": float(np.mean(changed)),
+    }  # fmt: skip
+    return Answer(facts, _sentences(facts), [Figure(["training", "accuracy"], list(enumerate(values)))])
 
 
 def _trained_again(
     subject: Subject, test: Split, labelled: Sequence[tuple[Example, str]], r: int, number: int
 ) -> np.ndarray:
     """(n,) whether the answers to the test set are right after a training with another seed."""
-    seed = phase_seed(int(subject.facts.get("seed", 0)), r, f"probe/noise/{number}")
+    seed = phase_seed(subject.seed, r, f"probe/noise/{number}")
     config = subject.bench.config
     asked = subject.question | {
         "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
@@ -90,7 +75,7 @@ def _trained_again(
     return np.asarray(subject.cached("noise", asked, compute)["right"], dtype=bool)
 
 
-def _sentences(facts: dict[str, Any]) -> list[str]:
+def _sentences(facts: Mapping[str, Any]) -> list[str]:
     values = facts["accuracies"]
     lines = [
         f"Trained {facts['seeds']} times on the same {facts['labels']} labels, the accuracy on {facts['examples']} test "

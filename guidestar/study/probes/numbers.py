@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError
+from guidestar.metrics.diagnostics import pearson as pearson_r
+from guidestar.metrics.diagnostics import spearman as spearman_rho
 from guidestar.metrics.scores import Indices, ece
 from guidestar.query.measures import entropy
-from guidestar.query.mixing import rank
 from guidestar.records import Array
 
 Mask = NDArray[np.bool_]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-LEAST = 3  # examples below which a correlation says nothing
 
 
 # --- confidence ---------------------------------------------------------------------------------
@@ -93,10 +93,10 @@ def density(values: Array, at: Array, low: float, high: float) -> Array:
     scale = min(float(values.std()), float(quartiles[1] - quartiles[0]) / 1.34)
     h = min(max(0.9 * scale * len(values) ** -0.2, width / 50), width / 5)
     mirrored = np.concatenate([values, 2 * low - values, 2 * high - values])
-    found = np.zeros(len(at))
+    heights = np.zeros(len(at))
     for i, x in enumerate(at):  # a place at a time: a test set times a curve need not fit the memory
-        found[i] = np.exp(-0.5 * ((x - mirrored) / h) ** 2).sum()
-    return found / (len(values) * h * np.sqrt(2 * np.pi))
+        heights[i] = np.exp(-0.5 * ((x - mirrored) / h) ** 2).sum()
+    return heights / (len(values) * h * np.sqrt(2 * np.pi))
 
 
 def standard_error(one: Array, other: Array) -> float:
@@ -132,17 +132,9 @@ def correlations(values: Array, keep: NDArray[np.bool_] | None = None) -> tuple[
             both = slice(None) if keep is None else keep[i] & keep[j]
             a, b = values[i, both], values[j, both]
             number[i, j] = number[j, i] = len(a)
-            pearson[i, j] = pearson[j, i] = _pearson(a, b)
-            spearman[i, j] = spearman[j, i] = _pearson(rank(a), rank(b)) if len(a) >= LEAST else np.nan
+            pearson[i, j] = pearson[j, i] = pearson_r(a, b)
+            spearman[i, j] = spearman[j, i] = spearman_rho(a, b)
     return pearson, spearman, number
-
-
-def _pearson(a: Array, b: Array) -> float:
-    if len(a) < LEAST or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # entropies of a sure model may be so small that squares vanish
-    return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
 
 
 def most_uncertain(values: Array, count: int) -> NDArray[np.intp]:

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from guidestar.bench import Bench
 from guidestar.errors import StoreError
-from guidestar.progress import Progress
-from guidestar.records import Array, Label
+from guidestar.records import Label
 from guidestar.store import Store
-from guidestar.store.store import DATABASE
-from guidestar.study.analyses import picks as numbers
-from guidestar.study.drawing import save_figure
 from guidestar.study.probes.figures import draw_overlap
-from guidestar.study.probes.run import Probe, Subject, number, opened
+from guidestar.study.probes.run import Answer, Figure, Rows, Subject, number, plain
 
 MOST_CLASSES = 50  # above that the answers are no classes
+_WORD = re.compile(r"\w+", re.UNICODE)
+_COLUMNS = ("picks", "balance", "words", "distinct_1", "distinct_2", "type_token", "similarity")
 
 
-@dataclass(frozen=True)
-class _Picks:
-    """What a run asked for after the warm start. rounds: ids of each round. texts, answers: by id."""
-
-    rounds: tuple[tuple[str, ...], ...]
-    texts: Mapping[str, str]
-    answers: Mapping[str, str]
-
-    @property
-    def ids(self) -> list[str]:
-        return [id for one in self.rounds for id in one]
-
-
-def picks_probe(run: Path, bench: Bench | None = None, *, progress: Progress | None = None) -> Probe:
+def picks(subject: Subject) -> Answer:
     """Overlap of the picks of all strategies of this seed, the classes among them, and how varied their texts are.
 
     The runs beside this one with the same data and seed are compared; the warm start, which they share, is left out,
@@ -46,113 +30,146 @@ def picks_probe(run: Path, bench: Bench | None = None, *, progress: Progress | N
     It computes nothing with a model.
     Raises StoreError for a run that has asked for nothing after the warm start.
     """
-    with opened(run, bench, progress) as subject:
-        all_found = _beside(subject)
-        name = str(subject.facts.get("strategy"))
-        if not all_found[name].rounds:
+    name = subject.strategy
+    with subject.others() as others:
+        stores = {name: subject.store, **others}
+        asked = {key: [ids for ids in subject.queries(store)[1:] if ids] for key, store in stores.items()}
+        if not asked[name]:
             raise StoreError(f"{subject.folder}: nothing was asked after the warm start yet, so there are no picks")
-        found = {key: one for key, one in all_found.items() if one.rounds}
-        shared = min(len(one.rounds) for one in found.values())
-        found = {key: _Picks(one.rounds[:shared], one.texts, one.answers) for key, one in found.items()}
-        names, matrix = numbers.overlap({key: one.ids for key, one in found.items()})
-        pool = int((subject.facts.get("data") or {}).get("pool") or 0)
-        left = pool - int(subject.facts["config"]["query"]["warm_start"]) if pool else 0
-        chance = {
-            key: numbers.expected_jaccard(len(found[name].ids), len(one.ids), left) if left else float("nan")
-            for key, one in found.items()
-        }
-        facts = {
-            **subject.about("picks"),
-            "rounds": shared,
-            "strategies": names,
-            "overlap": [[number(float(value)) for value in row] for row in matrix],
-            "chance": {key: number(value) for key, value in chance.items()},
-            "picks": {key: _described(one) for key, one in found.items()},
-        }
-        written = save_figure(
-            subject.place / "picks",
-            draw_overlap(names, matrix),
-            *_rows(facts),
-            width=3.4,
-            height=2.6 + 0.1 * len(names),
-        )
-        return subject.finish("picks", facts, _sentences(facts, name), written)
+        shared = min(len(rounds) for rounds in asked.values() if rounds)
+        rounds = {key: some[:shared] for key, some in asked.items() if some}
+        described = {key: _described(stores[key], some) for key, some in rounds.items()}
+    ids = {key: [id for one in some for id in one] for key, some in rounds.items()}
+    matrix = np.array([[jaccard(ids[a], ids[b]) for b in ids] for a in ids])
+    pool = int((subject.facts.get("data") or {}).get("pool") or 0)
+    left = pool - int(subject.facts["config"]["query"]["warm_start"]) if pool else 0
+    facts = {
+        "rounds": shared,
+        "strategies": list(ids),
+        "overlap": plain(matrix),
+        "chance": {key: number(expected_jaccard(len(ids[name]), len(one), left)) for key, one in ids.items()},
+        "picks": described,
+    }
+    rows: Rows = [
+        [key, *(described[key][column] for column in _COLUMNS), *facts["overlap"][i]] for i, key in enumerate(ids)
+    ]
+    header = ["strategy", *_COLUMNS, *(f"overlap with {key}" for key in ids)]
+    figure = Figure(header, rows, draw_overlap(list(ids), matrix), width=3.4, height=2.6 + 0.1 * len(ids))
+    return Answer(facts, _sentences(facts, name), [figure])
 
 
-def _beside(subject: Subject) -> dict[str, _Picks]:
-    """This run and those beside it with the same data and seed, by strategy; this one first."""
-    mine = subject.facts
-    found = {str(mine.get("strategy")): _read(subject.store)}
-    for place in sorted(subject.folder.absolute().parent.glob(f"*/{DATABASE}")):
-        if place.parent.samefile(subject.folder):
-            continue
-        with Store.open(place.parent) as store:
-            if not store.begun:
-                continue
-            facts = store.facts
-            if all(facts.get(key) == mine.get(key) for key in ("data_hash", "seed")):
-                found.setdefault(str(facts.get("strategy")), _read(store))
-    return found
-
-
-def _read(store: Store) -> _Picks:
-    rounds = tuple(tuple(pick.id for pick in store.query(r).picks) for r in range(1, store.rounds()))
-    ids = [id for one in rounds for id in one]
-    texts = {id: " ".join(store.example(id).fields.values()) for id in ids}
-    answers = {id: a.answer for id, a in store.annotations.answers().items() if isinstance(a, Label)}
-    return _Picks(tuple(one for one in rounds if one), texts, answers)
-
-
-def _described(one: _Picks) -> dict[str, Any]:
+def _described(store: Store, rounds: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Facts of one strategy's picks. balance: entropy of the classes over its largest value, 1 when all are as many.
     similarity: mean Jaccard of two texts of one batch."""
-    texts = [one.texts[id] for id in one.ids]
-    classes = Counter(one.answers[id] for id in one.ids if id in one.answers)
-    batches = [numbers.mean_similarity([one.texts[id] for id in ids]) for ids in one.rounds if len(ids) > 1]
+    batches = [[" ".join(store.example(id).fields.values()) for id in ids] for ids in rounds]
+    texts = [text for batch in batches for text in batch]
+    answers = {id: a.answer for id, a in store.annotations.answers().items() if isinstance(a, Label)}
+    classes = Counter(answers[id] for ids in rounds for id in ids if id in answers)
+    alike = [mean_similarity(batch) for batch in batches if len(batch) > 1]
+    shares = np.array(list(classes.values()), dtype=np.float64) / max(classes.total(), 1)
+    balance = float(-(shares * np.log(shares)).sum() / np.log(len(shares))) if len(shares) > 1 else math.nan
     return {
         "picks": len(texts),
         "classes": dict(sorted(classes.items())) if len(classes) <= MOST_CLASSES else None,
-        "balance": number(_balance(np.array(list(classes.values()), dtype=np.float64))),
-        "words": number(float(np.mean([len(numbers.words(text)) for text in texts]))),
-        "distinct_1": number(numbers.distinct(texts, 1)),
-        "distinct_2": number(numbers.distinct(texts, 2)),
-        "type_token": number(numbers.moving_type_token(texts)),
-        "similarity": number(float(np.mean(batches)) if batches else math.nan),
+        "balance": number(balance),
+        "words": number(float(np.mean([len(words(text)) for text in texts]))),
+        "distinct_1": number(distinct(texts, 1)),
+        "distinct_2": number(distinct(texts, 2)),
+        "type_token": number(moving_type_token(texts)),
+        "similarity": number(float(np.mean(alike)) if alike else math.nan),
     }
-
-
-def _balance(counts: Array) -> float:
-    if len(counts) < 2:
-        return math.nan
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum() / np.log(len(shares)))
-
-
-def _rows(facts: Mapping[str, Any]) -> tuple[list[str], list[Sequence[object]]]:
-    columns = ("picks", "balance", "words", "distinct_1", "distinct_2", "type_token", "similarity")
-    names = facts["strategies"]
-    rows: list[Sequence[object]] = [
-        [name, *(facts["picks"][name][column] for column in columns), *facts["overlap"][i]]
-        for i, name in enumerate(names)
-    ]
-    return ["strategy", *columns, *(f"overlap with {name}" for name in names)], rows
 
 
 def _sentences(facts: Mapping[str, Any], name: str) -> list[str]:
     mine, names = facts["picks"][name], facts["strategies"]
     varied = "" if mine["type_token"] is None else f", {mine['type_token']:.0%} different words in a window of 50"
     said = [f"{name} picked {mine['picks']} examples in {facts['rounds']} rounds after the warm start{varied}."]
-    i = names.index(name)
-    for j, other in enumerate(names):
+    for other, overlap in zip(names, facts["overlap"][names.index(name)], strict=True):
         if other == name:
             continue
-        chance = facts["chance"][other]
+        chance, theirs = facts["chance"][other], facts["picks"][other]["type_token"]
         by_chance = "" if chance is None else f"; two random draws of these sizes would share {chance:.0%}"
-        theirs = facts["picks"][other]["type_token"]
         beside = "" if theirs is None else f" ({other}: {theirs:.0%} different words)"
-        said.append(
-            f"{name} and {other} share {facts['overlap'][i][j]:.0%} of all that either picked{by_chance}{beside}."
-        )
+        said.append(f"{name} and {other} share {overlap:.0%} of all that either picked{by_chance}{beside}.")
     if len(names) == 1:
         said.append("No other strategy of this seed lies beside it, so there is no overlap to tell.")
     return said
+
+
+# --- sets and texts -----------------------------------------------------------------------------------
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower-cased.
+
+    >>> words("Where's my parcel?")
+    ['where', 's', 'my', 'parcel']
+    """
+    return _WORD.findall(text.lower())
+
+
+def jaccard(one: Collection[str], other: Collection[str]) -> float:
+    """Shared over all members of two sets; NaN for two empty ones. Source: Jaccard 1901.
+
+    >>> jaccard("ab", "bc")
+    0.3333333333333333
+    """
+    a, b = set(one), set(other)
+    return len(a & b) / len(a | b) if a | b else float("nan")
+
+
+def expected_jaccard(one: int, other: int, pool: int) -> float:
+    """Jaccard of two sets of these sizes drawn independently from a pool, with the mean intersection one × other / pool.
+
+    The measure to set the overlap of picks beside: large batches share picks by chance. NaN for an unknown pool, 0.
+    >>> round(expected_jaccard(50, 50, 100), 3)
+    0.333
+    """
+    shared = one * other / pool if pool else float("nan")
+    everything = one + other - shared
+    return shared / everything if everything else float("nan")
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Share of the n-grams of words of all texts that differ; NaN where there is none. Longer samples share more.
+
+    Source: Li, Galley, Brockett, Gao, Dolan 2016.
+    >>> distinct(["a b a b"], 2)
+    0.6666666666666666
+    """
+    grams = [tuple(w[i : i + n]) for w in map(words, texts) for i in range(len(w) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def moving_type_token(texts: Sequence[str], window: int = 50) -> float:
+    """Mean share of different words in every window of `window` words of the texts in their order (MATTR).
+
+    It does not fall with the length of the sample, as the plain ratio does. Fewer words than a window count as one.
+    Source: Covington and McFall 2010.
+    >>> moving_type_token(["a b", "a c"], window=2)
+    1.0
+    """
+    tokens = [word for text in texts for word in words(text)]
+    if not tokens:
+        return float("nan")
+    window = min(window, len(tokens))
+    counts, total = Counter(tokens[:window]), 0
+    for i in range(window, len(tokens) + 1):
+        total += len(counts)
+        if i < len(tokens):
+            counts[tokens[i]] += 1
+            counts[tokens[i - window]] -= 1
+            counts -= Counter()
+    return total / window / (len(tokens) - window + 1)
+
+
+def mean_similarity(texts: Sequence[str], most: int = 300) -> float:
+    """Mean Jaccard of the word sets of every two texts, of the first `most`; high means that a batch repeats itself.
+
+    NaN for fewer than two texts.
+    >>> mean_similarity(["a b", "b c", "d"]).__round__(3)
+    0.111
+    """
+    sets = [set(words(text)) for text in texts[:most]]
+    pairs = [jaccard(a, b) if a | b else 1.0 for a, b in itertools.combinations(sets, 2)]
+    return float(np.mean(pairs)) if pairs else float("nan")

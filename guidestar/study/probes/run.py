@@ -1,14 +1,14 @@
-"""The run that is probed: its data and model, what was computed for it before, and where a probe writes."""
+"""The run that is probed: its data and model, what was computed for it before, and what a probe says and writes."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +22,12 @@ from guidestar.records import Example, Metrics
 from guidestar.rng import generator
 from guidestar.store import Store, files
 from guidestar.store.cache import Cache
-from guidestar.store.store import find_run
+from guidestar.store.store import DATABASE, find_run
+from guidestar.study.drawing import PAGE, save_figure, write_csv
 from guidestar.tasks import recorded_task
 
-if TYPE_CHECKING:  # a probe that finds all its numbers on the disk needs no torch
-    from guidestar.model.load import BaseModel
-
 Arrays = Mapping[str, np.ndarray]
+Rows = list[Sequence[object]]
 
 FOLDER = "probes"  # in the run's folder
 TEXTS = 100  # that a probe of states or gates looks at
@@ -36,12 +35,40 @@ TEXTS = 100  # that a probe of states or gates looks at
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found. facts: JSON-able, sentences and names of files included. files: all that it wrote."""
+    """The result of a probe. facts: JSON-able, sentences and names of files included. files: all that it wrote."""
 
     name: str
     facts: Mapping[str, Any]
     sentences: tuple[str, ...]
     files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A table, and its drawing where there is enough to draw. ending: of the files' names, behind the probe's."""
+
+    header: Sequence[str]
+    rows: Rows
+    draw: Callable[[Any], None] | None = None
+    width: float = PAGE
+    height: float = 3.0
+    ending: str = ""
+
+    def write(self, stem: Path) -> list[Path]:
+        """STEM.csv, and STEM.png and STEM.pdf where there is a drawing; returns the files."""
+        stem = stem.with_name(stem.name + self.ending)
+        if self.draw is None:
+            return [write_csv(stem.with_name(f"{stem.name}.csv"), self.header, self.rows)]
+        return save_figure(stem, self.draw, self.header, self.rows, width=self.width, height=self.height)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one probe has to say: JSON-able facts, sentences, and figures to write."""
+
+    facts: Mapping[str, Any]
+    sentences: Sequence[str]
+    figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,16 @@ class Subject:
     def place(self) -> Path:
         """Where the probe writes."""
         return self.folder / FOLDER
+
+    @property
+    def strategy(self) -> str:
+        """The name of the run's strategy."""
+        return str(self.facts.get("strategy"))
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.facts.get("seed", 0))
 
     @property
     def bench(self) -> Bench:
@@ -88,21 +125,12 @@ class Subject:
         return engine
 
     @property
-    def base(self) -> BaseModel:
-        """The same, for what looks inside it. Raises ConfigError for an engine that is not this package's own."""
-        from guidestar.model.engine import OwnEngine
-
-        if not isinstance(self.engine, OwnEngine):
-            raise ConfigError(f"{self.folder}: this probe looks inside a model, and the run's engine shows none")
-        return self.engine.base
-
-    @property
     def untuned(self) -> Scorer:
         """The bare model, from the cache that the runs share: they may have asked the same."""
         _ = self.engine  # the right one
         return self.bench.untuned()
 
-    def need_choice(self, name: Literal["confidence", "unchanged"]) -> None:
+    def need_choice(self, name: str) -> None:
         task = recorded_task(self.facts)
         if not task.classes:
             raise ConfigError(
@@ -110,15 +138,47 @@ class Subject:
                 "answers were correct; allowed: choice. The probe entropy works for every kind"
             )
 
+    # --- rounds -------------------------------------------------------------------------------------
+
+    def finished(self) -> list[Metrics]:
+        """The complete rounds. Raises StoreError if there is none."""
+        if rounds := self.store.metrics():
+            return rounds
+        raise StoreError(f"{self.folder}: no round is complete yet, so there is nothing to probe")
+
     def measured(self) -> dict[int, Metrics]:
-        """The finished rounds with predictions of the test set, by number."""
-        finished = self.store.metrics()
-        if not finished:
-            raise StoreError(f"{self.folder}: no round is complete yet, so there is nothing to probe")
-        found = {metrics.round: metrics for metrics in finished if self.store.has_arrays(metrics.round, "test")}
-        if not found:
+        """The complete rounds with predictions of the test set, by number. Raises ConfigError if there is none."""
+        rounds = {metrics.round: metrics for metrics in self.finished() if self.store.has_arrays(metrics.round, "test")}
+        if not rounds:
             raise ConfigError(f"{self.folder}: the run has no test set, and this probe looks at test predictions")
-        return found
+        return rounds
+
+    def tuned_rounds(self) -> list[Metrics]:
+        """The complete rounds whose adapter is still there. Raises StoreError if there is none."""
+        rounds = [m for m in self.finished() if self.store.has_adapter(m.round)]
+        if not rounds:
+            raise StoreError(f"{self.folder}: all their adapters are gone, so there is no tuned model to probe")
+        return rounds
+
+    def queries(self, store: Store | None = None) -> list[list[str]]:
+        """Ids of the examples that each round asked for. store: of another run than this one."""
+        store = store or self.store
+        return [[pick.id for pick in store.query(r).picks] for r in range(store.rounds())]
+
+    @contextmanager
+    def others(self) -> Iterator[dict[str, Store]]:
+        """Strategy -> store, open, of the runs beside this one with the same data and seed."""
+        same: dict[str, Store] = {}
+        with ExitStack() as stack:
+            for place in sorted(self.folder.absolute().parent.glob(f"*/{DATABASE}")):
+                if not place.parent.samefile(self.folder):
+                    store = stack.enter_context(Store.open(place.parent))
+                    if store.begun and all(store.facts.get(k) == self.facts.get(k) for k in ("data_hash", "seed")):
+                        same.setdefault(str(store.facts.get("strategy")), store)
+            same.pop(self.strategy, None)
+            yield same
+
+    # --- what a model says --------------------------------------------------------------------------
 
     def zero_shot(self) -> Arrays:
         """Test predictions of the base model; the run has kept them, unless somebody deleted the file."""
@@ -145,12 +205,18 @@ class Subject:
         """Arrays from the disk if this question was asked before, else computed and kept."""
         return Cache(self.place).arrays(name, question, lambda: dict(compute()))
 
-    def tuned_rounds(self) -> list[Metrics]:
-        """The finished rounds whose adapter is still there. Raises StoreError if there is none."""
-        rounds = [m for m in self.store.metrics() if self.store.has_adapter(m.round)]
-        if not rounds:
-            raise StoreError(f"{self.folder}: no adapter is there, so there is no tuned model to probe")
-        return rounds
+    def inside(self, what: str, r: int | None, examples: Sequence[Example]) -> Arrays:
+        """What `Engine.inside` shows of the base model (None) or of a round's adapter; from the disk where it is."""
+        adapter = None if r is None else self.store.adapter(r)
+        asked = {**self.question, "ids": [e.id for e in examples], "what": what}
+        asked |= {} if adapter is None else {"adapter": files.sha256(adapter)}
+
+        def compute() -> Arrays:
+            engine = self.engine
+            with self.progress.phase("base model" if r is None else f"round {r}") as tick:
+                return engine.inside(what, examples, adapter, tick)
+
+        return self.cached(f"{what}-{'base' if r is None else r}", asked, compute)
 
     def texts_of(self, texts: int) -> list[Example]:
         """Examples to look at: of the test set, or of the pool where there is none, drawn by the run's seed."""
@@ -164,14 +230,9 @@ class Subject:
     def about(self, name: str) -> dict[str, Any]:
         facts = self.facts
         return {
-            "probe": name,
-            "run": self.folder.resolve().name,
-            "strategy": facts.get("strategy"),
-            "seed": facts.get("seed"),
-            "task": facts["task"],
-            "model": facts["model"]["name"],
-            "synthetic": bool(facts.get("synthetic")),
-        }
+            "probe": name, "run": self.folder.resolve().name, "strategy": facts.get("strategy"), "seed": facts.get("seed"),
+            "task": facts["task"], "model": facts["model"]["name"], "synthetic": bool(facts.get("synthetic")),
+        }  # fmt: skip
 
     def finish(self, name: str, facts: Mapping[str, Any], sentences: Sequence[str], written: Sequence[Path]) -> Probe:
         """The probe with its facts on the disk, and without figures of an earlier one that would contradict it."""
@@ -195,6 +256,28 @@ def opened(run: Path, bench: Bench | None, progress: Progress | None) -> Iterato
         yield Subject(folder, store, store.facts, news, [] if bench is None else [bench])
 
 
+# --- options and numbers ----------------------------------------------------------------------------
+
+
+def at_least(least: int, **options: int | None) -> None:
+    """Raise ConfigError for an option below `least`; None is one that was not given."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is {value}; allowed: {least} or more")
+
+
+def chosen_round(asked: int | None, rounds: Collection[int]) -> int:
+    """The round that was asked for, by default the last. Raises ConfigError if it is none of `rounds`."""
+    if asked is not None and asked not in rounds:
+        raise ConfigError(f"round is {asked}; allowed: {', '.join(map(str, rounds))}")
+    return max(rounds) if asked is None else asked
+
+
 def number(value: float) -> float | None:
     """A number that JSON can write: NaN is None."""
     return None if math.isnan(value) else float(value)
+
+
+def plain(values: np.ndarray | Sequence[Any]) -> Any:
+    """Nested lists of `number`."""
+    return number(values) if np.ndim(values) == 0 else [plain(one) for one in values]  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,21 @@ from typing import Any
 import numpy as np
 
 from guidestar.asking import LABELS
-from guidestar.bench import Bench
 from guidestar.data.pool import Split
-from guidestar.errors import ConfigError, StoreError
+from guidestar.errors import ConfigError
 from guidestar.metrics import diagnostics
-from guidestar.progress import Progress
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.records import Array, Predictions
 from guidestar.report.style import look
 from guidestar.rng import phase_seed
-from guidestar.study.drawing import save_figure
-from guidestar.study.probes.run import Arrays, Probe, Subject, number, opened
+from guidestar.study.probes.run import Answer, Arrays, Figure, Rows, Subject, at_least, number
 from guidestar.tasks import Task
 
 TOP = 0.1  # share of the most uncertain examples whose classes are looked at
 _PASSES = "passes_log_probs"
 
 
-def score_probe(
-    run: Path, bench: Bench | None = None, *, passes: int | None = None, progress: Progress | None = None
-) -> Probe:
+def score(subject: Subject, *, passes: int | None = None) -> Answer:
     """What each measure knows, by the untuned model and by every round's adapter.
 
     AUROC and rank correlation with being wrong, area under the risk–coverage curve, rank correlation with the base
@@ -41,47 +36,44 @@ def score_probe(
     passes: dropout passes for a choice; default the strategy's own, 0 for none.
     Raises ConfigError for a run without validation or test set, StoreError for one without an adapter.
     """
-    if passes is not None and passes < 0:
-        raise ConfigError(f"passes is {passes}; allowed: 0 or more")
-    with opened(run, bench, progress) as subject:
-        split, where = _split(subject)
-        task = subject.bench.fitting.task
-        if passes is None:
-            passes = int((subject.facts.get("recipe") or {}).get("passes") or 0)
-        passes = passes if task.classes and passes > 1 else 0
-        rounds = [m for m in subject.store.metrics() if subject.store.has_adapter(m.round)]
-        if not rounds:
-            raise StoreError(f"{subject.folder}: no adapter is there, so there is no tuned model to probe")
-        gold = np.asarray([task.classes.index(a) for _, a in split.answered()]) if task.classes else None
-        lengths = [len(e.prompt) for e, _ in split.answered()]
-        models: dict[str, dict[str, Any]] = {}
-        scores: dict[str, dict[str, Array]] = {}
-        errors: dict[str, np.ndarray] = {}
-        for name, r, labels in [("base", -1, 0), *((f"round {m.round}", m.round, m.labels) for m in rounds)]:
-            arrays = _said(subject, split, where, r, passes)
-            wrong = arrays["log_probs"].argmax(axis=1) != gold if gold is not None else arrays["correct"] == 0
-            scores[name], errors[name] = _scores(arrays, task.family), np.asarray(wrong)
-            found = {
-                measure: _known(values, errors[name], lengths, gold, task, scores["base"].get(measure), name == "base")
-                for measure, values in scores[name].items()
-            }
-            models[name] = {"labels": labels, "accuracy": float(1 - wrong.mean()), "measures": found}
-        facts = {
-            **subject.about("score"), "on": where, "examples": len(lengths), "passes": passes, "models": models,
-            "chance": diagnostics.correlation_limit(len(lengths)),
-        }  # fmt: skip
-        last = f"round {rounds[-1].round}"
-        curves = {m: diagnostics.risk_coverage(v, errors[last]) for m, v in scores[last].items()}
-        written = save_figure(subject.place / "score", _drawing(models, curves, last), *_rows(models), height=2.8)
-        return subject.finish("score", facts, _sentences(facts, last, curves), written)
-
-
-def _split(subject: Subject) -> tuple[Split, str]:
-    fitting = subject.bench.fitting
-    for split, where in ((fitting.validation, "validation set"), (fitting.test, "test set")):
-        if split is not None:
-            return split, where
-    raise ConfigError(f"{subject.folder}: this probe needs answered examples that chose nothing: give data.validation")
+    at_least(0, passes=passes)
+    data = subject.bench.fitting
+    split, where = (data.test, "test set") if data.validation is None else (data.validation, "validation set")
+    if split is None:
+        raise ConfigError(
+            f"{subject.folder}: this probe needs answered examples that chose nothing: give data.validation"
+        )
+    task, rounds = data.task, subject.tuned_rounds()
+    if passes is None:
+        passes = int((subject.facts.get("recipe") or {}).get("passes") or 0)
+    passes = passes if task.classes and passes > 1 else 0
+    gold = np.asarray([task.classes.index(a) for _, a in split.answered()]) if task.classes else None
+    lengths = [len(e.prompt) for e, _ in split.answered()]
+    models: dict[str, dict[str, Any]] = {}
+    base: Mapping[str, Array] = {}
+    for name, r, labels in [("base", -1, 0), *((f"round {m.round}", m.round, m.labels) for m in rounds)]:
+        arrays = _said(subject, split, where, r, passes)
+        wrong = arrays["log_probs"].argmax(axis=1) != gold if gold is not None else arrays["correct"] == 0
+        scores = _scores(arrays, task.family)
+        known = {key: _known(values, wrong, lengths, gold, task, base.get(key)) for key, values in scores.items()}
+        models[name] = {"labels": labels, "accuracy": float(1 - wrong.mean()), "measures": known}
+        base = base or scores
+    facts = {
+        "on": where, "examples": len(lengths), "passes": passes, "models": models,
+        "chance": diagnostics.correlation_limit(len(lengths)),
+    }  # fmt: skip
+    curves = {key: diagnostics.risk_coverage(values, wrong) for key, values in scores.items()}  # of the last round
+    header = ["model", "labels", "accuracy", "measure", "auroc", "auroc_low", "auroc_high", "rank_with_wrong", "aurc",
+              "aurc_best", "aurc_blind", "rank_with_length", "rank_with_base"]  # fmt: skip
+    rows: Rows = [
+        [name, one["labels"], one["accuracy"], measure, *known["auroc"].values(), *(known[key] for key in header[7:])]
+        for name, one in models.items()
+        for measure, known in one["measures"].items()
+    ]
+    last = f"round {rounds[-1].round}"
+    return Answer(
+        facts, _sentences(facts, last, curves), [Figure(header, rows, _drawing(models, curves, last), height=2.8)]
+    )
 
 
 def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Arrays:
@@ -107,9 +99,8 @@ def _predicted(subject: Subject, split: Split, r: int, adapter: Path | None, pas
             return {"correct": np.asarray(right, dtype=np.uint8)} | {k: np.asarray(v) for k, v in said.arrays.items()}
         arrays = {"log_probs": scorer(examples, LABELS, tick).arrays["label_log_probs"][0]}
         if passes and adapter is not None:
-            seed = phase_seed(int(subject.facts.get("seed", 0)), r, "probe/score")
-            drawn = scorer(examples, replace(LABELS, passes=passes, seed=seed), tick)
-            arrays[_PASSES] = drawn.arrays["label_log_probs"]
+            ask = replace(LABELS, passes=passes, seed=phase_seed(subject.seed, r, "probe/score"))
+            arrays[_PASSES] = scorer(examples, ask, tick).arrays["label_log_probs"]
         return arrays
 
 
@@ -120,43 +111,37 @@ def _scores(arrays: Arrays, kind: str) -> dict[str, Array]:
         given = {form: {"label_log_probs": array} for form, array in forms.items()}
     else:
         given = {"": {name: array[np.newaxis] for name, array in arrays.items() if name != "correct"}}
-    found = {}
+    scores = {}
     for form, at_hand in given.items():
-        count = len(next(iter(at_hand.values())))
-        ids = tuple(str(i) for i in range(next(iter(at_hand.values())).shape[1]))
+        count, n = next(iter(at_hand.values())).shape[:2]
         for name, measure in MEASURES.items():
             fits = kind in measure.tasks and not measure.oracle and set(measure.needs) <= set(at_hand)
             single = count == 1 and not measure.over_passes  # over one pass they are the plain ones
             if fits and (single or count >= max(measure.min_passes, 2)):
-                found[name + form] = evaluate_measure(name, Predictions(ids, at_hand))
-    return found
+                scores[name + form] = evaluate_measure(name, Predictions(tuple(map(str, range(n))), at_hand))
+    return scores
 
 
 def _known(
-    values: Array, wrong: np.ndarray, lengths: Sequence[int], gold: np.ndarray | None, task: Task, base: Array | None,
-    is_base: bool,
-) -> dict[str, Any]:  # fmt: skip
-    area = diagnostics.auroc(values, wrong)
-    found: dict[str, Any] = {
-        "auroc": {name: number(value) for name, value in vars(area).items()},
+    values: Array, wrong: np.ndarray, lengths: Sequence[int], gold: np.ndarray | None, task: Task, base: Array | None
+) -> dict[str, Any]:
+    """base: the base model's values; None for its own."""
+    known: dict[str, Any] = {
+        "auroc": {name: number(value) for name, value in vars(diagnostics.auroc(values, wrong)).items()},
         "rank_with_wrong": number(diagnostics.spearman(values, wrong)),
         "aurc": diagnostics.aurc(values, wrong),
         "aurc_best": diagnostics.best_aurc(wrong),
         "aurc_blind": float(np.mean(wrong)),
         "rank_with_length": number(diagnostics.spearman(values, lengths)),
-        "rank_with_base": None if base is None or is_base else number(diagnostics.spearman(values, base)),
+        "rank_with_base": None if base is None else number(diagnostics.spearman(values, base)),
     }
     if gold is not None:
-        kinds = len(task.labels)
-        shares = np.bincount(gold, minlength=kinds) / len(gold)
-        top = diagnostics.top_share(values, gold, kinds, TOP)
-        found["classes"] = {
+        shares = np.bincount(gold, minlength=len(task.labels)) / len(gold)
+        top = diagnostics.top_share(values, gold, len(task.labels), TOP)
+        known["classes"] = {
             label: {"all": float(shares[i]), "top": float(top[i])} for i, label in enumerate(task.labels)
         }
-    return found
-
-
-# --- what is said and written ---------------------------------------------------------------------
+    return known
 
 
 def _sentences(facts: Mapping[str, Any], last: str, curves: Mapping[str, Array]) -> list[str]:
@@ -170,14 +155,12 @@ def _sentences(facts: Mapping[str, Any], last: str, curves: Mapping[str, Array])
     best = max(known, key=lambda m: known[m]["auroc"]["estimate"])
     area = known[best]["auroc"]
     verdict = "tells wrong from right answers" if area["low"] > 0.5 else "may know nothing about wrong answers"
-    lines.append(
-        f"{best} {verdict} after {last}: AUROC {area['estimate']:.2f} (95 % interval {area['low']:.2f} to {area['high']:.2f}, "
-        f"{facts['examples']} examples, the best of {len(known)} measures); 0.5 knows nothing."
-    )
     half = float(curves[best][max(len(curves[best]) // 2 - 1, 0)])
-    lines.append(
-        f"The model is wrong on {1 - tuned['accuracy']:.1%} of all, and on {half:.1%} of the half that {best} is surest of."
-    )
+    lines += [
+        f"{best} {verdict} after {last}: AUROC {area['estimate']:.2f} (95 % interval {area['low']:.2f} to {area['high']:.2f}, "
+        f"{facts['examples']} examples, the best of {len(known)} measures); 0.5 knows nothing.",
+        f"The model is wrong on {1 - tuned['accuracy']:.1%} of all, and on {half:.1%} of the half that {best} is surest of.",
+    ]
     before = base["measures"].get(best, {}).get("auroc", {}).get("estimate")
     if before is not None and (rank := known[best]["rank_with_base"]) is not None:
         lines.append(
@@ -188,48 +171,26 @@ def _sentences(facts: Mapping[str, Any], last: str, curves: Mapping[str, Array])
     if length is not None and abs(length) > max(facts["chance"], 0.1):
         which = "longer" if length > 0 else "shorter"
         lines.append(f"A length bias: {which} prompts get a higher {best} (rank correlation {length:+.2f}).")
-    lines += _class_sentences(known[best], best)
+    if classes := known[best].get("classes"):
+        label, share = max(classes.items(), key=lambda item: item[1]["top"] - item[1]["all"])
+        lines.append(
+            f"The tenth with the highest {best} holds {share['top']:.0%} of {label!r}, which is {share['all']:.0%} of all: "
+            "the class most over-represented there."
+        )
     return lines
 
 
-def _class_sentences(found: Mapping[str, Any], measure: str) -> list[str]:
-    """The class that the most uncertain tenth holds most of beyond its share."""
-    classes = found.get("classes") or {}
-    if not classes:
-        return []
-    label = max(classes, key=lambda name: classes[name]["top"] - classes[name]["all"])
-    share = classes[label]
-    return [
-        f"The tenth with the highest {measure} holds {share['top']:.0%} of {label!r}, which is {share['all']:.0%} of all: the "
-        "class most over-represented there."
-    ]
-
-
-def _rows(models: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
-    header = ["model", "labels", "accuracy", "measure", "auroc", "auroc_low", "auroc_high", "rank_with_wrong", "aurc",
-              "aurc_best", "aurc_blind", "rank_with_length", "rank_with_base"]  # fmt: skip
-    rows: list[list[object]] = [
-        [name, one["labels"], one["accuracy"], measure, *found["auroc"].values(), *(found[key] for key in header[7:])]
-        for name, one in models.items()
-        for measure, found in one["measures"].items()
-    ]
-    return header, rows
-
-
-def _drawing(models: Mapping[str, Any], curves: Mapping[str, Array], last: str) -> Any:
+def _drawing(models: Mapping[str, Any], curves: Mapping[str, Array], last: str) -> Callable[[Any], None]:
     """AUROC over the rounds, and the risk–coverage curves of the last one."""
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
-        rounds = [name for name in models if name != "base"]
+        rounds = [one for name, one in models.items() if name != "base"]
         for i, (measure, curve) in enumerate(curves.items()):
-            style = look(i)
-            areas = [models[name]["measures"].get(measure, {}).get("auroc", {}).get("estimate") for name in rounds]
-            left.plot(
-                [models[name]["labels"] for name in rounds], [math.nan if a is None else a for a in areas], label=measure,
-                **style,
-            )  # fmt: skip
-            right.plot(np.arange(1, len(curve) + 1) / len(curve), curve, **{**style, "marker": ""})
+            areas = [one["measures"].get(measure, {}).get("auroc", {}).get("estimate") for one in rounds]
+            heights = [math.nan if a is None else a for a in areas]
+            left.plot([one["labels"] for one in rounds], heights, label=measure, **look(i))
+            right.plot(np.arange(1, len(curve) + 1) / len(curve), curve, **{**look(i), "marker": ""})
         left.axhline(0.5, color="#6b6b6b", linewidth=0.8)
         left.set(xlabel="labels", ylabel="AUROC of being wrong")
         right.set(xlabel="share answered, surest first", ylabel=f"share wrong, {last}", ylim=(0, None))
