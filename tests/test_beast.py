@@ -17,7 +17,7 @@ from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.model import adapters, beast
-from guidestar.model.layers import layer_states
+from guidestar.model.states import layer_states
 from guidestar.model.train import train
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]

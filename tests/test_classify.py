@@ -23,11 +23,10 @@ from guidestar.asking import Ask
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.errors import ConfigError, NoVariance
 from guidestar.model import adapters, classify, heads
-from guidestar.model.gradients import representation_gradient
-from guidestar.model.layers import layer_states
 from guidestar.model.load import BaseModel, load
 from guidestar.model.predict import predict
 from guidestar.model.scorer import OwnScorer
+from guidestar.model.states import layer_states, representation_gradient
 from guidestar.model.train import _loss, _rows, train
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.store import Store

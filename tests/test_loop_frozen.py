@@ -22,7 +22,7 @@ from guidestar import loop
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError
 from guidestar.loop import Run, oracle
-from guidestar.model import features as features_room
+from guidestar.model import states as states_room
 from guidestar.query.strategies import STRATEGIES, check
 from guidestar.store import Store
 
@@ -56,7 +56,7 @@ def test_the_warm_start_belongs_to_the_strategy(make_config: MakeConfig) -> None
 
 def test_the_pool_is_read_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    plain = features_room.features
+    plain = states_room.features
 
     def counted(base: Any, model: Any, examples: Any, tick: Any) -> Any:
         read.append(len(examples))

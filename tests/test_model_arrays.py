@@ -11,10 +11,10 @@ from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, samples
-from guidestar.model.gradients import representation_gradient
 from guidestar.model.predict import predict
 from guidestar.model.samples import one_sample, predict_samples
 from guidestar.model.scorer import ARRAYS, OwnScorer
+from guidestar.model.states import representation_gradient
 from guidestar.query.measures import MEASURES
 from guidestar.query.recipes import STRATEGIES
 from guidestar.query.strategies import labelled_needs, needs

@@ -160,14 +160,10 @@ def test_dropout_before_b_is_left_to_peft(base: Any) -> None:
 def test_own_generation_is_that_of_transformers(base: Any, adapter: Path, limit: int) -> None:
     prompts = [base.tokenizer(e.prompt)["input_ids"] for e in examples()]
     with adapters.adapted(base, adapter) as model, torch.inference_mode():
-
-        def decode(ids: Any) -> str:
-            return str(base.tokenizer.decode(ids))
-
-        slow = generate.by_transformers(base, model, pad_left(prompts, base.pad, base.device), limit, decode)
+        slow = generate.by_transformers(base, model, pad_left(prompts, base.pad, base.device), limit)
         past = kv.roomy(model, None, len(prompts), max(map(len, prompts)) + limit)
         batch = pad_left(prompts, base.pad, base.device, past=past)
-        fast = generate.greedy(base, lambda b: words_room.last_logits(model, b, 1)[:, -1], batch, limit)
+        fast = generate.write(base, lambda b: words_room.last_logits(model, b, 1)[:, -1], batch, limit)
     steps = slow.tokens.shape[1]
     assert fast.tokens.shape[1] == steps
     assert torch.equal(fast.real, slow.real)
@@ -234,7 +230,7 @@ def test_rows_that_have_ended_leave_the_batch(base: Any) -> None:
     n = 6
     room = kv.Room((torch.zeros(1, 1, 0, 1), torch.zeros(1, 1, 0, 1)), n, 20)
     batch = pad_left([[10 + i] for i in range(n)], 0, base.device, past=kv.Cache(layers=[room]))
-    written = generate.greedy(base, logits, batch, 9)
+    written = generate.write(base, logits, batch, 9)
     lengths = written.real.sum(1).tolist()
     assert lengths == [1, 2, 3, 4, 5, 6]
     assert sizes[0] == n

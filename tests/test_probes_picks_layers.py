@@ -17,8 +17,8 @@ from guidestar.config import ModelConfig, parse
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.model import adapters
-from guidestar.model.layers import layer_states
 from guidestar.model.load import load
+from guidestar.model.states import layer_states
 from guidestar.rng import generator
 from guidestar.store import Store
 from guidestar.study.probes import probe
@@ -152,7 +152,7 @@ def test_layers_are_computed_once(experiment: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*args: Any, **options: Any) -> Any:
         raise AssertionError("it was computed again")
 
-    monkeypatch.setattr("guidestar.model.layers.layer_states", refuse)
+    monkeypatch.setattr("guidestar.model.states.layer_states", refuse)
     assert probe(run, "layers", texts=10).facts == first
     with pytest.raises(ConfigError, match="texts is 2; allowed: 3 or more"):
         probe(run, "layers", texts=2)

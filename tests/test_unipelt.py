@@ -20,10 +20,10 @@ from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
-from guidestar.model.gates import gates
 from guidestar.model.peft.gated import Seen
 from guidestar.model.peft.unipelt import KINDS, UniPeltLayer, watched_gates
 from guidestar.model.predict import predict
+from guidestar.model.states import gates
 from guidestar.records import Finished
 from guidestar.store import Store
 from guidestar.study.probes import probe
@@ -411,7 +411,7 @@ def test_the_probe_logs_the_gates_of_every_round(finished: Path, monkeypatch: py
     assert all(0 < v < 1 for part in facts["mean"].values() for row in part for v in row)
     assert facts["mean"]["lora_q"][0] != facts["mean"]["lora_q"][1]
     assert "After round 1 the mean gate of bottleneck is 0." in found.sentences[0]
-    monkeypatch.setattr("guidestar.model.gates.gates", None)
+    monkeypatch.setattr("guidestar.model.states.gates", None)
     assert probe(finished, "gates", texts=6).facts == facts, "what was computed is read from the disk"
 
 

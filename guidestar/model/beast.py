@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from guidestar.metrics.smoothness import beast_stop, smoothness
-from guidestar.model.layers import layer_states
 from guidestar.model.load import BaseModel
+from guidestar.model.states import layer_states
 from guidestar.records import Example
 from guidestar.tasks import Task
 

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guidestar.asking import Ask, silent
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, generate, kv
-from guidestar.model.batches import Batch, decode, encode_prompts, pad_left, token_batches
+from guidestar.model.batches import decode, encode_prompts, pad_left, token_batches
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import ready
-from guidestar.model.words import last_logits
+from guidestar.model.words import next_logits
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
 from guidestar.tasks import Task
 
 
 def sampled_answers(
-    base: BaseModel,
-    model: Any,
-    examples: Sequence[Example],
-    task: Task,
-    *,
-    samples: int,
-    temperature: float = 1.0,
-    seed: int = 0,
-    tick: Tick = lambda done, total: None,
+    base: BaseModel, model: Any, examples: Sequence[Example], task: Task, ask: Ask, tick: Tick = silent
 ) -> Array:
     """Which answer each of K sampled responses gave: codes that are equal for equal answers of an example, (K, n).
 
-    See `sampled_texts` and `answer_groups`.
+    See `sampled_texts` and `answer_groups`. ask: its samples, temperature and seed.
     """
-    texts = sampled_texts(base, model, examples, task, samples=samples, temperature=temperature, seed=seed, tick=tick)
-    found = np.zeros((samples, len(examples)), dtype=np.float32)
-    for i, responses in enumerate(texts):
-        found[:, i] = answer_groups([task.parse(text) for text in responses], task)
-    return found
+    texts = sampled_texts(
+        base, model, examples, task, samples=ask.samples, temperature=ask.temperature, seed=ask.seed, tick=tick
+    )
+    groups = [answer_groups([task.parse(text) for text in responses], task) for responses in texts]
+    return np.array(groups, dtype=np.float32).reshape(len(examples), ask.samples).T
 
 
 def answer_groups(answers: Sequence[str | None], task: Task) -> NDArray[np.float32]:
@@ -64,16 +58,9 @@ def answer_groups(answers: Sequence[str | None], task: Task) -> NDArray[np.float
 
 
 def sampled_texts(
-    base: BaseModel,
-    model: Any,
-    examples: Sequence[Example],
-    task: Task,
-    *,
-    samples: int,
-    temperature: float = 1.0,
-    seed: int = 0,
-    tick: Tick = lambda done, total: None,
-) -> list[tuple[str, ...]]:
+    base: BaseModel, model: Any, examples: Sequence[Example], task: Task, *, samples: int, temperature: float = 1.0,
+    seed: int = 0, tick: Tick = silent,
+) -> list[tuple[str, ...]]:  # fmt: skip
     """K responses to every example, sampled from softmax(logits / temperature) to the end token or the task's limit.
 
     One plain model: no dropout is on. The draws of an example depend on `seed` and its id alone, so it has the same
@@ -92,44 +79,25 @@ def sampled_texts(
     texts: list[tuple[str, ...]] = [()] * len(examples)
     lengths = [(len(prompt) + limit) * samples for prompt in prompts]
     own_cache, done = kv.keeps_every_key(model), 0
+    wide = torch.float32 if base.device.type == "mps" else torch.float64  # which that device does not have
     with torch.inference_mode(), ready(base, model, stochastic=False):
         for rows in token_batches(lengths, base.written_tokens, adapters.exact_lengths(model)):
             draws = torch.from_numpy(np.concatenate([_draws(seed, examples[i].id, samples, limit) for i in rows]))
-            written = _sample(base, model, [prompts[i] for i in rows], limit, draws, temperature, own_cache)
+            choose, some = generate.drawn(draws.to(base.device, wide), temperature), [prompts[i] for i in rows]
+            if own_cache:
+                past = kv.roomy(model, None, len(rows), max(map(len, some)) + limit)
+                batch = pad_left(some, base.pad, base.device, past=past)
+                written = generate.write(base, partial(next_logits, model), batch, limit, choose, samples)
+            else:
+                batch = pad_left(some, base.pad, base.device)
+                written = generate.by_transformers(base, model, batch, limit, choose, samples)
             _refuse_non_finite(written, [examples[i] for i in rows])
-            ends = torch.isin(written.tokens, torch.tensor(base.eos, device=written.tokens.device))
-            counts = (written.real & ~ends).sum(1).tolist()
-            decoded = [decode(base, ids[:n]) for ids, n in zip(written.tokens.cpu().tolist(), counts, strict=True)]
+            decoded = [decode(base, ids) for ids in generate.own_tokens(base, written)]
             for place, i in enumerate(rows):
                 texts[i] = tuple(decoded[place * samples : (place + 1) * samples])
             done += len(rows)
             tick(done, len(examples))
     return texts
-
-
-def _sample(
-    base: BaseModel,
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    draws: torch.Tensor,
-    temperature: float,
-    own_cache: bool,
-) -> generate.Written:
-    if not own_cache:
-        batch = pad_left(prompts, base.pad, base.device)
-        return generate.sampled_by_transformers(base, model, batch, limit, _on(draws, base), temperature)
-    past = kv.roomy(model, None, len(prompts), max(map(len, prompts)) + limit)
-    batch = pad_left(prompts, base.pad, base.device, past=past)
-
-    def logits(part: Batch) -> torch.Tensor:
-        return last_logits(model, part, 1)[:, -1]
-
-    return generate.sampled(base, logits, batch, limit, _on(draws, base), temperature)
-
-
-def _on(draws: torch.Tensor, base: BaseModel) -> torch.Tensor:
-    return draws.to(base.device, torch.float32 if base.device.type == "mps" else torch.float64)
 
 
 def _draws(seed: int, id: str, samples: int, limit: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained, Trainer, silent
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.data.pool import Split
-from guidestar.model import adapters, batches, pretrain, train
+from guidestar.model import adapters, batches, pretrain, states, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
@@ -129,12 +129,10 @@ class OwnEngine(Engine):
     def inside(
         self, what: str, examples: Sequence[Example], adapter: Path | None = None, tick: Tick = silent
     ) -> Mapping[str, NDArray[np.float32]]:
-        from guidestar.model import gates, layers
-
         with adapters.adapted(self.base, adapter) as model:
             if what == "gates":
-                return gates.gates(self.base, model, examples, tick)
-            return {"states": layers.layer_states(self.base, model, examples, tick)}
+                return states.gates(self.base, model, examples, tick)
+            return {"states": states.layer_states(self.base, model, examples, tick)}
 
     def few_shot(self, labelled: Labelled, split: Split, *, shots: int, seed: int, tick: Tick = silent) -> Measured:
         from guidestar.model.fewshot import few_shot

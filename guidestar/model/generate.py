@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from guidestar.model import kv
-from guidestar.model.batches import Batch, followed
+from guidestar.model.batches import Batch, decode, followed
 from guidestar.model.load import BaseModel
 
 _CHUNK = 128  # rows whose logits are made, and on a GPU treated, at one time
@@ -68,48 +69,33 @@ def _together(device: torch.device) -> int:
     return _CACHED if device.type == "cpu" else _CHUNK
 
 
-def greedy(base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batch, limit: int) -> Written:
-    """Greedy responses of at most `limit` tokens, on a cache of ours with room for them.
-
-    logits: of the last position of a batch, (rows, vocabulary).
-    """
-    return _write(base, logits, batch, limit, lambda scores, at, step: token_values(scores))
-
-
-def sampled(
-    base: BaseModel,
-    logits: Callable[[Batch], torch.Tensor],
-    batch: Batch,
-    limit: int,
-    draws: torch.Tensor,
-    temperature: float,
-) -> Written:
-    """Sampled responses, several to a prompt, which is read once for all of them.
-
-    draws: (rows × copies, limit) float64 in [0, 1), one for each token; the copies of a prompt stand together. The same
-    draws give the same response whatever else is in the batch. Returns rows × copies responses; their nll and entropy are
-    of the distribution that was drawn from, softmax(logits / temperature).
-    """
-    copies = len(draws) // len(batch.ids)
-
-    def choose(scores: torch.Tensor, at: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _draw(scores, draws[at, step], temperature)
-
-    return _write(base, logits, batch, limit, choose, copies)
-
-
+# (scores of the last position, rows of the result, step) -> the token of each row, its −log p, the entropy
 Choose = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
-def _write(
-    base: BaseModel,
-    logits: Callable[[Batch], torch.Tensor],
-    batch: Batch,
-    limit: int,
-    choose: Choose,
+def likeliest(scores: torch.Tensor, at: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The choice of a greedy response."""
+    return token_values(scores)
+
+
+def drawn(draws: torch.Tensor, temperature: float) -> Choose:
+    """The choice of sampled responses.
+
+    draws: (rows of the result, limit) float64 in [0, 1), one for each token. The same draws give the same response whatever
+    else is in the batch. −log p and entropy are of the distribution that is drawn from, softmax(logits / temperature).
+    """
+    return lambda scores, at, step: _draw(scores, draws[at, step], temperature)
+
+
+def write(
+    base: BaseModel, logits: Callable[[Batch], torch.Tensor], batch: Batch, limit: int, choose: Choose = likeliest,
     copies: int = 1,
-) -> Written:
-    """Responses token by token. choose: (scores, rows of the result, step) -> token, its −log p, the entropy."""
+) -> Written:  # fmt: skip
+    """Responses of at most `limit` tokens, on a cache of ours with room for them.
+
+    logits: of the last position of a batch, (rows, vocabulary). copies: responses to each prompt, which is read once for all
+    of them; they stand together in the result.
+    """
     scores = logits(batch)
     if copies > 1:
         each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(copies)
@@ -170,28 +156,29 @@ def _until_the_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def by_transformers(
-    base: BaseModel,
-    model: Any,
-    batch: Batch,
-    limit: int,
-    decode: Callable[[Sequence[int]], str],
+    base: BaseModel, model: Any, batch: Batch, limit: int, choose: Choose = likeliest, copies: int = 1, *,
     stop: str | None = None,
-) -> Written:
-    """The same by `generate` of transformers: for any architecture, and for a text that ends a response."""
+) -> Written:  # fmt: skip
+    """As `write`, by `generate` of transformers: for any architecture, and for a text that ends a response.
+
+    What is chosen is made the only token left, which greedy generation then takes.
+    """
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    recorder = _Recorder(len(batch.ids), limit, batch.ids.device)
+    each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(copies)
+    ids = batch.ids[each]
     options = GenerationConfig(
         max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
         eos_token_id=list(base.eos), pad_token_id=base.pad,
     )  # fmt: skip
-    watcher = _Watcher(stop, decode, batch.ids.shape, limit) if stop else None
+    recorder = _Recorder(choose, len(ids), limit, ids.device)
+    watcher = _Watcher(stop, partial(decode, base), ids.shape, limit) if stop else None
     sequences = model.generate(
-        input_ids=batch.ids, attention_mask=batch.mask, generation_config=options,
+        input_ids=ids, attention_mask=batch.mask[each], generation_config=options,
         logits_processor=LogitsProcessorList([recorder]),
         stopping_criteria=StoppingCriteriaList([watcher] if watcher else []),
     )  # fmt: skip
-    tokens = sequences[:, batch.ids.shape[1] :]
+    tokens = sequences[:, ids.shape[1] :]
     steps = tokens.shape[1]
     real = _until_the_end(tokens, torch.tensor(base.eos, device=tokens.device))
     if watcher:
@@ -199,59 +186,27 @@ def by_transformers(
     return Written(tokens, recorder.nll[:, :steps], recorder.entropy[:, :steps], real)
 
 
-def sampled_by_transformers(
-    base: BaseModel, model: Any, batch: Batch, limit: int, draws: torch.Tensor, temperature: float
-) -> Written:
-    """`sampled` by `generate` of transformers, for any architecture: each step's draw is made the only token left, which
-    greedy generation then takes."""
-    from transformers import GenerationConfig, LogitsProcessorList
-
-    each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(len(draws) // len(batch.ids))
-    drawer = _Drawer(draws, temperature)
-    options = GenerationConfig(
-        max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
-        eos_token_id=list(base.eos), pad_token_id=base.pad,
-    )  # fmt: skip
-    sequences = model.generate(
-        input_ids=batch.ids[each], attention_mask=batch.mask[each], generation_config=options,
-        logits_processor=LogitsProcessorList([drawer]),
-    )  # fmt: skip
-    tokens = sequences[:, batch.ids.shape[1] :]
-    steps = tokens.shape[1]
-    real = _until_the_end(tokens, torch.tensor(base.eos, device=tokens.device))
-    return Written(tokens, drawer.nll[:, :steps], drawer.entropy[:, :steps], real)
-
-
-class _Drawer:
-    """A logits processor that leaves the sampled token alone. Attributes as of `_Recorder`."""
-
-    def __init__(self, draws: torch.Tensor, temperature: float) -> None:
-        self.draws, self.temperature, self.step = draws, temperature, 0
-        self.nll, self.entropy = (torch.zeros(draws.shape, device=draws.device) for _ in range(2))
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        chosen, nll, entropy = _draw(scores, self.draws[:, self.step], self.temperature)
-        self.nll[:, self.step], self.entropy[:, self.step] = nll, entropy
-        self.step += 1
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+def own_tokens(base: BaseModel, written: Written) -> list[list[int]]:
+    """The tokens of each response, without the end token."""
+    ends = torch.isin(written.tokens, torch.tensor(base.eos, device=written.tokens.device))
+    counts = (written.real & ~ends).sum(1).tolist()
+    return [ids[:n] for ids, n in zip(written.tokens.cpu().tolist(), counts, strict=True)]
 
 
 class _Recorder:
-    """A logits processor that writes down entropy and −log p of the greedy token at each step.
+    """A logits processor that leaves the chosen token alone, and writes down its −log p and the entropy before it.
 
-    It sees the model's own logits because no other processor is switched on. Attributes are
-    (rows, steps) float32 in nats.
+    It sees the model's own logits because no other processor is switched on. Attributes are (rows, steps) float32, nats.
     """
 
-    def __init__(self, rows: int, steps: int, device: torch.device) -> None:
-        self.entropy = torch.zeros(rows, steps, device=device)
-        self.nll = torch.zeros(rows, steps, device=device)
-        self.step = 0
+    def __init__(self, choose: Choose, rows: int, steps: int, device: torch.device) -> None:
+        self.choose, self.rows, self.step = choose, torch.arange(rows, device=device), 0
+        self.nll, self.entropy = (torch.zeros(rows, steps, device=device) for _ in range(2))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        _, self.nll[:, self.step], self.entropy[:, self.step] = token_values(scores)
+        chosen, self.nll[:, self.step], self.entropy[:, self.step] = self.choose(scores, self.rows, self.step)
         self.step += 1
-        return scores
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 class _Watcher:

@@ -12,11 +12,10 @@ from guidestar.asking import Ask, Responses, Scorer, silent
 from guidestar.errors import ModelError, allowed
 from guidestar.model import adapters, batches, classify, predict
 from guidestar.model.consistency import sampled_answers
-from guidestar.model.features import features
-from guidestar.model.gradients import representation_gradient
 from guidestar.model.load import BaseModel
 from guidestar.model.precision import computing_in, precision
 from guidestar.model.samples import predict_samples
+from guidestar.model.states import features, representation_gradient
 from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
 from guidestar.store.files import sha256
@@ -73,10 +72,7 @@ class OwnScorer(Scorer):
             if ask.needs & FEATURES:
                 more["features"] = features(base, model, examples, tick)[None]
             if ask.needs & SAMPLED:
-                more["sampled_answer"] = sampled_answers(
-                    base, model, examples, self.task, samples=ask.samples, temperature=ask.temperature, seed=ask.seed,
-                    tick=tick,
-                )  # fmt: skip
+                more["sampled_answer"] = sampled_answers(base, model, examples, self.task, ask, tick)
         return Predictions(found.ids, {**found.arrays, **more}, found.labels)
 
     def refusal(self, ask: Ask) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,21 +200,16 @@ class Work:
         limit = self.task.max_new_tokens
         if self.own_cache and stop is None:
             batch = self._batch([self.prompts[i] for i in rows], limit)
-            written = generate.greedy(self.base, lambda part: self._logits(part, 1)[:, -1], batch, limit)
+            written = generate.write(self.base, partial(next_logits, self.model), batch, limit)
         else:
             batch = pad_left([self.prompts[i] for i in rows], self.base.pad, self.base.device)
-            written = generate.by_transformers(self.base, self.model, batch, limit, self._decode, stop)
-        new, real, steps = written.tokens, written.real, written.tokens.shape[1]
-        ends = torch.isin(new, torch.tensor(self.base.eos, device=new.device))
-        tokens = new.cpu().tolist()
-        counts = (real & ~ends).sum(1).tolist()
-        answer = np.zeros((len(rows), steps), dtype=bool)
+            written = generate.by_transformers(self.base, self.model, batch, limit, stop=stop)
+        answer = np.zeros((len(rows), written.tokens.shape[1]), dtype=bool)
         texts = []
-        for row, (ids, n) in enumerate(zip(tokens, counts, strict=True)):
-            texts.append(self._decode(ids[:n]))
-            answer[row, :n] = self._answer_mask(ids[:n])
-        values = _sums("response", "answer", written.nll, written.entropy, real, answer)
-        return texts, values
+        for row, ids in enumerate(generate.own_tokens(self.base, written)):
+            texts.append(self._decode(ids))
+            answer[row, : len(ids)] = self._answer_mask(ids)
+        return texts, _sums("response", "answer", written.nll, written.entropy, written.real, answer)
 
     def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
         """True for the tokens that the answer's characters lie in; all False when no answer can be read off."""
@@ -322,3 +318,8 @@ def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
     options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
     out = model(**batch.inputs(adapters.exact_lengths(model)), **options)
     return out.logits[:, -keep:]
+
+
+def next_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Logits behind the last token, (rows, vocabulary)."""
+    return last_logits(model, batch, 1)[:, -1]

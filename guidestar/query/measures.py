@@ -8,7 +8,7 @@ pass. The arrays, each with the Monte-Carlo passes in front (K = 1 for a plain p
     answer_entropy, answer_nll, answer_length           (K, n)  the same over its answer tokens alone
     gold_entropy, gold_nll, gold_length                 (K, n)  teacher-forced on the gold response
     gold_answer_entropy, gold_answer_nll, gold_answer_length    (K, n)  the same over its answer tokens
-    representation_gradient                             (1, n)  see `model/gradients.py`
+    representation_gradient                             (1, n)  see `model/states.py`
     sampled_answer                                      (K, n)  which answer sample k gave; see `model/consistency.py`
 
 Measures that read a `gold_` array know the label; they are named `oracle_…` and exist for simulations.

@@ -1,7 +1,7 @@
 """A query model that costs nothing: logistic regression on frozen features, with a temperature found out of fold.
 
 It says what labels are likely after ten labels, where a fine-tuned model still says nothing. Pure functions of arrays;
-the features are made by `model/features.py`.
+the features are made by `model/states.py`.
 """
 
 from __future__ import annotations

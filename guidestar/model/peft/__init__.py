@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 NAMES = ("BOTTLENECK", "GATED_PREFIX", "UNIPELT")
 
 
@@ -13,24 +11,14 @@ def register() -> None:
     PEFT's own `register_peft_method` takes no name that it does not know, but its tables take any text. This is
     undocumented; a test watches over it.
     """
-    from peft.mapping import (
-        PEFT_TYPE_TO_CONFIG_MAPPING,
-        PEFT_TYPE_TO_PREFIX_MAPPING,
-        PEFT_TYPE_TO_TUNER_MAPPING,
-    )
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    from guidestar.model.peft import bottleneck, prefix, unipelt
+    from guidestar.model.peft.bottleneck import BottleneckConfig, BottleneckModel
+    from guidestar.model.peft.prefix import GatedPrefixConfig, GatedPrefixModel
+    from guidestar.model.peft.unipelt import UniPeltConfig, UniPeltModel
 
-    own: tuple[tuple[str, Any, Any], ...] = (
-        (bottleneck.NAME, bottleneck.BottleneckConfig, bottleneck.BottleneckModel),
-        (prefix.NAME, prefix.GatedPrefixConfig, prefix.GatedPrefixModel),
-        (unipelt.NAME, unipelt.UniPeltConfig, unipelt.UniPeltModel),
-    )
-    for name, config, model in own:
-        tables: tuple[tuple[Any, Any], ...] = (
-            (PEFT_TYPE_TO_CONFIG_MAPPING, config),
-            (PEFT_TYPE_TO_TUNER_MAPPING, model),
-            (PEFT_TYPE_TO_PREFIX_MAPPING, model.prefix),
-        )
-        for table, value in tables:
-            table[name] = value
+    models = (BottleneckModel, GatedPrefixModel, UniPeltModel)
+    for config, model in zip((BottleneckConfig, GatedPrefixConfig, UniPeltConfig), models, strict=True):
+        PEFT_TYPE_TO_CONFIG_MAPPING[config.NAME] = config
+        PEFT_TYPE_TO_TUNER_MAPPING[config.NAME] = model
+        PEFT_TYPE_TO_PREFIX_MAPPING[config.NAME] = model.prefix

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from guidestar.model.peft.bottleneck import new_bottleneck, squeezed
+from guidestar.model.peft.common import dropout
 from guidestar.model.peft.prefix import Attention, looked_up
 
 
@@ -30,14 +31,14 @@ class Gate(nn.Linear):
 class GatedLora(nn.Module):
     """g(x) · s · B A drop(x)."""
 
-    def __init__(self, source: int, out: int, r: int, scaling: float, dropout: float) -> None:
+    def __init__(self, source: int, out: int, r: int, scaling: float, rate: float) -> None:
         super().__init__()
         self.lora_A, self.lora_B = nn.Linear(source, r, bias=False), nn.Linear(r, out, bias=False)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
         self.gate = Gate(source, None)
         self.scaling = scaling
-        self.drop = _dropout(dropout)
+        self.drop = dropout(rate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         low = self.lora_A(self.drop(x.to(self.lora_A.weight.dtype)))
@@ -48,12 +49,12 @@ class GatedLora(nn.Module):
 class GatedBottleneck(nn.Module):
     """g(h) · U f(D drop(h)), behind the linear layer whose output h is."""
 
-    def __init__(self, width: int, r: int, activation: str, dropout: float, seen: Seen | None) -> None:
+    def __init__(self, width: int, r: int, activation: str, rate: float, seen: Seen | None) -> None:
         super().__init__()
         self.down, self.up = new_bottleneck(width, r, width, bias=True)
         self.gate = Gate(width, seen)
         self.activation = activation
-        self.drop = _dropout(dropout)
+        self.drop = dropout(rate)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         added: torch.Tensor = self.gate(h) * squeezed(h, self.down, self.up, self.drop, self.activation)
@@ -82,7 +83,7 @@ class GatedPrefix(nn.Module):
     """
 
     def __init__(
-        self, width: int, attention: Attention, tokens: Tokens, owner: bool, dropout: float, seen: Seen | None
+        self, width: int, attention: Attention, tokens: Tokens, owner: bool, rate: float, seen: Seen | None
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -93,7 +94,7 @@ class GatedPrefix(nn.Module):
         nn.init.zeros_(self.values.weight)
         nn.init.zeros_(self.values.bias)
         self.gate = Gate(width, seen)
-        self.drop = _dropout(dropout)
+        self.drop = dropout(rate)
 
     def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         """x: (batch, tokens, width). query: (batch, tokens, heads × size). -> (batch, tokens, groups, heads of each, size)."""
@@ -102,10 +103,6 @@ class GatedPrefix(nn.Module):
             part(made).unflatten(-1, (self.attention.groups, -1)).transpose(0, 1) for part in (self.keys, self.values)
         )
         return looked_up(query, keys, values, self.drop) * self.gate(x)[..., None, None]
-
-
-def _dropout(rate: float) -> nn.Module:
-    return nn.Dropout(rate) if rate else nn.Identity()
 
 
 class Seen:

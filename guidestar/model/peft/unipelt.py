@@ -18,33 +18,33 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from guidestar.errors import ModelError
 from guidestar.model.peft.bottleneck import ACTIVATIONS
+from guidestar.model.peft.common import OwnConfig, OwnLayer, OwnModel, plus
 from guidestar.model.peft.gated import GatedBottleneck, GatedLora, GatedPrefix, Seen, Tokens
-from guidestar.model.peft.prefix import attention_of, projected, unwrapped
+from guidestar.model.peft.prefix import attended, attention_of, projected, unwrapped
 
-NAME = "UNIPELT"
 KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
 # Attention modules and the last linear layers of the blocks, of models built like Llama or like BERT.
 _WHERE = r"(.*\.)?(self_attn|attention\.self|mlp\.down_proj|layer\.\d+\.output\.dense)"
 
 
 @dataclass
-class UniPeltConfig(PeftConfig):
-    """UniPELT's keys; its defaults are the paper's. Raises ValueError for a value that is not allowed."""
+class UniPeltConfig(OwnConfig):
+    """UniPELT's keys; its defaults are the paper's. `target_modules` are attention modules, and the linear layers that
+    end a feed-forward network."""
 
-    target_modules: list[str] | str = field(
-        default=_WHERE,
-        metadata={"help": "Attention modules, and the linear layers that end a feed-forward network."},
-    )
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Names to leave out."})
+    NAME = "UNIPELT"
+    COUNTS = ("r", "num_virtual_tokens", "encoder_hidden_size", "reduction_factor")
+    RATE = "unipelt_dropout"
+    CHOICES = {"activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
+
+    target_modules: list[str] | str | None = field(default=_WHERE)
     r: int = field(default=8, metadata={"help": "Rank of LoRA on query and value."})
     lora_alpha: float = field(default=2.0, metadata={"help": "LoRA's factor s is lora_alpha / r."})
     num_virtual_tokens: int = field(default=10, metadata={"help": "p, keys and values of each layer."})
@@ -52,42 +52,17 @@ class UniPeltConfig(PeftConfig):
     reduction_factor: float = field(default=16, metadata={"help": "Layer's width over the bottleneck's width."})
     activation: str = field(default="relu", metadata={"help": "swish, relu, gelu or tanh; of the bottleneck."})
     unipelt_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters A, D, and on the prefix."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained beside the adapter."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = NAME
-        for key in ("r", "num_virtual_tokens", "encoder_hidden_size", "reduction_factor"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; allowed: 1 or more")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
-        if not 0 <= self.unipelt_dropout < 1:
-            raise ValueError(f"unipelt_dropout is {self.unipelt_dropout}; allowed: from 0 to below 1")
-        for key in ("target_modules", "exclude_modules"):
-            if isinstance(getattr(self, key), list):
-                setattr(self, key, set(getattr(self, key)))
 
 
-# --- as PEFT has it ---------------------------------------------------------------------------------
-
-
-class UniPeltLayer(nn.Module, BaseTunerLayer):
+class UniPeltLayer(OwnLayer):
     """A layer with one gated part of each adapter. kind: lora_q, lora_v, prefix or bottleneck."""
 
+    UNMERGED = "a UniPELT adapter has gates and"
     adapter_layer_names = ("unipelt",)
-    get_base_layer: Any  # PEFT's, which type checkers take for submodules
-    set_adapter: Any
-    active_adapters: Any
 
     def __init__(self, base_layer: nn.Module, kind: str) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer, [])
         self.kind = kind
-        self.unipelt = nn.ModuleDict({})
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._active_adapter: list[str] = []
 
     def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
         """Give an adapter its part, where and in what precision the layer is."""
@@ -95,60 +70,33 @@ class UniPeltLayer(nn.Module, BaseTunerLayer):
         self.unipelt[adapter_name] = part.to(like.device, like.dtype if like.is_floating_point() else None)
         self.set_adapter(active, inference_mode=inference_mode)
 
-    def parts(self) -> list[Any]:
-        """Those of the active adapters; none when they are disabled."""
-        if self.disable_adapters:
-            return []
-        return [self.unipelt[name] for name in self.active_adapters if name in self.unipelt]
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
-        if self.kind == "prefix" and (parts := self.parts()):
-            with self._query() as caught:
+        parts: list[Any] = [self.unipelt[name] for name in self.names()]
+        if self.kind == "prefix" and parts:
+            x, base = attended(args, kwargs), self.get_base_layer()
+            with self._query(parts[0].attention.query) as caught:
                 out = self.base_layer(*args, **kwargs)
-            x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            plain, rest = (out[0], out[1:]) if isinstance(out, tuple) else (out, None)
-            result = plain
-            for part in parts:
-                added = projected(part(x, caught[0]), self.get_base_layer(), part.attention)
-                result = result + added.to(plain.dtype)
-            return result if rest is None else (result, *rest)
-        plain = result = self.base_layer(*args, **kwargs)
-        if self.kind != "prefix":
-            source = plain if self.kind == "bottleneck" else args[0]
-            for part in self.parts():
-                result = result + part(source).to(plain.dtype)
-        return result
+            return plus(out, (projected(part(x, caught[0]), base, part.attention) for part in parts))
+        out = self.base_layer(*args, **kwargs)
+        return plus(out, (part(out if self.kind == "bottleneck" else args[0]) for part in parts))
 
     @contextmanager
-    def _query(self) -> Iterator[list[torch.Tensor]]:
+    def _query(self, name: str) -> Iterator[list[torch.Tensor]]:
         """What the attention's query layer gives, LoRA included, while the block runs: it need not be computed twice."""
         caught: list[torch.Tensor] = []
-        layer = getattr(self.base_layer, self.parts()[0].attention.query)
-        handle = layer.register_forward_hook(lambda module, args, out: caught.append(out))
+        handle = getattr(self.base_layer, name).register_forward_hook(lambda module, args, out: caught.append(out))
         try:
             yield caught
         finally:
             handle.remove()
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raises ValueError: gates depend on the input."""
-        raise ValueError("a UniPELT adapter has gates and cannot be merged into the weights")
 
-    def unmerge(self) -> None:
-        """Nothing is ever merged."""
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """No."""
-        return False
-
-
-class UniPeltModel(BaseTuner):
+class UniPeltModel(OwnModel):
     """A model whose attention modules and feed-forward networks carry gated parts."""
 
     prefix = "unipelt"
     tuner_layer_cls = UniPeltLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
     seen: dict[str, Seen]
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
@@ -195,9 +143,6 @@ class UniPeltModel(BaseTuner):
         task = getattr(config.task_type, "value", config.task_type)
         return task == "CAUSAL_LM" or bool(getattr(self.model, "can_generate", bool)())
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT's own moves weights about, and an attention has none itself
-
     def _unload_and_optionally_merge(self, merge: bool = True, **options: Any) -> Any:
         """Raises ValueError for merging. Takes off the layers inside the attention first, which PEFT would not see."""
         layers = [module for module in self.model.modules() if isinstance(module, UniPeltLayer)]
@@ -233,7 +178,7 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
     name = getattr(model, "active_adapter", "")
     layers = [(key, m) for key, m in model.named_modules() if isinstance(m, UniPeltLayer) and name in m.unipelt]
     if not layers:
-        raise ModelError(f"the model has no adapter of type {NAME}, so there are no gates")
+        raise ModelError(f"the model has no adapter of type {UniPeltConfig.NAME}, so there are no gates")
     seen = model.base_model.seen[name]
     numbers = sorted({_block(key) for key, _ in layers})
     found: dict[tuple[str, int], list[torch.Tensor]] = {}
@@ -256,5 +201,5 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
 
 def _block(key: str) -> int:
     """The number of the block that a module lies in: the first number in its name."""
-    found = re.search(r"\.(\d+)\.", key)
-    return int(found[1]) if found else 0
+    number = re.search(r"\.(\d+)\.", key)
+    return int(number[1]) if number else 0

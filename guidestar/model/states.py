@@ -1,0 +1,165 @@
+"""What a model's states say of prompts: of every layer, in blocks for a classifier, by their gradient, through gates.
+
+Nothing here is asked by label words or responses (`words`); each function walks once over its examples, and only the
+states of one batch are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from guidestar.model import adapters
+from guidestar.model.batches import Batch, encode_prompts, prompt_batch, prompt_text, read_batches, token_state
+from guidestar.model.load import BaseModel
+from guidestar.progress import Tick
+from guidestar.records import Array, Example
+
+BLOCKS = 6
+Rows = NDArray[np.intp]
+
+
+def _walk(base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[Rows, Batch]]:
+    """Batches of prompts of similar length, and the positions of their examples."""
+    prompts, done = encode_prompts(base, examples, 0 if base.labels else 1), 0
+    for rows in read_batches(base, list(map(len, prompts)), adapters.exact_lengths(model)):
+        yield np.asarray(rows, dtype=np.intp), prompt_batch(base, [prompts[i] for i in rows])
+        done += len(rows)
+        tick(done, len(examples))
+
+
+def _in_order(parts: Iterable[tuple[Rows, Array]], axis: int = 0) -> Any:
+    """The arrays of all batches as one, the examples along `axis` in their own order."""
+    rows, arrays = zip(*parts, strict=True)
+    return np.take(np.concatenate(arrays, axis=axis), np.argsort(np.concatenate(rows)), axis=axis)
+
+
+def layer_states(
+    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+) -> NDArray[np.float32]:
+    """State of the last prompt token (of an encoder's first) behind every block, (layers, n, width) float32, n ≥ 1; the
+    embedding layer is left out.
+
+    base, model: the base model, and itself or a PEFT model on it, in eval mode. The last layer's state is the one behind
+    the last norm, as transformers gives it.
+    """
+    exact, parts = adapters.exact_lengths(model), []
+    with torch.inference_mode():
+        for rows, batch in _walk(base, model, examples, tick):
+            states = model(**batch.inputs(exact), output_hidden_states=True).hidden_states[1:]
+            parts.append((rows, torch.stack([token_state(base, batch, s).float() for s in states]).cpu().numpy()))
+    return np.asarray(_in_order(parts, axis=1), dtype=np.float32)
+
+
+def gates(
+    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+) -> dict[str, NDArray[np.float32]]:
+    """Part (`unipelt.KINDS`) -> its gates in (0, 1), (layers, n), n ≥ 1: the mean over the tokens of each prompt.
+
+    model: a UniPELT adapter on the base, in eval mode. Only layers that have one are counted.
+    Raises ModelError for another adapter, or none.
+    """
+    from guidestar.model.peft.unipelt import KINDS, watched_gates
+
+    parts: dict[str, list[tuple[Rows, Array]]] = {}
+    with torch.inference_mode():
+        for rows, batch in _walk(base, model, examples, tick):
+            with watched_gates(model) as seen:
+                model(**batch.inputs())
+            for kind in KINDS:
+                if layers := [torch.cat(passes).numpy() for (k, _), passes in sorted(seen.items()) if k == kind]:
+                    parts.setdefault(kind, []).append((rows, np.stack(layers)))
+    return {kind: _in_order(some, axis=1) for kind, some in parts.items()}
+
+
+def representation_gradient(
+    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+) -> Array:
+    """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm (of an encoder's first),
+    e the input embeddings: how much a text's representation depends on them.
+
+    base, model: the base model, and itself or a PEFT model on it, in eval mode. Returns (n,) float64.
+    Dropout is off. The gradient is taken by the embeddings alone, so no weight gets one and nothing is kept between
+    batches.
+    Source: "RG" of Jukić and Šnajder 2023b (arXiv 2212.11680), with a causal model's last prompt token in place of [CLS].
+    """
+    exact, parts = adapters.exact_lengths(model), [(np.zeros(0, dtype=np.intp), np.zeros(0))]
+    inputs: list[torch.Tensor] = []
+
+    def keep(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        inputs[:] = [output.detach().requires_grad_()]
+        return inputs[0]
+
+    handle = adapters.inner(model).get_input_embeddings().register_forward_hook(keep)
+    try:
+        for rows, batch in _walk(base, model, examples, tick):
+            with torch.enable_grad(), adapters.last_states(model) as states:
+                model(**batch.inputs(exact))
+                goal = token_state(base, batch, states[-1]).float().mean(dim=1).sum()  # rows do not touch each other
+                (slope,) = torch.autograd.grad(goal, inputs)
+            parts.append((rows, slope.float().flatten(1).norm(dim=1).cpu().double().numpy()))
+    finally:
+        handle.remove()
+    return np.asarray(_in_order(parts))
+
+
+def features(base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
+    """Six states of every text, (n, 6, width) float16, for a classifier that costs nothing once they are there.
+
+    Of an encoder: means over the tokens of the layers at 1/3, 2/3 and the end, and in the last layer the first token of
+    all, the first and the last token of what the template was filled with. Of a causal model: means of the layers at 8,
+    15 and 22 of 30, and the last prompt token at 15, 22 and 30. Means know what a text is about; the states of single
+    tokens know how it is put.
+    base, model: the base model, and itself or a PEFT model on it, in eval mode.
+    """
+    places = _filled(base, examples)
+    body = adapters.inner(model).base_model  # without the vocabulary's logits
+    parts = [(np.zeros(0, dtype=np.intp), np.zeros((0, BLOCKS, 0), dtype=np.float16))] if not examples else []
+    with torch.inference_mode():
+        for rows, batch in _walk(base, model, examples, tick):
+            states = body(**batch.inputs(), output_hidden_states=True).hidden_states
+            lengths = batch.mask.sum(1).cpu().numpy()
+            spans = np.where(places[rows] < 0, np.stack([0 * lengths, lengths - 1], axis=1), places[rows])
+            pad = 0 if base.labels else (batch.ids.shape[1] - lengths)[:, None]
+            blocks = _blocks(states, batch.mask, torch.from_numpy(spans + pad), base)
+            parts.append((rows, blocks.clamp(-6e4, 6e4).half().cpu().numpy()))
+    return np.asarray(_in_order(parts), dtype=np.float16)
+
+
+def _blocks(states: Sequence[torch.Tensor], mask: torch.Tensor, spans: torch.Tensor, base: BaseModel) -> torch.Tensor:
+    """(rows, 6, width) of the states of all layers, each (rows, tokens, width). spans: places of the first and of the
+    last token of each text."""
+    layers, rows = len(states) - 1, torch.arange(len(mask), device=mask.device)
+    weights = mask[..., None].float()
+
+    def mean(share: float) -> torch.Tensor:
+        return (states[round(share * layers)].float() * weights).sum(1) / weights.sum(1)
+
+    if base.encoder:
+        first, last = spans.to(mask.device).T
+        end = states[-1].float()
+        singles = [end[:, 0], end[rows, first], end[rows, last]]
+        return torch.stack([mean(1 / 3), mean(2 / 3), mean(1.0), *singles], dim=1)
+    at_end = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+    singles = [states[round(share * layers)].float()[rows, at_end] for share in (0.5, 22 / 30, 1.0)]
+    return torch.stack([mean(8 / 30), mean(0.5), mean(22 / 30), *singles], dim=1)
+
+
+def _filled(base: BaseModel, examples: Sequence[Example]) -> Rows:
+    """Places of the first and of the last token of what the template was filled with, (n, 2); −1 where the tokenizer does
+    not say where its tokens come from, and for causal models, which are not asked."""
+    places = np.full((len(examples), 2), -1, dtype=np.intp)
+    if not base.encoder or not getattr(base.tokenizer, "is_fast", False) or not examples:
+        return places
+    texts = [prompt_text(base, e.prompt) for e in examples]
+    offsets = base.tokenizer(texts, add_special_tokens=not base.chat, return_offsets_mapping=True)["offset_mapping"]
+    for i, (example, text, tokens) in enumerate(zip(examples, texts, offsets, strict=True)):
+        filled = [(start, start + len(v)) for v in example.fields.values() if v and (start := text.find(v)) >= 0]
+        begin, end = (min(b for b, _ in filled), max(e for _, e in filled)) if filled else (0, len(text))
+        if inside := [j for j, (b, e) in enumerate(tokens) if b < e and e > begin and b < end]:
+            places[i] = inside[0], inside[-1]
+    return places
