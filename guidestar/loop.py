@@ -26,7 +26,8 @@ from guidestar.phases import Clock
 from guidestar.progress import Progress
 from guidestar.query import strategies
 from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
-from guidestar.store.store import DATABASE, Store, find_run
+from guidestar.store import Store, find_run
+from guidestar.store.store import DATABASE
 from guidestar.tuning import Tuning
 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]

@@ -26,8 +26,8 @@ from guidestar.progress import Progress, Silent, Tick, behind
 from guidestar.query import measures as measure_room
 from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
+from guidestar.store import find_run
 from guidestar.store.cache import Cache
-from guidestar.store.store import find_run
 from guidestar.tasks import TASKS, Task, make_task
 
 CHUNK = 1024  # examples predicted before their rows are given out

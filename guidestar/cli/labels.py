@@ -115,6 +115,6 @@ def _import(options: Options) -> int:
 
 
 def _begun(run: Path) -> Path:
-    from guidestar.store.store import find_run
+    from guidestar.store import find_run
 
     return find_run(run)

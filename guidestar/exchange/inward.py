@@ -23,7 +23,7 @@ from guidestar.exchange.outward import about_run, rows_of
 from guidestar.exchange.rows import About, Format, Given, Row, moment
 from guidestar.exchange.table import format_of, recognise
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
-from guidestar.store.store import Store, find_run
+from guidestar.store import Store, find_run
 from guidestar.tasks import Task, make_task
 
 NOBODY = "import"  # who answers in a file without names, unless the user says

@@ -13,8 +13,7 @@ from guidestar.exchange import containers, tables
 from guidestar.exchange.rows import KEY, About, Given, Row
 from guidestar.exchange.table import format_of
 from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
-from guidestar.store import files
-from guidestar.store.store import Store, find_run
+from guidestar.store import Store, files, find_run
 from guidestar.tasks import recorded_task
 
 _KINDS: dict[type[Any], str] = {

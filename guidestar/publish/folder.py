@@ -19,8 +19,7 @@ from guidestar.loop import trained
 from guidestar.publish.cards import card_warnings, data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
-from guidestar.store import Store, files
-from guidestar.store.store import find_run
+from guidestar.store import Store, files, find_run
 from guidestar.tasks import make_task
 
 MARK = "published.json"  # says that a folder was made here and may be replaced

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,21 @@ class Database:
     def row(self, sql: str, *values: object) -> Any:
         """The first row of a query, None if there is none."""
         return next(iter(self.rows(sql, *values)), None)
+
+
+def json_of(value: Any) -> str:
+    """JSON-able data as the database holds it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def numbers_as_json(values: Mapping[str, float]) -> str:
+    """Name -> number as strict JSON; nan and the infinities are the texts "nan", "inf", "-inf"."""
+    return json_of({k: float(v) if math.isfinite(v) else repr(float(v)) for k, v in values.items()})
+
+
+def numbers_of(text: str) -> dict[str, float]:
+    """What `numbers_as_json` wrote."""
+    return {name: float(value) for name, value in json.loads(text).items()} if text != "{}" else {}
 
 
 _checked: set[tuple[str, int, int, int]] = set()  # what this process has read from end to end and found whole

@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save
 
 from guidestar.errors import ConfigError, StoreError
 
+DATABASE = "run.sqlite"
 TEMPORARY = ".tmp-"
 _KEPT = {"adapters", "arrays", "annotations.count", "endpoint.jsonl"}  # in a run folder, beside run.sqlite and its own
 
@@ -99,7 +100,7 @@ def check_output(path: Path, earlier: Callable[[Path], bool], what: str) -> None
     What may be replaced is an earlier output of the same command alone. earlier: whether the file or folder at a path is
     one. what: the name of such an output, for the message.
     """
-    if (path.parent / "run.sqlite").exists() and (path.name.startswith("run.") or path.name in _KEPT):
+    if (path.parent / DATABASE).exists() and (path.name.startswith("run.") or path.name in _KEPT):
         raise ConfigError(f"{path}: is the place of what the run itself keeps; choose another name")
     if path.is_symlink() or (path.exists() and not earlier(path)):
         raise ConfigError(
@@ -166,6 +167,53 @@ def sha256(path: Path) -> str:
         return sha256_of_bytes(listing.encode())
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders of an experiment folder, by name; or `folder` alone if it is one itself."""
+    return [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
+
+
+def find_run(folder: Path) -> Path:
+    """The run folder that a user means: `folder` itself, or the only run inside it.
+
+    Raises StoreError if there is none, or several to choose from.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder")
+    runs = runs_in(folder)
+    if not runs:
+        raise StoreError(
+            f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"
+        )
+    if len(runs) > 1:
+        raise StoreError(f"{folder}: holds {len(runs)} runs; name one of: {', '.join(map(str, runs))}")
+    return runs[0]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Hold `run.lock` in a folder. Raises StoreError if another process holds it, or this one already."""
+    path = folder / "run.lock"
+    with writing(path):
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        with writing(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if holder == str(os.getpid()):
+                    raise StoreError(
+                        f"{folder}: is open in this process already; close() the earlier Run, or use `with`"
+                    ) from None
+                by = f"process {holder}" if holder else "another process"
+                raise StoreError(f"{folder}: is in use by {by}; wait for its end or stop it") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
 
 
 def clean(folder: Path) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +16,11 @@ from guidestar.errors import ConfigMismatch, LostRecord, StoreError
 from guidestar.records import Example, Metrics, Pick, Query, Stop, Suggestion
 from guidestar.store import files
 from guidestar.store.annotations import Annotations, insert_example, need_query, read_examples
-from guidestar.store.database import WAL, Database
+from guidestar.store.database import WAL, Database, json_of, numbers_as_json, numbers_of
+from guidestar.store.files import DATABASE
 from guidestar.store.migrations import timestamp
+from guidestar.store.recorded import Recorded
 
-DATABASE = "run.sqlite"
 BUDGET = "query.budget"  # in a run's key: the one name in it that the store understands
 
 
@@ -42,7 +39,7 @@ class Store:
     - Raises StoreError, with the path and the reason, if the folder cannot be read or written, if the
       database or a file is damaged, or if a round or an example is asked for that was never recorded.
 
-    annotations: what annotators did, and the only door to it.
+    annotations: what annotators did; it is read and written through this attribute alone.
     """
 
     def __init__(self, folder: Path, database: Database) -> None:
@@ -50,6 +47,14 @@ class Store:
         self.folder = folder
         self.annotations = Annotations(database)
         self._db = database
+        self._adapters = Recorded(
+            database, "adapters", ("round",), "", "adapter",
+            "delete the folder and run again: it is then trained once more from the recorded labels",
+        )  # fmt: skip
+        self._arrays = Recorded(
+            database, "arrays", ("round", "name"), ".safetensors", "file",
+            "bring it back from a copy, or delete it to go on without it",
+        )  # fmt: skip
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -80,9 +85,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @contextmanager
@@ -92,25 +95,7 @@ class Store:
         The operating system gives the lock back when the process ends, however it ends. Adding
         annotations needs no lock. Raises StoreError if another process holds it.
         """
-        path = self.folder / "run.lock"
-        with files.writing(path):
-            file = path.open("a+", encoding="utf-8")
-        with file:
-            with files.writing(path):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    holder = file.read().strip()
-                    if holder == str(os.getpid()):
-                        raise StoreError(
-                            f"{self.folder}: is open in this process already; close() the earlier Run, or use `with`"
-                        ) from None
-                    by = f"process {holder}" if holder else "another process"
-                    raise StoreError(f"{self.folder}: is in use by {by}; wait for its end or stop it") from None
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+        with files.running(self.folder):
             for name in ("", "adapters", "arrays"):
                 files.clean(self.folder / name)
             yield
@@ -124,7 +109,8 @@ class Store:
         did not exist when the run was begun is equal to its default. facts: JSON-able; kept from the first time.
         Raises ConfigMismatch that names every key that differs, LostRecord if files of later rounds lie in the folder.
         """
-        key, facts = _through_json(key), _through_json(facts)
+        # As they come back from the database: tuples are lists, keys are texts.
+        key, facts = json.loads(json_of(dict(key))), json.loads(json_of(dict(facts)))
         if beyond := self.beyond():
             raise LostRecord(
                 f"{self.folder}: the record in {DATABASE} ends before {beyond[0]}, which lies there: labels and rounds may be "
@@ -134,11 +120,11 @@ class Store:
         with self._db.transaction("begin", checkpoint=True):
             row = self._db.row("SELECT key FROM run")
             if row is None:
-                self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", _json(key), _json(facts), timestamp())
+                self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", json_of(key), json_of(facts), timestamp())
                 return
             begun = self._with_budget(json.loads(row[0]))
             differences = [
-                f"{name}: begun {_found(begun, name)}, now {_found(key, name).removeprefix('with ')}"
+                f"{name}: begun {_shown(begun, name)}, now {_shown(key, name).removeprefix('with ')}"
                 for name in dict.fromkeys([*begun, *key])
                 if begun.get(name) != key.get(name)
             ]
@@ -208,7 +194,7 @@ class Store:
     def finish(self, stop: Stop) -> None:
         """Record why the run ended."""
         with self._db.transaction("finish", checkpoint=True):
-            before = self._finished()
+            before = self.finished()
             if before not in (None, stop):
                 raise StoreError(f"{self.folder}: the run ended before, with {before.name}; found {stop.name} now")
             self._db.execute("INSERT OR IGNORE INTO finish VALUES (1, ?, ?)", stop.name, timestamp())
@@ -220,9 +206,6 @@ class Store:
 
     def finished(self) -> Stop | None:
         """Why the run ended, None while it has not."""
-        return self._finished()
-
-    def _finished(self) -> Stop | None:
         row = self._db.row("SELECT stop FROM finish")
         return None if row is None else Stop[row[0]]
 
@@ -242,7 +225,10 @@ class Store:
 
     def add_query(self, query: Query, examples: Mapping[str, Example]) -> None:
         """Record the picks of the next round in the order of asking, with the examples they name."""
-        picks = [(pick.id, _real(pick.score), _numbers(pick.details)) for pick in query.picks]
+        picks = [
+            (pick.id, None if math.isnan(pick.score) else float(pick.score), numbers_as_json(pick.details))
+            for pick in query.picks
+        ]
         with self._db.transaction(f"add_query {query.round}", checkpoint=True):
             if self.has_query(query.round):
                 if self._picks(query.round) != picks:
@@ -269,7 +255,7 @@ class Store:
         return Query(
             round,
             tuple(
-                Pick(id, math.nan if score is None else score, _from_numbers(details))
+                Pick(id, math.nan if score is None else score, numbers_of(details))
                 for id, score, details in self._picks(round)
             ),
         )
@@ -279,10 +265,10 @@ class Store:
 
     def example(self, id: str) -> Example:
         """An example that was asked for or added."""
-        found = next(read_examples(self._db, [id]), None)
-        if found is None:
+        example = next(read_examples(self._db, [id]), None)
+        if example is None:
             raise StoreError(f"{self.folder}: example {id} was never asked for")
-        return found
+        return example
 
     def examples(self) -> dict[str, Example]:
         """Id -> every example that was asked for or added: one read for all, where `example` makes one for each."""
@@ -294,7 +280,7 @@ class Store:
 
     def add_suggestions(self, round: int, suggestions: Mapping[str, Suggestion]) -> None:
         """Record what the model itself answers to examples when a round is asked; once a round."""
-        rows = [(id, s.round, s.answer, _numbers(s.probabilities)) for id, s in suggestions.items()]
+        rows = [(id, s.round, s.answer, numbers_as_json(s.probabilities)) for id, s in suggestions.items()]
         with self._db.transaction(f"add_suggestions {round}"):
             need_query(self._db, round)
             sql = "SELECT example, adapter, answer, probabilities FROM suggestions WHERE round = ? ORDER BY rowid"
@@ -322,7 +308,7 @@ class Store:
             "WHERE ? OR adapter < coalesce(picks.round, extras.round) ORDER BY suggestions.round, suggestions.rowid",
             trained,
         )
-        return {id: Suggestion(answer, _from_numbers(odds), adapter) for id, answer, odds, adapter in rows}
+        return {id: Suggestion(answer, numbers_of(odds), adapter) for id, answer, odds, adapter in rows}
 
     # --- adapters and arrays ----------------------------------------------------------------------
 
@@ -334,88 +320,42 @@ class Store:
         need_query(self._db, round)
         if self.has_adapter(round):
             return self.adapter(round)
-        # The old record goes first: a crash below then leaves an unrecorded folder, not a wrong one.
-        self._forget("adapters", "round = ?", round)
-        path = self._adapter_path(round)
-        digest = files.publish_folder(path, fill)
-        with self._db.transaction(f"add_adapter {round}"):
-            self._db.execute("INSERT INTO adapters VALUES (?, ?, ?)", round, digest, timestamp())
-        return path
+        return self._adapters.add(f"add_adapter {round}", lambda path: files.publish_folder(path, fill), round)
 
     def has_adapter(self, round: int) -> bool:
         """Whether a round's adapter is recorded and its folder, damaged or not, is still there."""
-        recorded = self._db.row("SELECT 1 FROM adapters WHERE round = ?", round) is not None
-        return recorded and self._adapter_path(round).exists()
+        return self._adapters.has(round)
 
     def adapter(self, round: int) -> Path:
         """The folder of a round's adapter, its content checked against the record."""
-        path = self._adapter_path(round)
-        row = self._db.row("SELECT sha256 FROM adapters WHERE round = ?", round)
-        if row is None:
-            raise StoreError(f"{self.folder}: round {round} has no adapter")
-        if not path.exists() or files.sha256(path) != row[0]:
-            raise StoreError(
-                f"{path}: the adapter is truncated, changed or gone since it was recorded; "
-                "delete the folder and run again: it is then trained once more from the recorded labels"
-            )
-        return path
+        return self._adapters.get(f"round {round} has no adapter", round)
 
     def add_arrays(
-        self,
-        round: int,
-        name: str,
-        arrays: Mapping[str, np.ndarray],
-        metadata: Mapping[str, str] | None = None,
+        self, round: int, name: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
     ) -> None:
         """Publish `arrays/round-003-NAME.safetensors`. Other content replaces what was recorded before.
 
         It may be added before the round's query. name: letters, digits, - and _.
         """
-        path = self._arrays_path(round, name)
         content = files.arrays_as_bytes(arrays, metadata or {})
-        row = self._db.row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
-        if row is not None and path.exists() and row[0] == files.sha256_of_bytes(content):
-            return
-        self._forget("arrays", "round = ? AND name = ?", round, name)
-        digest = files.write_bytes(path, content)
-        with self._db.transaction(f"add_arrays {round} {name}"):
-            self._db.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", round, name, digest, timestamp())
+        same = self._arrays.sha256(round, name) == files.sha256_of_bytes(content)
+        if not (same and self._arrays.path(round, name).exists()):
+            step = f"add_arrays {round} {name}"
+            self._arrays.add(step, lambda path: files.write_bytes(path, content), round, name)
 
     def has_arrays(self, round: int, name: str) -> bool:
         """Whether arrays of this name are recorded and their file, damaged or not, is still there."""
-        recorded = self._db.row("SELECT 1 FROM arrays WHERE round = ? AND name = ?", round, name) is not None
-        return recorded and self._arrays_path(round, name).exists()
+        return self._arrays.has(round, name)
 
     def arrays(self, round: int, name: str) -> dict[str, np.ndarray]:
         """The arrays of a round, checked against the record."""
-        path = self._arrays_path(round, name)
-        row = self._db.row("SELECT sha256 FROM arrays WHERE round = ? AND name = ?", round, name)
-        if row is None:
-            raise StoreError(f"{self.folder}: round {round} has no arrays called {name!r}")
-        if not path.exists() or files.sha256(path) != row[0]:
-            raise StoreError(
-                f"{path}: the file is truncated, changed or gone since it was recorded; "
-                "bring it back from a copy, or delete it to go on without it"
-            )
-        return files.read_arrays(path)
-
-    def _adapter_path(self, round: int) -> Path:
-        return self.folder / "adapters" / f"round-{round:03d}"
-
-    def _arrays_path(self, round: int, name: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise StoreError(f"{self.folder}: {name!r} cannot name arrays; allowed: letters, digits, - and _")
-        return self.folder / "arrays" / f"round-{round:03d}-{name}.safetensors"
-
-    def _forget(self, table: str, condition: str, *values: object) -> None:
-        with self._db.transaction(f"forget {table}"):
-            self._db.execute(f"DELETE FROM {table} WHERE {condition}", *values)  # noqa: S608 - our own words
+        return files.read_arrays(self._arrays.get(f"round {round} has no arrays called {name!r}", round, name))
 
     # --- measurements -----------------------------------------------------------------------------
 
     def add_metrics(self, metrics: Metrics) -> None:
         """Record what was measured after a round; the round is then over."""
-        row = (metrics.labels, _numbers(metrics.values))
+        row = (metrics.labels, numbers_as_json(metrics.values))
         with self._db.transaction(f"add_metrics {metrics.round}", checkpoint=True):
             before = self._db.row('SELECT labels, "values" FROM metrics WHERE round = ?', metrics.round)
             if before is not None:
@@ -433,7 +373,7 @@ class Store:
     def metrics(self) -> list[Metrics]:
         """What was measured, by round."""
         rows = self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round')
-        return [Metrics(round, labels, _from_numbers(values)) for round, labels, values in rows]
+        return [Metrics(round, labels, numbers_of(values)) for round, labels, values in rows]
 
     def add_timing(self, round: int, phase: str, seconds: float, count: int) -> None:
         """Record how long a phase took for `count` items; an earlier record of that phase is replaced."""
@@ -457,11 +397,8 @@ class Store:
 
     def recorded(self) -> list[tuple[str, int, str, str]]:
         """("adapters" or "arrays", round, name of the folder or file, SHA-256) of all that should be there."""
-        adapters = self._db.rows("SELECT round, sha256 FROM adapters ORDER BY round")
-        arrays = self._db.rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name")
-        return [("adapters", r, self._adapter_path(r).name, sha256) for r, sha256 in adapters] + [
-            ("arrays", r, self._arrays_path(r, name).name, sha256) for r, name, sha256 in arrays
-        ]
+        both = (self._adapters, self._arrays)
+        return [(kind.table, key[0], kind.path(*key).name, sha256) for kind in both for *key, sha256 in kind.rows()]
 
     def beyond(self) -> list[str]:
         """Adapters and arrays of rounds that the database has not reached: it once held more than it does."""
@@ -472,9 +409,9 @@ class Store:
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong when it reads all of the database; empty for one that is whole."""
-        found = [row[0] for row in self._db.rows("PRAGMA integrity_check") if row[0] != "ok"]
+        broken = [row[0] for row in self._db.rows("PRAGMA integrity_check") if row[0] != "ok"]
         lost = self._db.rows("PRAGMA foreign_key_check")
-        return found + [f"a row of {row[0]} belongs to nothing in {row[2]}" for row in lost]
+        return broken + [f"a row of {row[0]} belongs to nothing in {row[2]}" for row in lost]
 
     def dump(self) -> dict[str, Any]:
         """All that must be equal between an interrupted and an uninterrupted run; no clock is in it.
@@ -493,59 +430,13 @@ class Store:
             "suggestions": self._db.rows(
                 "SELECT round, example, adapter, answer, probabilities FROM suggestions ORDER BY rowid"
             ),
-            "adapters": self._db.rows("SELECT round, sha256 FROM adapters ORDER BY round"),
-            "arrays": self._db.rows("SELECT round, name, sha256 FROM arrays ORDER BY round, name"),
+            "adapters": self._adapters.rows(),
+            "arrays": self._arrays.rows(),
             "metrics": self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
             "budgets": self._raised(),
             "finished": stop and stop.name,
         }
 
 
-def runs_in(folder: Path) -> list[Path]:
-    """The run folders of an experiment folder, by name; or `folder` alone if it is one itself."""
-    return [folder] if (folder / DATABASE).is_file() else sorted(p.parent for p in folder.glob(f"*/{DATABASE}"))
-
-
-def find_run(folder: Path) -> Path:
-    """The run folder that a user means: `folder` itself, or the only run inside it.
-
-    Raises StoreError if there is none, or several to choose from.
-    """
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder")
-    found = runs_in(folder)
-    if not found:
-        raise StoreError(
-            f"{folder}: found no run; expected a folder with {DATABASE}, or one with folders like star-seed0"
-        )
-    if len(found) > 1:
-        raise StoreError(f"{folder}: holds {len(found)} runs; name one of: {', '.join(map(str, found))}")
-    return found[0]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _through_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from the database: tuples are lists, keys are texts."""
-    plain: dict[str, Any] = json.loads(_json(dict(value)))
-    return plain
-
-
-def _found(mapping: Mapping[str, Any], name: str) -> str:
+def _shown(mapping: Mapping[str, Any], name: str) -> str:
     return f"with {mapping[name]!r}" if name in mapping else "without it"
-
-
-def _real(score: float) -> float | None:
-    """A score for a REAL column; nan, "none", is NULL."""
-    return None if math.isnan(score) else float(score)
-
-
-def _numbers(values: Mapping[str, float]) -> str:
-    """Name -> number as strict JSON; nan and the infinities are the texts "nan", "inf", "-inf"."""
-    return _json({k: float(v) if math.isfinite(v) else repr(float(v)) for k, v in values.items()})
-
-
-def _from_numbers(text: str) -> dict[str, float]:
-    return {name: float(value) for name, value in json.loads(text).items()} if text != "{}" else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from peft.config import PeftConfig
@@ -63,10 +63,6 @@ class OwnLayer(nn.Module, BaseTunerLayer):
     UNMERGED: ClassVar[str]
     TABLE: ClassVar[type[nn.ModuleDict] | type[nn.ParameterDict]] = nn.ModuleDict
     other_param_names: tuple[str, ...] = ()
-    get_base_layer: Any  # PEFT's, which type checkers take for submodules
-    set_adapter: Any
-    active_adapters: Any
-    _move_adapter_to_device_of_base_layer: Any
 
     def __init__(self, base_layer: nn.Module, active: str | list[str]) -> None:
         super().__init__()
@@ -78,6 +74,10 @@ class OwnLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = active
+
+    if TYPE_CHECKING:  # torch's says Tensor | Module, whatever it is
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def names(self) -> list[str]:
         """The active adapters that have a part here; none when they are disabled."""

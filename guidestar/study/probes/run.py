@@ -20,9 +20,9 @@ from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.records import Example, Metrics
 from guidestar.rng import generator
-from guidestar.store import Store, files
+from guidestar.store import Store, files, find_run
 from guidestar.store.cache import Cache
-from guidestar.store.store import DATABASE, find_run
+from guidestar.store.store import DATABASE
 from guidestar.study.drawing import PAGE, save_figure, write_csv
 from guidestar.tasks import recorded_task
 
