@@ -9,7 +9,7 @@ from typing import Any
 from guidestar import config as configs
 from guidestar import tasks
 from guidestar.bench import Bench, hardware, versions
-from guidestar.query.recipes import Recipe
+from guidestar.query.recipes import ABOUT, Recipe
 from guidestar.store.store import BUDGET, Store
 
 
@@ -56,7 +56,7 @@ def grow(store: Store, key: Mapping[str, Any]) -> str:
 
 def plain(recipe: Recipe) -> dict[str, Any]:
     """What a recipe does, as JSON-able data; its description is left out."""
-    found = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "doc"}
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in ABOUT}
     if not recipe.racing:
-        del found["racing"]  # as in a run begun before there were races
-    return found | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
+        del fields["racing"]  # as in a run begun before there were races
+    return fields | {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}

@@ -11,7 +11,7 @@ import pytest
 from guidestar.query import coverage, distances, subpool
 from guidestar.query.coverage import View, facility_location, mixed_k_center, prob_cover, pure_radius, typical
 from guidestar.query.selectors import k_center
-from guidestar.query.subpool import anchor_pool, neighbour_pool, recall
+from guidestar.query.subpool import anchor_pool, neighbour_pool
 
 
 def rng(seed=0):
@@ -254,6 +254,11 @@ def test_anchors_are_fair_to_rare_classes():
     assert rare[found].sum() == 8
     assert rare[neighbour_pool(points, labelled, 40, rng(), neighbours=20)].sum() == 8
     assert rare[rng(1).permutation(408)[:40]].sum() < 4
+
+
+def recall(some, full):
+    """Share of the full pool's picks that were also made from a part of it."""
+    return len(full & some) / len(full)
 
 
 def test_recall_of_the_full_pools_picks():

@@ -289,7 +289,7 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 
 def test_configuration_and_recipe_have_the_same_keys():
-    keys = {field.name for field in dataclasses.fields(Recipe)} - {"doc", "code"}
+    keys = {field.name for field in dataclasses.fields(Recipe)} - {"doc", "role", "source", "code"}
     assert keys == set(StrategyConfig.model_fields) - {"use", "name"}
 
 

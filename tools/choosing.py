@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidestar.query.standing import evidence, measured, role_of
+from guidestar.query.standing import evidence, measured
 from guidestar.query.strategies import STRATEGIES
 from guidestar.words import count
 
@@ -43,7 +43,7 @@ _CASES = (
 
 def page() -> str:
     """The page as Markdown; the same results give the same bytes."""
-    best = [name for name in STRATEGIES if role_of(name) == "recommended"]
+    best = [name for name, recipe in STRATEGIES.items() if recipe.role == "recommended"]
     proven = [name for name in best if any(o["strategy"] == name and o["verdict"] == "gain" for o in measured())]
     if proven:
         answer = f"`{proven[0]}`: it beat its control in the studies of `results/`."

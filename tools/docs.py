@@ -15,7 +15,7 @@ from guidestar.cli import parser
 from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
 from guidestar.query.mixing import SCALES, SCHEDULES
-from guidestar.query.standing import EVIDENCE, ROLES, evidence, measured, role_of, source_of
+from guidestar.query.standing import EVIDENCE, ROLES, evidence, measured
 from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
@@ -88,7 +88,7 @@ def choices() -> str:
     ]
     for role, title in ROLES.items():
         parts += ["", f"## {title.partition(':')[0]}", ""]
-        names = [name for name in STRATEGIES if role_of(name) == role]
+        names = [name for name, recipe in STRATEGIES.items() if recipe.role == role]
         if not names:
             parts.append("None yet: no strategy has beaten random in `results/`.")
             continue
@@ -137,7 +137,7 @@ def choices() -> str:
 
 
 def _strategy(name: str) -> str:
-    recipe, source = STRATEGIES[name], source_of(name)
+    recipe, source = STRATEGIES[name], STRATEGIES[name].source
     mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
     cells = [
         f"`{name}`", recipe.doc, recipe.measure or "–", str(recipe.walks) if recipe.walks > 1 else "–", mix, recipe.select,

@@ -24,11 +24,11 @@ def add(commands: Commands) -> None:
 
 
 def _strategies(options: Options) -> int:
-    from guidestar.query.standing import NOT_STUDIED, ROLES, evidence, role_of, source_of
+    from guidestar.query.standing import NOT_STUDIED, ROLES, evidence
     from guidestar.query.strategies import STRATEGIES
 
     found = {
-        name: {"what": recipe.doc, "role": role_of(name), "source": source_of(name), "evidence": evidence(name)}
+        name: {"what": recipe.doc, "role": recipe.role, "source": recipe.source, "evidence": evidence(name)}
         for name, recipe in STRATEGIES.items()
     }
     lines = []

@@ -46,7 +46,7 @@ def race(draw: Callable[[int, Positions], Array], n: int, k: int, passes: int, *
     failure: an example that all passes would pick is lost with at most this probability, if its values are spread
     normally and the threshold (the k-th largest mean so far, one of many and hardly noisy) is right. It is divided
     evenly among the looks (Bonferroni). Most picks are far from the threshold and in no danger, so the share of picks
-    that differ is much smaller: `simulate` measures it.
+    that differ is much smaller (`tests/test_racing.py` measures it).
 
     Raises ConfigError for fewer than three passes or a failure outside (0, 1).
     Source: successive elimination with acceptance, Even-Dar, Mannor, Mansour 2006; Bubeck, Wang, Viswanathan 2013. The
@@ -110,24 +110,3 @@ def _running_mean(values: Array, width: int) -> Array:
     first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
     found: Array = (sums[last] - sums[first]) / (last - first)
     return found
-
-
-def simulate(n: int, k: int, passes: int, *, noise: float, seeds: int, failure: float = 0.1) -> dict[str, float]:
-    """Races over simulated pools: the share of picks that all passes give, and the passes saved.
-
-    noise: standard deviation of one pass, in those of the examples' own means; it varies between examples by a
-    lognormal factor of 0.4. Returns the mean and the least "same", and the mean and the least "saved", over seeds.
-    """
-    same, saved = [], []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        means = rng.normal(size=n)
-        values = means + rng.normal(size=(passes, n)) * noise * np.exp(rng.normal(0.0, 0.4, size=n))
-        found = race(lambda j, rows, values=values: values[j, rows], n, k, passes, failure=failure)  # type: ignore[misc]
-        every = np.argsort(-values.mean(axis=0), kind="stable")[:k]
-        same.append(len(np.intersect1d(every, found.picks)) / k)
-        saved.append(found.saved)
-    return {
-        "same": float(np.mean(same)), "same_least": float(np.min(same)),
-        "saved": float(np.mean(saved)), "saved_least": float(np.min(saved)),
-    }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from guidestar.config import MixConfig, StrategyConfig
 from guidestar.errors import ConfigError, allowed
@@ -21,12 +21,16 @@ SAMPLES = 10  # responses that a measure of sampled answers looks at, unless con
 SOURCES: dict[tuple[str, str], str] = {}  # (table, name) -> SHA-256 of the user's file that it came from (`own`)
 SUBPOOL_SIZE = 1000  # candidates that are scored of a sub-pool, unless configured
 
+Role = Literal["recommended", "paper", "comparison"]
+ABOUT = frozenset({"doc", "role", "source"})  # fields of a recipe that change nothing that it does
+
 
 @dataclass(frozen=True)
 class Recipe:
     """What a strategy is made of; every part may stand alone.
 
-    doc: one line for lists of strategies.
+    doc: one line for lists of strategies. role: why it is in the table. source: key of docs/bibliography.md, None for what
+        is common or our own.
     measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
     model: "frozen" where label probabilities and embeddings are those of a classifier on frozen features
         (`query/probe.py`), and anything else the tuned model's; None is the tuned model's all.
@@ -70,6 +74,8 @@ class Recipe:
     code: str | None = None
     model: str | None = None
     warm_start: str | None = None
+    role: Role = "comparison"
+    source: str | None = None
 
     @property
     def sampled(self) -> int:
@@ -102,124 +108,137 @@ class Recipe:
         return table.SELECTORS[self.select]
 
 
-_STAR = Recipe(
-    "STAR: mean entropy of 3 dropout passes, mixed with the base model's, which fades over the rounds",
-    measure="auto",
-    passes=3,
-    mix=MixConfig(),
-)
-_ENTROPY = Recipe("highest entropy over the labels", measure="entropy")
+_STAR = MixConfig()
+_DISTINCT = {"measure": "auto", "prefilter": 4.0, "near_duplicates": 0.98}  # for a selector that looks at distances
+
+
+def _paper(doc: str, source: str, **parts: Any) -> Recipe:
+    return Recipe(doc, role="paper", source=source, **parts)
+
 
 STRATEGIES: dict[str, Recipe] = {
     "random": Recipe("uniformly at random: the control", select="random"),
-    "entropy": _ENTROPY,
-    "least_confidence": Recipe("lowest probability of the likeliest label", measure="least_confidence"),
-    "margin": Recipe("smallest gap between the two likeliest labels", measure="margin"),
-    "response_entropy": Recipe("highest entropy summed over the response", measure="response_entropy"),
-    "mc_entropy": Recipe("highest mean entropy of 10 dropout passes", measure="auto", passes=10),
-    "bald": Recipe("highest mutual information of label and adapter, 10 dropout passes", measure="bald", passes=10),
-    "star": _STAR,
-    "star_diverse": dataclasses.replace(
-        _STAR,
-        doc="STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_center",
+    "entropy": Recipe("highest entropy over the labels", measure="entropy", source="lewis1994"),
+    "least_confidence": Recipe(
+        "lowest probability of the likeliest label", measure="least_confidence", source="lewis1994"
     ),
-    "k_center": Recipe("greedy k-centre on the model's hidden states (core-set)", select="k_center"),
+    "margin": Recipe("smallest gap between the two likeliest labels", measure="margin", source="scheffer2001"),
+    "response_entropy": Recipe(
+        "highest entropy summed over the response", measure="response_entropy", source="zhang2024"
+    ),
+    "mc_entropy": Recipe("highest mean entropy of 10 dropout passes", measure="auto", passes=10, source="gal2017"),
+    "bald": _paper(
+        "highest mutual information of label and adapter, 10 dropout passes", "houlsby2011", measure="bald",
+        passes=10,
+    ),
+    "star": _paper(
+        "STAR: mean entropy of 3 dropout passes, mixed with the base model's, which fades over the rounds", "zhang2024", measure="auto", passes=3, mix=_STAR,
+    ),
+    "star_diverse": Recipe(
+        "STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre", source="zhang2024",
+        passes=3, mix=_STAR, select="k_center", **_DISTINCT,
+    ),
+    "k_center": _paper(
+        "greedy k-centre on the model's hidden states (core-set)", "sener2018", select="k_center"
+    ),
     "uncertain_k_center": Recipe(
-        "4 batches of highest entropy without near-duplicates, then greedy k-centre",
-        measure="auto",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_center",
+        "4 batches of highest entropy without near-duplicates, then greedy k-centre", source="sener2018",
+        select="k_center", **_DISTINCT,
     ),
     "uncertain_k_means": Recipe(
-        "4 batches of highest entropy without near-duplicates, then k-means weighted by entropy",
-        measure="auto",
-        prefilter=4.0,
-        near_duplicates=0.98,
-        select="k_means",
+        "4 batches of highest entropy without near-duplicates, then k-means weighted by entropy", select="k_means",
+        **_DISTINCT,
     ),
-    "mc": Recipe(
-        "entropy of the mean of 30 dropout passes (the MC of Jukić and Šnajder)", measure="entropy_of_mean", passes=30
+    "mc": _paper(
+        "entropy of the mean of 30 dropout passes (the MC of Jukić and Šnajder)", "jukic2023",
+        measure="entropy_of_mean", passes=30,
     ),
-    "consistency": Recipe("least agreement between the answers of 10 sampled responses", measure="answer_consistency"),
-    "committee": Recipe(
-        "highest entropy of the votes of 5 adapters trained from different seeds", measure="vote_entropy", committee=5
+    "consistency": Recipe(
+        "least agreement between the answers of 10 sampled responses", measure="answer_consistency", source="wang2023"
+    ),
+    "committee": _paper(
+        "highest entropy of the votes of 5 adapters trained from different seeds", "dagan1995",
+        measure="vote_entropy", committee=5,
     ),
     "committee_bald": Recipe(
-        "highest mutual information of label and adapter, 5 adapters trained from different seeds",
-        measure="bald",
-        committee=5,
+        "highest mutual information of label and adapter, 5 adapters trained from different seeds", measure="bald",
+        committee=5, source="houlsby2011",
     ),
-    "representation_gradient": Recipe(
-        "largest gradient of the representation by the input embeddings", measure="representation_gradient"
+    "representation_gradient": _paper(
+        "largest gradient of the representation by the input embeddings", "jukic2023b",
+        measure="representation_gradient",
     ),
-    "batch_bald": Recipe(
+    "batch_bald": _paper(
         "highest joint mutual information of the batch's labels and the adapter, 10 dropout passes of one model each",
-        passes=10,
-        select="batch_bald",
+        "kirsch2019", passes=10, select="batch_bald",
     ),
-    "badge": Recipe("k-means++ on the gradients of the model's own answers", select="badge"),
+    "badge": _paper("k-means++ on the gradients of the model's own answers", "ash2020", select="badge"),
     "k_means": Recipe("nearest to each of k centroids of the model's hidden states", select="k_means"),
-    "facility_location": Recipe("every example finds something similar in the batch", select="facility_location"),
-    "log_det": Recipe("D-optimal design on the model's hidden states (FisherSFT)", select="log_det"),
-    "dal": Recipe("least like the labelled, by a classifier of labelled against unlabelled", select="discriminative"),
-    "cal": Recipe("predictions that differ most from those of similar labelled examples", select="contrast"),
-    "typiclust": Recipe("most typical of the largest clusters without a label, base model's states", select="typical"),
-    "herding": Recipe(
-        "greedy: covers most of the pool, by frozen features (MaxHerding)",
-        select="herding",
-        model="frozen",
-        warm_start="herding",
+    "facility_location": _paper(
+        "every example finds something similar in the batch", "wei2015", select="facility_location"
     ),
-    "uncertainty_herding": Recipe(
-        "greedy: covers most of what the tuned model doubts, by its own states (Uncertainty Herding)",
-        measure="auto",
-        select="herding",
+    "log_det": _paper(
+        "D-optimal design on the model's hidden states (FisherSFT)", "deb2025", select="log_det"
+    ),
+    "dal": _paper(
+        "least like the labelled, by a classifier of labelled against unlabelled", "gissin2019",
+        select="discriminative",
+    ),
+    "cal": _paper(
+        "predictions that differ most from those of similar labelled examples", "margatina2021",
+        select="contrast",
+    ),
+    "typiclust": _paper(
+        "most typical of the largest clusters without a label, base model's states", "hacohen2022",
+        select="typical",
+    ),
+    "herding": _paper(
+        "greedy: covers most of the pool, by frozen features (MaxHerding)", "bae2024", select="herding",
+        model="frozen", warm_start="herding",
+    ),
+    "uncertainty_herding": _paper(
+        "greedy: covers most of what the tuned model doubts, by its own states (Uncertainty Herding)", "bae2025", measure="auto", select="herding",
     ),
     "lean": Recipe(
         "greedy: covers most of what a classifier on frozen features doubts; the first labels are chosen, too",
-        measure="auto",
-        select="herding",
-        model="frozen",
-        warm_start="herding",
+        role="recommended", source="bae2025", measure="auto", select="herding", model="frozen", warm_start="herding",
     ),
-    "prob_cover": Recipe("most examples within a radius, base model's states", select="prob_cover"),
+    "prob_cover": _paper(
+        "most examples within a radius, base model's states", "yehuda2022", select="prob_cover"
+    ),
     "star_k_center": Recipe(
         "greedy k-centre on STAR's mix of distances in the base and in the tuned model, each divided by its radius",
-        mix=MixConfig(scale="minmax"),
-        select="mixed_k_center",
+        source="zhang2024", mix=MixConfig(scale="minmax"), select="mixed_k_center",
     ),
-    "power_entropy": dataclasses.replace(_ENTROPY, doc="drawn in proportion to the entropy", select="power"),
-    "gibbs_entropy": dataclasses.replace(_ENTROPY, doc="drawn in proportion to exp(entropy/σ)", select="gibbs"),
-    "uncertain_badge": dataclasses.replace(
-        _ENTROPY, doc="10 batches of highest entropy, then BADGE", prefilter=10.0, select="badge"
+    "power_entropy": _paper(
+        "drawn in proportion to the entropy", "kirsch2023", measure="entropy", select="power"
     ),
-    "uncertain_coverage": Recipe(
-        "10 batches of highest entropy, then facility location",
-        measure="auto",
-        prefilter=10.0,
+    "gibbs_entropy": _paper(
+        "drawn in proportion to exp(entropy/σ)", "kirsch2023", measure="entropy", select="gibbs"
+    ),
+    "uncertain_badge": Recipe(
+        "10 batches of highest entropy, then BADGE", source="ash2020", measure="entropy", prefilter=10.0, select="badge"
+    ),
+    "uncertain_coverage": _paper(
+        "10 batches of highest entropy, then facility location", "wei2015", measure="auto", prefilter=10.0,
         select="facility_location",
     ),
-    "anchor_entropy": dataclasses.replace(
-        _ENTROPY,
-        doc="highest entropy of the 1,000 candidates most like anchors of every class (AnchorAL)",
-        subpool="anchors",
+    "anchor_entropy": _paper(
+        "highest entropy of the 1,000 candidates most like anchors of every class (AnchorAL)", "lesci2024",
+        measure="entropy", subpool="anchors",
     ),
-    "seals_entropy": dataclasses.replace(
-        _ENTROPY, doc="highest entropy of the 1,000 nearest neighbours of the labelled (SEALS)", subpool="neighbours"
+    "seals_entropy": _paper(
+        "highest entropy of the 1,000 nearest neighbours of the labelled (SEALS)", "coleman2022",
+        measure="entropy", subpool="neighbours",
     ),
     "oracle_predictive_entropy": Recipe(
-        "highest loss on the gold response (simulation only)", measure="oracle_predictive_entropy"
+        "highest loss on the gold response (simulation only)", measure="oracle_predictive_entropy", source="zhang2024"
     ),
-    "oracle_star": dataclasses.replace(
-        _STAR,
-        doc="STAR on the loss on the gold response (simulation only)",
-        measure="oracle_predictive_entropy",
+    "oracle_star": Recipe(
+        "STAR on the loss on the gold response (simulation only)", measure="oracle_predictive_entropy", passes=3,
+        mix=_STAR, source="zhang2024",
     ),
-}
+}  # fmt: skip
 
 
 # --- before the run -----------------------------------------------------------------------------
@@ -241,16 +260,16 @@ def resolve(config: StrategyConfig) -> Recipe:
     changes: dict[str, Any] = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(Recipe)
-        if field.name not in ("doc", "code") and getattr(config, field.name) is not None
+        if field.name not in ABOUT | {"code"} and getattr(config, field.name) is not None
     }
     if config.mix == "none":
         changes["mix"] = None
     if config.model == "tuned":
         changes["model"] = None
-    found = dataclasses.replace(STRATEGIES[config.use], **changes)
-    parts = (("STRATEGIES", config.use), ("MEASURES", found.measure), ("SELECTORS", found.select))
+    recipe = dataclasses.replace(STRATEGIES[config.use], **changes)
+    parts = (("STRATEGIES", config.use), ("MEASURES", recipe.measure), ("SELECTORS", recipe.select))
     sources = sorted({SOURCES[table, name] for table, name in parts if name is not None and (table, name) in SOURCES})
-    return dataclasses.replace(found, code=" ".join(sources) or None)
+    return dataclasses.replace(recipe, code=" ".join(sources) or None)
 
 
 def unknown_parts(made: StrategyConfig | Recipe) -> list[str]:
@@ -258,9 +277,9 @@ def unknown_parts(made: StrategyConfig | Recipe) -> list[str]:
     known = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
     given = {key: getattr(made, key) for key in known}
     return [
-        f"{key} {found!r} is unknown; {allowed(known[key], found)}"
-        for key, found in given.items()
-        if found not in (None, *known[key])
+        f"{key} {name!r} is unknown; {allowed(known[key], name)}"
+        for key, name in given.items()
+        if name not in (None, *known[key])
     ]
 
 

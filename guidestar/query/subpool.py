@@ -1,12 +1,12 @@
 """Small parts of a large pool that are worth scoring, found by similarity to the labelled: for rare classes.
 
 Scoring a pool costs a pass of the model over all of it, every round. These functions look at the base model's
-embeddings alone, which are computed once. `recall` says what the shortcut loses.
+embeddings alone, which are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,16 +99,6 @@ def subpool(
     if name == "anchors":
         return anchor_pool(points, labelled_points, labelled_classes, size, rng)
     return neighbour_pool(points, labelled_points, size, rng)
-
-
-def recall(some: Collection[str], full: Collection[str]) -> float:
-    """Share of the full pool's picks that were also made from a part of it; NaN for no picks.
-
-    >>> recall(["a", "b", "c"], ["b", "d"])
-    0.5
-    """
-    wanted = set(full)
-    return len(wanted & set(some)) / len(wanted) if wanted else float("nan")
 
 
 def spread(points: Points, k: int, rng: np.random.Generator) -> Positions:

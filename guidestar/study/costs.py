@@ -22,7 +22,7 @@ from guidestar.metrics.cost import KINDS, Prices, Spent, cumulative, forward, re
 from guidestar.model.recipe import epochs
 from guidestar.people.ledger import read_ledger
 from guidestar.phases import PHASES
-from guidestar.query.recipes import Recipe
+from guidestar.query.recipes import ABOUT, Recipe
 from guidestar.records import Label
 from guidestar.report.control import is_random
 from guidestar.report.spending import COSTS_FILE, read_ledger_of
@@ -243,7 +243,7 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
 
 def _walks(recipe: Mapping[str, Any]) -> int:
     """How often a stored recipe goes through the candidates; those of older runs know passes alone."""
-    known = {f.name for f in fields(Recipe)} - {"mix", "doc"}
+    known = {f.name for f in fields(Recipe)} - {"mix"} - ABOUT
     plain = {name: value for name, value in recipe.items() if name in known and value is not None}
     return Recipe("", **plain).walks
 
