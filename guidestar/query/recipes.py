@@ -109,7 +109,7 @@ class Recipe:
 
 
 _STAR = MixConfig()
-_DISTINCT: dict[str, Any] = {"measure": "auto", "prefilter": 4.0, "near_duplicates": 0.98}  # for a selector that looks at distances
+_DISTINCT: dict[str, Any] = {"measure": "auto", "prefilter": 4.0, "near_duplicates": 0.98}  # for selectors by distance
 
 
 def _paper(doc: str, source: str, **parts: Any) -> Recipe:
