@@ -22,6 +22,7 @@ from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
+from guidestar.tasks import scored_labels, several
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
@@ -76,7 +77,8 @@ class Bench:
         from guidestar.model import load
 
         with self.progress.phase("loading model"):
-            base = load.load(self.config.model, self.progress.say, self.dataset.task.classes)
+            task = self.dataset.task
+            base = load.load(self.config.model, self.progress.say, scored_labels(task), several(task))
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base
 
@@ -266,6 +268,8 @@ class Bench:
                 f"train.early_stop: {rule} asks how smooth classes are, which the task kind "
                 f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
             )
+        if self.config.train.pseudo_labels and several(self.dataset.task):
+            problems.append("train.pseudo_labels are of one label a text, and several may hold here; leave it out")
         if problems:
             raise ConfigError("\n".join(problems))
         _ = self.fitting

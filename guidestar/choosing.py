@@ -17,13 +17,14 @@ from guidestar.bench import PARTS, Bench
 from guidestar.query import strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.prototypes import label_prototypes
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
 from guidestar.query.warm_start import WARM_STARTS, warm_start_of
 from guidestar.records import Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.store import Store
+from guidestar.tasks import several
 from guidestar.tuning import Tuning
 
 STATES = Ask.of(["embedding"])
@@ -136,7 +137,8 @@ class Chooser:
             context = self._scored(candidates, tuned, context, k, r)
         if recipe.by_probe:
             context = self._probed(candidates, needs & recipe.by_probe, context, r)
-        if self._bench.watched and context.full is not None and "label_log_probs" in context.full.arrays:
+        classes = self._bench.fitting.task.classes
+        if self._bench.watched and classes and context.full is not None and "label_log_probs" in context.full.arrays:
             self._keep_answers(r, context.full)
         ids, rng = [e.id for e in candidates], generator(self.tuning.seed, r, "query")
         return strategies.choose(recipe, ids, context, k, rng, random_share=at_random / k)
@@ -204,16 +206,16 @@ class Chooser:
 
     def _with_labels(self, said: Predictions, examples: Sequence[Example], r: int) -> Predictions:
         """The base model's arrays with what stands in for its label probabilities: an untrained head has none."""
-        recipe, labels = self._recipe, self._bench.fitting.task.classes
+        recipe, task = self._recipe, self._bench.fitting.task
         if recipe.mix is not None and recipe.mix.base == "head":
             head = self.tuning.engine.scorer(self.tuning.adapter(r - 1), head_alone=True)
             with self.tuning.clock(r, "score base", len(examples)) as tick:
                 log_probs = head(examples, LABELS, tick).arrays["label_log_probs"]
         else:
             known = self._base_labelled(r, STATES).arrays["embedding"][0]
-            classes = np.asarray([labels.index(label.answer) for _, label in self.tuning.labelled()], dtype=np.intp)
-            log_probs = prototype_log_probs(said.arrays["embedding"][0], known, classes, len(labels))[None]
-        return Predictions(said.ids, {**said.arrays, "label_log_probs": log_probs}, labels)
+            parts = [task.parts(label.answer) for _, label in self.tuning.labelled()]
+            log_probs = label_prototypes(said.arrays["embedding"][0], known, parts, task.labels, several(task))[None]
+        return Predictions(said.ids, {**said.arrays, "label_log_probs": log_probs}, task.labels)
 
     def _base_labelled(self, r: int, ask: Ask) -> Predictions:
         known = [example for example, _ in self.tuning.labelled()]

@@ -65,7 +65,7 @@ class Course:
     @property
     def answers(self) -> str:
         """The kind of work behind an answer to one example."""
-        return "labels" if self.family == "choice" else "generated"
+        return "labels" if self.family in ("choice", "multi_label") else "generated"
 
     @property
     def candidates(self) -> list[int]:

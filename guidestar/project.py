@@ -18,6 +18,7 @@ from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import ANSWER, MOST_LABELS, Choice
 from guidestar.tasks.choice import labels_in
 from guidestar.tasks.common import label_key, shown, visible
+from guidestar.tasks.multi_label import several_in
 
 LOOK = 100_000  # rows looked at
 NO_COLUMN = "none"  # of the answers, said on the command line
@@ -92,7 +93,20 @@ strategies: [star]"""
 _PEOPLE = "\nannotator: people"
 
 _KINDS = {"number": "a final number", "text": "free text"}
-_TELLING = {"label", "labels", "answer", "class", "category", "intent", "target", "topic", "y"}
+_TELLING = {
+    "label",
+    "labels",
+    "answer",
+    "class",
+    "category",
+    "categories",
+    "intent",
+    "tags",
+    "target",
+    "topic",
+    "topics",
+    "y",
+}
 
 
 def _is_configuration(path: Path) -> bool:
@@ -135,7 +149,7 @@ def write_config(
         answer = None
     else:
         kind, answer, known = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
-    if given and kind != "choice":
+    if given and kind not in ("choice", "multi_label"):
         raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
     if labels is not None:
         Choice(tuple(given), tuple(given))  # says what is wrong with them
@@ -154,7 +168,9 @@ def write_config(
     asked, ready = answer is None or missing > 0, bool(answer or given)
     budget = max(8, min(400, len(rows) // 2))
     warm = max(2, min(100, budget // 4))
-    what = f"a choice of {len(given or known)} labels" if kind == "choice" else _KINDS[kind]
+    what = {
+        "choice": f"a choice of {len(given or known)} labels", "multi_label": f"any number of {len(given or known)} labels"
+    }.get(kind) or _KINDS[kind]  # fmt: skip
     more = " or more" if len(rows) == LOOK else ""
     notes = [
         f"{named.name}: {len(rows)}{more} rows; columns: {_listed(columns)}",
@@ -173,7 +189,7 @@ def write_config(
         )
     if blank := texted.count(False):
         notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
-    if answer and known:
+    if answer and known and kind == "choice":
         notes += _merged(cells[answer], given or known)
     model, why = _model(kind, cells[text])
     notes.append(f"model: {model}, {why}")
@@ -209,7 +225,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _model(kind: str, texts: Sequence[str]) -> tuple[str, str]:
     """The model to begin with, and why."""
-    if kind != "choice":
+    if kind not in ("choice", "multi_label"):
         return _LANGUAGE, "a language model, because the answers have to be written"
     if (longest := max(map(len, texts))) > ENCODED:
         return (
@@ -243,14 +259,19 @@ def _answer_column(
 ) -> tuple[str, str | None, list[str]]:
     """(task kind, column, labels): a column with few short values, a telling name first; else a telling name
     with worked answers ("#### 7") or texts; else a choice without a column. named: the column, where it is known."""
-    best: tuple[float, str] | None = None
+    best: tuple[float, str, list[str]] | None = None
     longest = None if named else max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
     for i, (name, values) in enumerate(cells.items()):
         kinds = Counter(label_key(v) for v in values if visible(v))
         few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, rows // 4)) and all(len(k) <= 40 for k in kinds)
-        rank = (0 if name.lower() in _TELLING else 100) + len(kinds) - i / 1000  # of equals, the later column
-        if few and name != longest and (best is None or rank < best[0]):
-            best = (rank, name)
+        several = [] if name == longest and not named else list(several_in(values))
+        rank = (
+            (0 if name.lower() in _TELLING else 100) + len(several or kinds) - i / 1000
+        )  # of equals, the later column
+        if (few or several) and name != longest and (best is None or rank < best[0]):
+            best = (rank, name, several)
+    if best is not None and best[2]:
+        return "multi_label", best[1], best[2]
     if best is not None:
         return "choice", best[1], list(labels_in([v for v in cells[best[1]] if visible(v)], ANSWER))
     for name, values in cells.items():
@@ -263,13 +284,17 @@ def _answer_column(
 
 
 def _task(kind: str, labels: list[str], ready: bool) -> str:
-    if kind != "choice":
+    if kind not in ("choice", "multi_label") or (
+        ready and not labels
+    ):  # not all rows were looked at: the data have the labels
         return f"  kind: {kind}"
-    if ready and not labels:  # not all rows were looked at, so the labels are taken from the data
-        return "  kind: choice"
-    mine = "" if ready else "  # put your labels between the brackets: [billing, delivery]; other kinds: number, text\n"
+    mine = (
+        ""
+        if ready
+        else "  # put your labels between the brackets: [billing, delivery]; other kinds: multi_label, number, text\n"
+    )
     hint = "  # write {label: word, …} to have the model write another word than the label\n"
-    return f"  kind: choice\n{mine}{hint}  labels: {_quoted(labels)}"
+    return f"  kind: {kind}\n{mine}{hint}  labels: {_quoted(labels)}"
 
 
 def _template(text: str, columns: list[str]) -> str:

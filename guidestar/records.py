@@ -83,8 +83,8 @@ Annotation = Label | Skip | Undo | Flag | Note | Verdict
 class Suggestion:
     """The model's own answer to an example.
 
-    answer: the likeliest label of a choice, else a draft text.
-    probabilities: label -> probability for a choice, empty otherwise.
+    answer: the likeliest label of a choice, the likeliest set of several, else a draft text.
+    probabilities: label -> probability for a choice; of several labels that of the answer alone; empty otherwise.
     round: whose adapter said it; -1 is the base model.
     """
 
@@ -100,7 +100,8 @@ class Predictions:
     ids: (n,) example ids; arrays below follow this order.
     arrays: name -> (passes, n, ...) float array. `passes` is 1 for a deterministic pass and K for
         Monte-Carlo dropout; "embedding" is always (1, n, width), the mean over passes.
-    labels: names of the label space, for "label_log_probs" (passes, n, len(labels)).
+    labels: names of the label space, for "label_log_probs" (passes, n, len(labels)); where several labels may hold at once
+        that is (passes, n, len(labels), 2), the logs of "does not hold" and "holds".
     """
 
     ids: tuple[str, ...]

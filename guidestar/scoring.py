@@ -28,7 +28,7 @@ from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
 from guidestar.store import find_run
 from guidestar.store.cache import Cache
-from guidestar.tasks import TASKS, Task, make_task
+from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
 
 CHUNK = 1024  # examples predicted before their rows are given out
 PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place
@@ -78,7 +78,7 @@ def score_file(
         b_dropout=config.train.b_dropout if passes else None,
     )  # fmt: skip
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
-    needs |= LABELS.needs if task.classes else set()
+    needs |= LABELS.needs if scored_labels(task) else set()
     samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
     plain = Ask.of(needs, passes=passes, samples=samples, gold={})
     if (why := scorer.refusal(plain)) is not None:
@@ -112,7 +112,7 @@ def _engine(config: RunConfig, task: Task, progress: Progress) -> Engine:
     from guidestar.model.engine import OwnEngine
 
     with progress.phase("loading model"):
-        return OwnEngine(load.load(config.model, progress.say, task.classes), task)
+        return OwnEngine(load.load(config.model, progress.say, scored_labels(task), several(task)), task)
 
 
 def _values(

@@ -79,13 +79,13 @@ def make_run(
     config = {
         "out": ".",
         "data": {"pool": "pool.csv", "template": "Question: {text}\nType:"},
-        "task": {"kind": kind} | ({"labels": dict(labels)} if kind == "choice" else {}),
+        "task": {"kind": kind} | ({"labels": dict(labels)} if kind in ("choice", "multi_label") else {}),
         "query": dict(query or {"warm_start": len(texts), "batch": 5, "budget": max(len(texts), 30)}),
         "annotator": "people",
         "people": dict(people or {}),
     }
     task = {"kind": kind}
-    if kind == "choice":
+    if kind in ("choice", "multi_label"):
         task |= {"labels": list(labels), "words": list(labels.values())}
     with Store.open(run, create=True) as store:
         store.begin({"seed": 0}, {"name": experiment, "strategy": "star", "seed": 0, "task": task, "config": config})

@@ -124,7 +124,7 @@ def test_impossible_combinations_are_reported_together(write: Write) -> None:
     assert problems(write(IMPOSSIBLE)) == [
         "my.yaml: data.pool is missing; give it, or a `preset`",
         "my.yaml: data.template is missing; give it, or a `preset`",
-        "my.yaml: task.kind is missing; allowed: choice, number, text",
+        "my.yaml: task.kind is missing; allowed: choice, multi_label, number, text",
         "my.yaml line 3: query.budget is 5, below query.warm_start 10",
         "my.yaml line 4: train.patience needs a validation set, because the test set chooses nothing: give data.validation",
         "my.yaml line 5: model.remote_code needs model.revision pinned to a commit of 40 hex digits",

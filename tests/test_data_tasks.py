@@ -49,12 +49,14 @@ def test_every_kind_reads_back_what_it_teaches(kind: str, gold: str, response: s
 
 def test_defaults_and_limits_of_every_kind() -> None:
     limits = {kind: make_task(TaskConfig(kind=kind), ["a", "b"], "{answer}").max_new_tokens for kind in TASKS}  # type: ignore[arg-type]
-    assert limits == {"choice": 16, "number": 256, "text": 64}
+    assert limits == {"choice": 16, "multi_label": 64, "number": 256, "text": 64}
     assert make_task(TaskConfig(kind="text", max_new_tokens=5), [], "{answer}").max_new_tokens == 5
 
 
 def test_a_task_without_kind_or_answer_place_is_refused() -> None:
-    with pytest.raises(ConfigError, match=re.escape("task.kind is missing; allowed: choice, number, text")):
+    with pytest.raises(
+        ConfigError, match=re.escape("task.kind is missing; allowed: choice, multi_label, number, text")
+    ):
         make_task(TaskConfig(), [], "{answer}")
     with pytest.raises(ConfigError, match=re.escape("data.response is 'yes'; it must contain {answer} exactly once")):
         make_task(TaskConfig(kind="text"), [], "yes")

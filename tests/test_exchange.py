@@ -29,7 +29,9 @@ from guidestar.exchange.table import recognise
 from guidestar.records import Annotation, Example, Flag, Label, Metrics, Note, Pick, Query, Skip, Suggestion, Verdict
 from guidestar.schema import fingerprint
 from guidestar.store import Store, files
+from guidestar.tasks import MultiLabel
 from guidestar.tasks.common import label_key, visible
+from guidestar.tasks.multi_label import NONE
 
 TOOLS = ["label-studio", "argilla", "prodigy", "doccano"]
 SUFFIX = {"json": ".json", "jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet", "datasets": ""}
@@ -45,7 +47,7 @@ def make_run(
 ) -> Path:
     """A run that has asked for some examples in two rounds."""
     with Store.open(folder, create=True) as store:
-        names = {"labels": list(labels), "words": list(labels)} if kind == "choice" else {}
+        names = {"labels": list(labels), "words": list(labels)} if kind in ("choice", "multi_label") else {}
         store.begin({}, {"task": {"kind": kind, **names}})
         half = len(examples) // 2
         for r, part in enumerate([examples[:half], examples[half:]]):
@@ -115,15 +117,24 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    kind = draw(st.sampled_from(["choice", "text", "number"]))
-    labels = draw(st.lists(WORD.filter(visible), min_size=2, max_size=4, unique_by=label_key))
+    kind = draw(st.sampled_from(["choice", "multi_label", "text", "number"]))
+    word = WORD.filter(visible).filter(lambda w: kind != "multi_label" or (";" not in w and w != NONE))
+    labels = draw(st.lists(word, min_size=2, max_size=4, unique_by=label_key))
     names = draw(st.lists(FIELD, min_size=1, max_size=3, unique=True))
     made = draw(st.lists(st.fixed_dictionaries({name: TEXT for name in names}), min_size=1, max_size=3))
     pool = {e.id: e for fields in made if any(text.strip() for text in fields.values()) for e in [make_example(fields)]}
     pool = pool or {(e := make_example(dict.fromkeys(names, "x"))).id: e}
     who = draw(st.lists(NAME.filter(bool), min_size=1, max_size=3, unique=True))
     number = st.integers(-99, 99).map(lambda n: f"#### {n}") | st.integers(0, 99).map(lambda n: f"{n}*2=\n#### {2 * n}")
-    answer = {"choice": st.sampled_from(labels), "text": WORD, "number": number}[kind]
+    several = st.sets(st.sampled_from(labels)).map(
+        lambda held: MultiLabel(tuple(labels), tuple(labels)).canonical(held)
+    )
+    answer = {
+        "choice": st.sampled_from(labels),
+        "multi_label": several if kind == "multi_label" else WORD,
+        "text": WORD,
+        "number": number,
+    }[kind]
     annotation = st.one_of(
         st.builds(Label, answer, st.sampled_from(who)),
         st.builds(Skip, NAME, st.sampled_from(who)),
@@ -156,7 +167,8 @@ def out_name(format: str) -> str:
 def test_what_a_file_says_is_what_was_written(format: str, case: Case) -> None:
     """Every format carries answers with their annotators, skips, flags, notes and verdicts, in its files too."""
     chosen = FORMATS[format.removesuffix("-safe")]
-    about = About(case.labels if case.kind == "choice" else (), tuple(case.examples[0].fields))
+    labels = case.labels if case.kind in ("choice", "multi_label") else ()
+    about = About(labels, tuple(case.examples[0].fields), several=case.kind == "multi_label")
     rows = rows_with(case)
     records = [record for row in rows for record in chosen.write(row, about)]
     with tempfile.TemporaryDirectory() as place:

@@ -163,7 +163,7 @@ def test_people_answer_a_kind_of_ones_own() -> None:
 
 def test_an_unknown_kind_is_refused_with_the_kinds_there_are(make_config: MakeConfig) -> None:
     with pytest.raises(
-        ConfigError, match=r"task.kind is 'tag'; did you mean 'tags'\? allowed: choice, number, text, tags"
+        ConfigError, match=r"task.kind is 'tag'; did you mean 'tags'\? allowed: choice, multi_label, number, text, tags"
     ):
         Run(make_config(**SMALL, task={"kind": "tag"}))
 

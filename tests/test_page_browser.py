@@ -316,3 +316,26 @@ def test_what_the_model_says_is_blind_by_default_with_an_overlap_and_recorded_wh
         page.keyboard.press("4")
         shown(page, QUESTIONS[1])
         assert not page.is_visible("#suggestion"), "hidden stays hidden where it is shown by default"
+
+
+def test_several_labels_are_switched_and_saved_together(tmp_path: Path, enter: Callable[..., Page]) -> None:
+    run = make_run(tmp_path, kind="multi_label")
+    with served(run) as server:
+        page = enter(server)
+        shown(page, QUESTIONS[0])
+        page.keyboard.press("Enter")  # nothing is switched on, so nothing is saved
+        for key in ("6", "1", "2", "2"):
+            page.keyboard.press(key)
+        assert page.get_attribute("#answers .answer >> nth=5", "aria-pressed") == "true"
+        page.keyboard.press("Enter")
+        shown(page, QUESTIONS[1])
+        assert page.locator("#answers .answer[aria-pressed=true]").count() == 0
+        page.keyboard.press("0")
+        shown(page, QUESTIONS[2])
+        page.click("#answers .answer >> nth=3")
+        page.keyboard.press("Enter")  # a button has the focus; it saves, and does not switch again
+        shown(page, QUESTIONS[3])
+        all_saved(page)
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector("#place >> text=You answered human")
+    assert [answers(run)[id].answer for id in IDS[:3]] == ["ABBR; NUM", "[]", "HUM"]

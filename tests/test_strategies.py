@@ -240,7 +240,7 @@ def test_all_problems_are_found_at_once():
     recipe = Recipe("bad", measure="bald", passes=1, mix=MixConfig(), balance=True)
     problems = check(recipe, "number", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.0})
     assert problems == [
-        "measure 'bald' is not defined for the task kind 'number'; allowed: choice",
+        "measure 'bald' is not defined for the task kind 'number'; allowed: choice, multi_label",
         "passes is 1; measure 'bald' needs at least 2",
         "mix: measure 'bald' needs 2 passes, and the base model has one; set mix: none",
         "passes is 1, but the LORA adapter has no dropout, so that all passes would be equal; "

@@ -11,7 +11,8 @@ from guidestar.data.pool import Split
 from guidestar.metrics.scores import choice_metrics, exact_metrics
 from guidestar.progress import Tick
 from guidestar.records import Example, Suggestion
-from guidestar.tasks import Task, Text
+from guidestar.tasks import Task, Text, several
+from guidestar.tasks.multi_label import JOINT, NONE
 
 Measured = tuple[dict[str, float], dict[str, np.ndarray]]
 LABELS = Ask.of(["label_log_probs"])
@@ -23,17 +24,31 @@ def evaluate(scorer: Scorer, split: Split, task: Task, tick: Tick = silent, *, s
     stop: a text that ends a generated response, beside the end token.
 
     A choice gives accuracy, macro_f1, ece, brier, nll, and arrays "log_probs" (n, labels) float32 and "gold"
-    (n,) int64. The other kinds give the accuracy of the parsed response and the task's own measures, and "correct" (n,)
+    (n,) int64. The other kinds give the accuracy of the whole answer and the task's own measures, and "correct" (n,)
     uint8.
     """
     pairs = split.answered()
     examples, answers = [e for e, _ in pairs], [a for _, a in pairs]
     if task.classes:
         return choice_values(scorer(examples, LABELS, tick).arrays["label_log_probs"][0], answers, task)
-    texts = scorer.respond(examples, stop, tick).texts
-    parsed = [task.parse(text) for text in texts]
+    parsed: Sequence[str | None]
+    if several(task):
+        parsed = [answer for answer, _ in likeliest_sets(scorer, examples, task, tick)]
+    else:
+        parsed = [task.parse(text) for text in scorer.respond(examples, stop, tick).texts]
     correct = np.asarray([task.correct(p, a) for p, a in zip(parsed, answers, strict=True)], dtype=bool)
     return exact_metrics(correct) | task.measures(parsed, answers), {"correct": correct.astype(np.uint8)}
+
+
+def likeliest_sets(
+    scorer: Scorer, examples: Sequence[Example], task: Task, tick: Tick = silent
+) -> list[tuple[str, float]]:
+    """Where several labels may hold: the answer of those that are likelier than not, and its probability if the labels are
+    independent, Π max(p, 1 − p)."""
+    log_probs = scorer(examples, LABELS, tick).arrays["label_log_probs"][0]
+    held, best = log_probs[..., 1] > log_probs[..., 0], np.exp(log_probs.max(axis=-1).sum(axis=-1))
+    names = [JOINT.join(label for label, holds in zip(task.labels, row, strict=True) if holds) for row in held]
+    return [(name or NONE, float(p)) for name, p in zip(names, best, strict=True)]
 
 
 def choice_values(log_probs: np.ndarray, answers: Sequence[str], task: Task) -> Measured:
@@ -47,9 +62,12 @@ def suggest(
 ) -> dict[str, Suggestion]:
     """Example id -> what the model of round `round` would answer.
 
-    A choice gives the likeliest label and the probability of each; the other kinds a greedy response without the
-    words of the response template, "" where the model writes nothing.
+    A choice gives the likeliest label and the probability of each, several labels the likeliest set and its probability
+    (`likeliest_sets`); the other kinds a greedy response without the words of the response template, "" where the model writes nothing.
     """
+    if several(task):
+        sets = likeliest_sets(scorer, examples, task, tick)
+        return {e.id: Suggestion(a, {a: p}, round) for e, (a, p) in zip(examples, sets, strict=True)}
     if not (labels := task.classes):
         bare = Text(task.response)
         texts = scorer.respond(examples, None, tick).texts

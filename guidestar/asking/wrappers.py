@@ -32,7 +32,7 @@ def question(scorer: Scorer, examples: Sequence[Example], ask: Ask) -> dict[str,
     return {**scorer.plain(), **ask.plain(), "ids": [e.id for e in examples], "prompts": texts.hexdigest(), **gold}
 
 
-class _Around(Scorer):
+class Around(Scorer):
     """A scorer around another; it can what that one can."""
 
     scorer: Scorer
@@ -71,7 +71,7 @@ class _Around(Scorer):
 
 @final
 @dataclass(frozen=True)
-class Cached(_Around):
+class Cached(Around):
     """Asks once and keeps the answer. The same examples in another order or company are another question, because the
     last bits of a score may depend on its batch. `with` opens nothing: an answer that is there needs no model."""
 
@@ -101,7 +101,7 @@ class Cached(_Around):
 
 @final
 @dataclass(frozen=True)
-class InParts(_Around):
+class InParts(Around):
     """Asks about many examples part by part and keeps each part, so that a process that was stopped goes on at the part
     it was in. At most one part is asked as ever, and nothing is written.
 
@@ -143,7 +143,7 @@ class InParts(_Around):
 
 @final
 @dataclass(frozen=True)
-class Raced(_Around):
+class Raced(Around):
     """K Monte-Carlo passes, of which an example gets only as many as it takes to tell whether it is among the k with the
     highest mean of `value` (`query/racing.py`)."""
 

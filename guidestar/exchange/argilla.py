@@ -33,9 +33,11 @@ from guidestar.exchange.rows import (
     merged,
     nested,
     only,
+    parts_of,
     single,
     text_of,
 )
+from guidestar.tasks.multi_label import NONE
 
 _QUESTION = "answer"
 _NAMES = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
@@ -46,12 +48,16 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     """One record, as `Record.from_dict` takes it; skips are in the metadata, for a response must have a value."""
     question = about.question or _QUESTION
     labels = [(given.annotator, given.answer) for given in row.answers if given.answer is not None]
-    responses = [{"value": answer, "user_id": _user(who), "status": "submitted"} for who, answer in labels]
+    responses = [
+        {"value": _value(answer, about), "user_id": _user(who), "status": "submitted"} for who, answer in labels
+    ]
     names = {_user(who): who for who, _ in labels if _user(who) != who}
     suggestions = {}
     if about.suggestions and (found := row.suggestion) is not None:
-        chance = found.probabilities.get(found.answer)
-        suggestions = {question: {"value": found.answer, "score": chance, "agent": f"round {found.round}"}}
+        chance = None if about.several else found.probabilities.get(found.answer)  # there a list, one for each label
+        suggestions = {
+            question: {"value": _value(found.answer, about), "score": chance, "agent": f"round {found.round}"}
+        }
     return [
         {
             "id": row.id,
@@ -63,6 +69,10 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
             "status": "completed" if responses else "pending",
         }
     ]
+
+
+def _value(answer: str, about: About) -> str | list[str]:
+    return parts_of(answer, about) if about.several else answer
 
 
 def _user(name: str) -> str:
@@ -77,7 +87,7 @@ def hint(about: About) -> str:
     question = about.question or _QUESTION
     fields = ", ".join(f"rg.TextField(name={name!r})" for name in about.fields)
     if about.labels:
-        asked = f"rg.LabelQuestion(name={question!r}, labels={list(about.labels)!r})"
+        asked = f"rg.{'Multi' * about.several}LabelQuestion(name={question!r}, labels={list(about.labels)!r})"
     else:
         asked = f"rg.TextQuestion(name={question!r})"
     return (
@@ -101,7 +111,7 @@ def read(record: Record, about: About, where: str) -> Row:
 
 def _responses(record: Record, about: About, where: str) -> list[Given]:
     if "annotation" in record:  # 1.x
-        return _legacy(record, where)
+        return _legacy(record, about, where)
     found = nested(record.get("responses"))
     said = list(_of_users(found, where) if isinstance(found, list) else _of_questions(found, where))
     asked = dict.fromkeys(question for question, _, _ in said if question)
@@ -112,7 +122,7 @@ def _responses(record: Record, about: About, where: str) -> list[Given]:
             continue
         status, user = text_of(response.get("status"), where), _name(response, where)
         at = text_of(response.get("updated_at") or response.get("inserted_at"), where)
-        answer = single(value, f"{where}: {question}")
+        answer = single(value, f"{where}: {question}", about, NONE)
         if status == "discarded":
             results.append(Given(user, None, at=at))
         elif status != "draft" and answer is not None:
@@ -142,12 +152,12 @@ def _of_users(found: Any, where: str) -> Iterator[Said]:
             yield str(question), response, value.get("value") if isinstance(value, Mapping) else value
 
 
-def _legacy(record: Record, where: str) -> list[Given]:
+def _legacy(record: Record, about: About, where: str) -> list[Given]:
     """A 1.x record has one `annotation`, by `annotation_agent`, and a `status`."""
     agent = text_of(record.get("annotation_agent"), where)
     if record.get("status") == "Discarded":
         return [Given(agent, None)]
-    answer = single(record["annotation"], f"{where}: annotation")
+    answer = single(record["annotation"], f"{where}: annotation", about)
     return [] if answer is None else [Given(agent, answer)]
 
 

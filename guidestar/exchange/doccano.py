@@ -28,6 +28,7 @@ from guidestar.exchange.rows import (
     from_kept,
     kept,
     labels_in,
+    parts_of,
     shown,
     single,
     text_of,
@@ -48,7 +49,7 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     return [
         {
             "text": shown(row),
-            "label": [] if answer is None else [answer],
+            "label": parts_of(answer, about),
             **({"suggestion": row.suggestion.answer} if suggested and row.suggestion else {}),
             KEY: ours,
         }
@@ -85,7 +86,7 @@ def _label(record: Record, about: About, where: str) -> str | None:
             value = labels_in(record[name], about)
             if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
                 raise DataError(f"{where}: {name} marks parts of the text; only labels of whole texts can be imported")
-            return single(value, f"{where}: {name}")
+            return single(value, f"{where}: {name}", about)
     if record.get("annotations"):
         raise DataError(
             f"{where}: found 'annotations' with the numbers of doccano's labels; export as 'JSONL (Text label)'"
@@ -101,5 +102,5 @@ def mine(record: Record) -> bool:
 
 
 FORMATS: dict[str, Format] = {
-    "doccano": Format("doccano's JSON lines, one label a text", "jsonl", write, read, mine),
+    "doccano": Format("doccano's JSON lines, with the labels of a text", "jsonl", write, read, mine),
 }

@@ -33,9 +33,11 @@ from guidestar.exchange.rows import (
     labels_in,
     merged,
     only,
+    parts_of,
     single,
     text_of,
 )
+from guidestar.tasks.multi_label import NONE
 
 _OWN = frozenset({KEY})
 _CONTROL = "answer"
@@ -79,7 +81,7 @@ def _result(row: Row, about: About, answer: str, annotator: str) -> dict[str, An
         "from_name": about.question or _CONTROL,
         "to_name": next(iter(columns_of(row.fields, _OWN)), "text"),
         "type": "choices" if choice else "textarea",
-        "value": {"choices" if choice else "text": [answer]},
+        "value": {"choices" if choice else "text": parts_of(answer, about)},
         **({"meta": {"annotator": annotator}} if annotator else {}),
     }
 
@@ -91,7 +93,7 @@ def hint(about: About) -> str:
     control = f"name={quoteattr(about.question or _CONTROL)} toName={quoteattr(names[0])}"
     if about.labels:
         choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in about.labels)
-        answer = f'  <Choices {control} choice="single">\n{choices}  </Choices>\n'
+        answer = f'  <Choices {control} choice="{"multiple" if about.several else "single"}">\n{choices}  </Choices>\n'
     else:
         answer = f'  <TextArea {control} maxSubmissions="1" editable="true"/>\n'
     return f"labelling configuration for Label Studio:\n<View>\n{texts}{answer}</View>"
@@ -121,7 +123,7 @@ def _given(annotation: Record, about: About, where: str) -> Given | None:
     if name is None:
         return None
     value = next(value for key, value in values[name].items() if key in _VALUES)
-    answer = single(value, f"{where}: {name}")
+    answer = single(value, f"{where}: {name}", about, NONE)
     return None if answer is None else Given(annotator, answer, at=at)
 
 
@@ -143,7 +145,7 @@ def _read_min(record: Record, about: About, where: str) -> Row:
     value = labels_in(rest.get(name), about) if name is not None else None
     if isinstance(value, Mapping):
         value = next((found for key, found in value.items() if key in _VALUES), None)
-    answer = single(value, f"{where}: {name}")
+    answer = single(value, f"{where}: {name}", about)
     at = text_of(rest.get("updated_at") or rest.get("created_at"), where)
     native = () if answer is None else (Given(text_of(rest.get("annotator"), where), answer, at=at),)
     ours = from_kept(rest.get(KEY), where)

@@ -14,7 +14,7 @@ from guidestar.exchange.rows import KEY, About, Given, Row
 from guidestar.exchange.table import format_of
 from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import Store, files, find_run
-from guidestar.tasks import recorded_task
+from guidestar.tasks import recorded_task, scored_labels, several
 
 _KINDS: dict[type[Any], str] = {
     Label: "label", Skip: "skip", Undo: "undo", Flag: "flag", Note: "note", Verdict: "verdict",
@@ -153,7 +153,8 @@ def _given(answer: Label | Skip, at: str = "") -> Given:
 def about_run(store: Store, rows: list[Row]) -> About:
     """What the formats must know of a run."""
     fields = tuple(dict.fromkeys(name for row in rows for name in row.fields))
-    return About(recorded_task(store.facts).classes, fields)
+    task = recorded_task(store.facts)
+    return About(scored_labels(task), fields, several=several(task))
 
 
 def log_of(store: Store) -> list[dict[str, Any]]:

@@ -28,9 +28,12 @@ from guidestar.exchange.rows import (
     fields_or_none,
     from_kept,
     kept,
+    parts_of,
     shown,
+    single,
     text_of,
 )
+from guidestar.tasks.multi_label import NONE
 
 _INPUT = "user_input"  # the text_input interface's own default
 _OWN = frozenset(
@@ -52,6 +55,7 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     task: dict[str, Any] = {"text": shown(row), "_view_id": "choice" if choice else "text_input"}
     if choice:
         task["options"] = [{"id": label, "text": label} for label in about.labels]
+        task |= {"config": {"choice_style": "multiple"}} if about.several else {}
     if about.suggestions and row.suggestion is not None:
         task["meta"] = {"suggestion": row.suggestion.answer}
     lines = [_answered(task, given, about, given.annotator in row.flags) for given in row.answers] or [dict(task)]
@@ -63,7 +67,7 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
 def _answered(task: dict[str, Any], given: Given, about: About, flagged: bool) -> dict[str, Any]:
     line = {**task, "answer": "ignore" if given.answer is None else "accept"}
     if about.labels:
-        line["accept"] = [] if given.answer is None else [given.answer]
+        line["accept"] = parts_of(given.answer, about)
     elif given.answer is not None:
         line[about.question or _INPUT] = given.answer
     ours = {"reason": given.reason, "at": given.at, "said": given.answer if given.at else None}
@@ -110,9 +114,11 @@ def read(record: Record, about: About, where: str) -> Row:
 def _answer(record: Record, about: About, where: str) -> str | None:
     if "accept" in record:
         chosen = as_list(record["accept"], f"{where}: accept")
-        if len(chosen) > 1:
+        if len(chosen) > 1 and not about.several:
             raise DataError(f"{where}: accept holds {len(chosen)} options, {chosen!r}; exactly one is allowed")
-        return _option(chosen[0], record, about, where) if chosen else None
+        accepted = record.get("answer") == "accept"
+        names = [_option(item, record, about, where) for item in chosen]
+        return single(names, where, about, NONE if accepted else None)
     return text_of(record.get(about.question or ("label" if "label" in record else _INPUT)), where) or None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from guidestar.errors import DataError
 from guidestar.records import Suggestion
+from guidestar.tasks.multi_label import JOINT, NONE
 from guidestar.words import shortened
 
 KEY = "guidestar"  # the one key that we add to another tool's records; tools hand unknown keys back as they came
@@ -69,7 +70,7 @@ class Row:
 class About:
     """What a format must know of the run and of the user's wish.
 
-    labels: those of which exactly one is an answer, () where answers are texts. fields: names of the examples' fields.
+    labels: those of which exactly one is an answer, or any number (several); () where answers are texts. fields: names of the examples' fields.
     columns: column of the user's files -> field, where the names differ. answer: the column with answers there.
     question: the question, control or column to use where a file has several.
     suggestions: whether files for other labelling tools carry the model's own answers.
@@ -81,6 +82,7 @@ class About:
     answer: str | None = None
     question: str | None = None
     suggestions: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,11 +295,21 @@ def labels_in(value: Any, about: About) -> Any:
     return nested(value) if about.labels and value not in about.labels else value
 
 
-def single(value: Any, where: str) -> str | None:
-    """The one label of a list, or a label alone; None for nothing or an empty list.
+def parts_of(answer: str | None, about: About) -> list[str]:
+    """The labels of an answer, for tools that list them."""
+    if answer is None or (about.several and answer == NONE):
+        return []
+    return answer.split(JOINT) if about.several else [answer]
 
-    Raises DataError for several: an example has one answer here.
+
+def single(value: Any, where: str, about: About, none: str | None = None) -> str | None:
+    """The answer that a list of labels makes, or a label alone; None for nothing. none: what an empty list says, where
+    several labels may hold.
+
+    Raises DataError for a list of several where an example has one label.
     """
+    if isinstance(value, list) and about.several:
+        return JOINT.join(text_of(item, where) for item in value) or none
     if isinstance(value, list):
         if len(value) > 1:
             raise DataError(

@@ -22,6 +22,7 @@ from guidestar.exchange.rows import (
     text_of,
 )
 from guidestar.records import Suggestion
+from guidestar.tasks.multi_label import NONE
 
 _NESTED = (
     "id", "prompt", "round", "score", "answer", "answers", "verdict", "flags", "notes", "suggestion",
@@ -139,11 +140,11 @@ def _answer(rest: Record, about: About, where: str) -> str | None:
     if about.question is not None:
         if about.question not in rest:
             raise DataError(f"{where}: no column {about.question!r}; {allowed(rest, about.question)}")
-        return single(labels_in(rest[about.question], about), where)
+        return single(labels_in(rest[about.question], about), where, about, NONE)
     columns = [name for name in ("answer", about.answer or "label", "label") if name in rest]
     if not columns and not {"skipped", "flagged", "note", "verdict"} & rest.keys():
         raise DataError(f"{where}: no column with answers: expected 'answer' or 'label', found {', '.join(rest)}")
-    return single(labels_in(rest[columns[0]], about), where) if columns else None
+    return single(labels_in(rest[columns[0]], about), where, about, NONE) if columns else None
 
 
 def _truth(value: Any, where: str) -> bool:

@@ -23,6 +23,7 @@ from guidestar.model import adapters, heads
 from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batches, token_state
 from guidestar.model.load import BaseModel
 from guidestar.records import Example
+from guidestar.tasks import Task
 
 ARRAYS = frozenset({"label_log_probs", "embedding"})
 
@@ -50,11 +51,17 @@ class Work:
             scores = logits(self.model, batch)
         found: dict[str, NDArray[Any]] = {}
         if "label_log_probs" in self.wanted:
-            found["label_log_probs"] = torch.log_softmax(scores.float().cpu().double(), dim=-1).numpy()
+            found["label_log_probs"] = log_probs(scores.float().cpu().double(), self.base.several).numpy()
         if "embedding" in self.wanted:
             state = token_state(self.base, batch, states[-1]).float()
             found["embedding"] = (F.normalize(state) if self.base.normalized else state).cpu().numpy()
         return found
+
+
+def log_probs(scores: torch.Tensor, several: bool) -> torch.Tensor:
+    """Natural logs of the head's outputs, (rows, labels); where several labels may hold, of "does not hold" and "holds",
+    (rows, labels, 2)."""
+    return torch.stack([F.logsigmoid(-scores), F.logsigmoid(scores)], dim=-1) if several else scores.log_softmax(-1)
 
 
 def logits(model: Any, batch: Batch) -> torch.Tensor:
@@ -64,24 +71,30 @@ def logits(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def loss(
-    base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[int],
+    base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
     hear: Callable[[torch.Tensor], None] | None = None, weights: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: positions in
-    `base.labels`. hear: gets the head's outputs."""
+    """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: as `positions` has them. hear: gets the head's outputs."""
     scores = logits(model, pad_right(prompts, base.pad, base.device))
     if hear is not None:
         hear(scores)
-    right = torch.tensor(list(targets), device=base.device)
-    if weights is None:
-        return F.cross_entropy(scores.float(), right, reduction="sum")
-    return (weights * F.cross_entropy(scores.float(), right, reduction="none")).sum()
+    each = heads.losses(scores.float(), tensor_of(base, targets))
+    return each.sum() if weights is None else (weights * each).sum()
 
 
-def positions(base: BaseModel, answers: Sequence[str]) -> list[int]:
-    """Where the answers stand among the head's outputs."""
+def positions(base: BaseModel, task: Task, answers: Sequence[str]) -> list[list[int]]:
+    """For each answer its place among the head's outputs; where several labels may hold, 0 or 1 for each of them."""
+    parts = [task.parts(answer) for answer in answers]
+    if base.several:
+        return [[int(label in some) for label in base.labels] for some in parts]
     place = {label: i for i, label in enumerate(base.labels)}
-    return [place[answer] for answer in answers]
+    return [[place[label] for label in some] for some in parts]
+
+
+def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """`positions` as `heads.losses` reads them."""
+    found = torch.tensor(targets, device=base.device)
+    return found if base.several else found[:, 0]
 
 
 @contextmanager

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from guidestar.metrics.dynamics import Dynamics
+from guidestar.model import classify, heads
 from guidestar.model.batches import joint_of, label_tokens
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example
+from guidestar.tasks import several
 
 
 class Listener:
@@ -28,7 +30,10 @@ class Listener:
         self.first: torch.Tensor | None = None  # (examples, labels) first tokens of the labels …
         self.skip = torch.zeros(0, dtype=torch.int64)  # … behind so many format words, (examples,)
         self.gold = torch.zeros(0, dtype=torch.int64)
-        if task.classes:
+        if several(task) and base.labels:
+            held = classify.positions(base, task, [answer for _, answer in labelled])
+            self.gold = torch.tensor(held, device=base.device)
+        elif task.classes:
             places = [task.classes.index(answer) for _, answer in labelled]
             self.gold = torch.tensor(places, device=base.device)
             if not base.labels and task.scoring == "first_token":
@@ -47,6 +52,10 @@ class Listener:
         kept = [i for i, place in enumerate(places) if place >= 0]
         places, scores = [places[i] for i in kept], scores[kept]
         gold = self.gold[list(places)]
+        if gold.ndim == 2:  # several may hold: what is said of all labels together
+            right = ((scores > 0) == (gold > 0)).all(-1)
+            self._parts.append((places, -heads.losses(scores.detach().float(), gold), right))
+            return
         log_p = torch.log_softmax(scores.detach().float(), dim=-1)
         self._parts.append((places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold))
 

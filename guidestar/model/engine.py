@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained, Trainer, silent
+from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.data.pool import Split
 from guidestar.model import adapters, batches, pretrain, states, train
@@ -18,7 +19,7 @@ from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
 from guidestar.records import Example
-from guidestar.tasks import Task
+from guidestar.tasks import Task, scored_labels, several
 
 
 @final
@@ -113,14 +114,24 @@ class OwnEngine(Engine):
     def headed(self) -> bool:
         return bool(self.base.labels)
 
+    @property
+    def _asks_each(self) -> bool:
+        """Whether a language model is asked about each label alone."""
+        return several(self.task) and not self.headed
+
     def scorer(
         self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,
         head_alone: bool = False,
     ) -> Scorer:  # fmt: skip
-        return OwnScorer(self.base, self.task, adapter, dtype=dtype, b_dropout=b_dropout, head_alone=head_alone)
+        options: dict[str, Any] = {"dtype": dtype, "b_dropout": b_dropout, "head_alone": head_alone}
+        if self._asks_each:
+            return EachLabel(OwnScorer(self.base, yes_or_no(self.task), adapter, **options), self.task)
+        return OwnScorer(self.base, self.task, adapter, **options)
 
     def trainer(self, config: RunConfig, data_hash: str) -> Trainer:
-        return OwnTrainer(self.base, self.task, config.peft, config.train, data_hash)
+        task = yes_or_no(self.task) if self._asks_each else self.task
+        trainer = OwnTrainer(self.base, task, config.peft, config.train, data_hash)
+        return EachLabelTrainer(trainer, self.task) if self._asks_each else trainer
 
     def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
         assert config.tapt is not None, "the configuration has no tapt"
@@ -143,6 +154,7 @@ class OwnEngine(Engine):
         adapters.detach(adapters.attach(self.base, config.peft, seed=0, b_dropout=config.train.b_dropout))
 
     def check_answers(self, examples: Sequence[Example]) -> None:
-        if self.task.classes and not self.base.labels:
-            for joint in {batches.joint_of(self.base, e.prompt) for e in examples}:
-                batches.label_tokens(self.base, self.task, joint)
+        if scored_labels(self.task) and not self.base.labels:
+            task = yes_or_no(self.task) if self._asks_each else self.task
+            for joint in {batches.joint_of(self.base, e.prompt) for e in examples} if task is self.task else {" "}:
+                batches.label_tokens(self.base, task, joint)

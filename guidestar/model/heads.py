@@ -109,9 +109,17 @@ def put_back(model: Any) -> None:
                 setattr(parent, name, child.original_module)
 
 
+def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """−log p of each row's labels, in nats, (rows,). targets: (rows,) the places of the right labels; or, where several may
+    hold, (rows, labels) of 0 and 1, and the sum over the labels."""
+    if targets.ndim == 1:
+        return F.cross_entropy(logits, targets, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum(-1)
+
+
 @dataclass(frozen=True)
 class Part:
-    """Texts as the model takes them, the places of their labels among the head's outputs, and what each counts."""
+    """Texts as the model takes them, what is right as `losses` has it, and what each counts."""
 
     inputs: Mapping[str, torch.Tensor]
     targets: torch.Tensor
@@ -138,7 +146,7 @@ def fit(model: Any, inside: Any, parts: Sequence[Part], autocast: Callable[[], A
         for part, states in zip(parts, said, strict=True):
             body.forward = _saying(read, states)
             logits = model(**part.inputs).logits
-            total = total + (part.weights * F.cross_entropy(logits, part.targets, reduction="none")).sum()
+            total = total + (part.weights * losses(logits, part.targets)).sum()
         total.backward()
         return total
 

@@ -39,6 +39,7 @@ class BaseModel:
     max_length: context in tokens.
     rendered: prompts are already in the form of the chat template (`chat` must be on).
     labels: what a classification head tells apart, in the order of its outputs; empty for a causal language model.
+    several: any number of them may hold, so that each output has a sigmoid of its own.
     encoder: every token sees every other, and the model was made to fill masked ones.
     pooling: whose state stands for a text: the first token's, the last one's, or the mean over all.
     normalized: that state is given length 1, as a sentence-transformers model says of itself.
@@ -66,12 +67,16 @@ class BaseModel:
     normalized: bool = False
     closing: tuple[int, ...] = ()
     vocabulary: int | None = None
+    several: bool = False
 
 
-def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = ()) -> BaseModel:
+def load(
+    config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = (), several: bool = False
+) -> BaseModel:
     """Load the base model of a configuration, frozen, in eval mode.
 
-    labels: those of a choice, for a classification head (`model.head`); the head itself is untrained.
+    labels: those of the task, for a classification head (`model.head`); the head itself is untrained. several: more than one
+        of them may hold.
     Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device, and for a
     head that does not fit the model or the task.
     """
@@ -97,7 +102,7 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         encoder, classifies = is_encoder(found), classifies_with_head(config, found)
         if classifies:
             kind, what = AutoModelForSequenceClassification, "model with a classification head"
-            head = head_options(labels)
+            head = head_options(labels, several)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -137,7 +142,7 @@ def load(config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str
         labels=tuple(labels) if classifies else (), encoder=encoder,
         pooling=(config.pooling or traits.pooling(folder, encoder)) if classifies else "last",
         normalized=classifies and traits.normalized(folder), closing=() if classifies else traits.closing(tokenizer, eos),
-        vocabulary=known,
+        vocabulary=known, several=classifies and several,
     )  # fmt: skip
 
 
@@ -173,17 +178,18 @@ def classifies_with_head(config: ModelConfig, found: Any) -> bool:
     return config.head in ("classifier", "mean") or (config.head != "words" and is_encoder(found))
 
 
-def head_options(labels: Sequence[str]) -> dict[str, Any]:
+def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]:
     """What transformers must know of a classification head. Raises ConfigError without labels."""
     if not labels:
         raise ConfigError(
-            "the model answers with a classification head, which tells labels apart; task.kind must be choice (found: "
-            "another kind), or name a causal language model"
+            "the model answers with a classification head, which tells labels apart; task.kind must be choice or multi_label "
+            "(found: another kind), or name a causal language model"
         )
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {n: i for i, n in enumerate(labels)},
+        **({"problem_type": "multi_label_classification"} if several else {}),
     }
 
 

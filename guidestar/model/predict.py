@@ -22,7 +22,7 @@ from guidestar.model.load import BaseModel
 from guidestar.model.words import EMBEDDING, GENERATED, GOLD, LABEL
 from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions
-from guidestar.tasks import Task
+from guidestar.tasks import Task, scored_labels, several
 
 ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
@@ -59,10 +59,10 @@ def predict(
         raise ValueError("gold arrays need the gold answers")
     repeats = max(passes, 1)
     ids = tuple(e.id for e in examples)
-    labels = task.classes
+    labels = scored_labels(task)
     store: dict[str, NDArray[Any]] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
     if wanted & LABEL:
-        store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels)))
+        store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels), *([2] * several(task))))
     if not examples:
         if wanted & EMBEDDING:
             store["embedding"] = np.zeros((1, 0, 1))
@@ -197,7 +197,7 @@ def fits(base: BaseModel, task: Task) -> int:
 
 def rooms(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
     """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
-    room, free = fits(base, task), not task.classes  # whose words were measured in `fits`
+    room, free = fits(base, task), not (task.classes or base.labels)  # whose words were measured in `fits`
     return [
         max(room, len(encode_answer(base, task, e, gold[e.id]))) if free and e.id in gold else room for e in examples
     ]

@@ -19,7 +19,7 @@ from guidestar.model.states import features, representation_gradient
 from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
 from guidestar.store.files import sha256
-from guidestar.tasks import Task
+from guidestar.tasks import Task, scored_labels
 
 GRADIENT = frozenset({"representation_gradient"})
 SAMPLED = frozenset({"sampled_answer"})
@@ -48,7 +48,7 @@ class OwnScorer(Scorer):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.task.classes
+        return scored_labels(self.task)
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)

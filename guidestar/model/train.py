@@ -38,7 +38,7 @@ HEAD_BATCH = 64  # texts of one reading for the head
 @dataclass(frozen=True)
 class _Row:
     prompt: list[int]
-    response: list[int]  # end token included; with a classification head the label's position alone
+    response: list[int]  # end token included; with a classification head see `classify.positions`
     place: int = field(default=0, compare=False)  # among the labelled examples, −1 for others
     weight: float = 1.0
 
@@ -101,7 +101,7 @@ def _fit_head(base: BaseModel, model: Any, rows: list[_Row]) -> None:
     parts = [
         heads.Part(
             pad_right([row.prompt for row in batch], base.pad, base.device).inputs(),
-            torch.tensor([row.response[0] for row in batch], device=base.device),
+            classify.tensor_of(base, [row.response for row in batch]),
             torch.tensor([row.weight for row in batch], device=base.device),
         )
         for batch in batches
@@ -339,7 +339,7 @@ def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener 
         weights = torch.tensor([row.weight for row in rows], device=base.device)
     if base.labels:
         hear = None if listener is None else partial(listener.labels, places)
-        prompts, labels = [row.prompt for row in rows], [row.response[0] for row in rows]
+        prompts, labels = [row.prompt for row in rows], [row.response for row in rows]
         return classify.loss(base, model, prompts, labels, hear, weights)
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
@@ -368,9 +368,9 @@ def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: 
 def _rows(base: BaseModel, task: Task, labelled: Labelled) -> tuple[list[_Row], int]:
     """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
     if base.labels:
-        positions = classify.positions(base, [answer for _, answer in labelled])
+        positions = classify.positions(base, task, [answer for _, answer in labelled])
         prompts = encode_prompts(base, [example for example, _ in labelled])
-        return [_Row(p, [position], i) for i, (p, position) in enumerate(zip(prompts, positions, strict=True))], 0
+        return [_Row(p, own, i) for i, (p, own) in enumerate(zip(prompts, positions, strict=True))], 0
     responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
     prompts = encode_prompts(base, [example for example, _ in labelled], room=1)
     both = enumerate(zip(prompts, responses, strict=True))

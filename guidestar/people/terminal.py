@@ -23,7 +23,7 @@ from guidestar.people.page.board import Board
 from guidestar.people.page.desk import experiment_of, people_of
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo
 from guidestar.store import Store, find_run
-from guidestar.tasks import Task
+from guidestar.tasks import Task, several
 
 SOURCE = "terminal"
 PAGE = 9  # labels shown at one time
@@ -334,7 +334,7 @@ def help_text(task: Task) -> str:
 
 def _menu(task: Task, page: int) -> str:
     if not task.classes:
-        return "the answer:"
+        return f"all that hold of: {'; '.join(task.labels)} ([] if none does):" if several(task) else "the answer:"
     first = page * PAGE
     shown = [
         label if label == word else f"{label} ({word})" for label, word in zip(task.labels, task.words, strict=True)

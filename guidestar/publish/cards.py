@@ -18,7 +18,7 @@ from guidestar.tasks import recorded_task
 from guidestar.words import percent
 
 SHOWN = {
-    "accuracy": "accuracy", "macro_f1": "macro F1", "ece": "expected calibration error", "brier": "Brier score",
+    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "ece": "expected calibration error", "brier": "Brier score",
     "nll": "negative log-likelihood (nats)", "majority": "accuracy of the most frequent label",
 }  # fmt: skip
 NO_LICENCE = "Not stated. Whoever publishes this must say it (`--license`)"

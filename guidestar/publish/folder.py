@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
+from guidestar.asking.each import yes_or_no
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
@@ -20,7 +21,7 @@ from guidestar.publish.cards import card_warnings, data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files, find_run
-from guidestar.tasks import make_task
+from guidestar.tasks import make_task, several
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
@@ -132,7 +133,13 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
     behind_space = None
-    if task.classes and not bench.base.labels:
+    questions: dict[str, str] = {}
+    if several(task) and not bench.base.labels:
+        questions = {label: f"{word}?" for label, word in zip(task.labels, task.words, strict=True)}
+        task = yes_or_no(task)
+        tokens = label_tokens(bench.base, task, " ")
+        prefix, answers = tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
+    elif task.classes and not bench.base.labels:
         whole, template = task_config.scoring == "sequence", Template(data.template or "", data)
         filled, blank = (joint_of(bench.base, template.fill(dict.fromkeys(template.columns, text))) for text in "x ")
         tokens = label_tokens(bench.base, task, filled)
@@ -145,6 +152,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
         head=bench.base.labels, mean=facts["model"].get("head") == "mean", closing=tuple(facts["model"].get("closing", ())),
+        several=bench.base.several, questions=questions,
     )  # fmt: skip
 
 

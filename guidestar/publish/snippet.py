@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Usage:
     type of this project, which plain PEFT does not know. template: as configured. answers: for a choice, label -> tokens, the
     first token after `prefix` alone or the whole word with the end token; None for generated answers. behind_space: the
     prefix and the answers behind a prompt that ends in white space because its last columns are blank, where those are
-    others. head: the labels of a classification head, in its order; empty without one. mean: that head reads
+    others. head: the labels of a classification head, in its order; empty without one. several: any number of labels may hold.
+    questions: label -> what is asked behind the prompt, where they are asked about alone; `answers` are then no and yes. mean: that head reads
     the mean over the states. eos, pad: token ids. closing: tokens that the tokenizer puts behind a prompt and that are taken off. max_new_tokens: limit of a generated answer.
     """
 
@@ -35,6 +36,8 @@ class Usage:
     head: tuple[str, ...] = ()
     closing: tuple[int, ...] = ()
     mean: bool = False
+    several: bool = False
+    questions: dict[str, str] = field(default_factory=dict)
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
@@ -98,13 +101,16 @@ _READING = [
 
 
 def _prompting(usage: Usage) -> list[str]:
+    given = "columns, question" if usage.questions else "columns"
     lines = [
         f"PROMPT = {[list(piece) for piece in pieces(usage.template)]!r}  # text, then a column",
         "",
         "",
-        "def prompt_text(columns):",
+        f"def prompt_text({given}):",
         '    text = "".join(before + (columns[name].strip() if name else "") for before, name in PROMPT)',
     ]
+    if usage.questions:
+        lines.append('    text += ("" if text[-1:].isspace() else " ") + question')
     if usage.chat:
         lines += [
             '    turns = [{"role": "user", "content": text}]',
@@ -113,8 +119,8 @@ def _prompting(usage: Usage) -> list[str]:
     else:
         lines += ["    return text"]
     special = ", add_special_tokens=False" if usage.chat else ""
-    lines += ["", "", "def prompt_tokens(columns):"]
-    tokens = f'tokenizer(prompt_text(columns){special})["input_ids"]'
+    lines += ["", "", f"def prompt_tokens({given}):"]
+    tokens = f'tokenizer(prompt_text({given}){special})["input_ids"]'
     if usage.chat or not (close := list(usage.closing)):
         return [*lines, f"    return {tokens}"]
     return [
@@ -148,16 +154,36 @@ def _answers(usage: Usage, name: str, comment: str) -> tuple[list[str], list[str
 
 def _predicting(usage: Usage) -> list[str]:
     head = ["@torch.inference_mode()", "def predict(**columns):"]
+    if usage.questions:
+        assert usage.answers is not None
+        return [
+            f"QUESTIONS = {usage.questions!r}",
+            f"FORMAT = {list(usage.prefix)}  # tokens that every answer begins with",
+            f"NO, YES = {usage.answers['no'][0]}, {usage.answers['yes'][0]}  # their first tokens",
+            "",
+            "",
+            *head,
+            '    """The labels that hold; each is asked about alone."""',
+            "    held = []",
+            "    for label, question in QUESTIONS.items():",
+            "        tokens = torch.tensor([prompt_tokens(columns, question) + FORMAT])",
+            "        logits = model(input_ids=tokens).logits[0, -1]",
+            "        held += [label] if logits[YES] > logits[NO] else []",
+            "    return held",
+        ]
     if usage.head:
+        last = "    return LABELS[int(logits.argmax())]"
+        if usage.several:
+            last = "    return [label for label, logit in zip(LABELS, logits.tolist()) if logit > 0]"
         return [
             f"LABELS = {list(usage.head)!r}",
             "",
             "",
             *head,
-            '    """The likeliest label."""',
+            f'    """The {"labels that hold" if usage.several else "likeliest label"}."""',
             "    tokens = torch.tensor([prompt_tokens(columns)])",
             "    logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0]",
-            "    return LABELS[int(logits.argmax())]",
+            last,
         ]
     if usage.answers is None:
         return [

@@ -3,7 +3,8 @@
 A measure declares the arrays it needs; whoever predicts computes the union of what is asked for in one
 pass. The arrays, each with the Monte-Carlo passes in front (K = 1 for a plain pass):
 
-    label_log_probs                                     (K, n, labels)  logs, normalised over the labels
+    label_log_probs                                     (K, n, labels)  logs, normalised over the labels; where several
+                                                        may hold (K, n, labels, 2), over "does not hold" and "holds"
     response_entropy, response_nll, response_length     (K, n)  sums over the tokens of the generated response
     answer_entropy, answer_nll, answer_length           (K, n)  the same over its answer tokens alone
     gold_entropy, gold_nll, gold_length                 (K, n)  teacher-forced on the gold response
@@ -148,9 +149,10 @@ def per_token(values: Array, lengths: Array) -> Array:
 
 # --- the table ----------------------------------------------------------------------------------
 
-CHOICE = frozenset({"choice"})
+KINDS = frozenset({"choice", "multi_label", "number", "text"})
+CHOICE = frozenset({"choice", "multi_label"})  # with probabilities of labels
 WITH_ANSWER = frozenset({"choice", "number"})
-ANY = frozenset({"choice", "number", "text"})
+ANY = KINDS - {"multi_label"}  # whose answers a model can be asked to write
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ MEASURES: dict[str, Measure] = {
         total,
         ("representation_gradient",),
         "norm of the gradient of the mean state of the last prompt token by the input embeddings (RG)",
+        KINDS,
         max_passes=0,
     ),
     "oracle_predictive_entropy": Measure(
@@ -272,9 +275,9 @@ MEASURES: dict[str, Measure] = {
 def measure_problems(name: str, kind: str, simulation: bool) -> list[str]:
     """Why a measure cannot be used for a task, in sentences; empty if it can.
 
-    kind: "choice", "number" or "text". simulation: whether every pool example's gold answer is known.
+    kind: "choice", "multi_label", "number" or "text". simulation: whether every pool example's gold answer is known.
     >>> measure_problems("margin", "text", simulation=True)
-    ["measure 'margin' is not defined for the task kind 'text'; allowed: choice"]
+    ["measure 'margin' is not defined for the task kind 'text'; allowed: choice, multi_label"]
     """
     if name not in MEASURES:
         return [f"measure {name!r} is unknown; {allowed(MEASURES, name)}"]
@@ -291,24 +294,25 @@ def measure_problems(name: str, kind: str, simulation: bool) -> list[str]:
 
 
 def default_measure(kind: str) -> str:
-    """The measure that "auto" stands for: entropy for a choice, else STAR's entropy of the response (eq. 2).
+    """The measure that "auto" stands for: entropy over labels, else STAR's entropy of the response (eq. 2).
 
     >>> default_measure("number")
     'response_entropy'
     """
-    return "entropy" if kind == "choice" else "response_entropy"
+    return "entropy" if kind in CHOICE else "response_entropy"
 
 
 def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp] | None = None) -> Array:
     """One uncertainty for each example: the mean of the passes, or what a measure over passes makes of them.
 
     made: (n,) how many of its first passes count for an example, where it had fewer (`query.racing`); None: all.
+    Where several labels may hold, it is the mean over the labels of the measure over each one's two outcomes.
 
     Returns (n,) float64, larger is more uncertain.
     Raises ConfigError for an unknown name or too few passes, ModelError for a missing array, for labels
     whose probabilities do not sum to 1, for a value that is not finite, naming the first example, and for a function
     that returns another shape than it should.
-    Source: STAR, eq. 7.
+    Source: STAR, eq. 7; the mean over labels: Esuli and Sebastiani 2009.
     >>> p = Predictions(("a", "b"), {"label_log_probs": np.log([[[0.5, 0.5], [0.75, 0.25]]])})
     >>> evaluate_measure("margin", p)
     array([1. , 0.5])
@@ -316,6 +320,8 @@ def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp]
     if name not in MEASURES:
         raise ConfigError(f"measure {name!r} is unknown; {allowed(MEASURES, name)}")
     measure = MEASURES[name]
+    if "label_log_probs" in measure.needs and getattr(predictions.arrays.get("label_log_probs"), "ndim", 0) == 4:
+        return _over_labels(name, predictions, made)
     arrays = [_array(predictions, need, name) for need in measure.needs]
     passes = min(len(array) for array in arrays)
     if passes < measure.min_passes:
@@ -333,6 +339,16 @@ def evaluate_measure(name: str, predictions: Predictions, made: NDArray[np.intp]
             values = np.where(np.arange(len(values))[:, None] < made, values, 0.0).sum(axis=0) / made
     _refuse_first(~np.isfinite(values), predictions.ids, lambda i: f"{name} is {values[i]}")
     return np.asarray(values, dtype=np.float64)
+
+
+def _over_labels(name: str, predictions: Predictions, made: NDArray[np.intp] | None) -> Array:
+    """The mean over the labels of a measure of (K, n, labels, 2) log-probabilities, (n,)."""
+    array = predictions.arrays["label_log_probs"]
+    passes, n, labels = array.shape[:3]
+    each = {"label_log_probs": array.reshape(passes, n * labels, 2)}
+    ids = tuple(id for id in predictions.ids for _ in range(labels))
+    values = evaluate_measure(name, Predictions(ids, each), None if made is None else np.repeat(made, labels))
+    return np.asarray(values.reshape(n, labels).mean(axis=1))
 
 
 def _array(predictions: Predictions, need: str, name: str) -> Array:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.errors import ConfigError, allowed
-from guidestar.query.measures import ANY, MEASURES, Measure
+from guidestar.query.measures import KINDS, MEASURES, Measure
 from guidestar.query.recipes import SOURCES, STRATEGIES, Recipe, misfits, unknown_parts
 from guidestar.query.table import SELECTORS, Selector
 from guidestar.sections import NAME
@@ -141,11 +141,11 @@ def _problems(name: str, key: str) -> list[str]:
         return [f"{where} is a {type(entry).__name__}; allowed: a {kind.__name__}"]
     if isinstance(entry, Recipe):
         return [f"{where}: {problem}" for problem in unknown_parts(entry) or misfits(entry)]
-    if wrong := sorted(set(entry.tasks) - ANY):
-        return [f"{where}: tasks {', '.join(wrong)} are unknown; allowed: {', '.join(sorted(ANY))}"]
+    if wrong := sorted(set(entry.tasks) - KINDS):
+        return [f"{where}: tasks {', '.join(wrong)} are unknown; allowed: {', '.join(sorted(KINDS))}"]
     read = entry.needs if isinstance(entry, Measure) else entry.full | entry.base | entry.labelled | entry.labelled_base
     for need in read:
-        if lacking := sorted(set(entry.tasks) - _ARRAYS.get(need, ANY)):
+        if lacking := sorted(set(entry.tasks) - _ARRAYS.get(need, KINDS)):
             return [
                 f"{where}: {need} is not there for the task kinds {', '.join(lacking)}; {allowed(sorted(_ARRAYS[need]))}"
             ]

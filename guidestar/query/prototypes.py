@@ -5,6 +5,8 @@ What a base model with an untrained classification head can still say about a la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +52,20 @@ def prototype_log_probs(points: Array, known: Array, classes: NDArray[np.intp], 
     distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
     distances[:, present] = near
     return _softmax(-sharpness * distances)
+
+
+def label_prototypes(
+    points: Array, known: Array, parts: Sequence[Sequence[str]], labels: Sequence[str], several: bool
+) -> Array:
+    """`prototype_log_probs` of labelled examples, (n, labels); where several labels may hold, of each label alone over "does
+    not hold" and "holds", (n, labels, 2).
+
+    parts: the labels of each known example.
+    """
+    held = np.array([[label in some for label in labels] for some in parts], dtype=np.intp)
+    if not several:
+        return prototype_log_probs(points, known, held.argmax(axis=1), len(labels))
+    return np.stack([prototype_log_probs(points, known, column, 2) for column in held.T], axis=1)
 
 
 def _squared(points: Array, means: Array) -> Array:

@@ -288,7 +288,7 @@ def check(
 ) -> list[str]:
     """Every reason why a recipe cannot be used, in sentences; empty if it can.
 
-    kind: "choice", "number" or "text". simulation: whether the pool's gold answers are known. peft: the
+    kind: "choice", "multi_label", "number" or "text". simulation: whether the pool's gold answers are known. peft: the
     adapter by PEFT's own keys. b_dropout: rate of the dropout before LoRA's B, or None.
     >>> check(STRATEGIES["star"], "choice", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.1})
     []
@@ -340,6 +340,10 @@ def check(
     if kind not in recipe.selector.tasks:
         allowed_kinds = allowed(sorted(recipe.selector.tasks))
         problems.append(f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed_kinds}")
+    if kind == "multi_label" and recipe.model == "frozen" and name is not None:
+        problems.append(
+            "model is frozen, whose classifier tells classes apart; allowed with multi_label: a tuned model"
+        )
     if recipe.subpool == "anchors" and kind != "choice":
         problems.append(f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice")
     if recipe.balance and kind != "choice":

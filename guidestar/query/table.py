@@ -12,10 +12,10 @@ import numpy as np
 
 from guidestar.errors import ModelError, allowed
 from guidestar.query import batches, contrast, coverage, herding, selectors
+from guidestar.query.measures import KINDS
 from guidestar.query.selectors import Positions
 from guidestar.records import Array, Predictions
 
-KINDS = frozenset({"choice", "number", "text"})
 EMBEDDING = frozenset({"embedding"})
 PREDICTED = frozenset({"label_log_probs"})
 

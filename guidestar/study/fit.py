@@ -20,7 +20,7 @@ from guidestar.errors import ConfigError
 from guidestar.metrics import memory
 from guidestar.metrics.memory import GIB, Adapter, Range, Shape
 from guidestar.query import strategies
-from guidestar.tasks import Task
+from guidestar.tasks import Task, scored_labels
 
 RUNTIME = (0.37 * GIB, 0.65 * GIB)  # Python with torch, transformers and peft: before a model, and after a run
 CUDA_CONTEXT = 0.5 * GIB
@@ -167,7 +167,7 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
     rows = tokenizer([e.prompt for e in some], add_special_tokens=not config.model.chat)["input_ids"]
     sizes = sorted(len(row) for row in rows)
     task = dataset.task
-    words = [task.response_text(label) for label in task.classes]
+    words = [task.response_text(label) for label in scored_labels(task)]
     answers = tokenizer(words or list(dataset.gold.values())[: len(some)] or ["?"])["input_ids"]
     longest = max(len(row) for row in answers) + 1.0
     return Lengths(statistics.fmean(sizes), float(sizes[int(0.9 * (len(sizes) - 1))]), float(sizes[-1]), longest)
@@ -186,7 +186,7 @@ def peaks(
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
     low, high = (memory.training(shape, adapter, micro, n, lengths.response) for n in whole)
-    new = 0 if task.classes and not _generates(config, task.family) else task.max_new_tokens
+    new = 0 if scored_labels(task) and not _generates(config, task.family) else task.max_new_tokens
     read, written = load.batch_sizes(config.model, load._device(config.model.device))
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
@@ -220,7 +220,7 @@ def _range(config: RunConfig, low: dict[str, float], high: dict[str, float]) -> 
 def disk(config: RunConfig, shape: Shape, adapter: Adapter, dataset: Dataset, runs: int) -> Range:
     """Bytes that `runs` runs of this configuration leave: adapters, arrays, databases, the cache, the report."""
     rounds, labels = config.query.rounds, config.query.budget
-    classes = len(dataset.task.classes) or 1
+    classes = len(scored_labels(dataset.task)) or 1
     weights = adapter.numbers * (shape.bytes if adapter.full else 4.0)
     committees = [(strategies.resolve(item).committee or 1) - 1 for item in config.strategies]
     members = runs / len(committees) * sum(committees) * (rounds - 1)

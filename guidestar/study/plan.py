@@ -26,6 +26,7 @@ from guidestar.query import strategies
 from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
+from guidestar.tasks import scored_labels
 from guidestar.words import duration, span
 
 SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
@@ -263,7 +264,9 @@ def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Callable[[], flo
     needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
     data = bench.fitting
     examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
-    if kind == "labels" and not (data.task.classes and scorer.can(Ask.of([needs]))):  # an untrained head says nothing
+    if kind == "labels" and not (
+        scored_labels(data.task) and scorer.can(Ask.of([needs]))
+    ):  # an untrained head says nothing
         needs = "embedding"
     times = []
     for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from guidestar.errors import ConfigError, allowed
 from guidestar.tasks.choice import MOST_LABELS, Choice
-from guidestar.tasks.common import ANSWER, Settings, Span, Task, facts_of, form_of
+from guidestar.tasks.common import ANSWER, Settings, Span, Task, facts_of, form_of, scored_labels, several
+from guidestar.tasks.multi_label import MultiLabel
 from guidestar.tasks.number import Number
 from guidestar.tasks.text import Text, normal_form
 
@@ -20,6 +21,7 @@ __all__ = [
     "MOST_LABELS",
     "TASKS",
     "Choice",
+    "MultiLabel",
     "Number",
     "Settings",
     "Span",
@@ -30,9 +32,11 @@ __all__ = [
     "make_task",
     "normal_form",
     "recorded_task",
+    "scored_labels",
+    "several",
 ]
 
-TASKS: dict[str, type[Task]] = {"choice": Choice, "number": Number, "text": Text}
+TASKS: dict[str, type[Task]] = {"choice": Choice, "multi_label": MultiLabel, "number": Number, "text": Text}
 
 
 def make_task(config: Any, cells: Sequence[str], response: str) -> Task:

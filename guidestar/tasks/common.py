@@ -28,7 +28,7 @@ class Task(Protocol):
     """What any kind of task can be asked. An answer in its canonical form is one text, whatever it holds.
 
     kind: its name in configurations and in a run's facts. about: one line for lists of kinds.
-    family: "choice", "number" or "text": the kind whose arrays, and so whose measures and strategies, fit it.
+    family: "choice", "multi_label", "number" or "text": the kind whose arrays, and so whose measures and strategies, fit it.
     numeric: an answer holds a number. any_text: every text is an answer, so that a command needs a mark of its own.
     reads_labels: labels that are not configured are read off the data.
     labels, words: the label space that people see, and what the model writes for each; () without one.
@@ -119,12 +119,28 @@ def facts_of(task: Task) -> dict[str, Any]:
 
 
 def form_of(task: Task) -> dict[str, Any]:
-    """What the labelling page must know: {"kind", "labels": [{"label", "word"}], "buttons", "numeric"}.
+    """What the labelling page must know: {"kind", "labels": [{"label", "word"}], "buttons", "several", "numeric"}.
 
-    buttons: one press of one label is the answer; else answers are typed.
+    buttons: one press of one label is the answer; several: labels are switched on and off; else answers are typed.
     """
     labels = [{"label": label, "word": word} for label, word in zip(task.labels, task.words, strict=True)]
-    return {"kind": task.kind, "labels": labels, "buttons": bool(task.classes), "numeric": task.numeric}
+    return {
+        "kind": task.kind,
+        "labels": labels,
+        "buttons": bool(scored_labels(task)),
+        "several": several(task),
+        "numeric": task.numeric,
+    }
+
+
+def several(task: Task) -> bool:
+    """Whether a model gives each label a probability of its own, because any number of them may hold."""
+    return task.family == "multi_label"
+
+
+def scored_labels(task: Task) -> tuple[str, ...]:
+    """The labels to which a model gives probabilities: of which one is the answer, or any number."""
+    return task.labels if several(task) else task.classes
 
 
 def labels_and_words(config: Settings) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

@@ -5,8 +5,15 @@ import { el, fill, show } from "./dom.js";
 const KEYS = 9; // labels that have a number key
 const MANY = 9; // labels above which there is a search
 
+const JOINT = "; "; // between the labels of one answer, where several may hold
+const NONE = "[]"; // the answer that none of them does
+
+/** The labels of an answer. */
+export const partsOf = (task, text) => (!task.several ? [text] : text === NONE ? [] : text.split(JOINT));
+
 /** A label as it is shown: the word that the model writes, and the label where that is another. */
 export function labelName(task, label) {
+  if (task.several) return partsOf(task, label).map((one) => labelName({ labels: task.labels }, one)).join(JOINT) || "none of these";
   const found = task.labels.find((one) => one.label === label);
   return found ? found.word : label;
 }
@@ -25,6 +32,7 @@ export class Answers {
     this.given = given;
     this.atOnce = true;
     this.selected = null;
+    this.on = new Set(); // where several labels may hold: those that are switched on
     this.draftKey = null;
     this.search = null;
     this.box = null;
@@ -42,6 +50,7 @@ export class Answers {
       this.where,
       this.search && el("div", { class: "search" }, this.search, this.found),
       this.buttons.length ? el("div", { class: "labels" }, ...this.buttons) : null,
+      this.task.several ? el("div", { class: "box" }, ...this._several()) : null,
       this.box && el("div", { class: "box" }, this.box, this.save, this.problem),
     );
     this._narrow();
@@ -52,9 +61,10 @@ export class Answers {
     this.selected = null;
     this.draftKey = draftKey;
     const given = answer && answer.kind === "label" ? answer.text : null;
+    this.on = new Set(given === null ? [] : partsOf(this.task, given));
     this.buttons.forEach((button, i) => {
       const { label } = this.options[i];
-      this._mark(button, label === given);
+      this._mark(button, this.on.has(label));
       button.querySelector(".badge").textContent = badges[label] || "";
     });
     if (this.search) {
@@ -76,8 +86,22 @@ export class Answers {
     return true;
   }
 
+  /** Whether Enter would save something that was chosen before. */
+  get chosen() {
+    return this.task.several ? this.on.size > 0 : !this.atOnce && this.selected !== null;
+  }
+
+  /** 0: none of several labels holds. */
+  none() {
+    if (this.task.several) this.given(NONE);
+  }
+
   /** Enter: save what is selected. */
   confirm() {
+    if (this.task.several) {
+      if (this.on.size) this.given(this.options.map(({ label }) => label).filter((label) => this.on.has(label)).join(JOINT));
+      return this.on.size > 0;
+    }
     if (this.selected === null) return false;
     this.given(this.options[this.selected].label);
     return true;
@@ -130,7 +154,21 @@ export class Answers {
     return button;
   }
 
+  _several() {
+    const key = (name) => el("kbd", { "aria-hidden": "true" }, name);
+    return [
+      el("button", { type: "button", class: "main-action", "aria-keyshortcuts": "Enter", onclick: () => this.confirm() }, "Save ", key("Enter")),
+      el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "0", onclick: () => this.none() }, key("0"), " None of these"),
+    ];
+  }
+
   _choose(i, event) {
+    if (this.task.several) {
+      const { label } = this.options[i];
+      if (!this.on.delete(label)) this.on.add(label);
+      this._mark(this.buttons[i], this.on.has(label));
+      return;
+    }
     if (this.atOnce) {
       this.given(this.options[i].label, event);
       return;
@@ -187,7 +225,8 @@ export class Answers {
       if (this.at >= 0 && !event.repeat) {
         const at = this.at;
         this.search.blur();
-        this.given(this.options[at].label);
+        if (this.task.several) this._choose(at);
+        else this.given(this.options[at].label);
       }
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();

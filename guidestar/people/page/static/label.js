@@ -115,13 +115,14 @@ class LabelPage {
       d: () => this.draft(),
       p: () => $("whole").toggleAttribute("open"),
       "/": () => this.answers.focusSearch() || this.answers.focusBox(),
+      0: () => this.answers.none(),
       "?": help,
       ArrowLeft: () => this.step(1),
       ArrowRight: () => this.step(-1),
     };
     const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
     if (event.key === "Enter") {
-      const chosen = !this.answers.atOnce && this.answers.selected !== null && $("answers").contains(event.target);
+      const chosen = this.answers.chosen && event.target.closest?.(".answer");
       if (!chosen && event.target.closest?.("button, a, summary")) return; // it presses that
       if (event.repeat || !this.current || !this.answers.confirm()) return;
     } else if (digit) {

@@ -1,6 +1,6 @@
 // The review page: disagreements, likely label errors and flagged examples, one at a time, and a verdict for each.
 
-import { Answers, labelName } from "./answers.js";
+import { Answers, labelName, partsOf } from "./answers.js";
 import { $, dialogOpen, el, fields, fill, helpDialog, percent, plural, show, typing } from "./dom.js";
 import { agreement } from "./agreement.js";
 import { Outbox } from "./outbox.js";
@@ -78,6 +78,7 @@ class ReviewPage {
       k: () => this.keep(),
       f: () => this.flag(),
       "/": () => this.answers.focusSearch() || this.answers.focusBox(),
+      0: () => this.answers.none(),
       "?": help,
       ArrowLeft: () => this.step(-1),
       ArrowRight: () => this.step(1),
@@ -85,6 +86,8 @@ class ReviewPage {
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (/^[1-9]$/.test(name)) {
       if (!this.card || !this.answers.press(Number(name))) return;
+    } else if (name === "Enter" && this.task.several) {
+      if (event.target.closest?.("button:not(.answer), a, summary") || !this.answers.confirm()) return;
     } else if (Object.hasOwn(keys, name)) keys[name]();
     else return;
     event.preventDefault();
@@ -176,7 +179,8 @@ class ReviewPage {
     fill($("said"), ...said(card, (label) => labelName(this.task, label)));
     const badges = {};
     for (const one of card.answers) {
-      if (one.kind === "label") badges[one.text] = [badges[one.text], one.annotator].filter(Boolean).join(", ");
+      if (one.kind !== "label") continue;
+      for (const label of partsOf(this.task, one.text)) badges[label] = [badges[label], one.annotator].filter(Boolean).join(", ");
     }
     if (!this.task.buttons) {
       const texts = [...new Set([...card.answers.filter((one) => one.kind === "label"), ...(card.verdict ? [card.verdict] : [])].map((one) => one.text))];
