@@ -7,7 +7,7 @@ DEMO ?= runs/demo
 SIZE ?= tiny
 DATA ?= data
 
-.PHONY: demo test test-all lint docs bench clean
+.PHONY: demo test test-all lint docs site bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
@@ -27,6 +27,12 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.docs docs
 	$(BIN)/python -m benchmarks.page docs
+
+# The documents as pages to read, build/site/docs/index.html; what they link to outside of docs/ lies beside them.
+site: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	cp -r README.md LOG.md CHANGELOG.md LICENSE examples results build/site/
 
 # SIZE: tiny (synthetic data and model), small, medium; DATA: a folder with star/BoolQ, star/OBQA, star/GSM8K, text/TREC-6.
 bench: $(VENV)/.demo

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from guidestar.loop import Run, run
     from guidestar.query.own import load_code
     from guidestar.records import Example, Finished, Label, Metrics, Skip, Waiting
-    from guidestar.report import build_report, summary
-    from guidestar.report.compare import compare
+    from guidestar.report import build_report, compare, summary
 
 _WHERE = {
     "Run": "guidestar.loop",
@@ -30,7 +29,7 @@ _WHERE = {
     "Skip": "guidestar.records",
     "Waiting": "guidestar.records",
     "build_report": "guidestar.report",
-    "compare": "guidestar.report.compare",
+    "compare": "guidestar.report",
     "summary": "guidestar.report",
     "ConfigError": "guidestar.errors",
     "DataError": "guidestar.errors",

@@ -16,7 +16,7 @@ from guidestar.asking import Ask, Cached, Engine, Frozen, InParts, Scorer
 from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
 from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
-from guidestar.progress import Progress, Silent
+from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
@@ -43,7 +43,7 @@ class Bench:
         model that is the configured one, so that many benches share it. engine: another than this package's own, which
         works with `base`."""
         self.config = _settled(config)
-        self.progress = progress or Silent()
+        self.progress = progress or for_library()
         self.folder = Path(config.out)
         self.cache = cache or self.folder / "cache"
         self._checked = False
@@ -304,7 +304,7 @@ def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig
     """A configuration from itself, plain data or a YAML file."""
     if isinstance(config, RunConfig):
         return config
-    return configs.load(config) if isinstance(config, (str, Path)) else configs.parse(config)
+    return configs.parse(config) if isinstance(config, Mapping) else configs.load(config)
 
 
 def _settled(config: RunConfig) -> RunConfig:

@@ -31,6 +31,7 @@ from guidestar.schema import (
     shared_keys,
 )
 from guidestar.sections import MixConfig, QueryConfig, StrategyConfig, TaptConfig, TrainConfig
+from guidestar.words import shortened
 
 __all__ = [
     "CONFIG_FILE",
@@ -181,12 +182,16 @@ def _walk(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, problems: 
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file; `overrides` are `key.sub=value` texts, their values read as YAML.
+    """Read a YAML file, or the copy beside the run of a folder; `overrides` are `key.sub=value` texts, their values YAML.
 
     Relative paths in the file are taken from the file's own folder, those in overrides from the current
     one. Raises ConfigError with one line for each problem.
     """
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise ConfigError(f"expected a configuration's file or the folder of a run; found {shortened(repr(path), 60)}")
     path = Path(path)
+    if path.is_dir():
+        path = kept_in(path) or path / CONFIG_FILE
     data, lines = read_file(path)
     rebase(data, path.parent)
     touched = override(data, overrides)

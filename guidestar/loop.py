@@ -179,6 +179,19 @@ class Run:
             raise StoreError(f"{self.folder}: no round is complete yet, so there is no adapter")
         return self.tuning.adapter(done - 1)
 
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each example that was asked for: its fields, round, score and label, and what
+        a model that had not seen the label said. Raises GuidestarError if pandas is not installed."""
+        from guidestar.report.notebook import frame_of
+
+        return frame_of(self.folder)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of the run: where it stands, with its curve."""
+        from guidestar.report.notebook import html_of
+
+        return html_of(self.folder)
+
     # --- the phases ---
 
     def _begin(self, may_grow: bool) -> None:
@@ -301,7 +314,9 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress |
                 ) as annotator,
             ):
                 outcomes[one.folder.name] = one.run(annotator)
-    return outcomes
+    from guidestar.report.notebook import Shown
+
+    return Shown(outcomes, [bench.folder])
 
 
 def trained(

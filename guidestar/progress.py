@@ -1,4 +1,4 @@
-"""What a run says while it works: bars on a terminal, plain lines elsewhere, nothing in a library call."""
+"""What a run says while it works: bars on a terminal, plain lines elsewhere and in notebooks, nothing in a program."""
 
 from __future__ import annotations
 
@@ -98,6 +98,12 @@ class Bars:
                 bars.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
 
             yield tick
+
+
+def for_library() -> Progress:
+    """Lines in a notebook, where somebody is looking; silence in a program."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return Plain(sys.stdout) if type(shell).__name__ == "ZMQInteractiveShell" else Silent()
 
 
 def for_terminal(quiet: bool = False) -> Progress:

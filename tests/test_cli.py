@@ -27,6 +27,7 @@ from guidestar.data.pool import load_dataset
 from guidestar.data.presets import PRESETS
 from guidestar.query.measures import MEASURES
 from guidestar.query.strategies import STRATEGIES
+from guidestar.records import Label
 from guidestar.store import Store
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -205,6 +206,7 @@ def test_json_is_json_for_every_command_that_prints_facts(
     assert code == 0
     stands = strict_json(out)
     assert [one["run"] for one in stands.pop("advice")] == ["random-seed0", "star-seed0"]
+    assert stands.pop("answer")["sentence"].startswith("One seed cannot show a gain")
     assert stands == facts
     code, out, _ = call("report", "--json", tmp_path / "run")
     page = Path(strict_json(out)["report"])
@@ -238,7 +240,13 @@ def test_json_of_a_run_that_waits(
     (run,) = strict_json(out)["runs"]
     assert (run["unanswered"], run["finished"], run["final"]) == (12, None, None)
     assert strict_json(call("status", "--json", tmp_path / "run")[1])["runs"] == [run]
-    assert "star-seed0  0 of 2 rounds, 0 labels; waits for 12 answers" in call("status", tmp_path / "run")[1]
+    with Store.open(tmp_path / "run" / "star-seed0") as store:
+        for pick in store.query(0).picks[:3]:
+            store.annotations.add(pick.id, Label(LABELS[0], "Ada"))
+    said = call("status", tmp_path / "run")[1].splitlines()
+    assert said[0] == "3 labels so far, no model yet: 9 questions of the first round wait."
+    assert said[1] == "star-seed0: 0 of 2 rounds, 3 labels; waits for 9 answers."
+    assert said[2].startswith("next: answer the 9 questions that wait: guidestar label ")
 
 
 def test_quiet_says_nothing_but_facts(call: Call, config_file: Callable[..., Path]) -> None:

@@ -19,8 +19,8 @@ from guidestar.errors import ConfigError, GuidestarError
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.statistics import holm
 from guidestar.records import Example, Metrics, Pick, Query, Stop
-from guidestar.report.compare import compare, compare_text, compared
-from guidestar.report.summary import summary
+from guidestar.report import compare, summary
+from guidestar.report.compare import compare_text, compared
 from guidestar.store import Store
 
 LABELS = [100, 150, 200, 300, 400]
@@ -108,11 +108,11 @@ def test_words_are_those_of_the_verdicts(clear: Path) -> None:
     star, entropy = row(facts)["verdict"], row(facts, "entropy")["verdict"]
     assert (star["kind"], entropy["kind"]) == ("gain", "harm")
     assert re.fullmatch(
-        r"Saved \d+ % of random's labels to reach an accuracy of 0\.82, 95 % interval \d+ to \d+ %, 5 seeds, after "
+        r"star reached random's \d+-label accuracy of 0\.82 with \d+ labels: \d+ % saved, 95 % interval \d+ to \d+ %, 5 seeds, after "
         r"correction for 2 comparisons\.",
         star["sentence"],
     )
-    assert entropy["sentence"].startswith("Harm: needed ")
+    assert re.match(r"entropy reached an accuracy of .* more, ", entropy["sentence"])
     assert facts["wins"] == {
         "star": {"entropy": [1, 0, 0], "random": [1, 0, 0]},
         "entropy": {"star": [0, 0, 1], "random": [0, 0, 1]},
@@ -316,7 +316,7 @@ def test_the_command_says_the_sentence_first_and_explains_its_columns(clear: Pat
     assert main(["compare", str(clear), "--target", "0.8"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tickets, beside random, 100 to 400 labels, 1000 test examples"
-    assert lines[2].startswith("star: Saved ")
+    assert lines[2].startswith("star reached an accuracy of 0.80 with ")
     assert lines[3].startswith("  At the target: star needed ")
     text = "\n".join(lines)
     for word in ("AUC", "RIPL", "deficiency", "labels saved", "d_z", "Holm", "exact p", "bootstrap"):

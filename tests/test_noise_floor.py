@@ -15,8 +15,8 @@ from test_compare import BETTER, RISING, WORSE, experiment, row, write
 from guidestar.cli.main import main
 from guidestar.errors import StoreError
 from guidestar.metrics.verdict import below_floor, floor_of_mean
-from guidestar.report import build_report
-from guidestar.report.compare import compare, compare_text, compared
+from guidestar.report import build_report, compare
+from guidestar.report.compare import compare_text, compared
 from guidestar.report.noise import NOISE_FILE, read_noise
 from guidestar.study.probes import run as probed
 

@@ -279,7 +279,7 @@ def test_the_plan_beside_the_truth(make_config: Make, tmp_path: Path, capsys: py
         assert row["error"] == pytest.approx(row["actual"] / (low * high) ** 0.5 - 1)
         assert row["inside"] == (low <= row["actual"] <= high)
     assert rows["disk"]["inside"], rows["disk"]
-    assert main(["status", str(out / "entropy-seed0")]) == 0
+    assert main(["status", str(out / "entropy-seed0"), "--all"]) == 0
     assert "of its middle" in capsys.readouterr().out
     assert main(["plan", str(file), "--quiet"]) == 0
     assert "nothing is left to run: entropy-seed0" in capsys.readouterr().out

@@ -291,7 +291,8 @@ def test_a_gain_says_how_many_labels_were_saved():
     found = verdict(wobble(BETTER), wobble(RISING)[::-1], LABELS)
     assert found.kind == "gain"
     assert re.fullmatch(
-        r"Saved \d+ % of random's labels to reach an accuracy of 0\.82, 95 % interval \d+ to \d+ %, 5 seeds\.",
+        r"the strategy reached random's \d+-label accuracy of 0\.82 with \d+ labels: \d+ % saved, 95 % interval \d+ to \d+ %, "
+        r"5 seeds\.",
         found.sentence,
     )
 
@@ -300,7 +301,7 @@ def test_a_harm_says_how_many_more_were_needed():
     found = verdict(wobble(RISING), wobble(BETTER)[::-1], LABELS, names=("star", "coin"))
     assert found.kind == "harm"
     assert re.fullmatch(
-        r"Harm: needed \d+ % more labels than coin to reach an accuracy of 0\.82, 95 % interval \d+ to \d+ %, 5 seeds\.",
+        r"star reached an accuracy of 0\.82 with \d+ labels, coin with \d+: \d+ % more, 95 % interval \d+ to \d+ %, 5 seeds\.",
         found.sentence,
     )
 
@@ -311,7 +312,9 @@ def test_the_numbers_of_the_sentence_are_those_of_the_saving():
     assert at is not None
     numbers = [round(100 * value) for value in (at.share.estimate, at.share.low, at.share.high)]
     sentence = verdict(own, other, LABELS).sentence
-    assert [int(n) for n in re.findall(r"(\d+)(?: %| to)", sentence.replace("95 % interval", ""))] == numbers
+    assert [
+        int(n) for n in re.findall(r"(\d+)(?: %| to)", sentence.partition(":")[2].replace("95 % interval", ""))
+    ] == numbers
 
 
 def test_an_end_that_is_not_settled_gives_way_to_the_whole_curve():
@@ -320,8 +323,8 @@ def test_an_end_that_is_not_settled_gives_way_to_the_whole_curve():
     found = verdict(wobble(own), wobble(RISING)[::-1], LABELS)
     assert found.kind == "gain"
     assert re.fullmatch(
-        r"Saved \d+ % of random's labels on average over the accuracies on the way, 95 % interval \d+ to \d+ %, 5 "
-        r"seeds; to reach 0\.82 the number is not settled\.",
+        r"the strategy saved \d+ % of random's labels on average over the accuracies on the way, 95 % interval \d+ to \d+ %, 5 "
+        r"seeds\. To reach 0\.82 the number is not settled\.",
         found.sentence,
     )
 
@@ -330,7 +333,8 @@ def test_a_target_that_random_does_not_reach_gives_a_least_saving():
     own, other = wobble(np.array([0.6, 0.78, 0.84, 0.88, 0.9])), wobble(RISING)[::-1]
     found = verdict(own, other, LABELS, target=0.86)
     assert re.fullmatch(
-        r"Saved at least \d+ % of random's labels to reach an accuracy of 0\.86, 95 % interval \d+ % or more, 5 seeds\.",
+        r"the strategy reached an accuracy of 0\.86 with \d+ labels, random not with \d+: at least \d+ % saved, 95 % interval \d+ % or "
+        r"more, 5 seeds\.",
         found.sentence,
     )
 

@@ -26,8 +26,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 def test_the_verdict_is_the_truth(name: str) -> None:
     found = judge(experiment(WORLDS[name], 1))
     assert found.kind == WORLDS[name].truth, found.sentence
-    begin = {"gain": "Saved", "no evidence": "No evidence of a gain", "harm": "Harm: needed"}[found.kind]
-    assert found.sentence.startswith(begin)
+    said = {"gain": " saved", "no evidence": "No evidence of a gain", "harm": " more"}[found.kind]
+    assert said in found.sentence
 
 
 def test_leaving_out_copies_repairs_what_copies_break() -> None:

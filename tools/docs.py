@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -19,8 +20,11 @@ from guidestar.query.standing import EVIDENCE, ROLES, evidence, measured
 from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
+from guidestar.report.answer import band
+from guidestar.report.charts import Line, curve_svg
 from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.store.files import write_bytes
+from guidestar.study.results import read_results
 from guidestar.words import hundredths, spread
 from tools import choosing, coverage
 from tools import evidence as studies
@@ -230,26 +234,41 @@ def results(folder: Path) -> str:
     return "\n".join([*parts, ""])
 
 
-def curve(found: dict[str, Any]) -> str:
-    """The learning curve of a results file as an SVG image of its own, dark on white."""
-    from guidestar.report.charts import Line, curve_svg
+SHOWN = ("compare", "trec-6", ("random", "star", "uncertain_k_center"))  # of the first picture of README.md
 
+
+def curve(name: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], levels: Mapping[str, float]) -> str:
+    """Learning curves as an SVG image of its own, dark on white. curves: strategy -> (labels, accuracy) of each seed."""
     lines = []
-    for style, row in enumerate(found["strategies"]):
-        curves = [
-            one["curve"] for one in found["runs"] if one["strategy"] == row["strategy"] and one["seed"] in row["seeds"]
-        ]
-        points = list(zip(*curves, strict=False))
-        means = [sum(value for _, value in point) / len(point) for point in points]
-        spread = [stdev(value for _, value in point) for point in points] if len(curves) > 1 else None
-        lines.append(Line(row["strategy"], [point[0][0] for point in points], means, style, spread))
-    levels = {"majority class": found["majority"]["share"]} if found["majority"] else {}
-    svg = curve_svg(lines, levels, f"Learning curve, {found['name']}")
+    for style, (strategy, seeds) in enumerate(curves.items()):
+        points = list(zip(*seeds, strict=False))
+        values = [[value for _, value in point] for point in points]
+        ends = [band(each, None) for each in values] if len(seeds) > 1 else None
+        lines.append(Line(strategy, [point[0][0] for point in points], [fmean(each) for each in values], style, ends))
+    svg = curve_svg(lines, levels, f"Learning curve, {name}")
     fixed = {"grid": GRID, "muted": MUTED} | {f"series-{i}": colour for i, colour in enumerate(COLOURS)}
     for variable, colour in fixed.items():
         svg = svg.replace(f"var(--{variable})", colour)
     attributes = 'xmlns="http://www.w3.org/2000/svg" style="background:#ffffff;color:#222222;font-family:sans-serif"'
     return svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
+
+
+def curve_of_run(found: dict[str, Any]) -> str:
+    """The learning curve of a results file."""
+    seeds = {
+        row["strategy"]: [
+            one["curve"] for one in found["runs"] if one["strategy"] == row["strategy"] and one["seed"] in row["seeds"]
+        ]
+        for row in found["strategies"]
+    }
+    return curve(found["name"], seeds, {"majority class": found["majority"]["share"]} if found["majority"] else {})
+
+
+def curve_of_study(studies: Path, name: str, dataset: str, strategies: Sequence[str]) -> str:
+    """The learning curves of some strategies of a study, over all its seeds."""
+    results = [one for one in read_results(studies / name / "results") if one["tags"]["dataset"] == dataset]
+    seeds = {s: [one["curve"] for one in results if one["tags"]["method"] == s and one["curve"]] for s in strategies}
+    return curve(f"{dataset}, {name}", seeds, {"majority class": results[0]["data"]["majority"]["share"]})
 
 
 PAGES = {
@@ -271,7 +290,8 @@ def main(folder: Path) -> None:
     for file in sorted(results_of.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["strategies"]:
-            write_bytes(folder / "img" / f"{file.stem}.svg", curve(found).encode())
+            write_bytes(folder / "img" / f"{file.stem}.svg", curve_of_run(found).encode())
+    write_bytes(folder / "img" / "comparison.svg", curve_of_study(results_of / "studies", *SHOWN).encode())
 
 
 if __name__ == "__main__":

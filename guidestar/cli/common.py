@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 EXIT_CODES = "exit codes: 0 ok, 1 failure, 2 usage or config, 3 data, 4 waiting for labels, 130/143 stopped"
@@ -49,7 +48,4 @@ def load(path: str, overrides: Sequence[str] = ()) -> Any:
     """A configuration from a file, or from the copy in a run's folder (or in the folder above it)."""
     from guidestar import config
 
-    place = Path(path)
-    if place.is_dir():
-        place = config.kept_in(place) or place / config.CONFIG_FILE
-    return config.load(place, overrides)
+    return config.load(path, overrides)

@@ -30,8 +30,9 @@ def add(commands: Commands) -> None:
     demo.add_argument("--out", metavar="DIR", default="runs/demo", help="where to write; default: runs/demo")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the demo's configuration to change")
 
-    status = commands.add("status", _status, "Where a run stands: rounds, labels, accuracy, time.")
+    status = commands.add("status", _status, "How good it is, what more labels would bring, and what to do next.")
     status.add_argument("run", metavar="RUN", help="the folder of a run")
+    status.add_argument("--all", action="store_true", help="every run, all notes and statistics too")
 
     report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
     report.add_argument("run", metavar="RUN", help="the folder of a run")
@@ -97,7 +98,7 @@ def _run_and_report(options: Options, config: Any) -> int:
     from guidestar.errors import GuidestarError
     from guidestar.records import Waiting
     from guidestar.report import build_report, summary
-    from guidestar.report.compare import beside_control
+    from guidestar.report.answer import answer_lines, read_all
 
     outcomes = loop.run(config, progress(options))
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
@@ -110,13 +111,11 @@ def _run_and_report(options: Options, config: Any) -> int:
     from guidestar.study import planning
     from guidestar.study.costs import keep_costs
 
-    facts = summary(Path(config.out))
+    facts: dict[str, Any] = summary(Path(config.out))
     planning.record_end(Path(config.out))
     if not waiting:
-        if data := beside_control(Path(config.out)):
-            lines += data.sentences
-        lines += [*facts["warnings"], facts["sentence"]]
         keep_costs(Path(config.out))
+        lines += answer_lines(read_all(Path(config.out)))
         try:
             lines.append(f"report: {build_report(Path(config.out))}")
         except GuidestarError as error:  # the run is complete and recorded; only its picture is missing
@@ -156,23 +155,23 @@ def _init(options: Options) -> int:
 
 def _status(options: Options) -> int:
     from guidestar.people.ledger import usage_of, usage_text
-    from guidestar.report import status_text
-    from guidestar.report.advice import advice_lines, advise
+    from guidestar.report.advice import advice_lines
+    from guidestar.report.answer import answer, answer_lines, read_all
     from guidestar.report.facts import plain
-    from guidestar.report.summary import read_summary
+    from guidestar.report.summary import status_text
     from guidestar.study import planning
 
-    stands, asked = read_summary(Path(options.run)), usage_of(Path(options.run))
-    facts = plain(stands)
-    facts |= {"endpoint": asked} if asked else {}
-    facts["advice"] = advise(Path(options.run))
-    planned = planning.compared(Path(options.run))
-    facts |= {"plan": planned} if planned else {}
-    lines = [status_text(stands), *(usage_text(name, usage) for name, usage in asked.items())]
-    if said := advice_lines(facts["advice"]):
-        lines += ["", *said]
-    if planned:
-        lines += ["", *planning.compared_lines(planned)]
+    folder = Path(options.run)
+    known, asked, planned = read_all(folder), usage_of(folder), planning.compared(folder)
+    facts = plain(known.facts) | {"answer": plain(answer(known)), "advice": known.advice}
+    facts |= ({"endpoint": asked} if asked else {}) | ({"plan": planned} if planned else {})
+    lines = [*answer_lines(known), *(usage_text(name, usage) for name, usage in asked.items())]
+    if options.all:
+        said = advice_lines(known.advice)
+        more = [status_text(known.facts), *([""] if said else []), *said]
+        lines += ["", *more, *(["", *planning.compared_lines(planned)] if planned else [])]
+    else:
+        lines.append(f"the statistics behind this: guidestar status {options.run} --all")
     show(options, facts, "\n".join(lines))
     return 0
 

@@ -162,7 +162,7 @@ def judge(
     if decision.kind == "no evidence":
         return Verdict(decision.kind, _nothing(found, decision, level, names, floor))
     at = saving_at_the_end(found, level) if target is None else saving_at(found, target, level)
-    return Verdict(decision.kind, _claim(found, decision, at, level, names[1]))
+    return Verdict(decision.kind, _claim(found, decision, at, level, names))
 
 
 def floor_of_mean(floor: float, seeds: int) -> float:
@@ -272,28 +272,45 @@ def _nothing(found: Pair, decision: Decision, level: float, names: tuple[str, st
     )
 
 
-def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, control: str) -> str:
+def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, names: tuple[str, str]) -> str:
     """How many labels were saved or spent, in the sharpest form whose own interval agrees."""
-    kind, comparisons = decision.kind, decision.comparisons
-    several = f", after correction for {comparisons} comparisons" if comparisons > 1 else ""
-    seeds = f"{found.seeds} seeds{several}"
+    own, control = names
+    gain, tested = decision.kind == "gain", decision.comparisons
+    several = f", after correction for {tested} comparisons" if tested > 1 else ""
+    seeds = f"{found.seeds} seeds{several}."
+    if at is not None and _agrees(at.share, decision.kind):
+        amount = f"{'at least ' if at.bound else ''}{percent(abs(at.share.estimate))} {'saved' if gain else 'more'}"
+        return f"{_needed(found, at, names, gain)}: {amount}, {_range(at.share, decision.kind, level)}, {seeds}"
     average = saving_on_average(found, level)
-    if at is not None and _agrees(at.share, kind):
-        least = "at least " if at.bound else ""
-        reached = f"to reach an accuracy of {at.accuracy:.2f}, {_range(at.share, kind, level)}, {seeds}"
-        return _labels(kind, f"{least}{percent(abs(at.share.estimate))}", control, reached)
-    if _agrees(average, kind):
-        reached = f"on average over the accuracies on the way, {_range(average, kind, level)}, {seeds}"
-        rest = "" if at is None else f"; to reach {at.accuracy:.2f} the number is not settled"
-        return _labels(kind, percent(abs(average.estimate)), control, reached + rest)
+    if _agrees(average, decision.kind):
+        amount = percent(abs(average.estimate))
+        did = (
+            f"{own} saved {amount} of {control}'s labels"
+            if gain
+            else f"{own} needed {amount} more labels than {control}"
+        )
+        rest = "" if at is None else f" To reach {at.accuracy:.2f} the number is not settled."
+        way = "on average over the accuracies on the way"
+        return f"{did} {way}, {_range(average, decision.kind, level)}, {seeds}{rest}"
     difference = area_difference(found, level)
-    better = "higher" if kind == "gain" else "lower"
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    interval = f"{level_of(level)} interval {low:.3f} to {high:.3f}"
     return (
-        f"On average accuracy was {abs(difference.estimate):.3f} {better} than {control}'s, {interval}, {seeds}; what "
-        "that is in labels is not settled."
+        f"On average {own} was {hundredths(abs(difference.estimate), 1)} points {'above' if gain else 'below'} {control}, "
+        f"{level_of(level)} interval {hundredths(low, 1)} to {hundredths(high, 1)}, {seeds} What that is in labels is not settled."
     )
+
+
+def _needed(found: Pair, at: Saving, names: tuple[str, str], gain: bool) -> str:
+    """What both needed for an accuracy: 'lean reached random's 200-label accuracy of 0.84 with 110 labels'."""
+    own, control = names
+    last = found.control_labels[-1]
+    if gain and at.labels is not None and at.control_labels == last:
+        return f"{own} reached {control}'s {last:.0f}-label accuracy of {at.accuracy:.2f} with {at.labels:.0f} labels"
+    sides = [
+        f"not with {labels[-1]:.0f}" if needed is None else f"with {needed:.0f}"
+        for needed, labels in ((at.labels, found.labels), (at.control_labels, found.control_labels))
+    ]
+    return f"{own} reached an accuracy of {at.accuracy:.2f} {sides[0]} labels, {control} {sides[1]}"
 
 
 def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVEL) -> str:
@@ -320,12 +337,6 @@ def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVE
 
 def _fewer(share: float) -> str:
     return f"{percent(abs(share))} {'fewer' if share >= 0 else 'more'}"
-
-
-def _labels(kind: Kind, amount: str, control: str, rest: str) -> str:
-    if kind == "gain":
-        return f"Saved {amount} of {control}'s labels {rest}."
-    return f"Harm: needed {amount} more labels than {control} {rest}."
 
 
 def _agrees(share: Interval, kind: Kind) -> bool:

@@ -51,10 +51,14 @@ def advice_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     lines: list[str] = []
     for one in found if len(found) == 1 else [one for one in found if not one["finished"]]:
-        said = [line for part in ("control", "stop") for line in (one[part] or {}).get("sentences", [])]
-        if said:
+        if said := said_of(one):
             lines += [f"{one['run']}:", *(f"  {line}" for line in said)]
     return lines
+
+
+def said_of(one: Mapping[str, Any]) -> list[str]:
+    """The sentences about one run of `advise`."""
+    return [line for part in ("control", "stop") for line in (one[part] or {}).get("sentences", ())]
 
 
 def settings(folder: Path, facts: Mapping[str, Any]) -> StopConfig:

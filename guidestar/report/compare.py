@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,6 @@ from guidestar.report.facts import (
     Row,
     Saved,
     StandardErrors,
-    plain,
 )
 from guidestar.report.noise import beside_floor, noise_notes, small_gain
 from guidestar.report.pairing import (
@@ -54,17 +52,10 @@ from guidestar.report.pairing import (
     told_apart,
 )
 from guidestar.report.read import differing
+from guidestar.report.summary import cautions
 from guidestar.rng import generator
 
-__all__ = ["compare", "compare_text", "compared"]
-
-
-def compare(
-    folders: Sequence[Path], *, control: str | None = None, target: float | None = None, level: float = LEVEL
-) -> dict[str, Any]:
-    """`compared` as JSON-able data; the keys are the fields of `Comparisons` and of the records in it."""
-    found: dict[str, Any] = plain(compared(folders, control=control, target=target, level=level))
-    return found
+__all__ = ["compare_text", "compared"]
 
 
 def compared(
@@ -296,14 +287,7 @@ def _unpaired(data: Dataset) -> list[str]:
 
 def _notes(data: Dataset, rows: Sequence[Row], test: int | None, level: float) -> list[str]:
     """What a reader must know before believing the sentences."""
-    notes = []
-    if any(run.facts.get("synthetic") for run in data.runs.values()):
-        notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
-    if apart := [seed for seed, same in data.warm_starts.items() if not same]:
-        notes.append(
-            f"The strategies of seed {', '.join(apart)} did not begin with the same examples, so part of their "
-            "difference comes from the warm start."
-        )
+    notes = cautions(any(run.facts.get("synthetic") for run in data.runs.values()), data.warm_starts)
     if len({run.facts.get("data_hash") for run in data.runs.values()}) > 1:
         notes.append("The runs were not made on the same data, so part of their difference comes from that.")
     if short := _cut(data):

@@ -30,7 +30,7 @@ def _dataset_text(data: Compared) -> str:
     if not rows:
         lines.append(f"There is nothing to compare with {control}.")
     for row in rows:
-        lines.append(f"{row.strategy}: {row.verdict.sentence}")
+        lines.append(row.verdict.sentence)
         if row.target_sentence:
             lines.append(f"  At the target: {row.target_sentence}")
     if rows:

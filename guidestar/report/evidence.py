@@ -1,4 +1,4 @@
-"""What a report shows beside the numbers: hard examples, doubtful labels, and what each pick resembles."""
+"""What a report shows beside the numbers: hard examples and doubtful labels."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
         example = examples[i] if examples else None
         return Doubt(
             file_of(example.where) if example else f"test example {i + 1}",
-            list(example.fields.items()) if example else [],
+            clipped(example.fields) if example else [],
             labels[gold[i]], labels[said], float(chances[i, gold[i]]), float(chances[i, said]),
             int((logs[:, i].argmax(axis=1) == gold[i]).sum()),
         )  # fmt: skip
@@ -92,6 +92,12 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
 def file_of(where: str) -> str:
     """Without the folders, which are those of one machine."""
     return where.rsplit("/", 1)[-1]
+
+
+def clipped(fields: Mapping[str, str], length: int = 600) -> list[tuple[str, str]]:
+    """An example's fields, what is too long for a table cut, and said so."""
+    cut = {name: text[:length] + f" … ({len(text)} characters)" * (len(text) > length) for name, text in fields.items()}
+    return list(cut.items())
 
 
 def _alike(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> bool:
@@ -128,48 +134,6 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
             if len(contradicted(np.log(chances)[None, None], np.array([names.index(answer.answer)]))):
                 other = names[int(chances.argmax())]
                 example = run.examples[id]
-                where, fields = f"{run.name}, {file_of(example.where)}", list(example.fields.items())
-                found.append(Doubt(where, fields, answer.answer, other, p[answer.answer], p[other], 0))
+                where = f"{run.name}, {file_of(example.where)}"
+                found.append(Doubt(where, clipped(example.fields), answer.answer, other, p[answer.answer], p[other], 0))
     return sorted(found, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]
-
-
-# --- what a pick resembles -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Near:
-    """The most similar example that was asked for in an earlier round: its text and answer, and the cosine."""
-
-    text: str
-    answer: str | None
-    cosine: float
-
-
-def nearest(run: RunRecord) -> dict[str, Near]:
-    """For each pick after the warm start the most similar of the earlier rounds, by the letters of their texts.
-
-    Cosine of TF-IDF weights of three to five letters in a row within words (Salton and Buckley 1988), over the examples
-    of the run: 1 is the same text. Picks that share nothing with an earlier one are left out.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    ids = list(dict.fromkeys(pick.id for query in run.queries for pick in query.picks))
-    texts = [" ".join(run.examples[id].fields.values()) for id in ids]
-    if len(run.queries) < 2 or not any(text.strip() for text in texts):
-        return {}
-    points = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True).fit_transform(texts)
-    place = {id: i for i, id in enumerate(ids)}
-    before: list[int] = []
-    found: dict[str, Near] = {}
-    for query in run.queries:
-        rows = [place[pick.id] for pick in query.picks]
-        if before and rows:
-            cosines = (points[rows] @ points[before].T).toarray()
-            for row, near, cosine in zip(rows, cosines.argmax(axis=1), cosines.max(axis=1), strict=True):
-                if cosine > 0:
-                    id = ids[before[near]]
-                    answer = run.answers.get(id)
-                    label = answer.answer if isinstance(answer, Label) else None
-                    found[ids[row]] = Near(texts[before[near]], label, min(float(cosine), 1.0))
-        before += rows
-    return found

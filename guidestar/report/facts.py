@@ -140,14 +140,6 @@ class Compared:
     notes: Sequence[str]
     comparisons: Sequence[Row]
 
-    @property
-    def sentences(self) -> list[str]:
-        """The verdicts, one sentence each; with the strategy's name where there are several."""
-        named = len(self.comparisons) > 1
-        return [
-            f"{row.strategy}: {row.verdict.sentence}" if named else row.verdict.sentence for row in self.comparisons
-        ]
-
 
 @dataclass(frozen=True)
 class Comparisons:
@@ -174,7 +166,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run. curve: (labels, accuracy). seconds: by phase. finished: why, None if it is not. unanswered: questions."""
+    """One run. labels: that the last model was trained on. given: that there are now. curve: (labels, accuracy). seconds: by
+    phase. finished: why, None if it is not. unanswered: questions."""
 
     run: str
     strategy: str
@@ -182,6 +175,7 @@ class RunFacts:
     rounds: int
     planned_rounds: int | None
     labels: int
+    given: int
     curve: Sequence[Sequence[float]]
     auc: float | None
     final: float | None

@@ -13,73 +13,71 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from guidestar.config import flat, kept_in
 from guidestar.report import charts, pictures
-from guidestar.report.advice import advise
+from guidestar.report.advice import said_of
 from guidestar.report.analyses import analyses
+from guidestar.report.answer import answer, read_all, score_rows
 from guidestar.report.charts import Chart
-from guidestar.report.compare import beside_control
 from guidestar.report.evidence import evidence
 from guidestar.report.facts import Compared, Summary
-from guidestar.report.picks import rounds_of
-from guidestar.report.read import RunRecord, read_runs
+from guidestar.report.picks import MOST_PICKS, rounds_of
+from guidestar.report.read import RunRecord, path_of
 from guidestar.report.spending import spending
-from guidestar.report.summary import strategy_names, summarise
 from guidestar.store import files
-from guidestar.words import bounded, chance, number, paired, percent, plain, share, significant, spread
+from guidestar.words import NOTHING, bounded, chance, number, paired, percent, plain, share, spread
 
 REPORT, FIGURES = "report.html", "figures"
 
 
-def build_report(folder: Path, figures: Sequence[str] = (), out: Path | None = None) -> Path:
+def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | None = None) -> Path:
     """Write `report.html` into an experiment folder or a run folder, from its stores.
 
     The same stores give the same bytes. Only the texts of hard test examples come from the data files, where these are
-    still what the run was made on, and what was spent from costs.json, where `keep_costs` has left one. figures: "pdf", "png" or both; every chart is written into `figures` in that format
-    too. out: another file; where the folder cannot be written, NAME-report.html in the working folder if not given.
+    still what the run was made on, and what was spent from costs.json, where `keep_costs` has left one. figures: "pdf",
+    "png" or both; every chart is written into `figures` in that format too. out: another file; where the folder cannot
+    be written, NAME-report.html in the working folder if not given.
     Raises GuidestarError if there is no run or matplotlib is missing, StoreError if a store cannot be read or a file
     cannot be written.
     """
+    folder = path_of(folder, "the folder of a run or an experiment")
     if out is not None:
         files.check_output(out, _is_report, "a report")
-    runs = read_runs(folder)
-    facts = summarise(folder, runs)
-    compared = beside_control(folder)
-    curves = [pictures.learning_curve(runs, facts), pictures.difference(runs, compared)]
-    behaviour, time = [pictures.class_balance(runs), *pictures.test_charts(runs)], pictures.time_spent(runs)
-    spent = spending(folder, runs)
+    known = read_all(folder)
+    runs, facts, compared = known.runs, known.facts, known.compared
+    curve, difference = pictures.learning_curve(runs, facts), pictures.difference(runs, compared)
+    behaviour = _there([pictures.class_balance(runs), *pictures.test_charts(runs)])
+    time, spent = pictures.time_spent(runs), spending(known.costs, runs)
     here = Path(__file__).parent
     pages = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pages.filters |= {
-        "number": significant, "percent": percent, "spread": lambda one, digits: spread(vars(one), digits), "fixed": number,
-        "signed": paired, "part": share, "chance": chance, "bounded": bounded,
-    }  # fmt: skip
+    pages.filters["percent"] = percent
     page = pages.get_template("page.html").render(
         css=(here / "page.css").read_text(encoding="utf-8"),
         facts=facts,
         compared=compared,
-        warnings=facts.warnings,
-        answer=[*(compared.sentences if compared else ()), facts.sentence],
-        notes=_notes(facts, compared),
-        curves=_there(curves),
-        answers=_there(behaviour),
+        answer=answer(known),
+        scores=score_rows(answer(known)),
+        notes=list(
+            dict.fromkeys([*_others(compared), facts.sentence, *facts.notes, *(compared.notes if compared else ())])
+        ),
+        curve=curve,
+        difference=difference,
+        areas=_areas(facts),
+        beside=_beside(compared),
+        behaviour=behaviour,
         doubts=evidence(runs, folder),
         analyses=analyses(folder),
-        advice=_advice(folder),
+        advice=[(one["run"], said) for one in known.advice if (said := said_of(one))],
         time=time,
         spent=spent,
-        runs=[(run, rounds_of(run)) for run in runs],
+        runs=[(run, rounds_of(run, _picks_shown(runs))) for run in runs],
         data=_data(runs[0].facts),
         repeat=_repeat(runs, folder),
-        configuration=_configuration(runs),
     )
     path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
     files.write_bytes(path, page.encode())
-    for chart in _there([*curves, *behaviour, time, spent.chart if spent else None]) if figures else ():
+    drawn = _there([curve, difference, *behaviour, time, spent.chart if spent else None])
+    for chart in drawn if figures else ():
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
         for form in figures:
             charts.save(chart, path.parent / FIGURES / f"{name}.{form}")
@@ -94,22 +92,37 @@ def _there(found: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-# --- the answer -----------------------------------------------------------------------------------
+def _picks_shown(runs: Sequence[RunRecord]) -> int:
+    """Of each round, so that a page with many runs stays small; all of them in a page with few."""
+    return max(5, MOST_PICKS // max(1, sum(len(run.queries) for run in runs)))
 
 
-def _notes(facts: Summary, compared: Compared | None) -> list[str]:
-    """What a reader must know before believing the sentences, each once."""
-    return list(dict.fromkeys([*facts.notes, *(compared.notes if compared else ())]))
+# --- how sure it is -------------------------------------------------------------------------------
 
 
-def _advice(folder: Path) -> list[tuple[str, list[str]]]:
-    """(run, sentences) of what is said about going on, for runs where something is."""
-    found = []
-    for one in advise(folder):
-        said = [line for part in ("control", "stop") for line in (one[part] or {}).get("sentences", ())]
-        if said:
-            found.append((one["run"], said))
-    return found
+def _others(compared: Compared | None) -> list[str]:
+    """The verdict on every strategy, where there are several."""
+    rows = compared.comparisons if compared else ()
+    return [row.verdict.sentence for row in rows] if len(rows) > 1 else []
+
+
+def _areas(facts: Summary) -> list[list[object]]:
+    return [
+        [row.strategy, spread(vars(row.auc), 1), percent(row.ripl, 1), spread(vars(row.final), 1), len(row.seeds)]
+        for row in facts.strategies
+    ]
+
+
+def _beside(compared: Compared | None) -> list[list[object]]:
+    return [
+        [
+            row.strategy, len(row.seeds), paired(row.auc.difference), share(row.ripl), bounded(row.deficiency),
+            share(row.saved.on_average), share(end.share, end.bound) if (end := row.saved.at_the_end) else NOTHING,
+            number((row.effect_size or {}).get("estimate"), 2), chance(row.p.t), chance(row.p.holm), chance(row.p.sign_flips),
+        ]
+        for row in (compared.comparisons if compared else ())
+        if row.p is not None and row.saved is not None
+    ]  # fmt: skip
 
 
 # --- to repeat it ---------------------------------------------------------------------------------
@@ -117,25 +130,34 @@ def _advice(folder: Path) -> list[tuple[str, list[str]]]:
 
 @dataclass(frozen=True)
 class Repeat:
-    """What it takes to run the same again. configuration: YAML. runs: (run, seed, labels, last adapter's SHA-256)."""
+    """What it takes to run the same again. configuration, facts: YAML, the second of all else that a result depends on.
+    runs: (run, seed, labels, last adapter's SHA-256)."""
 
     configuration: str
+    facts: str
     runs: Sequence[tuple[str, int, int, str]]
 
 
 def _repeat(runs: Sequence[RunRecord], folder: Path) -> Repeat:
-    copy, config = kept_in(folder), runs[0].facts.get("config") or {}
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
+    copy, facts = kept_in(folder), runs[0].facts
+    text = _yaml(facts.get("config"))
     if copy is not None:  # shorter, and with the places of the data files
         text = copy.read_text(encoding="utf-8")
     rows = [
         (run.name, run.seed, run.metrics[-1].labels if run.metrics else 0, run.adapters.get(len(run.metrics) - 1, "–"))
         for run in runs
     ]
-    return Repeat(text, rows)
+    recipes = {f"strategy {run.strategy}": run.facts.get("recipe") for run in runs}
+    about = {name: facts.get(name) for name in ("task", "model")} | recipes
+    about |= {name: facts.get(name) for name in ("versions", "hardware")}
+    return Repeat(text, _yaml({name: one for name, one in about.items() if one}), rows)
 
 
-# --- data and configuration -----------------------------------------------------------------------
+def _yaml(data: object) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True) if data else ""
+
+
+# --- data -----------------------------------------------------------------------------------------
 
 _COUNTS = {
     "pool_rows": "rows read for the pool",
@@ -163,17 +185,3 @@ def _data(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("what was done with repeats (data.duplicates)", policy)] if policy else []
     rows += [("hash of data, template and labels", facts["data_hash"])] if facts.get("data_hash") else []
     return [("synthetic", "yes: written by a program")] * bool(facts.get("synthetic")) + rows
-
-
-def _configuration(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(title, rows) of everything a result depends on."""
-    facts = runs[0].facts
-    config = {name: value for name, value in (facts.get("config") or {}).items() if name != "strategies"}
-    sections = [("Configuration", config), ("Task", facts.get("task")), ("Model", facts.get("model"))]
-    for name in strategy_names(runs):
-        recipe = next(run.facts.get("recipe") for run in runs if run.strategy == name)
-        sections.append((f"Strategy {name}", recipe))
-    sections += [("Versions", facts.get("versions")), ("Hardware", facts.get("hardware"))]
-    return [
-        (title, [(name, plain(value)) for name, value in flat(found).items()]) for title, found in sections if found
-    ]

@@ -16,7 +16,7 @@ from guidestar.metrics.statistics import Floats
 from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord, read_runs
-from guidestar.report.summary import strategy_names
+from guidestar.report.summary import control_of, shared_warm_start, strategy_names
 from guidestar.store import Store
 from guidestar.store.store import DATABASE
 
@@ -59,7 +59,7 @@ def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Da
     runs = [run for run, _ in found.values()]
     names = strategy_names(runs)
     if control is None:
-        control = next((run.strategy for run in runs if run.is_random), None)
+        control = control_of(runs)
         if control is None:
             raise ConfigError(f"{home}: has no random strategy to compare with; name one: {allowed(names)}")
     elif control not in names:
@@ -70,7 +70,7 @@ def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Da
     correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.metrics)) is not None}
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
-        [name for name in names if name != control], correct, left_out, _warm_starts(whole),
+        [name for name in names if name != control], correct, left_out, shared_warm_start(whole),
         read_noise(list(places.values())),
     )  # fmt: skip
 
@@ -110,14 +110,6 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
                 return None  # measured on something else
             found.append(np.asarray(right, dtype=np.float64))
     return np.stack(found) if len({len(right) for right in found}) == 1 else None
-
-
-def _warm_starts(runs: Sequence[RunRecord]) -> dict[str, bool]:
-    """Seed -> whether all its runs began with the same examples, where there are several."""
-    starts: dict[int, list[frozenset[str]]] = {}
-    for run in runs:
-        starts.setdefault(run.seed, []).append(frozenset(pick.id for pick in run.queries[0].picks))
-    return {str(seed): len(set(found)) == 1 for seed, found in sorted(starts.items()) if len(found) > 1}
 
 
 # --- pairing --------------------------------------------------------------------------------------

@@ -5,70 +5,61 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from guidestar.records import Label, Query
-from guidestar.report.evidence import Near, file_of, nearest
+from guidestar.report.evidence import clipped, file_of
 from guidestar.report.pictures import MOST_CLASSES
 from guidestar.report.read import RunRecord
 from guidestar.words import number, significant
 
-_LONG, _NEAR = 600, 160  # characters that are shown of a text, and of its nearest neighbour
+MOST_PICKS = 600  # in one page, shared by all its rounds
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round for the page. line: what happened; notes: more of it. columns: the scores' parts."""
+    """One round for the page. line: what happened; notes: more of it. columns: the score and its parts. left_out: a sentence
+    about picks that are not shown, may be empty."""
 
     number: int
     line: str
     notes: Sequence[str]
     columns: Sequence[str]
     picks: Sequence[Mapping[str, Any]]
+    left_out: str
 
 
-def rounds_of(run: RunRecord) -> list[Round]:
-    """All rounds of a run."""
-    near = nearest(run)
-    return [_round(run, query, near) for query in run.queries]
+def rounds_of(run: RunRecord, shown: int = MOST_PICKS) -> list[Round]:
+    """All rounds of a run. shown: picks of each, at most."""
+    return [_round(run, query, shown) for query in run.queries]
 
 
-def _round(run: RunRecord, query: Query, near: Mapping[str, Near]) -> Round:
-    columns = list(dict.fromkeys(name for pick in query.picks for name in pick.details if name != "lambda"))
-    answers = [run.answers.get(pick.id) for pick in query.picks]
+def _round(run: RunRecord, query: Query, shown: int) -> Round:
+    names = dict.fromkeys(name for pick in query.picks for name in pick.details if name != "lambda")
+    scored = bool(names) or any(not np.isnan(pick.score) for pick in query.picks)
+    columns = ["score", *names] if scored else []
+    picks = query.picks[:shown]
+    answers = [run.answers.get(pick.id) for pick in picks]
     rows = [
         {
-            "fields": [(name, _clipped(text)) for name, text in run.examples[pick.id].fields.items()],
+            "fields": clipped(run.examples[pick.id].fields),
             "where": file_of(run.examples[pick.id].where),
             "answer": answer.answer if isinstance(answer, Label) else None,
             "skipped": None if answer is None or isinstance(answer, Label) else answer.reason or "no reason given",
             "annotator": answer.annotator if answer is not None else None,
-            "score": significant(pick.score),
-            "near": _near(near.get(pick.id)),
-            "details": [significant(pick.details.get(name)) for name in columns],
+            "details": [significant({"score": pick.score, **pick.details}.get(name)) for name in columns],
         }
-        for pick, answer in zip(query.picks, answers, strict=True)
+        for pick, answer in zip(picks, answers, strict=True)
     ]
-    line = f"{len(rows)} asked for" + (" at random, the warm start" if query.round == 0 else "")
+    line = f"{len(query.picks)} asked for" + (" at random, the warm start" if query.round == 0 and not scored else "")
     measured = next((m for m in run.metrics if m.round == query.round), None)
     if measured is not None and "accuracy" in measured.values:
         line += f"; accuracy afterwards {number(measured.values['accuracy'])}"
-    notes = list(_round_notes(run, query))
-    cosines = [near[pick.id].cosine for pick in query.picks if pick.id in near]
-    if cosines:
-        notes.append(f"likeness to the nearest earlier pick: median {median(cosines):.2f}, highest {max(cosines):.2f}")
-    return Round(query.round, line, notes, columns, rows)
-
-
-def _near(found: Near | None) -> str | None:
-    """The nearest earlier pick in one line."""
-    if found is None:
-        return None
-    text = found.text if len(found.text) <= _NEAR else f"{found.text[:_NEAR]} …"
-    return f"{found.cosine:.2f} like “{text}”" + (f" ({found.answer})" if found.answer is not None else "")
+    left = len(query.picks) - len(rows)
+    left_out = f"The first {len(rows)} of {len(query.picks)}; `guidestar export` writes all." if left else ""
+    return Round(query.round, line, list(_round_notes(run, query)), columns, rows, left_out)
 
 
 def _round_notes(run: RunRecord, query: Query) -> Iterable[str]:
@@ -85,7 +76,3 @@ def _round_notes(run: RunRecord, query: Query) -> Iterable[str]:
             low, middle, high = np.quantile(scores[name], [0.0, 0.5, 1.0])
             reach = f"{significant(low)} to {significant(high)}, median {significant(middle)}"
             yield f"{name} of all {len(scores[name])} candidates: {reach}"
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _LONG else f"{text[:_LONG]} … ({len(text)} characters)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from guidestar.metrics.scores import ece, reliability
-from guidestar.metrics.statistics import t_interval, wilson
-from guidestar.query.measures import entropy
 from guidestar.records import Label
 from guidestar.report import charts
+from guidestar.report.answer import band
 from guidestar.report.charts import Chart, Line
 from guidestar.report.facts import Compared, Summary
 from guidestar.report.read import RunRecord
-from guidestar.report.summary import seconds_by_phase, strategy_names
+from guidestar.report.summary import seconds_by_phase, shared_warm_start, strategy_names
 from guidestar.words import number, paired, percent, significant
 
 _BINS = 20  # of the histograms
@@ -40,7 +38,7 @@ def learning_curve(runs: Sequence[RunRecord], facts: Summary) -> Chart | None:
         at = sorted(values)
         if at:
             y = [statistics.fmean(values[x]) for x in at]
-            lines.append(Line(name, at, y, style, [_band(values[x], facts.test) for x in at]))
+            lines.append(Line(name, at, y, style, [band(values[x], facts.test) for x in at]))
     levels = {}
     if facts.majority:
         levels[f"always {facts.majority['label']!r}"] = facts.majority["share"]
@@ -54,16 +52,6 @@ def learning_curve(runs: Sequence[RunRecord], facts: Summary) -> Chart | None:
         ["labels", *(run.name for run in runs if run.curve)],
         [[x, *(number(curve.get(x)) for curve in curves)] for x in sorted(set().union(*curves))],
     )
-
-
-def _band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
-    """What is drawn around a mean: see `_about_bands`."""
-    if len(values) == 1:
-        return wilson(values[0], examples) if examples else (values[0], values[0])
-    if len(values) == 2:
-        return min(values), max(values)
-    found = t_interval(values)
-    return max(found.low, 0.0), min(found.high, 1.0)
 
 
 def _about_bands(seeds: int) -> str:
@@ -140,34 +128,29 @@ def _part(count: int, total: int) -> float:
 
 
 def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
-    """Confidence, entropy and calibration on the test set, the first round against the last."""
+    """Confidence and calibration on the test set after the warm start and after the last round."""
     series = _test_series(runs)
     if not series:
         return
-    labels = series[0].log_probs.shape[1]
-    for title, xlabel, caption, top, values in (
-        (
-            "Confidence", "probability of the answer given",
-            "How sure the model is of its answers on the test set, before and after the picks.",
-            1.0, [np.exp(s.log_probs.max(axis=1)) for s in series],
-        ),
-        (
-            "Entropy", "entropy over the labels, nats",
-            f"How undecided the model is on the test set; {math.log(labels):.2f} is a blind guess.",
-            math.log(labels), [entropy(s.log_probs) for s in series],
-        ),
-    ):  # fmt: skip
-        edges = np.linspace(0, top, _BINS + 1)
-        heights = [np.histogram(np.clip(v, 0, top), edges)[0] / len(v) for v in values]
-        shares = [(s.name, h, s.style) for s, h in zip(series, heights, strict=True)]
-        rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i], 1) for h in heights)] for i in range(_BINS)]
-        yield Chart(title, caption, charts.histogram(edges, shares, xlabel), [xlabel, *(s.name for s in series)], rows)
+    edges = np.linspace(0, 1, _BINS + 1)
+    heights = [np.histogram(np.exp(s.log_probs.max(axis=1)), edges)[0] / len(s.log_probs) for s in series]
+    shares = [(s.name, h, s.style) for s, h in zip(series, heights, strict=True)]
+    rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i], 1) for h in heights)] for i in range(_BINS)]
+    seeds = max(len(s.errors) for s in series)
+    over = f", the answers of {seeds} seeds together" if seeds > 1 else ""
+    yield Chart(
+        "Confidence",
+        f"How sure the model is of its answers on the test set, before and after the picks{over}.",
+        charts.histogram(edges, shares, "probability of the answer given"),
+        ["probability of the answer given", *(s.name for s in series)],
+        rows,
+    )
     curves = [(s.name, reliability(s.log_probs, s.gold), s.style) for s in series]
-    errors = "; ".join(f"{s.name} {ece(s.log_probs, s.gold):.3f}" for s in series)
+    errors = "; ".join(f"{s.name} {statistics.fmean(s.errors):.3f}" for s in series)
     yield Chart(
         "Calibration",
-        "Below the diagonal the model is surer than it is right; large points hold many examples. "
-        f"Expected calibration error: {errors}.",
+        f"Below the diagonal the model is surer than it is right; large points hold many examples{over}. "
+        f"Expected calibration error of one model{', mean over the seeds' if seeds > 1 else ''}: {errors}.",
         charts.calibration(curves),
         ["confidence", *(f"{name}: {what}" for name, _, _ in curves for what in ("accuracy", "examples"))],
         [
@@ -182,19 +165,22 @@ def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
 
 @dataclass(frozen=True)
 class _Series:
-    """Test predictions of some runs together. log_probs: (n, labels) float64. gold: (n,)."""
+    """What models of the same kind, one a seed, said to the test set. log_probs: (n, labels) float64. gold: (n,). errors:
+    calibration error of each model by itself."""
 
     name: str
     style: int | None
     log_probs: np.ndarray
     gold: np.ndarray
+    errors: Sequence[float]
 
 
 def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
-    """Round 0 of all runs, then the last round of each strategy, its seeds together; choices only."""
-    groups: list[tuple[str, int | None, list[Any]]] = [
-        ("all, round 0", None, [run.test["first"] for run in runs if "first" in run.test])
-    ]
+    """The models after the warm start, one a seed, where all strategies of a seed share it; then each strategy's last ones."""
+    groups: list[tuple[str, int | None, list[Any]]] = []
+    if all(shared_warm_start(runs).values()):
+        first = {run.seed: run.test["first"] for run in runs if "first" in run.test}
+        groups.append(("after the warm start", None, list(first.values())))
     for style, name in enumerate(strategy_names(runs)):
         later = [run for run in runs if run.strategy == name and len(run.metrics) > 1 and "last" in run.test]
         groups.append((f"{name}, last round", style, [run.test["last"] for run in later]))
@@ -203,6 +189,7 @@ def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
             name, style,
             np.concatenate([arrays["log_probs"] for arrays in found]).astype(np.float64),
             np.concatenate([arrays["gold"] for arrays in found]),
+            [ece(arrays["log_probs"].astype(np.float64), arrays["gold"]) for arrays in found],
         )
         for name, style, found in groups
         if found and all("log_probs" in arrays for arrays in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from guidestar.errors import GuidestarError
 from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
 from guidestar.store import Store, runs_in
 from guidestar.store.store import DATABASE
+from guidestar.words import shortened
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -71,13 +73,21 @@ class RunRecord:
         return [(m.labels, m.values["accuracy"]) for m in self.metrics if "accuracy" in m.values]
 
 
+def path_of(place: object, what: str) -> Path:
+    """A path given as a string or a Path. what: that is expected. Raises GuidestarError for anything else."""
+    if isinstance(place, str | os.PathLike) and str(place):
+        return Path(place)
+    raise GuidestarError(f"expected {what}, as text or a Path; found {shortened(repr(place), 60)}")
+
+
 def read_runs(folder: Path) -> list[RunRecord]:
     """The runs of an experiment folder, or the one run of a run folder; the configuration's order, by seed.
 
     Raises GuidestarError if there is none, StoreError if one cannot be read.
     """
     if not folder.is_dir():
-        raise GuidestarError(f"{folder}: no such folder")
+        what = "is a file; give the folder of a run or an experiment" if folder.exists() else "no such folder"
+        raise GuidestarError(f"{folder}: {what}")
     places = runs_in(folder)
     runs = [run for place in places if (run := _read(place)) is not None]
     if not runs:

@@ -26,36 +26,43 @@ COSTS_FILE = "costs.json"
 
 @dataclass(frozen=True)
 class Spending:
-    """rows: (strategy, kind of work, seconds, tokens, operations, money), means over the strategy's runs. currency: of the
-    money, may be empty. sentences: each strategy beside its control. chart: accuracy against all that was spent, or
-    None without a test set."""
+    """header, rows: strategy, kind of work, seconds, tokens, operations, and money where something has a price; means over
+    the strategy's runs. currency: of the money, empty where nothing has a price. sentences: each strategy beside its
+    control. chart: accuracy against all that was spent, None without a test set."""
 
-    rows: Sequence[tuple[str, str, str, str, str, str]]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
     currency: str
     sentences: Sequence[str]
     chart: Chart | None
 
 
-def spending(folder: Path, runs: Sequence[RunRecord]) -> Spending | None:
-    """The ledger of an experiment or run folder; None where there is none, or one about other rounds than `runs` have.
+def spending(facts: Mapping[str, Any] | None, runs: Sequence[RunRecord]) -> Spending | None:
+    """What the runs cost by their ledger (`current_ledger`); None without one."""
+    if facts is None:
+        return None
+    bills = {bill["run"]: bill for bill in facts["runs"]}
+    names = [name for name in strategy_names(runs) if any(r.strategy == name and r.name in bills for r in runs)]
+    beside = {name: [bills[r.name] for r in runs if r.strategy == name and r.name in bills] for name in names}
+    money = facts["currency"] or "money" if facts["priced"] else ""
+    header = ["strategy", "for", "seconds", "tokens", "operations", *([money] if money else [])]
+    rows = [
+        [name if kind == KINDS[0] else "", kind, *_cells([bill["kinds"][kind] for bill in beside[name]])][: len(header)]
+        for name in names
+        for kind in KINDS
+    ]
+    return Spending(header, rows, money, facts["sentences"], _chart(facts, beside, strategy_names(runs)))
+
+
+def current_ledger(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+    """What costs.json says; None where it is not there, or about other rounds than `runs` have.
 
     Raises StoreError for a file that is no ledger.
     """
     facts = read_ledger_of(folder)
-    if facts is None:
-        return None
-    bills = {bill["run"]: bill for bill in facts["runs"]}
     measured = {run.name: [m.labels for m in run.metrics] for run in runs if run.metrics}
-    if measured != {name: [one["labels"] for one in bill["rounds"]] for name, bill in bills.items()}:
-        return None
-    names = [name for name in strategy_names(runs) if any(r.strategy == name and r.name in bills for r in runs)]
-    beside = {name: [bills[r.name] for r in runs if r.strategy == name and r.name in bills] for name in names}
-    rows = [
-        (name if kind == KINDS[0] else "", kind, *_cells([bill["kinds"][kind] for bill in beside[name]]))
-        for name in names
-        for kind in KINDS
-    ]
-    return Spending(rows, facts["currency"], facts["sentences"], _chart(facts, beside, strategy_names(runs)))
+    kept = {bill["run"]: [one["labels"] for one in bill["rounds"]] for bill in (facts or {"runs": []})["runs"]}
+    return facts if measured == kept else None
 
 
 def read_ledger_of(folder: Path) -> dict[str, Any] | None:

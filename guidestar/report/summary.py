@@ -12,23 +12,10 @@ from typing import Any
 
 from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
-from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary, plain
-from guidestar.report.read import RunRecord, differing, read_runs
-from guidestar.words import listed
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """The experiment in `folder` as JSON-able data; the keys are the fields of `facts.Summary` and of the records in it.
-
-    Raises GuidestarError if there is no run, StoreError if one cannot be read.
-    """
-    found: dict[str, Any] = plain(read_summary(folder))
-    return found
-
-
-def read_summary(folder: Path) -> Summary:
-    """`summarise` of the runs of a folder; raises as `summary` does."""
-    return summarise(folder, read_runs(folder))
+from guidestar.records import Label
+from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary
+from guidestar.report.read import RunRecord, differing
+from guidestar.words import count, duration, listed
 
 
 def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
@@ -51,9 +38,9 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
             sorted({run.seed for run in compared}),
             [labels for labels, _ in compared[0].curve[:points]] if compared else [],
         ),
-        control=_control(compared),
+        control=control_of(compared),
         strategies=_strategies(compared, points),
-        shared_warm_start=_shared_warm_start(runs),
+        shared_warm_start=shared_warm_start(runs),
         config=_without_places(facts.get("config") or {}),
         versions=facts.get("versions"),
         hardware=facts.get("hardware"),
@@ -68,14 +55,10 @@ def status_text(facts: Summary) -> str:
     width = max(len(run.run) for run in facts.runs)
     lines = []
     for run in facts.runs:
-        of = f" of {run.planned_rounds}" if run.planned_rounds else ""
-        reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
-        spent = f", {sum(run.seconds.values()):.0f} s" if run.seconds else ""
-        stands = f"{run.rounds}{of} rounds, {run.labels} labels{reached}{spent}; {_state(run)}"
-        lines.append(f"{run.run:<{width}}  {stands}")
+        lines.append(f"{run.run:<{width}}  {state(run)}")
     others = [row.strategy for row in facts.strategies if row.strategy != facts.control]
     asked = [f"Whether choosing paid: guidestar compare {facts.folder}"] if facts.control and others else []
-    return "\n".join([*lines, "", *facts.warnings, facts.sentence, *facts.notes, *asked])
+    return "\n".join([*lines, "", facts.sentence, *facts.notes, *asked])
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,10 +69,15 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _state(run: RunFacts) -> str:
-    if run.finished:
-        return f"finished: {run.finished}"
-    return f"waits for {run.unanswered} answers" if run.unanswered else "not finished"
+def state(run: RunFacts) -> str:
+    """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'."""
+    of = f" of {run.planned_rounds}" if run.planned_rounds else ""
+    new = f" ({run.given - run.labels} since the last training)" if run.labels and run.given > run.labels else ""
+    reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
+    spent = f", {duration(sum(run.seconds.values()))}" if run.seconds else ""
+    waits = f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else "not finished"
+    ends = f"finished: {run.finished.rstrip('.')}" if run.finished else waits
+    return f"{run.rounds}{of} rounds, {count(max(run.given, run.labels), 'label')}{new}{reached}{spent}; {ends}"
 
 
 # --- one run --------------------------------------------------------------------------------------
@@ -104,6 +92,7 @@ def _run(run: RunRecord) -> RunFacts:
         rounds=len(run.metrics),
         planned_rounds=run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
         labels=run.metrics[-1].labels if run.metrics else 0,
+        given=sum(isinstance(answer, Label) for answer in run.answers.values()),
         curve=[list(point) for point in run.curve],
         auc=auc(values) if values else None,
         final=values[-1] if values else None,
@@ -158,7 +147,7 @@ def strategy_names(runs: Sequence[RunRecord]) -> list[str]:
 
 def _strategies(runs: Sequence[RunRecord], points: int) -> list[StrategyFacts]:
     values = {(run.strategy, run.seed): [v for _, v in run.curve[:points]] for run in runs}
-    control = _control(runs)
+    control = control_of(runs)
     rows = []
     for name in strategy_names(runs):
         seeds = sorted(seed for strategy, seed in values if strategy == name)
@@ -167,7 +156,8 @@ def _strategies(runs: Sequence[RunRecord], points: int) -> list[StrategyFacts]:
     return rows
 
 
-def _control(runs: Sequence[RunRecord]) -> str | None:
+def control_of(runs: Sequence[RunRecord]) -> str | None:
+    """The strategy that draws at random, if there is one."""
     return next((run.strategy for run in runs if run.is_random), None)
 
 
@@ -187,13 +177,24 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
-    shared = {}
-    for seed in sorted({run.seed for run in runs}):
-        starts = [{pick.id for pick in run.queries[0].picks} for run in runs if run.seed == seed and run.queries]
-        if len(starts) > 1:
-            shared[str(seed)] = all(start == starts[0] for start in starts)
-    return shared
+def shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
+    """Seed -> whether all its runs began with the same examples, where there are several."""
+    starts: dict[int, list[frozenset[str]]] = {}
+    for run in runs:
+        if run.queries:
+            starts.setdefault(run.seed, []).append(frozenset(pick.id for pick in run.queries[0].picks))
+    return {str(seed): len(set(found)) == 1 for seed, found in sorted(starts.items()) if len(found) > 1}
+
+
+def cautions(synthetic: bool, warm_starts: Mapping[str, bool]) -> list[str]:
+    """What must be known before any comparison of runs is believed."""
+    said = ["The data are synthetic: a program wrote them, so they say nothing about real texts."] if synthetic else []
+    if apart := [seed for seed, same in warm_starts.items() if not same]:
+        said.append(
+            f"The strategies of seed {listed(apart)} did not begin with the same examples, so part of their difference "
+            "comes from the warm start."
+        )
+    return said
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -231,9 +232,7 @@ ORACLE_EPOCH = (
 
 def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know before believing the sentence."""
-    notes = []
-    if found.synthetic:
-        notes.append("The data are synthetic: a program wrote them, so they say nothing about real texts.")
+    notes = cautions(found.synthetic, found.shared_warm_start)
     if any(((run.facts.get("config") or {}).get("train") or {}).get("early_stop") == "oracle_epoch" for run in runs):
         notes.append(ORACLE_EPOCH)
     notes += [f"In the data {line}." for line in (runs[0].facts.get("data") or {}).get("label_notes", [])]
@@ -242,11 +241,6 @@ def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"
         untuned = f", the untuned model {found.base:.3f}" if found.base is not None else ""
         notes.append(f"{always} {majority['share']:.3f}{untuned}.")
-    if apart := [seed for seed, same in found.shared_warm_start.items() if not same]:
-        notes.append(
-            f"The strategies of seed {listed(apart)} did not begin with the same examples, "
-            "so part of their difference comes from the warm start."
-        )
     if raised := [run for run in runs if len(run.budgets) > 1]:
         where = [f"{run.name} {_raises(run)}" for run in raised]
         mixed = " λ keeps the schedule of the first budget." if any(_mixes(run) for run in raised) else ""

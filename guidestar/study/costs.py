@@ -29,6 +29,7 @@ from guidestar.report.spending import COSTS_FILE, read_ledger_of
 from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
 from guidestar.study.drawing import save_figure
+from guidestar.words import duration
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
 BY_HAND = {"page", "terminal"}
@@ -350,11 +351,11 @@ def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:
             continue
         saved = control.labels[other] - bill.labels[own]
         mine, theirs = bill.totals[own], control.totals[other]
-        line = (
-            f"{bill.run} reached {target:.3f}, the accuracy that {control.run} ended with, with {bill.labels[own]} labels instead of "
-            f"{control.labels[other]}"
-        )
-        if mine.money or theirs.money:
+        with_labels = f"with {bill.labels[own]} labels instead of {control.labels[other]}"
+        if not saved:
+            with_labels = f"with as many labels, {bill.labels[own]}"
+        line = f"{bill.run} reached {target:.3f}, the accuracy that {control.run} ended with, {with_labels}"
+        if f"{mine.money:.2f}" != f"{theirs.money:.2f}":
             line += f", for {mine.money:.2f} instead of {theirs.money:.2f} {currency}".rstrip()
         lines.append(f"{line}{_price_of_saving(bill, control, own, other, saved)}.")
     return lines
@@ -364,9 +365,10 @@ def _price_of_saving(bill: Bill, control: Bill, own: int, other: int, saved: int
     machine = [_machine(b, at) for b, at in ((bill, own), (control, other))]
     extra = machine[0] - machine[1]
     if saved <= 0:
-        return f"; it saved no label and took {extra:+.0f} s of computing"
+        less = "more" if extra > 0 else "less"
+        return "; it saved no label" + (f" and computed {duration(abs(extra))} {less}" if abs(extra) >= 0.5 else "")
     if extra <= 0:
-        return f"; the {saved} labels that it saved also saved {-extra:.0f} s of computing"
+        return f"; the {saved} labels that it saved also saved {duration(-extra)} of computing"
     return f"; each of the {saved} labels that it saved took {extra / saved:.1f} s of computing"
 
 

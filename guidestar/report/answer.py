@@ -1,0 +1,290 @@
+"""The answer of a run or an experiment: one sentence, one table, what to do next. Terminal, page and notebook show this."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidestar.metrics.forecast import LEAST_ROUNDS
+from guidestar.metrics.statistics import t_interval, wilson
+from guidestar.metrics.verdict import can_claim, least_seeds
+from guidestar.records import Stop
+from guidestar.report.advice import advise
+from guidestar.report.compare import beside_control
+from guidestar.report.facts import Compared, Ends, Row, RunFacts, Summary
+from guidestar.report.read import RunRecord, read_runs
+from guidestar.report.spending import current_ledger
+from guidestar.report.summary import cautions, state, summarise
+from guidestar.words import NOTHING, count, duration, hundredths, percent
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is read of an experiment or run folder. advice: of `advise`, for each run. costs: the ledger, if there is one."""
+
+    folder: Path
+    runs: Sequence[RunRecord]
+    facts: Summary
+    compared: Compared | None
+    advice: Sequence[Mapping[str, Any]]
+    costs: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A line of the table. labels: that were used. score: accuracy with its interval. cost: of one run, in words."""
+
+    name: str
+    labels: int | None
+    score: Ends
+    cost: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next. command: to type, may be empty."""
+
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """sentence: what came out. cautions: without which it would mislead. scores: the strategies, then what costs no
+    training. next: the most useful first."""
+
+    sentence: str
+    cautions: Sequence[str]
+    scores: Sequence[Score]
+    next: Sequence[Step]
+
+
+def read_all(folder: Path) -> Known:
+    """Everything about the runs in a folder. Raises GuidestarError if there is none, StoreError if one cannot be read."""
+    runs = read_runs(folder)
+    return Known(
+        folder, runs, summarise(folder, runs), beside_control(folder), advise(folder), current_ledger(folder, runs)
+    )
+
+
+def answer(known: Known) -> Answer:
+    """The answer to what is known."""
+    facts = known.facts
+    said = [*facts.warnings, *cautions(facts.synthetic, {})]
+    open_runs = [run for run in facts.runs if not run.finished]
+    if open_runs and len(facts.runs) > 1:
+        said.append(f"{len(facts.runs) - len(open_runs)} of {len(facts.runs)} runs are finished; this may change.")
+    return Answer(_sentence(known), said, list(_scores(known)), list(_next(known))[:3])
+
+
+def answer_lines(known: Known) -> list[str]:
+    """The answer for a terminal: the sentence, what must be known with it, where open runs stand, the next command."""
+    found = answer(known)
+    lines = [found.sentence, *found.cautions]
+    single = len(known.facts.runs) == 1
+    lines += [f"{run.run}: {state(run)}." for run in known.facts.runs if single or not run.finished]
+    return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in found.next[:1]]
+
+
+# --- the sentence ---------------------------------------------------------------------------------
+
+
+def _sentence(known: Known) -> str:
+    rows = [row for row in known.compared.comparisons if row.seeds] if known.compared else []
+    if rows and known.compared is not None:
+        best = _best(rows)
+        rest = len(rows) - 1
+        of_all = f" ({count(rest, 'other strategy')} beside it in the table.)" if rest else ""
+        return best.verdict.sentence + of_all
+    if len(known.facts.runs) == 1:
+        return _standing(known)
+    return known.facts.sentence
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    """The row that answers "did choosing pay?": the clearest gain, else what came nearest to one."""
+    worth = {"gain": 2, "no evidence": 1, "harm": 0}
+    return max(rows, key=lambda row: (worth[row.verdict.kind], row.auc.difference["estimate"] or 0.0))
+
+
+def _standing(known: Known) -> str:
+    """One run: accuracy, what the next labels would bring, whether to go on."""
+    (run,), facts, said = known.facts.runs, known.facts, known.advice[0] if known.advice else {}
+    stop = said.get("stop") or {}
+    if not run.rounds:
+        if run.unanswered:
+            return f"{count(run.given, 'label')} so far, no model yet: {count(run.unanswered, 'question')} of the first round wait."
+        return f"{count(run.given, 'label')} so far, no model yet: the first one is trained next."
+    after = f"after {count(run.labels, 'label')}"
+    if (found := _accuracy(known)) is None:
+        why = "there is no test set, and too few random picks are answered to estimate it"
+        return f"No accuracy is known {after}: {why}{_then(run, stop)}."
+    value, low, high, of = found
+    parts = [f"{around(value, low, high)} {after}, on {of}"]
+    if facts.majority:
+        always = f"always answering {facts.majority['label']!r} ({percent(facts.majority['share'])})"
+        if value <= facts.majority["share"]:
+            parts[0] += f", no better than {always}"
+        elif low <= facts.majority["share"]:
+            parts[0] += f", not clearly better than {always}"
+    if gain := stop.get("gain"):
+        parts.append(f"{gain['batch']} more labels would bring {_about(gain['estimate'])}")
+    elif stop and not run.finished:
+        parts.append(f"what more labels would bring is known after {LEAST_ROUNDS} rounds")
+    return "; ".join(parts) + _then(run, stop) + "."
+
+
+def _then(run: RunFacts, stop: Mapping[str, Any]) -> str:
+    advised = {"stop": "stop", "go on": "go on"}.get(stop.get("advice", ""), "")
+    if run.finished and run.finished != Stop.BUDGET.value:
+        return f"; {run.finished.rstrip('.')[0].lower()}{run.finished.rstrip('.')[1:]}"
+    spent = "the budget is spent" if run.finished else ""
+    if spent and advised == "go on":
+        return f"; {spent}, more labels may still pay"
+    return "".join(f"; {part}" for part in (spent, advised) if part)
+
+
+def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
+    """(estimate, low, high, of what) of the one run: on the test set, else the validation set, else the pool."""
+    run, data = known.runs[0], known.runs[0].facts.get("data") or {}
+    for name, split in (("accuracy", "test"), ("validation_accuracy", "validation")):
+        value = run.metrics[-1].values.get(name)
+        if value is not None and data.get(split):
+            return value, *wilson(value, data[split]), f"{data[split]:,} {split} examples"
+    control = (known.advice[0].get("control") if known.advice else None) or {}
+    for name, of in (("accuracy", "random picks"), ("corrected", "picks, corrected for how they were drawn")):
+        if found := control.get(name):
+            return found["estimate"], found["low"], found["high"], f"the pool, by {found['answers']} {of}"
+    return None
+
+
+def around(value: float, low: float, high: float) -> str:
+    """An accuracy and its 95 % interval, as short as is right.
+
+    >>> around(0.86, 0.83, 0.89), around(0.5, 0.2, 0.9)
+    ('86 % ± 3', '50 % (20 to 90 %)')
+    """
+    half = (high - low) / 2
+    if abs((high - value) - (value - low)) < 0.01 and value - half >= 0 and value + half <= 1:
+        return f"{percent(value)} ± {max(1, math.ceil(100 * half - 0.5))}"
+    return f"{percent(value)} ({hundredths(low, 0)} to {percent(high)})"
+
+
+def _about(gain: float) -> str:
+    """A forecast gain: 'about +2 points'."""
+    points = round(100 * gain)
+    return f"about {points:+d} point{'s' if abs(points) != 1 else ''}" if points > 0 else "less than one point"
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def _scores(known: Known) -> Iterator[Score]:
+    """Each strategy at its last common point; random, what needs no training, the untuned model and the majority always."""
+    facts = known.facts
+    for row in facts.strategies:
+        ends = [run for run in facts.runs if run.strategy == row.strategy and run.seed in row.seeds]
+        values = [accuracy for run in ends for labels, accuracy in run.curve if labels == facts.compared.labels[-1]]
+        low, high = band(values, facts.test)
+        score = {"estimate": row.final.mean, "low": low, "high": high}
+        yield Score(row.strategy, int(facts.compared.labels[-1]), score, _cost(known, row.strategy))
+    if facts.strategies and not any(run.is_random for run in known.runs):
+        yield Score("random", None, _unknown(None), "")
+    if facts.strategies or known.runs[0].metrics:
+        yield Score("classifier on frozen features", facts.compared.labels[-1] if facts.compared.labels else None,
+                    _unknown(_frozen(known.runs)), "")  # fmt: skip
+        yield Score("untuned model", 0, _unknown(facts.base), "")
+        if facts.majority:
+            yield Score(f"always {facts.majority['label']!r}", 0, _unknown(facts.majority["share"]), "")
+
+
+def score_rows(found: Answer) -> list[list[str]]:
+    """The table as text; empty columns are dashes."""
+    return [
+        [
+            row.name, NOTHING if row.labels is None else f"{row.labels:,}" if row.labels else "none",
+            _with_ends(row.score), row.cost or NOTHING,
+        ]
+        for row in found.scores
+    ]  # fmt: skip
+
+
+def _with_ends(score: Ends) -> str:
+    if score["estimate"] is None:
+        return "not measured"
+    ends = "" if score["low"] is None else f" ({hundredths(score['low'], 1)} to {hundredths(score['high'], 1)})"
+    return percent(score["estimate"], 1) + ends
+
+
+def _unknown(value: float | None) -> Ends:
+    """A score without an interval."""
+    return {"estimate": value, "low": None, "high": None}
+
+
+def band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
+    """The interval around the mean over seeds: Wilson's for the test set of one, the range of two, else Student's."""
+    if len(values) == 1:
+        return wilson(values[0], examples) if examples else (values[0], values[0])
+    if len(values) == 2:
+        return min(values), max(values)
+    found = t_interval(values)
+    return max(found.low, 0.0), min(found.high, 1.0)
+
+
+def _frozen(runs: Sequence[RunRecord]) -> float | None:
+    """Mean accuracy of the classifier on frozen features with the labels of the last rounds; None if it was not measured."""
+    known = [run.metrics[-1].values.get("frozen_accuracy") for run in runs if run.metrics]
+    values = [value for value in known if value is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _cost(known: Known, strategy: str) -> str:
+    """Means over the strategy's runs: time of computing, and money where something has a price."""
+    runs = [run for run in known.facts.runs if run.strategy == strategy and run.seconds]
+    text = duration(statistics.fmean(sum(run.seconds.values()) for run in runs)) if runs else "–"
+    if known.costs and known.costs.get("priced"):
+        ends = {bill["run"]: bill["rounds"][-1]["spent"] for bill in known.costs["runs"] if bill["rounds"]}
+        if spent := [ends[run.run] for run in runs if run.run in ends]:
+            text += f", {statistics.fmean(spent):,.2f} {known.costs['currency']}".rstrip()
+    return text
+
+
+# --- what to do next ------------------------------------------------------------------------------
+
+
+def _next(known: Known) -> Iterator[Step]:
+    facts, place = known.facts, shlex.quote(str(known.folder))
+    waiting = [run for run in facts.runs if run.unanswered and not run.finished]
+    single = len(facts.runs) == 1
+    if waiting:
+        run = known.folder if single else known.folder / waiting[0].run
+        text = f"answer the {count(waiting[0].unanswered, 'question')} that wait{'s' * (waiting[0].unanswered == 1)}:"
+        yield Step(text, f"guidestar label {shlex.quote(str(run))}")
+    elif any(not run.finished for run in facts.runs):
+        yield Step("go on where it stopped:", f"guidestar run {place}")
+    if facts.warnings:
+        yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
+    rows = known.compared.comparisons if known.compared else ()
+    seeds = max((len(row.seeds) for row in rows), default=0)
+    done = all(run.finished for run in facts.runs)
+    if done and rows and not can_claim(seeds):
+        wanted = ",".join(map(str, range(least_seeds())))
+        yield Step(
+            f"run {least_seeds()} seeds, the fewest that can show a gain:", f"guidestar run {place} 'seeds=[{wanted}]'"
+        )
+    elif done and facts.strategies and facts.control is None and not single:
+        yield Step("put `random` beside it in `strategies`: without it nobody knows whether choosing paid.", "")
+    stop = (known.advice[0].get("stop") or {}) if single and known.advice else {}
+    budget = stop.get("budget") or {}
+    if done and single and stop.get("advice") == "go on" and budget.get("spent"):
+        more = budget["labels"] + ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
+        yield Step("label more:", f"guidestar run {place} query.budget={more}")
+    if done and any(run.rounds for run in facts.runs):
+        best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run
+        yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")
+        yield Step("publish it:", f"guidestar publish {shlex.quote(str(best))}")

@@ -1,0 +1,205 @@
+"""The answer of a run or an experiment, on a terminal, on the page and in a notebook."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_report import BATCH, ROUNDS, TEST, WARM, build
+
+import guidestar
+from guidestar.errors import ConfigError, GuidestarError
+from guidestar.metrics.statistics import wilson
+from guidestar.records import Label, Skip
+from guidestar.report import build_report, compare, pictures, summary
+from guidestar.report.answer import answer, answer_lines, around, read_all, score_rows
+from guidestar.report.notebook import frame_of, html_of
+from guidestar.report.read import read_runs
+from guidestar.store import Store
+
+
+def lines(folder: Path) -> list[str]:
+    return answer_lines(read_all(folder))
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_with_accuracy_labels_gain_and_advice(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, synthetic=False)
+    first, stands, then = lines(tmp_path)
+    assert re.fullmatch(
+        r"90 % \(82 to 95 %\) after 35 labels, on 90 test examples; 8 more labels would bring about \+\d+ points?; the budget "
+        r"is spent, more labels may still pay\.",
+        first,
+    )
+    assert stands == "star-seed0: 4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished: The label budget is spent."
+    assert then == f"next: label more: guidestar run {tmp_path} query.budget=43"
+
+
+def test_too_few_rounds_promise_nothing(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, rounds=1, synthetic=False)
+    first, stands, then = lines(tmp_path)
+    assert "what more labels would bring is known after 4 rounds" in first
+    assert stands.endswith("not finished.")
+    assert then == f"next: go on where it stopped: guidestar run {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.95, ", no better than always"), (0.85, ", not clearly better than always")]
+)
+def test_the_majority_is_named_where_it_is_not_beaten(tmp_path: Path, share: float, said: str) -> None:
+    build(tmp_path, "star", 0, data={"test": TEST, "majority": {"label": "billing", "share": share}})
+    assert f"90 test examples{said} answering 'billing' ({100 * share:.0f} %)" in lines(tmp_path)[0]
+
+
+def test_labels_that_came_since_the_last_training_count(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, rounds=2)
+    with Store.open(tmp_path / "star-seed0") as store:
+        skipped = [id for id, one in store.annotations.answers().items() if isinstance(one, Skip)]
+        store.annotations.add(skipped[0], Label("billing", "Ada"))
+    run = summary(tmp_path)["runs"][0]
+    assert (run["labels"], run["given"]) == (WARM + BATCH - 1, WARM + BATCH)
+    assert any("20 labels (1 since the last training)" in line for line in lines(tmp_path))
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_an_interval_is_shortened_only_where_nothing_is_lost(right: int, n: int) -> None:
+    share = min(right, n) / n
+    low, high = wilson(share, n)
+    said = around(share, low, high)
+    if "±" in said:
+        middle, half = map(int, re.findall(r"\d+", said))
+        assert abs(middle - half - 100 * low) <= 2.5
+        assert abs(middle + half - 100 * high) <= 2.5
+    else:
+        assert [int(n) for n in re.findall(r"\d+", said)] == [round(100 * share), round(100 * low), round(100 * high)]
+
+
+# --- several runs ---------------------------------------------------------------------------------
+
+
+def test_few_seeds_lead_to_more_seeds_and_the_table_has_what_needs_no_training(tmp_path: Path) -> None:
+    for name in ("star", "random"):
+        build(tmp_path, name, 0)
+    known = read_all(tmp_path)
+    found = answer(known)
+    assert found.sentence.startswith("One seed cannot show a gain")
+    assert found.next[0].command == f"guidestar run {tmp_path} 'seeds=[0,1,2,3,4]'"
+    rows = {name: cells for name, *cells in score_rows(found)}
+    assert list(rows) == ["star", "random", "classifier on frozen features", "untuned model", "always 'billing'"]
+    low, high = wilson(0.9, TEST)
+    assert rows["star"] == ["35", f"90.0 % ({100 * low:.1f} to {100 * high:.1f})", "18 s"]
+    assert rows["classifier on frozen features"][1] == "not measured"
+    assert rows["always 'billing'"] == ["none", "33.3 %", "–"]
+
+
+def test_a_strategy_without_random_says_that_random_is_missing(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        build(tmp_path, "star", seed)
+    found = answer(read_all(tmp_path))
+    assert ["random", "–", "not measured", "–"] in score_rows(found)
+    assert any("`random`" in step.text for step in found.next)
+
+
+def test_the_best_strategy_is_the_headline(tmp_path: Path) -> None:
+    for seed in range(5):
+        for name, final in (("poor", 0.7), ("star", 0.9), ("random", 0.8)):
+            build(tmp_path, name, seed, final=final + 0.003 * seed)
+    found = answer(read_all(tmp_path))
+    assert re.match(r"star reached random's 35-label accuracy of 0\.8\d with \d+ labels: \d+ % saved, ", found.sentence)
+    assert found.sentence.endswith("(1 other strategy beside it in the table.)")
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_everything_but_the_answer_is_folded_and_the_first_screen_has_no_hash(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "<details open" not in page
+    first, _, more = page.partition('<section id="more">')
+    first = first[first.index("<body>") :]
+    assert first.count("<svg") == 1
+    assert first.count("<table") == 2, "the answer's, and the numbers behind the curve, which are folded"
+    assert not re.search(r"\b[0-9a-f]{16,}\b|\b0\.0+\b", re.sub(r"<svg.*?</svg>", "", first, flags=re.DOTALL))
+    asked = re.findall(r"^<details><summary>([^<]*)</summary>", more, flags=re.MULTILINE)
+    assert asked == [
+        "How sure is that?", "Should labelling go on?", "Where is it still wrong?", "What was asked, and why?",
+        "How did it get there?", "What did it cost?", "How can it be repeated?",
+    ]  # fmt: skip
+
+
+def test_models_of_different_warm_starts_are_not_drawn_as_one(tmp_path: Path) -> None:
+    for name, warm in (("star", 0), ("random", 40)):
+        build(tmp_path / "apart", name, 0, warm=warm)
+        build(tmp_path / "shared", name, 0)
+    names = {
+        place: next(c for c in pictures.test_charts(read_runs(tmp_path / place)) if c.title == "Calibration").header
+        for place in ("apart", "shared")
+    }
+    assert "after the warm start: accuracy" in names["shared"]
+    assert "after the warm start: accuracy" not in names["apart"]
+
+
+def test_a_page_of_many_rounds_shows_some_picks_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, "star", 0)
+    monkeypatch.setattr("guidestar.report.page.MOST_PICKS", 6 * ROUNDS)
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "The first 6 of 12; `guidestar export` writes all." in page
+    assert page.count("The first 6 of 8;") == ROUNDS - 1
+
+
+# --- in a notebook --------------------------------------------------------------------------------
+
+
+def test_results_show_themselves_and_stay_plain_data(tmp_path: Path) -> None:
+    for name in ("star", "random"):
+        build(tmp_path, name, 0)
+    for facts in (guidestar.summary(str(tmp_path)), guidestar.compare(str(tmp_path))):
+        assert json.loads(json.dumps(facts)) == facts
+        shown = facts._repr_html_()
+        assert "One seed cannot show a gain" in shown
+        assert shown.count("<svg") == 1
+    assert guidestar.compare(str(tmp_path)) == compare([tmp_path])
+    assert html_of(tmp_path / "star-seed0").count("<svg") == 1
+
+
+def test_a_frame_has_a_row_for_each_asked_example(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    build(tmp_path, "star", 0, rounds=2)
+    frame = frame_of(tmp_path)
+    assert len(frame) == WARM + BATCH
+    assert list(frame.columns) == ["text", "id", "round", "score", "label", "annotator", "skipped", "said"]
+    assert frame["label"].notna().sum() == WARM + BATCH - 1
+    assert frame.loc[frame["skipped"].notna(), "skipped"].tolist() == ["unclear"]
+    assert frame["score"].isna().sum() == WARM, "the warm start has no scores"
+
+
+@pytest.mark.parametrize("given", [None, 7, "", [None]])
+def test_what_is_no_path_is_a_sentence(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(GuidestarError, match="expected the folder of"):
+        guidestar.compare(given)
+    if not isinstance(given, list):
+        for call in (guidestar.summary, guidestar.build_report):
+            with pytest.raises(
+                GuidestarError, match="expected the folder of a run or an experiment, as text or a Path; found"
+            ):
+                call(given)
+        with pytest.raises(ConfigError, match="expected a configuration's file or the folder of a run; found"):
+            guidestar.load(given)
+        with pytest.raises(ConfigError):
+            guidestar.Run(given)
+
+
+def test_a_file_and_an_empty_folder_are_sentences(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text\na\n")
+    with pytest.raises(GuidestarError, match="is a file; give the folder"):
+        guidestar.summary(tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match=r"config\.yaml: no such file"):
+        guidestar.load(tmp_path)
