@@ -309,7 +309,9 @@ def test_status_says_it_and_writes_it_as_json(tmp_path: Path, capsys: pytest.Cap
         pass
     assert main(["status", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("80 % (74 to 85 %) after 30 labels, on 200 test examples; what more labels would bring is known ")
+    assert said.startswith(
+        "80 % (74 to 85 %) after 30 labels, on 200 test examples; what more labels would bring is known "
+    )
     assert "Accuracy on the unlabelled pool" not in said, "statistics are for --all"
     assert main(["status", str(tmp_path / "run"), "--all"]) == 0
     said = capsys.readouterr().out
