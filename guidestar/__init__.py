@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from guidestar.query.own import load_code
     from guidestar.records import Example, Finished, Label, Metrics, Skip, Waiting
     from guidestar.report import build_report, compare, summary
+    from guidestar.scoring import predict
 
 _WHERE = {
     "Run": "guidestar.loop",
@@ -30,6 +31,7 @@ _WHERE = {
     "Waiting": "guidestar.records",
     "build_report": "guidestar.report",
     "compare": "guidestar.report",
+    "predict": "guidestar.scoring",
     "summary": "guidestar.report",
     "ConfigError": "guidestar.errors",
     "DataError": "guidestar.errors",
@@ -40,7 +42,7 @@ _WHERE = {
 
 __all__ = [
     "ConfigError", "DataError", "Example", "Finished", "GuidestarError", "Label", "Metrics", "ModelError", "Run",
-    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "compare", "load", "load_code", "run", "summary",
+    "RunConfig", "Skip", "StoreError", "Waiting", "build_report", "compare", "load", "load_code", "predict", "run", "summary",
 ]  # fmt: skip
 
 

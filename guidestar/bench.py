@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from guidestar import config as configs
 from guidestar.asking import Ask, Cached, Engine, Frozen, InParts, Scorer
+from guidestar.asking.shortened import shortened
 from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
-from guidestar.data.pool import Dataset, load_dataset, used
+from guidestar.data.formats import read_rows
+from guidestar.data.pool import Dataset, load_dataset, template_of, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
@@ -23,6 +26,7 @@ from guidestar.records import Example
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
 from guidestar.tasks import scored_labels, several
+from guidestar.words import count, percent
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
     from guidestar.model.load import BaseModel
@@ -100,18 +104,24 @@ class Bench:
 
     @cached_property
     def fitting(self) -> Dataset:
-        """The dataset without the prompts that do not fit the model's context with a response, in the pool or in a
-        split, its facts those of what is left. A response has the length of its gold answer, where there is one, and at
-        least that of the task.
+        """The dataset as it fits the model's context with a response, its facts those of what is left: prompts that do not
+        are cut (data.too_long: truncate) or left out. A response has the length of its gold answer, where there is one, and
+        at least that of the task.
 
-        Raises DataError naming them, unless data.too_long is drop; ConfigError if the model cannot tell the
+        Raises DataError naming those that do not fit, where data.too_long is error; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
         found = self.dataset
         splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
         every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
         answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
-        long = self.engine.scorer().too_long(every, answers)
+        pool, long = self.shortened(found.pool, answers)
+        cut = dict.fromkeys(e.id for e, own in zip(pool, found.pool, strict=True) if e is not own)
+        for name, split in splits.items():
+            examples, more = self.shortened(split.examples, answers)
+            long |= more
+            cut |= dict.fromkeys(e.id for e, own in zip(examples, split.examples, strict=True) if e is not own)
+            splits[name] = dataclasses.replace(split, examples=tuple(examples))
         why = next(iter(long.values()), "")
         for line in self.engine.remarks(every):
             self.progress.say(f"data: {line}")
@@ -119,11 +129,16 @@ class Bench:
             names = [e.where for e in every if e.id in long]
             raise DataError(
                 f"{len(long)} prompts cannot be used, because {why}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; "
-                "shorten the template, or set data.too_long: drop"
+                "shorten the template, or set data.too_long: truncate or drop"
+            )
+        if cut:
+            part, share = self.config.data.cut or "end", percent(len(cut) / len(every))
+            self.progress.say(
+                f"data: {count(len(cut), 'prompt')} ({share}) did not fit the model's context: the {part} of the text was cut"
             )
         if long:
             self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
-        pool = tuple(e for e in found.pool if e.id not in long)
+        pool = [e for e in pool if e.id not in long]
         if len(pool) < self.config.query.warm_start:
             raise DataError(
                 f"{len(pool)} prompts of the pool fit, fewer than the warm start of {self.config.query.warm_start} "
@@ -133,15 +148,25 @@ class Bench:
         if empty := [name for name, split in splits.items() if not len(split)]:
             raise DataError(f"no prompt of the {empty[0]} set fits: {why}")
         self.engine.check_answers([*pool, *(e for split in splits.values() for e in split.examples)])
-        if not long:
+        if not long and not cut:
             return found
         left = {"test": None, "validation": None} | splits
         facts = {
             **found.facts,
-            "too_long": len(long),
+            **({"too_long": len(long)} if long else {}),
+            **({"truncated": len(cut)} if cut else {}),
             **used(pool, found.gold, left, found.task, self.config.query.budget),
         }
-        return dataclasses.replace(found, pool=pool, facts=facts, **splits)
+        return dataclasses.replace(found, pool=tuple(pool), facts=facts, **splits)
+
+    def shortened(
+        self, examples: Sequence[Example], answers: Mapping[str, str] | None = None
+    ) -> tuple[list[Example], dict[str, str]]:
+        """The examples as they fit the model's context, and a sentence for each that does not, by its id."""
+        scorer, data = self.engine.scorer(), self.config.data
+        if data.too_long != "truncate":
+            return list(examples), scorer.too_long(examples, answers)
+        return shortened(scorer, examples, template_of(self.config), data.cut or "end", answers)
 
     @property
     def pool(self) -> tuple[Example, ...]:
@@ -301,10 +326,21 @@ def hardware() -> dict[str, Any]:
 
 
 def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
-    """A configuration from itself, plain data or a YAML file."""
+    """A configuration from itself, plain data or a YAML file. In plain data the pool, the test and the validation set may
+    be pandas DataFrames, which are written as JSON lines into the folder `out`, so that the run can be continued."""
     if isinstance(config, RunConfig):
         return config
-    return configs.parse(config) if isinstance(config, Mapping) else configs.load(config)
+    if not isinstance(config, Mapping):
+        return configs.load(config)
+    given = config.get("data")
+    data = dict(given) if isinstance(given, Mapping) else {}
+    for name in ("pool", "test", "validation"):
+        if hasattr(data.get(name), "itertuples"):
+            place = Path(config.get("out") or ".").expanduser() / f"{name}.jsonl"
+            lines = [json.dumps(row.plain(), ensure_ascii=False, default=str) for row in read_rows(data[name])]
+            files.write_bytes(place, "".join(f"{line}\n" for line in lines).encode())
+            data[name] = str(place)
+    return configs.parse({**config, "data": data} if data else config)
 
 
 def _settled(config: RunConfig) -> RunConfig:

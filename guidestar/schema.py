@@ -23,7 +23,7 @@ from guidestar.tasks import TASKS
 class DataConfig(Section):
     """Where the examples are and how a row becomes a prompt and an answer."""
 
-    newer = frozenset({"encoding"})
+    newer = frozenset({"encoding", "cut", "id"})
 
     preset: str | None = Field(None, description="Fill the keys below for a known dataset; see `guidestar presets`.")
     folder: str | None = Field(None, description="Folder with a preset's files; without it the hub is asked.")
@@ -47,6 +47,9 @@ class DataConfig(Section):
         default_factory=dict,
         description="Names used in the template -> column names of the files, where they differ.",
     )
+    id: str | None = Field(
+        None, description="The column that names a row in what `predict` and `score` say. Default: a hash of its texts."
+    )
     answer: str | None = Field(
         None, description="The column with the gold answer. Without it nothing can be simulated."
     )
@@ -65,8 +68,13 @@ class DataConfig(Section):
         "drop",
         description="Pool rows with the same content, and pool rows that also stand in the test or validation set.",
     )
-    too_long: Literal["error", "drop"] = Field(
-        "error", description="What to do with a prompt that does not fit the model's context."
+    too_long: Literal["error", "drop", "truncate"] = Field(
+        "error",
+        description="What to do with a prompt that does not fit the model's context (`model.max_length`): stop, leave the row "
+        "out, or cut its longest text. People see the whole text all the same.",
+    )
+    cut: Literal["end", "start", "middle"] | None = Field(
+        None, description="What `too_long: truncate` leaves out of a text. Default: its end."
     )
     blank: Literal["drop"] | None = Field(
         None, description="drop: leave out rows in which all columns of the template are blank. Default: refuse them."

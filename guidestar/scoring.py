@@ -9,18 +9,22 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidestar.asking import LABELS, Ask, Engine, Scorer, suggest
+from guidestar.asking.shortened import shortened
 from guidestar.asking.wrappers import question
-from guidestar.config import RunConfig
-from guidestar.data.pool import load_dataset
+from guidestar.config import CONFIG_FILE, RunConfig, kept_in
+from guidestar.config import load as load_config
+from guidestar.data.pool import load_dataset, template_of
 from guidestar.data.presets import apply_preset
-from guidestar.data.stream import parts_of, survey
+from guidestar.data.stream import Part, parts_of, survey
 from guidestar.errors import ConfigError
+from guidestar.exchange.own_rows import PREDICTED, beside, blank_rows_kept, write_rows
 from guidestar.loop import trained
 from guidestar.progress import Progress, Silent, Tick, behind
 from guidestar.query import measures as measure_room
@@ -29,9 +33,10 @@ from guidestar.records import Example
 from guidestar.store import find_run
 from guidestar.store.cache import Cache
 from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
+from guidestar.tasks.multi_label import JOINT, NONE
 
 CHUNK = 1024  # examples predicted before their rows are given out
-PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place
+PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place, or 0 and 1 for each
 
 
 def score_file(
@@ -85,10 +90,11 @@ def score_file(
         raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
     about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
     with scorer, progress.phase("score") as tick:
-        for start, whole, cells in parts_of(found, CHUNK):
+        for piece in parts_of(found, CHUNK):
+            start, whole, cells = piece.start, piece.examples, piece.answers
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
-            errors = scorer.too_long(whole, gold if plain.reads_gold else {})
-            part, ask = [e for e in whole if e.id not in errors], replace(plain, seed=seed + start, gold=gold)
+            fit, errors = _fitting(scorer, whole, config, gold if plain.reads_gold else {})
+            part, ask = [e for e in fit if e.id not in errors], replace(plain, seed=seed + start, gold=gold)
             make = partial(_values, scorer, part, ask, names, behind(tick, start, found.rows))
             if keep is None:
                 values: Mapping[str, np.ndarray] = make()
@@ -96,14 +102,13 @@ def score_file(
                 values = Cache(keep).arrays(f"part-{start:09d}", {**question(scorer, part, ask), **about}, make)
                 tick(start + len(whole), found.rows)
             places = {example.id: i for i, example in enumerate(part)}
-            for example in whole:
-                row: dict[str, Any] = {"id": example.id, "where": example.where}
+            for example, row in _named(piece, config):
                 if example.id in errors:
                     yield row | {"error": errors[example.id]}
                     continue
                 i = places[example.id]
                 if PREDICTION in values:
-                    row["prediction"] = scorer.labels[int(values[PREDICTION][i])]
+                    row["prediction"] = _prediction(scorer.labels, values[PREDICTION][i])
                 yield row | {name: float(values[name][i]) for name in names}
 
 
@@ -115,15 +120,39 @@ def _engine(config: RunConfig, task: Task, progress: Progress) -> Engine:
         return OwnEngine(load.load(config.model, progress.say, scored_labels(task), several(task)), task)
 
 
+def _fitting(
+    scorer: Scorer, examples: Sequence[Example], config: RunConfig, gold: Mapping[str, str] | None = None
+) -> tuple[Sequence[Example], dict[str, str]]:
+    """The examples as a run with this configuration reads them, and a sentence for each that does not fit, by its id."""
+    if config.data.too_long != "truncate":
+        return examples, scorer.too_long(examples, gold)
+    return shortened(scorer, examples, template_of(config), config.data.cut or "end", gold)
+
+
 def _values(
     scorer: Scorer, examples: Sequence[Example], ask: Ask, measures: Sequence[str], tick: Tick
 ) -> dict[str, np.ndarray]:
     """Measure -> (n,); and for a choice the place of the likeliest label."""
     said = scorer(examples, ask, tick)
-    values = {name: measure_room.evaluate_measure(name, said) for name in measures}
+    values: dict[str, np.ndarray] = {name: measure_room.evaluate_measure(name, said) for name in measures}
     if "label_log_probs" in said.arrays:
-        values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(1)
+        values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(-1)
     return values
+
+
+def _prediction(labels: Sequence[str], place: np.ndarray) -> str:
+    if place.ndim:
+        return JOINT.join(label for label, holds in zip(labels, place, strict=True) if holds) or NONE
+    return labels[int(place)]
+
+
+def _named(part: Part, config: RunConfig) -> Iterator[tuple[Example, dict[str, Any]]]:
+    """Each example of a part with how its row is called: by the user's column, or its hash; and where it is."""
+    for row, place in part.rows:
+        if place is not None:
+            example = part.examples[place]
+            id = row.plain().get(config.data.id) if config.data.id else None
+            yield example, {"id": example.id if id is None else id, "where": example.where}
 
 
 def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
@@ -145,10 +174,14 @@ def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
 
 
 def predict_file(
-    run: Path, config: RunConfig, source: str, *, round: int | None = None, progress: Progress | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows {"id", "where", "answer", "probability"} in the order of the file, the last for a choice only; {"id", "where",
+    run: Path, config: RunConfig, source: Any, *, round: int | None = None, progress: Progress | None = None,
+    own: bool = False,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Rows {"id", "where", "answer", "probability"} in the order of the file, the last where there are labels; {"id", "where",
     "error"} for a text that is too long for the model.
+
+    source: a file of any form that a pool may have, or a pandas DataFrame. own: every row of it, blank ones too, with all
+    its own columns in the place of id and where (`exchange/own_rows.py`).
 
     run: a run's folder, or one that holds a single run. config: that run's; its template, task and model are used.
     round: whose adapter answers; None is the last that was trained.
@@ -157,25 +190,66 @@ def predict_file(
     """
     folder = find_run(run)
     task = _task(config)
-    found = survey(source, config, lambda answer, where: None)
+    found = survey(source, blank_rows_kept(config) if own else config, lambda answer, where: None)
+    names = beside(found.columns if own else (), PREDICTED)
     adapter, chosen, begun = trained(folder, config, round, progress=progress)
 
     progress = progress or Silent()
     engine = _engine(config, task, progress)
     engine.must_be(begun, folder, ["fingerprint"])
     with engine.scorer(adapter) as scorer, progress.phase("predict") as tick:
-        for start, part, _ in parts_of(found, CHUNK):
-            errors = scorer.too_long(part)
-            some = [e for e in part if e.id not in errors]
-            answers = suggest(scorer, some, task, chosen, behind(tick, start, found.rows)) if some else {}
-            for example in part:
-                row: dict[str, Any] = {"id": example.id, "where": example.where}
-                if example.id in errors:
-                    yield row | {"error": errors[example.id]}
-                    continue
-                said = answers[example.id]
-                row["answer"] = said.answer
-                yield row | ({"probability": said.probabilities[said.answer]} if said.probabilities else {})
+        for part in parts_of(found, CHUNK):
+            fit, errors = _fitting(scorer, part.examples, config)
+            some = [e for e in fit if e.id not in errors]
+            answers = suggest(scorer, some, task, chosen, behind(tick, part.start, found.rows)) if some else {}
+            known: dict[str, dict[str, Any]] = {id: {"error": why} for id, why in errors.items()}
+            for id, said in answers.items():
+                chance = {"probability": said.probabilities[said.answer]} if said.probabilities else {}
+                known[id] = {"answer": said.answer, **chance}
+            if not own:
+                yield from (row | known[example.id] for example, row in _named(part, config))
+                continue
+            for whole, place in part.rows:
+                new = known[part.examples[place].id] if place is not None else {"error": "the row is blank"}
+                yield dict.fromkeys(found.columns) | whole.plain() | {names[name]: new.get(name) for name in PREDICTED}
+
+
+def predict(
+    run: str | Path, data: Any, out: str | Path | None = None, *, round: int | None = None,
+    progress: Progress | None = None,
+) -> Any:  # fmt: skip
+    """What a run's adapter answers to every row of a file or of a pandas DataFrame, beside the row's own columns.
+
+    Of a DataFrame a new one comes back, its index and columns as they were, with "answer", "probability" and "error". Of a
+    file the rows as dictionaries, one by one; with `out` they are written there (.csv, .jsonl, .parquet) and the path
+    comes back. Raises what `predict_file` does.
+    """
+    folder = find_run(Path(run))
+    frame, source = not isinstance(data, (str, Path)), str(data) if isinstance(data, Path) else data
+    rows = predict_file(
+        folder,
+        load_config(kept_in(folder) or folder.parent / CONFIG_FILE),
+        source,
+        round=round,
+        progress=progress,
+        own=True,
+    )
+    if out is not None:
+        write_predictions(rows, Path(out))
+        return Path(out)
+    if not frame:
+        return rows
+    found, columns = data.copy(), list(map(str, data.columns))
+    new = [{n: row[name] for n, name in beside(columns, PREDICTED).items()} for row in rows]
+    for name, column in beside(columns, PREDICTED).items():
+        found[column] = [row[name] for row in new]
+    return found
+
+
+def write_predictions(rows: Iterator[dict[str, Any]], out: Path) -> int:
+    """Write what `predict_file` gives with `own`; returns how many rows."""
+    first = next(rows)  # all rows have the same keys in the end: those of the file, and ours
+    return write_rows(list(first), chain([first], rows), out, PREDICTED)
 
 
 def _task(config: RunConfig) -> Task:

@@ -83,8 +83,9 @@ class Tuning:
             return pairs
         dataset = self.bench.dataset
         barred = {e.id for split in (dataset.test, dataset.validation) if split is not None for e in split.examples}
-        barred |= set(self.bench.engine.scorer().too_long([e for e, _ in pairs if e.id in extras]))
-        return [(example, label) for example, label in pairs if example.id not in extras & barred]
+        some, long = self.bench.shortened([e for e, _ in pairs if e.id in extras])
+        whole = {e.id: e for e in some}
+        return [(whole.get(e.id, e), label) for e, label in pairs if e.id not in extras & (barred | long.keys())]
 
     def _lesson(self, r: int, seed: int, previous: Path | None = None) -> Lesson:
         config, held_out = self.bench.config.train, self.bench.fitting.validation

@@ -119,7 +119,7 @@ BAD_DATA: dict[str, tuple[str | bytes | None, dict[str, Any], int, str]] = {
     "prompt longer than the context": (
         "text,label\nfine,good\nbad,bad\nok,good\nno,bad\n" + "word " * 600 + ",good\n", {}, 3,
         "1 prompts cannot be used, because the prompt and a response of 16 tokens do not fit the model's context of 512 tokens: pool.csv line 6; "
-        "shorten the template, or set data.too_long: drop",
+        "shorten the template, or set data.too_long: truncate or drop",
     ),
     "two labels that share their first token": (
         None, {"task": {"labels": {"good": "very good", "bad": "very bad", "none": "I cannot say"}}}, 2,

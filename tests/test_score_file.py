@@ -55,9 +55,9 @@ def test_a_stream_reads_what_the_whole_reading_reads(config: Any, tmp_path: Path
     assert len(found.repeated) == 4, "each of the four contents occurs at least twice"
     for size in (1, 3, 10, 11):
         parts = list(parts_of(found, size))
-        assert [start for start, _, _ in parts] == list(range(0, 10, size))
-        assert [e for _, part, _ in parts for e in part] == examples
-        assert [a for _, _, cells in parts for a in cells] == answers
+        assert [part.start for part in parts] == list(range(0, 10, size))
+        assert [e for part in parts for e in part.examples] == examples
+        assert [a for part in parts for a in part.answers] == answers
     assert examples[5].id == f"{examples[0].id}-3"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from guidestar.cli.common import Commands, Options, progress, show
+from guidestar.cli.common import Commands, Options, load, progress, show
 from guidestar.errors import ConfigError, DataError
 
 
@@ -30,6 +30,11 @@ def add(commands: Commands) -> None:
     export.add_argument("run", metavar="RUN", help="the folder of a run")
     export.add_argument("--format", metavar="FORMAT", default="jsonl", help="see docs/exchange.md; default: jsonl")
     export.add_argument("--out", metavar="FILE", help="where to write; default: standard output")
+    export.add_argument(
+        "--rows", nargs="?", const="", metavar="FILE",
+        help="instead, the rows of a data file (default: the pool) with all their own columns, and the answer beside each; --out "
+        "names a .csv, .jsonl or .parquet file",
+    )  # fmt: skip
     export.add_argument("--log", action="store_true", help="the whole history, every change, as JSON lines")
     export.add_argument("--safe", action="store_true", help="csv: no cell that a spreadsheet would run as a formula")
 
@@ -81,7 +86,14 @@ def _agreement(options: Options) -> int:
 
 def _export(options: Options) -> int:
     from guidestar.exchange import export_run
+    from guidestar.exchange.own_rows import LABELLED, labelled_rows, write_rows
 
+    if options.rows is not None:
+        if not options.out:
+            raise ConfigError("--rows goes with --out FILE, a .csv, .jsonl or .parquet file")
+        columns, rows = labelled_rows(_begun(Path(options.run)), load(options.run), options.rows or None)
+        print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED)} rows")
+        return 0
     written = export_run(
         _begun(Path(options.run)), options.format, Path(options.out) if options.out else None,
         log=options.log, safe=options.safe, say=progress(options).say,

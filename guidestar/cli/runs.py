@@ -58,6 +58,9 @@ def add(commands: Commands) -> None:
     predict.add_argument("run", metavar="RUN", help="the folder of a run")
     predict.add_argument("file", metavar="FILE", help="the examples, a file of any form that a pool may have")
     predict.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last that was trained")
+    predict.add_argument(
+        "--out", metavar="FILE", help="write every row with all its own columns here instead: .csv, .jsonl or .parquet"
+    )
 
     score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
     score.add_argument(
@@ -202,9 +205,14 @@ def _publish(options: Options) -> int:
 
 
 def _predict(options: Options) -> int:
-    from guidestar.scoring import predict_file
+    from guidestar.scoring import predict_file, write_predictions
 
     run = Path(options.run)
+    if options.out:
+        config, news = load(options.run), progress(options)
+        rows = predict_file(run, config, options.file, round=options.round, progress=news, own=True)
+        news.say(f"{options.out}: {write_predictions(rows, Path(options.out))} rows")
+        return 0
     for row in predict_file(run, load(options.run), options.file, round=options.round, progress=progress(options)):
         print(json.dumps(row, ensure_ascii=False))
     return 0

@@ -39,12 +39,14 @@ INSTALL = "install it with: pip install 'guidestar[data]'"
 @dataclass(frozen=True)
 class Row:
     """One row. where: "pool.csv line 7". values: column -> text. nulls: columns present but null. codes: column -> the
-    number that the source stores for a label that has a name (ClassLabel)."""
+    number that the source stores for a label that has a name (ClassLabel). typed: columns whose text is the JSON of a value
+    that is none."""
 
     where: str
     values: Mapping[str, str]
     nulls: tuple[str, ...] = ()
     codes: Mapping[str, str] = field(default_factory=dict)
+    typed: tuple[str, ...] = ()
 
     def cell(self, column: str) -> str:
         """The text of a column. Raises DataError if there is no such column or it is null."""
@@ -59,6 +61,11 @@ class Row:
         """All columns of the row."""
         return (*self.values, *self.nulls)
 
+    def plain(self) -> dict[str, Any]:
+        """Column -> value as the source has it: a text, a number, a list, …; None where it holds nothing."""
+        found: dict[str, Any] = {c: json.loads(text) if c in self.typed else text for c, text in self.values.items()}
+        return found | dict.fromkeys(self.nulls)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -68,18 +75,18 @@ class Form:
     encoding: str | None = None
 
 
-def read_rows(source: str, *, header: list[str] | None = None, encoding: str | None = None) -> Iterator[Row]:
-    """The rows of a source in their order; at least one.
+def read_rows(source: Any, *, header: list[str] | None = None, encoding: str | None = None) -> Iterator[Row]:
+    """The rows of a source in their order; at least one. A pandas DataFrame is one, too.
 
     header: column names of CSV files without a header line; other forms carry their own.
     encoding: of text files that are not UTF-8.
     Raises DataError if the source is missing, empty, of an unknown form, not UTF-8 or damaged.
     """
     try:
-        rows = _open(source, Form(header, encoding))
+        rows = _open(source, Form(header, encoding)) if isinstance(source, str) else _from_frame(source)
         first = next(rows, None)
         if first is None:
-            raise DataError(f"{source}: no rows; at least one is needed")
+            raise DataError(f"{source if isinstance(source, str) else 'the table'}: no rows; at least one is needed")
         yield first
         yield from rows
     except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
@@ -207,7 +214,18 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
     return cells
 
 
-# --- Parquet and datasets -----------------------------------------------------------------------
+# --- tables in memory, Parquet and datasets -----------------------------------------------------------------------
+
+
+def _from_frame(frame: Any) -> Iterator[Row]:
+    if not hasattr(frame, "itertuples"):
+        raise DataError(f"found a {type(frame).__name__}; allowed: the name of a file, or a pandas DataFrame")
+    names = list(map(str, frame.columns))
+    for number, (index, *cells) in enumerate(frame.itertuples(name=None), 1):
+        where = f"row {number}" if index == number - 1 else f"row {number} ({index})"
+        plain = [cell.tolist() if hasattr(cell, "tolist") else cell for cell in cells]  # NumPy's numbers and arrays
+        found = dict(zip(names, plain, strict=True))
+        yield _row(where, {c: None if type(v).__name__ in ("NAType", "NaTType") else v for c, v in found.items()})
 
 
 def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
@@ -339,7 +357,8 @@ def _row(where: str, found: Mapping[str, Any], names: Mapping[str, list[str]] | 
         }
     texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in found.items()}
     full = {name: text for name, text in texts.items() if text is not None}
-    return Row(where, full, tuple(name for name, text in texts.items() if text is None), codes)
+    typed = tuple(name for name in full if not isinstance(found[name], (str, bytes)))
+    return Row(where, full, tuple(name for name, text in texts.items() if text is None), codes, typed)
 
 
 def _named(value: Any, names: list[str], where: str) -> Any:

@@ -79,6 +79,12 @@ class _Item:
     answer: str | None
 
 
+def template_of(config: RunConfig) -> Template:
+    """The prompt template of a configuration or of its preset."""
+    data, _, _ = apply_preset(config.data, config.task)
+    return Template(_required(data.template, "template"), data)
+
+
 def load_dataset(config: RunConfig) -> Dataset:
     """Read, check, split and count the data of a configuration.
 
@@ -144,7 +150,7 @@ def load_dataset(config: RunConfig) -> Dataset:
         validation=splits["validation"],
         task=task,
         facts=facts,
-        hash=_hash(pool, splits, template.text, task),
+        hash=_hash(pool, splits, template.text, task, (data.cut or "end") if data.too_long == "truncate" else None),
     )
 
 
@@ -154,18 +160,18 @@ def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[s
     Returns the examples and their answer cells as they stand in the file (`task.parse_gold` makes them
     canonical); None where the file has no answer. Repeated rows stay, with ids of their own.
     """
-    items = _with_distinct_ids([_Item(example, answer) for example, answer in walk_examples(source, config)])
+    walked = walk_examples(source, config)
+    items = _with_distinct_ids([_Item(example, answer) for _, example, answer in walked if example is not None])
     return [item.example for item in items], [item.answer for item in items]
 
 
-def walk_examples(source: str, config: RunConfig) -> Iterator[tuple[Example, str | None]]:
-    """The same one at a time, each with its answer cell; repeated rows have equal ids (`data/stream.py` tells them
-    apart without holding the file in memory)."""
+def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example | None, str | None]]:
+    """Every row of a file or DataFrame, its example and its answer cell, one at a time; None for a blank row that is to be
+    left out. Repeated rows have equal ids (`data/stream.py` tells them apart without holding the file in memory)."""
     data, task_config, normalise = apply_preset(config.data, config.task)
     template = Template(_required(data.template, "template"), data)
-    for _, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
-        if item is not None:
-            yield item.example, item.answer
+    for row, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
+        yield (row, None, None) if item is None else (row, item.example, item.answer)
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ def _read(
 
 
 def _walk(
-    source: str, data: DataConfig, template: Template, normalise: Normalise, coded: bool
+    source: Any, data: DataConfig, template: Template, normalise: Normalise, coded: bool
 ) -> Iterator[tuple[Row, _Item | None, bool]]:
     """Each row in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
     other texts for the template."""
@@ -420,7 +426,7 @@ def _never_in_pool(gold: Mapping[str, str], splits: Mapping[str, Split | None], 
     return found
 
 
-def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: str, task: Task) -> str:
+def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: str, task: Task, cut: str | None) -> str:
     return fingerprint(
         {
             "pool": [(item.example.id, item.answer) for item in pool],
@@ -431,6 +437,7 @@ def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: s
             },
             "template": template,
             "response": task.response,
+            **({"cut": cut} if cut else {}),
             "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
         }
     )

@@ -11,54 +11,74 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from guidestar.config import RunConfig
+from guidestar.data.formats import Row
 from guidestar.data.pool import walk_examples
 from guidestar.records import Example
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first walk over a file found. rows: how many; answered: those with an answer cell; repeated: ids of
-    contents that occur more than once."""
+    """What the first walk over a file found. rows: examples; answered: those with an answer cell; repeated: ids of contents
+    that occur more than once; columns: of all rows, in the order of their first occurrence."""
 
-    source: str
+    source: Any
     config: RunConfig
     rows: int
     answered: int
     repeated: frozenset[str]
+    columns: tuple[str, ...]
 
 
-def survey(source: str, config: RunConfig, check: Callable[[str, str], object]) -> Survey:
-    """Walk over any file that `read_examples` reads.
+def survey(source: Any, config: RunConfig, check: Callable[[str, str], object]) -> Survey:
+    """Walk over any file that `read_examples` reads, or a DataFrame.
 
     check: called with every answer cell and its place; it raises where the answer cannot be one.
     Raises DataError for a row that cannot be used.
     """
-    ids, answered = array("Q"), 0
-    for example, answer in walk_examples(source, config):
-        ids.append(int(example.id, 16))
-        if answer is not None:
-            check(answer, example.where)
-            answered += 1
+    ids, answered, columns = array("Q"), 0, dict[str, None]()
+    for row, example, answer in walk_examples(source, config):
+        columns |= dict.fromkeys(row.columns)
+        if example is not None:
+            ids.append(int(example.id, 16))
+            if answer is not None:
+                check(answer, example.where)
+                answered += 1
     values = np.frombuffer(ids, dtype=np.uint64)
     values.sort()
     again = np.unique(values[1:][values[1:] == values[:-1]])
-    return Survey(source, config, len(ids), answered, frozenset(f"{value:016x}" for value in again.tolist()))
+    return Survey(source, config, len(ids), answered, frozenset(f"{v:016x}" for v in again.tolist()), tuple(columns))
 
 
-def parts_of(found: Survey, size: int) -> Iterator[tuple[int, list[Example], list[str | None]]]:
-    """(position of the first row, examples, answer cells) of every `size` rows, with the ids of `read_examples`."""
-    rows, seen, start = walk_examples(found.source, found.config), Counter[str](), 0
-    while part := list(islice(rows, size)):
-        examples = []
-        for example, _ in part:
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file. start: how many examples came before them. rows: all, each with the place of its example among
+    `examples`, None for a blank row that is left out. answers: cells of the examples."""
+
+    start: int
+    rows: list[tuple[Row, int | None]]
+    examples: list[Example]
+    answers: list[str | None]
+
+
+def parts_of(found: Survey, size: int) -> Iterator[Part]:
+    """The file in parts of `size` rows, with the ids of `read_examples`."""
+    walked, seen, start = walk_examples(found.source, found.config), Counter[str](), 0
+    while taken := list(islice(walked, size)):
+        part = Part(start, [], [], [])
+        for row, example, answer in taken:
+            part.rows.append((row, None if example is None else len(part.examples)))
+            if example is None:
+                continue
             if example.id in found.repeated:
                 seen[example.id] += 1
                 if (count := seen[example.id]) > 1:
                     example = replace(example, id=f"{example.id}-{count}")
-            examples.append(example)
-        yield start, examples, [answer for _, answer in part]
-        start += len(part)
+            part.examples.append(example)
+            part.answers.append(answer)
+        yield part
+        start += len(part.examples)

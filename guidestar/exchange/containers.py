@@ -21,7 +21,7 @@ Records = list[dict[str, Any]]
 _FORMULA = tuple("=+-@＝＋－＠")
 _CONTROL = tuple("\t\r\n")
 SAFE = "spreadsheet_safe"  # the column whose presence says that such cells carry an apostrophe
-_INSTALL = "install it with: pip install 'guidestar[data]'"
+INSTALL = "install it with: pip install 'guidestar[data]'"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(f"this format needs the package {name}; {_INSTALL}") from error
+        raise DataError(f"this format needs the package {name}; {INSTALL}") from error
 
 
 def _json(record: Mapping[str, Any]) -> str:

@@ -190,7 +190,7 @@ def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int | Seq
         if len(row) + needed > base.max_length:
             raise DataError(
                 f"{example.where or example.id}: the prompt has {len(row)} tokens and needs {needed} more for the response, "
-                f"but the model's context is {base.max_length}; shorten the template, or set data.too_long: drop"
+                f"but the model's context is {base.max_length}; shorten the template, or set data.too_long: truncate"
             )
     return rows
 

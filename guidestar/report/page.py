@@ -170,6 +170,7 @@ _COUNTS = {
     "validation_shared_with_test": "rows of the validation set that also stand in the test set",
     "label_notes": "labels with several spellings",
     "label_warnings": "labels that the pool never has",
+    "truncated": "prompts that were cut to fit the context",
     "too_long": "prompts that do not fit the context and were left out",
     "pool": "examples in the pool used",
     "test": "examples in the test set used",

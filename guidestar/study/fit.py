@@ -155,17 +155,22 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
 
 
 def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
-    """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone."""
-    from transformers import AutoTokenizer
+    """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone, as far as they fit its
+    context: longer ones are cut or left out before a run begins."""
+    from transformers import AutoConfig, AutoTokenizer
 
     from guidestar.model.sources import reading, resolve
 
     options = reading(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(config.model)[0], **options)
+    folder = resolve(config.model)[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    own = getattr(AutoConfig.from_pretrained(folder, **options).get_text_config(), "max_position_embeddings", None) or 0
+    context = min(config.model.max_length or 1 << 30, own if own > 0 else 1 << 30)
     every = [*dataset.pool, *(dataset.test.examples if dataset.test else ())]
     some = every[:: -(-len(every) // 2000)]
     rows = tokenizer([e.prompt for e in some], add_special_tokens=not config.model.chat)["input_ids"]
-    sizes = sorted(len(row) for row in rows)
+    sizes = sorted(min(len(row), context) for row in rows if len(row) <= context or config.data.too_long == "truncate")
+    sizes = sizes or [context]
     task = dataset.task
     words = [task.response_text(label) for label in scored_labels(task)]
     answers = tokenizer(words or list(dataset.gold.values())[: len(some)] or ["?"])["input_ids"]
