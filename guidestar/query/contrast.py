@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
-from guidestar.query.distances import Points, finite_points, nearest
+from guidestar.query.distances import Points, finite_points, nearest, quiet_fit
 from guidestar.query.selectors import Positions, random, top
 from guidestar.records import Array
 
@@ -59,14 +57,11 @@ def _one_scale(points: Points, known: Points) -> tuple[Points, Points]:
 
 def _log_odds(labelled: Points, unlabelled: Points) -> Array:
     """ln P(unlabelled)/P(labelled) of each unlabelled point; it orders like P, without its rounding near 1."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     x = np.concatenate([labelled, unlabelled]).astype(np.float64)
     y = np.repeat([0, 1], [len(labelled), len(unlabelled)])
-    with warnings.catch_warnings(), threadpool_limits(limits=1):  # threads would sum in a changing order
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit cut short still orders the candidates
+    with quiet_fit():
         fitted = LogisticRegression(solver="lbfgs", max_iter=1000).fit(x, y)
     return np.asarray(fitted.decision_function(unlabelled.astype(np.float64)))
 

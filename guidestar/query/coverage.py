@@ -7,14 +7,13 @@ there are more than `AUDIENCE`. Memory therefore grows with the candidates, neve
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.query.distances import Points, chunks, directions, finite_points, nearest
+from guidestar.query.distances import Points, chunks, directions_of_both, finite_points, nearest, quiet_fit
 from guidestar.query.selectors import Positions, random, shuffled_order
 from guidestar.records import Array
 
@@ -35,7 +34,7 @@ def facility_location(points: Array, labelled_points: Array | None, k: int, rng:
     [0, 3]
     """
     order = random(len(points), len(points), rng)
-    mine, known = _on_the_sphere(finite_points(points)[order], labelled_points)
+    mine, known = directions_of_both(points[order], labelled_points)
     audience = _audience(known, mine, rng)
     covered = np.zeros(len(audience), dtype=np.float32)
     for part in chunks(len(known), len(audience)):
@@ -82,7 +81,7 @@ def prob_cover(
     True
     """
     order = random(len(points), len(points), rng)
-    mine, known = _on_the_sphere(finite_points(points)[order], labelled_points)
+    mine, known = directions_of_both(points[order], labelled_points)
     audience = _audience(known, mine, rng)
     if radius is None:
         radius = pure_radius(audience, clusters, purity, rng)
@@ -147,7 +146,7 @@ def typical(
     array([2])
     """
     order = random(len(points), len(points), rng)
-    mine, known = _on_the_sphere(finite_points(points)[order], labelled_points)
+    mine, known = directions_of_both(points[order], labelled_points)
     k = min(k, len(order))
     if k == 0:
         return order[:0]
@@ -235,23 +234,13 @@ def mixed_k_center(views: Sequence[View], k: int, rng: np.random.Generator, scor
 def cluster(points: Points, clusters: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """k-means cluster of every point, (n,). In small batches above 50 clusters, as TypiClust's code does."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seed = int(rng.integers(2**31))
     kind = KMeans(clusters, n_init=1, random_state=seed)
     if clusters > 50:
         kind = MiniBatchKMeans(clusters, n_init=1, random_state=seed, batch_size=5000)
-    with warnings.catch_warnings(), threadpool_limits(limits=1):  # threads would sum in a changing order
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
+    with quiet_fit():
         return np.asarray(kind.fit(points).labels_, dtype=np.intp)
-
-
-def _on_the_sphere(points: Points, labelled: Array | None) -> tuple[Points, Points]:
-    """Unit vectors along points and labelled points, centred together."""
-    known = points[:0] if labelled is None else finite_points(labelled).reshape(-1, points.shape[1])
-    both = directions(np.concatenate([points, known]))
-    return both[: len(points)], both[len(points) :]
 
 
 def _audience(known: Points, mine: Points, rng: np.random.Generator) -> Points:

@@ -6,7 +6,9 @@ Points are (n, width); everything is computed in float32.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,26 @@ from guidestar.records import Array
 Points = NDArray[np.float32]
 
 CHUNK = 1 << 22  # numbers in the largest temporary array, 16 MiB in float32
+
+
+@contextmanager
+def quiet_fit() -> Iterator[None]:
+    """scikit-learn on one thread, for several would sum in a changing order, and without its note that a fit was cut short
+    or that fewer points are distinct than clusters are asked for: what was fitted is good enough to choose by."""
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def directions_of_both(points: Array, labelled: Array | None) -> tuple[Points, Points]:
+    """`directions` of points, (n, width), and of labelled points, (m, width) or None, centred together."""
+    some = finite_points(points)
+    known = some[:0] if labelled is None else finite_points(labelled).reshape(-1, some.shape[1])
+    both = directions(np.concatenate([some, known]))
+    return both[: len(some)], both[len(some) :]
 
 
 def chunks(n: int, width: int) -> Iterator[slice]:

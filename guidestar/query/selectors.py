@@ -6,14 +6,13 @@ position. Points are (n, width) embeddings. More of them: `batches`, `coverage`,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import ModelError
-from guidestar.query.distances import directions, finite_points, to_each, to_nearest
+from guidestar.query.distances import directions, finite_points, quiet_fit, to_each, to_nearest
 from guidestar.records import Array
 
 Positions = NDArray[np.intp]
@@ -88,8 +87,6 @@ def k_means(points: Array, k: int, rng: np.random.Generator, weights: Array | No
     [1, 3]
     """
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     order = shuffled_order(len(points), weights, rng)
     ordered = finite_points(points)[order]
@@ -102,8 +99,7 @@ def k_means(points: Array, k: int, rng: np.random.Generator, weights: Array | No
         raise ModelError(f"k-means weights must not be negative, found {heavy.min()}")
     if heavy is not None and not heavy.any():
         heavy = None  # k-means cannot weigh by zeros alone
-    with warnings.catch_warnings(), threadpool_limits(limits=1):  # threads would sum in a changing order
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
+    with quiet_fit():
         fitted = KMeans(k, n_init=1, random_state=seed).fit(ordered, sample_weight=heavy)
     distance = ((ordered - fitted.cluster_centers_[fitted.labels_]) ** 2).sum(axis=1)
     nearest = np.lexsort((distance, fitted.labels_))  # stable: the heavier of equals comes first

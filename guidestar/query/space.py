@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.query.distances import Points, chunks
+from guidestar.query.distances import Points, chunks, quiet_fit
 from guidestar.records import Array
 
 RANK = 256  # main directions kept; on TREC-6 a classifier lost nothing against all 2,304 (LOG.md, 2026-11-30)
@@ -40,14 +40,13 @@ def space_of(features: NDArray[np.floating[Any]], rng: np.random.Generator, rank
     [[0.0, 1.0]]
     """
     from sklearn.utils.extmath import randomized_svd
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     n = len(features)
     some = features if n <= SAMPLE else features[np.sort(rng.choice(n, SAMPLE, replace=False))]
     centres = np.asarray(some, dtype=np.float32).mean(axis=0)
     blocks = _blocks(some, centres)
     kept, seed = min(rank, *blocks.shape), int(rng.integers(2**31))
-    with threadpool_limits(limits=1):  # threads would sum in a changing order
+    with quiet_fit():
         found = randomized_svd(blocks, kept, n_iter=3, random_state=seed)[2]
     return Space(centres, np.ascontiguousarray(found.T, dtype=np.float32))
 

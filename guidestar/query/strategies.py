@@ -21,7 +21,7 @@ from guidestar.query.measures import evaluate_measure
 from guidestar.query.racing import Race
 from guidestar.query.recipes import STRATEGIES, Recipe, check, labelled_needs, misfits, needs, resolve
 from guidestar.query.selectors import Positions
-from guidestar.query.table import Candidates, embedding, options_of
+from guidestar.query.table import Candidates, needed, options_of
 from guidestar.records import Array, Pick, Predictions
 
 __all__ = [
@@ -103,11 +103,11 @@ def choose(
     won = None if race is None else np.isin(np.arange(len(ids)), race.picks)
 
     k = min(k, len(ids))
-    lucky = selectors.random(len(ids), round(random_share * k), rng)
-    others = np.setdiff1d(np.arange(len(ids)), lucky)
-    chosen = _compose(recipe, others, scores.get("score"), lam, full, base, context, k - len(lucky), rng, won)
+    drawn = selectors.random(len(ids), round(random_share * k), rng)
+    others = np.setdiff1d(np.arange(len(ids)), drawn)
+    chosen = _compose(recipe, others, scores.get("score"), lam, full, base, context, k - len(drawn), rng, won)
 
-    chances = _chances(recipe, lucky, others, chosen, scores.get("score"))
+    chances = _chances(recipe, drawn, others, chosen, scores.get("score"))
 
     def pick(i: int, random: bool) -> Pick:
         details = {name: float(values[i]) for name, values in scores.items() if name != "score"}
@@ -121,19 +121,19 @@ def choose(
 
     back = np.argsort([place[id] for id in ids])  # from the order of ids to that of the candidates
     return Selection(
-        tuple([pick(int(i), random=True) for i in lucky] + [pick(int(i), random=False) for i in chosen]),
+        tuple([pick(int(i), random=True) for i in drawn] + [pick(int(i), random=False) for i in chosen]),
         {name: values[back] for name, values in scores.items()},
     )
 
 
 def _chances(
-    recipe: Recipe, lucky: Positions, others: Positions, chosen: Positions, score: Array | None
+    recipe: Recipe, drawn: Positions, others: Positions, chosen: Positions, score: Array | None
 ) -> dict[int, float]:
     """Position -> the probability with which it was drawn at its turn: those drawn at random first, then the batch if it
     is drawn with known weights from all that is left. A step that leaves candidates out leaves them no chance, and then
     no probability of the others would speak for the pool."""
-    n = len(lucky) + len(others)
-    found = {int(i): 1.0 / (n - turn) for turn, i in enumerate(lucky)}
+    n = len(drawn) + len(others)
+    found = {int(i): 1.0 / (n - turn) for turn, i in enumerate(drawn)}
     filtered = recipe.clip_outliers or recipe.balance or recipe.near_duplicates is not None
     if filtered or recipe.prefilter is not None or recipe.subpool is not None or recipe.selector.log_weights is None:
         return found
@@ -229,7 +229,7 @@ def _compose(
     wanted = reach if recipe.prefilter is None else max(k, math.ceil(recipe.prefilter * k))
     if recipe.near_duplicates is not None:
         enough = wanted if recipe.prefilter is not None or recipe.select == "top" else None
-        points = embedding(base, "the candidates by the base model")
+        points = needed(base, "embedding", "the candidates by the base model")[0]
         left = selectors.drop_near_duplicates(points, left, recipe.near_duplicates, k, enough)
     if recipe.prefilter is not None:
         left = left[:wanted]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import ConfigError, allowed
-from guidestar.query.distances import Points, chunks, directions, finite_points
+from guidestar.query.distances import Points, chunks, directions_of_both
 from guidestar.query.selectors import Positions
 from guidestar.records import Array
 
@@ -38,7 +38,7 @@ def anchor_pool(
     >>> anchor_pool(points, np.array([[0.0, 2.0]]), ["rare"], 1, np.random.default_rng(0), neighbours=1)
     array([2])
     """
-    unit, known = _together(points, labelled_points)
+    unit, known = directions_of_both(points, labelled_points)
     chosen: list[int] = []
     for name in sorted(set(labelled_classes)):
         mine = np.flatnonzero([one == name for one in labelled_classes])
@@ -67,7 +67,7 @@ def neighbour_pool(
     >>> neighbour_pool(points, np.array([[0.0, 3.0]]), 1, np.random.default_rng(0), neighbours=1)
     array([1])
     """
-    unit, known = _together(points, labelled_points)
+    unit, known = directions_of_both(points, labelled_points)
     best = np.full(len(unit), -np.inf)
     for part in chunks(len(known), len(unit)):
         near = known[part] @ unit.T
@@ -116,11 +116,6 @@ def spread(points: Points, k: int, rng: np.random.Generator) -> Positions:
     _, chosen = kmeans_plusplus(points.astype(np.float64), k, random_state=int(rng.integers(2**31)), n_local_trials=1)
     distinct = list(dict.fromkeys(chosen.tolist()))  # copies may be drawn twice
     return np.asarray(distinct, dtype=np.intp)
-
-
-def _together(points: Array, labelled: Array) -> tuple[Points, Points]:
-    both = directions(np.concatenate([finite_points(points), finite_points(labelled)]))
-    return both[: len(points)], both[len(points) :]
 
 
 def _highest(values: Array, k: int) -> NDArray[np.intp]:

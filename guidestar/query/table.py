@@ -1,6 +1,6 @@
 """The table of selectors: how a batch is drawn from the candidates, what each needs, and its options.
 
-An entry adapts a pure function of `selectors`, `batches`, `contrast` or `coverage` to `Candidates`.
+An entry adapts a pure function of `selectors`, `batches`, `contrast`, `coverage` or `herding` to `Candidates`.
 """
 
 from __future__ import annotations
@@ -41,19 +41,25 @@ class Candidates:
 
     def points(self, of_base: bool = False) -> Array:
         """Embeddings of what is left, (n, width)."""
-        found = self.base if of_base else self.full
-        return embedding(found, "the candidates by the base model" if of_base else "the candidates")[self.left]
+        whose = "the candidates by the base model" if of_base else "the candidates"
+        return needed(self.base if of_base else self.full, "embedding", whose)[0][self.left]
 
     def known(self, of_base: bool = False) -> Array | None:
         """Embeddings of the labelled examples, (m, width), or None when there are none."""
-        found = self.labelled_base if of_base else self.labelled
-        if found is None or not len(found):
-            return None
-        return embedding(found, "the labelled examples")
+        labelled = self.labelled_base if of_base else self.labelled
+        return (
+            needed(labelled, "embedding", "the labelled examples")[0]
+            if labelled is not None and len(labelled)
+            else None
+        )
 
     def log_probs(self) -> Array:
         """Label log-probabilities of what is left, (K, n, labels)."""
-        return predicted(self.full, "the candidates")[:, self.left]
+        return needed(self.full, "label_log_probs", "the candidates")[:, self.left]
+
+    def weights(self) -> Array | None:
+        """The scores as weights, (n,), none below 0; None without a measure."""
+        return None if self.score is None else np.maximum(self.score, 0.0)
 
     def scored(self) -> Array:
         """The score of what is left, (n,)."""
@@ -99,29 +105,14 @@ class Selector:
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
-def embedding(found: Predictions | None, what: str) -> Array:
-    """The embeddings of some predictions, (n, width). Raises ModelError if there are none."""
-    if found is None or "embedding" not in found.arrays:
-        raise ModelError(f"the strategy needs the array 'embedding' of {what}, which was not predicted")
-    return found.arrays["embedding"][0]
-
-
-def predicted(found: Predictions | None, what: str) -> Array:
-    """The label log-probabilities of some predictions, (K, n, labels). Raises ModelError if there are none."""
-    if found is None or "label_log_probs" not in found.arrays:
-        raise ModelError(f"the strategy needs the array 'label_log_probs' of {what}, which was not predicted")
-    return found.arrays["label_log_probs"]
+def needed(predictions: Predictions | None, name: str, what: str) -> Array:
+    """An array of some predictions. Raises ModelError if it is not there. what: whose, for the message."""
+    if predictions is None or name not in predictions.arrays:
+        raise ModelError(f"the strategy needs the array {name!r} of {what}, which was not predicted")
+    return predictions.arrays[name]
 
 
 # --- the functions as entries -------------------------------------------------------------------
-
-
-def _top(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return np.arange(min(k, len(c.left)))  # `left` is sorted
-
-
-def _k_center(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return selectors.k_center(c.points(), c.known(), k, rng, c.score)
 
 
 def _mixed_k_center(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
@@ -141,65 +132,33 @@ def _radius(points: Array) -> float:
     return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).max())) or 1.0
 
 
-def _k_means(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return selectors.k_means(c.points(), k, rng, None if c.score is None else np.maximum(c.score, 0.0))
-
-
-def _badge(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return batches.badge(_mean(c.log_probs()), c.points(), k, rng)
-
-
-def _batch_bald(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return batches.batch_bald(c.log_probs(), k, rng, int(c.options["samples"]))
-
-
-def _log_det(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return batches.log_det(c.points(), c.known(), k, rng, c.options["ridge"])
-
-
-def _discriminative(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return contrast.discriminative(c.points(), c.known(), k, rng, int(c.options["sub_batches"]))
-
-
 def _contrast(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
     points, known = c.points(), c.known()
     if known is None:
         return selectors.random(len(points), k, rng)
-    theirs = _mean(predicted(c.labelled, "the labelled examples"))
+    theirs = _mean(needed(c.labelled, "label_log_probs", "the labelled examples"))
     scores = contrast.contrast(points, _mean(c.log_probs()), known, theirs, int(c.options["neighbours"]))
     return selectors.top(scores, k, rng)
 
 
-def _herding(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    doubt = None if c.score is None else np.maximum(c.score, 0.0)
-    return herding.herding(c.points(), c.known(), k, rng, doubt, c.options["radius"])
-
-
-def _facility_location(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    return coverage.facility_location(c.points(), c.known(), k, rng)
-
-
 def _typical(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    options = c.options
-    return coverage.typical(
-        c.points(of_base=True), c.known(of_base=True), k, rng, int(options["neighbours"]), int(options["most_clusters"])
-    )
+    points, known, options = c.points(of_base=True), c.known(of_base=True), c.options
+    return coverage.typical(points, known, k, rng, int(options["neighbours"]), int(options["most_clusters"]))
 
 
 def _prob_cover(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
-    radius = c.options["radius"] or None
-    clusters = int(c.options["clusters"]) or max(2, len(c.base.labels) if c.base is not None else 0)
-    return coverage.prob_cover(
-        c.points(of_base=True), c.known(of_base=True), k, rng, clusters, radius, c.options["purity"]
-    )
+    points, known, options = c.points(of_base=True), c.known(of_base=True), c.options
+    clusters = int(options["clusters"]) or max(2, len(c.base.labels) if c.base is not None else 0)
+    return coverage.prob_cover(points, known, k, rng, clusters, options["radius"] or None, options["purity"])
 
 
-def _drawn(draw: Callable[..., Positions]) -> Callable[[Candidates, int, np.random.Generator], Positions]:
-    return lambda c, k, rng: draw(c.scored(), k, rng, c.options["beta"])
-
-
-def _weighed(weights: Callable[..., Array | None]) -> Callable[[Candidates], Array | None]:
-    return lambda c: weights(c.scored(), c.options["beta"])
+def _drawn(draw: Callable[..., Positions], weights: Callable[..., Array | None], doc: str) -> Selector:
+    """Draws one after the other by weights of the scores and β."""
+    return Selector(
+        lambda c, k, rng: draw(c.scored(), k, rng, c.options["beta"]), doc, scored=True,
+        log_weights=lambda c: weights(c.scored(), c.options["beta"]),
+        options={"beta": Option(1.0, 0.0, 1e6, "0 is uniform, large is the plain top k")},
+    )  # fmt: skip
 
 
 def _mean(log_probs: Array) -> Array:
@@ -210,114 +169,82 @@ def _mean(log_probs: Array) -> Array:
         return np.asarray(np.log(np.exp(log_probs).mean(axis=0)))
 
 
-_BETA = {"beta": Option(1.0, 0.0, 1e6, "0 is uniform, large is the plain top k")}
 _CHOICE = frozenset({"choice"})
 
 SELECTORS: dict[str, Selector] = {
-    "top": Selector(_top, "the highest scores", scored=True),
+    "top": Selector(lambda c, k, rng: np.arange(min(k, len(c.left))), "the highest scores", scored=True),
     "random": Selector(
-        lambda c, k, rng: selectors.random(len(c.left), k, rng),
-        "uniformly at random",
+        lambda c, k, rng: selectors.random(len(c.left), k, rng), "uniformly at random",
         log_weights=lambda c: np.zeros(len(c.left)),
     ),
-    "power": Selector(
-        _drawn(batches.power),
-        "drawn in proportion to score^β",
-        scored=True,
-        log_weights=_weighed(batches.power_weights),
-        options=_BETA,
+    "power": _drawn(batches.power, batches.power_weights, "drawn in proportion to score^β"),
+    "gibbs": _drawn(batches.gibbs, batches.gibbs_weights, "drawn in proportion to exp(β score/σ)"),
+    "soft_rank": _drawn(batches.soft_rank, batches.soft_rank_weights, "drawn in proportion to rank^−β"),
+    "k_center": Selector(
+        lambda c, k, rng: selectors.k_center(c.points(), c.known(), k, rng, c.score), "greedy k-centre (core-set)",
+        full=EMBEDDING, labelled=EMBEDDING,
     ),
-    "gibbs": Selector(
-        _drawn(batches.gibbs),
-        "drawn in proportion to exp(β score/σ)",
-        scored=True,
-        log_weights=_weighed(batches.gibbs_weights),
-        options=_BETA,
-    ),
-    "soft_rank": Selector(
-        _drawn(batches.soft_rank),
-        "drawn in proportion to rank^−β",
-        scored=True,
-        log_weights=_weighed(batches.soft_rank_weights),
-        options=_BETA,
-    ),
-    "k_center": Selector(_k_center, "greedy k-centre (core-set)", full=EMBEDDING, labelled=EMBEDDING),
     "mixed_k_center": Selector(
-        _mixed_k_center,
-        "greedy k-centre on d = λ d_base + (1 − λ) d_full",
-        full=EMBEDDING,
-        base=EMBEDDING,
-        labelled=EMBEDDING,
-        labelled_base=EMBEDDING,
-        mixes=True,
+        _mixed_k_center, "greedy k-centre on d = λ d_base + (1 − λ) d_full",
+        full=EMBEDDING, base=EMBEDDING, labelled=EMBEDDING, labelled_base=EMBEDDING, mixes=True,
     ),
-    "k_means": Selector(_k_means, "nearest to each of k centroids, weighted by the score", full=EMBEDDING),
+    "k_means": Selector(
+        lambda c, k, rng: selectors.k_means(c.points(), k, rng, c.weights()),
+        "nearest to each of k centroids, weighted by the score", full=EMBEDDING,
+    ),
     "badge": Selector(
-        _badge, "k-means++ on the gradients of the model's own answers", full=EMBEDDING | PREDICTED, tasks=_CHOICE
+        lambda c, k, rng: batches.badge(_mean(c.log_probs()), c.points(), k, rng),
+        "k-means++ on the gradients of the model's own answers", full=EMBEDDING | PREDICTED, tasks=_CHOICE,
     ),
     "batch_bald": Selector(
-        _batch_bald,
+        lambda c, k, rng: batches.batch_bald(c.log_probs(), k, rng, int(c.options["samples"])),
         "greedy joint mutual information of the batch's labels and the adapter",
-        full=PREDICTED,
-        tasks=_CHOICE,
-        min_passes=2,
-        one_model=True,
+        full=PREDICTED, tasks=_CHOICE, min_passes=2, one_model=True,
         options={"samples": Option(1024, 2, 1 << 20, "labelings of the batch that are visited or drawn")},
     ),
     "log_det": Selector(
-        _log_det,
-        "greedy D-optimal design, ln det Σ x xᵀ",
-        full=EMBEDDING,
-        labelled=EMBEDDING,
+        lambda c, k, rng: batches.log_det(c.points(), c.known(), k, rng, c.options["ridge"]),
+        "greedy D-optimal design, ln det Σ x xᵀ", full=EMBEDDING, labelled=EMBEDDING,
         options={"ridge": Option(1.0, 1e-9, 1e9, "added to Σ x xᵀ, x of mean square length 1")},
     ),
     "discriminative": Selector(
-        _discriminative,
-        "least like the labelled, by a logistic regression fitted in turns (DAL)",
-        full=EMBEDDING,
-        labelled=EMBEDDING,
+        lambda c, k, rng: contrast.discriminative(c.points(), c.known(), k, rng, int(c.options["sub_batches"])),
+        "least like the labelled, by a logistic regression fitted in turns (DAL)", full=EMBEDDING, labelled=EMBEDDING,
         options={"sub_batches": Option(10, 1, 1000, "parts of the batch, each with a new fit")},
     ),
     "contrast": Selector(
-        _contrast,
-        "predictions that differ most from those of the nearest labelled examples (CAL)",
-        full=EMBEDDING | PREDICTED,
-        labelled=EMBEDDING | PREDICTED,
-        tasks=_CHOICE,
+        _contrast, "predictions that differ most from those of the nearest labelled examples (CAL)",
+        full=EMBEDDING | PREDICTED, labelled=EMBEDDING | PREDICTED, tasks=_CHOICE,
         options={"neighbours": Option(10, 1, 10_000, "labelled neighbours")},
     ),
     "facility_location": Selector(
-        _facility_location, "greedy: every example finds something similar", full=EMBEDDING, labelled=EMBEDDING
+        lambda c, k, rng: coverage.facility_location(c.points(), c.known(), k, rng),
+        "greedy: every example finds something similar", full=EMBEDDING, labelled=EMBEDDING,
     ),
     "herding": Selector(
-        _herding,
+        lambda c, k, rng: herding.herding(c.points(), c.known(), k, rng, c.weights(), c.options["radius"]),
         "greedy: the batch that covers most, each example weighted by the score if there is one",
-        full=EMBEDDING,
-        labelled=EMBEDDING,
+        full=EMBEDDING, labelled=EMBEDDING,
         options={"radius": Option(herding.RADIUS, 0.01, 10.0, "of the kernel, in median distances")},
     ),
     "typical": Selector(
-        _typical,
-        "most typical of the largest clusters without a label (TypiClust), base model's embeddings",
-        base=EMBEDDING,
-        labelled_base=EMBEDDING,
+        _typical, "most typical of the largest clusters without a label (TypiClust), base model's embeddings",
+        base=EMBEDDING, labelled_base=EMBEDDING,
         options={
             "neighbours": Option(20, 1, 10_000, "neighbours that typicality is measured on"),
             "most_clusters": Option(500, 1, 100_000, "limit of the number of clusters"),
         },
     ),
     "prob_cover": Selector(
-        _prob_cover,
-        "greedy: most examples within a radius (ProbCover), base model's embeddings",
-        base=EMBEDDING,
-        labelled_base=EMBEDDING,
+        _prob_cover, "greedy: most examples within a radius (ProbCover), base model's embeddings",
+        base=EMBEDDING, labelled_base=EMBEDDING,
         options={
             "radius": Option(0.0, 0.0, 2.0, "Euclidean, of unit vectors; 0 finds it by purity"),
             "purity": Option(0.95, 0.0, 1.0, "share of balls that hold one cluster only"),
             "clusters": Option(0, 0, 10_000, "clusters for the radius; 0 is the number of labels"),
         },
     ),
-}
+}  # fmt: skip
 
 
 def options_of(name: str, given: Mapping[str, float] | None) -> dict[str, float]:
