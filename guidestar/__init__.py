@@ -17,28 +17,16 @@ if TYPE_CHECKING:
     from guidestar.report import build_report, compare, summary
     from guidestar.scoring import predict
 
-_WHERE = {
-    "Run": "guidestar.loop",
-    "run": "guidestar.loop",
-    "RunConfig": "guidestar.config",
-    "load": "guidestar.config",
-    "load_code": "guidestar.query.own",
-    "Example": "guidestar.records",
-    "Finished": "guidestar.records",
-    "Label": "guidestar.records",
-    "Metrics": "guidestar.records",
-    "Skip": "guidestar.records",
-    "Waiting": "guidestar.records",
-    "build_report": "guidestar.report",
-    "compare": "guidestar.report",
-    "predict": "guidestar.scoring",
-    "summary": "guidestar.report",
-    "ConfigError": "guidestar.errors",
-    "DataError": "guidestar.errors",
-    "GuidestarError": "guidestar.errors",
-    "ModelError": "guidestar.errors",
-    "StoreError": "guidestar.errors",
+_ROOMS = {
+    "config": ("RunConfig", "load"),
+    "errors": ("ConfigError", "DataError", "GuidestarError", "ModelError", "StoreError"),
+    "loop": ("Run", "run"),
+    "query.own": ("load_code",),
+    "records": ("Example", "Finished", "Label", "Metrics", "Skip", "Waiting"),
+    "report": ("build_report", "compare", "summary"),
+    "scoring": ("predict",),
 }
+_WHERE = {name: f"guidestar.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "ConfigError", "DataError", "Example", "Finished", "GuidestarError", "Label", "Metrics", "ModelError", "Run",

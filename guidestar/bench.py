@@ -181,10 +181,8 @@ class Bench:
         """
         plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
         data = plain.get("data", {})
-        for name in ("folder", "pool", "test", "validation"):
-            value = data.get(name)
-            if value is not None and not value.startswith(("hub:", "demo:")):
-                data[name] = str(Path(value).absolute())
+        for name in filter(lambda name: configs.is_local(data.get(name)), configs.DATA_PLACES):
+            data[name] = str(Path(data[name]).absolute())
         if guidelines := plain.get("people", {}).get("guidelines"):
             plain["people"]["guidelines"] = str(Path(guidelines).absolute())
         plain["out"] = "."

@@ -34,28 +34,9 @@ from guidestar.sections import MixConfig, QueryConfig, StrategyConfig, TaptConfi
 from guidestar.words import shortened
 
 __all__ = [
-    "CONFIG_FILE",
-    "CostConfig",
-    "DataConfig",
-    "EndpointConfig",
-    "MixConfig",
-    "ModelConfig",
-    "PeopleConfig",
-    "QueryConfig",
-    "RunConfig",
-    "StopConfig",
-    "StrategyConfig",
-    "TaptConfig",
-    "TaskConfig",
-    "TrainConfig",
-    "fingerprint",
-    "flat",
-    "kept_in",
-    "load",
-    "models_in",
-    "parse",
-    "read_yaml",
-    "shared_keys",
+    "CONFIG_FILE", "CostConfig", "DataConfig", "EndpointConfig", "MixConfig", "ModelConfig", "PeopleConfig",
+    "QueryConfig", "RunConfig", "StopConfig", "StrategyConfig", "TaptConfig", "TaskConfig", "TrainConfig",
+    "fingerprint", "flat", "kept_in", "load", "models_in", "parse", "read_yaml", "shared_keys",
 ]  # fmt: skip
 
 CONFIG_FILE = "config.yaml"  # the copy of the configuration in the folder of an experiment
@@ -228,7 +209,13 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     return data, lines
 
 
-PATHS = {"": ("out",), "data": ("folder", "pool", "test", "validation"), "model": ("name",), "people": ("guidelines",)}
+DATA_PLACES = ("folder", "pool", "test", "validation")  # keys of `data` that name files, or data elsewhere
+PATHS = {"": ("out",), "data": DATA_PLACES, "model": ("name",), "people": ("guidelines",)}
+
+
+def is_local(place: Any) -> bool:
+    """Whether a value of `DATA_PLACES` is a path on this machine."""
+    return isinstance(place, str) and not place.startswith(("hub:", "demo:"))
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str | int, ...], str]:
@@ -411,10 +398,8 @@ def rebase(data: dict[str, Any], folder: Path) -> None:
     """Make relative local paths of a file in `folder` relative to the current folder."""
     section = data.get("data")
     if isinstance(section, dict):
-        for key in ("folder", "pool", "test", "validation"):
-            value = section.get(key)
-            if isinstance(value, str) and not value.startswith(("hub:", "demo:")):
-                section[key] = str(folder / Path(value).expanduser())
+        for key in filter(lambda key: is_local(section.get(key)), DATA_PLACES):
+            section[key] = str(folder / Path(section[key]).expanduser())
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("name"), str) and model["name"]:
         path = folder / Path(model["name"]).expanduser()

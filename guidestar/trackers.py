@@ -44,15 +44,18 @@ class Tracking:
     close: Callable[[], None]
 
 
-def check(name: str) -> None:
-    """Raises ConfigError if the tracker is unknown or its package is not installed."""
+_NONE = Tracking(lambda r, values: None, lambda: None)
+
+
+def check(name: str) -> Any:
+    """The tracker's module, None for "none". Raises ConfigError if the tracker is unknown or its package not installed."""
     if name == "none":
-        return
+        return None
     if name not in TRACKERS:
         raise ConfigError(f"tracker is {name!r}; {allowed(['none', *TRACKERS], name)}")
-    module = _MODULES[name]
+    module = TRACKERS[name][0]
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
             f"tracker is {name}, but {module} cannot be imported ({error}); pip install {name}, or set tracker: none"
@@ -65,9 +68,8 @@ def start(name: str, subject: Subject, say: Callable[[str], None] = lambda line:
 
     say: takes a line for people. Raises ConfigError as `check` does.
     """
-    if name == "none":
-        return Tracking(lambda r, values: None, lambda: None)
-    check(name)
+    if (module := check(name)) is None:
+        return _NONE
     failed: list[str] = []
 
     def guarded(action: Callable[[], Any]) -> Any:
@@ -80,9 +82,9 @@ def start(name: str, subject: Subject, say: Callable[[str], None] = lambda line:
             say(f"tracker {name} failed and gets nothing more; the run goes on: {type(error).__name__}: {error}")
             return None
 
-    tracking: Tracking | None = guarded(lambda: TRACKERS[name](subject))
+    tracking: Tracking | None = guarded(lambda: TRACKERS[name][1](module, subject))
     if tracking is None:
-        return Tracking(lambda r, values: None, lambda: None)
+        return _NONE
 
     def log(r: int, values: Values) -> None:
         guarded(lambda: tracking.log(r, {k: float(v) for k, v in values.items() if math.isfinite(v)}))
@@ -93,14 +95,12 @@ def start(name: str, subject: Subject, say: Callable[[str], None] = lambda line:
 # --- one function each ----------------------------------------------------------------------------
 
 
-def _trackio(subject: Subject) -> Tracking:
-    trackio = importlib.import_module("trackio")
+def _trackio(trackio: Any, subject: Subject) -> Tracking:
     run = trackio.init(project=subject.project, name=subject.name, config=dict(subject.config), resume="allow")
     return Tracking(lambda r, values: run.log(dict(values), step=r), run.finish)
 
 
-def _wandb(subject: Subject) -> Tracking:
-    wandb = importlib.import_module("wandb")
+def _wandb(wandb: Any, subject: Subject) -> Tracking:
     run = wandb.init(
         project=subject.project, name=subject.name, id=subject.id, resume="allow", dir=str(subject.folder),
         config=dict(subject.config), reinit="create_new",
@@ -108,10 +108,10 @@ def _wandb(subject: Subject) -> Tracking:
     return Tracking(lambda r, values: run.log(dict(values), step=r), run.finish)
 
 
-def _mlflow(subject: Subject) -> Tracking:
-    client = importlib.import_module("mlflow").MlflowClient()
-    found = client.get_experiment_by_name(subject.project)
-    experiment = found.experiment_id if found is not None else client.create_experiment(subject.project)
+def _mlflow(mlflow: Any, subject: Subject) -> Tracking:
+    client = mlflow.MlflowClient()
+    known = client.get_experiment_by_name(subject.project)
+    experiment = known.experiment_id if known is not None else client.create_experiment(subject.project)
     earlier = client.search_runs([experiment], filter_string=f"tags.guidestar = '{subject.id}'", max_results=1)
     if earlier:
         run = earlier[0].info.run_id
@@ -128,9 +128,8 @@ def _mlflow(subject: Subject) -> Tracking:
     return Tracking(log, lambda: client.set_terminated(run))
 
 
-def _tensorboard(subject: Subject) -> Tracking:
-    module = importlib.import_module("torch.utils.tensorboard")
-    writer = module.SummaryWriter(log_dir=str(subject.folder / "tensorboard"))
+def _tensorboard(tensorboard: Any, subject: Subject) -> Tracking:
+    writer = tensorboard.SummaryWriter(log_dir=str(subject.folder / "tensorboard"))
     writer.add_text("config", f"```json\n{json.dumps(dict(subject.config), indent=1)}\n```")
 
     def log(r: int, values: Values) -> None:
@@ -141,9 +140,8 @@ def _tensorboard(subject: Subject) -> Tracking:
     return Tracking(log, writer.close)
 
 
-TRACKERS: dict[str, Callable[[Subject], Tracking]] = {
-    "trackio": _trackio, "wandb": _wandb, "mlflow": _mlflow, "tensorboard": _tensorboard,
-}  # fmt: skip
-_MODULES = {
-    "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow", "tensorboard": "torch.utils.tensorboard",
+# name -> the module that must be there, and how it is begun
+TRACKERS: dict[str, tuple[str, Callable[[Any, Subject], Tracking]]] = {
+    "trackio": ("trackio", _trackio), "wandb": ("wandb", _wandb), "mlflow": ("mlflow", _mlflow),
+    "tensorboard": ("torch.utils.tensorboard", _tensorboard),
 }  # fmt: skip

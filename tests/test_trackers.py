@@ -99,7 +99,7 @@ def fake(notes: Notes, name: str) -> ModuleType:
 
 @pytest.fixture(params=list(trackers.TRACKERS))
 def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Notes]:
-    notes, name = Notes(), trackers._MODULES[request.param]
+    notes, name = Notes(), trackers.TRACKERS[request.param][0]
     monkeypatch.setitem(sys.modules, name, fake(notes, name))
     return request.param, notes
 
@@ -107,7 +107,6 @@ def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
 def test_the_table_and_the_key_name_the_same() -> None:
     kinds = get_args(RunConfig.model_fields["tracker"].annotation)
     assert kinds == ("none", *trackers.TRACKERS)
-    assert trackers.TRACKERS.keys() == trackers._MODULES.keys()
     assert configs.parse({"data": {"preset": "demo", "folder": "x"}}).tracker == "none"
 
 
@@ -152,7 +151,7 @@ def test_a_continued_run_goes_on_in_the_same_place(make_config: Make, told: tupl
 
 
 def test_off_means_that_nothing_is_imported(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in trackers._MODULES.values():
+    for module, _ in trackers.TRACKERS.values():
         monkeypatch.setitem(sys.modules, module, None)  # importing it would be an error
     config = make_config(strategies=["random"], query={"warm_start": 8, "batch": 4, "budget": 8})
     with loop.Run(config) as run:
@@ -164,7 +163,7 @@ def test_off_means_that_nothing_is_imported(make_config: Make, monkeypatch: pyte
 def test_a_missing_package_is_named_before_anything_runs(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, trackers._MODULES[name], None)
+    monkeypatch.setitem(sys.modules, trackers.TRACKERS[name][0], None)
     plain = make_config(tracker=name)
     with pytest.raises(ConfigError, match=rf"tracker is {name}, .*pip install {name}"):
         loop.Run(plain)

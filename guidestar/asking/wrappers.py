@@ -7,8 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
@@ -33,9 +32,10 @@ def question(scorer: Scorer, examples: Sequence[Example], ask: Ask) -> dict[str,
 
 
 class Around(Scorer):
-    """A scorer around another; it can what that one can."""
+    """A scorer around another; it can what that one can, and opens it."""
 
     scorer: Scorer
+    opens: ClassVar[bool] = True
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -60,13 +60,13 @@ class Around(Scorer):
         self.scorer.forget()
 
     def __enter__(self) -> Self:
-        self.scorer.__enter__()
+        if self.opens:
+            self.scorer.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.scorer.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        if self.opens:
+            self.scorer.__exit__(*error)
 
 
 @final
@@ -78,6 +78,7 @@ class Cached(Around):
     scorer: Scorer
     cache: Cache
     name: str = "base"
+    opens: ClassVar[bool] = False
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
@@ -89,14 +90,6 @@ class Cached(Around):
         self.scorer.forget()
         tick(len(examples), len(examples))
         return Predictions(tuple(e.id for e in examples), arrays, self.labels)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 @final

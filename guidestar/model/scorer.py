@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, final
 
 from guidestar.asking import Ask, Responses, Scorer, silent
@@ -148,9 +147,7 @@ class OwnScorer(Scorer):
         self._depth += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
             self._stack.close()

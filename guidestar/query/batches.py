@@ -169,8 +169,8 @@ def _drawn_posteriors(probabilities: Array, samples: int, rng: np.random.Generat
         label = (rng.random(samples)[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
         logs += safe[:, b, np.minimum(label, probabilities.shape[2] - 1)].T
     logs -= logs.max(axis=1, keepdims=True)
-    found = np.exp(logs)
-    return np.asarray(found / found.sum(axis=1, keepdims=True))
+    weights = np.exp(logs)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 # --- chance -------------------------------------------------------------------------------------

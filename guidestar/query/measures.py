@@ -187,89 +187,60 @@ class Measure:
         return "sampled_answer" in self.needs
 
 
+def _sum(array: str, doc: str, tasks: frozenset[str] = ANY) -> Measure:
+    """A sum over tokens as it was predicted."""
+    return Measure(total, (array,), doc, tasks)
+
+
+def _mean(array: str, doc: str, tasks: frozenset[str] = ANY) -> Measure:
+    """The same for each token."""
+    return Measure(per_token, (array, array.rpartition("_")[0] + "_length"), doc, tasks)
+
+
 MEASURES: dict[str, Measure] = {
     "entropy": Measure(entropy, ("label_log_probs",), "−Σ p ln p over the labels", CHOICE),
     "least_confidence": Measure(least_confidence, ("label_log_probs",), "1 − p₁ over the labels", CHOICE),
     "margin": Measure(margin, ("label_log_probs",), "1 − (p₁ − p₂) over the labels", CHOICE),
     "entropy_of_mean": Measure(
-        entropy_of_mean,
-        ("label_log_probs",),
-        "entropy over the labels of the mean of the passes",
-        CHOICE,
-        over_passes=True,
+        entropy_of_mean, ("label_log_probs",), "entropy over the labels of the mean of the passes", CHOICE, over_passes=True
     ),
     "bald": Measure(
-        bald,
-        ("label_log_probs",),
-        "mutual information over the labels: entropy of the mean minus mean of the entropies",
-        CHOICE,
-        over_passes=True,
-        min_passes=2,
+        bald, ("label_log_probs",), "mutual information over the labels: entropy of the mean minus mean of the entropies",
+        CHOICE, over_passes=True, min_passes=2,
     ),
     "vote_entropy": Measure(
-        vote_entropy,
-        ("label_log_probs",),
-        "entropy of the labels that the passes or the members of a committee vote for",
-        CHOICE,
-        over_passes=True,
+        vote_entropy, ("label_log_probs",),
+        "entropy of the labels that the passes or the members of a committee vote for", CHOICE, over_passes=True,
         min_passes=2,
     ),
     "answer_consistency": Measure(
-        answer_consistency,
-        ("sampled_answer",),
-        "entropy of the answers read off K sampled responses; no answer counts as one more answer",
-        over_passes=True,
-        min_passes=2,
-        max_passes=0,
+        answer_consistency, ("sampled_answer",),
+        "entropy of the answers read off K sampled responses; no answer counts as one more answer", over_passes=True,
+        min_passes=2, max_passes=0,
     ),
-    "response_entropy": Measure(
-        total,
-        ("response_entropy",),
-        "STAR's maximum entropy (eq. 2): Σ of the token entropies of the response",
+    "response_entropy": _sum("response_entropy", "STAR's maximum entropy (eq. 2): Σ of the token entropies of the response"),
+    "response_entropy_mean": _mean("response_entropy", "mean of the token entropies of the response"),
+    "response_nll": _sum("response_nll", "−ln p of the generated response"),
+    "response_nll_mean": _mean("response_nll", "−ln p of the generated response, per token"),
+    "answer_entropy": _sum("answer_entropy", "Σ of the token entropies of the response's answer tokens", WITH_ANSWER),
+    "answer_entropy_mean": _mean(
+        "answer_entropy", "mean of the token entropies of the response's answer tokens", WITH_ANSWER
     ),
-    "response_entropy_mean": Measure(
-        per_token, ("response_entropy", "response_length"), "mean of the token entropies of the response"
-    ),
-    "response_nll": Measure(total, ("response_nll",), "−ln p of the generated response"),
-    "response_nll_mean": Measure(
-        per_token, ("response_nll", "response_length"), "−ln p of the generated response, per token"
-    ),
-    "answer_entropy": Measure(
-        total, ("answer_entropy",), "Σ of the token entropies of the response's answer tokens", WITH_ANSWER
-    ),
-    "answer_entropy_mean": Measure(
-        per_token,
-        ("answer_entropy", "answer_length"),
-        "mean of the token entropies of the response's answer tokens",
-        WITH_ANSWER,
-    ),
-    "answer_nll": Measure(total, ("answer_nll",), "−ln p of the response's answer tokens", WITH_ANSWER),
+    "answer_nll": _sum("answer_nll", "−ln p of the response's answer tokens", WITH_ANSWER),
     "representation_gradient": Measure(
-        total,
-        ("representation_gradient",),
-        "norm of the gradient of the mean state of the last prompt token by the input embeddings (RG)",
-        KINDS,
+        total, ("representation_gradient",),
+        "norm of the gradient of the mean state of the last prompt token by the input embeddings (RG)", KINDS,
         max_passes=0,
     ),
-    "oracle_predictive_entropy": Measure(
-        total, ("gold_nll",), "STAR's predictive entropy (eq. 3): −ln p of the gold response"
+    "oracle_predictive_entropy": _sum("gold_nll", "STAR's predictive entropy (eq. 3): −ln p of the gold response"),
+    "oracle_predictive_entropy_mean": _mean("gold_nll", "−ln p of the gold response, per token"),
+    "oracle_entropy": _sum(
+        "gold_entropy", "Σ of the token entropies along the gold response (what STAR's published code calls entropy)"
     ),
-    "oracle_predictive_entropy_mean": Measure(
-        per_token, ("gold_nll", "gold_length"), "−ln p of the gold response, per token"
-    ),
-    "oracle_entropy": Measure(
-        total,
-        ("gold_entropy",),
-        "Σ of the token entropies along the gold response (what STAR's published code calls entropy)",
-    ),
-    "oracle_entropy_mean": Measure(
-        per_token, ("gold_entropy", "gold_length"), "mean of the token entropies along the gold response"
-    ),
-    "oracle_answer_nll": Measure(total, ("gold_answer_nll",), "−ln p of the gold response's answer tokens"),
-    "oracle_answer_entropy": Measure(
-        total, ("gold_answer_entropy",), "Σ of the token entropies of the gold response's answer tokens"
-    ),
-}
+    "oracle_entropy_mean": _mean("gold_entropy", "mean of the token entropies along the gold response"),
+    "oracle_answer_nll": _sum("gold_answer_nll", "−ln p of the gold response's answer tokens"),
+    "oracle_answer_entropy": _sum("gold_answer_entropy", "Σ of the token entropies of the gold response's answer tokens"),
+}  # fmt: skip
 
 
 def measure_problems(name: str, kind: str, simulation: bool) -> list[str]:
