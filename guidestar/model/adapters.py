@@ -22,7 +22,7 @@ import torch
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import full, heads
 from guidestar.model import peft as own_types
-from guidestar.model.dropout import cheapen, drop_before_b
+from guidestar.model.dropout import cheapen, drop_before_b, tuner_layers
 from guidestar.model.load import UNPADDED, BaseModel
 
 
@@ -210,13 +210,9 @@ def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
     """Collects what enters the vocabulary projection or the classification head in the block's passes, behind the last
     layer and its norm: (rows, tokens, width)."""
     states: list[torch.Tensor] = []
-    handle = inner(model).base_model.register_forward_hook(
-        lambda module, args, output: states.append(output[0]), prepend=True
-    )
-    try:
+    collect = lambda module, args, output: states.append(output[0])  # noqa: E731
+    with inner(model).base_model.register_forward_hook(collect, prepend=True):
         yield states
-    finally:
-        handle.remove()
 
 
 def _with_dropout(base: BaseModel, model: Any, b_dropout: float | None) -> Any:
@@ -272,15 +268,15 @@ def anchors(model: Any) -> dict[str, torch.Tensor]:
     Tensors of one element are left out: any number is constant. Full fine-tuning has none: norm weights that
     happen to be constant are the base model's own. Nor has a classification head: its start is no model's opinion.
     """
-    found: dict[str, torch.Tensor] = {}
+    starts: dict[str, torch.Tensor] = {}
     if full.is_full(model):
-        return found
+        return starts
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.numel() > 1 and ".modules_to_save." not in name:
             start = parameter.detach()
             if bool((start == start.flatten()[0]).all()):
-                found[name] = start.clone()
-    return found
+                starts[name] = start.clone()
+    return starts
 
 
 @contextmanager
@@ -290,11 +286,8 @@ def dropout_on(model: Any, whole: bool = False) -> Iterator[None]:
 
     LoHa and LoKr drop by the layer's train flag and not by a Dropout module, so whole layers are switched.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
     model.eval()
-    for layer in layers:
+    for layer in tuner_layers(model):
         layer.train()
         layer.get_base_layer().eval()
     if whole:

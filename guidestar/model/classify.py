@@ -9,7 +9,7 @@ Source of the protocol: Jukić and Šnajder 2023 (arXiv 2305.14576), with one ou
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ from guidestar.tasks import Task
 ARRAYS = frozenset({"label_log_probs", "embedding"})
 
 
+def refusal(base: BaseModel, others: Collection[str]) -> str | None:
+    """Why a classification head cannot answer these other arrays; None if there are none."""
+    if not others:
+        return None
+    return (
+        f"{base.name} answers with a classification head, which gives label probabilities and embeddings, not "
+        f"{', '.join(sorted(others))}; use a measure over the labels, or a causal language model"
+    )
+
+
 class Work:
     """The walk of `predict` over examples."""
 
@@ -35,11 +45,8 @@ class Work:
         self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
         gold: Mapping[str, str] | None, *, stochastic: bool = False,
     ) -> None:  # fmt: skip
-        if other := sorted(wanted - ARRAYS):
-            raise ConfigError(
-                f"{base.name} answers with a classification head, which gives label probabilities and embeddings, not "
-                f"{', '.join(other)}; use a measure over the labels, or a causal language model"
-            )
+        if (why := refusal(base, wanted - ARRAYS)) is not None:
+            raise ConfigError(why)
         self.base, self.model, self.wanted = base, model, wanted
         self.prompts = encode_prompts(base, examples)
         self.batches = read_batches(base, list(map(len, self.prompts)), adapters.exact_lengths(model))
@@ -49,13 +56,13 @@ class Work:
         batch = pad_right([self.prompts[i] for i in rows], self.base.pad, self.base.device)
         with adapters.last_states(self.model) as states:
             scores = logits(self.model, batch)
-        found: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         if "label_log_probs" in self.wanted:
-            found["label_log_probs"] = log_probs(scores.float().cpu().double(), self.base.several).numpy()
+            arrays["label_log_probs"] = log_probs(scores.float().cpu().double(), self.base.several).numpy()
         if "embedding" in self.wanted:
             state = token_state(self.base, batch, states[-1]).float()
-            found["embedding"] = (F.normalize(state) if self.base.normalized else state).cpu().numpy()
-        return found
+            arrays["embedding"] = (F.normalize(state) if self.base.normalized else state).cpu().numpy()
+        return arrays
 
 
 def log_probs(scores: torch.Tensor, several: bool) -> torch.Tensor:
@@ -66,8 +73,8 @@ def log_probs(scores: torch.Tensor, several: bool) -> torch.Tensor:
 
 def logits(model: Any, batch: Batch) -> torch.Tensor:
     """The head's outputs, (rows, labels)."""
-    found: torch.Tensor = model(**batch.inputs()).logits
-    return found
+    scores: torch.Tensor = model(**batch.inputs()).logits
+    return scores
 
 
 def loss(
@@ -101,8 +108,8 @@ def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor
 def head_alone(base: BaseModel, folder: Path) -> Iterator[Any]:
     """The bare base model under the head that was trained with the adapter in `folder`, for the time of the block."""
     with adapters.adapted(base, folder) as model:
-        found = heads.trained(adapters.inner(model))
-        own = {name: copy.deepcopy(module).to(base.dtype) for name, module in found.items()}
+        trained = heads.trained(adapters.inner(model))
+        own = {name: copy.deepcopy(module).to(base.dtype) for name, module in trained.items()}
     before = heads.put(base.model, own)
     try:
         yield base.model

@@ -119,22 +119,34 @@ class _Masked(torch.autograd.Function):
 
 
 def _scaled(x: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-    found = x * scale
-    found.view(keep.dtype).bitwise_and_(keep)
-    return found
+    scaled = x * scale
+    scaled.view(keep.dtype).bitwise_and_(keep)
+    return scaled
+
+
+def tuner_layers(model: Any) -> list[Any]:
+    """The layers that a PEFT adapter has put around those of the base model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+
+
+def own_parts(model: Any) -> Iterator[tuple[Any, str, Any]]:
+    """(parent, name, module) of all that an adapter has added in its layers: none of the base model's own."""
+    for layer in tuner_layers(model):
+        base = layer.get_base_layer()
+        inside = {id(m) for m in base.modules()} if isinstance(base, nn.Module) else set()
+        for parent in [m for m in layer.modules() if id(m) not in inside]:
+            yield from (
+                (parent, name, child) for name, child in list(parent.named_children()) if id(child) not in inside
+            )
 
 
 def cheapen(model: Any) -> None:
     """Replace the Dropout modules of a PEFT model's own layers; a GPU's are fast as they are."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in [m for m in model.modules() if isinstance(m, BaseTunerLayer)]:
-        base = layer.get_base_layer()
-        inside = {id(m) for m in base.modules()} if isinstance(base, nn.Module) else set()
-        for parent in [m for m in layer.modules() if id(m) not in inside]:
-            for name, child in list(parent.named_children()):
-                if type(child) is nn.Dropout and 0 < child.p < 1:
-                    setattr(parent, name, BitDropout(child.p))
+    for parent, name, child in own_parts(model):
+        if type(child) is nn.Dropout and 0 < child.p < 1:
+            setattr(parent, name, BitDropout(child.p))
 
 
 def drop_before_b(model: Any, rate: float, device: torch.device) -> None:
@@ -145,9 +157,8 @@ def drop_before_b(model: Any, rate: float, device: torch.device) -> None:
     Raises ConfigError for an adapter without a B that is a linear layer of its own.
     """
     from peft.tuners.lora.layer import Linear
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    layers = tuner_layers(model)
     unfit = [m for m in layers if not isinstance(m, Linear) or m.lora_variant]  # DoRA and others read B elsewhere
     if unfit or not layers:
         name = str(getattr(model.active_peft_config.peft_type, "value", model.active_peft_config.peft_type))

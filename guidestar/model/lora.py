@@ -15,15 +15,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from guidestar.model import adapters
-from guidestar.model.dropout import BitDropout, masked
+from guidestar.model.dropout import BitDropout, masked, tuner_layers
 
 
 def plain_layers(model: Any) -> list[Any]:
     """The adapter's layers if all are plain LoRA with one active adapter on linear layers of their own, else none."""
     from peft.tuners.lora.layer import Linear
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    layers = tuner_layers(model)
     embedded = adapters.inner(model).get_input_embeddings().weight
 
     def plain(layer: Any) -> bool:
@@ -37,6 +36,18 @@ def plain_layers(model: Any) -> list[Any]:
         )  # fmt: skip
 
     return layers if layers and all(plain(layer) for layer in layers) else []
+
+
+@contextmanager
+def running(layers: list[Any], forward: Callable[[Any], Callable[..., torch.Tensor]]) -> Iterator[None]:
+    """Layers with another forward pass of the same meaning while the block lasts. forward: makes that of a layer."""
+    try:
+        for layer in layers:
+            layer.forward = forward(layer)
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 @contextmanager
@@ -74,13 +85,8 @@ def added(model: Any) -> Iterator[None]:
     layers = plain_layers(model)
     if any(part._forward_pre_hooks for layer in layers for part in layer.lora_B.values()):
         layers = []
-    try:
-        for layer in layers:
-            layer.forward = _adding(layer)
+    with running(layers, _adding):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _adding(layer: Any) -> Callable[..., torch.Tensor]:

@@ -126,12 +126,8 @@ def respond(
                 store[name][rows] = array
             done += len(rows)
             tick(done, len(examples))
-    for name, array in store.items():
-        if not np.isfinite(array).all():
-            i = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise ModelError(
-                f"{examples[i].where or examples[i].id}: {name} is not finite; the model's logits hold NaN or infinity"
-            )
+    ids = tuple(e.id for e in examples)
+    _refuse_non_finite(Predictions(ids, {name: array[None] for name, array in store.items()}), examples)
     return Responses(tuple(texts), store)
 
 

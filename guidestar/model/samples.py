@@ -19,7 +19,7 @@ from torch import nn
 from guidestar.asking.wrappers import joined, part_of
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, lora
-from guidestar.model.dropout import BitDropout
+from guidestar.model.dropout import BitDropout, own_parts
 from guidestar.model.load import BaseModel
 from guidestar.model.predict import predict
 from guidestar.progress import Tick
@@ -45,11 +45,11 @@ def predict_samples(
     Raises NoVariance for an adapter whose dropout is not a module of its own, or when all passes are equal.
     Source: the consistent dropout of Kirsch, van Amersfoort, Gal 2019.
     """
-    found: list[Predictions] = []
+    said: list[Predictions] = []
     for k in range(passes):
         with one_sample(model, seed + k, b_dropout):
-            found.append(predict(base, model, examples, needs, task, gold=gold, tick=part_of(tick, k, passes)))
-    return joined(found, "all sampled models are equal: the adapter's dropout does not act on this model")
+            said.append(predict(base, model, examples, needs, task, gold=gold, tick=part_of(tick, k, passes)))
+    return joined(said, "all sampled models are equal: the adapter's dropout does not act on this model")
 
 
 @contextmanager
@@ -89,16 +89,11 @@ def _into_weights(layers: Sequence[Any], seed: int, b_dropout: float | None) -> 
 
 def _by_hooks(model: Any, seed: int) -> list[Callable[[], None]]:
     """Puts a fixed mask in the place of what dropout modules do; returns what takes the hooks off."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     undo: list[Callable[[], None]] = []
-    for layer in [m for m in model.modules() if isinstance(m, BaseTunerLayer)]:
-        inside = layer.get_base_layer()
-        skip = {id(m) for m in inside.modules()} if isinstance(inside, nn.Module) else set()
-        for module in layer.modules():
-            if id(module) not in skip and isinstance(module, (nn.Dropout, BitDropout)) and module.p > 0:
-                key = (seed, len(undo))
-                undo.append(module.register_forward_hook(_masking(module.p, key)).remove)
+    for _, _, module in own_parts(model):
+        if isinstance(module, (nn.Dropout, BitDropout)) and module.p > 0:
+            key = (seed, len(undo))
+            undo.append(module.register_forward_hook(_masking(module.p, key)).remove)
     return undo
 
 

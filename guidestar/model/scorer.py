@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, final
@@ -92,8 +92,8 @@ class OwnScorer(Scorer):
             return "label_log_probs was asked for, but the task has no labels; allowed: a task of kind choice"
         if not self.base.labels:
             return None
-        if other := headed_problem(self.base, ask.needs):
-            return other
+        if why := classify.refusal(self.base, ask.needs - HEADED):
+            return why
         if "label_log_probs" in ask.needs and self.adapter is None and self.live is None:
             return (
                 f"{self.base.name} answers with a classification head, which is noise before it is trained: the base model "
@@ -151,13 +151,3 @@ class OwnScorer(Scorer):
         self._depth -= 1
         if self._depth == 0:
             self._stack.close()
-
-
-def headed_problem(base: BaseModel, needs: Collection[str]) -> str | None:
-    """Why a classification head cannot answer this; None if it can."""
-    if not (other := sorted(frozenset(needs) - HEADED)):
-        return None
-    return (
-        f"{base.name} answers with a classification head, which gives label probabilities and embeddings, not "
-        f"{', '.join(other)}; use a measure over the labels, or a causal language model"
-    )

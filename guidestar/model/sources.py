@@ -11,16 +11,18 @@ import importlib.util
 import io
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model.traits import POOLING
+from guidestar.store.cache import alone
+from guidestar.store.files import publish_folder
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, st
         return _converted(path, cache_folder() / "models" / f"{path.stem}-{stamp}", say), path.stem
     if path.is_dir():
         if not any(path.glob("*.safetensors")):
-            found = sorted(p.name for p in path.iterdir())[:12]
-            raise ModelError(f"{path}: no weights here; expected *.safetensors, found: {', '.join(found) or 'nothing'}")
+            names = sorted(p.name for p in path.iterdir())[:12]
+            raise ModelError(f"{path}: no weights here; expected *.safetensors, found: {', '.join(names) or 'nothing'}")
         return path, str(path)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"{path}: no such folder")
@@ -128,18 +130,18 @@ def _from_hub(name: str, config: ModelConfig, local_only: bool) -> Path | None:
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
     patterns += ["*.py"] if config.remote_code else []
     try:
-        found = Path(
+        folder = Path(
             snapshot_download(name, revision=config.revision, allow_patterns=patterns, local_files_only=local_only)
         )
     except (LocalEntryNotFoundError, ValueError):
         if local_only:
             return None
         raise
-    if not any(found.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         if local_only:
             return None
         raise ModelError(f"{name}: the hub has no safetensors weights for it; other formats are not loaded")
-    return found
+    return folder
 
 
 def _package_file(package: str) -> Path | None:
@@ -151,54 +153,48 @@ def _package_file(package: str) -> Path | None:
     return None
 
 
+def _made_once(target: Path, fill: Callable[[Path], object], say: Say, news: str) -> Path:
+    """A folder of the cache, made by `fill` where it is not there. Other processes that ask meanwhile wait."""
+    if not target.is_dir():
+        with alone(target):
+            if not target.is_dir():
+                say(news)
+                publish_folder(target, fill)
+    return target
+
+
 def _unzipped(file: Path, target: Path, say: Say) -> Path:
     """The plain files of a zip with safetensors weights and a tokenizer in the cache, made once.
 
     Files that are not read are left out.
     """
-    if target.is_dir():
-        return target
-    say(f"unpacking {file.name} once into {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary,
-        zipfile.ZipFile(file) as archive,
-    ):
-        inner = Path(temporary) / "model"
-        inner.mkdir()
-        for member in archive.infolist():
-            plain = "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}
-            if plain or member.filename == POOLING:
-                (inner / member.filename).parent.mkdir(exist_ok=True)
-                with archive.open(member) as source, (inner / member.filename).open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
-        if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
+
+    def fill(folder: Path) -> None:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                plain = "/" not in member.filename and Path(member.filename).suffix in {".json", ".safetensors", ".txt"}
+                if plain or member.filename == POOLING:
+                    (folder / member.filename).parent.mkdir(exist_ok=True)
+                    with archive.open(member) as source, (folder / member.filename).open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise ModelError(f"{file}: expected config.json and safetensors weights in it")
-        _place(inner, target)
-    return target
 
-
-def _place(made: Path, target: Path) -> None:
-    """Move a finished folder to its place; another process may have been faster, and its copy is the same."""
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        shutil.rmtree(made)
+    return _made_once(target, fill, say, f"unpacking {file.name} once into {target}")
 
 
 def _converted(file: Path, target: Path, say: Say) -> Path:
     """A safetensors copy (bfloat16) of a GGUF file in the cache, made once."""
-    if target.is_dir():
-        return target
-    if importlib.util.find_spec("gguf") is None:
+    if not target.is_dir() and importlib.util.find_spec("gguf") is None:
         raise ModelError(f"{file.name} is a GGUF file; reading it needs: pip install 'guidestar[gguf]'")
+    return _made_once(target, partial(_convert, file), say, f"unpacking {file.name} once into {target} (about 20 s)")
+
+
+def _convert(file: Path, folder: Path) -> None:
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    say(f"unpacking {file.name} once into {target} (about 20 s)")
     dtype, options = torch.bfloat16, {}
     if hasattr(transformers, "GgufConfig"):  # newer releases would keep the weights packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -213,10 +209,5 @@ def _converted(file: Path, target: Path, say: Say) -> Path:
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # a model that may be saved again
     plain.load_state_dict(packed.state_dict())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary:
-        inner = Path(temporary) / "model"
-        plain.save_pretrained(inner, safe_serialization=True)
-        tokenizer.save_pretrained(inner)
-        _place(inner, target)
-    return target
+    plain.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

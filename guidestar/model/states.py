@@ -94,16 +94,13 @@ def representation_gradient(
         inputs[:] = [output.detach().requires_grad_()]
         return inputs[0]
 
-    handle = adapters.inner(model).get_input_embeddings().register_forward_hook(keep)
-    try:
+    with adapters.inner(model).get_input_embeddings().register_forward_hook(keep):
         for rows, batch in _walk(base, model, examples, tick):
             with torch.enable_grad(), adapters.last_states(model) as states:
                 model(**batch.inputs(exact))
                 goal = token_state(base, batch, states[-1]).float().mean(dim=1).sum()  # rows do not touch each other
                 (slope,) = torch.autograd.grad(goal, inputs)
             parts.append((rows, slope.float().flatten(1).norm(dim=1).cpu().double().numpy()))
-    finally:
-        handle.remove()
     return np.asarray(_in_order(parts))
 
 

@@ -42,15 +42,8 @@ def whole_lora(model: Any) -> Iterator[None]:
     Its random numbers are those of the plain way, so a training sees the same masks.
     """
     layers = lora.plain_layers(model)
-    if not all(_alone(layer) for layer in layers):
-        layers = []
-    try:
-        for layer in layers:
-            layer.forward = _forward(layer)
+    with lora.running(layers if all(map(_alone, layers)) else [], _forward):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _alone(layer: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -180,7 +180,7 @@ class Work:
         """
         width = targets.shape[1]
         if self.bare_head:
-            with self._without_head() as states:
+            with self._head_input(skip=True) as states:
                 self._logits(batch, width + 1)
             entering = states[-1][:, -width - 1 : -1][real]
             values = token_values(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
@@ -267,32 +267,18 @@ class Work:
         return last_logits(self.model, batch, keep)
 
     @contextmanager
-    def _head_input(self) -> Iterator[list[torch.Tensor]]:
-        """Collects what enters the vocabulary projection: the last layer's normalised states."""
-        states: list[torch.Tensor] = []
-        if (head := adapters.inner(self.model).get_output_embeddings()) is None:
-            yield states
-            return
-        handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-        try:
-            yield states
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _without_head(self) -> Iterator[list[torch.Tensor]]:
-        """The same, with nothing left for the vocabulary projection to do."""
+    def _head_input(self, skip: bool = False) -> Iterator[list[torch.Tensor]]:
+        """Collects what enters the vocabulary projection: the last layer's normalised states. skip: it gets none of them,
+        so that nothing is left for it to do."""
         states: list[torch.Tensor] = []
 
         def take(module: Any, args: Any) -> Any:
             states.append(args[0])
-            return (args[0][:, :0], *args[1:])
+            return (args[0][:, :0], *args[1:]) if skip else None
 
-        handle = adapters.inner(self.model).get_output_embeddings().register_forward_pre_hook(take, prepend=True)
-        try:
+        head = adapters.inner(self.model).get_output_embeddings()
+        with nullcontext() if head is None else head.register_forward_pre_hook(take, prepend=skip):
             yield states
-        finally:
-            handle.remove()
 
 
 def _sums(

@@ -53,7 +53,7 @@ class Cache:
         was written.
         """
         path, record = self.path(name, question), self.path(name, question, ".sha256")
-        with _alone(path):
+        with alone(path):
             if path.exists() and record.exists():
                 if files.sha256(path) != record.read_text(encoding="ascii").strip():
                     raise StoreError(
@@ -85,7 +85,8 @@ def _digest(arrays: Arrays) -> np.ndarray:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock beside a path, as the one process that makes what lies there; others wait."""
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(f"{path.name}.lock").open("ab")

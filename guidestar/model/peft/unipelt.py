@@ -85,11 +85,8 @@ class UniPeltLayer(OwnLayer):
     def _query(self, name: str) -> Iterator[list[torch.Tensor]]:
         """What the attention's query layer gives, LoRA included, while the block runs: it need not be computed twice."""
         caught: list[torch.Tensor] = []
-        handle = getattr(self.base_layer, name).register_forward_hook(lambda module, args, out: caught.append(out))
-        try:
+        with getattr(self.base_layer, name).register_forward_hook(lambda module, args, out: caught.append(out)):
             yield caught
-        finally:
-            handle.remove()
 
 
 class UniPeltModel(OwnModel):
