@@ -22,14 +22,31 @@ class Commands:
         self, name: str, function: Callable[[Options], int], text: str, *, facts: bool = True
     ) -> argparse.ArgumentParser:
         """A command with what all have; `facts` gives it `--json`."""
-        found: argparse.ArgumentParser = self._subparsers.add_parser(
-            name, help=text, description=text, epilog=EXIT_CODES
-        )
-        found.set_defaults(function=function)
+        made = self._subparsers.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+        command: argparse.ArgumentParser = made
+        command.set_defaults(function=function)
         if facts:
-            found.add_argument("--json", action="store_true", help="print facts as JSON")
-        found.add_argument("--quiet", action="store_true", help="no progress on standard error")
-        return found
+            command.add_argument("--json", action="store_true", help="print facts as JSON")
+        command.add_argument("--quiet", action="store_true", help="no progress on standard error")
+        return command
+
+
+PRICES = {
+    "label": "price of a label, in place of the configuration's",
+    "annotator-hour": "price of an hour of an annotator",
+    "machine-hour": "price of an hour of this machine",
+}
+
+
+def add_prices(command: argparse.ArgumentParser) -> None:
+    """Options that replace keys of `cost`."""
+    for name, text in PRICES.items():
+        command.add_argument(f"--{name}", type=float, metavar="PRICE", help=text)
+
+
+def prices(options: Options) -> dict[str, float | None]:
+    """What they say: key of `cost` -> price, None where it is not given."""
+    return {key: getattr(options, key) for key in (name.replace("-", "_") for name in PRICES)}
 
 
 def progress(options: Options) -> Any:
@@ -42,6 +59,13 @@ def progress(options: Options) -> Any:
 def show(options: Options, facts: Any, text: str) -> None:
     """Print facts as JSON or their text."""
     print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else text)
+
+
+def show_table(options: Options, rows: dict[str, str]) -> int:
+    """Print names and what they stand for."""
+    width = max(map(len, rows))
+    show(options, rows, "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    return 0
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, show
+from guidestar.cli.common import Commands, Options, show, show_table
 
 
 def add(commands: Commands) -> None:
@@ -27,14 +27,14 @@ def _strategies(options: Options) -> int:
     from guidestar.query.standing import NOT_STUDIED, ROLES, evidence
     from guidestar.query.strategies import STRATEGIES
 
-    found = {
+    listed = {
         name: {"what": recipe.doc, "role": recipe.role, "source": recipe.source, "evidence": evidence(name)}
         for name, recipe in STRATEGIES.items()
     }
     lines = []
-    width = max(map(len, found))
+    width = max(map(len, listed))
     for role, title in ROLES.items():
-        rows = {name: one for name, one in found.items() if one["role"] == role}
+        rows = {name: one for name, one in listed.items() if one["role"] == role}
         lines += [f"{title}:"] + ([] if rows else ["  none yet: no strategy has beaten random in results/"])
         for name, one in rows.items():
             source = f" [{one['source']}]" if one["source"] else ""
@@ -46,7 +46,7 @@ def _strategies(options: Options) -> int:
         "Evidence is what the studies in results/ show beside their control; where none is named it is none yet."
     )
     lines.append("Which one to take: docs/how-to-choose.md. The keys in brackets: docs/bibliography.md.")
-    show(options, found, "\n".join(lines))
+    show(options, listed, "\n".join(lines))
     return 0
 
 
@@ -57,13 +57,13 @@ def _measures(options: Options) -> int:
         gold = "; needs gold answers, so only in a simulation" if measure.oracle else ""
         return f"{measure.doc} ({', '.join(sorted(measure.tasks))}{gold})"
 
-    return _table(options, {name: line(measure) for name, measure in MEASURES.items()})
+    return show_table(options, {name: line(measure) for name, measure in MEASURES.items()})
 
 
 def _models(options: Options) -> int:
     from guidestar.model.sources import MODELS
 
-    return _table(
+    return show_table(
         options,
         {name: f"hub:{m.hub}" + (f", package {m.package}" if m.package else "") for name, m in MODELS.items()},
     )
@@ -72,7 +72,7 @@ def _models(options: Options) -> int:
 def _presets(options: Options) -> int:
     from guidestar.data.presets import PRESETS
 
-    return _table(options, {name: preset.description for name, preset in PRESETS.items()})
+    return show_table(options, {name: preset.description for name, preset in PRESETS.items()})
 
 
 def _doctor(options: Options) -> int:
@@ -84,9 +84,3 @@ def _doctor(options: Options) -> int:
     findings = examine(Path(options.run) if options.run else None)
     show(options, [asdict(finding) for finding in findings], text(findings))
     return 1 if any(finding.state == "problem" for finding in findings) else 0
-
-
-def _table(options: Options, rows: dict[str, str]) -> int:
-    width = max(map(len, rows))
-    show(options, rows, "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
-    return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, load, progress, show
+from guidestar.cli.common import Commands, Options, add_prices, load, prices, progress, show, show_table
 
 
 def add(commands: Commands) -> None:
@@ -16,9 +16,7 @@ def add(commands: Commands) -> None:
     plan.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
     plan.add_argument("--rate", type=float, metavar="LABELS_PER_HOUR", help="how many labels an annotator gives")
-    plan.add_argument("--label", type=float, metavar="PRICE", help="price of a label, in place of the configuration's")
-    plan.add_argument("--annotator-hour", type=float, metavar="PRICE", help="price of an hour of an annotator")
-    plan.add_argument("--machine-hour", type=float, metavar="PRICE", help="price of an hour of this machine")
+    add_prices(plan)
     compare = commands.add(
         "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence."
     )
@@ -33,9 +31,7 @@ def add(commands: Commands) -> None:
         "costs", _costs, "What rounds cost in tokens, operations, seconds and money; curves against it."
     )
     costs.add_argument("run", metavar="RUN", help="the folder of an experiment or of one run")
-    costs.add_argument("--label", type=float, metavar="PRICE", help="price of a label, in place of the configuration's")
-    costs.add_argument("--annotator-hour", type=float, metavar="PRICE", help="price of an hour of an annotator")
-    costs.add_argument("--machine-hour", type=float, metavar="PRICE", help="price of an hour of this machine")
+    add_prices(costs)
     costs.add_argument("--out", metavar="DIR", help="also write cost.csv, cost.png and cost.pdf there")
     paper = commands.add("paper", _paper, "A table, figure or question of the STAR paper as one command; resumable.")
     paper.add_argument("name", metavar="NAME", nargs="?", help="the shipped study; without it they are listed")
@@ -91,9 +87,8 @@ def add(commands: Commands) -> None:
 def _plan(options: Options) -> int:
     from guidestar.study.planning import plan_run, planning_text
 
-    changes = {name: getattr(options, name) for name in ("label", "annotator_hour", "machine_hour")}
     config = load(options.config, options.overrides)
-    facts = plan_run(config, changes=changes, rate=options.rate, progress=progress(options))
+    facts = plan_run(config, changes=prices(options), rate=options.rate, progress=progress(options))
     show(options, facts, planning_text(facts))
     return 0
 
@@ -112,8 +107,7 @@ def _compare(options: Options) -> int:
 def _costs(options: Options) -> int:
     from guidestar.study.costs import costs, costs_text
 
-    given = {name: getattr(options, name) for name in ("label", "annotator_hour", "machine_hour")}
-    facts = costs(Path(options.run), changes=given, out=Path(options.out) if options.out else None)
+    facts = costs(Path(options.run), changes=prices(options), out=Path(options.out) if options.out else None)
     show(options, facts, costs_text(facts))
     return 0
 
@@ -124,10 +118,7 @@ def _paper(options: Options) -> int:
     if options.name is None:
         from guidestar.config import read_file
 
-        rows = {name: read_file(path)[0]["title"] for name, path in shipped().items()}
-        width = max(map(len, rows))
-        show(options, rows, "\n".join(f"{name:<{width}}  {title}" for name, title in rows.items()))
-        return 0
+        return show_table(options, {name: read_file(path)[0]["title"] for name, path in shipped().items()})
     from guidestar.study.paper import order_of
 
     order = order_of(

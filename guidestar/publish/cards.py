@@ -43,7 +43,7 @@ def model_card(store: Store, round: int, usage: Usage, *, name: str, license: st
             *(["**The data are synthetic: a program wrote them. This model is of no use on real texts.**", ""]
               if facts.get("synthetic") else []),
             *(f"**{warning}**\n" for warning in card_warnings(store, round)),
-            f"Task: {_task(facts)}.", "",
+            f"Task: {recorded_task(facts).described}.", "",
             "## Use", "", "```python", program(usage).rstrip(), "", call(usage), "```", "",
             *_note_about_base(usage, facts), "",
             "## Metrics", "", *_metrics(store, measured.values), "",
@@ -93,10 +93,6 @@ def _peft_type(facts: Mapping[str, Any]) -> str:
     return str(((facts.get("config") or {}).get("peft") or {}).get("peft_type", "LORA")).upper()
 
 
-def _task(facts: Mapping[str, Any]) -> str:
-    return recorded_task(facts).described
-
-
 def _note_about_base(usage: Usage, facts: Mapping[str, Any]) -> Iterator[str]:
     model = facts["model"]
     if not usage.full:
@@ -112,10 +108,10 @@ def _note_about_base(usage: Usage, facts: Mapping[str, Any]) -> Iterator[str]:
 def _metrics(store: Store, values: Mapping[str, float]) -> Iterator[str]:
     test = (store.facts.get("data") or {}).get("test")
     if "accuracy" in values and test:
-        found = proportion(round(values["accuracy"] * test), test)
+        interval = proportion(round(values["accuracy"] * test), test)
         yield (
-            f"On {test} test examples, which chose nothing. The accuracy's 95 % interval is {found.low:.3f} to "
-            f"{found.high:.3f}; it speaks of other test examples and not of another training."
+            f"On {test} test examples, which chose nothing. The accuracy's 95 % interval is {interval.low:.3f} to "
+            f"{interval.high:.3f}; it speaks of other test examples and not of another training."
         )
         yield ""
     rows = [(SHOWN[name], value) for name, value in values.items() if name in SHOWN]
@@ -152,9 +148,9 @@ def _choice(store: Store, round: int) -> Iterator[str]:
         how = "at random too" if is_random(facts) else f"by the strategy `{facts.get('strategy')}`"
         sizes = [len(store.query(r).picks) for r in range(1, round + 1)]
         yield f"- Rounds 1 to {round}: {sum(sizes)} examples {how}, with the model of the round before."
-        lucky = sum("random" in pick.details for r in range(1, round + 1) for pick in store.query(r).picks)
-        if lucky:
-            yield f"- Of these, {lucky} were drawn at random, independently of any score."
+        at_random = sum("random" in pick.details for r in range(1, round + 1) for pick in store.query(r).picks)
+        if at_random:
+            yield f"- Of these, {at_random} were drawn at random, independently of any score."
     measure = recipe.get("measure")
     if measure:
         yield f"- The strategy's measure is `{measure}`, its selection `{recipe.get('select')}`; all of it in `published.json`."
@@ -179,13 +175,9 @@ def _leaning(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _bias(store: Store) -> Iterator[str]:
-    found = control(store)
-    for line in (
-        found["sentences"]
-        if found
-        else ["There are no random picks after the warm start, so how far the set is from the pool was not measured."]
-    ):
-        yield f"- {line}"
+    measured = control(store)
+    none = "There are no random picks after the warm start, so how far the set is from the pool was not measured."
+    yield from (f"- {line}" for line in (measured["sentences"] if measured else [none]))
 
 
 def _annotators(store: Store, picked: set[str], given: Sequence[Label | Skip]) -> Iterator[str]:
@@ -205,13 +197,13 @@ def _classes(labels: Sequence[Label], store: Store) -> Iterator[str]:
     if not names or not labels:
         yield "The answers are free texts."
         return
-    found = class_shares(store) or {}
+    shares = class_shares(store) or {}
     task = recorded_task(store.facts)
     counts = Counter(part for label in labels for part in task.parts(label.answer))
     yield "| label | examples | share | share of the pool, estimated (95 %) |"
     yield "|---|---|---|---|"
     for name in names:
-        pool = found.get(name, {}).get("pool")
+        pool = shares.get(name, {}).get("pool")
         estimate = f"{percent(pool['estimate'])} ({in_percent(pool)})" if pool else "–"
         yield f"| {name} | {counts[name]} | {percent(counts[name] / len(labels))} | {estimate} |"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -174,12 +174,12 @@ class Annotations:
     def labelled(self, round: int | None = None) -> list[tuple[Example, Label]]:
         """The labelled examples of all rounds up to `round`, in the order of asking, extras last; without skipped ones."""
         counts = self._now().counts
-        found = {
+        labels = {
             id: answer
             for id, r in self._order().items()
             if (round is None or r <= round) and isinstance(answer := counts.get(id), Label)
         }
-        return list(zip(self._loaded(found), found.values(), strict=True))
+        return list(zip(self._loaded(labels), labels.values(), strict=True))
 
     def extras(self) -> set[str]:
         """Ids of the examples that were added and not asked for."""
@@ -188,11 +188,11 @@ class Annotations:
 
     def claims(self, since: str = "") -> dict[str, dict[str, str]]:
         """Example -> annotator -> when it was last shown to them, UTC, ISO 8601. since: only what was shown from then on."""
-        found: dict[str, dict[str, str]] = {}
+        shown: dict[str, dict[str, str]] = {}
         sql = "SELECT example, annotator, claimed_at FROM claims WHERE claimed_at >= ? ORDER BY claimed_at"
         for id, annotator, at in self._db.rows(sql, since):
-            found.setdefault(id, {})[annotator] = at
-        return found
+            shown.setdefault(id, {})[annotator] = at
+        return shown
 
     # --- the log ----------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Annotations:
         """
         sql = "SELECT number, example, kind, text, annotator FROM annotations WHERE number > ? ORDER BY number"
         for number, id, kind, text, annotator in self._db.rows(sql, self._seen):
-            self._state.apply(number, id, _decoded(kind, text, annotator))
+            self._state.apply(number, id, _KINDS[kind](text, annotator))
             self._seen = number
         sql = "SELECT example, round FROM picks WHERE round >= ? ORDER BY round, position"
         for id, round in self._db.rows(sql, self._rounds):
@@ -261,43 +261,30 @@ def read_examples(db: Database, ids: Collection[str] | None = None) -> Iterator[
         yield Example(id, json.loads(fields), prompt, where)
 
 
+# kind in the table -> what it stands for, from its text and its annotator; those without a text have "" there
+_KINDS: dict[str, Callable[[str, str], Annotation]] = {
+    "label": Label,
+    "skip": Skip,
+    "undo": lambda text, who: Undo(who),
+    "flag": lambda text, who: Flag(who),
+    "unflag": lambda text, who: Flag(who, on=False),
+    "note": Note,
+    "verdict": Verdict,
+}
+
+
 def _encoded(annotation: Annotation) -> tuple[str, str, str]:
     """(kind, text, annotator) as the table has them."""
-    who = annotation.annotator
-    match annotation:
-        case Label():
-            return "label", annotation.answer, who
-        case Skip():
-            return "skip", annotation.reason, who
-        case Undo():
-            return "undo", "", who
-        case Flag():
-            return "flag" if annotation.on else "unflag", "", who
-        case Note():
-            return "note", annotation.text, who
-        case Verdict():
-            return "verdict", annotation.answer, who
-
-
-def _decoded(kind: str, text: str, annotator: str) -> Annotation:
-    match kind:
-        case "label":
-            return Label(text, annotator)
-        case "skip":
-            return Skip(text, annotator)
-        case "undo":
-            return Undo(annotator)
-        case "flag" | "unflag":
-            return Flag(annotator, on=kind == "flag")
-        case "note":
-            return Note(text, annotator)
-        case _:  # the table allows no other
-            return Verdict(text, annotator)
+    kind = type(annotation).__name__.lower()
+    if isinstance(annotation, Flag) and not annotation.on:
+        kind = "unflag"
+    text = next((getattr(annotation, name) for name in ("answer", "reason", "text") if hasattr(annotation, name)), "")
+    return kind, text, annotation.annotator
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     number, id, kind, text, annotator, source, decision, at = row
-    return Entry(number, id, _decoded(kind, text, annotator), source, decision, at)
+    return Entry(number, id, _KINDS[kind](text, annotator), source, decision, at)
 
 
 def _shown(content: tuple[str, str, str, str]) -> str:
