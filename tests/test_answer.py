@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def test_an_interval_is_shortened_only_where_nothing_is_lost(right: int, n: int)
 # --- several runs ---------------------------------------------------------------------------------
 
 
+def test_a_model_below_the_classifier_on_frozen_features_is_not_to_be_published(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0)
+    record = read_all(tmp_path)
+    last = record.runs[0].metrics[-1]
+    better = replace(last, values=last.values | {"frozen_accuracy": 0.95})
+    found = answer(replace(record, runs=[replace(record.runs[0], metrics=(*record.runs[0].metrics[:-1], better))]))
+    assert any(
+        line.startswith("A classifier on frozen features reached 95 % with the same labels") for line in found.cautions
+    )
+    assert found.next[0].text.startswith("train longer")
+    assert not any("publish" in step.command for step in found.next)
+
+
 def test_few_seeds_lead_to_more_seeds_and_the_table_has_what_needs_no_training(tmp_path: Path) -> None:
     for name in ("star", "random"):
         build(tmp_path, name, 0)
@@ -140,8 +154,9 @@ def test_models_of_different_warm_starts_are_not_drawn_as_one(tmp_path: Path) ->
         build(tmp_path / "apart", name, 0, warm=warm)
         build(tmp_path / "shared", name, 0)
     names = {
-        place: next(c for c in pictures.test_charts(read_runs(tmp_path / place)) if c.title == "Calibration").header
+        place: chart.header
         for place in ("apart", "shared")
+        if (chart := pictures.calibration(read_runs(tmp_path / place)))
     }
     assert "after the warm start: accuracy" in names["shared"]
     assert "after the warm start: accuracy" not in names["apart"]

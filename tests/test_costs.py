@@ -162,7 +162,7 @@ def test_the_report_has_the_ledger_where_it_can_be_made(
     assert "Tokens, operations and money are missing" in page
     assert main(["report", str(folder)]) == 0
     page = (folder / REPORT).read_text(encoding="utf-8")
-    assert "Accuracy against all that was spent" in page
+    assert "The ledger" in page
     assert "missing: they need" not in page
     facts = costs(folder)
     kept = json.loads((folder / COSTS_FILE).read_text(encoding="utf-8"))
@@ -171,14 +171,11 @@ def test_the_report_has_the_ledger_where_it_can_be_made(
     assert shown is not None
     star = next(run for run in facts["runs"] if run["run"] == "star-seed0")
     row = next(row for row in shown.rows if row[0] == "star")
-    assert row[1:] == (
+    assert row[1:] == [
         "choosing", f"{star['kinds']['choosing']['seconds']:,.1f}", f"{star['kinds']['choosing']['tokens']:,.0f}",
         f"{star['kinds']['choosing']['operations']:.2e}", f"{star['kinds']['choosing']['money']:,.2f}",
-    )  # fmt: skip
+    ]  # fmt: skip
     assert f"<td>{row[4]}</td>" in page
-    assert shown.chart is not None
-    assert [r[1:3] for r in shown.chart.rows if r[0] == "star-seed0"] == [[0, 12], [1, 14], [2, 16]]
-    assert shown.chart.rows[0][-1] == f"{star['rounds'][0]['total']['money']:,.2f}"
     assert all(sentence in page for sentence in shown.sentences)
     assert main(["report", str(folder / "star-seed0")]) == 0
     alone = json.loads((folder / "star-seed0" / COSTS_FILE).read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ def test_every_example_is_listed() -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_an_example_runs(name: str, tmp_path: Path, tiny_encoder_folder: Path, tiny_folder: Path) -> None:
     plain = guidestar.load(EXAMPLES / name / "config.yaml")
-    encoder = plain.task.kind in ("choice", "labels")
+    encoder = plain.task.kind in ("choice", "multi_label")
     model = tiny_encoder_folder if encoder else tiny_folder
     changes = [
         f"out={tmp_path}",

@@ -23,7 +23,7 @@ from guidestar.publish.cards import card_warnings
 from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import build_report, compare, summary
 from guidestar.report.answer import answer, answer_lines, read_all
-from guidestar.report.charts import Line, curve_svg
+from guidestar.report.charts import Line, curve, svg
 from guidestar.report.compare import compare_text, compared
 from guidestar.report.evidence import evidence
 from guidestar.report.read import read_runs
@@ -167,7 +167,7 @@ def test_page_is_well_formed_and_ids_are_unique(page: str) -> None:
     assert len(ids) == len(set(ids)), "charts share no ids"
     targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)
     assert {a or b for a, b in targets} <= set(ids), "every reference within the page has its target"
-    assert sum(tag == "svg" for tag, _ in elements.found) == 5
+    assert sum(tag == "svg" for tag, _ in elements.found) == 3
 
 
 def test_page_loads_nothing_and_runs_nothing(page: str) -> None:
@@ -354,7 +354,7 @@ def test_other_tasks_have_no_label_space(tmp_path: Path) -> None:
     assert facts["base"] is None
     assert facts["majority"] is None
     page = build_report(tmp_path).read_text(encoding="utf-8")
-    assert page.count("<svg") == 2, "the curve and the time; nothing about labels"
+    assert page.count("<svg") == 1, "the curve; nothing about labels"
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -376,10 +376,11 @@ def test_without_matplotlib_the_error_says_what_to_install(experiment: Path, mon
 
 def test_a_chart_takes_any_name() -> None:
     names = ["$\\frac{", "-->", "<g>", "日本"]
-    svg = curve_svg([Line(name, [1, 2], [0.1, 0.9], i) for i, name in enumerate(names)], {}, "Any name")
-    Elements(svg)
+    lines = [Line(name, [1, 2], [0.1, 0.9], i) for i, name in enumerate(names)]
+    shown = svg(curve(lines, {}), "Any name")
+    Elements(shown)
     for name in names:
-        assert name.replace("<", "&lt;").replace(">", "&gt;") in svg
+        assert name.replace("<", "&lt;").replace(">", "&gt;") in shown
 
 
 # --- the answer, and what stands behind it ----------------------------------------------------------
@@ -440,7 +441,7 @@ def test_without_a_control_the_report_says_what_was_reached(tmp_path: Path) -> N
 
 
 def test_figures_are_files_of_their_kind_and_the_same_every_time(clear: Path) -> None:
-    names = {"learning-curve", "difference-from-random", "class-balance-of-the-picks", "calibration", "time"}
+    names = {"learning-curve", "difference-from-random", "class-balance-of-the-picks", "calibration"}
     for form, magic in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
         written = {file.stem: file.read_bytes() for file in (clear / "figures").glob(f"*.{form}")}
         assert names <= written.keys()

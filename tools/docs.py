@@ -21,7 +21,8 @@ from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.report.answer import band
-from guidestar.report.charts import Line, curve_svg
+from guidestar.report.charts import Line, svg
+from guidestar.report.charts import curve as drawn
 from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.store.files import write_bytes
 from guidestar.study.results import read_results
@@ -245,12 +246,12 @@ def curve(name: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], 
         values = [[value for _, value in point] for point in points]
         ends = [band(each, None) for each in values] if len(seeds) > 1 else None
         lines.append(Line(strategy, [point[0][0] for point in points], [fmean(each) for each in values], style, ends))
-    svg = curve_svg(lines, levels, f"Learning curve, {name}")
+    image = svg(drawn(lines, levels), f"Learning curve, {name}")
     fixed = {"grid": GRID, "muted": MUTED} | {f"series-{i}": colour for i, colour in enumerate(COLOURS)}
     for variable, colour in fixed.items():
-        svg = svg.replace(f"var(--{variable})", colour)
+        image = image.replace(f"var(--{variable})", colour)
     attributes = 'xmlns="http://www.w3.org/2000/svg" style="background:#ffffff;color:#222222;font-family:sans-serif"'
-    return svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
+    return image.replace("<svg ", f"<svg {attributes} ", 1) + "\n"
 
 
 def curve_of_run(found: dict[str, Any]) -> str:

@@ -105,6 +105,18 @@ def _export(options: Options) -> int:
     return 0
 
 
+_IMPORTED = {  # what the counts of an import mean, in the order of interest
+    "new": "new answers; they count in the next training",
+    "not_asked": "of the examples had not been asked for; they count too, and are not asked again",
+    "unchanged": "answers stand so already",
+    "changed_since": "answers are older than what the run has, which stays",
+    "without_answer": "rows have no answer",
+    "rejected": "rows say only what the answer is not",
+    "kept_apart": "rows belong to the test or validation set, which is not labelled",
+    "unknown": "rows are about texts that are not in the pool; left out",
+}
+
+
 def _import(options: Options) -> int:
     from guidestar.exchange import import_file
 
@@ -122,7 +134,8 @@ def _import(options: Options) -> int:
             f"{options.file}: no answer was found in its {counts['without_answer']} rows; name the format with --format, and "
             "behind a colon the column or question that holds the answer"
         )
-    show(options, counts, "\n".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+    lines = [f"{counts[name]} {said}" for name, said in _IMPORTED.items() if counts[name] or name == "new"]
+    show(options, counts, "\n".join(lines))
     return 0
 
 

@@ -12,7 +12,8 @@ from guidestar.metrics.sample import proportion
 from guidestar.metrics.scores import not_above_majority
 from guidestar.publish.snippet import Usage, call, program
 from guidestar.records import Label, Skip
-from guidestar.report.control import class_shares, control, in_percent, is_random
+from guidestar.report.control import class_shares, control, in_percent
+from guidestar.report.read import is_random
 from guidestar.store import Store
 from guidestar.tasks import recorded_task
 from guidestar.words import percent

@@ -76,6 +76,11 @@ def answer(known: Known) -> Answer:
     """The answer to what is known."""
     facts = known.facts
     said = [*facts.warnings, *cautions(facts.synthetic, {})]
+    if _frozen_is_better(known):
+        said.append(
+            f"A classifier on frozen features reached {percent(_frozen(known))} with the same labels and no fine-tuning: the "
+            "tuned model has not earned its training yet."
+        )
     open_runs = [run for run in facts.runs if not run.finished]
     if open_runs and len(facts.runs) > 1:
         said.append(f"{len(facts.runs) - len(open_runs)} of {len(facts.runs)} runs are finished; this may change.")
@@ -197,7 +202,7 @@ def _scores(known: Known) -> Iterator[Score]:
         yield Score("random", None, _unknown(None), "")
     if facts.strategies or known.runs[0].metrics:
         yield Score("classifier on frozen features", facts.compared.labels[-1] if facts.compared.labels else None,
-                    _unknown(_frozen(known.runs)), "")  # fmt: skip
+                    _unknown(_frozen(known)), "")  # fmt: skip
         yield Score("untuned model", 0, _unknown(facts.base), "")
         if facts.majority:
             yield Score(f"always {facts.majority['label']!r}", 0, _unknown(facts.majority["share"]), "")
@@ -236,11 +241,20 @@ def band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
     return max(found.low, 0.0), min(found.high, 1.0)
 
 
-def _frozen(runs: Sequence[RunRecord]) -> float | None:
-    """Mean accuracy of the classifier on frozen features with the labels of the last rounds; None if it was not measured."""
-    known = [run.metrics[-1].values.get("frozen_accuracy") for run in runs if run.metrics]
-    values = [value for value in known if value is not None]
-    return statistics.fmean(values) if values else None
+def _frozen(known: Known) -> float | None:
+    """Mean accuracy of the classifier on frozen features at the last common point; None if it was not measured."""
+    at = known.facts.compared.labels[-1:]
+    found = [
+        m.values["frozen_accuracy"]
+        for r in known.runs
+        for m in r.metrics
+        if [m.labels] == at and "frozen_accuracy" in m.values
+    ]
+    return statistics.fmean(found) if found else None
+
+
+def _frozen_is_better(known: Known) -> bool:
+    return (_frozen(known) or 0.0) > max((row.final.mean for row in known.facts.strategies), default=1.0)
 
 
 def _cost(known: Known, strategy: str) -> str:
@@ -267,7 +281,8 @@ def _next(known: Known) -> Iterator[Step]:
         yield Step(text, f"guidestar label {shlex.quote(str(run))}")
     elif any(not run.finished for run in facts.runs):
         yield Step("go on where it stopped:", f"guidestar run {place}")
-    if facts.warnings:
+    weak = bool(facts.warnings) or _frozen_is_better(known)
+    if weak:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
     rows = known.compared.comparisons if known.compared else ()
     seeds = max((len(row.seeds) for row in rows), default=0)
@@ -284,7 +299,7 @@ def _next(known: Known) -> Iterator[Step]:
     if done and single and stop.get("advice") == "go on" and budget.get("spent"):
         more = budget["labels"] + ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
         yield Step("label more:", f"guidestar run {place} query.budget={more}")
-    if done and any(run.rounds for run in facts.runs):
+    if done and not weak and any(run.rounds for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run
         yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")
         yield Step("publish it:", f"guidestar publish {shlex.quote(str(best))}")

@@ -23,7 +23,6 @@ _CSS = {TEXT: "currentColor", GRID: "var(--grid)", MUTED: "var(--muted)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)
 }
 _MOST_TICKS = 10  # on the axis of labels; with more points the axis chooses
-_MOST_FILLED = 3  # histograms in one drawing; with more their fillings are mud
 _WIDTH = 5.0  # inches, 360 units of the drawing: a phone shows it at its own size
 FORMATS = ("pdf", "png")  # of files
 
@@ -68,11 +67,6 @@ class Line:
     spread: Sequence[float] | Sequence[tuple[float, float]] | None = None
 
 
-def curve_svg(lines: Sequence[Line], levels: Mapping[str, float], title: str) -> str:
-    """`curve` as an element of a page."""
-    return svg(curve(lines, levels), title)
-
-
 def curve(
     lines: Sequence[Line],
     levels: Mapping[str, float],
@@ -102,22 +96,6 @@ def curve(
             axes.set_xticks(_apart(measured))
 
     return Drawing(draw, 3.3, len(lines) + len(levels))
-
-
-def histogram(edges: np.ndarray, shares: Sequence[tuple[str, np.ndarray, int | None]], xlabel: str) -> Drawing:
-    """Outlines of histograms over the same bins. shares: (name, height of each bin, style)."""
-
-    def draw(axes: Any) -> None:
-        for name, heights, style in shares:
-            shape = look(style)
-            axes.stairs(heights, edges, label=name, color=shape["color"], linestyle=shape["linestyle"], linewidth=1.5)
-            if len(shares) <= _MOST_FILLED:
-                axes.stairs(heights, edges, color=shape["color"], fill=True, alpha=0.1, linewidth=0)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel("share of the test set")
-        axes.set_ylim(bottom=0)
-
-    return Drawing(draw, 2.7, len(shares))
 
 
 def calibration(curves: Sequence[tuple[str, Reliability, int | None]]) -> Drawing:
@@ -163,25 +141,6 @@ def shares(
         axes.set_xlabel("share")
 
     return Drawing(draw, 1.0 + 0.24 * len(names), 1 + len(parts))
-
-
-def stacked(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]]) -> Drawing:
-    """Horizontal stacked bars, one for each name. parts: (legend, length for each name)."""
-
-    def draw(axes: Any) -> None:
-        left = np.zeros(len(names))
-        for i, (label, lengths) in enumerate(parts):
-            hatch = "" if i < len(COLOURS) else "////"
-            axes.barh(
-                range(len(names)), lengths, left=left, height=0.6, label=label,
-                color=COLOURS[i % len(COLOURS)], hatch=hatch, edgecolor=GRID, linewidth=0.4,
-            )  # fmt: skip
-            left += np.asarray(lengths)
-        axes.set_yticks(range(len(names)), [shortened(name, 22, 9) for name in names])
-        axes.invert_yaxis()
-        axes.set_xlabel("seconds")
-
-    return Drawing(draw, 0.9 + 0.36 * len(names), len(parts))
 
 
 def _apart(ticks: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ import numpy as np
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
 from guidestar.metrics.curve import auc
-from guidestar.metrics.savings import Pair, Saving
+from guidestar.metrics.savings import Pair
 from guidestar.metrics.scores import not_above_majority
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (
@@ -34,7 +34,6 @@ from guidestar.report.facts import (
     Compared,
     Comparisons,
     Point,
-    Reached,
     Row,
     Saved,
     StandardErrors,
@@ -148,8 +147,8 @@ def _row(
         deficiency=savings.deficiency_interval(found, level=level).plain(),
         saved=Saved(
             savings.saving_on_average(found, level).plain(),
-            _reached(savings.saving_at_the_end(found, level)),
-            _reached(at_target),
+            savings.saving_at_the_end(found, level),
+            at_target,
         ),
         effect_size=_effect_size(differences, level),
         p=Chances(
@@ -213,14 +212,8 @@ def _points(found: Pair, level: float) -> list[Point]:
     for k in range(found.shared):
         apart = statistics.interval_of(found.moments, found.weigh(unit[k], -unit[k]), level)
         both = _beside([found.strategy[:, k], found.control[:, k]], apart)
-        points.append(Point(int(found.labels[k]), both.strategy, both.control, both.difference))
+        points.append(Point(both.strategy, both.control, both.difference, int(found.labels[k])))
     return points
-
-
-def _reached(saving: Saving | None) -> Reached | None:
-    if saving is None:
-        return None
-    return Reached(saving.accuracy, saving.labels, saving.control_labels, saving.share.plain(), saving.bound)
 
 
 def _effect_size(differences: Floats, level: float) -> dict[str, float | None] | None:

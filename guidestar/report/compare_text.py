@@ -56,7 +56,7 @@ def _saved_row(row: Row) -> list[str]:
     if row.saved is None:
         return [row.strategy, NOTHING, NOTHING]
     end = row.saved.at_the_end
-    return [row.strategy, share(row.saved.on_average), share(end.share, end.bound) if end else NOTHING]
+    return [row.strategy, share(row.saved.on_average), share(end.share.plain(), end.bound) if end else NOTHING]
 
 
 def _tests_row(row: Row) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
 from guidestar.records import Label, Pick, Skip
+from guidestar.report.read import is_random
 from guidestar.report.weighted import corrected, corrected_sentence, drawn_rounds
 from guidestar.store import Store
 from guidestar.tasks import Task, recorded_task
@@ -78,12 +79,6 @@ def control(store: Store) -> dict[str, Any] | None:
     return found | {"sentences": _sentences(found, _swayed(store))}
 
 
-def is_random(facts: Mapping[str, Any]) -> bool:
-    """Whether a run's strategy draws at random, so that every pick is a random one."""
-    recipe = facts.get("recipe") or {}
-    return bool(recipe.get("select") == "random" and recipe.get("measure") is None)
-
-
 def sampled(store: Store) -> list[Sampled]:
     """The complete rounds with random picks that the model of the round before was asked about."""
     answers, said, measured = store.annotations.answers(), store.suggestions(), store.metrics()
@@ -95,22 +90,23 @@ def sampled(store: Store) -> list[Sampled]:
         before, asked = asked, asked + len(picks)
         if r == 0 or r > len(measured) or not all(pick.id in answers for pick in picks):
             continue
-        lucky, others = _apart(picks, everything)
-        if not lucky or not all(pick.id in said and said[pick.id].round == r - 1 for pick in picks):
+        drawn, others = _apart(picks, everything)
+        if not drawn or not all(pick.id in said and said[pick.id].round == r - 1 for pick in picks):
             continue
         kinds = [
             tuple(right(said[pick.id], answer) for pick in kind if isinstance(answer := answers[pick.id], Label))
-            for kind in (lucky, others)
+            for kind in (drawn, others)
         ]
-        skipped = len(lucky) - len(kinds[0])
-        population = max(pool - before, len(lucky))
+        skipped = len(drawn) - len(kinds[0])
+        population = max(pool - before, len(drawn))
         found.append(Sampled(r, measured[r - 1].labels, kinds[0], kinds[1], skipped, population, before))
     return [one for one in found if one.random]
 
 
 def _apart(picks: Sequence[Pick], everything: bool) -> tuple[list[Pick], list[Pick]]:
-    lucky = [pick for pick in picks if everything or "random" in pick.details]
-    return lucky, [pick for pick in picks if not everything and "random" not in pick.details]
+    """The picks that were drawn at random, and the others."""
+    drawn = [pick for pick in picks if everything or "random" in pick.details]
+    return drawn, [pick for pick in picks if not everything and "random" not in pick.details]
 
 
 def _judge(store: Store) -> Any:
@@ -160,8 +156,7 @@ def class_shares(store: Store) -> dict[str, Any] | None:
         picks = store.query(r).picks
         if not all(pick.id in answers for pick in picks):
             break
-        lucky = picks if r == 0 else _apart(picks, everything)[0]
-        drawn = _labels_of(lucky, answers, task)
+        drawn = _labels_of(picks if r == 0 else _apart(picks, everything)[0], answers, task)
         for label in labels if drawn.total() else ():
             known = before[label], before.total()
             population = max(pool - asked, drawn.total())

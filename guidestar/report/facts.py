@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from guidestar.metrics.savings import Saving
+from guidestar.metrics.statistics import Interval
 from guidestar.metrics.verdict import Verdict
 from guidestar.report.noise import BesideFloor, Noise
-
-Ends = Mapping[str, float | None]
+from guidestar.words import Ends
 
 
 def plain(value: Any) -> Any:
@@ -22,6 +23,8 @@ def plain(value: Any) -> Any:
     >>> plain(Beside(0.5, None, {"estimate": None, "low": None, "high": None}))["strategy"]
     0.5
     """
+    if isinstance(value, Interval):
+        return value.plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -41,24 +44,10 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Beside):
     """`Beside` at one number of labels."""
 
     labels: int
-    strategy: float | None
-    control: float | None
-    difference: Ends
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A saving to reach an accuracy, as `savings.Saving` has it."""
-
-    accuracy: float
-    labels: float | None
-    control_labels: float | None
-    share: Ends
-    bound: str | None
 
 
 @dataclass(frozen=True)
@@ -66,8 +55,8 @@ class Saved:
     """Labels saved: on average over the accuracies on the way, at the end of the lower curve, and at the target."""
 
     on_average: Ends
-    at_the_end: Reached | None
-    at_target: Reached | None
+    at_the_end: Saving | None
+    at_target: Saving | None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
     known = read_all(folder)
     runs, facts, compared = known.runs, known.facts, known.compared
     curve, difference = pictures.learning_curve(runs, facts), pictures.difference(runs, compared)
-    behaviour = _there([pictures.class_balance(runs), *pictures.test_charts(runs)])
+    behaviour = _there([pictures.class_balance(runs), pictures.calibration(runs)])
     time, spent = pictures.time_spent(runs), spending(known.costs, runs)
     here = Path(__file__).parent
     pages = Environment(
@@ -76,8 +76,7 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
     )
     path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
     files.write_bytes(path, page.encode())
-    drawn = _there([curve, difference, *behaviour, time, spent.chart if spent else None])
-    for chart in drawn if figures else ():
+    for chart in _there([curve, difference, *behaviour]) if figures else ():
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
         for form in figures:
             charts.save(chart, path.parent / FIGURES / f"{name}.{form}")
@@ -117,7 +116,7 @@ def _beside(compared: Compared | None) -> list[list[object]]:
     return [
         [
             row.strategy, len(row.seeds), paired(row.auc.difference), share(row.ripl), bounded(row.deficiency),
-            share(row.saved.on_average), share(end.share, end.bound) if (end := row.saved.at_the_end) else NOTHING,
+            share(row.saved.on_average), share(end.share.plain(), end.bound) if (end := row.saved.at_the_end) else NOTHING,
             number((row.effect_size or {}).get("estimate"), 2), chance(row.p.t), chance(row.p.holm), chance(row.p.sign_flips),
         ]
         for row in (compared.comparisons if compared else ())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from guidestar.report.read import RunRecord
 from guidestar.report.summary import seconds_by_phase, shared_warm_start, strategy_names
 from guidestar.words import number, paired, percent, significant
 
-_BINS = 20  # of the histograms
 MOST_CLASSES = 20  # bars; what is rarer is summed
 
 
@@ -127,27 +127,17 @@ def _part(count: int, total: int) -> float:
     return count / total if total else 0.0
 
 
-def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
-    """Confidence and calibration on the test set after the warm start and after the last round."""
+def calibration(runs: Sequence[RunRecord]) -> Chart | None:
+    """Accuracy against confidence on the test set, after the warm start and after the last round."""
     series = _test_series(runs)
     if not series:
-        return
-    edges = np.linspace(0, 1, _BINS + 1)
-    heights = [np.histogram(np.exp(s.log_probs.max(axis=1)), edges)[0] / len(s.log_probs) for s in series]
-    shares = [(s.name, h, s.style) for s, h in zip(series, heights, strict=True)]
-    rows = [[f"{edges[i]:.2f} to {edges[i + 1]:.2f}", *(percent(h[i], 1) for h in heights)] for i in range(_BINS)]
+        return None
     seeds = max(len(s.errors) for s in series)
     over = f", the answers of {seeds} seeds together" if seeds > 1 else ""
-    yield Chart(
-        "Confidence",
-        f"How sure the model is of its answers on the test set, before and after the picks{over}.",
-        charts.histogram(edges, shares, "probability of the answer given"),
-        ["probability of the answer given", *(s.name for s in series)],
-        rows,
-    )
     curves = [(s.name, reliability(s.log_probs, s.gold), s.style) for s in series]
     errors = "; ".join(f"{s.name} {statistics.fmean(s.errors):.3f}" for s in series)
-    yield Chart(
+    edges = curves[0][1].edges
+    return Chart(
         "Calibration",
         f"Below the diagonal the model is surer than it is right; large points hold many examples{over}. "
         f"Expected calibration error of one model{', mean over the seeds' if seeds > 1 else ''}: {errors}.",
@@ -155,10 +145,10 @@ def test_charts(runs: Sequence[RunRecord]) -> Iterable[Chart]:
         ["confidence", *(f"{name}: {what}" for name, _, _ in curves for what in ("accuracy", "examples"))],
         [
             [
-                f"{curves[0][1].edges[i]:.2f} to {curves[0][1].edges[i + 1]:.2f}",
+                f"{low:.2f} to {high:.2f}",
                 *(cell for _, c, _ in curves for cell in (significant(c.accuracy[i]), int(c.count[i]))),
             ]
-            for i in range(len(curves[0][1].count))
+            for i, (low, high) in enumerate(pairwise(edges))
         ],
     )
 
@@ -196,29 +186,13 @@ def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
     ]  # fmt: skip
 
 
-def time_spent(runs: Sequence[RunRecord]) -> Chart | None:
-    """Seconds of each phase; bars are means over the seeds, the table has every run."""
-    spent = [(run, seconds_by_phase(run)) for run in runs if run.timings]
-    if not spent:
-        return None
-    names = list(dict.fromkeys(run.strategy for run, _ in spent))
+def time_spent(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]] | None:
+    """A table of the seconds of each phase, over all rounds; means over the runs of a strategy."""
+    spent = [(run.strategy, seconds_by_phase(run)) for run in runs if run.timings]
+    names = list(dict.fromkeys(name for name, _ in spent))
     phases = list(dict.fromkeys(phase for _, seconds in spent for phase in seconds))
-    parts = [
-        (
-            phase,
-            [statistics.fmean(s.get(phase, 0.0) for run, s in spent if run.strategy == name) for name in names],
-        )
+    rows = [
+        [phase, *(number(statistics.fmean(s.get(phase, 0.0) for who, s in spent if who == name), 1) for name in names)]
         for phase in phases
     ]
-    rows = []
-    for run, seconds in spent:
-        for phase, total in seconds.items():
-            count = sum(n for _, p, _, n in run.timings if p == phase)
-            rows.append([run.name, phase, f"{total:.1f}", count, f"{count / total:.1f}" if total else "–"])
-    return Chart(
-        "Time",
-        "Seconds of each phase over all rounds" + (", mean over seeds." if len(spent) > len(names) else "."),
-        charts.stacked(names, parts),
-        ["run", "phase", "seconds", "items", "items a second"],
-        rows,
-    )
+    return (["seconds", *names], rows) if rows else None

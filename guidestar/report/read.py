@@ -20,6 +20,12 @@ from guidestar.words import shortened
 Arrays = Mapping[str, np.ndarray]
 
 
+def is_random(facts: Mapping[str, Any]) -> bool:
+    """Whether a run's strategy draws at random, so that every pick is a random one."""
+    recipe = facts.get("recipe") or {}
+    return bool(recipe.get("select") == "random" and recipe.get("measure") is None)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One strategy with one seed, as its store holds it.
@@ -58,8 +64,7 @@ class RunRecord:
     @property
     def is_random(self) -> bool:
         """Whether it draws at random and can be the control."""
-        recipe = self.facts.get("recipe") or {"select": self.strategy, "measure": None}
-        return bool(recipe.get("select") == "random" and recipe.get("measure") is None)
+        return is_random(self.facts if self.facts.get("recipe") else {"recipe": {"select": self.strategy}})
 
     @property
     def rounds(self) -> int | None:

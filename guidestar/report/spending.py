@@ -15,11 +15,8 @@ from typing import Any
 
 from guidestar.errors import StoreError
 from guidestar.metrics.cost import KINDS
-from guidestar.report import charts
-from guidestar.report.charts import Chart, Line
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import strategy_names
-from guidestar.words import number
 
 COSTS_FILE = "costs.json"
 
@@ -28,13 +25,12 @@ COSTS_FILE = "costs.json"
 class Spending:
     """header, rows: strategy, kind of work, seconds, tokens, operations, and money where something has a price; means over
     the strategy's runs. currency: of the money, empty where nothing has a price. sentences: each strategy beside its
-    control. chart: accuracy against all that was spent, None without a test set."""
+    control."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     currency: str
     sentences: Sequence[str]
-    chart: Chart | None
 
 
 def spending(facts: Mapping[str, Any] | None, runs: Sequence[RunRecord]) -> Spending | None:
@@ -51,7 +47,7 @@ def spending(facts: Mapping[str, Any] | None, runs: Sequence[RunRecord]) -> Spen
         for name in names
         for kind in KINDS
     ]
-    return Spending(header, rows, money, facts["sentences"], _chart(facts, beside, strategy_names(runs)))
+    return Spending(header, rows, money, facts["sentences"])
 
 
 def current_ledger(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any] | None:
@@ -88,41 +84,3 @@ def _cells(spent: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:
     )
     known = "?" if None in seconds else f"{statistics.fmean(seconds):,.1f}"
     return known, f"{tokens:,.0f}", f"{operations:.2e}" if operations else "0", f"{money:,.2f}"
-
-
-def _chart(
-    facts: Mapping[str, Any], beside: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]
-) -> Chart | None:
-    lines, rows = [], []
-    for name, bills in beside.items():
-        points = min(len(bill["rounds"]) for bill in bills)
-        rounds = [[bill["rounds"][r] for bill in bills] for r in range(points)]
-        if not rounds or any(one["accuracy"] is None for at in rounds for one in at):
-            continue
-        x = [statistics.fmean(one["spent"] for one in at) for at in rounds]
-        y = [statistics.fmean(one["accuracy"] for one in at) for at in rounds]
-        lines.append(Line(name, x, y, names.index(name)))
-        for bill in bills:
-            rows += [_row(bill["run"], one) for one in bill["rounds"]]
-    if not lines:
-        return None
-    several = any(len(bills) > 1 for bills in beside.values())
-    what = "All that choosing, training and labelling cost up to a round" if facts["priced"] else (
-        "Seconds of choosing and training up to a round, since nothing has a price (`cost` in the configuration)"
-    )  # fmt: skip
-    return Chart(
-        "Accuracy against all that was spent",
-        f"{what}; measuring is left out." + (" Means over the seeds, round by round." if several else ""),
-        charts.curve(lines, {}, xlabel=facts["unit"]),
-        ["run", "round", "labels", "accuracy", facts["unit"], "seconds", "tokens", "operations", "money"],
-        rows,
-    )
-
-
-def _row(run: str, one: Mapping[str, Any]) -> list[object]:
-    total = one["total"]
-    seconds = "?" if total["seconds"] is None else f"{total['seconds']:,.1f}"
-    return [
-        run, one["round"], one["labels"], number(one["accuracy"]), f"{one['spent']:.2f}", seconds,
-        f"{total['tokens']:,.0f}", f"{total['operations']:.2e}", f"{total['money']:,.2f}",
-    ]  # fmt: skip

@@ -24,7 +24,7 @@ from guidestar.people.ledger import read_ledger
 from guidestar.phases import PHASES
 from guidestar.query.recipes import ABOUT, Recipe
 from guidestar.records import Label
-from guidestar.report.control import is_random
+from guidestar.report.read import is_random
 from guidestar.report.spending import COSTS_FILE, read_ledger_of
 from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
