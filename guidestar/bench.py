@@ -245,7 +245,7 @@ class Bench:
         """How an adapter is trained, with what its recipe fills in for this kind of model."""
         from guidestar.model.recipe import settled
 
-        return settled(self.config.train, self.engine.headed, self.config.peft)
+        return settled(self.config.train, self.engine.head, self.config.peft)
 
     def check(self) -> None:
         """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work, then

@@ -37,7 +37,7 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     than they tell: where label words answer, or in a large pool that no strategy reads."""
     dataset, frozen = tuning.bench.fitting, tuning.recipe.model == "frozen"
     classes, test = dataset.task.classes, dataset.test
-    if not classes or test is None or not (frozen or (tuning.engine.headed and len(dataset.pool) <= BASELINE_POOL)):
+    if not classes or test is None or not (frozen or (tuning.engine.head and len(dataset.pool) <= BASELINE_POOL)):
         return {}
     features, labelled = tuning.features(r, "measure features"), [(e, label.answer) for e, label in tuning.labelled(r)]
     features.read(test.examples)

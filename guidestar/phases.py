@@ -31,7 +31,7 @@ class Course:
     labels: that each round is trained on. family: of the task's kind. pool, test, validation: sizes; of a validation set
     only if it is measured every round. first: the warm start's training is not another run's. begun: the first of
     `labels` is complete already. suggested: the model answers, too, before people are asked. watched: its states of the
-    picks are kept for advice. headed: it answers with a classification head, so that an untuned one is not measured.
+    picks are kept for advice. head: what its classification head reads; an untuned one is not measured.
     """
 
     config: RunConfig
@@ -45,11 +45,11 @@ class Course:
     begun: bool = False
     suggested: bool = False
     watched: bool = False
-    headed: bool = False
+    head: str = ""
 
     def epochs(self, labels: int) -> int:
         """Passes over the labels of one training."""
-        training = settled(self.config.train, self.headed, self.config.peft)
+        training = settled(self.config.train, self.head, self.config.peft)
         return epochs(training, labels)
 
     @property
@@ -123,13 +123,16 @@ def _read(c: Course) -> Amounts:
     chosen = warm_start_of(c.config.query.warm_start_by, c.recipe.warm_start) != "random"
     return {
         "base labels": c.pool
-        * (not c.begun and (chosen or bool(c.config.train.pseudo_labels) or c.recipe.model == "frozen"))
+        * (
+            not c.begun
+            and (chosen or bool(c.config.train.pseudo_labels) or c.recipe.model == "frozen" or c.head == "features")
+        )
     }
 
 
 def _read_to_measure(c: Course) -> Amounts:
     already = c.begun or any(_read(c).values()) or c.family != "choice"
-    return {"base labels": c.pool * (not already and c.headed and c.test > 0 and c.pool <= BASELINE_POOL)}
+    return {"base labels": c.pool * (not already and bool(c.head) and c.test > 0 and c.pool <= BASELINE_POOL)}
 
 
 def _pretrained(c: Course) -> Amounts:
@@ -161,7 +164,7 @@ PHASES: dict[str, Phase] = {
     "suggest": Phase(purpose="choosing", amounts=_suggested),
     "evaluate base": Phase(
         purpose="measuring", over="test", shared="all",
-        amounts=lambda c: {"base labels": c.test * (c.family == "choice" and not c.headed and not c.begun)},
+        amounts=lambda c: {"base labels": c.test * (c.family == "choice" and not c.head and not c.begun)},
     ),
 }  # fmt: skip
 

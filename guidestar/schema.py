@@ -140,11 +140,12 @@ class ModelConfig(Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     max_length: int | None = Field(None, ge=8, description="Context limit in tokens; default: the model's own.")
-    head: Literal["words", "classifier", "mean", "auto"] | None = Field(
+    head: Literal["words", "classifier", "mean", "features", "auto"] | None = Field(
         None,
         description="How a choice is answered: words, the label words with which a causal language model goes on; classifier, "
         "a classification head that is trained with the adapter; mean, the head of an encoder on the mean over a text's states "
-        "instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`); auto, words "
+        "instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`); features, a head on states of "
+        "several layers that starts as the classifier on the frozen model and is best with few labels (`docs/training.md`); auto, words "
         "for a causal language model, and for an encoder mean if its own files say that its texts are means, else classifier. "
         "Default: classifier for an encoder such as BERT, else words.",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from guidestar.asking import Committee, Engine, Frozen, InParts, Lesson, Scorer, Weighted, kept, part_of
+from guidestar.asking import Committee, Engine, Frozen, HeadStart, InParts, Lesson, Scorer, Weighted, kept, part_of
 from guidestar.bench import PARTS, Bench
 from guidestar.errors import DataError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
@@ -94,7 +94,14 @@ class Tuning:
             pretrained=self._pretrained(r),
             validation=held_out.answered() if config.patience and held_out is not None else [],
             extra=self._pseudo_labels(r, config.pseudo_labels) if config.pseudo_labels else (),
+            start=self._head_start(r) if self.engine.head == "features" and previous is None else None,
         )  # fmt: skip
+
+    def _head_start(self, r: int) -> HeadStart:
+        """The classifier on frozen features, which the head starts as."""
+        pairs = [(example, label.answer) for example, label in self.labelled(r)]
+        rng = generator(self.seed, r, "head start")
+        return self.features(r).head_start(pairs, self.bench.fitting.task.classes, rng)
 
     def _pseudo_labels(self, r: int, weight: float) -> Sequence[Weighted]:
         """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too."""
@@ -147,7 +154,7 @@ class Tuning:
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
                 )
 
-        if short := too_short(self.bench.training, self.engine.headed, len(labelled)):
+        if short := too_short(self.bench.training, self.engine.head, len(labelled)):
             self.bench.progress.say(f"  warning: {short}")
         there = same_start(self.store, lesson.labelled) if r == 0 else None
         if there is None:

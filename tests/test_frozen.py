@@ -16,6 +16,7 @@ from test_predict import choice, examples
 from guidestar.asking import Ask, Frozen, Probed, Scorer, baselines
 from guidestar.asking.frozen import FEATURES
 from guidestar.config import ModelConfig
+from guidestar.model import heads
 from guidestar.model.engine import OwnScorer
 from guidestar.model.load import load
 from guidestar.query import probe
@@ -47,14 +48,12 @@ def test_features_of_an_encoder_are_the_states_of_each_text_alone(encoder: Any) 
     got = OwnScorer(encoder, choice())(examples(), FEATURES).arrays["features"]
     assert got.dtype == np.float16
     assert got.shape[:3] == (1, len(examples()), 6)
+    before, behind = heads.around(encoder.tokenizer)
     for i, example in enumerate(examples()):
-        states, ids = states_of(encoder, example)
+        states, _ = states_of(encoder, example)
         layers = len(states) - 1
-        read = [encoder.tokenizer.decode(ids[: j + 1], skip_special_tokens=True).strip() for j in range(len(ids))]
-        first = next(j for j, text in enumerate(read) if len(text) > len("Message:"))  # where the template was filled
-        last = next(j for j, text in enumerate(read) if example.fields["text"] in text)
         wanted = [states[round(share * layers)].mean(0) for share in (1 / 3, 2 / 3, 1)]
-        wanted += [states[-1][0], states[-1][first], states[-1][last]]
+        wanted += [states[-1][0], states[-1][before], states[-1][-1 - behind]]
         np.testing.assert_allclose(got[0, i], torch.stack(wanted).numpy(), rtol=2e-3, atol=2e-3)
 
 

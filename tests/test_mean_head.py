@@ -38,8 +38,8 @@ def literal(model: Any, text: list[int]) -> torch.Tensor:
 def test_it_is_the_head_on_the_mean_of_single_texts(kind: str) -> None:
     base = tiny(kind)
     before = classify.logits(base.model, pad_right(TEXTS, 0, base.device))
-    heads.read_mean(base.model)
-    assert heads.reads_mean(base.model)
+    heads.read(base.model, "mean", True, None)
+    assert heads.reads(base.model) == "mean"
     with torch.no_grad():
         found = classify.logits(base.model, pad_right(TEXTS, 0, base.device))
         slow = torch.stack([literal(base.model, text) for text in TEXTS])

@@ -241,7 +241,7 @@ def test_columns_that_are_no_names_of_python_are_given_by_a_mapping() -> None:
     assert call(usage) == "print(predict(**{'the text': '…'}))"
 
 
-@pytest.mark.parametrize("head", ["classifier", "mean"])
+@pytest.mark.parametrize("head", ["classifier", "mean", "features"])
 @pytest.mark.parametrize(
     "peft", [{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, {"peft_type": "FULL"}]
 )

@@ -61,11 +61,13 @@ given_keys = some.fixed_dictionaries(
 )
 
 
-@given(given_keys, some.sampled_from(["words", "head"]), some.sampled_from(["LORA", "FULL", "full", "SERIES"]))
+@given(
+    given_keys, some.sampled_from(["words", "head", "features"]), some.sampled_from(["LORA", "FULL", "full", "SERIES"])
+)
 def test_what_is_given_stays_and_what_is_not_is_filled_in(keys: dict[str, Any], answers: str, kind: str) -> None:
     config = TrainConfig(**keys)
     assert TrainConfig(**config.model_dump()) == config, "written and read again it is the same"
-    model = (answers != "words", {"peft_type": kind})
+    model = ({"words": "", "head": "classifier"}.get(answers, answers), {"peft_type": kind})
     found = recipe.settled(config, *model)
     assert recipe.settled(found, *model) == found
     for name, value in keys.items():
@@ -90,22 +92,22 @@ def test_an_early_stop_keeps_its_own_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "headed", "labels", "said"),
+    ("keys", "head", "labels", "said"),
     [
-        ({}, True, 50, "50 labels make 42 optimiser steps, and a new classification head hardly moves in fewer than"),
-        ({"recipe": "lean"}, True, 10, ""),
+        ({}, "mean", 50, "50 labels make 42 optimiser steps, and a new classification head hardly moves in fewer than"),
+        ({"recipe": "lean"}, "classifier", 10, ""),
         (
             {"recipe": "lean", "schedule_steps": 20},
-            False,
+            "",
             10,
             "10 labels make 20 optimiser steps, and the model hardly",
         ),
-        ({"epochs": 50}, True, 100, ""),
-        ({}, False, 400, ""),
+        ({"epochs": 50}, "classifier", 100, ""),
+        ({}, "", 400, ""),
     ],
 )
-def test_a_training_that_is_too_short_is_called_so(keys: dict[str, Any], headed: bool, labels: int, said: str) -> None:
-    found = recipe.too_short(recipe.settled(TrainConfig(**keys), headed, {}), headed, labels)
+def test_a_training_that_is_too_short_is_called_so(keys: dict[str, Any], head: str, labels: int, said: str) -> None:
+    found = recipe.too_short(recipe.settled(TrainConfig(**keys), head, {}), head, labels)
     assert found.startswith(said) if said else not found
 
 

@@ -29,9 +29,10 @@ class Engine(ABC):
         """Of the model, for the store and the report: "name", "fingerprint", "dtype", "device", "parameters", …"""
 
     @property
-    def headed(self) -> bool:
-        """Whether a classification head answers, which is new at the start of a training, and not words that it knows."""
-        return False
+    def head(self) -> str:
+        """What the classification head that answers reads: "classifier", "mean" or "features" (`model.head`); "" where
+        words answer, which the model knows before it is trained."""
+        return ""
 
     def must_be(
         self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")

@@ -12,12 +12,24 @@ from guidestar.asking.scorer import silent
 from guidestar.data.pool import Split
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.progress import Tick
-from guidestar.records import Example
+from guidestar.records import Array, Example
 from guidestar.store.cache import Cache
 from guidestar.store.files import sha256
 
 Labelled = Sequence[tuple[Example, str]]
 Weighted = tuple[Example, str, float]  # an answer, and what it counts beside a label's 1
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """A classifier on frozen features, as the start of a head that reads them (`model.head: features`).
+
+    centres: (blocks, width) of the views. weights: (blocks × width, labels). constants: (labels,).
+    """
+
+    centres: Array
+    weights: Array
+    constants: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +41,7 @@ class Lesson:
     extra: further answers with what each counts, pseudo-labels for instance. A soft answer is several of one example, each
     with its share.
     validation: examples for early stopping; never the test set. oracle: that test set, for `early_stop: oracle_epoch`
-    alone.
+    alone. start: of a new head on features; it follows from the labels, the seed and the pool.
     """
 
     labelled: Labelled
@@ -39,6 +51,7 @@ class Lesson:
     validation: Labelled = ()
     oracle: Split | None = None
     extra: Sequence[Weighted] = ()
+    start: HeadStart | None = None
 
     def plain(self) -> dict[str, Any]:
         """All that the result depends on beside the trainer, as JSON-able data; ids stand for examples.

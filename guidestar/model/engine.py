@@ -14,7 +14,7 @@ from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.data.pool import Split
-from guidestar.model import adapters, batches, pretrain, states, train
+from guidestar.model import adapters, batches, heads, pretrain, states, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
@@ -36,7 +36,7 @@ class OwnTrainer(Trainer):
         return train.train(
             self.base, self.peft, self.config, lesson.labelled, self.task, folder, seed=lesson.seed,
             previous=lesson.previous, pretrained=lesson.pretrained, validation=lesson.validation, oracle=lesson.oracle,
-            extra=lesson.extra, tick=tick,
+            extra=lesson.extra, start=lesson.start, tick=tick,
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
@@ -82,7 +82,8 @@ class OwnPretrainer(Trainer):
 def _facts(base: BaseModel) -> dict[str, Any]:
     """What any training depends on in a base model."""
     found = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
-    return found | ({"closing": list(base.closing)} if base.closing else {})
+    reads = heads.reads(base.model)
+    return found | ({"closing": list(base.closing)} if base.closing else {}) | ({"head": reads} if reads else {})
 
 
 @final
@@ -111,8 +112,8 @@ class OwnEngine(Engine):
         return [f"texts hold control tokens, which the model reads as such and not as text: {said}"] if held else []
 
     @property
-    def headed(self) -> bool:
-        return bool(self.base.labels)
+    def head(self) -> str:
+        return heads.kind(self.base)
 
     @property
     def _asks_each(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads
@@ -104,13 +105,25 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
         )  # fmt: skip
     except Exception as error:  # transformers and safetensors raise many kinds for damaged files
         raise ModelError(f"{folder}: the model cannot be loaded: {error}") from error
+    reads = heads.reads(base.model)
+    if reads == "features":  # transformers knows the head of the architecture alone
+        own = f"{heads.answering(model)}."
+        heads.read(model, reads, base.encoder, base.tokenizer)
+        state = {
+            k: v
+            for file in sorted(folder.glob("*.safetensors"))
+            for k, v in load_file(file).items()
+            if k.startswith(own)
+        }
+        told["missing_keys"] = [k for k in told["missing_keys"] if not k.startswith(own)]
+        model.load_state_dict({**model.state_dict(), **state})
     if absent := sorted(map(str, told["missing_keys"])):  # left to itself, transformers draws them at random
         raise ModelError(f"{folder}: the model lacks {len(absent)} of its tensors, first {absent[0]}")
     model.to(base.device)
     if not base.labels:
         contiguous_head(model)
-    elif heads.reads_mean(base.model):
-        heads.read_mean(model)
+    elif reads == "mean":
+        heads.read(model, reads, base.encoder, base.tokenizer)
     return _ready(base, model, trainable).eval()
 
 

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from guidestar.asking import HeadStart
+from guidestar.model.views import read_views
 
 _DRAWN = "guidestar_drawn"  # an attribute of the transformers model
 
@@ -33,6 +37,8 @@ def drawn(model: Any) -> tuple[str, ...]:
 def names(model: Any) -> list[str]:
     """The head's modules: those children of a transformers model that have weights and are not the model below it, and those
     below that were drawn at loading."""
+    if reads(model) == "features":
+        return [answering(model)]
     below = model.base_model
     own = [n for n, child in model.named_children() if child is not below and any(True for _ in child.parameters())]
     return [*own, *drawn(model)]
@@ -70,11 +76,53 @@ def restart(model: Any) -> None:
                     nn.init.zeros_(layer.bias)
 
 
-_POOLED = "guidestar_pooled"  # an attribute of the transformers model
+_READS = "guidestar_reads"  # an attribute of the transformers model
 
 
-def read_mean(model: Any) -> None:
-    """Have the head of an encoder read the mean over a text's states, in the place of what the architecture gives it.
+def answering(model: Any) -> str:
+    """The module that gives the logits: the last of the head's."""
+    return [name for name, child in model.named_children() if child is not model.base_model][-1]
+
+
+def read(model: Any, what: str, encoder: bool, tokenizer: Any) -> None:
+    """Have the head read the "mean" over a text's states, or its "features" (`model/views.py`)."""
+    if what == "mean":
+        _read_mean(model)
+    else:
+        read_views(model, answering(model), encoder, around(tokenizer))
+    setattr(model, _READS, what)
+
+
+def reads(model: Any) -> str | None:
+    """What `read` was told; None for a head that reads what the architecture gives it."""
+    told: str | None = getattr(model, _READS, None)
+    return told
+
+
+def kind(base: Any) -> str:
+    """What the classification head of a base model reads, "classifier" for what its architecture gives it; "" where
+    words answer."""
+    return reads(base.model) or ("classifier" if base.labels else "")
+
+
+def around(tokenizer: Any) -> tuple[int, int]:
+    """How many special tokens a tokenizer puts before and behind a text."""
+    bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return before, max(0, len(whole) - before - len(bare))
+
+
+def begin(model: Any, start: HeadStart) -> None:
+    """Have the head on features in use start as a classifier that was fitted to frozen features."""
+    head: Any = trained(model)[answering(model)]
+    values = {head.centres: start.centres, head.linear.weight: start.weights.T, head.linear.bias: start.constants}
+    with torch.no_grad():
+        for tensor, array in values.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def _read_mean(model: Any) -> None:
+    """The head of an encoder on the mean over a text's states, in the place of what the architecture gives it.
 
     A head of BERT's kind reads what the pooler makes of the first state, which is replaced here; others read the first
     state themselves. It is a hook on the model below the head: an adapter may come and go, weights and names stay.
@@ -91,12 +139,6 @@ def read_mean(model: Any) -> None:
         return output
 
     model.base_model.register_forward_hook(replaced, with_kwargs=True)
-    setattr(model, _POOLED, True)
-
-
-def reads_mean(model: Any) -> bool:
-    """Whether `read_mean` has been at the model."""
-    return bool(getattr(model, _POOLED, False))
 
 
 def put_back(model: Any) -> None:

@@ -134,8 +134,9 @@ def load(
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
-    if config.head == "mean" or (config.head == "auto" and encoder and traits.pooling(folder, encoder) == "mean"):
-        heads.read_mean(model)
+    auto = "mean" if config.head == "auto" and encoder and traits.pooling(folder, encoder) == "mean" else None
+    if what_it_reads := auto or (config.head if config.head in ("mean", "features") else None):
+        heads.read(model, what_it_reads, encoder, tokenizer)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
@@ -168,14 +169,14 @@ def classifies_with_head(config: ModelConfig, found: Any) -> bool:
     if config.head == "words" and is_encoder(found):
         raise ConfigError(
             f"model.head is words, but {config.name} is an encoder ({found.model_type}) and writes none; allowed: classifier, "
-            "mean"
+            "mean, features"
         )
     if config.head == "mean" and not is_encoder(found):
         raise ConfigError(
             f"model.head is mean, but {config.name} ({found.model_type}) is no encoder: only its last token has seen the whole "
-            "text; allowed: words, classifier"
+            "text; allowed: words, classifier, features"
         )
-    return config.head in ("classifier", "mean") or (config.head != "words" and is_encoder(found))
+    return config.head in ("classifier", "mean", "features") or (config.head != "words" and is_encoder(found))
 
 
 def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]:
@@ -271,7 +272,7 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in base.model.parameters()),
         "max_length": base.max_length,
         **({"pooling": base.pooling} if base.labels else {}),
-        **({"head": "mean"} if heads.reads_mean(base.model) else {}),
+        **({"head": reads} if (reads := heads.reads(base.model)) else {}),
         **({"normalized": True} if base.normalized else {}),
         **({"closing": list(base.closing)} if base.closing else {}),
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),

@@ -21,29 +21,36 @@ class Recipe:
     learning_rate: float
 
 
-# How a model answers, by a new head or by words it knows, and what is trained.
+# How a model answers, by a new head, by one that starts as a classifier or by words it knows, and what is trained.
 LEAN: Mapping[tuple[str, str], Recipe] = {
     ("head", "adapter"): Recipe(min_steps=260, learning_rate=1e-3),
     ("head", "full"): Recipe(min_steps=260, learning_rate=1e-4),
+    ("features", "adapter"): Recipe(min_steps=130, learning_rate=1e-3),
+    ("features", "full"): Recipe(min_steps=130, learning_rate=1e-4),
     ("words", "adapter"): Recipe(min_steps=100, learning_rate=5e-4),
     ("words", "full"): Recipe(min_steps=100, learning_rate=5e-5),
 }
 
 # Below this many steps a training hardly moves what it is to train (docs/training.md).
-FEW = {"head": 150, "words": 30}
+FEW = {"head": 150, "features": 30, "words": 30}
 
 
-def settled(config: TrainConfig, headed: bool, peft: Mapping[str, Any]) -> TrainConfig:
-    """The settings with every key filled in that the recipe stands for. headed: a classification head answers.
+def settled(config: TrainConfig, head: str, peft: Mapping[str, Any]) -> TrainConfig:
+    """The settings with every key filled in that the recipe stands for. head: what the classification head
+    reads, "" where words answer (`Engine.head`).
 
-    >>> settled(TrainConfig(recipe="lean"), True, {"peft_type": "LORA"}).min_steps
+    >>> settled(TrainConfig(recipe="lean"), "classifier", {"peft_type": "LORA"}).min_steps
     260
     """
     values: dict[str, Any] = {"min_steps": 0, "head_first": False, "average": 0.0}
     if config.recipe == "lean":
         whole = str(peft.get("peft_type", "")).upper() == "FULL"
-        values |= vars(LEAN["head" if headed else "words", "full" if whole else "adapter"])
+        values |= vars(LEAN[_kind(head), "full" if whole else "adapter"])
     return config.model_copy(update={k: v for k, v in values.items() if getattr(config, k) is None})
+
+
+def _kind(head: str) -> str:
+    return "words" if not head else "features" if head == "features" else "head"
 
 
 def epochs(config: TrainConfig, examples: int) -> int:
@@ -55,13 +62,13 @@ def epochs(config: TrainConfig, examples: int) -> int:
     return max(config.epochs, -(-(config.min_steps or 0) // -(-max(examples, 1) // config.batch_size)))
 
 
-def too_short(config: TrainConfig, headed: bool, examples: int) -> str:
+def too_short(config: TrainConfig, head: str, examples: int) -> str:
     """A sentence where a training of settled settings has too few steps to move the model; "" where it has enough."""
     steps = epochs(config, examples) * -(-examples // config.batch_size)
     steps = min(steps, config.schedule_steps or steps)
-    few = FEW["head" if headed else "words"]
+    few = FEW[_kind(head)]
     if steps >= few:
         return ""
-    what = "a new classification head" if headed else "the model"
+    what = "a new classification head" if head else "the model"
     mend = "a larger train.min_steps, or none" if config.recipe == "lean" else "train.recipe: lean, or train.min_steps"
     return f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give {mend}"

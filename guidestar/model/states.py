@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from guidestar.model import adapters
-from guidestar.model.batches import Batch, encode_prompts, prompt_batch, prompt_text, read_batches, token_state
+from guidestar.model import adapters, heads
+from guidestar.model.batches import Batch, encode_prompts, prompt_batch, read_batches, token_state
 from guidestar.model.load import BaseModel
+from guidestar.model.views import BLOCKS, views
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
 
-BLOCKS = 6
 Rows = NDArray[np.intp]
 
 
@@ -105,58 +105,16 @@ def representation_gradient(
 
 
 def features(base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
-    """Six states of every text, (n, 6, width) float16, for a classifier that costs nothing once they are there.
+    """Six views of every text (`model/views.py`), (n, 6, width) float16, for a classifier that costs nothing once they are there.
 
-    Of an encoder: means over the tokens of the layers at 1/3, 2/3 and the end, and in the last layer the first token of
-    all, the first and the last token of what the template was filled with. Of a causal model: means of the layers at 8,
-    15 and 22 of 30, and the last prompt token at 15, 22 and 30. Means know what a text is about; the states of single
-    tokens know how it is put.
     base, model: the base model, and itself or a PEFT model on it, in eval mode.
     """
-    places = _filled(base, examples)
+    around = heads.around(base.tokenizer) if base.encoder else (0, 0)
     body = adapters.inner(model).base_model  # without the vocabulary's logits
     parts = [(np.zeros(0, dtype=np.intp), np.zeros((0, BLOCKS, 0), dtype=np.float16))] if not examples else []
     with torch.inference_mode():
         for rows, batch in _walk(base, model, examples, tick):
             states = body(**batch.inputs(), output_hidden_states=True).hidden_states
-            lengths = batch.mask.sum(1).cpu().numpy()
-            spans = np.where(places[rows] < 0, np.stack([0 * lengths, lengths - 1], axis=1), places[rows])
-            pad = 0 if base.labels else (batch.ids.shape[1] - lengths)[:, None]
-            blocks = _blocks(states, batch.mask, torch.from_numpy(spans + pad), base)
-            parts.append((rows, blocks.clamp(-6e4, 6e4).half().cpu().numpy()))
+            seen = views(states, batch.mask, base.encoder, around)
+            parts.append((rows, seen.clamp(-6e4, 6e4).half().cpu().numpy()))
     return np.asarray(_in_order(parts), dtype=np.float16)
-
-
-def _blocks(states: Sequence[torch.Tensor], mask: torch.Tensor, spans: torch.Tensor, base: BaseModel) -> torch.Tensor:
-    """(rows, 6, width) of the states of all layers, each (rows, tokens, width). spans: places of the first and of the
-    last token of each text."""
-    layers, rows = len(states) - 1, torch.arange(len(mask), device=mask.device)
-    weights = mask[..., None].float()
-
-    def mean(share: float) -> torch.Tensor:
-        return (states[round(share * layers)].float() * weights).sum(1) / weights.sum(1)
-
-    if base.encoder:
-        first, last = spans.to(mask.device).T
-        end = states[-1].float()
-        singles = [end[:, 0], end[rows, first], end[rows, last]]
-        return torch.stack([mean(1 / 3), mean(2 / 3), mean(1.0), *singles], dim=1)
-    at_end = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-    singles = [states[round(share * layers)].float()[rows, at_end] for share in (0.5, 22 / 30, 1.0)]
-    return torch.stack([mean(8 / 30), mean(0.5), mean(22 / 30), *singles], dim=1)
-
-
-def _filled(base: BaseModel, examples: Sequence[Example]) -> Rows:
-    """Places of the first and of the last token of what the template was filled with, (n, 2); −1 where the tokenizer does
-    not say where its tokens come from, and for causal models, which are not asked."""
-    places = np.full((len(examples), 2), -1, dtype=np.intp)
-    if not base.encoder or not getattr(base.tokenizer, "is_fast", False) or not examples:
-        return places
-    texts = [prompt_text(base, e.prompt) for e in examples]
-    offsets = base.tokenizer(texts, add_special_tokens=not base.chat, return_offsets_mapping=True)["offset_mapping"]
-    for i, (example, text, tokens) in enumerate(zip(examples, texts, offsets, strict=True)):
-        filled = [(start, start + len(v)) for v in example.fields.values() if v and (start := text.find(v)) >= 0]
-        begin, end = (min(b for b, _ in filled), max(e for _, e in filled)) if filled else (0, len(text))
-        if inside := [j for j, (b, e) in enumerate(tokens) if b < e and e > begin and b < end]:
-            places[i] = inside[0], inside[-1]
-    return places

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import Labelled, Trained, Weighted, evaluate
+from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
@@ -59,6 +59,7 @@ def train(
     pretrained: Path | None = None,
     validation: Labelled = (),
     extra: Sequence[Weighted] = (),
+    start: HeadStart | None = None,
     oracle: Split | None = None,
     tick: Tick = lambda done, total: None,
 ) -> Trained:
@@ -70,6 +71,7 @@ def train(
     validation: examples for early stopping (config.patience); never the test set.
     extra: further answers with what each counts, pseudo-labels for instance, where a label counts 1. A soft answer is
         several of one example, each with its share.
+    start: of a new head that reads features.
     oracle: that test set, for `early_stop: oracle_epoch` alone, which keeps its best epoch.
     tick: called with (steps done, steps in all).
 
@@ -80,9 +82,11 @@ def train(
     (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
     answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
     rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
-    config = settled(config, bool(base.labels), peft)
+    config = settled(config, heads.kind(base), peft)
     model, starts = _begin(base, peft, config, seed, previous, pretrained)
     try:
+        if start is not None:
+            heads.begin(adapters.inner(model), start)
         if config.head_first and base.labels and previous is None:
             _fit_head(base, model, rows)
         listener = Listener(base, task, labelled)

@@ -119,7 +119,7 @@ def _configuration(folder: Path) -> RunConfig:
 
 
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
-    from guidestar.model import full
+    from guidestar.model import full, heads
     from guidestar.model.batches import joint_of, label_tokens
 
     facts, config = store.facts, bench.config
@@ -151,9 +151,17 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
-        head=bench.base.labels, mean=facts["model"].get("head") == "mean", closing=tuple(facts["model"].get("closing", ())),
+        head=bench.base.labels, reads=heads.reads(bench.base.model), views=_views(bench.base), closing=tuple(facts["model"].get("closing", ())),
         several=bench.base.several, questions=questions,
     )  # fmt: skip
+
+
+def _views(base: Any) -> tuple[str, bool, tuple[int, int]] | None:
+    from guidestar.model import heads
+
+    if heads.reads(base.model) != "features":
+        return None
+    return heads.answering(base.model), base.encoder, heads.around(base.tokenizer)
 
 
 def _is_own(peft: Mapping[str, Any]) -> bool:

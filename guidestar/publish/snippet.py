@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,10 @@ class Usage:
     first token after `prefix` alone or the whole word with the end token; None for generated answers. behind_space: the
     prefix and the answers behind a prompt that ends in white space because its last columns are blank, where those are
     others. head: the labels of a classification head, in its order; empty without one. several: any number of labels may hold.
-    questions: label -> what is asked behind the prompt, where they are asked about alone; `answers` are then no and yes. mean: that head reads
-    the mean over the states. eos, pad: token ids. closing: tokens that the tokenizer puts behind a prompt and that are taken off. max_new_tokens: limit of a generated answer.
+    questions: label -> what is asked behind the prompt, where they are asked about alone; `answers` are then no and yes. reads:
+    what that head reads, "mean", "features" or nothing special; views: for features, the arguments of `read_views` behind the
+    model. eos, pad: token ids. closing: tokens that the tokenizer puts behind a prompt and that are taken off. max_new_tokens:
+    limit of a generated answer.
     """
 
     base: str
@@ -35,7 +38,8 @@ class Usage:
     own: bool = False
     head: tuple[str, ...] = ()
     closing: tuple[int, ...] = ()
-    mean: bool = False
+    reads: str | None = None
+    views: tuple[str, bool, tuple[int, int]] | None = None
     several: bool = False
     questions: dict[str, str] = field(default_factory=dict)
 
@@ -71,17 +75,37 @@ def _loading(usage: Usage) -> list[str]:
         lines += [
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
             f"model = {kind}.from_pretrained(FOLDER, dtype=torch.{usage.dtype}{trust}).eval()",
+            *_views(usage),
         ]
     else:
         lines += [
             f"BASE = {usage.base!r}",
             f"tokenizer = AutoTokenizer.from_pretrained(BASE{trust})",
             f"model = {kind}.from_pretrained(BASE, dtype=torch.{usage.dtype}{sized}{trust})",
+            *_views(usage),
             "model = PeftModel.from_pretrained(model, FOLDER, autocast_adapter_dtype=False).eval()",
         ]
-    if usage.mean:
+    if usage.reads == "mean":
         body = "model.base_model" if usage.full else "model.get_base_model().base_model"
         lines += [*_READING, "", "", f"{body}.register_forward_hook(read_mean)"]
+    return lines
+
+
+def _views(usage: Usage) -> list[str]:
+    """A head on features, which transformers does not know: the source of `guidestar/model/views.py`, and its call."""
+    if usage.views is None:
+        return []
+    source = (files("guidestar") / "model" / "views.py").read_text(encoding="utf-8")
+    source = source.split("from __future__ import annotations\n", 1)[1].replace("\nimport torch\n", "\n")
+    name, encoder, around = usage.views
+    lines = ["", "", *source.strip().splitlines(), "", "", f"read_views(model, {name!r}, {encoder}, {around})"]
+    if usage.full:
+        lines += [
+            "from pathlib import Path",
+            "from safetensors.torch import load_file",
+            'saved = {k: v for file in Path(FOLDER).glob("*.safetensors") for k, v in load_file(file).items()}',
+            "model.load_state_dict({**model.state_dict(), **saved})",
+        ]
     return lines
 
 

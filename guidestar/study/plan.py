@@ -109,10 +109,10 @@ def make_plan(
                 cell.config, data.task.family, len(data.pool), test, first=first,
                 validation=len(data.validation) if data.validation and validated else 0,
                 suggested=not bench.simulation and cell.config.people.suggestions != "off",
-                watched=bench.watched, headed=bench.engine.headed, before=(begun or {}).get(cell.name, 0),
+                watched=bench.watched, head=bench.engine.head, before=(begun or {}).get(cell.name, 0),
             )  # fmt: skip
             known = (begun or {}).get(cell.name, 0) or min(cell.config.query.warm_start, len(data.pool))
-            short.append(too_short(bench.training, bench.engine.headed, known))
+            short.append(too_short(bench.training, bench.engine.head, known))
             work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
             kinds = {kind for _, kind in work.amounts}
@@ -184,7 +184,7 @@ def work_of(
     validation: int = 0,
     suggested: bool = False,
     watched: bool = False,
-    headed: bool = False,
+    head: str = "",
     before: int = 0,
 ) -> Work:
     """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
@@ -200,7 +200,7 @@ def work_of(
         labels.append(min(labels[-1] + config.query.batch, budget))
     course = Course(
         config=config, recipe=recipe, family=kind, labels=tuple(labels), pool=pool, test=test, validation=validation,
-        first=first, begun=bool(before), suggested=suggested, watched=watched, headed=headed,
+        first=first, begun=bool(before), suggested=suggested, watched=watched, head=head,
     )  # fmt: skip
     members = ((recipe.committee or 1) - 1) * (len(labels) - 1)
     return Work(course.measured, labels[-1] - before, len(course.trained), amounts(course), members)
