@@ -94,11 +94,13 @@ class Tuning:
             pretrained=self._pretrained(r),
             validation=held_out.answered() if config.patience and held_out is not None else [],
             extra=self._pseudo_labels(r, config.pseudo_labels) if config.pseudo_labels else (),
-            start=self._head_start(r) if self.engine.head == "features" and previous is None else None,
+            start=None if previous is not None else self._head_start(r),
         )  # fmt: skip
 
-    def _head_start(self, r: int) -> HeadStart:
-        """The classifier on frozen features, which the head starts as."""
+    def _head_start(self, r: int) -> HeadStart | None:
+        """The classifier on frozen features, which a head on features starts as; None for other heads."""
+        if self.engine.head != "features" or not self.bench.fitting.task.classes:
+            return None
         pairs = [(example, label.answer) for example, label in self.labelled(r)]
         rng = generator(self.seed, r, "head start")
         return self.features(r).head_start(pairs, self.bench.fitting.task.classes, rng)

@@ -118,7 +118,7 @@ class OwnEngine(Engine):
     @property
     def _asks_each(self) -> bool:
         """Whether a language model is asked about each label alone."""
-        return several(self.task) and not self.headed
+        return several(self.task) and not self.head
 
     def scorer(
         self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,

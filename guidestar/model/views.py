@@ -47,7 +47,7 @@ class _Seen:
 
     views: torch.Tensor
 
-    def __deepcopy__(self, memo: Any) -> _Seen:
+    def __deepcopy__(self, memo: Any) -> Any:
         return self
 
 
