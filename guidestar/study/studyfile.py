@@ -119,6 +119,7 @@ class RowPart(_Named):
     adapters: Literal["all", "last"] | None = None
     data: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
     query: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     peft: dict[str, Any] = Field(default_factory=dict)
