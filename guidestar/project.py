@@ -43,11 +43,11 @@ task:
 model:
   # a short name (see `guidestar models`), a folder, a .gguf file or a hub name
   name: {model}
-  # how classes are told apart: by words, or by a head on what an encoder says (docs/encoders.md)
-  head: auto
+  # how classes are told apart: by words, or by a head on an encoder's states (docs/encoders.md)
+  head: {head}
 
 query:
-  # labels of round 0, drawn at random; of every further round; and in all
+  # labels of round 0, which lean spreads over the pool and others draw at random; of every further round; and in all
   warm_start: {warm}
   batch: {batch}
   budget: {budget}
@@ -84,11 +84,11 @@ ENCODED = 1000  # characters of a text that the encoder surely reads to its end
 _SIMULATED = """\
 # one run for each seed and strategy: three seeds or more give a spread, random is the control
 seeds: [0]
-strategies: [star, random]"""
+strategies: [{use}, random]"""
 
 _ASKED = """\
 # every strategy asks for labels of its own, so people answer one
-strategies: [star]"""
+strategies: [{use}]"""
 
 _PEOPLE = "\nannotator: people"
 
@@ -167,7 +167,6 @@ def write_config(
     )
     asked, ready = answer is None or missing > 0, bool(answer or given)
     budget = max(8, min(400, len(rows) // 2))
-    warm = max(2, min(100, budget // 4))
     what = {
         "choice": f"a choice of {len(given or known)} labels", "multi_label": f"any number of {len(given or known)} labels"
     }.get(kind) or _KINDS[kind]  # fmt: skip
@@ -192,15 +191,19 @@ def write_config(
     if answer and known and kind == "choice":
         notes += _merged(cells[answer], given or known)
     model, why = _model(kind, cells[text])
+    encoder, lean = model == _ENCODER, model == _ENCODER and kind == "choice"
+    warm = max(2, min(20 if lean else 100, budget // 4))
+    batch = max(1, min(20 if lean else 50, (budget - warm) // 5))
     notes.append(f"model: {model}, {why}")
     body = _CONFIG.format(
         model=model, rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
-        pool=_quoted(_relative(data, config.parent)), template=_template(text, columns),
+        pool=_quoted(_relative(data, config.parent)), template=_template(text, columns, "" if encoder else _ANSWER),
+        head="features" if lean else "auto",
         encoding=f"\n  # guessed by the file's bytes, which are not UTF-8\n  encoding: {encoding}" if encoding else "",
-        strategies=f"{_ASKED if asked else _SIMULATED}{_PEOPLE if missing else ''}",
+        strategies=f"{(_ASKED if asked else _SIMULATED).format(use='lean' if lean else 'star')}{_PEOPLE if missing else ''}",
         answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
         blank="\n  # rows without text are left out\n  blank: drop" if blank else "",
-        task=_task(kind, given or (known if len(rows) < LOOK else []), ready), warm=warm, batch=max(1, min(50, (budget - warm) // 5)), budget=budget,
+        task=_task(kind, given or (known if len(rows) < LOOK else []), ready), warm=warm, batch=batch, budget=budget,
     )  # fmt: skip
     write_bytes(config, body.encode())
     found = {
@@ -297,12 +300,12 @@ def _task(kind: str, labels: list[str], ready: bool) -> str:
     return f"  kind: {kind}\n{mine}{hint}  labels: {_quoted(labels)}"
 
 
-def _template(text: str, columns: list[str]) -> str:
-    """The template's line; a column whose name cannot stand in a template is called by another one."""
+def _template(text: str, columns: list[str], behind: str) -> str:
+    """The template's line, with what stands behind the text; a column whose name cannot stand in a template is called by another one."""
     if not set(text) & set("{}[].:!") and text.strip():
-        return f"  template: {_quoted(f'{{{text}}}{_ANSWER}')}"
+        return f"  template: {_quoted(f'{{{text}}}{behind}')}"
     name = next(name for name in ("text", "input", "message", *map(str, range(9))) if name not in columns)
-    return f"  columns: {{{name}: {_quoted(text)}}}\n  template: {_quoted(f'{{{name}}}{_ANSWER}')}"
+    return f"  columns: {{{name}: {_quoted(text)}}}\n  template: {_quoted(f'{{{name}}}{behind}')}"
 
 
 def _quoted(value: str | list[str]) -> str:

@@ -313,7 +313,7 @@ def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
     assert out.splitlines()[-1] == f"next: {following}"
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 4, err
-    assert "star-seed0: waits for" in out
+    assert "lean-seed0: waits for" in out
     assert configs.load(tmp_path / "mine.yaml").task.labels == ["praise", "complaint"]
 
 
