@@ -46,12 +46,11 @@ from guidestar.report.pairing import (
     groups,
     paired,
     read_dataset,
-    shared_labels,
     shared_seeds,
     told_apart,
 )
 from guidestar.report.read import differing
-from guidestar.report.summary import cautions
+from guidestar.report.summary import cautions, shared_labels
 from guidestar.rng import generator
 
 __all__ = ["compare_text", "compared"]

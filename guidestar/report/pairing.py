@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from guidestar.metrics.statistics import Floats
 from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord, read_runs
-from guidestar.report.summary import control_of, shared_warm_start, strategy_names
+from guidestar.report.summary import control_of, shared_labels, shared_warm_start, strategy_names
 from guidestar.store import Store
 from guidestar.store.store import DATABASE
 
@@ -118,16 +118,6 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
 def shared_seeds(data: Dataset, row: str, column: str) -> list[int]:
     """The seeds that both have finished."""
     return sorted(seed for name, seed in data.runs if name == row and (column, seed) in data.runs)
-
-
-def shared_labels(runs: Iterable[RunRecord]) -> list[int]:
-    """The numbers of labels that all curves have in common from the start."""
-    common = []
-    for points in zip(*(run.curve for run in runs), strict=False):
-        if len({labels for labels, _ in points}) > 1:
-            break
-        common.append(points[0][0])
-    return common
 
 
 def grids(data: Dataset, row: str, column: str, seeds: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,7 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
 def status_text(facts: Summary) -> str:
     """A summary for a terminal: a line for each run, then the sentence and the notes."""
     width = max(len(run.run) for run in facts.runs)
-    lines = []
-    for run in facts.runs:
-        lines.append(f"{run.run:<{width}}  {state(run)}")
+    lines = [f"{run.run:<{width}}  {state(run)}" for run in facts.runs]
     others = [row.strategy for row in facts.strategies if row.strategy != facts.control]
     asked = [f"Whether choosing paid: guidestar compare {facts.folder}"] if facts.control and others else []
     return "\n".join([*lines, "", facts.sentence, *facts.notes, *asked])
@@ -132,12 +131,14 @@ def _comparable(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], int]:
     names = strategy_names(runs)
     seeds = {run.seed for run in runs if all((name, run.seed) in whole for name in names)}
     chosen = [run for run in measured if run.seed in seeds] if seeds else measured
-    points = 0
-    for at_point in zip(*(run.curve for run in chosen), strict=False):
-        if len({labels for labels, _ in at_point}) > 1:
-            break
-        points += 1
+    points = len(shared_labels(chosen))
     return (chosen, points) if points else ([], 0)
+
+
+def shared_labels(runs: Iterable[RunRecord]) -> list[int]:
+    """The numbers of labels that all curves have in common from the start."""
+    points = zip(*(run.curve for run in runs), strict=False)
+    return [at[0][0] for at in takewhile(lambda at: len({labels for labels, _ in at}) == 1, points)]
 
 
 def strategy_names(runs: Sequence[RunRecord]) -> list[str]:
