@@ -25,61 +25,50 @@ class DataConfig(Section):
 
     newer = frozenset({"encoding", "cut", "id"})
 
-    preset: str | None = Field(None, description="Fill the keys below for a known dataset; see `guidestar presets`.")
-    folder: str | None = Field(None, description="Folder with a preset's files; without it the hub is asked.")
-    pool: str | None = Field(
-        None,
-        description="The pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file, a folder of `datasets`, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.",
-    )
-    test: str | None = Field(None, description="The test set, in the same forms. It is used for nothing but the curve.")
-    validation: str | None = Field(None, description="A validation set, in the same forms; for early stopping.")
-    test_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Without a test file: the random share of the pool set aside as test set.",
-    )
-    encoding: str | None = Field(
-        None, description="Of text files that are not UTF-8, such as cp1252 or gb18030. Default: they are refused."
-    )
-    header: list[str] | None = Field(None, description="Column names of CSV files that have no header line.")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="Names used in the template -> column names of the files, where they differ.",
-    )
-    id: str | None = Field(
-        None, description="The column that names a row in what `predict` and `score` say. Default: a hash of its texts."
-    )
-    answer: str | None = Field(
-        None, description="The column with the gold answer. Without it nothing can be simulated."
-    )
-    template: str | None = Field(
-        None, description="The prompt, with {column} fields, for example 'Question: {text}\\nType:'."
-    )
-    response: str = Field(
-        "{answer}", description="What the model is taught to write; {answer} stands for the answer (word)."
-    )
-    pool_limit: int | None = Field(
-        None, ge=1, description="Use only this many pool rows, drawn at random by the data seed."
-    )
-    test_limit: int | None = Field(None, ge=1, description="Use only this many test rows, likewise.")
-    validation_limit: int | None = Field(None, ge=1, description="Use only this many validation rows, likewise.")
-    duplicates: Literal["drop", "keep", "error"] = Field(
-        "drop",
-        description="Pool rows with the same content, and pool rows that also stand in the test or validation set.",
-    )
-    too_long: Literal["error", "drop", "truncate"] = Field(
-        "error",
-        description="What to do with a prompt that does not fit the model's context (`model.max_length`): stop, leave the row "
-        "out, or cut its longest text. People see the whole text all the same.",
-    )
-    cut: Literal["end", "start", "middle"] | None = Field(
-        None, description="What `too_long: truncate` leaves out of a text. Default: its end."
-    )
-    blank: Literal["drop"] | None = Field(
-        None, description="drop: leave out rows in which all columns of the template are blank. Default: refuse them."
-    )
-    seed: int = Field(0, ge=0, description="Seed of the splits and limits; the same for every run seed.")
+    preset: str | None = None
+    """Fill the keys below for a known dataset; see `guidestar presets`."""
+    folder: str | None = None
+    """Folder with a preset's files; without it the hub is asked."""
+    pool: str | None = None
+    """The pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file, a folder of `datasets`, or
+    `hub:OWNER/NAME[:CONFIG][@SPLIT]`."""
+    test: str | None = None
+    """The test set, in the same forms. It is used for nothing but the curve."""
+    validation: str | None = None
+    """A validation set, in the same forms; for early stopping."""
+    test_share: float = Field(0.0, ge=0, lt=1)
+    """Without a test file: the random share of the pool set aside as test set."""
+    encoding: str | None = None
+    """Of text files that are not UTF-8, such as cp1252 or gb18030. Default: they are refused."""
+    header: list[str] | None = None
+    """Column names of CSV files that have no header line."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names used in the template -> column names of the files, where they differ."""
+    id: str | None = None
+    """The column that names a row in what `predict` and `score` say. Default: a hash of its texts."""
+    answer: str | None = None
+    """The column with the gold answer. Without it nothing can be simulated."""
+    template: str | None = None
+    """The prompt, with {column} fields, for example 'Question: {text}\\nType:'."""
+    response: str = "{answer}"
+    """What the model is taught to write; {answer} stands for the answer (word)."""
+    pool_limit: int | None = Field(None, ge=1)
+    """Use only this many pool rows, drawn at random by the data seed."""
+    test_limit: int | None = Field(None, ge=1)
+    """Use only this many test rows, likewise."""
+    validation_limit: int | None = Field(None, ge=1)
+    """Use only this many validation rows, likewise."""
+    duplicates: Literal["drop", "keep", "error"] = "drop"
+    """Pool rows with the same content, and pool rows that also stand in the test or validation set."""
+    too_long: Literal["error", "drop", "truncate"] = "error"
+    """What to do with a prompt that does not fit the model's context (`model.max_length`): stop, leave the row out,
+    or cut its longest text. People see the whole text all the same."""
+    cut: Literal["end", "start", "middle"] | None = None
+    """What `too_long: truncate` leaves out of a text. Default: its end."""
+    blank: Literal["drop"] | None = None
+    """drop: leave out rows in which all columns of the template are blank. Default: refuse them."""
+    seed: int = Field(0, ge=0)
+    """Seed of the splits and limits; the same for every run seed."""
 
     @field_validator("response")
     @classmethod
@@ -93,21 +82,15 @@ class TaskConfig(Section):
     """What an answer is."""
 
     kind: str | None = Field(None, description="; ".join(f"{name}: {kind.about}" for name, kind in TASKS.items()) + ".")
-    labels: list[str] | dict[str, str] | None = Field(
-        None,
-        description="The labels, or label -> the word the model writes for it. Without it, the labels found in the pool.",
-    )
-    scoring: Literal["first_token", "sequence"] = Field(
-        "first_token",
-        description="How label words are scored: by the first token in which they differ (one pass; refused where "
-        "two words share it) or as whole token sequences (one pass a label).",
-    )
-    max_new_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Limit of generated responses in tokens; default 16 for choice, 256 for number, 64 for text.",
-    )
-    marker: str = Field("####", description="number: what stands before the final number in a worked answer.")
+    labels: list[str] | dict[str, str] | None = None
+    """The labels, or label -> the word the model writes for it. Without it, the labels found in the pool."""
+    scoring: Literal["first_token", "sequence"] = "first_token"
+    """How label words are scored: by the first token in which they differ (one pass; refused where two words share
+    it) or as whole token sequences (one pass a label)."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Limit of generated responses in tokens; default 16 for choice, 256 for number, 64 for text."""
+    marker: str = "####"
+    """number: what stands before the final number in a worked answer."""
 
     @field_validator("kind", mode="plain")
     @classmethod
@@ -120,165 +103,149 @@ class TaskConfig(Section):
 class ModelConfig(Section):
     """The base model."""
 
-    name: str = Field(
-        "smollm2-135m",
-        description="A name of `guidestar models`, a folder, a .gguf file, or a hub name. Safetensors only.",
-    )
-    revision: str | None = Field(None, description="A pinned hub revision (40 hex digits when remote_code is on).")
-    remote_code: bool = Field(
-        False,
-        description="Run Python code that the model's repository on the hub carries. Needs a pinned revision and, before every "
-        "command, `guidestar --remote-code`; refused for folders. Off unless you trust it.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 where the processor has it, else float32."
-    )
-    score_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None,
-        description="Another precision for scoring the pool than for training. bfloat16 rounds away much of what tells "
-        "uncertain examples apart (docs/performance.md); float32 costs about twice the time and memory.",
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    max_length: int | None = Field(None, ge=8, description="Context limit in tokens; default: the model's own.")
-    head: Literal["words", "classifier", "mean", "features", "auto"] | None = Field(
-        None,
-        description="How a choice is answered: words, the label words with which a causal language model goes on; classifier, "
-        "a classification head that is trained with the adapter; mean, the head of an encoder on the mean over a text's states "
-        "instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`); features, a head on states of "
-        "several layers that starts as the classifier on the frozen model and is best with few labels (`docs/training.md`); auto, words "
-        "for a causal language model, and for an encoder mean if its own files say that its texts are means, else classifier. "
-        "Default: classifier for an encoder such as BERT, else words.",
-    )
-    pooling: Literal["first", "last", "mean"] | None = Field(
-        None,
-        description="With a classification head, what stands for a text as its embedding: the first token's state, the last "
-        "one's, or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token "
-        "of an encoder ([CLS]) and the last of a causal model. The head itself reads what the architecture gives it.",
-    )
-    chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template.")
-    batch_tokens: int | None = Field(
-        None,
-        ge=16,
-        description="Padded tokens in one batch when scoring and evaluating; lower it when memory is short. Default: 1024 on a "
-        "CPU, whose caches hold that much, and 16384 where responses are generated; 8192 on a GPU; 2048 elsewhere.",
-    )
+    name: str = "smollm2-135m"
+    """A name of `guidestar models`, a folder, a .gguf file, or a hub name. Safetensors only."""
+    revision: str | None = None
+    """A pinned hub revision (40 hex digits when remote_code is on)."""
+    remote_code: bool = False
+    """Run Python code that the model's repository on the hub carries. Needs a pinned revision and, before every
+    command, `guidestar --remote-code`; refused for folders. Off unless you trust it."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the processor has it, else float32."""
+    score_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Another precision for scoring the pool than for training. bfloat16 rounds away much of what tells uncertain
+    examples apart (docs/performance.md); float32 costs about twice the time and memory."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    max_length: int | None = Field(None, ge=8)
+    """Context limit in tokens; default: the model's own."""
+    head: Literal["words", "classifier", "mean", "features", "auto"] | None = None
+    """How a choice is answered: words, the label words with which a causal language model goes on; classifier, a
+    classification head that is trained with the adapter; mean, the head of an encoder on the mean over a text's
+    states instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`);
+    features, a head on states of several layers that starts as the classifier on the frozen model and is best with
+    few labels (`docs/training.md`); auto, words for a causal language model, and for an encoder mean if its own
+    files say that its texts are means, else classifier. Default: classifier for an encoder such as BERT, else
+    words."""
+    pooling: Literal["first", "last", "mean"] | None = None
+    """With a classification head, what stands for a text as its embedding: the first token's state, the last one's,
+    or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token of
+    an encoder ([CLS]) and the last of a causal model. The head itself reads what the architecture gives it."""
+    chat: bool = False
+    """Wrap the prompt in the tokenizer's chat template."""
+    batch_tokens: int | None = Field(None, ge=16)
+    """Padded tokens in one batch when scoring and evaluating; lower it when memory is short. Default: 1024 on a
+    CPU, whose caches hold that much, and 16384 where responses are generated; 8192 on a GPU; 2048 elsewhere."""
 
 
 class EndpointConfig(Section):
     """A model behind an OpenAI-compatible address as annotator. Its answers are marked as machine-made."""
 
-    url: str | None = Field(None, description="The address up to the version, for example http://127.0.0.1:8000/v1.")
-    model: str | None = Field(None, description="The model's name there.")
-    key: str = Field(
-        "OPENAI_API_KEY",
-        description="Name of the environment variable with the key; it may be unset for local servers.",
-    )
-    instructions: str | None = Field(None, description="What the model is told; default: written from the task.")
-    max_tokens: int = Field(256, ge=1, description="Limit of one answer in tokens.")
-    timeout: float = Field(60.0, gt=0, description="Seconds until a request counts as failed.")
-    retries: int = Field(5, ge=0, description="Further tries of a failed request, with growing pauses.")
-    parallel: int = Field(4, ge=1, le=64, description="Requests at one time.")
-    price_in: float = Field(0.0, ge=0, description="Price of a million tokens read, in your currency.")
-    price_out: float = Field(0.0, ge=0, description="Price of a million tokens written.")
-    max_cost: float | None = Field(None, gt=0, description="Stop asking when this much is spent in a run.")
+    url: str | None = None
+    """The address up to the version, for example http://127.0.0.1:8000/v1."""
+    model: str | None = None
+    """The model's name there."""
+    key: str = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; it may be unset for local servers."""
+    instructions: str | None = None
+    """What the model is told; default: written from the task."""
+    max_tokens: int = Field(256, ge=1)
+    """Limit of one answer in tokens."""
+    timeout: float = Field(60.0, gt=0)
+    """Seconds until a request counts as failed."""
+    retries: int = Field(5, ge=0)
+    """Further tries of a failed request, with growing pauses."""
+    parallel: int = Field(4, ge=1, le=64)
+    """Requests at one time."""
+    price_in: float = Field(0.0, ge=0)
+    """Price of a million tokens read, in your currency."""
+    price_out: float = Field(0.0, ge=0)
+    """Price of a million tokens written."""
+    max_cost: float | None = Field(None, gt=0)
+    """Stop asking when this much is spent in a run."""
 
 
 class PeopleConfig(Section):
     """How people label (`guidestar label`)."""
 
-    guidelines: str | None = Field(None, description="A Markdown or text file shown beside the examples, as text.")
-    overlap: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of the examples that a second annotator is asked for too, to measure agreement.",
-    )
-    suggestions: Literal["auto", "shown", "hidden", "off"] = Field(
-        "auto",
-        description="The model's own answer beside an example; hidden ones can be asked for, off shows none. "
-        "auto: hidden where agreement is measured, else shown.",
-    )
-    lease: float = Field(
-        15.0, gt=0, description="Minutes for which an example shown to one annotator is kept from the others."
-    )
+    guidelines: str | None = None
+    """A Markdown or text file shown beside the examples, as text."""
+    overlap: float = Field(0.0, ge=0, le=1)
+    """Share of the examples that a second annotator is asked for too, to measure agreement."""
+    suggestions: Literal["auto", "shown", "hidden", "off"] = "auto"
+    """The model's own answer beside an example; hidden ones can be asked for, off shows none. auto: hidden where
+    agreement is measured, else shown."""
+    lease: float = Field(15.0, gt=0)
+    """Minutes for which an example shown to one annotator is kept from the others."""
 
 
 class StopConfig(Section):
     """Whether more labels still pay (`docs/advice.md`). `stop: advise` alone is short for the mode."""
 
-    mode: Literal["off", "advise", "stop"] = Field(
-        "advise",
-        description="off: say nothing; advise: say in `guidestar status` and the report when more labels hardly pay; "
-        "stop: end the run then. A run that was ended so goes on when the mode is changed back.",
-    )
-    gain: float = Field(
-        0.005,
-        gt=0,
-        lt=1,
-        description="An accuracy gain of the next round, as a fraction, that would be worth its labels.",
-    )
-    agreement: float = Field(
-        0.99,
-        gt=0,
-        le=1,
-        description="Cohen's κ of consecutive models' predictions from which on they count as settled.",
-    )
-    rounds: int = Field(3, ge=1, description="Rounds in a row over which agreement and confidence are judged.")
+    mode: Literal["off", "advise", "stop"] = "advise"
+    """off: say nothing; advise: say in `guidestar status` and the report when more labels hardly pay; stop: end the
+    run then. A run that was ended so goes on when the mode is changed back."""
+    gain: float = Field(0.005, gt=0, lt=1)
+    """An accuracy gain of the next round, as a fraction, that would be worth its labels."""
+    agreement: float = Field(0.99, gt=0, le=1)
+    """Cohen's κ of consecutive models' predictions from which on they count as settled."""
+    rounds: int = Field(3, ge=1)
+    """Rounds in a row over which agreement and confidence are judged."""
 
 
 class CostConfig(Section):
     """What is paid, for `guidestar costs`. All in one currency; it changes nothing that a run does."""
 
-    label: float = Field(0.0, ge=0, description="Price of a label, beside the annotator's time.")
-    annotator_hour: float = Field(0.0, ge=0, description="Price of an hour of an annotator.")
-    seconds_per_label: float | None = Field(
-        None, gt=0, description="Seconds that a label takes. Default: measured on the labelling page; else not known."
-    )
-    machine_hour: float = Field(0.0, ge=0, description="Price of an hour of this machine.")
-    currency: str = Field("", max_length=8, description="What stands behind the amounts, for example EUR.")
+    label: float = Field(0.0, ge=0)
+    """Price of a label, beside the annotator's time."""
+    annotator_hour: float = Field(0.0, ge=0)
+    """Price of an hour of an annotator."""
+    seconds_per_label: float | None = Field(None, gt=0)
+    """Seconds that a label takes. Default: measured on the labelling page; else not known."""
+    machine_hour: float = Field(0.0, ge=0)
+    """Price of an hour of this machine."""
+    currency: str = Field("", max_length=8)
+    """What stands behind the amounts, for example EUR."""
 
 
 class RunConfig(Section):
     """Everything a run depends on."""
 
-    out: str = Field("runs/guidestar", description="The folder to write to.")
-    seeds: list[int] = Field(
-        default_factory=lambda: [0], min_length=1, description="One run for each seed and strategy."
-    )
+    out: str = "runs/guidestar"
+    """The folder to write to."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """One run for each seed and strategy."""
     strategies: list[StrategyConfig] = Field(
-        default_factory=lambda: [StrategyConfig(use="star"), StrategyConfig(use="random")],
-        min_length=1,
-        description="Strategies to run; random is the control. A name, or a mapping with `use` and what differs.",
+        default_factory=lambda: [StrategyConfig(use="star"), StrategyConfig(use="random")], min_length=1
     )
+    """Strategies to run; random is the control. A name, or a mapping with `use` and what differs."""
     data: DataConfig = Field(default_factory=DataConfig)
     task: TaskConfig = Field(default_factory=TaskConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     peft: dict[str, Any] = Field(
         default_factory=lambda: {
-            "peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear",
-        },
-        description="The adapter, by PEFT's own keys.",
-    )  # fmt: skip
+            "peft_type": "LORA",
+            "r": 16,
+            "lora_alpha": 32,
+            "lora_dropout": 0.1,
+            "target_modules": "all-linear",
+        }
+    )
+    """The adapter, by PEFT's own keys."""
     query: QueryConfig = Field(default_factory=QueryConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
-    tapt: TaptConfig | None = Field(
-        None,
-        description="Pretrain the adapter on the pool's prompts first; `tapt: {}` for the defaults below, null for none.",
-    )
-    annotator: Literal["auto", "oracle", "people", "endpoint"] = Field(
-        "auto",
-        description="Who answers: oracle, the gold answers in the data (a simulation); people (`guidestar label`); a model "
-        "behind an endpoint. auto: oracle where every pool row has its answer, else people.",
-    )
+    tapt: TaptConfig | None = None
+    """Pretrain the adapter on the pool's prompts first; `tapt: {}` for the defaults below, null for none."""
+    annotator: Literal["auto", "oracle", "people", "endpoint"] = "auto"
+    """Who answers: oracle, the gold answers in the data (a simulation); people (`guidestar label`); a model behind
+    an endpoint. auto: oracle where every pool row has its answer, else people."""
     people: PeopleConfig = Field(default_factory=PeopleConfig)
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
-    tracker: Literal["none", "trackio", "wandb", "mlflow", "tensorboard"] = Field(
-        "none",
-        description="Also send each round's numbers and this configuration to an experiment tracker, whose package must be "
-        "installed (`docs/trackers.md`). Never a text or an answer; none sends nothing anywhere.",
-    )
+    tracker: Literal["none", "trackio", "wandb", "mlflow", "tensorboard"] = "none"
+    """Also send each round's numbers and this configuration to an experiment tracker, whose package must be
+    installed (`docs/trackers.md`). Never a text or an answer; none sends nothing anywhere."""
 
     @field_validator("strategies", mode="before")
     @classmethod

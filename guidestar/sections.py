@@ -18,11 +18,18 @@ from pydantic import (
 
 
 class Section(BaseModel):
-    """newer: keys that came after the first runs. Left at None they are not written, so that the fingerprints of an
+    """A section, whose keys are described by the texts below them.
+
+    newer: keys that came after the first runs. Left at None they are not written, so that the fingerprints of an
     older configuration stay what they were."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
     newer: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        for key in cls.model_fields.values():
+            key.description = " ".join((key.description or "").split()) or None  # one line each
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -37,32 +44,22 @@ class QueryConfig(Section):
 
     newer = frozenset({"warm_start_by"})
 
-    warm_start: int = Field(100, ge=1, description="Labels of round 0.")
-    batch: int = Field(50, ge=1, description="Labels asked for in every further round.")
-    budget: int = Field(
-        400,
-        ge=1,
-        description="Labels in all, the warm start included. A run goes on if it is raised (`docs/advice.md`).",
-    )
-    candidates: int | None = Field(
-        None,
-        ge=1,
-        description="Score only a random subset of the pool of this size each round; default: the whole pool.",
-    )
-    random_share: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="Share of the picks after the warm start that is drawn at random from the pool, as an unbiased sample "
-        "(`docs/control.md`). Default: 0.1 where people or an endpoint answer, 0 in a simulation and for `random`.",
-    )
+    warm_start: int = Field(100, ge=1)
+    """Labels of round 0."""
+    batch: int = Field(50, ge=1)
+    """Labels asked for in every further round."""
+    budget: int = Field(400, ge=1)
+    """Labels in all, the warm start included. A run goes on if it is raised (`docs/advice.md`)."""
+    candidates: int | None = Field(None, ge=1)
+    """Score only a random subset of the pool of this size each round; default: the whole pool."""
+    random_share: float | None = Field(None, ge=0, lt=1)
+    """Share of the picks after the warm start that is drawn at random from the pool, as an unbiased sample
+    (`docs/control.md`). Default: 0.1 where people or an endpoint answer, 0 in a simulation and for `random`."""
 
-    warm_start_by: WarmStart | None = Field(
-        None,
-        description="How round 0 is chosen, for every strategy of a seed the same: at random, or on frozen features, by "
-        "herding (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, "
-        "which is random but for `herding` and `lean`.",
-    )
+    warm_start_by: WarmStart | None = None
+    """How round 0 is chosen, for every strategy of a seed the same: at random, or on frozen features, by herding
+    (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, which
+    is random but for `herding` and `lean`."""
 
     @property
     def rounds(self) -> int:
@@ -73,24 +70,20 @@ class QueryConfig(Section):
 class MixConfig(Section):
     """STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5)."""
 
-    schedule: Literal["linear", "cosine", "exponential", "constant", "published"] = Field(
-        "linear",
-        description="How λ falls with the rounds; linear is 1 − (t+1)/T, and `published` the published code's "
-        "1 − 0.1 (t+1), whatever T is.",
-    )
-    scale: Literal["raw", "minmax", "rank", "published"] = Field(
-        "raw",
-        description="What base and full uncertainties are brought to before the mix; raw is the paper's, `published` "
-        "the published code's: the base's min-max scaled, the full model's raw.",
-    )
-    value: float = Field(0.5, ge=0, le=1, description="λ of the constant schedule.")
-    rate: float = Field(3.0, gt=0, description="Decay of the exponential schedule: λ = exp(−rate (t+1)/T).")
-    base: Literal["prototypes", "head"] | None = Field(
-        None,
-        description="What the base model says where a classification head answers, which is noise before its training: "
-        "prototypes (the default), the nearest class mean of the base model's embeddings of the labelled examples; head, "
-        "the trained head on the base model without adapter. Where label words answer it changes nothing.",
-    )
+    schedule: Literal["linear", "cosine", "exponential", "constant", "published"] = "linear"
+    """How λ falls with the rounds; linear is 1 − (t+1)/T, and `published` the published code's 1 − 0.1 (t+1),
+    whatever T is."""
+    scale: Literal["raw", "minmax", "rank", "published"] = "raw"
+    """What base and full uncertainties are brought to before the mix; raw is the paper's, `published` the published
+    code's: the base's min-max scaled, the full model's raw."""
+    value: float = Field(0.5, ge=0, le=1)
+    """λ of the constant schedule."""
+    rate: float = Field(3.0, gt=0)
+    """Decay of the exponential schedule: λ = exp(−rate (t+1)/T)."""
+    base: Literal["prototypes", "head"] | None = None
+    """What the base model says where a classification head answers, which is noise before its training: prototypes
+    (the default), the nearest class mean of the base model's embeddings of the labelled examples; head, the trained
+    head on the base model without adapter. Where label words answer it changes nothing."""
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}")  # of a strategy: it names folders
@@ -101,79 +94,51 @@ class StrategyConfig(Section):
 
     newer = frozenset({"model", "warm_start"})
 
-    use: str = Field(description="The strategy this one is made from; see `guidestar strategies`.")
-    name: str | None = Field(None, description="The name in folders and reports; default: the value of `use`.")
-    measure: str | None = Field(
-        None, description="The uncertainty measure; auto is entropy for a choice, else response_entropy."
-    )
-    model: Literal["tuned", "frozen"] | None = Field(
-        None,
-        description="Whose label probabilities and embeddings are looked at: the tuned model's (default), or those of a "
-        "classifier on frozen features, which costs nothing and knows something after ten labels.",
-    )
-    warm_start: WarmStart | None = Field(
-        None, description="How this strategy chooses round 0, if `query.warm_start_by` says nothing; default random."
-    )
-    passes: int | None = Field(
-        None,
-        ge=0,
-        le=1000,
-        description="K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.",
-    )
-    committee: int | None = Field(
-        None,
-        ge=2,
-        le=100,
-        description="The passes are this many adapters, trained on the same labels from different seeds (query by "
-        "committee). One is the round's own, the others cost a training each, in every round that chooses.",
-    )
-    samples: int | None = Field(
-        None, ge=2, le=1000, description="Responses to sample of each candidate, for `answer_consistency`; default 10."
-    )
-    temperature: float | None = Field(
-        None, gt=0, le=10, description="What the logits are divided by before a response is sampled; default 1."
-    )
-    dropout: Literal["adapter", "model"] | None = Field(
-        None,
-        description="Which dropout is on in the passes: the adapter's own (default, STAR's), or the whole model's as in "
-        "training, which encoders such as BERT have and most causal language models do not.",
-    )
-    mix: MixConfig | Literal["none"] | None = Field(
-        None, description="Mix base and full uncertainty (STAR); none switches it off."
-    )
-    clip_outliers: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="Leave out this share of the candidates, those that score highest, as likely noise.",
-    )
-    near_duplicates: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Leave out candidates with a (centred) cosine similarity of at least this to one that scores higher.",
-    )
-    prefilter: float | None = Field(
-        None, ge=1, description="Keep the batch size times this many of the highest scores for the selector."
-    )
-    racing: bool | None = Field(
-        None,
-        description="Make only as many Monte-Carlo passes over a candidate as it takes to tell whether it is among the "
-        "batch's highest mean scores: about a third of them, nearly all the same picks (`query/racing.py`).",
-    )
-    select: str | None = Field(
-        None, description="How the batch is drawn from what is left; a selector of `docs/strategies.md`."
-    )
-    balance: bool | None = Field(None, description="Fill the batch by predicted class, rarest labelled class first.")
-    options: dict[str, float] | None = Field(None, description="Numbers that the selector is told, by name.")
-    subpool: str | None = Field(
-        None,
-        description="Score only the part of the pool that is similar to the labelled examples, for pools with rare "
-        "classes: anchors (AnchorAL) or neighbours (SEALS).",
-    )
-    subpool_size: int | None = Field(
-        None, ge=1, description="Candidates that are scored of a sub-pool, at least the batch; default 1,000."
-    )
+    use: str
+    """The strategy this one is made from; see `guidestar strategies`."""
+    name: str | None = None
+    """The name in folders and reports; default: the value of `use`."""
+    measure: str | None = None
+    """The uncertainty measure; auto is entropy for a choice, else response_entropy."""
+    model: Literal["tuned", "frozen"] | None = None
+    """Whose label probabilities and embeddings are looked at: the tuned model's (default), or those of a classifier
+    on frozen features, which costs nothing and knows something after ten labels."""
+    warm_start: WarmStart | None = None
+    """How this strategy chooses round 0, if `query.warm_start_by` says nothing; default random."""
+    passes: int | None = Field(None, ge=0, le=1000)
+    """K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass."""
+    committee: int | None = Field(None, ge=2, le=100)
+    """The passes are this many adapters, trained on the same labels from different seeds (query by committee). One
+    is the round's own, the others cost a training each, in every round that chooses."""
+    samples: int | None = Field(None, ge=2, le=1000)
+    """Responses to sample of each candidate, for `answer_consistency`; default 10."""
+    temperature: float | None = Field(None, gt=0, le=10)
+    """What the logits are divided by before a response is sampled; default 1."""
+    dropout: Literal["adapter", "model"] | None = None
+    """Which dropout is on in the passes: the adapter's own (default, STAR's), or the whole model's as in training,
+    which encoders such as BERT have and most causal language models do not."""
+    mix: MixConfig | Literal["none"] | None = None
+    """Mix base and full uncertainty (STAR); none switches it off."""
+    clip_outliers: float | None = Field(None, ge=0, lt=1)
+    """Leave out this share of the candidates, those that score highest, as likely noise."""
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    """Leave out candidates with a (centred) cosine similarity of at least this to one that scores higher."""
+    prefilter: float | None = Field(None, ge=1)
+    """Keep the batch size times this many of the highest scores for the selector."""
+    racing: bool | None = None
+    """Make only as many Monte-Carlo passes over a candidate as it takes to tell whether it is among the batch's
+    highest mean scores: about a third of them, nearly all the same picks (`query/racing.py`)."""
+    select: str | None = None
+    """How the batch is drawn from what is left; a selector of `docs/strategies.md`."""
+    balance: bool | None = None
+    """Fill the batch by predicted class, rarest labelled class first."""
+    options: dict[str, float] | None = None
+    """Numbers that the selector is told, by name."""
+    subpool: str | None = None
+    """Score only the part of the pool that is similar to the labelled examples, for pools with rare classes:
+    anchors (AnchorAL) or neighbours (SEALS)."""
+    subpool_size: int | None = Field(None, ge=1)
+    """Candidates that are scored of a sub-pool, at least the batch; default 1,000."""
 
     @property
     def title(self) -> str:
@@ -193,83 +158,50 @@ class TrainConfig(Section):
 
     newer = frozenset({"recipe", "min_steps", "head_first", "average", "pseudo_labels"})
 
-    recipe: Literal["plain", "lean"] | None = Field(
-        None,
-        description="What is meant where `min_steps` or `learning_rate` is not given. lean: what moves a model with few labels, "
-        "by its kind (`docs/training.md`). plain (the default): no such floor, and the learning rate below.",
-    )
-    epochs: int = Field(6, ge=1, description="Passes over the labelled examples.")
-    min_steps: int | None = Field(
-        None, ge=0, description="Optimiser steps at least: the passes are repeated until there are that many."
-    )
-    head_first: bool | None = Field(
-        None,
-        description="Fit a new classification head to the frozen model's states by logistic regression, before all is "
-        "trained together. Where label words answer there is no head.",
-    )
-    average: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="The trained weights are the mean over this last share of the steps; 0 keeps those of the last step.",
-    )
-    pseudo_labels: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="What a pseudo-label counts in training, where a label counts 1; 0.3 is a start, 0 makes none. They are "
-        "answers that a classifier on frozen features and the neighbours of an example agree on, about two a label, and are "
-        "left out where they worsen that classifier's log-loss out of fold. For classes alone.",
-    )
-    batch_size: int = Field(8, ge=1, description="Examples of one optimiser step.")
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="Examples of one forward pass; gradients are summed up to batch_size. Default: batch_size.",
-    )
-    learning_rate: float | None = Field(5e-4, gt=0, description="Peak learning rate of AdamW; null: the recipe's own.")
-    warmup: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="Share of the steps with a rising learning rate; it falls linearly to 0 after.",
-    )
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    b_decay: float = Field(
-        0.5,
-        ge=0,
-        description="β of STAR's eq. 6: decoupled decay of the tensors that start as constants (LoRA's B) to their start.",
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, description="Decoupled weight decay of the other adapter tensors (LoRA's A)."
-    )
-    b_dropout: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Dropout on the input of LoRA's B, in training and in Monte-Carlo passes; PEFT has none there.",
-    )
-    schedule_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Length of the learning-rate schedule in steps; the rate is 0 after. Default: the real number of steps.",
-    )
-    start: Literal["base", "previous"] = Field(
-        "base", description="Where each round starts: a fresh adapter, or the last one."
-    )
-    patience: int = Field(
-        0,
-        ge=0,
-        description="Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end.",
-    )
-    early_stop: Literal["beast", "smoothest_epoch", "oracle_epoch"] | None = Field(
-        None,
-        description="oracle_epoch: in a simulation, keep each round's epoch with the best accuracy on the *test* set, as the "
-        "published notebook of Jukić and Šnajder does: such a curve is too high, and the report says so. beast: for a choice, "
-        "end the training when the labels have become smoother on the middle third of the layers than on the last (BEAST), from "
-        "the sixth epoch on. smoothest_epoch: for a choice, keep the epoch in which they are smoothest over all layers. For these "
-        "two no validation set is needed, a forest a layer and epoch is.",
-    )
+    recipe: Literal["plain", "lean"] | None = None
+    """What is meant where `min_steps` or `learning_rate` is not given. lean: what moves a model with few labels, by
+    its kind (`docs/training.md`). plain (the default): no such floor, and the learning rate below."""
+    epochs: int = Field(6, ge=1)
+    """Passes over the labelled examples."""
+    min_steps: int | None = Field(None, ge=0)
+    """Optimiser steps at least: the passes are repeated until there are that many."""
+    head_first: bool | None = None
+    """Fit a new classification head to the frozen model's states by logistic regression, before all is trained
+    together. Where label words answer there is no head."""
+    average: float | None = Field(None, ge=0, lt=1)
+    """The trained weights are the mean over this last share of the steps; 0 keeps those of the last step."""
+    pseudo_labels: float | None = Field(None, ge=0, le=1)
+    """What a pseudo-label counts in training, where a label counts 1; 0.3 is a start, 0 makes none. They are
+    answers that a classifier on frozen features and the neighbours of an example agree on, about two a label, and
+    are left out where they worsen that classifier's log-loss out of fold. For classes alone."""
+    batch_size: int = Field(8, ge=1)
+    """Examples of one optimiser step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Examples of one forward pass; gradients are summed up to batch_size. Default: batch_size."""
+    learning_rate: float | None = Field(5e-4, gt=0)
+    """Peak learning rate of AdamW; null: the recipe's own."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps with a rising learning rate; it falls linearly to 0 after."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    b_decay: float = Field(0.5, ge=0)
+    """β of STAR's eq. 6: decoupled decay of the tensors that start as constants (LoRA's B) to their start."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of the other adapter tensors (LoRA's A)."""
+    b_dropout: float | None = Field(None, gt=0, lt=1)
+    """Dropout on the input of LoRA's B, in training and in Monte-Carlo passes; PEFT has none there."""
+    schedule_steps: int | None = Field(None, ge=1)
+    """Length of the learning-rate schedule in steps; the rate is 0 after. Default: the real number of steps."""
+    start: Literal["base", "previous"] = "base"
+    """Where each round starts: a fresh adapter, or the last one."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many epochs without a lower validation loss and keep the best; 0 trains to the end."""
+    early_stop: Literal["beast", "smoothest_epoch", "oracle_epoch"] | None = None
+    """oracle_epoch: in a simulation, keep each round's epoch with the best accuracy on the *test* set, as the
+    published notebook of Jukić and Šnajder does: such a curve is too high, and the report says so. beast: for a
+    choice, end the training when the labels have become smoother on the middle third of the layers than on the last
+    (BEAST), from the sixth epoch on. smoothest_epoch: for a choice, keep the epoch in which they are smoothest over
+    all layers. For these two no validation set is needed, a forest a layer and epoch is."""
 
     @model_validator(mode="before")
     @classmethod
@@ -284,10 +216,13 @@ class TaptConfig(Section):
     """Task-adaptive pretraining: the adapter reads the pool's prompts before any label, once for all runs, and every round
     starts from it. STAR's base uncertainty stays that of the bare base model."""
 
-    epochs: int = Field(3, ge=1, description="Passes over the pool's prompts.")
-    batch_size: int = Field(8, ge=1, description="Prompts of one optimiser step.")
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
-    mask: float = Field(0.15, gt=0, lt=1, description="Encoders: share of the tokens that are to be predicted.")
-    seed: int = Field(
-        0, ge=0, description="Of the adapter's start, the order and the masks; the same for every run seed."
-    )
+    epochs: int = Field(3, ge=1)
+    """Passes over the pool's prompts."""
+    batch_size: int = Field(8, ge=1)
+    """Prompts of one optimiser step."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    mask: float = Field(0.15, gt=0, lt=1)
+    """Encoders: share of the tokens that are to be predicted."""
+    seed: int = Field(0, ge=0)
+    """Of the adapter's start, the order and the masks; the same for every run seed."""
