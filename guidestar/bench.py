@@ -36,6 +36,15 @@ PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool wh
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
+def _one_process() -> None:
+    """Raise ConfigError under torchrun and its like: each of their processes would make the whole run, in one folder."""
+    if (ranks := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise ConfigError(
+            f"WORLD_SIZE is {ranks}: a launcher (torchrun, accelerate launch) started {ranks} processes, and a run is made by one; "
+            "start the command without a launcher (a study's cells run side by side with --jobs)"
+        )
+
+
 class Bench:
     """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
 
@@ -45,7 +54,8 @@ class Bench:
     ) -> None:  # fmt: skip
         """cache: a folder shared with other benches, `cache/` in the run's folder if not given. base: a loaded base
         model that is the configured one, so that many benches share it. engine: another than this package's own, which
-        works with `base`."""
+        works with `base`. Raises ConfigError where a launcher started several processes for one run."""
+        _one_process()
         self.config = _settled(config)
         self.progress = progress or for_library()
         self.folder = Path(config.out)

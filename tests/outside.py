@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "guidestar.cli"]
+COMMAND = [sys.executable, "-m", "guidestar"]
 TABLES = ("queries", "annotations", "adapters", "arrays", "metrics", "timings")
 
 

@@ -284,3 +284,12 @@ def test_tasks_with_a_written_answer_run_to_the_end(
         if kind == "number"
         else stored in {"Ann", "Bo", "Cy", "Di"}
     )
+
+
+def test_a_launcher_of_several_processes_is_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun would have each of its processes make the whole run, in one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = make_config()
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* start the command without a launcher"):
+        loop.run(config)
+    assert not Path(config["out"]).exists()

@@ -179,7 +179,7 @@ def test_on_the_command_line_and_in_a_process_that_is_started(mine: Path, capsys
     assert main(["--code", str(mine), "strategies", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out))[-2:] == ["gini", "gini_spread"]
     child = subprocess.run(
-        [sys.executable, "-m", "guidestar.cli", "measures", "--json"], capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "guidestar", "measures", "--json"], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert list(json.loads(child.stdout))[-1] == "gini"
     assert main(["--code", str(mine.parent / "none.py"), "strategies"]) == 2

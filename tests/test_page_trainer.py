@@ -134,7 +134,7 @@ def test_a_log_that_cannot_be_written_is_an_error_in_plain_words(tmp_path: Path)
 
 
 def test_the_command_is_this_programs_own(tmp_path: Path) -> None:
-    assert Trainer(tmp_path).command == [sys.executable, "-P", "-m", "guidestar.cli", "run", str(tmp_path)]
+    assert Trainer(tmp_path).command == [sys.executable, "-P", "-m", "guidestar", "run", str(tmp_path)]
     assert Trainer(tmp_path, config=Path("a.yaml")).command[-1] == "a.yaml"
 
 

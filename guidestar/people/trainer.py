@@ -52,7 +52,7 @@ class Trainer:
         for, which may be more than the run has so far. command: to run instead, for tests."""
         self.folder = folder
         self.budget = budget
-        self.command = list(command or (sys.executable, "-P", "-m", "guidestar.cli", "run", str(config or folder)))
+        self.command = list(command or (sys.executable, "-P", "-m", "guidestar", "run", str(config or folder)))
         self.clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._kind = "idle"

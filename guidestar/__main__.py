@@ -1,4 +1,4 @@
-"""`python -m guidestar.cli` is the command `guidestar`."""
+"""`python -m guidestar` is the command `guidestar`."""
 
 from guidestar.cli.main import entry
 
