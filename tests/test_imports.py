@@ -35,6 +35,7 @@ ORDER = [
     ["publish", "scoring"],
     ["study", "doctor"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {room: level for level, row in enumerate(ORDER) for room in row}
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
