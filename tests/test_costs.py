@@ -18,7 +18,7 @@ from guidestar.bench import Bench, read_config
 from guidestar.cli import main
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.loop import Run
-from guidestar.metrics.cost import KINDS, Prices, Spent, cumulative
+from guidestar.metrics.cost import KINDS, Prices, Spent
 from guidestar.people.ledger import Ledger
 from guidestar.report import build_report
 from guidestar.report.page import REPORT
@@ -145,8 +145,9 @@ def test_pauses_are_no_labelling(tmp_path: Path) -> None:
 
 def test_an_unknown_time_stays_unknown_in_the_sum() -> None:
     rounds = [{"labelling": Spent(None, money=2.0)}, {"training": Spent(3.0, money=1.0)}]
-    assert [total.seconds for total in cumulative(rounds)] == [None, None]
-    assert cumulative(rounds)[-1].money == 3.0
+    totals = Bill("run", 0, True, tuple(rounds), (1, 2), (None, None)).totals
+    assert [total.seconds for total in totals] == [None, None]
+    assert totals[-1].money == 3.0
     assert Prices(machine_hour=36).machine(100) == 1.0
 
 

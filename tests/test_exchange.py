@@ -624,8 +624,8 @@ def test_importing_loads_nothing_heavy() -> None:
     [
         ("x.jsonl", b"", r"x\.jsonl: the file is empty"),
         ("x.tsv", b"a\tb", r"x\.tsv: found the extension '\.tsv'; .*allowed: \.jsonl, \.json, \.csv, \.parquet, or a folder"),
-        ("x.json", b'[{"text": "a"}', r"x\.json line 1: not valid JSON: expected ',' or '\]' behind an element"),
-        ("x.json", b'[\n{"text": "a"},\n{"text" "b"}]', r"x\.json line 3: not valid JSON: Expecting ':'"),
+        ("x.json", b'[{"text": "a"}', r"x\.json: not valid JSON at character 15: Expecting ',' delimiter"),
+        ("x.json", b'[\n{"text": "a"},\n{"text" "b"}]', r"x\.json line 3: not valid JSON at character 9: Expecting ':'"),
         ("x.json", b'\n\n{"a": "\xff"}', r"x\.json line 3: found the byte 0xff, which is not UTF-8"),
         ("x.json", b'[{"text": "a", "label": "b"}]', r"x\.json: not the JSON of a known tool; .*keys text, label"),
         ("x.csv", b"text,label\na,b,c\n", r"x\.csv line 2: cells: found 3, expected 2"),

@@ -82,7 +82,7 @@ def test_every_file_here_is_read_by_a_test() -> None:
 
 def test_argilla_with_two_questions_must_be_told_which(run: Path) -> None:
     refused(
-        run, HERE / "argilla.json", r"line 2: several questions are answered: 'sentiment', 'comment'; name one behind .*", pool=()
+        run, HERE / "argilla.json", r"item 1: several questions are answered: 'sentiment', 'comment'; name one behind .*", pool=()
     )  # fmt: skip
     import_file(run, HERE / "argilla.json", format="argilla:sentiment", pool=(), annotator="zoe")
     assert said(run) == {SOUND: {ANN: "positive", KIM: "negative"}, BROKE: {"zoe": "negative"}}
@@ -101,7 +101,7 @@ def test_free_text_of_the_tools(tmp_path: Path) -> None:
     import_file(run, HERE / "doccano-seq2seq.json", annotator="kim", pool=())
     assert said(run) == {SOUND: {"kim": "Praise of the sound"}, BROKE: {"kim": "Broken soon"}}
     file = HERE / "label-studio-textarea.json"
-    refused(run, file, r"line 2: several controls hold an answer: 'summary', 'stars'; name one behind .*", pool=())
+    refused(run, file, r"item 1: several controls hold an answer: 'summary', 'stars'; name one behind .*", pool=())
     import_file(run, file, format="label-studio:summary", pool=())
     assert said(run)[SOUND]["1"] == "Praise of the sound"
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,30 @@ from guidestar.metrics.savings import (
     steps,
 )
 from guidestar.metrics.statistics import t_interval
-from guidestar.metrics.verdict import Decision, comparison, comparison_of, decide, judge, reached, verdict, win_tie_loss
+from guidestar.metrics.verdict import (
+    Decision,
+    Verdict,
+    comparison,
+    comparison_of,
+    decide,
+    few_seeds,
+    judge,
+    reached,
+    win_tie_loss,
+)
 
 LABELS = np.array([100, 150, 200, 300, 400])
 RISING = np.array([0.6, 0.7, 0.76, 0.8, 0.82])
 QUIET = Noise(seed=0.01, own=0.004, examples=20_000)
+
+
+def verdict(
+    own: Any, other: Any, labels: Any, names: tuple[str, str] = ("the strategy", "random"), **more: Any
+) -> Verdict:
+    """The verdict on one strategy beside a control; of a single seed, which has no pair, too."""
+    if len(own) < 2:
+        return few_seeds([float(a) for a in (np.asarray(own) - np.asarray(other)) @ steps(len(labels))], names)
+    return judge(pair(own, other, labels), names=names, **more)
 
 
 def simulated(seed=0, seeds=5, speed=1.5, noise=QUIET, world="power law"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from guidestar import config as configs
-from guidestar.errors import StoreError
+from guidestar.errors import ConfigError, StoreError
 from guidestar.report import summary
 from guidestar.store import Store, files
 from guidestar.study import cells as engine
@@ -332,14 +332,14 @@ def test_adapters_that_nobody_needs_can_be_dropped(
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 def test_parts_are_a_partition_and_keep_warm_starts_together(plain: dict[str, Any], tmp_path: Path, parts: int) -> None:
     cells = make_cells(plain, tmp_path, seeds=3)
-    shares = [part_of(cells, i + 1, parts) for i in range(parts)]
+    shares = [part_of(cells, f"{i + 1}/{parts}") for i in range(parts)]
     assert sorted(cell.name for share in shares for cell in share) == sorted(cell.name for cell in cells)
     for share in shares:
         for cell in share:
             mates = [other for other in cells if other.tags["seed"] == cell.tags["seed"]]
             assert all(mate in share for mate in mates)
-    with pytest.raises(ValueError, match="allowed: 1 to"):
-        part_of(cells, parts + 1, parts)
+    with pytest.raises(ConfigError, match="allowed: i/n"):
+        part_of(cells, f"{parts + 1}/{parts}")
 
 
 def test_a_cell_is_one_run(plain: dict[str, Any], tmp_path: Path) -> None:

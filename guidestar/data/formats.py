@@ -130,16 +130,18 @@ def _from_json(source: str, path: Path, form: Form) -> Iterator[Row]:
     if not first.lstrip().startswith("["):
         yield from _from_jsonl(source, path, form)
         return
-    found = _json("".join([first, *lines]), source)
+    found = parse_json("".join([first, *lines]), source)
     for number, item in enumerate(found if isinstance(found, list) else [], 1):
         yield _object(f"{source} item {number}", item)
 
 
-def _json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text. Raises DataError naming the place of a mistake."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from error
+        place = where if error.lineno == 1 else f"{where} line {error.lineno}"
+        raise DataError(f"{place}: not valid JSON at character {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
         raise DataError(f"{where}: not usable JSON: {error}") from error
 
@@ -154,7 +156,7 @@ def _from_jsonl(source: str, path: Path, form: Form) -> Iterator[Row]:
     for number, line in enumerate(text_lines(path, source, form.encoding), 1):
         if line.strip():
             where = f"{source} line {number}"
-            yield _object(where, _json(line, where))
+            yield _object(where, parse_json(line, where))
 
 
 def _from_csv(source: str, path: Path, form: Form) -> Iterator[Row]:

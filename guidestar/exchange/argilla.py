@@ -17,26 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from guidestar.exchange.rows import (
-    KEY,
-    About,
-    Format,
-    Given,
-    Record,
-    Row,
-    as_list,
-    as_object,
-    columns_of,
-    fields_in,
-    from_kept,
-    kept,
-    merged,
-    nested,
-    only,
-    parts_of,
-    single,
-    text_of,
-)
+from guidestar.exchange import rows
 from guidestar.tasks.multi_label import NONE
 
 _QUESTION = "answer"
@@ -44,7 +25,7 @@ _NAMES = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespa
 _NOBODY = (None, "", "None")
 
 
-def write(row: Row, about: About) -> list[dict[str, Any]]:
+def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """One record, as `Record.from_dict` takes it; skips are in the metadata, for a response must have a value."""
     question = about.question or _QUESTION
     labels = [(given.annotator, given.answer) for given in row.answers if given.answer is not None]
@@ -53,16 +34,18 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     ]
     names = {_user(who): who for who, _ in labels if _user(who) != who}
     suggestions = {}
-    if about.suggestions and (found := row.suggestion) is not None:
-        chance = None if about.several else found.probabilities.get(found.answer)  # there a list, one for each label
+    if about.suggestions and (suggestion := row.suggestion) is not None:
+        chance = (
+            None if about.several else suggestion.probabilities.get(suggestion.answer)
+        )  # there a list, one for each label
         suggestions = {
-            question: {"value": _value(found.answer, about), "score": chance, "agent": f"round {found.round}"}
+            question: {"value": _value(suggestion.answer, about), "score": chance, "agent": f"round {suggestion.round}"}
         }
     return [
         {
             "id": row.id,
-            "fields": columns_of(row.fields, ()),
-            "metadata": {KEY: json.dumps({**kept(row), "users": names}, ensure_ascii=False)},
+            "fields": rows.columns_of(row.fields, ()),
+            "metadata": {rows.KEY: json.dumps({**rows.kept(row), "users": names}, ensure_ascii=False)},
             "suggestions": suggestions,
             "responses": {question: responses} if responses else {},
             "vectors": {},
@@ -71,8 +54,8 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
     ]
 
 
-def _value(answer: str, about: About) -> str | list[str]:
-    return parts_of(answer, about) if about.several else answer
+def _value(answer: str, about: rows.About) -> str | list[str]:
+    return rows.parts_of(answer, about) if about.several else answer
 
 
 def _user(name: str) -> str:
@@ -82,7 +65,7 @@ def _user(name: str) -> str:
         return str(uuid.uuid5(_NAMES, name))
 
 
-def hint(about: About) -> str:
+def hint(about: rows.About) -> str:
     """The dataset's settings that the exported records fit."""
     question = about.question or _QUESTION
     fields = ", ".join(f"rg.TextField(name={name!r})" for name in about.fields)
@@ -96,82 +79,77 @@ def hint(about: About) -> str:
     )
 
 
-def read(record: Record, about: About, where: str) -> Row:
+def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
     """The row of a record."""
-    metadata = as_object(record.get("metadata"), f"{where}: metadata")
-    found = as_object(metadata.get(KEY), f"{where}: {KEY}")
-    ours, names = from_kept(found, where), as_object(found.get("users"), f"{where}: users")
+    metadata = rows.as_object(record.get("metadata"), f"{where}: metadata")
+    kept = rows.as_object(metadata.get(rows.KEY), f"{where}: {rows.KEY}")
+    ours, names = rows.from_kept(kept, where), rows.as_object(kept.get("users"), f"{where}: users")
     texts = record.get("fields", record.get("inputs")) or {"text": record.get("text")}
-    fields, _ = fields_in(as_object(texts, f"{where}: fields"), about, ())
+    fields, _ = rows.fields_in(rows.as_object(texts, f"{where}: fields"), about, ())
     said = _responses(record, about, where)
-    native = [Given(text_of(names.get(g.annotator, g.annotator), where), g.answer, at=g.at) for g in said]
-    id = ours.id or text_of(record.get("external_id") or record.get("id"), where)
-    return replace(ours, id=id, fields=fields, final=None, answers=merged(native, ours.answers))
+    native = [rows.Given(rows.text_of(names.get(g.annotator, g.annotator), where), g.answer, at=g.at) for g in said]
+    id = ours.id or rows.text_of(record.get("external_id") or record.get("id"), where)
+    return replace(ours, id=id, fields=fields, final=None, answers=rows.merged(native, ours.answers))
 
 
-def _responses(record: Record, about: About, where: str) -> list[Given]:
+def _responses(record: rows.Record, about: rows.About, where: str) -> list[rows.Given]:
     if "annotation" in record:  # 1.x
         return _legacy(record, about, where)
-    found = nested(record.get("responses"))
-    said = list(_of_users(found, where) if isinstance(found, list) else _of_questions(found, where))
+    responses = rows.nested(record.get("responses"))
+    said = list(_of_users(responses, where) if isinstance(responses, list) else _of_questions(responses, where))
     asked = dict.fromkeys(question for question, _, _ in said if question)
-    question = only(asked, about, (_QUESTION, "label"), where, "questions are answered")
-    results: list[Given] = []
+    question = rows.only(asked, about, (_QUESTION, "label"), where, "questions are answered")
+    results: list[rows.Given] = []
     for name, response, value in said:
         if name not in (question, ""):
             continue
-        status, user = text_of(response.get("status"), where), _name(response, where)
-        at = text_of(response.get("updated_at") or response.get("inserted_at"), where)
-        answer = single(value, f"{where}: {question}", about, NONE)
+        status, user = rows.text_of(response.get("status"), where), _name(response, where)
+        at = rows.text_of(response.get("updated_at") or response.get("inserted_at"), where)
+        answer = rows.single(value, f"{where}: {question}", about, NONE)
         if status == "discarded":
-            results.append(Given(user, None, at=at))
+            results.append(rows.Given(user, None, at=at))
         elif status != "draft" and answer is not None:
-            results.append(Given(user, answer, at=at))
+            results.append(rows.Given(user, answer, at=at))
     return results
 
 
-Said = tuple[str, Record, Any]  # question, response, value
+Said = tuple[str, rows.Record, Any]  # question, response, value
 
 
-def _of_questions(found: Any, where: str) -> Iterator[Said]:
+def _of_questions(responses: Any, where: str) -> Iterator[Said]:
     """The SDK's form: question -> [{value, user_id, status}]."""
-    for question, items in as_object(found, f"{where}: responses").items():
-        for item in as_list(items, f"{where}: {question}"):
-            response = as_object(item, f"{where}: {question}")
+    for question, items in rows.as_object(responses, f"{where}: responses").items():
+        for item in rows.as_list(items, f"{where}: {question}"):
+            response = rows.as_object(item, f"{where}: {question}")
             yield str(question), response, response.get("value")
 
 
-def _of_users(found: Any, where: str) -> Iterator[Said]:
+def _of_users(responses: Any, where: str) -> Iterator[Said]:
     """The API's form: [{values: question -> {value}, user_id, status, updated_at}]; discarded ones may have no values."""
-    for item in as_list(found, f"{where}: responses"):
-        response = as_object(item, f"{where}: responses")
-        values = as_object(response.get("values"), f"{where}: values")
+    for item in rows.as_list(responses, f"{where}: responses"):
+        response = rows.as_object(item, f"{where}: responses")
+        values = rows.as_object(response.get("values"), f"{where}: values")
         if not values and response.get("status") == "discarded":
             yield "", response, None
         for question, value in values.items():
             yield str(question), response, value.get("value") if isinstance(value, Mapping) else value
 
 
-def _legacy(record: Record, about: About, where: str) -> list[Given]:
+def _legacy(record: rows.Record, about: rows.About, where: str) -> list[rows.Given]:
     """A 1.x record has one `annotation`, by `annotation_agent`, and a `status`."""
-    agent = text_of(record.get("annotation_agent"), where)
+    agent = rows.text_of(record.get("annotation_agent"), where)
     if record.get("status") == "Discarded":
-        return [Given(agent, None)]
-    answer = single(record["annotation"], f"{where}: annotation", about)
-    return [] if answer is None else [Given(agent, answer)]
+        return [rows.Given(agent, None)]
+    answer = rows.single(record["annotation"], f"{where}: annotation", about)
+    return [] if answer is None else [rows.Given(agent, answer)]
 
 
-def _name(response: Record, where: str) -> str:
+def _name(response: rows.Record, where: str) -> str:
     user = response.get("user_id")
-    return "" if user in _NOBODY else text_of(user, f"{where}: user_id")
+    return "" if user in _NOBODY else rows.text_of(user, f"{where}: user_id")
 
 
-def mine(record: Record) -> bool:
+def mine(record: rows.Record) -> bool:
     """Whether a record looks like Argilla's, of 2.x or 1.x."""
     new = "fields" in record and bool({"responses", "suggestions"} & record.keys())
     return new or {"annotation", "annotation_agent", "status"} <= record.keys()
-
-
-FORMATS: dict[str, Format] = {
-    "argilla": Format("Argilla's records (2.x; reads 1.x text classification)", "json", write, read, mine, hint),
-}

@@ -14,7 +14,7 @@ from typing import Any
 from guidestar.data import formats
 from guidestar.errors import DataError, allowed
 
-Found = Iterator[tuple[str, Any]]  # (file and line, what stands there)
+Placed = Iterator[tuple[str, Any]]  # (file and line, what stands there)
 Records = list[dict[str, Any]]
 
 # A spreadsheet reads a cell as a formula if it begins with one of these, spaces before it or not.
@@ -136,7 +136,7 @@ def _guarded(cell: str) -> str:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> Found:
+def load(path: Path) -> Placed:
     """The records of a file, each with its place.
 
     Raises DataError if the file is missing, empty, of an unknown kind or damaged. Records that are damaged alone
@@ -154,58 +154,25 @@ def load(path: Path) -> Found:
     return LOADERS[suffix](path)
 
 
-def _jsonl(path: Path) -> Found:
+def _jsonl(path: Path) -> Placed:
     with _reading(path), path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             where = f"{path} line {number}"
             try:
                 line = _decoded(raw, where)
                 if line.strip():
-                    yield where, _checked(json.loads(line), where)
-            except json.JSONDecodeError as error:
-                yield where, DataError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}")
-            except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
-                yield where, DataError(f"{where}: not usable JSON: {error}")
+                    yield where, _checked(formats.parse_json(line, where), where)
             except DataError as error:
                 yield where, error
 
 
-def _array(path: Path) -> Found:
-    """The elements of a JSON array one by one, so that each has its line; an object alone is an array of one."""
+def _array(path: Path) -> Placed:
+    """The elements of a JSON array; an object alone is an array of one."""
     with _reading(path):
-        text = _decoded(path.read_bytes(), str(path))
-    at, line, decoder = 0, 1, json.JSONDecoder()
-
-    def move(to: int) -> str:
-        nonlocal at, line
-        while text[to : to + 1].isspace():
-            to += 1
-        line += text.count("\n", at, to)
-        at = to
-        return f"{path} line {line}"
-
-    def element() -> tuple[str, Any]:
-        where = move(at)
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{move(error.pos)}: not valid JSON: {error.msg}") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not usable JSON: {error}") from error
-        move(end)
-        return where, _checked(value, where)
-
-    move(0)
-    if text[at : at + 1] != "[":
-        yield element()
-        return
-    move(at + 1)
-    while text[at : at + 1] != "]":
-        yield element()
-        if text[at : at + 1] not in (",", "]"):
-            raise DataError(f"{move(at)}: not valid JSON: expected ',' or ']' behind an element")
-        if text[at] == ",":
-            move(at + 1)
+        value = formats.parse_json(_decoded(path.read_bytes(), str(path)), str(path))
+    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
+        where = f"{path} item {number}"
+        yield where, _checked(item, where)
 
 
 def _checked(value: Any, where: str) -> Any:
@@ -232,17 +199,13 @@ def _decoded(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _rows(path: Path) -> Found:
+def _rows(path: Path) -> Placed:
     """CSV, Parquet and folders, as pools are read; an apostrophe that `dump_safe_csv` added is taken off."""
     for row in formats.read_rows(str(path)):
         values: dict[str, Any] = {**row.values, **dict.fromkeys(row.nulls)}
         if SAFE in values and path.suffix.lower() == ".csv":
-            values = {_bare(k): _bare(v) for k, v in values.items() if k != SAFE}
+            values = {k.removeprefix("'"): v.removeprefix("'") for k, v in values.items() if k != SAFE}
         yield row.where, values
-
-
-def _bare(cell: str) -> str:
-    return cell.removeprefix("'")
 
 
 @contextmanager
@@ -253,12 +216,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-LOADERS: dict[str, Callable[[Path], Found]] = {
-    ".jsonl": _jsonl,
-    ".json": _array,
-    ".csv": _rows,
-    ".parquet": _rows,
-}
+LOADERS: dict[str, Callable[[Path], Placed]] = {".jsonl": _jsonl, ".json": _array, ".csv": _rows, ".parquet": _rows}
 
 CONTAINERS: dict[str, Container] = {
     "jsonl": Container(".jsonl", dump_jsonl),

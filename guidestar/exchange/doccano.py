@@ -14,63 +14,45 @@ from dataclasses import replace
 from typing import Any
 
 from guidestar.errors import DataError
-from guidestar.exchange.rows import (
-    KEY,
-    About,
-    Format,
-    Given,
-    Record,
-    Row,
-    as_list,
-    as_object,
-    columns_of,
-    fields_or_none,
-    from_kept,
-    kept,
-    labels_in,
-    parts_of,
-    shown,
-    single,
-    text_of,
-)
+from guidestar.exchange import rows
 
-_OWN = frozenset({"id", "doc_id", "label", "labels", "Comments", "username", "annotations", "meta", "cats", KEY})
+_OWN = frozenset({"id", "doc_id", "label", "labels", "Comments", "username", "annotations", "meta", "cats", rows.KEY})
 _LABELS = ("label", "labels", "cats")
 _TEXTS = ("text", "data")
 
 
-def write(row: Row, about: About) -> list[dict[str, Any]]:
+def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """One line, with the answer that counts; who said what is under our own key."""
-    ours = kept(row)
+    ours = rows.kept(row)
     if len(row.fields) != 1:
-        ours["fields"] = columns_of(row.fields, ())
+        ours["fields"] = rows.columns_of(row.fields, ())
     answer = row.final.answer if row.final else None
     suggested = about.suggestions and row.suggestion is not None
     return [
         {
-            "text": shown(row),
-            "label": parts_of(answer, about),
+            "text": rows.shown(row),
+            "label": rows.parts_of(answer, about),
             **({"suggestion": row.suggestion.answer} if suggested and row.suggestion else {}),
-            KEY: ours,
+            rows.KEY: ours,
         }
     ]
 
 
-def read(record: Record, about: About, where: str) -> Row:
+def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
     """The row of one line; a label that differs from what we had given doccano is somebody's new answer."""
-    found = as_object(record.get(KEY), f"{where}: {KEY}")
-    ours = from_kept(found, where)
-    texts = [text_of(record[name], f"{where}: {name}") for name in _TEXTS if isinstance(record.get(name), str)]
-    own = {**({"text": texts[0]} if texts else {}), **as_object(found.get("fields"), f"{where}: fields")}
-    fields = fields_or_none({**record, **own}, about, _OWN)
+    kept = rows.as_object(record.get(rows.KEY), f"{where}: {rows.KEY}")
+    ours = rows.from_kept(kept, where)
+    texts = [rows.text_of(record[name], f"{where}: {name}") for name in _TEXTS if isinstance(record.get(name), str)]
+    own = {**({"text": texts[0]} if texts else {}), **rows.as_object(kept.get("fields"), f"{where}: fields")}
+    fields = rows.fields_or_none({**record, **own}, about, _OWN)
     answer = _label(record, about, where)
     before = ours.final.answer if ours.final else None
-    who = text_of(record.get("username"), where)
-    new = () if answer is None or answer == before else (Given(who, answer),)
-    comments = [text_of(item, where) for item in as_list(record.get("Comments"), f"{where}: Comments")]
+    who = rows.text_of(record.get("username"), where)
+    new = () if answer is None or answer == before else (rows.Given(who, answer),)
+    comments = [rows.text_of(item, where) for item in rows.as_list(record.get("Comments"), f"{where}: Comments")]
     return replace(
         ours,
-        id=ours.id or text_of(record.get("id"), where),
+        id=ours.id or rows.text_of(record.get("id"), where),
         fields=fields,
         text=texts[0] if texts else "",
         answers=(*ours.answers, *new),
@@ -79,14 +61,14 @@ def read(record: Record, about: About, where: str) -> Row:
     )
 
 
-def _label(record: Record, about: About, where: str) -> str | None:
+def _label(record: rows.Record, about: rows.About, where: str) -> str | None:
     names = (about.question,) if about.question else _LABELS
     for name in names:
         if name in record:
-            value = labels_in(record[name], about)
+            value = rows.labels_in(record[name], about)
             if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
                 raise DataError(f"{where}: {name} marks parts of the text; only labels of whole texts can be imported")
-            return single(value, f"{where}: {name}", about)
+            return rows.single(value, f"{where}: {name}", about)
     if record.get("annotations"):
         raise DataError(
             f"{where}: found 'annotations' with the numbers of doccano's labels; export as 'JSONL (Text label)'"
@@ -94,13 +76,8 @@ def _label(record: Record, about: About, where: str) -> str | None:
     return None
 
 
-def mine(record: Record) -> bool:
+def mine(record: rows.Record) -> bool:
     """Whether a record looks like a line of doccano's."""
     text = any(isinstance(record.get(name), str) for name in _TEXTS)
     listed = any(isinstance(record.get(name), list) for name in (*_LABELS, "annotations"))
     return text and listed and "answers" not in record
-
-
-FORMATS: dict[str, Format] = {
-    "doccano": Format("doccano's JSON lines, with the labels of a text", "jsonl", write, read, mine),
-}

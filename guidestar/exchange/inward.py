@@ -17,7 +17,7 @@ from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.errors import DataError
-from guidestar.exchange import containers, tables
+from guidestar.exchange import containers
 from guidestar.exchange.matching import Index
 from guidestar.exchange.outward import about_run, rows_of
 from guidestar.exchange.rows import About, Format, Given, Row, moment
@@ -101,9 +101,9 @@ def import_file(
         counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
         counts.update(rejected=0, kept_apart=0, unknown=0)
         rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
-        found = _statements(rows, _task(store, config), annotator or NOBODY, problems)
+        statements = _statements(rows, _task(store, config), annotator or NOBODY, problems)
         _raise_all(problems)
-        _store(store, found, counts, edited=name in tables.FORMATS)
+        _store(store, statements, counts, edited=chosen.mine is None)
     if annotator is None and any(_unnamed(row) for row, _ in rows):
         say(f"answers that name nobody are stored as by {NOBODY!r}; another name can be given with --annotator")
     if counts["changed_since"]:
@@ -116,15 +116,15 @@ def import_file(
 
 def _config_of(folder: Path) -> RunConfig | None:
     """The configuration beside a run."""
-    found = next((place / _CONFIG for place in (folder.parent, folder) if (place / _CONFIG).is_file()), None)
-    return None if found is None else configs.load(found)
+    file = next((place / _CONFIG for place in (folder.parent, folder) if (place / _CONFIG).is_file()), None)
+    return None if file is None else configs.load(file)
 
 
 def _pool(pool: Sequence[Example] | None, data: Callable[[], Dataset | None]) -> Sequence[Example]:
     if pool is not None:
         return pool
-    found = data()
-    return () if found is None else found.pool
+    dataset = data()
+    return () if dataset is None else dataset.pool
 
 
 def _kept_apart(data: Dataset | None) -> Sequence[Example]:
@@ -170,7 +170,7 @@ def _matched(
     rows: Iterable[Row], index: Index, problems: list[str], counts: Counter[str], skip_unknown: bool
 ) -> list[tuple[Row, Example]]:
     """The rows in which somebody is heard, each with its example."""
-    found: list[tuple[Row, Example]] = []
+    matched: list[tuple[Row, Example]] = []
     for row in rows:
         counts["rejected"] += row.rejected
         if not row.says_something:
@@ -182,14 +182,14 @@ def _matched(
             problems.append(str(error))
             continue
         if example is not None:
-            found.append((row, example))
+            matched.append((row, example))
         elif index.is_kept_apart(row):
             counts["kept_apart"] += 1
         elif skip_unknown:
             counts["unknown"] += 1
         else:
             problems.append(index.missing(row))
-    return found
+    return matched
 
 
 def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, problems: list[str]) -> list[Statement]:
@@ -205,9 +205,9 @@ def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, pr
                 finals.append((example, task.parse_gold(row.final.answer, row.where), row.where))
         except DataError as error:
             problems.append(str(error))
-    found = [statement for statements in said.values() for statement in _in_order(statements, problems)]
-    problems += _without_ground(found, finals)
-    return found
+    statements = [statement for slot in said.values() for statement in _in_order(slot, problems)]
+    problems += _without_ground(statements, finals)
+    return statements
 
 
 def _in_order(said: Sequence[Statement], problems: list[str]) -> list[Statement]:
@@ -288,13 +288,13 @@ def _unnamed(row: Row) -> bool:
 # --- storing --------------------------------------------------------------------------------------
 
 
-def _store(store: Store, found: Sequence[Statement], counts: Counter[str], *, edited: bool) -> None:
+def _store(store: Store, statements: Sequence[Statement], counts: Counter[str], *, edited: bool) -> None:
     """edited: an answer with the very time of another one that stands was changed by hand."""
     stands: dict[Slot, tuple[Annotation, datetime]] = {}
     for entry in store.annotations.history():
         stands[_slot(entry.id, entry.annotation)] = (entry.annotation, datetime.fromisoformat(entry.at))
     fresh: list[tuple[Statement, bool]] = []  # and whether it changes what stands
-    for statement in found:
+    for statement in statements:
         now, since = stands.get(statement.slot, (None, None))
         same = _stands(statement.annotation, now)
         if edited and not same and statement.time == since:  # in a table of ours, whose times nobody keeps up to date

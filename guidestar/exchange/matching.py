@@ -92,28 +92,28 @@ class _Tables:
         if (example := self.by_id.get(row.id)) is not None:
             self._check(row, example)
             return example
-        if row.fields and (found := self._by_fields.get(_key(row.fields))):
-            return _one(row, [e for e in found if dict(e.fields) == dict(row.fields)] or found)
-        if row.text and (found := self._by_text.get(_squeezed(row.text))):
-            return _one(row, [e for e in found if _text(e) == row.text] or found)
+        if row.fields and (alike := self._by_fields.get(_key(row.fields))):
+            return _one(row, [e for e in alike if dict(e.fields) == dict(row.fields)] or alike)
+        if row.text and (alike := self._by_text.get(_squeezed(row.text))):
+            return _one(row, [e for e in alike if _text(e) == row.text] or alike)
         return None
 
     def _check(self, row: Row, example: Example) -> None:
         pairs = [(name, row.fields[name], example.fields[name]) for name in row.fields.keys() & example.fields.keys()]
         if row.text and not row.fields:
             pairs = [("text", row.text, _text(example))]
-        for name, found, known in pairs:
-            if _squeezed(found) != _squeezed(known):
+        for name, text, known in pairs:
+            if _squeezed(text) != _squeezed(known):
                 raise DataError(
                     f"{row.where}: {name!r} is not that of example {row.id}; put the text back, or remove the id"
                 )
 
 
-def _one(row: Row, found: list[Example]) -> Example:
+def _one(row: Row, alike: list[Example]) -> Example:
     """The first of copies with the same content. Raises DataError if they only look the same."""
-    if len({tuple(sorted(example.fields.items())) for example in found}) > 1:
-        raise DataError(f"{row.where}: its text is that of several examples: {', '.join(e.id for e in found)}")
-    return found[0]
+    if len({tuple(sorted(example.fields.items())) for example in alike}) > 1:
+        raise DataError(f"{row.where}: its text is that of several examples: {', '.join(e.id for e in alike)}")
+    return alike[0]
 
 
 def _text(example: Example) -> str:
@@ -130,7 +130,7 @@ def _squeezed(text: str) -> str:
 
 
 def _grouped(pairs: Iterable[tuple[K, Example]]) -> dict[K, list[Example]]:
-    found: dict[K, list[Example]] = {}
+    groups: dict[K, list[Example]] = {}
     for key, example in pairs:
-        found.setdefault(key, []).append(example)
-    return found
+        groups.setdefault(key, []).append(example)
+    return groups

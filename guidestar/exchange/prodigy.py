@@ -15,44 +15,27 @@ from dataclasses import replace
 from typing import Any
 
 from guidestar.errors import DataError, allowed
-from guidestar.exchange.rows import (
-    KEY,
-    About,
-    Format,
-    Given,
-    Record,
-    Row,
-    as_list,
-    as_object,
-    columns_of,
-    fields_or_none,
-    from_kept,
-    kept,
-    parts_of,
-    shown,
-    single,
-    text_of,
-)
+from guidestar.exchange import rows
 from guidestar.tasks.multi_label import NONE
 
 _INPUT = "user_input"  # the text_input interface's own default
 _OWN = frozenset(
     {
         "text", "meta", "options", "accept", "answer", "label", "flagged", "config", "_input_hash", "_task_hash",
-        "_view_id", "_session_id", "_annotator_id", "_timestamp", KEY, _INPUT,
+        "_view_id", "_session_id", "_annotator_id", "_timestamp", rows.KEY, _INPUT,
     }
 )  # fmt: skip
 _UNNAMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # a session without a name is called by its time
 _ANSWERS = ("accept", "reject", "ignore")
 
 
-def write(row: Row, about: About) -> list[dict[str, Any]]:
+def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """A line for each answer, or one without an answer for a source of Prodigy's; the first carries all else."""
-    rest = {name: value for name, value in kept(row).items() if name not in ("answers", "final")}
+    rest = {name: value for name, value in rows.kept(row).items() if name not in ("answers", "final")}
     if len(row.fields) != 1:
-        rest["fields"] = columns_of(row.fields, ())  # the text is the filled template then
+        rest["fields"] = rows.columns_of(row.fields, ())  # the text is the filled template then
     choice = bool(about.labels)
-    task: dict[str, Any] = {"text": shown(row), "_view_id": "choice" if choice else "text_input"}
+    task: dict[str, Any] = {"text": rows.shown(row), "_view_id": "choice" if choice else "text_input"}
     if choice:
         task["options"] = [{"id": label, "text": label} for label in about.labels]
         task |= {"config": {"choice_style": "multiple"}} if about.several else {}
@@ -60,14 +43,14 @@ def write(row: Row, about: About) -> list[dict[str, Any]]:
         task["meta"] = {"suggestion": row.suggestion.answer}
     lines = [_answered(task, given, about, given.annotator in row.flags) for given in row.answers] or [dict(task)]
     for line, ours in zip(lines, [rest, *[{"id": row.id}] * (len(lines) - 1)], strict=True):
-        line[KEY] = {**ours, **line.get(KEY, {})}
+        line[rows.KEY] = {**ours, **line.get(rows.KEY, {})}
     return lines
 
 
-def _answered(task: dict[str, Any], given: Given, about: About, flagged: bool) -> dict[str, Any]:
+def _answered(task: dict[str, Any], given: rows.Given, about: rows.About, flagged: bool) -> dict[str, Any]:
     line = {**task, "answer": "ignore" if given.answer is None else "accept"}
     if about.labels:
-        line["accept"] = parts_of(given.answer, about)
+        line["accept"] = rows.parts_of(given.answer, about)
     elif given.answer is not None:
         line[about.question or _INPUT] = given.answer
     ours = {"reason": given.reason, "at": given.at, "said": given.answer if given.at else None}
@@ -76,19 +59,19 @@ def _answered(task: dict[str, Any], given: Given, about: About, flagged: bool) -
         **({"flagged": True} if flagged else {}),
         "_annotator_id": given.annotator,
         "_session_id": given.annotator,
-        KEY: {name: text for name, text in ours.items() if text},
+        rows.KEY: {name: text for name, text in ours.items() if text},
     }
 
 
-def read(record: Record, about: About, where: str) -> Row:
+def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
     """The row of one line."""
-    found = as_object(record.get(KEY), f"{where}: {KEY}")
-    ours = from_kept(found, where)
-    own = {"text": record.get("text"), **as_object(found.get("fields"), f"{where}: fields")}
-    fields = fields_or_none({**record, **own}, about, _OWN - {"text"})
-    who = text_of(record.get("_annotator_id") or record.get("_session_id"), where)
+    kept = rows.as_object(record.get(rows.KEY), f"{where}: {rows.KEY}")
+    ours = rows.from_kept(kept, where)
+    own = {"text": record.get("text"), **rows.as_object(kept.get("fields"), f"{where}: fields")}
+    fields = rows.fields_or_none({**record, **own}, about, _OWN - {"text"})
+    who = rows.text_of(record.get("_annotator_id") or record.get("_session_id"), where)
     who = "" if _UNNAMED.fullmatch(who) else who
-    at = text_of(record.get("_timestamp") or found.get("at"), where)
+    at = rows.text_of(record.get("_timestamp") or kept.get("at"), where)
     verdict = record.get("answer")
     if verdict is not None and verdict not in _ANSWERS:
         raise DataError(f"{where}: answer is {verdict!r}; {allowed(_ANSWERS, verdict)}")
@@ -97,52 +80,49 @@ def read(record: Record, about: About, where: str) -> Row:
     if rejected:  # only a binary question, accepted or not, says something of another label
         binary = answer is not None and not {"accept", "options"} & record.keys()
         answer = _other(str(answer), about) if binary else None
-    if not record.get("_timestamp") and found.get("said", answer) != answer:
+    if not record.get("_timestamp") and kept.get("said", answer) != answer:
         at = ""  # our time is that of another answer
     said = verdict == "ignore" or (verdict is not None and answer is not None)
-    reason = text_of(found.get("reason"), where)
+    reason = rows.text_of(kept.get("reason"), where)
     return replace(
         ours,
         fields=fields,
-        text=text_of(record.get("text"), f"{where}: text"),
-        answers=(Given(who, answer, reason, at),) if said else (),
+        text=rows.text_of(record.get("text"), f"{where}: text"),
+        answers=(rows.Given(who, answer, reason, at),) if said else (),
         flags=tuple(dict.fromkeys((*ours.flags, *((who,) if record.get("flagged") else ())))),
         rejected=rejected and answer is None,
     )
 
 
-def _answer(record: Record, about: About, where: str) -> str | None:
+def _answer(record: rows.Record, about: rows.About, where: str) -> str | None:
     if "accept" in record:
-        chosen = as_list(record["accept"], f"{where}: accept")
+        chosen = rows.as_list(record["accept"], f"{where}: accept")
         if len(chosen) > 1 and not about.several:
             raise DataError(f"{where}: accept holds {len(chosen)} options, {chosen!r}; exactly one is allowed")
         accepted = record.get("answer") == "accept"
         names = [_option(item, record, about, where) for item in chosen]
-        return single(names, where, about, NONE if accepted else None)
-    return text_of(record.get(about.question or ("label" if "label" in record else _INPUT)), where) or None
+        return rows.single(names, where, about, NONE if accepted else None)
+    return rows.text_of(record.get(about.question or ("label" if "label" in record else _INPUT)), where) or None
 
 
-def _option(chosen: Any, record: Record, about: About, where: str) -> str:
+def _option(chosen: Any, record: rows.Record, about: rows.About, where: str) -> str:
     """An option's id if that is a label, else its text: ids may be numbers."""
-    id = text_of(chosen, f"{where}: accept")
-    options = [as_object(item, f"{where}: options") for item in as_list(record.get("options"), f"{where}: options")]
-    texts = {text_of(option.get("id"), where): text_of(option.get("text"), where) for option in options}
+    id = rows.text_of(chosen, f"{where}: accept")
+    options = [
+        rows.as_object(item, f"{where}: options") for item in rows.as_list(record.get("options"), f"{where}: options")
+    ]
+    texts = {rows.text_of(option.get("id"), where): rows.text_of(option.get("text"), where) for option in options}
     known = {label.casefold() for label in about.labels}
     return id if id.strip().casefold() in known else texts.get(id) or id
 
 
-def _other(label: str, about: About) -> str | None:
+def _other(label: str, about: rows.About) -> str | None:
     """Of two labels, the one that is not rejected; None where several are left."""
     others = [other for other in about.labels if other.casefold() != label.strip().casefold()]
     return others[0] if len(others) == 1 and len(about.labels) == 2 else None
 
 
-def mine(record: Record) -> bool:
+def mine(record: rows.Record) -> bool:
     """Whether a record looks like a line of `db-out` or a task of ours."""
     answered = record.get("answer") in _ANSWERS and bool({"label", "accept", "options", _INPUT} & record.keys())
     return "_task_hash" in record or "_view_id" in record or ("text" in record and answered)
-
-
-FORMATS: dict[str, Format] = {
-    "prodigy": Format("Prodigy's JSON lines, choice and binary", "jsonl", write, read, mine),
-}

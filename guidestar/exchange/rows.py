@@ -91,7 +91,8 @@ class Format:
 
     doc: what it is, for lists. container: how its records lie in a file, a name of `CONTAINERS`.
     write: the records of one row. read: the row of one record; raises DataError if it cannot be used.
-    mine: whether a record looks like this format's own, so that a file can be recognised.
+    mine: whether a record looks like this tool's own, so that a file can be recognised; None for our own formats, which are
+    told by the file's extension.
     hint: what the user must set up in the tool, in its own words.
     """
 
@@ -99,7 +100,7 @@ class Format:
     container: str
     write: Callable[[Row, About], list[dict[str, Any]]]
     read: Callable[[Record, About, str], Row]
-    mine: Callable[[Record], bool]
+    mine: Callable[[Record], bool] | None = None
     hint: Callable[[About], str] | None = None
 
 
@@ -114,8 +115,8 @@ def moment(at: str) -> datetime | None:
         number = float(at)
     except ValueError:
         try:
-            found = datetime.fromisoformat(at.strip().removesuffix(" UTC"))
-            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+            time = datetime.fromisoformat(at.strip().removesuffix(" UTC"))
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
     scale = next((scale for scale in (1.0, 1e3, 1e6) if abs(number) < 1e11 * scale), None)
@@ -170,7 +171,7 @@ def shown(row: Row) -> str:
 
 def kept(row: Row) -> dict[str, Any]:
     """All of a row but fields, prompt and suggestion, as plain data without empty parts; `from_kept` reads it."""
-    found = {
+    parts = {
         "id": row.id,
         "round": row.round,
         "score": row.score,
@@ -180,17 +181,18 @@ def kept(row: Row) -> dict[str, Any]:
         "flags": list(row.flags),
         "notes": [{"annotator": who, "text": text} for who, text in row.notes.items()],
     }
-    return {name: value for name, value in found.items() if value not in (None, "", [])}
+    return {name: value for name, value in parts.items() if value not in (None, "", [])}
 
 
-def from_kept(found: Any, where: str) -> Row:
+def from_kept(kept: Any, where: str) -> Row:
     """The row of `kept`, also from its JSON text. Raises DataError if it is not of that form."""
-    record = as_object(found, f"{where}: {KEY}")
+    record = as_object(kept, f"{where}: {KEY}")
     said = {name: nested(record.get(name)) for name in ("answers", "final", "verdict", "flags", "notes")}
+    round = str(record.get("round"))
     final, verdict = (given(said[name], f"{where}: {name}") if said[name] else None for name in ("final", "verdict"))
     return Row(
         id=text_of(record.get("id"), f"{where}: id"),
-        round=_number(record.get("round")),
+        round=int(round) if round.lstrip("-").isdecimal() else None,
         answers=tuple(given(item, f"{where}: answers") for item in as_list(said["answers"], f"{where}: answers")),
         final=final,
         verdict=verdict,
@@ -206,15 +208,15 @@ def plain_given(given: Given) -> dict[str, str]:
     return {"annotator": given.annotator, **said, **({"at": given.at} if given.at else {})}
 
 
-def given(found: Any, where: str) -> Given:
+def given(data: Any, where: str) -> Given:
     """The way back from `plain_given`."""
-    record = as_object(found, where)
+    record = as_object(data, where)
     annotator, at = text_of(record.get("annotator"), where), text_of(record.get("at"), where)
     if (answer := record.get("answer")) is not None:
         return Given(annotator, text_of(answer, where), at=at)
     if (reason := record.get("skip")) is None:
         raise DataError(
-            f"{where}: found neither 'answer' nor 'skip' in {shortened(repr(found), 60)}; one of them is needed"
+            f"{where}: found neither 'answer' nor 'skip' in {shortened(repr(data), 60)}; one of them is needed"
         )
     return Given(annotator, None, text_of(reason, where), at)
 
@@ -234,16 +236,11 @@ def merged(native: Sequence[Given], ours: Sequence[Given]) -> tuple[Given, ...]:
     return (*known, *(given for given in native if given.annotator not in before))
 
 
-def _notes(found: Any, where: str) -> dict[str, str]:
-    if isinstance(found, Mapping):
-        return {str(who): text_of(text, where) for who, text in found.items()}
-    records = [as_object(item, where) for item in as_list(found, where)]
+def _notes(data: Any, where: str) -> dict[str, str]:
+    if isinstance(data, Mapping):
+        return {str(who): text_of(text, where) for who, text in data.items()}
+    records = [as_object(item, where) for item in as_list(data, where)]
     return {text_of(item.get("annotator"), where): text_of(item.get("text"), where) for item in records}
-
-
-def _number(found: Any) -> int | None:
-    text = str(found)
-    return int(text) if found is not None and text.lstrip("-").isdecimal() else None
 
 
 # --- values of other people's files -------------------------------------------------------------
@@ -321,14 +318,13 @@ def single(value: Any, where: str, about: About, none: str | None = None) -> str
 
 def only(names: Iterable[str], about: About, preferred: Sequence[str], where: str, what: str) -> str | None:
     """The question to read: the one the user names, a preferred name, or the only one; None if there is none."""
-    found = list(names)
+    there = list(names)
     if about.question is not None:
-        return about.question if about.question in found else None
-    for name in preferred:
-        if name in found:
-            return name
-    if len(found) > 1:
+        return about.question if about.question in there else None
+    if name := next((name for name in preferred if name in there), None):
+        return name
+    if len(there) > 1:
         raise DataError(
-            f"{where}: several {what}: {', '.join(map(repr, found))}; name one behind the format, like --format FORMAT:{found[0]}"
+            f"{where}: several {what}: {', '.join(map(repr, there))}; name one behind the format, like --format FORMAT:{there[0]}"
         )
-    return found[0] if found else None
+    return there[0] if there else None

@@ -10,15 +10,24 @@ from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.exchange import argilla, containers, doccano, label_studio, prodigy, tables
 from guidestar.exchange.rows import Format
 
+_PLAIN = (tables.write_nested, tables.read_plain)
 FORMATS: dict[str, Format] = {
-    **tables.FORMATS,
-    **label_studio.FORMATS,
-    **argilla.FORMATS,
-    **prodigy.FORMATS,
-    **doccano.FORMATS,
-}
+    "jsonl": Format("JSON lines, one example a line", "jsonl", *_PLAIN),
+    "csv": Format("CSV, one line for each annotator of an example", "csv", tables.write_flat, tables.read_plain),
+    "parquet": Format("Parquet, one example a row", "parquet", *_PLAIN),
+    "datasets": Format("a folder of Hugging Face `datasets`", "datasets", *_PLAIN),
+    "label-studio": Format(
+        "Label Studio's JSON; reads JSON-MIN too", "json", label_studio.write, label_studio.read, label_studio.mine,
+        label_studio.hint,
+    ),
+    "argilla": Format(
+        "Argilla's records (2.x; reads 1.x text classification)", "json", argilla.write, argilla.read, argilla.mine,
+        argilla.hint,
+    ),
+    "prodigy": Format("Prodigy's JSON lines, choice and binary", "jsonl", prodigy.write, prodigy.read, prodigy.mine),
+    "doccano": Format("doccano's JSON lines, with the labels of a text", "jsonl", doccano.write, doccano.read, doccano.mine),
+}  # fmt: skip
 _LOOK = 20  # records looked at
-_PLAIN = {".csv": "csv", ".jsonl": "jsonl"}
 
 
 def format_of(name: str) -> tuple[Format, str | None]:
@@ -40,13 +49,15 @@ def recognise(file: Path) -> str:
     if file.is_dir() or file.suffix.lower() == ".parquet":
         return "datasets" if file.is_dir() else "parquet"
     records = [value for _, value in itertools.islice(containers.load(file), _LOOK) if isinstance(value, dict)]
-    found = [name for name, format in FORMATS.items() if 2 * sum(map(format.mine, records)) > len(records)]
-    if len(found) > 1:
-        raise DataError(f"{file}: could be {' or '.join(found)}; say which with --format")
-    if found:
-        return found[0]
-    if (suffix := file.suffix.lower()) in _PLAIN:
-        return _PLAIN[suffix]
+    alike = [
+        name for name, format in FORMATS.items() if format.mine and 2 * sum(map(format.mine, records)) > len(records)
+    ]
+    if len(alike) > 1:
+        raise DataError(f"{file}: could be {' or '.join(alike)}; say which with --format")
+    if alike:
+        return alike[0]
+    if (suffix := file.suffix.lower()) in (".csv", ".jsonl"):
+        return suffix[1:]
     keys: dict[str, Any] = records[0] if records else {}
     raise DataError(
         f"{file}: not the JSON of a known tool; its records have the keys {', '.join(keys) or '(none)'}. "

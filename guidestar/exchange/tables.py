@@ -6,21 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from guidestar.errors import DataError, allowed
+from guidestar.exchange import rows
 from guidestar.exchange.containers import SAFE
-from guidestar.exchange.rows import (
-    About,
-    Format,
-    Given,
-    Record,
-    Row,
-    columns_of,
-    fields_in,
-    from_kept,
-    kept,
-    labels_in,
-    single,
-    text_of,
-)
 from guidestar.records import Suggestion
 from guidestar.tasks.multi_label import NONE
 
@@ -39,21 +26,21 @@ MARKS = (
 YES, NO = ("yes", "true", "1", "x"), ("no", "false", "0", "")
 
 
-def write_nested(row: Row, about: About) -> list[dict[str, Any]]:
+def write_nested(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """One record: id, fields, prompt, round, score, `answer` (the one that counts) and who said what."""
-    found = kept(row)
+    kept = rows.kept(row)
     return [
         {
             "id": row.id,
-            **columns_of(row.fields, OWN),
+            **rows.columns_of(row.fields, OWN),
             "prompt": row.prompt,
             "round": row.round,
             "score": row.score,
             "answer": row.final.answer if row.final else None,
-            "answers": found.get("answers", []),
-            "verdict": found.get("verdict"),
-            "flags": found.get("flags", []),
-            "notes": found.get("notes", []),
+            "answers": kept.get("answers", []),
+            "verdict": kept.get("verdict"),
+            "flags": kept.get("flags", []),
+            "notes": kept.get("notes", []),
             "suggestion": plain_suggestion(row.suggestion),
         }
     ]
@@ -67,17 +54,17 @@ def plain_suggestion(suggestion: Suggestion | None) -> dict[str, Any] | None:
     return {"answer": suggestion.answer, "round": suggestion.round, "probabilities": chances}
 
 
-def write_flat(row: Row, about: About) -> list[dict[str, Any]]:
+def write_flat(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """A record for each annotator who said something, or one without an annotator."""
     said = {given.annotator: given for given in row.answers}
     return [_line(row, said.get(who), who) for who in dict.fromkeys((*said, *row.flags, *row.notes)) or [""]]
 
 
-def _line(row: Row, given: Given | None, who: str) -> dict[str, Any]:
+def _line(row: rows.Row, given: rows.Given | None, who: str) -> dict[str, Any]:
     skipped = given is not None and given.answer is None
     return {
         "id": row.id,
-        **columns_of(row.fields, OWN),
+        **rows.columns_of(row.fields, OWN),
         "annotator": who,
         "answer": given and given.answer,
         "skipped": "yes" if skipped else "",
@@ -94,73 +81,61 @@ def _line(row: Row, given: Given | None, who: str) -> dict[str, Any]:
     }
 
 
-def read_plain(record: Record, about: About, where: str) -> Row:
+def read_plain(record: rows.Record, about: rows.About, where: str) -> rows.Row:
     """The row of any of our layouts, or of a user's own table with a column of answers."""
     if {"number", "kind", "at"} <= record.keys():
         raise DataError(f"{where}: this is the full log of a run, which is kept and not imported; export without --log")
-    fields, rest = fields_in(record, about, OWN)
+    fields, rest = rows.fields_in(record, about, OWN)
     read = _read_nested if "answers" in rest else _read_flat
     row = read(rest, about, where)
     return replace(row, fields=fields)
 
 
-def _read_nested(rest: Record, about: About, where: str) -> Row:
-    row = from_kept({name: rest.get(name) for name in _NESTED if name not in ("answer", "prompt")}, where)
-    answer = text_of(rest.get("answer"), f"{where}: answer")
+def _read_nested(rest: rows.Record, about: rows.About, where: str) -> rows.Row:
+    row = rows.from_kept({name: rest.get(name) for name in _NESTED if name not in ("answer", "prompt")}, where)
+    answer = rows.text_of(rest.get("answer"), f"{where}: answer")
     if not answer:
         return row
-    final = Given(text_of(rest.get("annotator"), where), answer)
+    final = rows.Given(rows.text_of(rest.get("annotator"), where), answer)
     if row.answers or row.verdict:
         return replace(row, final=final)
     return replace(row, answers=(final,))  # somebody filled in the empty column
 
 
-def _read_flat(rest: Record, about: About, where: str) -> Row:
+def _read_flat(rest: rows.Record, about: rows.About, where: str) -> rows.Row:
     def cell(name: str) -> str:
-        return text_of(rest.get(name), f"{where}: {name}")
+        return rows.text_of(rest.get(name), f"{where}: {name}")
 
     who, answer = cell("annotator"), _answer(rest, about, where)
     skipped, flagged = (_truth(rest.get(name), f"{where}: {name}") for name in ("skipped", "flagged"))
     if skipped and answer is not None:
         raise DataError(f"{where}: has an answer, {answer!r}, and is skipped; empty one of the two cells")
-    answers = (Given(who, answer, cell("reason") if skipped else "", cell("at")),) if answer or skipped else ()
-    return Row(
+    answers = (rows.Given(who, answer, cell("reason") if skipped else "", cell("at")),) if answer or skipped else ()
+    return rows.Row(
         id=cell("id"),
         answers=answers,
-        final=Given("", cell("final")) if cell("final") else None,
-        verdict=Given(cell("verdict_by"), cell("verdict")) if cell("verdict") else None,
+        final=rows.Given("", cell("final")) if cell("final") else None,
+        verdict=rows.Given(cell("verdict_by"), cell("verdict")) if cell("verdict") else None,
         flags=(who,) if flagged else (),
         notes={who: cell("note")} if cell("note") else {},
         where=where,
     )
 
 
-def _answer(rest: Record, about: About, where: str) -> str | None:
+def _answer(rest: rows.Record, about: rows.About, where: str) -> str | None:
     """The cell with the answer: of the column the user names, else of `answer`, the pool's own one, or `label`."""
     if about.question is not None:
         if about.question not in rest:
             raise DataError(f"{where}: no column {about.question!r}; {allowed(rest, about.question)}")
-        return single(labels_in(rest[about.question], about), where, about, NONE)
+        return rows.single(rows.labels_in(rest[about.question], about), where, about, NONE)
     columns = [name for name in ("answer", about.answer or "label", "label") if name in rest]
     if not columns and not {"skipped", "flagged", "note", "verdict"} & rest.keys():
         raise DataError(f"{where}: no column with answers: expected 'answer' or 'label', found {', '.join(rest)}")
-    return single(labels_in(rest[columns[0]], about), where, about, NONE) if columns else None
+    return rows.single(rows.labels_in(rest[columns[0]], about), where, about, NONE) if columns else None
 
 
 def _truth(value: Any, where: str) -> bool:
-    text = text_of(value, where).strip().lower()
+    text = rows.text_of(value, where).strip().lower()
     if text not in (*YES, *NO):
         raise DataError(f"{where}: found {text!r}; allowed: yes, or nothing")
     return text in YES
-
-
-def _told_by_extension(record: Record) -> bool:
-    return False
-
-
-FORMATS: dict[str, Format] = {
-    "jsonl": Format("JSON lines, one example a line", "jsonl", write_nested, read_plain, _told_by_extension),
-    "csv": Format("CSV, one line for each annotator of an example", "csv", write_flat, read_plain, _told_by_extension),
-    "parquet": Format("Parquet, one example a row", "parquet", write_nested, read_plain, _told_by_extension),
-    "datasets": Format("a folder of Hugging Face `datasets`", "datasets", write_nested, read_plain, _told_by_extension),
-}

@@ -140,12 +140,12 @@ def confusion(units: Sequence[Unit]) -> dict[tuple[str, str], int]:
     >>> confusion([{"ann": "y", "bob": "x"}, {"ann": "x", "bob": "y", "cem": "x"}])
     {('x', 'y'): 3}
     """
-    found: Counter[tuple[str, str]] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
     for unit in units:
         given = sorted(Counter(unit.values()).items())
         for (a, times_a), (b, times_b) in combinations(given, 2):
-            found[a, b] += times_a * times_b
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+            pairs[a, b] += times_a * times_b
+    return dict(sorted(pairs.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _usable(units: Sequence[Unit]) -> list[Unit]:

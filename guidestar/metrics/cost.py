@@ -8,7 +8,6 @@ cent. So is the adapter itself. Source: Kaplan et al. 2020, section 2.1; Hoffman
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 KINDS = ("choosing", "training", "labelling", "measuring")
@@ -68,27 +67,3 @@ class Prices:
         3.0
         """
         return self.label * count + self.annotator_hour * (seconds or 0.0) / 3600
-
-
-def cumulative(rounds: Sequence[Mapping[str, Spent]]) -> list[Spent]:
-    """All that was spent up to each round, measuring left out.
-
-    >>> cumulative([{"training": Spent(2.0), "measuring": Spent(9.0)}, {"choosing": Spent(1.0)}])[-1].seconds
-    3.0
-    """
-    found, total = [], Spent()
-    for one in rounds:
-        for kind, spent in one.items():
-            if kind != "measuring":
-                total = total + spent
-        found.append(total)
-    return found
-
-
-def reached(values: Sequence[float], target: float) -> int | None:
-    """The first point of a curve at the target or above; None if there is none.
-
-    >>> reached([0.5, 0.7, 0.6, 0.8], 0.65)
-    1
-    """
-    return next((i for i, value in enumerate(values) if value >= target), None)

@@ -22,8 +22,7 @@ def ranks(values: ArrayLike) -> Floats:
     """
     x = np.asarray(values, dtype=np.float64)
     order = np.sort(x)
-    found: Floats = (np.searchsorted(order, x, "left") + np.searchsorted(order, x, "right") + 1) / 2
-    return found
+    return (np.searchsorted(order, x, "left") + np.searchsorted(order, x, "right") + 1) / 2
 
 
 def pearson(one: Array, other: Array) -> float:
@@ -92,8 +91,7 @@ def risk_coverage(scores: ArrayLike, wrong: ArrayLike) -> Floats:
     _, group, size = np.unique(x, return_inverse=True, return_counts=True)
     mean = np.bincount(group, weights=bad) / size
     order = np.argsort(x, kind="stable")
-    found: Floats = np.cumsum(mean[group][order]) / np.arange(1, len(x) + 1)
-    return found
+    return np.cumsum(mean[group][order]) / np.arange(1, len(x) + 1)
 
 
 def aurc(scores: ArrayLike, wrong: ArrayLike) -> float:
@@ -123,8 +121,7 @@ def top_share(scores: ArrayLike, groups: Sequence[int] | NDArray[np.intp], kinds
     x = np.asarray(scores, dtype=np.float64)
     k = max(1, round(share * len(x)))
     top = np.argsort(-x, kind="stable")[:k]
-    found: Floats = np.bincount(np.asarray(groups, dtype=np.intp)[top], minlength=kinds) / k
-    return found
+    return np.bincount(np.asarray(groups, dtype=np.intp)[top], minlength=kinds) / k
 
 
 def correlation_limit(n: int, level: float = LEVEL) -> float:

@@ -38,5 +38,5 @@ def contradicted(log_probs: Array, given: Indices) -> Indices:
     rows, other = np.arange(len(given)), chances.argmax(axis=1)
     p_given, p_other = chances[rows, given], chances[rows, other]
     agreed = (log_probs.argmax(axis=2) == other).all(axis=0)
-    found = np.flatnonzero(agreed & (other != given) & (p_given <= DOUBT) & (p_other >= SURE))
-    return found[np.argsort((p_given - p_other)[found], kind="stable")]
+    suspects = np.flatnonzero(agreed & (other != given) & (p_given <= DOUBT) & (p_other >= SURE))
+    return suspects[np.argsort((p_given - p_other)[suspects], kind="stable")]

@@ -41,8 +41,7 @@ class Curve:
 
     def at(self, labels: float) -> Floats:
         """(draws,) heights of the curves, without noise."""
-        found: Floats = self.a - self.b * labels**-self.c
-        return found
+        return self.a - self.b * labels**-self.c
 
     def plateau(self, level: float = LEVEL) -> Interval:
         """Where the curve ends with ever more labels of this kind."""
@@ -123,8 +122,8 @@ def gain(curve: Curve, now: float, then: float, least: float = 0.0, level: float
 
     least: a gain that would be worth it.
     """
-    found = curve.at(then) - curve.at(now)
-    return Gain(_interval(found, level), float((found >= least).mean()))
+    added = curve.at(then) - curve.at(now)
+    return Gain(_interval(added, level), float((added >= least).mean()))
 
 
 def next_value(curve: Curve, labels: float, examples: float | None = None, level: float = LEVEL) -> Interval:

@@ -112,10 +112,10 @@ def pretraining(shape: Shape, adapter: Adapter, tokens: float, targets: float) -
     >>> found["logits"], found["projection"]
     (256.0, 128.0)
     """
-    found = training(replace(shape, vocabulary=shape.words), adapter, 1, tokens, targets - 1)
+    parts = training(replace(shape, vocabulary=shape.words), adapter, 1, tokens, targets - 1)
     headed = shape.words != shape.vocabulary
     width = shape.hidden
-    return found | ({"projection": 4.0 * shape.words * width + 16.0 * width * width} if headed else {})
+    return parts | ({"projection": 4.0 * shape.words * width + 16.0 * width * width} if headed else {})
 
 
 def scoring(shape: Shape, adapter: Adapter, tokens: float, rows: float, positions: float, new: int) -> dict[str, float]:

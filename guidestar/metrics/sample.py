@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from guidestar.metrics.statistics import LEVEL, Floats, Interval
+from guidestar.metrics.statistics import LEVEL, Floats, Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -137,28 +137,18 @@ def difference(chosen: Sequence[tuple[int, int]], random: Sequence[tuple[int, in
     both = [(c, r) for c, r in zip(chosen, random, strict=True) if c[1] and r[1]]
     if not both:
         raise ValueError("no round has chosen and random examples")
-    sizes = np.array([c[1] for c, _ in both], dtype=np.float64)
-    weights = sizes / sizes.sum()
-    of_chosen = float(sum(c[0] for c, _ in both) / sizes.sum())
-    of_random = float(sum(w * r[0] / r[1] for w, (_, r) in zip(weights, both, strict=True)))
-    effective = 1.0 / float(sum(w**2 / r[1] for w, (_, r) in zip(weights, both, strict=True)))
-    low_c, high_c = _wilson(of_chosen, float(sizes.sum()), level)
-    low_r, high_r = _wilson(of_random, effective, level)
+    chosen_hits, chosen_n, random_hits, random_n = np.array([(*c, *r) for c, r in both], dtype=np.float64).T
+    weights = chosen_n / chosen_n.sum()
+    of_chosen, of_random = float(chosen_hits.sum() / chosen_n.sum()), float(weights @ (random_hits / random_n))
+    effective = 1.0 / float((weights**2 / random_n).sum())
+    low_c, high_c = wilson(of_chosen, float(chosen_n.sum()), level)
+    low_r, high_r = wilson(of_random, effective, level)
     middle = of_chosen - of_random
     return Interval(
         round(middle, 12),
         middle - math.hypot(of_chosen - low_c, high_r - of_random),
         middle + math.hypot(high_c - of_chosen, of_random - low_r),
     )
-
-
-def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
-    from scipy.special import ndtri
-
-    z = float(ndtri((1 + level) / 2))
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
 
 
 def _used(draws: Sequence[Draw]) -> list[Draw]:
@@ -188,8 +178,7 @@ def lure_weights(probabilities: ArrayLike, population: int) -> Floats:
         raise ValueError(f"found {len(q)} picks of {population}, with probabilities from {q.min()} to {q.max()}")
     m = np.arange(1, len(q) + 1)
     left = np.maximum(population - m, 1)  # with N = m the factor in front is 0
-    found: Floats = 1 + (population - len(q)) / left * (1 / ((population - m + 1) * q) - 1)
-    return found
+    return 1 + (population - len(q)) / left * (1 / ((population - m + 1) * q) - 1)
 
 
 @dataclass(frozen=True)

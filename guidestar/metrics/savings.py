@@ -82,9 +82,9 @@ class Pair:
 
 
 def _padded(weights: ArrayLike, points: int) -> Floats:
-    found = np.atleast_1d(np.asarray(weights, dtype=np.float64))
-    missing = [(0, 0)] * (found.ndim - 1) + [(0, points - found.shape[-1])]
-    return np.pad(found, missing)
+    padded = np.atleast_1d(np.asarray(weights, dtype=np.float64))
+    missing = [(0, 0)] * (padded.ndim - 1) + [(0, points - padded.shape[-1])]
+    return np.pad(padded, missing)
 
 
 def pair(strategy: ArrayLike, control: ArrayLike, labels: ArrayLike, control_labels: ArrayLike | None = None) -> Pair:
@@ -107,9 +107,9 @@ def pair(strategy: ArrayLike, control: ArrayLike, labels: ArrayLike, control_lab
     if min(own.min(), other.min()) < 0 or max(own.max(), other.max()) > 1:
         raise ValueError("values of a learning curve are fractions from 0 to 1")
     stacked = np.concatenate([own, other, np.ones_like(own[:, :1])], axis=1)
-    found = moments(stacked if stacked.ndim == 2 else stacked.transpose(0, 2, 1))
+    all_moments = moments(stacked if stacked.ndim == 2 else stacked.transpose(0, 2, 1))
     flat = [values if values.ndim == 2 else values.mean(axis=2) for values in (own, other)]
-    return Pair(flat[0], flat[1], at, beside, found)
+    return Pair(flat[0], flat[1], at, beside, all_moments)
 
 
 # --- curves as a whole ----------------------------------------------------------------------------
@@ -128,42 +128,42 @@ def steps(points: int) -> Floats:
     return weights / (points - 1)
 
 
-def area(found: Pair) -> Floats:
+def area(curves: Pair) -> Floats:
     """Weights of the difference of the areas, strategy − control, over the points that both have."""
-    return found.weigh(steps(found.shared), -steps(found.shared))
+    return curves.weigh(steps(curves.shared), -steps(curves.shared))
 
 
-def final(found: Pair) -> Floats:
+def final(curves: Pair) -> Floats:
     """Weights of the difference of accuracy at the last point that both have."""
-    last = np.eye(found.shared)[-1]
-    return found.weigh(last, -last)
+    last = np.eye(curves.shared)[-1]
+    return curves.weigh(last, -last)
 
 
-def area_difference(found: Pair, level: float = LEVEL) -> Interval:
+def area_difference(curves: Pair, level: float = LEVEL) -> Interval:
     """How much higher the strategy's curve is on average: the difference of the areas, a fraction of accuracy."""
-    return interval_of(found.moments, area(found), level)
+    return interval_of(curves.moments, area(curves), level)
 
 
-def area_p(found: Pair) -> float:
+def area_p(curves: Pair) -> float:
     """Two-sided p of the t test that the areas are equal."""
-    return p_of(found.moments, area(found))
+    return p_of(curves.moments, area(curves))
 
 
-def final_difference(found: Pair, level: float = LEVEL) -> Interval:
+def final_difference(curves: Pair, level: float = LEVEL) -> Interval:
     """How much higher the strategy ends, at the last point that both have."""
-    return interval_of(found.moments, final(found), level)
+    return interval_of(curves.moments, final(curves), level)
 
 
-def ripl_interval(found: Pair, level: float = LEVEL) -> Interval:
+def ripl_interval(curves: Pair, level: float = LEVEL) -> Interval:
     """RIPL of the mean areas, (AUC − AUC_control)/(1 − AUC_control), with Fieller's interval.
 
     Source: arXiv 2403.01165, eq. 8.
     """
-    own = steps(found.shared)
-    return ratio_interval(found.moments, area(found), found.weigh(control=-own, constant=1.0), level)
+    own = steps(curves.shared)
+    return ratio_interval(curves.moments, area(curves), curves.weigh(control=-own, constant=1.0), level)
 
 
-def deficiency_interval(found: Pair, best: float | None = None, level: float = LEVEL) -> Interval:
+def deficiency_interval(curves: Pair, best: float | None = None, level: float = LEVEL) -> Interval:
     """Deficiency: the area between the best accuracy and the strategy's curve, over that of the control. Below 1 the
     strategy is better; below 0 it was above the best accuracy for most of its way. With Fieller's interval.
 
@@ -172,12 +172,12 @@ def deficiency_interval(found: Pair, best: float | None = None, level: float = L
     hardly rises.
     Source: Baram, El-Yaniv and Luz 2004, section 5.
     """
-    own, last = steps(found.shared), np.eye(found.shared)[-1]
+    own, last = steps(curves.shared), np.eye(curves.shared)[-1]
     if best is None:
-        top, bottom = found.weigh(-own, last), found.weigh(control=last - own)
+        top, bottom = curves.weigh(-own, last), curves.weigh(control=last - own)
     else:
-        top, bottom = found.weigh(-own, constant=best), found.weigh(control=-own, constant=best)
-    return ratio_interval(found.moments, top, bottom, level)
+        top, bottom = curves.weigh(-own, constant=best), curves.weigh(control=-own, constant=best)
+    return ratio_interval(curves.moments, top, bottom, level)
 
 
 # --- labels saved ---------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Saving:
     bound: Bound | None = None
 
 
-def saving_on_average(found: Pair, level: float = LEVEL) -> Interval:
+def saving_on_average(curves: Pair, level: float = LEVEL) -> Interval:
     """The share of labels saved on average over all accuracies from the warm start to the higher end of the two.
 
     The area between two rising curves is the same summed over labels or over accuracies: Σ (labels that the control
@@ -208,16 +208,16 @@ def saving_on_average(found: Pair, level: float = LEVEL) -> Interval:
     difference of the areas: it and its interval have the same sign, and it is far better known than the saving at
     any single accuracy. Over the points that both curves have; unbounded where they hardly rise.
     """
-    at = found.labels[: found.shared]
+    at = curves.labels[: curves.shared]
     if len(at) < 2:
         return Interval(math.nan, -math.inf, math.inf)
     widths = np.zeros(len(at))
     widths[1:] += np.diff(at) / 2
     widths[:-1] += np.diff(at) / 2
     first, last = np.eye(len(at))[0], np.eye(len(at))[-1]
-    ahead = float(final(found) @ found.moments.mean) > 0
-    needed = found.weigh(at[-1] * last * ahead, at[-1] * last * (not ahead) - widths - at[0] * first)
-    return ratio_interval(found.moments, found.weigh(widths, -widths), needed, level)
+    ahead = float(final(curves) @ curves.moments.mean) > 0
+    needed = curves.weigh(at[-1] * last * ahead, at[-1] * last * (not ahead) - widths - at[0] * first)
+    return ratio_interval(curves.moments, curves.weigh(widths, -widths), needed, level)
 
 
 def smoother(labels: ArrayLike, at: ArrayLike) -> Floats:
@@ -233,23 +233,7 @@ def smoother(labels: ArrayLike, at: ArrayLike) -> Floats:
     root = np.exp(-(away**2) / 4)
     powers = away[..., None] ** np.arange(min(3, len(x)))
     fits = np.linalg.pinv(powers * root[..., None])[:, 0] * root
-    found: Floats = fits
-    return found
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The two mean curves read on a grid of labels. own, other: (grid,); rows, control_rows: their weights."""
-
-    own: Floats
-    other: Floats
-    rows: Floats
-    control_rows: Floats
-
-
-def _read(found: Pair) -> _Read:
-    (own, rows), (other, control_rows) = (_on_grid(tuple(at.tolist())) for at in (found.labels, found.control_labels))
-    return _Read(own, other, found.weigh(rows), found.weigh(control=control_rows))
+    return fits
 
 
 @lru_cache(maxsize=64)
@@ -259,7 +243,13 @@ def _on_grid(labels: tuple[float, ...]) -> tuple[Floats, Floats]:
     return at, smoother(labels, at)
 
 
-def saving_at_the_end(found: Pair, level: float = LEVEL) -> Saving | None:
+def _read(curves: Pair) -> tuple[Floats, Floats, Floats, Floats]:
+    """The two mean curves read on a grid of labels: the strategy's labels (grid,) and weights (grid, k), the control's."""
+    (own, rows), (other, control_rows) = (_on_grid(tuple(at.tolist())) for at in (curves.labels, curves.control_labels))
+    return own, curves.weigh(rows), other, curves.weigh(control=control_rows)
+
+
+def saving_at_the_end(curves: Pair, level: float = LEVEL) -> Saving | None:
     """Labels saved to reach the accuracy at which the lower of the two curves ends, the highest that both reach.
 
     If the strategy ends above, its labels for the control's last accuracy against all of the control's; if below, all
@@ -267,42 +257,41 @@ def saving_at_the_end(found: Pair, level: float = LEVEL) -> Saving | None:
     along which the difference of the two accuracies rises from below 0 to above; the interval holds the shares at
     which a t test over the seeds (and test examples) does not tell it from 0. None if a curve has one point.
     """
-    if min(len(found.labels), len(found.control_labels)) < 2:
+    if min(len(curves.labels), len(curves.control_labels)) < 2:
         return None
-    read = _read(found)
+    own, rows, other, control_rows = _read(curves)
     back = slice(-2, None, -1)
-    rows = np.concatenate([read.rows - read.control_rows[-1], read.rows[-1] - read.control_rows[back]])
-    own = np.concatenate([read.own, np.full(_GRID - 1, read.own[-1])])
-    other = np.concatenate([np.full(_GRID, read.other[-1]), read.other[back]])
-    place, share = _inverted(found, rows, 1 - own / other, level)
-    needed, against = (float(np.interp(place, np.arange(len(own)), labels)) for labels in (own, other))
-    accuracy = min(float(read.rows[-1] @ found.moments.mean), float(read.control_rows[-1] @ found.moments.mean))
-    bound: Bound | None = "at least" if place <= 0 else "at most" if place >= len(own) - 1 else None
+    path = np.concatenate([rows - control_rows[-1], rows[-1] - control_rows[back]])
+    at = np.concatenate([own, np.full(_GRID - 1, own[-1])])
+    beside = np.concatenate([np.full(_GRID, other[-1]), other[back]])
+    place, share = _inverted(curves, path, 1 - at / beside, level)
+    needed, against = (float(np.interp(place, np.arange(len(at)), labels)) for labels in (at, beside))
+    accuracy = min(float(rows[-1] @ curves.moments.mean), float(control_rows[-1] @ curves.moments.mean))
+    bound: Bound | None = "at least" if place <= 0 else "at most" if place >= len(at) - 1 else None
     return Saving(accuracy, needed, against, share, bound)
 
 
-def saving_at(found: Pair, accuracy: float, level: float = LEVEL) -> Saving | None:
+def saving_at(curves: Pair, accuracy: float, level: float = LEVEL) -> Saving | None:
     """Labels saved to reach a given accuracy.
 
     The interval starts from the curve that reaches the accuracy with fewer labels, at those labels, and holds all
     numbers of labels of the other at which the two are not significantly apart; it is open where the other curve ends
     before that. None if a curve has one point.
     """
-    if min(len(found.labels), len(found.control_labels)) < 2:
+    if min(len(curves.labels), len(curves.control_labels)) < 2:
         return None
-    read = _read(found)
-    mean = found.moments.mean
-    needed = _needed(read.rows @ mean - accuracy, read.own)
-    against = _needed(read.control_rows @ mean - accuracy, read.other)
+    own, rows, other, control_rows = _read(curves)
+    mean = curves.moments.mean
+    needed, against = _needed(rows @ mean - accuracy, own), _needed(control_rows @ mean - accuracy, other)
     if needed is not None and (against is None or needed <= against):
-        there = found.weigh(smoother(found.labels, [needed]))
-        _, share = _inverted(found, there - read.control_rows[::-1], 1 - needed / read.other[::-1], level)
+        there = curves.weigh(smoother(curves.labels, [needed]))
+        _, share = _inverted(curves, there - control_rows[::-1], 1 - needed / other[::-1], level)
     elif against is not None:
-        there = found.weigh(control=smoother(found.control_labels, [against]))
-        _, share = _inverted(found, read.rows - there, 1 - read.own / against, level)
+        there = curves.weigh(control=smoother(curves.control_labels, [against]))
+        _, share = _inverted(curves, rows - there, 1 - own / against, level)
     else:
         return Saving(accuracy, None, None, Interval(math.nan, -math.inf, 1.0))
-    estimate = 1 - (needed or read.own[-1]) / (against or read.other[-1])
+    estimate = 1 - (needed or own[-1]) / (against or other[-1])
     bound: Bound | None = "at least" if against is None else "at most" if needed is None else None
     around = Interval(float(estimate), min(share.low, estimate), max(share.high, estimate))
     return Saving(accuracy, needed, against, around, bound)
@@ -314,13 +303,13 @@ def _needed(height: Floats, at: Floats) -> float | None:
     return None if rising[-1] < 0 else float(np.interp(_crossing(rising), np.arange(len(at)), at))
 
 
-def _inverted(found: Pair, rows: Floats, shares: Floats, level: float) -> tuple[float, Interval]:
+def _inverted(curves: Pair, rows: Floats, shares: Floats, level: float) -> tuple[float, Interval]:
     """Where a difference of accuracies is 0 along a path of candidate shares, and the shares at which it may be.
 
     rows: (path, k), weights of the difference strategy − control, which in truth rises along the path. shares:
     (path,), falling. Ends that the path does not bound are 1 and −inf.
     """
-    height, error = rows @ found.moments.mean, errors(found.moments, rows)
+    height, error = rows @ curves.moments.mean, errors(curves.moments, rows)
     half = t_quantile(error.freedom, level) * error.whole
     places = np.arange(len(shares))
     place, first, last = (_crossing(_rising(line)) for line in (height, height + half, height - half))
@@ -335,8 +324,7 @@ def _inverted(found: Pair, rows: Floats, shares: Floats, level: float) -> tuple[
 def _rising(height: Floats) -> Floats:
     """The middle between the least rising line above and the highest below: monotone, and itself where it rises."""
     above, below = np.maximum.accumulate(height), np.minimum.accumulate(height[::-1])[::-1]
-    found: Floats = (above + below) / 2
-    return found
+    return (above + below) / 2
 
 
 def _crossing(rising: Floats) -> float:

@@ -45,67 +45,56 @@ def errors(points: Array, targets: Array, seed: int = 0) -> list[tuple[int, floa
     paths, steps, norms = [], [], []
     for tree in forest.estimators_:
         mean = tree.tree_.value[:, :, 0] if tree.tree_.value.ndim == 3 else tree.tree_.value
-        parent = parents(tree.tree_.children_left, tree.tree_.children_right)
-        step = mean - np.where(parent[:, None] >= 0, mean[np.maximum(parent, 0)], 0.0)
+        step = mean.copy()  # the root's; a child's is the way from its parent's mean
+        for children in (tree.tree_.children_left, tree.tree_.children_right):
+            inner = np.flatnonzero(children >= 0)
+            step[children[inner]] -= mean[inner]
         paths.append(tree.decision_path(points).tocsc())
         steps.append(step / len(forest.estimators_))
         norms.append(np.linalg.norm(step, axis=1) * np.sqrt(volumes(tree.tree_, points.shape[1])))
     of = np.repeat(np.arange(len(paths)), [path.shape[1] for path in paths])
     node = np.concatenate([np.arange(path.shape[1]) for path in paths])
     order = np.argsort(-np.concatenate(norms), kind="stable")
-    found, total = [], np.zeros_like(targets)
+    curve, total = [], np.zeros_like(targets)
     wanted = set(TERMS)
     for m, place in enumerate(order, start=1):
         t, j = int(of[place]), int(node[place])
         rows = paths[t].indices[paths[t].indptr[j] : paths[t].indptr[j + 1]]
         total[rows] += steps[t][j]
         if m in wanted:
-            found.append((m, float(((targets - total) ** 2).sum(axis=1).mean())))
-    return found
+            curve.append((m, float(((targets - total) ** 2).sum(axis=1).mean())))
+    return curve
 
 
-def decay(found: Sequence[tuple[int, float]]) -> float:
+def decay(curve: Sequence[tuple[int, float]]) -> float:
     """|slope| of the least squares line of ln error on ln m; errors of 0 are left out. NaN for fewer than two.
 
     >>> round(decay([(2, 1.0), (4, 0.5), (8, 0.25)]), 6)
     1.0
     """
-    left = [(m, error) for m, error in found if error > 1e-12]
+    left = [(m, error) for m, error in curve if error > 1e-12]
     if len(left) < 2:
         return float("nan")
     m, error = np.log(np.asarray(left)).T
     return float(abs(np.polyfit(m, error, 1)[0]))
 
 
-def parents(left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Parent of every node of a tree, −1 for the root. left, right: (nodes,) children, −1 for a leaf.
-
-    >>> parents(np.array([1, -1, -1]), np.array([2, -1, -1]))
-    array([-1,  0,  0])
-    """
-    found = np.full(len(left), -1)
-    for children in (left, right):
-        inner = np.flatnonzero(children >= 0)
-        found[children[inner]] = inner
-    return found
-
-
 def volumes(tree: NDArray[np.void] | object, width: int) -> Array:
     """Volume of every node's box in [0, 1]^width. tree: scikit-learn's `tree_`. Returns (nodes,)."""
     left, right = tree.children_left, tree.children_right  # type: ignore[union-attr]
     feature, threshold = tree.feature, tree.threshold  # type: ignore[union-attr]
-    found = np.ones(len(left))
+    sizes = np.ones(len(left))
     boxes: dict[int, dict[int, tuple[float, float]]] = {0: {}}
     for node in range(len(left)):  # a parent comes before its children
         box = boxes.pop(node)
-        found[node] = np.prod([high - low for low, high in box.values()]) if box else 1.0
+        sizes[node] = np.prod([high - low for low, high in box.values()]) if box else 1.0
         if left[node] >= 0:
             at, cut = int(feature[node]), float(threshold[node])
             low, high = box.get(at, (0.0, 1.0))
             cut = min(max(cut, low), high)
             boxes[int(left[node])] = {**box, at: (low, cut)}
             boxes[int(right[node])] = {**box, at: (cut, high)}
-    return found
+    return sizes
 
 
 def beast_stop(alphas: Array) -> int | None:

@@ -109,7 +109,7 @@ class Errors:
     freedom: Floats
 
 
-def errors(found: Moments, weights: ArrayLike) -> Errors:
+def errors(means: Moments, weights: ArrayLike) -> Errors:
     """The uncertainty of weights · mean. weights: (..., k).
 
     With examples the variance is (MS_seeds + MS_examples − MS_rest)/(n m), never below what either gives alone, and
@@ -117,15 +117,15 @@ def errors(found: Moments, weights: ArrayLike) -> Errors:
     of single examples too, but not that all seeds were measured on the same examples.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    by_seed = _form(weights, found.seeds)
-    cells = found.n * found.m
-    if found.examples is None or found.rest is None:
+    by_seed = _form(weights, means.seeds)
+    cells = means.n * means.m
+    if means.examples is None or means.rest is None:
         error = np.sqrt(by_seed / cells)
-        return Errors(error, error, np.zeros_like(error), np.full_like(error, found.n - 1))
-    by_example, rest = _form(weights, found.examples), _form(weights, found.rest)
+        return Errors(error, error, np.zeros_like(error), np.full_like(error, means.n - 1))
+    by_example, rest = _form(weights, means.examples), _form(weights, means.rest)
     whole = np.maximum(by_seed + by_example - rest, np.maximum(by_seed, by_example))
-    spread = by_seed**2 / (found.n - 1) + by_example**2 / (found.m - 1) + rest**2 / ((found.n - 1) * (found.m - 1))
-    freedom = np.divide(whole**2, spread, out=np.full_like(whole, found.n - 1), where=spread > 0)
+    spread = by_seed**2 / (means.n - 1) + by_example**2 / (means.m - 1) + rest**2 / ((means.n - 1) * (means.m - 1))
+    freedom = np.divide(whole**2, spread, out=np.full_like(whole, means.n - 1), where=spread > 0)
     added = np.maximum(by_example - rest, 0)
     return Errors(np.sqrt(whole / cells), np.sqrt(by_seed / cells), np.sqrt(added / cells), freedom)
 
@@ -145,23 +145,22 @@ def t_quantile(freedom: ArrayLike, level: float = LEVEL) -> Floats:
 
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval lies between 0 and 1, found {level}")
-    found: Floats = stdtrit(np.asarray(freedom, dtype=np.float64), (1 + level) / 2)
-    return found
+    return stdtrit(np.asarray(freedom, dtype=np.float64), (1 + level) / 2)
 
 
-def interval_of(found: Moments, weights: ArrayLike, level: float = LEVEL) -> Interval:
+def interval_of(means: Moments, weights: ArrayLike, level: float = LEVEL) -> Interval:
     """The t interval of weights · mean. weights: (k,)."""
-    estimate = float(np.asarray(weights) @ found.mean)
-    error = errors(found, weights)
+    estimate = float(np.asarray(weights) @ means.mean)
+    error = errors(means, weights)
     half = float(t_quantile(error.freedom, level) * error.whole)
     return Interval(estimate, estimate - half, estimate + half)
 
 
-def p_of(found: Moments, weights: ArrayLike) -> float:
+def p_of(means: Moments, weights: ArrayLike) -> float:
     """Two-sided p of the t test that weights · mean is 0. Without any spread it is 1 for a mean of 0, else 0."""
     from scipy.special import stdtr
 
-    estimate, error = float(np.asarray(weights) @ found.mean), errors(found, weights)
+    estimate, error = float(np.asarray(weights) @ means.mean), errors(means, weights)
     if error.whole < _ZERO:
         return 1.0 if abs(estimate) < _ZERO else 0.0
     return float(2 * stdtr(error.freedom, -abs(estimate) / error.whole))
@@ -170,8 +169,8 @@ def p_of(found: Moments, weights: ArrayLike) -> float:
 def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """The t interval of a mean. values: (seeds,), or (seeds, examples) for new seeds and new examples.
 
-    >>> found = t_interval([0.01, 0.03, 0.02])
-    >>> round(found.estimate, 3), round(found.low, 3), round(found.high, 3)
+    >>> interval = t_interval([0.01, 0.03, 0.02])
+    >>> round(interval.estimate, 3), round(interval.low, 3), round(interval.high, 3)
     (0.02, -0.005, 0.045)
     """
     return interval_of(moments(np.asarray(values, dtype=np.float64)[..., None]), [1.0], level)
@@ -186,24 +185,24 @@ def t_test(values: ArrayLike) -> float:
     return p_of(moments(np.asarray(values, dtype=np.float64)[..., None]), [1.0])
 
 
-def ratio_interval(found: Moments, numerator: ArrayLike, denominator: ArrayLike, level: float = LEVEL) -> Interval:
+def ratio_interval(means: Moments, numerator: ArrayLike, denominator: ArrayLike, level: float = LEVEL) -> Interval:
     """Fieller's interval of a ratio of two weighted sums of means: all ratios ρ for which numerator − ρ denominator
     is not significantly different from 0. numerator, denominator: weights (k,).
 
     Exact for normal values, where the interval of a quotient by its own spread is not. It is unbounded where the
     denominator may be 0. Source: Fieller 1954.
     >>> pairs = moments([[1.0, 2.1], [1.1, 2.2], [1.2, 2.3]])
-    >>> found = ratio_interval(pairs, [1, 0], [0, 1])
-    >>> round(found.low, 2), round(found.estimate, 2), round(found.high, 2)
+    >>> ratio = ratio_interval(pairs, [1, 0], [0, 1])
+    >>> round(ratio.low, 2), round(ratio.estimate, 2), round(ratio.high, 2)
     (0.44, 0.5, 0.55)
     """
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    a, b = float(top @ found.mean), float(bottom @ found.mean)
+    a, b = float(top @ means.mean), float(bottom @ means.mean)
     if abs(b) < _ZERO:
         return Interval(math.nan, -math.inf, math.inf)
     residual = top - a / b * bottom
-    variance = covariance(found, residual)
-    t = float(t_quantile(errors(found, residual).freedom, level)) ** 2
+    variance = covariance(means, residual)
+    t = float(t_quantile(errors(means, residual).freedom, level)) ** 2
     x = b * b - t * float(bottom @ variance @ bottom)
     y = a * b - t * float(top @ variance @ bottom)
     z = a * a - t * float(top @ variance @ top)
@@ -213,17 +212,17 @@ def ratio_interval(found: Moments, numerator: ArrayLike, denominator: ArrayLike,
     return Interval(a / b, min(y / x - half, a / b), max(y / x + half, a / b))
 
 
-def covariance(found: Moments, weights: Floats) -> Floats:
+def covariance(means: Moments, weights: Floats) -> Floats:
     """The covariance (k, k) of the means: of the three estimates that `errors` compares, the one that is largest in
     the direction of weights."""
-    matrices = [found.seeds]
-    if found.examples is not None and found.rest is not None:
-        matrices = [found.seeds + found.examples - found.rest, found.seeds, found.examples]
-    return max(matrices, key=lambda matrix: float(weights @ matrix @ weights)) / (found.n * found.m)
+    matrices = [means.seeds]
+    if means.examples is not None and means.rest is not None:
+        matrices = [means.seeds + means.examples - means.rest, means.seeds, means.examples]
+    return max(matrices, key=lambda matrix: float(weights @ matrix @ weights)) / (means.n * means.m)
 
 
-def wilson(share: float, examples: int, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of a share of independent examples, (low, high). Source: Wilson 1927.
+def wilson(share: float, examples: float, level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a share of independent examples, or of an effective number of them, (low, high). Source: Wilson 1927.
 
     >>> low, high = wilson(0.9, 100)
     >>> round(low, 3), round(high, 3)
@@ -244,8 +243,8 @@ def effect_size(differences: ArrayLike, level: float = LEVEL) -> Interval:
 
     differences: (n,). Raises ValueError if n < 3 or all are equal.
     Source: Hedges 1981; Cumming and Finch 2001.
-    >>> found = effect_size([0.01, 0.03, 0.02, 0.02])
-    >>> round(found.estimate, 2), round(found.low, 2), round(found.high, 2)
+    >>> interval = effect_size([0.01, 0.03, 0.02, 0.02])
+    >>> round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2)
     (1.77, 0.34, 4.53)
     """
     from scipy.special import nctdtrinc
@@ -268,8 +267,8 @@ def bootstrap_interval(
 
     differences: (n,). It is infinite with fewer than five differences, whose resamples are too often all equal; for
     the plainer bootstraps see the table of this module. Source: Hall 1988; Efron and Tibshirani 1993, chapter 12.
-    >>> found = bootstrap_interval([0.01, 0.03, 0.02, 0.02, 0.04], np.random.default_rng(0))
-    >>> round(found.low, 3), round(found.estimate, 3)
+    >>> interval = bootstrap_interval([0.01, 0.03, 0.02, 0.02, 0.04], np.random.default_rng(0))
+    >>> round(interval.low, 3), round(interval.estimate, 3)
     (0.013, 0.024)
     """
     differences = np.asarray(differences, dtype=np.float64)

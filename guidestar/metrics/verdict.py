@@ -24,7 +24,6 @@ from guidestar.metrics.savings import (
     Saving,
     area_difference,
     area_p,
-    pair,
     saving_at,
     saving_at_the_end,
     saving_on_average,
@@ -59,9 +58,9 @@ def comparison(differences: ArrayLike, floor: float | None = None) -> Comparison
     return Comparison(values, t_test(values) if len(values) > 1 else None, floor)
 
 
-def comparison_of(found: Pair, floor: float | None = None) -> Comparison:
+def comparison_of(curves: Pair, floor: float | None = None) -> Comparison:
     """A comparison of two sets of curves; where the answer to each test example is known, p speaks of new ones too."""
-    return Comparison(area_by_seed(found), area_p(found), floor)
+    return Comparison(area_by_seed(curves), area_p(curves), floor)
 
 
 @dataclass(frozen=True)
@@ -119,33 +118,8 @@ class Verdict:
     sentence: str
 
 
-def verdict(
-    strategy: ArrayLike,
-    control: ArrayLike,
-    labels: ArrayLike,
-    *,
-    control_labels: ArrayLike | None = None,
-    level: float = LEVEL,
-    target: float | None = None,
-    names: tuple[str, str] = ("the strategy", "random"),
-) -> Verdict:
-    """The verdict on one strategy beside a control.
-
-    strategy, control: (seeds, points) accuracies of the same seeds, or (seeds, points, examples) with 1 for a right
-    answer. labels: (points,). target: the accuracy for which savings are wanted; else where the lower curve ends.
-    Raises ValueError as `savings.pair` does, but for a single seed, which is no evidence.
-    >>> verdict([[0.6, 0.8]], [[0.6, 0.7]], [100, 200]).kind
-    'no evidence'
-    """
-    own, other = np.asarray(strategy, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    if len(own) < 2 and own.shape == other.shape:
-        axes = tuple(range(2, own.ndim))
-        return few_seeds([float(a) for a in (own.mean(axis=axes) - other.mean(axis=axes)) @ steps(own.shape[1])], names)
-    return judge(pair(own, other, labels, control_labels), level=level, target=target, names=names)
-
-
 def judge(
-    found: Pair,
+    curves: Pair,
     *,
     level: float = LEVEL,
     target: float | None = None,
@@ -156,13 +130,13 @@ def judge(
     """The verdict on a pair of curves in words. decision: what `decide` said of it on its page; alone if not given. floor:
     as in `Comparison`."""
     if decision is None:
-        decision = decide({"alone": comparison_of(found, floor)}, level)["alone"]
+        decision = decide({"alone": comparison_of(curves, floor)}, level)["alone"]
     if decision.p is None:
-        return few_seeds(area_by_seed(found), names, level, floor)
+        return few_seeds(area_by_seed(curves), names, level, floor)
     if decision.kind == "no evidence":
-        return Verdict(decision.kind, _nothing(found, decision, level, names, floor))
-    at = saving_at_the_end(found, level) if target is None else saving_at(found, target, level)
-    return Verdict(decision.kind, _claim(found, decision, at, level, names))
+        return Verdict(decision.kind, _nothing(curves, decision, level, names, floor))
+    at = saving_at_the_end(curves, level) if target is None else saving_at(curves, target, level)
+    return Verdict(decision.kind, _claim(curves, decision, at, level, names))
 
 
 def floor_of_mean(floor: float, seeds: int) -> float:
@@ -181,11 +155,10 @@ def below_floor(differences: Sequence[float] | Floats, floor: float | None) -> b
     return floor is not None and abs(float(np.mean(differences))) < floor_of_mean(floor, len(differences))
 
 
-def area_by_seed(found: Pair) -> Floats:
+def area_by_seed(curves: Pair) -> Floats:
     """The difference of the areas, strategy − control, of each seed: (seeds,)."""
-    points = found.shared
-    values: Floats = (found.strategy[:, :points] - found.control[:, :points]) @ steps(points)
-    return values
+    points = curves.shared
+    return (curves.strategy[:, :points] - curves.control[:, :points]) @ steps(points)
 
 
 def least_seeds(level: float = LEVEL) -> int:
@@ -220,7 +193,7 @@ def win_tie_loss(kinds: Sequence[Mapping[tuple[str, str], Kind]]) -> dict[str, d
         for (row, column), kind in dataset.items():
             counts.setdefault(row, {}).setdefault(column, [0, 0, 0])[place[kind]] += 1
             counts.setdefault(column, {}).setdefault(row, [0, 0, 0])[2 - place[kind]] += 1
-    return {row: {column: (n[0], n[1], n[2]) for column, n in found.items()} for row, found in counts.items()}
+    return {row: {column: (n[0], n[1], n[2]) for column, n in row_counts.items()} for row, row_counts in counts.items()}
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -255,8 +228,8 @@ def _noise(differences: Sequence[float] | Floats, floor: float | None) -> str:
     return f", below the noise floor of {100 * floor_of_mean(floor, n):.1f} points{mean}"
 
 
-def _nothing(found: Pair, decision: Decision, level: float, names: tuple[str, str], floor: float | None) -> str:
-    difference, differences = area_difference(found, level), area_by_seed(found)
+def _nothing(curves: Pair, decision: Decision, level: float, names: tuple[str, str], floor: float | None) -> str:
+    difference, differences = area_difference(curves, level), area_by_seed(curves)
     if 0.0 not in difference and below_floor(differences, floor):
         why = "training again on the same labels may move it as far"
     elif 0.0 in difference:
@@ -268,20 +241,20 @@ def _nothing(found: Pair, decision: Decision, level: float, names: tuple[str, st
         why = f"but not enough of the seeds agree: without assuming normal differences p is {exact:.2g}"
     return (
         f"No evidence of a gain: {_apart(difference.estimate, names)}{_noise(differences, floor)}, {level_of(level)} interval "
-        f"{number(difference.low, sign=True)} to {number(difference.high, sign=True)}, {found.seeds} seeds; {why}."
+        f"{number(difference.low, sign=True)} to {number(difference.high, sign=True)}, {curves.seeds} seeds; {why}."
     )
 
 
-def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, names: tuple[str, str]) -> str:
+def _claim(curves: Pair, decision: Decision, at: Saving | None, level: float, names: tuple[str, str]) -> str:
     """How many labels were saved or spent, in the sharpest form whose own interval agrees."""
     own, control = names
     gain, tested = decision.kind == "gain", decision.comparisons
     several = f", after correction for {tested} comparisons" if tested > 1 else ""
-    seeds = f"{found.seeds} seeds{several}."
+    seeds = f"{curves.seeds} seeds{several}."
     if at is not None and _agrees(at.share, decision.kind):
         amount = f"{'at least ' if at.bound else ''}{percent(abs(at.share.estimate))} {'saved' if gain else 'more'}"
-        return f"{_needed(found, at, names, gain)}: {amount}, {_range(at.share, decision.kind, level)}, {seeds}"
-    average = saving_on_average(found, level)
+        return f"{_needed(curves, at, names, gain)}: {amount}, {_range(at.share, decision.kind, level)}, {seeds}"
+    average = saving_on_average(curves, level)
     if _agrees(average, decision.kind):
         amount = percent(abs(average.estimate))
         did = (
@@ -292,7 +265,7 @@ def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, nam
         rest = "" if at is None else f" To reach {at.accuracy:.2f} the number is not settled."
         way = "on average over the accuracies on the way"
         return f"{did} {way}, {_range(average, decision.kind, level)}, {seeds}{rest}"
-    difference = area_difference(found, level)
+    difference = area_difference(curves, level)
     low, high = sorted((abs(difference.low), abs(difference.high)))
     return (
         f"On average {own} was {hundredths(abs(difference.estimate), 1)} points {'above' if gain else 'below'} {control}, "
@@ -300,20 +273,20 @@ def _claim(found: Pair, decision: Decision, at: Saving | None, level: float, nam
     )
 
 
-def _needed(found: Pair, at: Saving, names: tuple[str, str], gain: bool) -> str:
+def _needed(curves: Pair, at: Saving, names: tuple[str, str], gain: bool) -> str:
     """What both needed for an accuracy: 'lean reached random's 200-label accuracy of 0.84 with 110 labels'."""
     own, control = names
-    last = found.control_labels[-1]
+    last = curves.control_labels[-1]
     if gain and at.labels is not None and at.control_labels == last:
         return f"{own} reached {control}'s {last:.0f}-label accuracy of {at.accuracy:.2f} with {at.labels:.0f} labels"
     sides = [
         f"not with {labels[-1]:.0f}" if needed is None else f"with {needed:.0f}"
-        for needed, labels in ((at.labels, found.labels), (at.control_labels, found.control_labels))
+        for needed, labels in ((at.labels, curves.labels), (at.control_labels, curves.control_labels))
     ]
     return f"{own} reached an accuracy of {at.accuracy:.2f} {sides[0]} labels, {control} {sides[1]}"
 
 
-def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVEL) -> str:
+def reached(at: Saving, curves: Pair, names: tuple[str, str], level: float = LEVEL) -> str:
     """What both curves needed to reach an accuracy, in one sentence."""
     goal, share = f"to reach {at.accuracy:g}", at.share.estimate
     own, other = names
@@ -321,11 +294,11 @@ def reached(at: Saving, found: Pair, names: tuple[str, str], level: float = LEVE
         needed = f"{own} needed {at.labels:.0f} labels {goal} and {other} {at.control_labels:.0f}"
     elif at.labels is not None:
         needed = (
-            f"{own} needed {at.labels:.0f} labels {goal}, which {other} did not with {found.control_labels[-1]:.0f}"
+            f"{own} needed {at.labels:.0f} labels {goal}, which {other} did not with {curves.control_labels[-1]:.0f}"
         )
     elif at.control_labels is not None:
         needed = (
-            f"{other} needed {at.control_labels:.0f} labels {goal}, which {own} did not with {found.labels[-1]:.0f}"
+            f"{other} needed {at.control_labels:.0f} labels {goal}, which {own} did not with {curves.labels[-1]:.0f}"
         )
     else:
         return f"Neither {own} nor {other} reached {at.accuracy:g}."

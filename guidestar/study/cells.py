@@ -12,6 +12,7 @@ import fcntl
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,17 +116,6 @@ def run_cells(
 def exit_code(results: Sequence[CellResult]) -> int:
     """1 if a cell failed, else 0."""
     return int(any(one.state == "failed" for one in results))
-
-
-def part_of(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
-    """The cells of one of several processes: whole groups, so that each warm start is trained by one of them.
-
-    Raises ValueError if there is no such part.
-    """
-    if not 1 <= part <= parts:
-        raise ValueError(f"part is {part} of {parts}; allowed: 1 to {parts}")
-    order = list(dict.fromkeys(map(group_of, cells)))
-    return [cell for cell in cells if order.index(group_of(cell)) % parts == part - 1]
 
 
 def group_of(cell: Cell) -> tuple[tuple[str, str | int], ...]:
@@ -281,9 +271,9 @@ def _result(cell: Cell, run: Run) -> Result:
     store = run.store
     facts, metrics, timings = store.facts, store.metrics(), store.timings()
     curve = [[m.labels, m.values["accuracy"]] for m in metrics if "accuracy" in m.values]
-    seconds: dict[str, float] = {}
+    seconds: Any = Counter()
     for _, phase, spent, _ in timings:
-        seconds[phase] = seconds.get(phase, 0.0) + spent
+        seconds[phase] += spent
     finished = store.finished()
     return {
         **about(cell, facts),
@@ -354,13 +344,15 @@ def run_folder(cell: Cell) -> Path:
     return Path(cell.config.out) / f"{cell.config.strategies[0].title}-seed{cell.config.seeds[0]}"
 
 
-def chosen_part(cells: Sequence[Cell], part: str | None) -> Sequence[Cell]:
-    """The cells of part "i/n". Raises ConfigError for another form, or a part that is not there."""
-    if part is None:
-        return cells
+def part_of(cells: Sequence[Cell], part: str) -> list[Cell]:
+    """The cells of part "i/n": whole groups, so that each warm start is trained by one of several processes.
+
+    Raises ConfigError for another form, or a part that is not there.
+    """
     if not (match := re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", part)) or int(match[1]) > int(match[2]):
         raise ConfigError(f"part is {part!r}; allowed: i/n, for example 1/2")
-    return part_of(cells, int(match[1]), int(match[2]))
+    order = list(dict.fromkeys(map(group_of, cells)))
+    return [cell for cell in cells if order.index(group_of(cell)) % int(match[2]) == int(match[1]) - 1]
 
 
 def tried(progress: Progress, work: Any) -> Any:

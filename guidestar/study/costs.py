@@ -6,6 +6,7 @@ exactly, scored ones as the mean over the pool; operations come from formulas (`
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,9 @@ from typing import Any
 
 from guidestar import config as configs
 from guidestar.bench import Bench
-from guidestar.config import CONFIG_FILE, TrainConfig
+from guidestar.config import CONFIG_FILE, CostConfig, TrainConfig
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
-from guidestar.metrics.cost import KINDS, Prices, Spent, cumulative, forward, reached, training
+from guidestar.metrics.cost import KINDS, Prices, Spent, forward, training
 from guidestar.model.recipe import epochs
 from guidestar.people.ledger import read_ledger
 from guidestar.phases import PHASES
@@ -29,6 +30,7 @@ from guidestar.report.spending import COSTS_FILE, read_ledger_of
 from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
 from guidestar.study.drawing import save_figure
+from guidestar.study.fit import pretrained
 from guidestar.words import duration
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
@@ -50,7 +52,8 @@ class Bill:
     @property
     def totals(self) -> list[Spent]:
         """All spent up to each round, measuring left out."""
-        return cumulative(self.rounds)
+        counted = ([spent for kind, spent in one.items() if kind != "measuring"] for one in self.rounds)
+        return list(itertools.accumulate(sum(spent, Spent()) for spent in counted))
 
 
 def costs(
@@ -73,10 +76,7 @@ def costs(
         raise ConfigError(f"{folder}: found no run with a {CONFIG_FILE} in it or above it")
     bench = bench or Bench(configs.load(file))
     set_prices = bench.config.cost
-    prices = replace(
-        Prices(set_prices.label, set_prices.annotator_hour, set_prices.machine_hour),
-        **{name: value for name, value in (changes or {}).items() if value is not None},
-    )
+    prices = prices_of(set_prices, changes or {})
     count = _counter(bench)
     stores = []
     try:
@@ -104,6 +104,12 @@ def costs(
     if out is not None:
         facts["files"] = [str(path) for path in _write(bills, out, set_prices.currency)]
     return facts
+
+
+def prices_of(section: CostConfig, changes: Mapping[str, float | None]) -> Prices:
+    """The prices of a configuration. changes: names of `Prices` -> others in their place; None changes nothing."""
+    prices = Prices(section.label, section.annotator_hour, section.machine_hour)
+    return replace(prices, **{name: value for name, value in changes.items() if value is not None})
 
 
 def keep_costs(folder: Path) -> Path | None:
@@ -159,18 +165,9 @@ def costs_text(facts: Mapping[str, Any]) -> str:
 
 
 def _counter(bench: Bench) -> Count:
-    """Numbers of tokens of some texts, by the run's own tokenizer; the weights stay on the disk."""
-    from transformers import AutoTokenizer
-
-    from guidestar.model.sources import reading, resolve
-
-    options = reading(bench.config.model)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(bench.config.model)[0], **options)
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
-
-    return count
+    """Numbers of tokens of some texts, by the run's own tokenizer."""
+    tokenizer = pretrained(bench.config, "AutoTokenizer")
+    return lambda texts: [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
 
 
 def _together(folder: Path, config: Path) -> list[Path]:
@@ -210,14 +207,17 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
     known = len(measured)
     parameters = float(store.facts["model"]["parameters"])
     lengths = {
-        "pool": _mean(count([e.prompt for e in bench.dataset.pool])),
-        "test": _mean(count([e.prompt for e in bench.dataset.test.examples])) if bench.dataset.test else 0.0,
-        "validation": (
-            _mean(count([e.prompt for e in bench.dataset.validation.examples])) if bench.dataset.validation else 0.0
-        ),
+        name: float(statistics.fmean(count([e.prompt for e in examples]))) if examples else 0.0
+        for name, examples in (
+            ("pool", bench.dataset.pool),
+            ("test", bench.dataset.test.examples if bench.dataset.test else ()),
+            ("validation", bench.dataset.validation.examples if bench.dataset.validation else ()),
+        )
     }
     rounds = [{kind: Spent() for kind in KINDS} for _ in range(known)]
-    walks, seen = _walks(store.facts.get("recipe") or {}), set()
+    known_fields = {f.name for f in fields(Recipe)} - {"mix"} - ABOUT
+    recipe = {k: v for k, v in (store.facts.get("recipe") or {}).items() if k in known_fields and v is not None}
+    walks, seen = Recipe("", **recipe).walks, set()  # stored recipes of older runs know passes alone
     for r, name, seconds, n in store.timings():
         if r >= known or name not in PHASES:
             continue
@@ -231,7 +231,7 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         else:
             tokens = n * lengths[phase.over] * (walks if phase.walks else 1)
         seen.add(name)
-        frozen = not _is_full(bench)
+        frozen = str(bench.config.peft.get("peft_type", "")).upper() != "FULL"
         operations = training(parameters, tokens, frozen=frozen) if phase.trains else forward(parameters, tokens)
         rounds[r][phase.purpose] += Spent(seconds, tokens, operations, prices.machine(seconds))
     for r, spent in enumerate(_labelling(store, bench, prices, known)):
@@ -240,21 +240,6 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         store.folder.resolve().name, int(store.facts.get("seed", 0)), is_random(store.facts), tuple(rounds),
         tuple(m.labels for m in measured), tuple(m.values.get("accuracy") for m in measured),
     )  # fmt: skip
-
-
-def _walks(recipe: Mapping[str, Any]) -> int:
-    """How often a stored recipe goes through the candidates; those of older runs know passes alone."""
-    known = {f.name for f in fields(Recipe)} - {"mix"} - ABOUT
-    plain = {name: value for name, value in recipe.items() if name in known and value is not None}
-    return Recipe("", **plain).walks
-
-
-def _mean(lengths: Sequence[int]) -> float:
-    return float(statistics.fmean(lengths)) if lengths else 0.0
-
-
-def _is_full(bench: Bench) -> bool:
-    return str(bench.config.peft.get("peft_type", "")).upper() == "FULL"
 
 
 def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
@@ -343,7 +328,9 @@ def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:
         if bill.random or control is None or control.accuracy[-1] is None:
             continue
         target = control.accuracy[-1]
-        own, other = (reached([a or 0.0 for a in b.accuracy], target) for b in (bill, control))
+        own, other = (
+            next((i for i, a in enumerate(b.accuracy) if a is not None and a >= target), None) for b in (bill, control)
+        )
         if own is None or other is None:
             lines.append(
                 f"{bill.run} never reached {target:.3f}, the accuracy that {control.run} ended with: there is nothing to save."

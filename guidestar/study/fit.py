@@ -25,6 +25,7 @@ from guidestar.tasks import Task, scored_labels
 RUNTIME = (0.37 * GIB, 0.65 * GIB)  # Python with torch, transformers and peft: before a model, and after a run
 CUDA_CONTEXT = 0.5 * GIB
 SLACK = {"cpu": (1.0, 2.1), "cuda": (1.0, 1.3)}  # of what comes and goes: the C allocator keeps what it is given back
+Peak = tuple[Range, dict[str, float]]  # bytes, and the parts at the lower end
 STEADY = ("weights", "adapter", "gradients", "optimiser")
 STORE, LABEL, REPORT = (90e3, 120e3), (500.0, 5e3), (90e3, 500e3)  # bytes of a database, of a label in it, of a report
 
@@ -99,14 +100,14 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     options = reading(config.model)
     folder, _ = resolve(config.model)
     try:
-        found = AutoConfig.from_pretrained(folder, **options)
-        headed = load.classifies_with_head(config.model, found)
+        settings = AutoConfig.from_pretrained(folder, **options)
+        headed = load.classifies_with_head(config.model, settings)
         kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
         with torch.device("meta"):
-            model = kind.from_config(found, trust_remote_code=options["trust_remote_code"])
+            model = kind.from_config(settings, trust_remote_code=options["trust_remote_code"])
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
-    text = found.get_text_config()
+    text = settings.get_text_config()
     heads = int(getattr(text, "num_attention_heads", 1))
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     keys = int(getattr(text, "num_key_value_heads", None) or heads)
@@ -114,7 +115,7 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     shape = Shape(
         parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-        queries=heads * width, keys=keys * width, vocabulary=found.num_labels if headed else int(text.vocab_size), bytes=size,
+        queries=heads * width, keys=keys * width, vocabulary=settings.num_labels if headed else int(text.vocab_size), bytes=size,
         words=int(text.vocab_size),
     )  # fmt: skip
     return model, shape
@@ -143,7 +144,7 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     except Exception as error:  # each type raises its own kinds
         raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
     layers = [(name, m) for name, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)]
-    at = [int(found[1]) for name, _ in layers if (found := re.search(r"\.(\d+)\.", name))]
+    at = [int(match[1]) for name, _ in layers if (match := re.search(r"\.(\d+)\.", name))]
     rank = int(getattr(made, "r", 0) or 0)
     return Adapter(
         numbers=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
@@ -154,17 +155,20 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     )
 
 
-def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
-    """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone, as far as they fit its
-    context: longer ones are cut or left out before a run begins."""
-    from transformers import AutoConfig, AutoTokenizer
+def pretrained(config: RunConfig, kind: str) -> Any:
+    """The model's "AutoTokenizer" or "AutoConfig"; the weights stay on the disk."""
+    import transformers
 
     from guidestar.model.sources import reading, resolve
 
-    options = reading(config.model)
-    folder = resolve(config.model)[0]
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    own = getattr(AutoConfig.from_pretrained(folder, **options).get_text_config(), "max_position_embeddings", None) or 0
+    return getattr(transformers, kind).from_pretrained(resolve(config.model)[0], **reading(config.model))
+
+
+def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
+    """Tokens of at most 2,000 prompts of the pool and the test set, by the model's tokenizer alone, as far as they fit its
+    context: longer ones are cut or left out before a run begins."""
+    tokenizer = pretrained(config, "AutoTokenizer")
+    own = getattr(pretrained(config, "AutoConfig").get_text_config(), "max_position_embeddings", None) or 0
     context = min(config.model.max_length or 1 << 30, own if own > 0 else 1 << 30)
     every = [*dataset.pool, *(dataset.test.examples if dataset.test else ())]
     some = every[:: -(-len(every) // 2000)]
@@ -181,9 +185,7 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
 # --- what is needed -------------------------------------------------------------------------------
 
 
-def peaks(
-    config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Task
-) -> dict[str, tuple[Range, dict[str, float]]]:
+def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Task) -> dict[str, Peak]:
     """Peak bytes while training, while scoring, and with `tapt` while reading the pool: a range, and the parts at its lower
     end."""
     from guidestar.model import load, pretrain
@@ -191,24 +193,21 @@ def peaks(
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
     low, high = (memory.training(shape, adapter, micro, n, lengths.response) for n in whole)
-    new = 0 if scored_labels(task) and not _generates(config, task.family) else task.max_new_tokens
+    needs = [strategies.needs(strategies.resolve(item), task.family) for item in config.strategies]
+    written_out = any(name.startswith(("response_", "answer_")) for pair in needs for part in pair for name in part)
+    new = 0 if scored_labels(task) and not written_out else task.max_new_tokens
     read, written = load.batch_sizes(config.model, load._device(config.model.device))
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
     score = memory.scoring(shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new)
-    found = {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
+    needed = {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
     if config.tapt is not None:
         share = config.tapt.mask if shape.words != shape.vocabulary else 1.0
         most = max(float(pretrain.MOST), lengths.longest)  # of a forward pass; rows of similar length come together
         together = [min(config.tapt.batch_size * n, most) for n in (lengths.usual, lengths.longest)]
         low, high = (memory.pretraining(shape, adapter, n, share * n) for n in together)
-        found["pretraining"] = (_range(config, low, high), low)
-    return found
-
-
-def _generates(config: RunConfig, kind: str) -> bool:
-    needs = [strategies.needs(strategies.resolve(item), kind) for item in config.strategies]
-    return any(name.startswith(("response_", "answer_")) for pair in needs for part in pair for name in part)
+        needed["pretraining"] = (_range(config, low, high), low)
+    return needed
 
 
 def _range(config: RunConfig, low: dict[str, float], high: dict[str, float]) -> Range:
@@ -248,26 +247,25 @@ def refusals(
     config: RunConfig, machine: Machine, dataset: Dataset, runs: int, lengths: Lengths
 ) -> tuple[list[str], dict[str, Any]]:
     """What cannot fit, each with what would; and the needs as JSON-able data."""
-    model, shape = skeleton(config)
-    adapter = adapter_of(config, model, shape)
-    found = peaks(config, shape, adapter, lengths, dataset.task)
-    need = _most(found)
+    shape, adapter = sizes_of(config)
+    needed = peaks(config, shape, adapter, lengths, dataset.task)
+    need = _most(needed)
     room, where = (machine.accelerator, "the GPU's") if machine.accelerator else (machine.memory, "this machine's")
     problems = []
     if room is not None and need[0] > room:
         problems.append(
             f"memory: at least {gib(need[0])} are needed, {where} {gib(room)} are there; "
-            + _would(config, room, dataset, lengths, lambda c: _most(peaks_of(c, lengths, dataset.task))[0])
+            + _would(config, room, lambda c: _most(peaks_of(c, lengths, dataset.task))[0])
         )
     taken = disk(config, shape, adapter, dataset, runs)
     if machine.disk is not None and taken[0] > machine.disk:
         problems.append(
             f"disk: at least {gib(taken[0])} are needed, {gib(machine.disk)} are free; "
-            + _would(config, machine.disk, dataset, lengths, lambda c: _disk_of(c, dataset, runs)[0], _ON_DISK)
+            + _would(config, machine.disk, lambda c: disk(c, *sizes_of(c), dataset, runs)[0], _ON_DISK)
             + "; or set `out` to another disk"
         )
     facts = {
-        "memory": {name: {"range": list(r), "parts": parts} for name, (r, parts) in found.items()},
+        "memory": {name: {"range": list(r), "parts": parts} for name, (r, parts) in needed.items()},
         "peak": list(need),
         "disk": list(taken),
         "machine": {"memory": machine.memory, "free": machine.free, "disk": machine.disk, "gpu": machine.accelerator},
@@ -276,86 +274,77 @@ def refusals(
     return problems, facts
 
 
-def peaks_of(config: RunConfig, lengths: Lengths, task: Task) -> dict[str, tuple[Range, dict[str, float]]]:
+def sizes_of(config: RunConfig) -> tuple[Shape, Adapter]:
+    """The sizes of a configuration's model and of its adapter."""
+    model, shape = skeleton(config)
+    return shape, adapter_of(config, model, shape)
+
+
+def peaks_of(config: RunConfig, lengths: Lengths, task: Task) -> dict[str, Peak]:
     """`peaks` of a configuration from its model and adapter on."""
-    model, shape = skeleton(config)
-    return peaks(config, shape, adapter_of(config, model, shape), lengths, task)
+    return peaks(config, *sizes_of(config), lengths, task)
 
 
-def _disk_of(config: RunConfig, dataset: Dataset, runs: int) -> Range:
-    model, shape = skeleton(config)
-    return disk(config, shape, adapter_of(config, model, shape), dataset, runs)
-
-
-def _most(found: dict[str, tuple[Range, dict[str, float]]]) -> Range:
-    return max(low for (low, _), _ in found.values()), max(high for (_, high), _ in found.values())
+def _most(needed: dict[str, Peak]) -> Range:
+    return max(low for (low, _), _ in needed.values()), max(high for (_, high), _ in needed.values())
 
 
 Change = tuple[str, Callable[[RunConfig], RunConfig | None]]
 
 
-def _section(name: str, **values: Any) -> Callable[[RunConfig], RunConfig | None]:
-    """Another value of a section's keys; None if they have it already."""
-
-    def change(config: RunConfig) -> RunConfig | None:
-        before = getattr(config, name)
-        if all(getattr(before, key) == value for key, value in values.items()):
-            return None
-        return config.model_copy(update={name: before.model_copy(update=values)})
-
-    return change
+def _set(config: RunConfig, section: str, **values: Any) -> RunConfig | None:
+    """The configuration with other values of a section's keys; None if it has them already."""
+    before = getattr(config, section)
+    if all(getattr(before, key) == value for key, value in values.items()):
+        return None
+    return config.model_copy(update={section: before.model_copy(update=values)})
 
 
 def _lora(config: RunConfig) -> RunConfig | None:
     if str(config.peft.get("peft_type", "")).upper() != "FULL":
         return None
-    return config.model_copy(
-        update={"peft": dict(RunConfig.model_fields["peft"].get_default(call_default_factory=True))}
-    )
+    return config.model_copy(update={"peft": RunConfig.model_fields["peft"].get_default(call_default_factory=True)})
 
 
-def _fewer_tokens(config: RunConfig) -> RunConfig | None:
-    now = config.model.batch_tokens
-    return None if now is not None and now <= 256 else _section("model", batch_tokens=256)(config)
+def _at_most(section: str, key: str, most: int) -> Change:
+    """A key's value lowered to `most`, where it is more or not set."""
 
+    def change(config: RunConfig) -> RunConfig | None:
+        now = getattr(getattr(config, section), key)
+        return None if now is not None and now <= most else _set(config, section, **{key: most})
 
-def _fewer_rounds(config: RunConfig) -> RunConfig | None:
-    half = -(-(config.query.budget - config.query.warm_start) // 2)
-    return None if config.query.rounds <= 3 else _section("query", batch=half)(config)
-
-
-def _fewer_candidates(config: RunConfig) -> RunConfig | None:
-    now = config.query.candidates
-    return None if now is not None and now <= 1000 else _section("query", candidates=1000)(config)
+    return f"{section}.{key}: {most}", change
 
 
 def _bfloat16(config: RunConfig) -> RunConfig | None:
     from guidestar.model import load
 
-    device = load._device(config.model.device)
-    return (
-        None if load._dtype(config.model.dtype, device).itemsize == 2 else _section("model", dtype="bfloat16")(config)
-    )
+    half = load._dtype(config.model.dtype, load._device(config.model.device)).itemsize == 2
+    return None if half else _set(config, "model", dtype="bfloat16")
+
+
+def _fewer_rounds(config: RunConfig) -> RunConfig | None:
+    half = -(-(config.query.budget - config.query.warm_start) // 2)
+    return None if config.query.rounds <= 3 else _set(config, "query", batch=half)
 
 
 # Cheapest first: what changes no result, then what changes it little, then the rest.
 _IN_MEMORY: list[Change] = [
-    ("train.micro_batch_size: 1", _section("train", micro_batch_size=1)),
-    ("model.batch_tokens: 256", _fewer_tokens),
+    _at_most("train", "micro_batch_size", 1),
+    _at_most("model", "batch_tokens", 256),
     ("model.dtype: bfloat16", _bfloat16),
     ("peft: {peft_type: LORA} in place of FULL", _lora),
 ]
 _ON_DISK: list[Change] = [
-    ("query.candidates: 1000", _fewer_candidates),
+    _at_most("query", "candidates", 1000),
     ("fewer rounds, by a larger query.batch", _fewer_rounds),
     ("peft: {peft_type: LORA} in place of FULL", _lora),
 ]
 
 
 def _would(
-    config: RunConfig, room: float, dataset: Dataset, lengths: Lengths, need: Callable[[RunConfig], float],
-    changes: Sequence[Change] = _IN_MEMORY,
-) -> str:  # fmt: skip
+    config: RunConfig, room: float, need: Callable[[RunConfig], float], changes: Sequence[Change] = _IN_MEMORY
+) -> str:
     """Single changes that fit; else all of them together, as far as they are needed."""
     single = [(name, after) for name, change in changes if (made := change(config)) and (after := need(made)) <= room]
     if single:

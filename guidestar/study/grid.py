@@ -70,7 +70,8 @@ def run_study(
         raise ConfigError(f"jobs is {jobs}; allowed: 1 or more")
     if jobs > 1 and part is not None:
         raise ConfigError("part and jobs do not go together: a part is one process")
-    cells, shared = engine.chosen_part(study.cells, part), Shared(study.out / "cache", news)
+    cells = study.cells if part is None else engine.part_of(study.cells, part)
+    shared = Shared(study.out / "cache", news)
     before = _results(cells, study.out)
     planned = plan.make_plan(cells, {one["name"] for one in before}, shared)
     text = plan.plan_text(planned, title(study), _what_runs(study, cells))

@@ -11,6 +11,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,8 +31,8 @@ from guidestar.tasks import scored_labels
 from guidestar.words import duration, span
 
 SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
-FASTER, SLOWER = 0.8, 1.4  # what a range allows below its fastest and above its slowest batch
-SWIFTER, TARDIER = 0.6, 2.0  # the same of scoring, whose one short call says less; docs/planning.md
+TRAINING = (0.8, 1.4)  # factors of the fastest and the slowest measured batch that make the ends of a range
+SCORING = (0.6, 2.0)  # the same for scoring, where one short call is measured; docs/planning.md
 
 Range = tuple[float, float]
 Rates = Mapping[str, Range]
@@ -95,6 +96,7 @@ def make_plan(
     unplanned: dict[str, str] = {}
     cached: set[tuple[str, str, str]] = set()
     short: list[str] = []
+    examples: Counter[str] = Counter()  # of each phase
     for cell, first in zip(cells, first_of_warm_start(cells), strict=True):
         if cell.name in done:
             continue
@@ -125,31 +127,23 @@ def make_plan(
                 shared.forget()
             continue
         works.append(work)
-        for phase, (low, high) in cost(work, measured[key]).items():
-            before = seconds.get(phase, (0.0, 0.0))
-            seconds[phase] = (before[0] + low, before[1] + high)
+        for (phase, _), n in work.amounts.items():
+            examples[phase] += n
+        for phase, ends in cost(work, measured[key]).items():
+            add(seconds, phase, ends)
     return Plan(
         cells=len(cells),
         done=sum(cell.name in done for cell in cells),
         rounds=sum(work.rounds for work in works),
         labels=sum(work.labels for work in works),
-        trained=sum(n for work in works for (phase, _), n in work.amounts.items() if phase == "train"),
-        passes=sum(n for work in works for (phase, _), n in work.amounts.items() if phase.startswith("score")),
+        trained=examples["train"],
+        passes=sum(n for phase, n in examples.items() if phase.startswith("score")),
         seconds=seconds,
         tokens=tokens,
-        examples=_added(works),
+        examples=dict(examples),
         unplanned=unplanned,
         warnings=[sentence for sentence in dict.fromkeys(short) if sentence],
     )
-
-
-def _added(works: Sequence[Work]) -> dict[str, int]:
-    """Examples of each phase over all cells."""
-    found: dict[str, int] = {}
-    for work in works:
-        for (phase, _), count in work.amounts.items():
-            found[phase] = found.get(phase, 0) + count
-    return found
 
 
 def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) -> Work:
@@ -165,13 +159,8 @@ def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) 
 
 def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
     """Whether each cell trains its warm start, or finds it in the folder it shares with an earlier cell."""
-    seen: set[tuple[str, int]] = set()
-    found = []
-    for cell in cells:
-        place = (cell.config.out, cell.config.seeds[0])
-        found.append(place not in seen)
-        seen.add(place)
-    return found
+    places = [(cell.config.out, cell.config.seeds[0]) for cell in cells]
+    return [place not in places[:i] for i, place in enumerate(places)]
 
 
 def work_of(
@@ -206,17 +195,22 @@ def work_of(
     return Work(course.measured, labels[-1] - before, len(course.trained), amounts(course), members)
 
 
+def add(ranges: dict[str, Range], name: str, ends: Range) -> None:
+    """Add to the range of a name; there may be none yet."""
+    before = ranges.get(name, (0.0, 0.0))
+    ranges[name] = (before[0] + ends[0], before[1] + ends[1])
+
+
 def cost(work: Work, rates: Rates) -> dict[str, Range]:
     """Seconds by phase. rates: kind of work -> seconds an example, and "fixed", seconds a training."""
-    found: dict[str, Range] = {}
+    seconds: dict[str, Range] = {}
     for (phase, kind), count in work.amounts.items():
         low, high = (count * rate for rate in rates[kind])
         if kind == "train":
             trainings = {"train": work.trainings, "train committee": work.members}.get(phase, 1)
             low, high = (a + trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
-        before = found.get(phase, (0.0, 0.0))
-        found[phase] = (before[0] + low, before[1] + high)
-    return found
+        add(seconds, phase, (low, high))
+    return seconds
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -273,7 +267,7 @@ def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Callable[[], flo
         start = clock()
         scorer(examples, Ask.of([needs], gold=data.gold if kind == "gold" else None))
         times.append((clock() - start) / len(examples))
-    low, high = times[-1] * SWIFTER, times[-1] * TARDIER
+    low, high = (times[-1] * factor for factor in SCORING)
     return (low * _early(bench) if kind == "generated" else low, high)
 
 
@@ -295,7 +289,7 @@ def _mean_tokens(bench: Bench) -> float:
 
 
 def _widened(times: Sequence[float]) -> Range:
-    return min(times) * FASTER, max(times) * SLOWER
+    return min(times) * TRAINING[0], max(times) * TRAINING[1]
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -320,10 +314,10 @@ def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
 def compared(plan: Plan, before: Sequence[Result], now: Sequence[Result]) -> list[str]:
     """Seconds of each phase beside the estimate, for the cells that ran. before: results that were there already."""
     old = {one["name"] for one in before}
-    spent: dict[str, float] = {}
+    spent: Counter[str] = Counter()
     for one in now:
-        for phase, seconds in one["seconds"].items() if one["name"] not in old else ():
-            spent[phase] = spent.get(phase, 0.0) + seconds
+        if one["name"] not in old:
+            spent.update(one["seconds"])
     return [
         f"  {phase}: {duration(seconds)}"
         + (f", planned {span(plan.seconds[phase], duration)}" if phase in plan.seconds else ", not planned")

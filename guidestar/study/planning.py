@@ -13,8 +13,9 @@ import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics import cost
-from guidestar.metrics.cost import Prices
 from guidestar.metrics.memory import Range
 from guidestar.phases import PHASES
 from guidestar.progress import Progress, Silent
@@ -32,6 +32,7 @@ from guidestar.store import files
 from guidestar.store.store import DATABASE, Store
 from guidestar.study import plan as plans
 from guidestar.study.cells import Cell, Shared
+from guidestar.study.costs import prices_of
 from guidestar.study.fit import Lengths, Machine, gib, lengths_of, refusals, this_machine
 from guidestar.words import count, duration, span
 
@@ -158,9 +159,8 @@ def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mappi
             else cost.forward(sizes["parameters"], n)
             for n in ends
         ]
-        for found, (low, high) in ((tokens, ends), (operations, (work[0], work[1]))):
-            before = found.get(kind, (0.0, 0.0))
-            found[kind] = (before[0] + low, before[1] + high)
+        plans.add(tokens, kind, ends)
+        plans.add(operations, kind, (work[0], work[1]))
     return {
         "tokens": {kind: list(ends) for kind, ends in tokens.items()},
         "operations": {kind: list(ends) for kind, ends in operations.items()},
@@ -172,8 +172,7 @@ def _people(
     lengths: Lengths,
 ) -> dict[str, Any]:  # fmt: skip
     """Hours of annotators and money. Hours are None where no rate is known; the money of labels is then the price alone."""
-    prices = Prices(config.cost.label, config.cost.annotator_hour, config.cost.machine_hour)
-    prices = replace(prices, **{name: value for name, value in changes.items() if value is not None})
+    prices = prices_of(config.cost, changes)
     pace = 3600 / rate if rate is not None else config.cost.seconds_per_label
     endpoint = bench.answered_by == "endpoint"
     asked = planned.labels if endpoint else round(planned.labels * (1 + config.people.overlap))
@@ -240,16 +239,16 @@ def compared(folder: Path) -> dict[str, Any] | None:
         now, then = _decides(configs.load(folder / CONFIG_FILE)), plan["configuration"]
         if changed := sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key)):
             return {"finished": False, "changed": changed, "rows": {}}
-    spent: dict[str, float] = {}
+    spent: Any = Counter()  # seconds by phase
     for name in plan["runs"]:
         if (folder / name / DATABASE).is_file():
             with Store.open(folder / name) as store:
                 for r, phase, seconds, _ in store.timings() if store.begun else ():
                     if r >= plan.get("complete", {}).get(name, 0):
-                        spent[phase] = spent.get(phase, 0.0) + seconds
+                        spent[phase] += seconds
     finished = all(_standing(folder / name).finished for name in plan["runs"])
-    rows = {f"seconds, {phase}": _row(span, spent.get(phase, 0.0), finished) for phase, span in plan["seconds"].items()}
-    rows["seconds, all"] = _row(plan["total_seconds"], sum(spent.values()), finished)
+    rows = {f"seconds, {phase}": _row(span, float(spent[phase]), finished) for phase, span in plan["seconds"].items()}
+    rows["seconds, all"] = _row(plan["total_seconds"], float(sum(spent.values())), finished)
     if plan.get("measured_peak"):
         rows["peak memory"] = _row(plan["peak"], plan["measured_peak"], finished)
     rows["disk"] = _row(plan["disk"], _size(folder) - plan["disk_before"], finished)
@@ -260,12 +259,8 @@ def _row(span: list[float], actual: float, finished: bool) -> dict[str, Any]:
     low, high = span
     middle = math.sqrt(low * high)
     known = finished and middle > 0
-    return {
-        "planned": [low, high],
-        "actual": actual,
-        "error": actual / middle - 1 if known else None,
-        "inside": bool(low <= actual <= high) if known else None,
-    }
+    error, inside = (actual / middle - 1, bool(low <= actual <= high)) if known else (None, None)
+    return {"planned": [low, high], "actual": actual, "error": error, "inside": inside}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
