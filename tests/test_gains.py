@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from guidestar.study.gains import Above, Gain, gains, markdown
+from guidestar.study.gains import Above, gains, markdown
+from tools.comparisons import gain_of
 
 
 def made(peft: str, method: str, seed: int, area: float, points: tuple[int, ...] = (10, 20)) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_the_mean_over_adapters_is_made_seed_by_seed() -> None:
     expected = {"mean": sum(by_seed) / 3, "low": low, "high": high, "seeds": 3}
     assert vars(both.above["me"]) == pytest.approx(expected)
     assert both.adapters == 2
-    assert Gain.of_plain(asdict(both)) == both
+    assert gain_of(asdict(both)) == both
     text = markdown([lora, full, both], "random").splitlines()
     assert text[0] == "| AUC above random, points | me |"
     assert text[-1].startswith("| d, m, **mean of 2 adapters** | +6.7 (−")

@@ -25,10 +25,11 @@ from guidestar.study import grid, jobs
 from guidestar.study.compose import Row, load_study
 from guidestar.study.grid import run_study
 from guidestar.study.reading import warm_starts
-from guidestar.study.results import read_results, result_path
+from guidestar.study.results import result_path
 from guidestar.study.studyfile import PROTOCOLS, StudyConfig
-from guidestar.study.tables import Line, markdown, table
+from guidestar.study.tables import markdown, table
 from guidestar.tuning import Tuning
+from tools.comparisons import line_of, read_results
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
 ADAPTER = {"peft_type": "BOTTLENECK", "r": 4, "bottleneck_dropout": 0.2, "target_modules": ["o_proj", "down_proj"]}
@@ -519,7 +520,7 @@ def test_one_seed_has_a_ripl_without_interval_and_no_verdict() -> None:
     assert (plain["auc"]["sd"], plain["verdict"]) == (None, "too few seeds")
     assert "16.7 %" in markdown(lines)
     assert "+10.00 " in markdown(lines)
-    assert Line.of_plain(json.loads(json.dumps(plain))).plain() == plain
+    assert line_of(json.loads(json.dumps(plain))).plain() == plain
     alone = table(ROWS, [made("me", 0, CHOSEN[0])]).lines
     assert alone[0].beside is None
     perfect = table(ROWS, [made("random", 0, [1.0, 1.0]), made("me", 0, [1.0, 0.9])]).lines

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from guidestar.metrics.statistics import Interval
+from guidestar.metrics.verdict import can_claim
 from guidestar.study import gains
 from guidestar.study.compose import Row
-from guidestar.study.results import Result, group_of, read_results
-from guidestar.study.tables import NOTE, Line, markdown, ripl_of, table
+from guidestar.study.results import Result, group_of, read_result
+from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
 
 Group = tuple[str, str, str]
 
@@ -35,6 +38,39 @@ PUBLISHED: dict[str, tuple[str, float, float, float]] = {
 """SUBJ in Jukić and Šnajder 2023 (arXiv 2305.14576), read off their figures to about ±0.002: BERT, 100 to 1,000 labels, five
 seeds, in each round the epoch with the best accuracy on the *test* set. Their "MC" is the entropy of the mean of 30 dropout
 passes."""
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Every result file below a folder, sorted by path. Raises StoreError for one that cannot be read."""
+    return [read_result(path) for path in sorted(folder.rglob("*.json"))]
+
+
+def line_of(data: Mapping[str, Any]) -> Line:
+    """The line of `Line.plain`, of an older version, too."""
+    own = {key: data[key] for key in ("dataset", "model", "peft", "strategy", "control")}
+    beside = None
+    if data["ripl"] or data["verdict"]:
+        few = data["verdict"] and not can_claim(len(data["seeds"]))
+        beside = Beside(
+            tuple(data["seeds"]), _interval(data.get("difference")) or Interval(math.nan, -math.inf, math.inf),
+            _interval(data["ripl"]), "too few seeds" if few else data["verdict"] or "",
+        )  # fmt: skip
+    return Line(
+        **own, label=data.get("label", data["strategy"]), row=data.get("row", f"{data['peft']}/{data['strategy']}"),
+        seeds=tuple(data["seeds"]), auc=Spread(**data["auc"]), final=Spread(**data["final"]), beside=beside,
+    )  # fmt: skip
+
+
+def _interval(plain: Mapping[str, float | None] | None) -> Interval | None:
+    if plain is None or plain["estimate"] is None:
+        return None
+    low, high = plain["low"], plain["high"]
+    return Interval(plain["estimate"], -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def gain_of(data: Mapping[str, Any]) -> gains.Gain:
+    """The gain that `asdict` wrote."""
+    return gains.Gain(**{**data, "above": {k: one and gains.Above(**one) for k, one in data["above"].items()}})
 
 
 def comparisons(studies: Path) -> str:
@@ -63,9 +99,9 @@ def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{facts['done']} of {facts['cells']} runs are done."
     yield ""
-    yield markdown([Line.of_plain(row) for row in facts["rows"]])
+    yield markdown([line_of(row) for row in facts["rows"]])
     yield ""
-    if len(above := [gains.Gain.of_plain(row) for row in facts.get("above", ())]) > 1:
+    if len(above := [gain_of(row) for row in facts.get("above", ())]) > 1:
         yield gains.markdown(above, facts["control"])
         yield ""
     yield from (f"- {sentence}" for sentence in facts["reading"])
@@ -153,7 +189,7 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
         if common:
             control, mc = table(_rows(group[2]), common).lines
             areas = [f"{100 * line.auc.mean:.1f}" for line in (control, mc) if line.auc]
-            known = [Line.of_plain(row) for row in rows
+            known = [line_of(row) for row in rows
                      if group == (row["dataset"], row["model"], row["peft"]) and row["strategy"] == "mc"]  # fmt: skip
             best = next((line for line in known if line.seeds == mc.seeds), mc)
             cells[group[2]] = [*areas, ripl_of(best), str(len(mc.seeds))]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from guidestar import config as configs
 from guidestar.config import RunConfig, TaskConfig
-from guidestar.data.pool import Dataset, load_dataset
+from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.errors import DataError
@@ -29,7 +29,6 @@ from guidestar.tasks import Task, make_task
 NOBODY = "import"  # who answers in a file without names, unless the user says
 SOURCE = "import"
 SHOWN = 20  # problems listed at once
-_CONFIG = "config.yaml"  # in the folder of a run's experiment
 
 
 Slot = tuple[str, str, str]  # example, kind, annotator; a verdict has one slot for all
@@ -91,20 +90,31 @@ def import_file(
         say(f"{file}: read as {name}; another format can be named with --format")
     chosen, question = format_of(name)
     with Store.open(find_run(run)) as store:
-        config = _config_of(store.folder)
+        file_of_config = configs.kept_in(store.folder)
+        config = None if file_of_config is None else configs.load(file_of_config)
         rows_known = rows_of(store)
         asked = [Example(row.id, row.fields, row.prompt, row.where) for row in rows_known]
         data = cache(lambda: None if config is None else load_dataset(config))  # read when a row needs it, and once
-        index = Index(asked, lambda: _pool(pool, data), lambda: _kept_apart(data()))
+        index = Index(
+            asked,
+            lambda: pool if pool is not None else all_of.pool if (all_of := data()) else (),
+            lambda: (
+                [e for s in (all_of.test, all_of.validation) if s for e in s.examples] if (all_of := data()) else []
+            ),
+        )
         about = replace(_about(about_run(store, rows_known), index, config), question=question)
         problems: list[str] = []
         counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
         counts.update(rejected=0, kept_apart=0, unknown=0)
         rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
         statements = _statements(rows, _task(store, config), annotator or NOBODY, problems)
-        _raise_all(problems)
+        if problems:
+            more = [f"… and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
+            raise DataError("\n".join([*problems[:SHOWN], *more]))
         _store(store, statements, counts, edited=chosen.mine is None)
-    if annotator is None and any(_unnamed(row) for row, _ in rows):
+    if annotator is None and any(
+        "" in (*(g.annotator for g in row.answers), *row.flags, *row.notes) for row, _ in rows
+    ):
         say(f"answers that name nobody are stored as by {NOBODY!r}; another name can be given with --annotator")
     if counts["changed_since"]:
         say(f"{counts['changed_since']} answers are older than what the run has now, which stays as it is")
@@ -112,24 +122,6 @@ def import_file(
 
 
 # --- the run --------------------------------------------------------------------------------------
-
-
-def _config_of(folder: Path) -> RunConfig | None:
-    """The configuration beside a run."""
-    file = next((place / _CONFIG for place in (folder.parent, folder) if (place / _CONFIG).is_file()), None)
-    return None if file is None else configs.load(file)
-
-
-def _pool(pool: Sequence[Example] | None, data: Callable[[], Dataset | None]) -> Sequence[Example]:
-    if pool is not None:
-        return pool
-    dataset = data()
-    return () if dataset is None else dataset.pool
-
-
-def _kept_apart(data: Dataset | None) -> Sequence[Example]:
-    splits = () if data is None else (data.test, data.validation)
-    return [example for split in splits if split is not None for example in split.examples]
 
 
 def _about(about: About, index: Index, config: RunConfig | None) -> About:
@@ -212,7 +204,6 @@ def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, pr
 
 def _in_order(said: Sequence[Statement], problems: list[str]) -> list[Statement]:
     """What is said in one slot, the newest last; the same thing once. A problem where no time tells what is newest."""
-    before = said[0]
     if len({_content(s.annotation) for s in said}) == 1:
         return [max(said, key=lambda s: s.time or _NEVER)]
     times = [s.time for s in said]
@@ -220,7 +211,7 @@ def _in_order(said: Sequence[Statement], problems: list[str]) -> list[Statement]
     conflict = next((s for s in newest if _content(s.annotation) != _content(newest[0].annotation)), None)
     if conflict is not None:
         problems.append(_conflict(newest[0], conflict))
-        return [before]
+        return [said[0]]
     return sorted(said, key=lambda s: s.time or _NEVER)
 
 
@@ -281,10 +272,6 @@ def _without_ground(said: Iterable[Statement], finals: Sequence[tuple[Example, s
     ]
 
 
-def _unnamed(row: Row) -> bool:
-    return any(not given.annotator for given in row.answers) or "" in row.flags or "" in row.notes
-
-
 # --- storing --------------------------------------------------------------------------------------
 
 
@@ -322,9 +309,3 @@ def _decision(statement: Statement) -> str:
     if isinstance(said, Skip):
         content.append(said.reason)
     return f"import-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}"
-
-
-def _raise_all(problems: Sequence[str]) -> None:
-    if problems:
-        more = [f"… and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
-        raise DataError("\n".join([*problems[:SHOWN], *more]))

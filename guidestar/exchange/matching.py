@@ -11,6 +11,7 @@ from typing import TypeVar
 from guidestar.errors import DataError
 from guidestar.exchange.rows import Row, shown
 from guidestar.records import Example
+from guidestar.words import shortened
 
 Key = tuple[tuple[str, str], ...]
 K = TypeVar("K")
@@ -66,9 +67,8 @@ class Index:
         names = self.field_names
         if not row.text and not row.fields:
             return f"{row.where}: no id of an example, and no text: expected {', '.join(names)}"
-        text = row.text or " · ".join(row.fields.values())
-        shortened = text if len(text) <= 60 else f"{text[:59]}…"
-        return f"{row.where}: not an example of this run or its pool: {shortened!r}"
+        text = shortened(row.text or " · ".join(row.fields.values()), 60)
+        return f"{row.where}: not an example of this run or its pool: {text!r}"
 
 
 @dataclass(frozen=True)

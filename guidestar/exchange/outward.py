@@ -109,7 +109,11 @@ def rows_of(store: Store) -> list[Row]:
     extras = notes.extras()
     answered = [id for id in notes.answers() if id in extras]
     ids = {**asked, **dict.fromkeys((*answered, *sorted(extras)), (None, None))}
-    order = said_at(store)
+    order = {  # (example, annotator) -> (number in the log, time) of the last label or skip
+        (entry.id, entry.annotation.annotator): (entry.number, entry.at)
+        for entry in notes.history()
+        if isinstance(entry.annotation, (Label, Skip))
+    }
     current, counts, verdicts = notes.by_annotator(), notes.answers(), notes.verdicts()
     flags, remarks, suggestions = notes.flags(), notes.notes(), store.suggestions()
     rows, examples = list[Row](), store.examples()
@@ -133,15 +137,6 @@ def rows_of(store: Store) -> list[Row]:
             )
         )
     return rows
-
-
-def said_at(store: Store) -> dict[tuple[str, str], tuple[int, str]]:
-    """(example, annotator) -> (number in the log, time) of the last label or skip."""
-    return {
-        (entry.id, entry.annotation.annotator): (entry.number, entry.at)
-        for entry in store.annotations.history()
-        if isinstance(entry.annotation, (Label, Skip))
-    }
 
 
 def _given(answer: Label | Skip, at: str = "") -> Given:

@@ -143,33 +143,31 @@ class Shared:
 
     def __init__(self, cache: Path, progress: Progress) -> None:
         self.cache, self.progress = cache, progress
-        self._model: tuple[str, Any] | None = None
-        self._data: tuple[str, Any] | None = None
-        self._fitting: tuple[str, Any] | None = None
+        self._kept: dict[str, tuple[str, Any]] = {}  # part of a bench -> its key and itself
 
     def bench(self, config: RunConfig) -> Bench:
         """A bench with everything that an earlier one has made already."""
         plain = config.plain()
         model, data = fingerprint(plain["model"]), fingerprint({k: plain[k] for k in ("data", "task", "query")})
         bench = Bench(config, self.progress, cache=self.cache)
-        if self._data and self._data[0] == data:
-            bench.dataset = self._data[1]
-        known = self._model[1] if self._model and self._model[0] == model else None
-        if known is not None and known.labels in ((), bench.dataset.task.classes):
-            bench.base = known
-        else:
-            self._model = self._fitting = None  # free the memory before the next model is loaded
-            known = None
-        if self._fitting and self._fitting[0] == model + data:
-            bench.fitting = self._fitting[1]
-        self._data = (data, bench.dataset)
-        self._model = (model, bench.base)
-        self._fitting = (model + data, bench.fitting)
+        self._shared(bench, "dataset", data)
+        known = self._kept.get("base")
+        if known is None or known[0] != model or known[1].labels not in ((), bench.dataset.task.classes):
+            self._kept = {"dataset": self._kept["dataset"]}
+        del known  # its memory must be free before the next model is loaded
+        self._shared(bench, "base", model)
+        self._shared(bench, "fitting", model + data)
         return bench
+
+    def _shared(self, bench: Bench, part: str, key: str) -> None:
+        """Give a bench a part that is there under this key; else have it make its own, and keep that."""
+        if self._kept.get(part, ("",))[0] == key:
+            setattr(bench, part, self._kept[part][1])
+        self._kept[part] = key, getattr(bench, part)
 
     def forget(self) -> None:
         """Load the model anew: after a failure nobody knows what is left on it."""
-        self._model = self._data = self._fitting = None
+        self._kept = {}
 
 
 def _attempt(

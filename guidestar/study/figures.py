@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from guidestar.report.style import MUTED, look
 from guidestar.study.compose import Row, Study
 from guidestar.study.drawing import PAGE, save_figure
 from guidestar.study.results import Result
-from guidestar.study.tables import Place, place_of, row_of
+from guidestar.study.tables import place_of, row_of
 
 MOST_LINES = 6  # of a panel; more are a tangle
 MOST_TICKS = 6
@@ -22,6 +21,8 @@ COLUMNS = 3
 MAJORITY = "majority class"
 BLACK = 2  # the style in black, which is the control's
 REFERENCE = "me-star"  # the row that stands in every panel of a study of many rows, where there is one
+
+_BANDS = "Bands: ± a standard deviation over the seeds."
 
 Panels = Mapping[str, Sequence[str]]
 
@@ -35,13 +36,7 @@ class Curve:
     spread: tuple[float, ...] | None
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes. curves: (style, name in the legend, curve). level: the majority baseline."""
-
-    title: str
-    curves: tuple[tuple[int, str, Curve], ...]
-    level: float | None
+Panel = tuple[str, list[tuple[int, str, Curve]]]  # its title, and the style, the name in the legend and the curve
 
 
 def curve_of(results: Sequence[Result]) -> Curve | None:
@@ -79,25 +74,35 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
     """Draw the curves that there are, a figure for each dataset and model; returns the files, none if there is no curve."""
     panels = panels_of(study.rows, study.config.panels)
     looks = _looks(study.rows, panels)
-    rows = {row.name: row for row in study.rows}
     written: list[Path] = []
     for place in dict.fromkeys(map(place_of, results)):
         runs: dict[str, list[Result]] = {}
         for one in results:
             if place_of(one) == place and one["curve"]:
                 runs.setdefault(row_of(one["tags"]), []).append(one)
-        level = next((one["data"]["majority"]["share"] for some in runs.values() for one in some
-                      if one["data"].get("majority")), None)  # fmt: skip
-        drawn = []
+        of_row = {row.name: runs.get(study.runs.get((*place, row.name), ""), []) for row in study.rows}
+        drawn: list[Panel] = []
         for title, names in panels.items():
-            curves = [(name, curve_of(runs.get(study.runs.get((*place, name), ""), ()))) for name in names]
-            drawn.append(Panel(title, tuple((*looks[title, name], curve) for name, curve in curves if curve), level))
-        drawn = [panel for panel in drawn if panel.curves or len(panels) <= COLUMNS]
-        if any(panel.curves for panel in drawn):
-            grid = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]
-            stem = study.place / "-".join(("curves", *filter(None, place)))
-            note = f"{', '.join(filter(None, place))}. {' '.join(study.config.notes)}"
-            written += save_panels(stem, grid, _points(study, rows, place, runs), note)
+            curves = {name: curve_of(of_row[name]) for name in names}
+            drawn.append((title, [(*looks[title, name], curve) for name, curve in curves.items() if curve]))
+        drawn = [panel for panel in drawn if panel[1] or len(panels) <= COLUMNS]
+        if not any(curves for _, curves in drawn):
+            continue
+        points = [
+            [place[0], row.name, row.label, one["tags"]["method"], one["tags"]["seed"], r, *point]
+            for row in study.rows
+            for one in of_row[row.name]
+            for r, point in enumerate(one["curve"])
+        ]
+        majorities = (one["data"].get("majority") for some in runs.values() for one in some)
+        level = next((majority["share"] for majority in majorities if majority), None)
+        note = f"{', '.join(filter(None, place))}. {' '.join(study.config.notes)} {_BANDS}".strip()
+        lines, named = -(-len(drawn) // COLUMNS), len({name for _, curves in drawn for _, name, _ in curves}) + 1
+        written += save_figure(
+            study.place / "-".join(("curves", *filter(None, place))), _drawer(drawn, level, note),
+            ["dataset", "row", "label", "method", "seed", "round", "labels", "accuracy"], points,
+            width=PAGE if len(drawn) > 1 else 4.2, height=0.45 + 2.25 * lines + 0.16 * -(-named // 3),
+        )  # fmt: skip
     return written
 
 
@@ -105,79 +110,45 @@ def _looks(rows: Sequence[Row], panels: Panels) -> dict[tuple[str, str], tuple[i
     """(panel, row) -> its style and its name in the legend. A strategy looks alike in all panels; where each row has a
     panel of its own, a style says what it is there. The third style, which is black, is the control's."""
     by_name = {row.name: row for row in rows}
-    alone = len(panels) > COLUMNS and not any(row.peft for row in rows)
-    if alone:
+    places = [(panel, name) for panel, names in panels.items() for name in names]
+    if len(panels) > COLUMNS and not any(row.peft for row in rows):
+        controls = {row.control for row in rows}
+        others = {name: (BLACK, "control") if name in controls else (0, "ME with STAR") for _, name in places}
         return {
-            (panel, name): _ROLES[_role(by_name[name], panel, rows)]
-            for panel, names in panels.items()
-            for name in names
+            (panel, name): (1, "the panel's row") if by_name[name].label == panel else others[name]
+            for panel, name in places
         }
     methods = dict.fromkeys(row.method for row in rows)
     black = next((row.method for row in rows if row.name == row.control), None)
     free = iter(i for i in range(len(methods) + 1) if i != BLACK)
     styles = {method: BLACK if method == black else next(free) for method in methods}
-    return {
-        (panel, name): (styles[by_name[name].method], by_name[name].label)
-        for panel, names in panels.items()
-        for name in names
-    }
+    return {(panel, name): (styles[by_name[name].method], by_name[name].label) for panel, name in places}
 
 
-def _role(row: Row, panel: str, rows: Sequence[Row]) -> str:
-    if any(other.control == row.name for other in rows) and row.label != panel:
-        return "control"
-    return "reference" if row.label != panel else "own"
-
-
-_ROLES = {"control": (BLACK, "control"), "reference": (0, "ME with STAR"), "own": (1, "the panel's row")}
-
-
-def save_panels(stem: Path, grid: Sequence[Sequence[Panel]], rows: Sequence[Sequence[object]], note: str) -> list[Path]:
-    """Draw a grid of panels; returns STEM.png, STEM.pdf and STEM.csv. rows: dataset, row, label, method, seed,
-    round, labels, accuracy of every point."""
-    columns = max(len(line) for line in grid)
-    header = ["dataset", "row", "label", "method", "seed", "round", "labels", "accuracy"]
-    width = PAGE if columns > 1 else 4.2
-    shared = len({row[0] for row in rows}) == 1  # the dataset
-    named = len({name for line in grid for panel in line for _, name, _ in panel.curves}) + 1
-    height = 0.45 + 2.25 * len(grid) + 0.16 * -(-named // 3)
-    return save_figure(stem, _drawer(grid, columns, note, shared), header, rows, width=width, height=height)
-
-
-def _drawer(grid: Sequence[Sequence[Panel]], columns: int, note: str, shared: bool) -> Any:
-    """shared: one scale of accuracy for all panels."""
+def _drawer(panels: Sequence[Panel], level: float | None, note: str) -> Callable[[Any], None]:
+    """Panels with one scale of accuracy, a legend above and a note below. level: the majority baseline."""
+    columns = min(COLUMNS, len(panels))
 
     def draw(figure: Any) -> None:
-        for i, line in enumerate(grid):
-            for j, panel in enumerate(line):
-                alike = figure.axes[0] if shared and figure.axes else None
-                axes = figure.add_subplot(len(grid), columns, i * columns + j + 1, sharey=alike)
-                _fill(axes, panel, textwrap.fill(panel.title, 36 if columns > 1 else 60))
-                if j == 0:
-                    axes.set_ylabel("accuracy, %")
+        for i, (title, curves) in enumerate(panels):
+            first = figure.axes[0] if figure.axes else None
+            axes = figure.add_subplot(-(-len(panels) // columns), columns, i + 1, sharey=first)
+            for style, name, curve in curves:
+                _line(axes, look(style), name, curve)
+            if level is not None:
+                axes.axhline(100 * level, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
+            axes.set_title(textwrap.fill(title, 36 if columns > 1 else 60))
+            axes.set(xlabel="labels", ylabel="" if i % columns else "accuracy, %")
+            if not curves:
+                axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=MUTED, transform=axes.transAxes)
+            elif len(curves[0][2].labels) <= MOST_TICKS:
+                axes.set_xticks(curves[0][2].labels)
         _legend(figure, columns)
         low = 0.18 / figure.get_figheight()
-        figure.text(0.005, 0.0, f"{note} {_BANDS}".strip(), fontsize=6.5, color=MUTED, va="bottom")
+        figure.text(0.005, 0.0, note, fontsize=6.5, color=MUTED, va="bottom")
         figure.get_layout_engine().set(rect=(0, low, 1, 1 - low))
 
     return draw
-
-
-def _fill(axes: Any, panel: Panel, title: str) -> None:
-    for style, name, curve in panel.curves:
-        _line(axes, style, name, curve)
-    if panel.level is not None:
-        axes.axhline(100 * panel.level, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
-    axes.set_title(title)
-    axes.set_xlabel("labels")
-    if not panel.curves:
-        axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=MUTED, transform=axes.transAxes)
-    points = panel.curves[0][2].labels if panel.curves else ()
-    if 0 < len(points) <= MOST_TICKS:
-        axes.set_xticks(points)
-
-
-_BANDS = "Bands: ± a standard deviation over the seeds."
 
 
 def _legend(figure: Any, columns: int) -> None:
@@ -193,22 +164,9 @@ def _legend(figure: Any, columns: int) -> None:
     figure.legend([shown[n] for n in names], names, loc="outside upper left", ncols=-(-len(names) // max(lines, 1)))
 
 
-def _line(axes: Any, style: int, name: str, curve: Curve) -> None:
-    drawn = look(style)
-    axes.plot(curve.labels, [100 * value for value in curve.means], label=name, **drawn)
-    if curve.spread is not None and all(map(math.isfinite, curve.spread)):
+def _line(axes: Any, style: Mapping[str, Any], name: str, curve: Curve) -> None:
+    axes.plot(curve.labels, [100 * value for value in curve.means], label=name, **style)
+    if curve.spread is not None:
         low = [100 * max(m - s, 0.0) for m, s in zip(curve.means, curve.spread, strict=True)]
         high = [100 * min(m + s, 1.0) for m, s in zip(curve.means, curve.spread, strict=True)]
-        axes.fill_between(curve.labels, low, high, color=drawn["color"], alpha=0.13, linewidth=0)
-
-
-def _points(
-    study: Study, rows: Mapping[str, Row], place: Place, runs: Mapping[str, Sequence[Result]]
-) -> list[list[object]]:
-    """Every point of every seed, as measured."""
-    return [
-        [place[0], name, row.label, one["tags"]["method"], one["tags"]["seed"], r, *point]
-        for name, row in rows.items()
-        for one in runs.get(study.runs.get((*place, name), ""), ())
-        for r, point in enumerate(one["curve"])
-    ]
+        axes.fill_between(curve.labels, low, high, color=style["color"], alpha=0.13, linewidth=0)

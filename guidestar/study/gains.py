@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,11 +34,6 @@ class Gain:
     peft: str | None
     adapters: int
     above: Mapping[str, Above | None]
-
-    @classmethod
-    def of_plain(cls, data: Mapping[str, Any]) -> Gain:
-        """The gain that `asdict` wrote."""
-        return cls(**{**data, "above": {name: one and Above(**one) for name, one in data["above"].items()}})
 
 
 def gains(results: Sequence[Result], strategies: Sequence[str], control: str | None) -> list[Gain]:

@@ -62,24 +62,25 @@ class _Named(_Part):
         return value
 
 
-class Sections(_Part):
-    """Sections of a run's configuration that several runs have in common."""
+class _Run(_Part):
+    """Keys of some sections of a run's configuration."""
 
     data: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, Any] = Field(default_factory=dict)
-    model: dict[str, Any] = Field(default_factory=dict)
     query: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+
+
+class Sections(_Run):
+    """Sections of a run's configuration that several runs have in common."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
     peft: dict[str, Any] = Field(default_factory=dict)
 
 
-class Setting(_Part):
+class Setting(_Run):
     """What a dataset brings wherever it is named. values: what `$NAME` in a row stands for. note: for people."""
 
-    data: dict[str, Any] = Field(default_factory=dict)
-    task: dict[str, Any] = Field(default_factory=dict)
-    query: dict[str, Any] = Field(default_factory=dict)
-    train: dict[str, Any] = Field(default_factory=dict)
     values: dict[str, Any] = Field(default_factory=dict)
     note: str = ""
 
@@ -103,7 +104,7 @@ class PeftPart(_Named):
     tapt: dict[str, Any] | None = None
 
 
-class RowPart(_Named):
+class RowPart(Sections, _Named):
     """A row: a strategy, and what it changes of a run.
 
     control: the row that it is set beside; `own`: a random row that is trained alike, made for it. tasks: the kinds of
@@ -117,12 +118,6 @@ class RowPart(_Named):
     tasks: list[str] | None = None
     published: dict[str, list[float]] = Field(default_factory=dict)
     adapters: Literal["all", "last"] | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
-    task: dict[str, Any] = Field(default_factory=dict)
-    model: dict[str, Any] = Field(default_factory=dict)
-    query: dict[str, Any] = Field(default_factory=dict)
-    train: dict[str, Any] = Field(default_factory=dict)
-    peft: dict[str, Any] = Field(default_factory=dict)
     tapt: dict[str, Any] | None = None
 
 

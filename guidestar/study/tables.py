@@ -109,29 +109,6 @@ class Line:
             "verdict": beside.verdict if beside else None,
         }
 
-    @classmethod
-    def of_plain(cls, data: Mapping[str, Any]) -> Line:
-        """The line of `plain`, of an older version, too."""
-        own = {key: data[key] for key in ("dataset", "model", "peft", "strategy", "control")}
-        beside = None
-        if data["ripl"] or data["verdict"]:
-            few = data["verdict"] and not can_claim(len(data["seeds"]))
-            beside = Beside(
-                tuple(data["seeds"]), _interval(data.get("difference")) or Interval(math.nan, -math.inf, math.inf),
-                _interval(data["ripl"]), "too few seeds" if few else data["verdict"] or "",
-            )  # fmt: skip
-        return cls(
-            **own, label=data.get("label", data["strategy"]), row=data.get("row", f"{data['peft']}/{data['strategy']}"),
-            seeds=tuple(data["seeds"]), auc=Spread(**data["auc"]), final=Spread(**data["final"]), beside=beside,
-        )  # fmt: skip
-
-
-def _interval(plain: Mapping[str, float | None] | None) -> Interval | None:
-    if plain is None or plain["estimate"] is None:
-        return None
-    low, high = plain["low"], plain["high"]
-    return Interval(plain["estimate"], -math.inf if low is None else low, math.inf if high is None else high)
-
 
 # --- numbers --------------------------------------------------------------------------------------
 
