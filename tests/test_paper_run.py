@@ -17,9 +17,8 @@ from guidestar.study import cells as engine
 from guidestar.study import paper
 from guidestar.study.grid import run_study
 from guidestar.study.paper import order_of
-from guidestar.study.results import result_path
+from guidestar.study.results import read_results, result_path
 from guidestar.study.synthetic import SIZES, tiny_texts, write_synthetic
-from tools.comparisons import read_results
 
 OPTIONS: dict[str, Any] = {"scale": "tiny", "seeds": 1, "datasets": ["openbookqa"]}
 

@@ -16,8 +16,7 @@ from guidestar.store import Store, files
 from guidestar.study import cells as engine
 from guidestar.study import costs, reading
 from guidestar.study.cells import Cell, CellResult, exit_code, part_of, run_cells
-from guidestar.study.results import made_with, portable, result_path
-from tools.comparisons import read_results
+from guidestar.study.results import made_with, portable, read_results, result_path
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"use": "random"},

@@ -25,11 +25,11 @@ from guidestar.study import grid, jobs
 from guidestar.study.compose import Row, load_study
 from guidestar.study.grid import run_study
 from guidestar.study.reading import warm_starts
-from guidestar.study.results import result_path
+from guidestar.study.results import read_results, result_path
 from guidestar.study.studyfile import PROTOCOLS, StudyConfig
 from guidestar.study.tables import markdown, table
 from guidestar.tuning import Tuning
-from tools.comparisons import line_of, read_results
+from tools.comparisons import line_of
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
 ADAPTER = {"peft_type": "BOTTLENECK", "r": 4, "bottleneck_dropout": 0.2, "target_modules": ["o_proj", "down_proj"]}

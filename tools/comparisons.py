@@ -16,7 +16,7 @@ from guidestar.metrics.statistics import Interval
 from guidestar.metrics.verdict import can_claim
 from guidestar.study import gains
 from guidestar.study.compose import Row
-from guidestar.study.results import Result, group_of, read_result
+from guidestar.study.results import Result, group_of, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
 
 Group = tuple[str, str, str]
@@ -38,11 +38,6 @@ PUBLISHED: dict[str, tuple[str, float, float, float]] = {
 """SUBJ in Jukić and Šnajder 2023 (arXiv 2305.14576), read off their figures to about ±0.002: BERT, 100 to 1,000 labels, five
 seeds, in each round the epoch with the best accuracy on the *test* set. Their "MC" is the entropy of the mean of 30 dropout
 passes."""
-
-
-def read_results(folder: Path) -> list[Result]:
-    """Every result file below a folder, sorted by path. Raises StoreError for one that cannot be read."""
-    return [read_result(path) for path in sorted(folder.rglob("*.json"))]
 
 
 def line_of(data: Mapping[str, Any]) -> Line:

@@ -16,8 +16,7 @@ from guidestar.metrics.verdict import Comparison, comparison, decide
 from guidestar.query.standing import EVIDENCE
 from guidestar.query.strategies import STRATEGIES
 from guidestar.store.files import write_bytes
-from guidestar.study.results import Result
-from tools.comparisons import read_results
+from guidestar.study.results import Result, read_results
 
 RESULTS = Path(__file__).parent.parent / "results"
 Place = tuple[str, str, str, str, str]  # strategy, study, dataset, model, adapter

@@ -12,12 +12,11 @@ from guidestar.metrics.verdict import least_seeds
 from guidestar.study.compose import Study
 from guidestar.study.paper import order_of
 from guidestar.study.reading import beside, reading, warm_starts
-from guidestar.study.results import Result
+from guidestar.study.results import Result, read_results
 from guidestar.study.studyfile import SHIPPED, shipped
 from guidestar.study.tables import Asked, Line, Table, points_of, tables
 from guidestar.words import count, duration, number
 from tools import scale_picks
-from tools.comparisons import read_results
 
 ON_THE_PAGE = ("paper", "small")  # the numbers of `tiny` mean nothing
 FIRST = ("table1", "table2")

@@ -24,6 +24,11 @@ def result_path(out: Path, name: str) -> Path:
     return out / "results" / f"{name}.json"
 
 
+def read_results(folder: Path) -> list[Result]:
+    """Every result file below a folder, sorted by path. Raises StoreError for one that cannot be read."""
+    return [read_result(path) for path in sorted(folder.rglob("*.json"))]
+
+
 def read_result(path: Path) -> Result:
     """A result file. Raises StoreError if it cannot be read."""
     try:
