@@ -16,7 +16,7 @@ from simulation import WORLDS, Noise, accuracies, answers
 
 from guidestar.cli.main import main
 from guidestar.errors import ConfigError, GuidestarError
-from guidestar.metrics.curve import auc, ripl
+from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.statistics import holm
 from guidestar.records import Example, Metrics, Pick, Query, Stop
 from guidestar.report import compare, summary

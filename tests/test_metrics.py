@@ -10,7 +10,7 @@ import reference
 from sklearn.metrics import f1_score
 
 from guidestar.errors import ModelError
-from guidestar.metrics.curve import auc, ripl
+from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import (
     accuracy,
     brier,

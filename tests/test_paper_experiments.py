@@ -11,7 +11,7 @@ import pytest
 
 from guidestar.config import RunConfig, read_file
 from guidestar.errors import ConfigError
-from guidestar.metrics.curve import ripl
+from guidestar.metrics.savings import ripl
 from guidestar.model.adapters import make_config as adapter_config
 from guidestar.query import strategies
 from guidestar.query.mixing import schedule_for, weight

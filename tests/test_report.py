@@ -17,7 +17,7 @@ import yaml
 from guidestar.config import RunConfig
 from guidestar.data.pool import load_dataset
 from guidestar.errors import GuidestarError
-from guidestar.metrics.doubts import contradicted, hardest
+from guidestar.metrics.scores import contradicted, hardest
 from guidestar.metrics.statistics import wilson
 from guidestar.publish.cards import card_warnings
 from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from simulation import WORLDS, Noise, World, accuracies, answers, coverage, power_law, truths, unknown_answers
 
-from guidestar.metrics.curve import auc, ripl
 from guidestar.metrics.savings import (
     BANDWIDTH,
     area_difference,
     area_p,
+    auc,
     deficiency_interval,
     final_difference,
     pair,
+    ripl,
     ripl_interval,
     saving_at,
     saving_at_the_end,

@@ -18,7 +18,7 @@ from guidestar.cli.main import main
 from guidestar.config import dump_yaml
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings
-from guidestar.metrics.curve import auc
+from guidestar.metrics.savings import auc
 from guidestar.store import files
 from guidestar.study import cells as engine
 from guidestar.study import grid, jobs

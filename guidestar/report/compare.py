@@ -10,8 +10,7 @@ import numpy as np
 
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
-from guidestar.metrics.curve import auc
-from guidestar.metrics.savings import Pair
+from guidestar.metrics.savings import Pair, auc
 from guidestar.metrics.scores import not_above_majority
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (

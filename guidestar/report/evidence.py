@@ -14,7 +14,7 @@ from guidestar.data.formats import HUB
 from guidestar.data.pool import load_dataset
 from guidestar.data.presets import apply_preset
 from guidestar.errors import GuidestarError
-from guidestar.metrics.doubts import SURE, contradicted, hardest
+from guidestar.metrics.scores import SURE, contradicted, hardest
 from guidestar.records import Example, Label
 from guidestar.report.read import RunRecord
 

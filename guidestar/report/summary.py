@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from guidestar.metrics.curve import auc, ripl
+from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
 from guidestar.records import Label
 from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary

@@ -24,7 +24,7 @@ from guidestar.config import RunConfig, fingerprint
 from guidestar.data.presets import apply_preset
 from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
-from guidestar.metrics.curve import auc
+from guidestar.metrics.savings import auc
 from guidestar.metrics.scores import accuracy
 from guidestar.progress import Progress, Silent
 from guidestar.query.warm_start import warm_start_of

@@ -10,6 +10,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -78,19 +79,15 @@ def costs(
     set_prices = bench.config.cost
     prices = prices_of(set_prices, changes or {})
     count = _counter(bench)
-    stores = []
-    try:
-        asked = {place.resolve() for place in places}
-        stores = [Store.open(place) for place in _together(folder, file)]
+    asked = {place.resolve() for place in places}
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Store.open(place)) for place in _together(folder, file)]
         all_begun = [store for store in stores if store.begun and store.metrics()]
         begun = [store for store in all_begun if store.folder.resolve() in asked]
         if not begun:
             raise ConfigError(f"{folder}: no round is complete yet, so there is nothing to count")
         shared = _shared_seconds(all_begun)
         bills = [_bill(store, bench, prices, count, shared) for store in begun]
-    finally:
-        for store in stores:
-            store.close()
     priced, unit = _unit(bills, set_prices.currency)
     facts: dict[str, Any] = {
         "prices": asdict(prices),
@@ -135,12 +132,12 @@ def keep_costs(folder: Path) -> Path | None:
 
 def _rounds(folder: Path) -> dict[str, list[int]]:
     """Run -> [complete rounds, things that annotators did]: what a ledger depends on, besides prices."""
-    found = {}
+    complete = {}
     for place in runs_in(folder):
         with Store.open(place) as store:
             if store.begun:
-                found[place.resolve().name] = [len(store.metrics()), len(store.annotations.history())]
-    return found
+                complete[place.resolve().name] = [len(store.metrics()), len(store.annotations.history())]
+    return complete
 
 
 def costs_text(facts: Mapping[str, Any]) -> str:
@@ -179,13 +176,13 @@ def _together(folder: Path, config: Path) -> list[Path]:
 def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:
     """What only the first run of an experiment had to do, so that it is charged to all: the base model's predictions
     and the warm start's adapter."""
-    found: dict[tuple[Any, ...], float] = {}
+    longest: dict[tuple[Any, ...], float] = {}
     for store in stores:
         for r, phase, seconds, n in store.timings():
             key = _shared_key(store, r, phase, n)
             if key is not None:
-                found[key] = max(found.get(key, 0.0), seconds)
-    return found
+                longest[key] = max(longest.get(key, 0.0), seconds)
+    return longest
 
 
 def _shared_key(store: Store, r: int, phase: str, n: int) -> tuple[Any, ...] | None:
@@ -259,7 +256,7 @@ def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[
     given = bench.config.cost.seconds_per_label
     by_hand = given if given is not None else _pace([e for e in history if e.source in BY_HAND])
     source = {entry.id: entry.source for entry in history if isinstance(entry.annotation, Label)}
-    found = []
+    rounds_spent = []
     for r in range(rounds):
         ids = {pick.id for pick in store.query(r).picks}
         here = [source[id] for id in ids if id in source]
@@ -273,8 +270,8 @@ def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[
         if asked:
             seconds = None if seconds is None else seconds + sum(float(line["seconds"]) for line in asked)
         tokens = sum((line["tokens_in"] or 0) + (line["tokens_out"] or 0) for line in asked)
-        found.append(Spent(seconds, float(tokens), 0.0, paid))
-    return found
+        rounds_spent.append(Spent(seconds, float(tokens), 0.0, paid))
+    return rounds_spent
 
 
 def _pace(entries: Sequence[Any]) -> float | None:

@@ -46,33 +46,28 @@ def gains(results: Sequence[Result], strategies: Sequence[str], control: str | N
     own = {(group_of(one), str(one["tags"]["method"]), int(one["tags"]["seed"])): one for one in results}
     for (group, method, seed), one in own.items():
         base = own.get((group, control or "", seed))
-        if method != control and base and one["curve"] and _points(one) == _points(base):
+        if (
+            method != control
+            and base
+            and one["curve"]
+            and [at for at, _ in one["curve"]] == [at for at, _ in base["curve"]]
+        ):
             added.setdefault(group, {}).setdefault(method, {})[seed] = one["auc"] - base["auc"]
     names = [name for name in strategies if any(name in one for one in added.values())]
     rows = []
     for dataset, model in dict.fromkeys(group[:2] for group in added):
         mine = {group[2]: added[group] for group in added if group[:2] == (dataset, model)}
-        rows += [
-            Gain(dataset, model, p, 1, {name: _above(by.get(name, {})) for name in names}) for p, by in mine.items()
-        ]
-        if len(mine) > 1:
-            means = {name: _above(_mean([by.get(name, {}) for by in mine.values()])) for name in names}
-            rows.append(Gain(dataset, model, None, len(mine), means))
+        groups: list[tuple[str | None, list[dict[str, Seeds]]]] = [(peft, [by]) for peft, by in mine.items()]
+        for peft, adapters in groups + ([(None, list(mine.values()))] if len(mine) > 1 else []):
+            above = {name: _above([by.get(name, {}) for by in adapters]) for name in names}
+            rows.append(Gain(dataset, model, peft, len(adapters), above))
     return rows
 
 
-def _points(one: Result) -> list[float]:
-    return [at for at, _ in one["curve"]]
-
-
-def _mean(adapters: Sequence[Seeds]) -> Seeds:
-    """Over the adapters, of each seed that all have."""
+def _above(adapters: Sequence[Seeds]) -> Above | None:
+    """Of the mean over the adapters, for each seed that all have."""
     common = set.intersection(*(set(one) for one in adapters))
-    return {seed: float(np.mean([one[seed] for one in adapters])) for seed in sorted(common)}
-
-
-def _above(seeds: Seeds) -> Above | None:
-    values = list(seeds.values())
+    values = [float(np.mean([one[seed] for one in adapters])) for seed in sorted(common)]
     if len(values) < 2:
         return Above(values[0], None, None, 1) if values else None
     ends = statistics.t_interval(values)

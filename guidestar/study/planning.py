@@ -119,9 +119,9 @@ def cells_of(config: RunConfig) -> list[Cell]:
 def _decides(config: RunConfig) -> dict[str, Any]:
     """What a plan depends on, flat and JSON-able; the model's name may be a folder that is written in several ways."""
     plain = config.plain()
-    found = configs.flat({name: plain[name] for name in ("seeds", "strategies")}) | config.key()
-    found.pop("model.name")
-    return dict(json.loads(json.dumps(found)))
+    keys = configs.flat({name: plain[name] for name in ("seeds", "strategies")}) | config.key()
+    keys.pop("model.name")
+    return dict(json.loads(json.dumps(keys)))
 
 
 class _Standing(NamedTuple):
@@ -269,13 +269,13 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        plan = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{file}: cannot be read ({error}); delete it, it holds nothing but the plan") from error
     needed = {"runs", "seconds", "total_seconds", "peak", "disk", "disk_before"}
-    if not isinstance(found, dict) or not needed <= found.keys():
+    if not isinstance(plan, dict) or not needed <= plan.keys():
         raise StoreError(f"{file}: is no plan of this release; delete it, it holds nothing but the plan")
-    return found
+    return plan
 
 
 def _load() -> float | None:
@@ -319,13 +319,13 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compared_lines(found: Mapping[str, Any]) -> list[str]:
+def compared_lines(comparison: Mapping[str, Any]) -> list[str]:
     """The plan beside the truth, a line each."""
-    if found["changed"]:
-        more = ", …" if len(found["changed"]) > 4 else ""
-        return [f"the plan was made for another configuration ({', '.join(found['changed'][:4])}{more})"]
-    lines = ["the plan beside the truth:" if found["finished"] else "the plan, and what was spent so far:"]
-    for name, row in found["rows"].items():
+    if comparison["changed"]:
+        more = ", …" if len(comparison["changed"]) > 4 else ""
+        return [f"the plan was made for another configuration ({', '.join(comparison['changed'][:4])}{more})"]
+    lines = ["the plan beside the truth:" if comparison["finished"] else "the plan, and what was spent so far:"]
+    for name, row in comparison["rows"].items():
         show: Callable[[float], str] = duration if name.startswith("seconds") else gib
         line = f"  {name.replace('seconds, ', 'time, ')}: {show(row['actual'])}, planned {span(row['planned'], show)}"
         if row["error"] is not None:

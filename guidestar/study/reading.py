@@ -93,11 +93,8 @@ def _pairs(table: Table, rows: Mapping[str, Row]) -> Iterator[str]:
 
 def _printed(after: Row, before: Row, place: Place) -> str:
     """The published difference of the two AUCs, of all datasets where there is none of this one."""
-    steps = {
-        name: values[0] - before.published[name][0]
-        for name, values in after.published.items()
-        if name in before.published
-    }
+    both = after.published.keys() & before.published.keys()
+    steps = {name: after.published[name][0] - before.published[name][0] for name in after.published if name in both}
     if place[0] in steps:
         return f"; published {steps[place[0]]:+.2f}"
     return f"; published {', '.join(f'{step:+.2f} ({name})' for name, step in steps.items())}" if steps else ""
@@ -123,17 +120,11 @@ def _majority(table: Table, results: Sequence[Result]) -> Iterator[str]:
         if majority := next(filter(None, known), None):
             areas = [line.auc.mean for line in table.lines if (line.dataset, line.model) == place and line.auc]
             above = sum(area > majority["share"] for area in areas)
-            count = (
-                f"all {len(areas)} AUCs are"
-                if above == len(areas)
-                else f"{above} of {len(areas)} AUCs are"
-                if above
-                else "no AUC is"
-            )
+            which = f"all {len(areas)}" if above == len(areas) else f"{above} of {len(areas)}"
             yield (
                 f"{', '.join(filter(None, place))}: always answering {majority['label']!r} gives "
-                f"{100 * majority['share']:.2f}; {count} above that."
-            )  # fmt: skip
+                f"{100 * majority['share']:.2f}; {f'{which} AUCs are' if above else 'no AUC is'} above that."
+            )
 
 
 # --- warm starts ----------------------------------------------------------------------------------
@@ -183,10 +174,8 @@ def _trained_again(trained: Mapping[tuple[Any, ...], Mapping[str, float | None]]
             gap = max(known) - min(known) if known else 0.0
             again.setdefault((*filter(None, group), ", ".join(firsts)), []).append((str(seed), gap))
     for (*group, names), seeds in again.items():
-        gap = max(gap for _, gap in seeds)
-        apart = (
-            f" Its accuracies lie up to {100 * gap:.2f} points apart: so much can training alone change." if gap else ""
-        )
+        gap = 100 * max(gap for _, gap in seeds)
+        apart = f" Its accuracies lie up to {gap:.2f} points apart: so much can training alone change." if gap else ""
         yield (
             f"{', '.join(group)}, {_seeds([seed for seed, _ in seeds])}: the warm start was trained {names.count(',') + 1} "
             f"times, for {names}, and not copied; equal examples and seed.{apart}"

@@ -7,6 +7,7 @@ questions and no number measured on them means anything.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
         rows = _different(make, sum(SIZES.values()), generator(seed, 0, f"synthetic/{name}"))
         parts = {"train": rows[: SIZES["train"]], "test": rows[SIZES["train"] :]}
         if name == "OBQA":  # the published files differ in this way, and reading them must not mind
-            parts["train"] = [{**row, "question": _without_colons(row["question"])} for row in parts["train"]]
+            parts["train"] = [
+                {**row, "question": re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])}
+                for row in parts["train"]
+            ]
         for split, chosen in parts.items():
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
             write_bytes(folder / name / f"{split}.jsonl", text.encode())
@@ -46,15 +50,12 @@ def tiny_texts(seed: int = 0, rows: int = 200) -> list[str]:
     texts = []
     for make in (_sum, _comparison, _odd_one):
         for row in _different(make, rows, rng):
-            answer = row["answer"]
+            ending = f"\nAnswer the above question. First, think step by step and then answer the final number.\n{row['answer']}"
             if make is _comparison:
-                answer = f"the correct answer is {_one_of(('true', 'false'), rng)}"
+                ending = f"\nthe correct answer is {_one_of(('true', 'false'), rng)}"
             elif make is _odd_one:
-                answer = _one_of(("A", "B", "C", "D"), rng)
-            prompt = row["question"].rstrip()
-            if make is _sum:
-                prompt += "\nAnswer the above question. First, think step by step and then answer the final number."
-            texts.append(f"{prompt}\n{answer}" if make is not _odd_one else f"{prompt} {answer}")
+                ending = " " + _one_of(("A", "B", "C", "D"), rng)
+            texts.append(row["question"].rstrip() + ending)
     return texts
 
 
@@ -101,12 +102,6 @@ def _odd_one(rng: np.random.Generator) -> Row:
     words[right] = _one_of(_KINDS[kind], rng)
     listed = "\n".join(f"Answer{letter}: {word}" for letter, word in zip("ABCD", words, strict=True))
     return {"question": f"Which of these is {kind}\n{listed}\nThe correct answer is ", "answer": "ABCD"[right]}
-
-
-def _without_colons(question: str) -> str:
-    for letter in "ABCD":
-        question = question.replace(f"\nAnswer{letter}: ", f"\nAnswer{letter} ")
-    return question
 
 
 def _one_of(options: tuple[str, ...], rng: np.random.Generator) -> str:

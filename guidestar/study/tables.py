@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from guidestar.metrics import savings, statistics
-from guidestar.metrics.curve import auc
-from guidestar.metrics.savings import Pair
+from guidestar.metrics.savings import Pair, auc
 from guidestar.metrics.statistics import Floats, Interval
 from guidestar.metrics.verdict import Decision, can_claim, comparison, comparison_of, decide, judge
 from guidestar.study.compose import Row

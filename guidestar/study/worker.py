@@ -21,9 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     part, _, parts = share.partition("/")
     study, news = Order(**json.loads(order)).study(), Plain()
     cells = rotated(study.cells, int(part), int(parts))
-    found = run_part(study, cells, engine.Shared(study.out / "cache", news), news)
-    print(json.dumps({one.cell.name: one.error for one in found if one.error}))
-    return engine.exit_code(found)
+    results = run_part(study, cells, engine.Shared(study.out / "cache", news), news)
+    print(json.dumps({one.cell.name: one.error for one in results if one.error}))
+    return engine.exit_code(results)
 
 
 if __name__ == "__main__":
