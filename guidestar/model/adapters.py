@@ -23,7 +23,7 @@ from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import full, heads
 from guidestar.model import peft as own_types
 from guidestar.model.dropout import cheapen, drop_before_b, tuner_layers
-from guidestar.model.load import UNPADDED, BaseModel
+from guidestar.model.load import UNPADDED, BaseModel, Model
 
 
 def make_config(options: Mapping[str, Any]) -> Any:
@@ -184,7 +184,7 @@ def adapted(base: BaseModel, folder: Path | None, *, b_dropout: float | None = N
         detach(model)
 
 
-def detach(model: Any) -> None:
+def detach(model: Model) -> None:
     """Take an adapter off, leaving the base model as it was; a fully fine-tuned copy gives its memory back."""
     if full.is_full(model):
         full.drop(model)
@@ -200,13 +200,13 @@ def detach(model: Any) -> None:
     _strip(base)
 
 
-def inner(model: Any) -> Any:
+def inner(model: Model) -> Any:
     """The transformers model inside: below an adapter, or the bare or fully fine-tuned model itself."""
     return model.get_base_model() if getattr(model, "active_peft_config", None) is not None else model
 
 
 @contextmanager
-def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
+def last_states(model: Model) -> Iterator[list[torch.Tensor]]:
     """Collects what enters the vocabulary projection or the classification head in the block's passes, behind the last
     layer and its norm: (rows, tokens, width)."""
     states: list[torch.Tensor] = []
@@ -215,7 +215,7 @@ def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
         yield states
 
 
-def _with_dropout(base: BaseModel, model: Any, b_dropout: float | None) -> Any:
+def _with_dropout(base: BaseModel, model: Model, b_dropout: float | None) -> Any:
     if base.device.type == "cpu":
         cheapen(model)
     if b_dropout:
@@ -246,7 +246,7 @@ def _strip(base: Any) -> None:
     base.requires_grad_(False).eval()
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: Model, folder: Path) -> None:
     """Write the adapter as safetensors and a config whose bytes depend on its content alone."""
     if full.is_full(model):
         full.save(model, folder)
@@ -262,7 +262,7 @@ def save(model: Any, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def anchors(model: Any) -> dict[str, torch.Tensor]:
+def anchors(model: Model) -> dict[str, torch.Tensor]:
     """Trainable tensors that are constant at the start -> a copy of that start (STAR's "B", eq. 6).
 
     Tensors of one element are left out: any number is constant. Full fine-tuning has none: norm weights that
@@ -280,7 +280,7 @@ def anchors(model: Any) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def dropout_on(model: Any, whole: bool = False) -> Iterator[None]:
+def dropout_on(model: Model, whole: bool = False) -> Iterator[None]:
     """Train mode for the adapter's own layers only; the wrapped base layers stay in eval mode, unless the `whole` model
     is to be in train mode.
 
@@ -298,7 +298,7 @@ def dropout_on(model: Any, whole: bool = False) -> Iterator[None]:
         model.eval()
 
 
-def exact_lengths(model: Any) -> bool:
+def exact_lengths(model: Model) -> bool:
     """True when batches must not be padded: prompt learning puts its tokens before the padding, and some models read it."""
     config = getattr(model, "active_peft_config", None)
     return bool(config is not None and config.is_prompt_learning) or bool(getattr(inner(model), UNPADDED, False))

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from guidestar.model import adapters
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 
 NAME = "guidestar_products"
 LONGEST = 512  # keys up to which the products are faster than the fused kernel whatever the heads
@@ -25,7 +25,7 @@ _WIDE = 64  # keys from which a softmax in bfloat16 is faster than one through f
 
 
 @contextmanager
-def products(base: BaseModel, model: Any) -> Iterator[None]:
+def products(base: BaseModel, model: Model) -> Iterator[None]:
     """The model with this attention while the block lasts, where it is faster: else the model as it is."""
     faster = base.device.type == "cpu" and base.dtype == torch.bfloat16
     with switched(adapters.inner(model)) if faster else nullcontext():

@@ -4,12 +4,11 @@ smoothest, without a validation set."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from guidestar.metrics.smoothness import beast_stop, smoothness
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.states import layer_states
 from guidestar.records import Example
 from guidestar.tasks import Task
@@ -17,7 +16,7 @@ from guidestar.tasks import Task
 FIRST = 6  # epoch, from 1, from which on the rule looks
 
 
-def watcher(base: BaseModel, model: Any, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
+def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
     """A function to call after each epoch; true when the training is to end there.
 
     The rule is `metrics.smoothness.beast_stop`, on the Besov smoothness of the training labels on every layer. A forest a
@@ -43,7 +42,9 @@ def watcher(base: BaseModel, model: Any, task: Task, labelled: Sequence[tuple[Ex
     return over
 
 
-def roughness(base: BaseModel, model: Any, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], float]:
+def roughness(
+    base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[Example, str]]
+) -> Callable[[], float]:
     """A function to call after each epoch: minus the mean Besov smoothness of the training labels over the layers, the lower
     the better; 0 where it cannot be computed.
 
@@ -63,6 +64,6 @@ def _classes(task: Task, labelled: Sequence[tuple[Example, str]]) -> tuple[list[
     return [example for example, _ in labelled], np.asarray(places, dtype=np.intp)
 
 
-def _alphas(base: BaseModel, model: Any, examples: Sequence[Example], classes: np.ndarray) -> list[float]:
+def _alphas(base: BaseModel, model: Model, examples: Sequence[Example], classes: np.ndarray) -> list[float]:
     model.eval()
     return [smoothness(layer, classes) for layer in layer_states(base, model, examples)]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from guidestar.errors import ConfigError
 from guidestar.model import adapters, heads
 from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batches, token_state
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.records import Example
 from guidestar.tasks import Task
 
@@ -42,7 +42,7 @@ class Work:
     """The walk of `predict` over examples."""
 
     def __init__(
-        self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
+        self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, wanted: frozenset[str],
         gold: Mapping[str, str] | None, *, stochastic: bool = False,
     ) -> None:  # fmt: skip
         if (why := refusal(base, wanted - ARRAYS)) is not None:
@@ -71,14 +71,14 @@ def log_probs(scores: torch.Tensor, several: bool) -> torch.Tensor:
     return torch.stack([F.logsigmoid(-scores), F.logsigmoid(scores)], dim=-1) if several else scores.log_softmax(-1)
 
 
-def logits(model: Any, batch: Batch) -> torch.Tensor:
+def logits(model: Model, batch: Batch) -> torch.Tensor:
     """The head's outputs, (rows, labels)."""
     scores: torch.Tensor = model(**batch.inputs()).logits
     return scores
 
 
 def loss(
-    base: BaseModel, model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
+    base: BaseModel, model: Model, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
     hear: Callable[[torch.Tensor], None] | None = None, weights: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: as `positions` has them. hear: gets the head's outputs."""

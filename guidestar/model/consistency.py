@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from guidestar.asking import Ask, silent
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, generate, kv
 from guidestar.model.batches import decode, encode_prompts, pad_left, token_batches
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.predict import ready
 from guidestar.model.words import next_logits
 from guidestar.progress import Tick
@@ -24,7 +23,7 @@ from guidestar.tasks import Task
 
 
 def sampled_answers(
-    base: BaseModel, model: Any, examples: Sequence[Example], task: Task, ask: Ask, tick: Tick = silent
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, ask: Ask, tick: Tick = silent
 ) -> Array:
     """Which answer each of K sampled responses gave: codes that are equal for equal answers of an example, (K, n).
 
@@ -58,7 +57,7 @@ def answer_groups(answers: Sequence[str | None], task: Task) -> NDArray[np.float
 
 
 def sampled_texts(
-    base: BaseModel, model: Any, examples: Sequence[Example], task: Task, *, samples: int, temperature: float = 1.0,
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, *, samples: int, temperature: float = 1.0,
     seed: int = 0, tick: Tick = silent,
 ) -> list[tuple[str, ...]]:  # fmt: skip
     """K responses to every example, sampled from softmax(logits / temperature) to the end token or the task's limit.

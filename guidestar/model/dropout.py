@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from guidestar.errors import ConfigError
+from guidestar.model.heads import Model
 
 _LEVELS = 1 << 16
 
@@ -88,7 +89,7 @@ class Bank:
 
 
 @contextmanager
-def banked(model: Any) -> Iterator[Bank]:
+def banked(model: Model) -> Iterator[Bank]:
     """The model's own kind of dropout with masks from a bank while the block lasts."""
     bank, drops = Bank(), [m for m in model.modules() if isinstance(m, BitDropout)]
     try:
@@ -124,14 +125,14 @@ def _scaled(x: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
     return scaled
 
 
-def tuner_layers(model: Any) -> list[Any]:
+def tuner_layers(model: Model) -> list[Any]:
     """The layers that a PEFT adapter has put around those of the base model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
 
 
-def own_parts(model: Any) -> Iterator[tuple[Any, str, Any]]:
+def own_parts(model: Model) -> Iterator[tuple[Any, str, Any]]:
     """(parent, name, module) of all that an adapter has added in its layers: none of the base model's own."""
     for layer in tuner_layers(model):
         base = layer.get_base_layer()
@@ -142,14 +143,14 @@ def own_parts(model: Any) -> Iterator[tuple[Any, str, Any]]:
             )
 
 
-def cheapen(model: Any) -> None:
+def cheapen(model: Model) -> None:
     """Replace the Dropout modules of a PEFT model's own layers; a GPU's are fast as they are."""
     for parent, name, child in own_parts(model):
         if type(child) is nn.Dropout and 0 < child.p < 1:
             setattr(parent, name, BitDropout(child.p))
 
 
-def drop_before_b(model: Any, rate: float, device: torch.device) -> None:
+def drop_before_b(model: Model, rate: float, device: torch.device) -> None:
     """Dropout on what enters LoRA's B, y = B(m · Ax / (1 − p)); on wherever the layer is in train mode.
 
     PEFT's own dropout stands before A. The two together are the masks on A and B of STAR's eq. 7.

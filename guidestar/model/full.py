@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads
-from guidestar.model.load import UNPADDED, BaseModel, contiguous_head
+from guidestar.model.load import UNPADDED, BaseModel, Model, contiguous_head
 
 FULL = "FULL"  # the peft_type
 MARKER = "guidestar.json"  # lies in a saved model's folder and nowhere else
@@ -54,7 +54,7 @@ def check(options: Mapping[str, Any]) -> None:
         )
 
 
-def is_full(model: Any) -> bool:
+def is_full(model: Model) -> bool:
     """Whether this is a fully fine-tuned copy."""
     return isinstance(getattr(model, "guidestar_origin", None), _Origin)
 
@@ -74,7 +74,7 @@ def attach(base: BaseModel) -> Any:
     return _ready(base, copy.deepcopy(base.model).float(), trainable=True)
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: Model, folder: Path) -> None:
     """Write a transformers model: safetensors in the base's dtype, config, tokenizer; equal weights, equal bytes."""
     origin: _Origin = model.guidestar_origin
     model.save_pretrained(folder, state_dict=_cast(model, origin.dtype), max_shard_size=SHARD)
@@ -99,7 +99,8 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
             f"{base.fingerprint[:12]}…; use the model it was trained from"
         )
     try:
-        model, told = type(base.model).from_pretrained(
+        kind: Any = type(base.model)
+        model, told = kind.from_pretrained(
             folder, dtype=torch.float32 if trainable else base.dtype, use_safetensors=True, local_files_only=True,
             output_loading_info=True,
         )  # fmt: skip
@@ -127,12 +128,12 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
     return _ready(base, model, trainable).eval()
 
 
-def drop(model: Any) -> None:
+def drop(model: Model) -> None:
     """Give the memory of a copy back at once, whoever still holds it."""
     model.to("meta")
 
 
-def _ready(base: BaseModel, model: Any, trainable: bool) -> Any:
+def _ready(base: BaseModel, model: Model, trainable: bool) -> Any:
     model.requires_grad_(trainable)
     if not base.labels:
         setattr(model, UNPADDED, getattr(base.model, UNPADDED, False))
@@ -142,7 +143,7 @@ def _ready(base: BaseModel, model: Any, trainable: bool) -> Any:
     return model
 
 
-def _cast(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _cast(model: Model, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The state in another dtype. One tensor for all names of a tied weight, so that it is saved once."""
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     found = {}

@@ -15,7 +15,7 @@ import torch
 
 from guidestar.model import kv
 from guidestar.model.batches import Batch, decode, followed
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 
 _CHUNK = 128  # rows whose logits are made, and on a GPU treated, at one time
 _CACHED = 8  # rows whose distribution stays in a core's cache
@@ -156,7 +156,7 @@ def _until_the_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def by_transformers(
-    base: BaseModel, model: Any, batch: Batch, limit: int, choose: Choose = likeliest, copies: int = 1, *,
+    base: BaseModel, model: Model, batch: Batch, limit: int, choose: Choose = likeliest, copies: int = 1, *,
     stop: str | None = None,
 ) -> Written:  # fmt: skip
     """As `write`, by `generate` of transformers: for any architecture, and for a text that ends a response.

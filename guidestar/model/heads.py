@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,21 +20,31 @@ from torch import nn
 from guidestar.asking import HeadStart
 from guidestar.model.views import read_views
 
+
+class Model(nn.Module):
+    """A transformers model for type checkers: bare, below an adapter of PEFT, or a fully fine-tuned copy."""
+
+    if TYPE_CHECKING:
+        guidestar_origin: Any  # of a copy, see `full`
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
 _DRAWN = "guidestar_drawn"  # an attribute of the transformers model
 
 
-def add(model: Any, drawn: Sequence[str]) -> None:
+def add(model: Model, drawn: Sequence[str]) -> None:
     """Note the modules below the head that were drawn at loading, by their dotted names: they are the head's from now on."""
     setattr(model, _DRAWN, tuple(drawn))
 
 
-def drawn(model: Any) -> tuple[str, ...]:
+def drawn(model: Model) -> tuple[str, ...]:
     """What `add` noted."""
     found: tuple[str, ...] = getattr(model, _DRAWN, ())
     return found
 
 
-def names(model: Any) -> list[str]:
+def names(model: Model) -> list[str]:
     """The head's modules: those children of a transformers model that have weights and are not the model below it, and those
     below that were drawn at loading."""
     if reads(model) == "features":
@@ -44,12 +54,12 @@ def names(model: Any) -> list[str]:
     return [*own, *drawn(model)]
 
 
-def trained(model: Any) -> dict[str, nn.Module]:
+def trained(model: Model) -> dict[str, nn.Module]:
     """The head that a transformers model answers with now, by the names of its modules: an adapter's own, where one is on."""
     return {name: _active(model.get_submodule(name)) for name in names(model)}
 
 
-def put(model: Any, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def put(model: Model, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Set modules by their dotted names; what was there before."""
     before = {name: model.get_submodule(name) for name in modules}
     for name, module in modules.items():
@@ -64,7 +74,7 @@ def _active(module: Any) -> nn.Module:
     return active
 
 
-def restart(model: Any) -> None:
+def restart(model: Model) -> None:
     """Draw the weights of the head in use afresh, normal with the model's own spread, biases 0; in float32."""
     spread = float(getattr(model.config, "initializer_range", None) or 0.02)
     for module in trained(model).values():
@@ -79,12 +89,12 @@ def restart(model: Any) -> None:
 _READS = "guidestar_reads"  # an attribute of the transformers model
 
 
-def answering(model: Any) -> str:
+def answering(model: Model) -> str:
     """The module that gives the logits: the last of the head's."""
     return [name for name, child in model.named_children() if child is not model.base_model][-1]
 
 
-def read(model: Any, what: str, encoder: bool, tokenizer: Any) -> None:
+def read(model: Model, what: str, encoder: bool, tokenizer: Any) -> None:
     """Have the head read the "mean" over a text's states, or its "features" (`model/views.py`)."""
     if what == "mean":
         _read_mean(model)
@@ -93,7 +103,7 @@ def read(model: Any, what: str, encoder: bool, tokenizer: Any) -> None:
     setattr(model, _READS, what)
 
 
-def reads(model: Any) -> str | None:
+def reads(model: Model) -> str | None:
     """What `read` was told; None for a head that reads what the architecture gives it."""
     told: str | None = getattr(model, _READS, None)
     return told
@@ -112,7 +122,7 @@ def around(tokenizer: Any) -> tuple[int, int]:
     return before, max(0, len(whole) - before - len(bare))
 
 
-def begin(model: Any, start: HeadStart) -> None:
+def begin(model: Model, start: HeadStart) -> None:
     """Have the head on features in use start as a classifier that was fitted to frozen features."""
     head: Any = trained(model)[answering(model)]
     values = {head.centres: start.centres, head.linear.weight: start.weights.T, head.linear.bias: start.constants}
@@ -121,7 +131,7 @@ def begin(model: Any, start: HeadStart) -> None:
             tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def _read_mean(model: Any) -> None:
+def _read_mean(model: Model) -> None:
     """The head of an encoder on the mean over a text's states, in the place of what the architecture gives it.
 
     A head of BERT's kind reads what the pooler makes of the first state, which is replaced here; others read the first
@@ -141,7 +151,7 @@ def _read_mean(model: Any) -> None:
     model.base_model.register_forward_hook(replaced, with_kwargs=True)
 
 
-def put_back(model: Any) -> None:
+def put_back(model: Model) -> None:
     """The model's own modules in the place of copies that were trained with an adapter."""
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -168,7 +178,7 @@ class Part:
     weights: torch.Tensor
 
 
-def fit(model: Any, inside: Any, parts: Sequence[Part], autocast: Callable[[], Any] = nullcontext) -> None:
+def fit(model: Model, inside: Any, parts: Sequence[Part], autocast: Callable[[], Any] = nullcontext) -> None:
     """Fit the head in use by logistic regression on the states below it, which are those of eval mode and stay as they are.
 
     Minimises Σ −weight log p(label) + ½ ‖θ − θ₀‖² over the head's weights θ from their start θ₀, by L-BFGS and in float32.

@@ -15,6 +15,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from guidestar.model import adapters
+from guidestar.model.heads import Model
 
 States = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # of each layer keys and values, (rows, heads, tokens, width)
 STEP = 32  # tokens that a block grows by
@@ -100,7 +101,7 @@ def common_prefix(rows: Sequence[list[int]]) -> list[int]:
     return list(first[:shared])
 
 
-def keeps_every_key(model: Any) -> bool:
+def keeps_every_key(model: Model) -> bool:
     """Whether the model can go on behind keys and values of ours."""
     inner = adapters.inner(model)
     accepted = inspect.signature(inner.forward).parameters
@@ -113,7 +114,7 @@ def keeps_every_key(model: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def read(model: Any, tokens: Sequence[int], device: torch.device) -> States | None:
+def read(model: Model, tokens: Sequence[int], device: torch.device) -> States | None:
     """Keys and values of one row of tokens, (1, heads, tokens, width) of each layer; None if the model keeps others."""
     ids = torch.tensor([list(tokens)], device=device)
     cache = DynamicCache(config=adapters.inner(model).config)
@@ -126,7 +127,7 @@ def read(model: Any, tokens: Sequence[int], device: torch.device) -> States | No
     return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def roomy(model: Any, states: States | None, rows: int, length: int) -> Cache:
+def roomy(model: Model, states: States | None, rows: int, length: int) -> Cache:
     """An empty cache for `rows` × `length` tokens, or one that begins with `states` in every row."""
     inner = adapters.inner(model)
     count = len(DynamicCache(config=inner.config).layers)

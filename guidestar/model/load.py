@@ -18,6 +18,7 @@ import torch
 from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads, traits
+from guidestar.model.heads import Model
 from guidestar.model.sources import Say, reading, resolve
 
 # By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
@@ -48,7 +49,7 @@ class BaseModel:
     batch_tokens, written_tokens: padded tokens of a batch that is read, and of one whose responses are generated.
     """
 
-    model: Any
+    model: Model
     tokenizer: Any
     name: str
     fingerprint: str
@@ -194,7 +195,7 @@ def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]
     }
 
 
-def contiguous_head(model: Any) -> None:
+def contiguous_head(model: Model) -> None:
     """Hand the vocabulary projection an input with the strides of a fresh tensor.
 
     With frozen weights and a slice of the hidden states (logits_to_keep), PyTorch's matmul would otherwise
@@ -206,7 +207,7 @@ def contiguous_head(model: Any) -> None:
         head.register_forward_pre_hook(lambda module, args: (args[0].reshape(-1).view(args[0].shape), *args[1:]))
 
 
-def _eos(model: Any, tokenizer: Any, folder: Path, known: int) -> tuple[int, ...]:
+def _eos(model: Model, tokenizer: Any, folder: Path, known: int) -> tuple[int, ...]:
     found = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = found if isinstance(found, list) else [found]
     every = [tokenizer.eos_token_id, *ids]

@@ -16,9 +16,10 @@ from torch import nn
 
 from guidestar.model import adapters
 from guidestar.model.dropout import BitDropout, masked, tuner_layers
+from guidestar.model.heads import Model
 
 
-def plain_layers(model: Any) -> list[Any]:
+def plain_layers(model: Model) -> list[Any]:
     """The adapter's layers if all are plain LoRA with one active adapter on linear layers of their own, else none."""
     from peft.tuners.lora.layer import Linear
 
@@ -51,7 +52,7 @@ def running(layers: list[Any], forward: Callable[[Any], Callable[..., torch.Tens
 
 
 @contextmanager
-def merged(model: Any) -> Iterator[None]:
+def merged(model: Model) -> Iterator[None]:
     """W + scaling · B A as weights while the block lasts; the base's own bits are put back after it.
 
     The sum is made in float32 and rounded once to the base's dtype: in bfloat16, whose steps are larger than most of
@@ -77,7 +78,7 @@ def merged(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def added(model: Any) -> Iterator[None]:
+def added(model: Model) -> Iterator[None]:
     """W x + scaling · B A drop(x) with the last product added where W x lies. Without gradients only.
 
     Left as it is where something hangs on the way into B (`train.b_dropout`).

@@ -18,7 +18,7 @@ from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, lora, words
 from guidestar.model.batches import encode_answer, encode_response
 from guidestar.model.dropout import banked
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.words import EMBEDDING, GENERATED, GOLD, LABEL
 from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions
@@ -29,7 +29,7 @@ ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
 def predict(
     base: BaseModel,
-    model: Any,
+    model: Model,
     examples: Sequence[Example],
     needs: Collection[str],
     task: Task,
@@ -100,7 +100,7 @@ def predict(
 
 def respond(
     base: BaseModel,
-    model: Any,
+    model: Model,
     examples: Sequence[Example],
     task: Task,
     tick: Tick = lambda done, total: None,
@@ -132,7 +132,7 @@ def respond(
 
 
 @contextmanager
-def ready(base: BaseModel, model: Any, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
+def ready(base: BaseModel, model: Model, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
     bfloat16 would round most of it away (measured; see LOG.md)."""
     fold = not stochastic and adapters.inner(model).dtype == torch.float32
@@ -155,7 +155,7 @@ def _refuse_non_finite(found: Predictions, examples: Sequence[Example]) -> None:
             )
 
 
-def _refuse_equal_passes(found: Predictions, model: Any) -> None:
+def _refuse_equal_passes(found: Predictions, model: Model) -> None:
     """All passes equal means that no dropout acted: a silent zero would rank examples by nothing."""
     arrays = [a for name, a in found.arrays.items() if name != "embedding" and not name.endswith("_length")]
     if not arrays or any((a != a[:1]).any() for a in arrays):

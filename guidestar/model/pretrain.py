@@ -24,7 +24,7 @@ from guidestar.config import TaptConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
 from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
 from guidestar.records import Example
@@ -65,7 +65,9 @@ def pretrain(
     return losses
 
 
-def _fit(base: BaseModel, model: Any, config: TaptConfig, rows: list[list[int]], seed: int, tick: Tick) -> list[float]:
+def _fit(
+    base: BaseModel, model: Model, config: TaptConfig, rows: list[list[int]], seed: int, tick: Tick
+) -> list[float]:
     from transformers import get_linear_schedule_with_warmup
 
     from guidestar.model.train import accelerator_of
@@ -115,7 +117,7 @@ def _fit(base: BaseModel, model: Any, config: TaptConfig, rows: list[list[int]],
 
 
 def _loss(
-    base: BaseModel, model: Any, head: nn.Module | None, ids: Sequence[list[int]], targets: Sequence[list[int]]
+    base: BaseModel, model: Model, head: nn.Module | None, ids: Sequence[list[int]], targets: Sequence[list[int]]
 ) -> torch.Tensor:
     """Sum of −log p of the targets. An encoder sees its target's place, a causal model what is before."""
     pad = pad_right if base.labels else pad_left
@@ -136,7 +138,7 @@ def _count(base: BaseModel, targets: Sequence[Sequence[int]]) -> int:
     return sum(target != IGNORED for row in targets for target in row[0 if base.encoder else 1 :])
 
 
-def _by_embeddings(model: Any, head: nn.Module, batch: Batch, real: torch.Tensor) -> torch.Tensor:
+def _by_embeddings(model: Model, head: nn.Module, batch: Batch, real: torch.Tensor) -> torch.Tensor:
     """Scores over the vocabulary at the places that are asked for alone, (targets, vocabulary)."""
     with adapters.last_states(model) as states:
         classify.logits(model, batch)

@@ -20,7 +20,7 @@ from guidestar.asking.wrappers import joined, part_of
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, lora
 from guidestar.model.dropout import BitDropout, own_parts
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.predict import predict
 from guidestar.progress import Tick
 from guidestar.records import Example, Predictions
@@ -29,7 +29,7 @@ from guidestar.tasks import Task
 
 def predict_samples(
     base: BaseModel,
-    model: Any,
+    model: Model,
     examples: Sequence[Example],
     needs: Collection[str],
     task: Task,
@@ -53,7 +53,7 @@ def predict_samples(
 
 
 @contextmanager
-def one_sample(model: Any, seed: int, b_dropout: float | None = None) -> Iterator[None]:
+def one_sample(model: Model, seed: int, b_dropout: float | None = None) -> Iterator[None]:
     """The adapter with one draw of its dropout masks, for the time of the block; the base model stays in eval mode.
 
     A module of rate p multiplies its input's features by 0 with probability p, else by 1/(1 − p). For plain LoRA the
@@ -87,7 +87,7 @@ def _into_weights(layers: Sequence[Any], seed: int, b_dropout: float | None) -> 
     return undo
 
 
-def _by_hooks(model: Any, seed: int) -> list[Callable[[], None]]:
+def _by_hooks(model: Model, seed: int) -> list[Callable[[], None]]:
     """Puts a fixed mask in the place of what dropout modules do; returns what takes the hooks off."""
     undo: list[Callable[[], None]] = []
     for _, _, module in own_parts(model):

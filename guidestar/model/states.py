@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from guidestar.model import adapters, heads
 from guidestar.model.batches import Batch, encode_prompts, prompt_batch, read_batches, token_state
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.views import BLOCKS, views
 from guidestar.progress import Tick
 from guidestar.records import Array, Example
@@ -23,7 +23,7 @@ from guidestar.records import Array, Example
 Rows = NDArray[np.intp]
 
 
-def _walk(base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[Rows, Batch]]:
+def _walk(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[Rows, Batch]]:
     """Batches of prompts of similar length, and the positions of their examples."""
     prompts, done = encode_prompts(base, examples, 0 if base.labels else 1), 0
     for rows in read_batches(base, list(map(len, prompts)), adapters.exact_lengths(model)):
@@ -39,7 +39,7 @@ def _in_order(parts: Iterable[tuple[Rows, Array]], axis: int = 0) -> Any:
 
 
 def layer_states(
-    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
 ) -> NDArray[np.float32]:
     """State of the last prompt token (of an encoder's first) behind every block, (layers, n, width) float32, n ≥ 1; the
     embedding layer is left out.
@@ -56,7 +56,7 @@ def layer_states(
 
 
 def gates(
-    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
 ) -> dict[str, NDArray[np.float32]]:
     """Part (`unipelt.KINDS`) -> its gates in (0, 1), (layers, n), n ≥ 1: the mean over the tokens of each prompt.
 
@@ -77,7 +77,7 @@ def gates(
 
 
 def representation_gradient(
-    base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick = lambda done, total: None
+    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
 ) -> Array:
     """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm (of an encoder's first),
     e the input embeddings: how much a text's representation depends on them.
@@ -104,7 +104,7 @@ def representation_gradient(
     return np.asarray(_in_order(parts))
 
 
-def features(base: BaseModel, model: Any, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
+def features(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
     """Six views of every text (`model/views.py`), (n, 6, width) float16, for a classifier that costs nothing once they are there.
 
     base, model: the base model, and itself or a PEFT model on it, in eval mode.

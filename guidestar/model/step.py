@@ -17,11 +17,11 @@ from torch import nn
 
 from guidestar.model import attention, lora
 from guidestar.model.dropout import BitDropout, keep_bits, masked
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 
 
 @contextmanager
-def cheaper(base: BaseModel, model: Any) -> Iterator[None]:
+def cheaper(base: BaseModel, model: Model) -> Iterator[None]:
     """The model with cheaper steps while the block lasts."""
     with ExitStack() as stack:
         if base.device.type == "cpu":
@@ -36,7 +36,7 @@ def optimizer_options(base: BaseModel) -> dict[str, Any]:
 
 
 @contextmanager
-def whole_lora(model: Any) -> Iterator[None]:
+def whole_lora(model: Model) -> Iterator[None]:
     """W x + scaling · B A drop(x) as one operation, where the adapter is plain LoRA and nothing hangs in between.
 
     Its random numbers are those of the plain way, so a training sees the same masks.

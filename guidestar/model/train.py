@@ -25,7 +25,7 @@ from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, step
 from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
 from guidestar.model.dynamics import Listener
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.model.recipe import settled
 from guidestar.model.scorer import OwnScorer
 from guidestar.model.words import last_logits
@@ -99,7 +99,7 @@ def train(
     return replace(result, cut=cut, dynamics=listener.found())
 
 
-def _fit_head(base: BaseModel, model: Any, rows: list[_Row]) -> None:
+def _fit_head(base: BaseModel, model: Model, rows: list[_Row]) -> None:
     """The new head, fitted to what the rest of the model says before it is trained."""
     batches = epoch_batches(rows, HEAD_BATCH, np.random.default_rng(0), adapters.exact_lengths(model))
     parts = [
@@ -115,7 +115,7 @@ def _fit_head(base: BaseModel, model: Any, rows: list[_Row]) -> None:
 
 def _judge(
     base: BaseModel,
-    model: Any,
+    model: Model,
     config: TrainConfig,
     labelled: Labelled,
     held_out: list[_Row],
@@ -167,7 +167,7 @@ def _begin(
 
 def _fit(
     base: BaseModel,
-    model: Any,
+    model: Model,
     config: TrainConfig,
     rows: list[_Row],
     judge: Callable[[], float] | None,
@@ -331,7 +331,7 @@ def decay_towards(anchored: Sequence[tuple[torch.Tensor, torch.Tensor]], amount:
             parameter.lerp_(start, min(amount, 1.0))
 
 
-def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener | None = None) -> torch.Tensor:
+def _loss(base: BaseModel, model: Model, rows: Sequence[_Row], listener: Listener | None = None) -> torch.Tensor:
     """Sum of −log p over the response tokens of a batch, in nats, times each row's weight; with a classification head
     over its labels.
 
@@ -360,7 +360,7 @@ def _loss(base: BaseModel, model: Any, rows: Sequence[_Row], listener: Listener 
 
 
 @torch.no_grad()
-def _mean_loss(base: BaseModel, model: Any, rows: list[_Row], size: int, exact: bool) -> float:
+def _mean_loss(base: BaseModel, model: Model, rows: list[_Row], size: int, exact: bool) -> float:
     model.eval()
     spent, tokens = 0.0, 0
     for batch in epoch_batches(rows, size, np.random.default_rng(0), exact):

@@ -42,7 +42,7 @@ def refuse_adapter(folder: Path) -> None:
     )
 
 
-def drawn(model: Any, missing: Collection[str], folder: Path) -> tuple[str, ...]:
+def drawn(model: heads.Model, missing: Collection[str], folder: Path) -> tuple[str, ...]:
     """Modules of the model below a classification head whose weights were not in the files, such as BERT's pooler in a
     masked language model: they were drawn at random, so they belong to the head.
 
@@ -68,18 +68,18 @@ def drawn(model: Any, missing: Collection[str], folder: Path) -> tuple[str, ...]
     return tuple(found)
 
 
-def _has_head(model: Any) -> bool:
+def _has_head(model: heads.Model) -> bool:
     return bool(model.get_output_embeddings() is None and model.base_model is not model)
 
 
-def context(model: Any, wanted: int | None) -> int:
+def context(model: heads.Model, wanted: int | None) -> int:
     """The most tokens that a model reads: those wanted, or its own limit, and never more than its table of positions has.
     wanted: `model.max_length`."""
     own = getattr(model.config, "max_position_embeddings", None) or 0
     return min([wanted or (own if own > 0 else CONTEXT), *_positions(model)])  # XLNet names −1
 
 
-def _positions(model: Any) -> Iterator[int]:
+def _positions(model: heads.Model) -> Iterator[int]:
     """Usable rows of each table of learned positions. RoBERTa and its like count from behind the padding's row, OPT and its
     like from a fixed one."""
     for name, module in model.named_modules():
@@ -89,7 +89,7 @@ def _positions(model: Any) -> Iterator[int]:
             yield len(table) - (getattr(module, "offset", 0) if padding is None else padding + 1)
 
 
-def vocabulary(model: Any) -> int:
+def vocabulary(model: heads.Model) -> int:
     """Rows of the input embeddings: token ids are below this."""
     return int(model.get_input_embeddings().weight.shape[0])
 
@@ -100,7 +100,7 @@ def padding(tokenizer: Any, eos: Sequence[int], known: int) -> int:
     return next((i for i in (tokenizer.pad_token_id, *eos) if i is not None and i < known), 0)
 
 
-def unpadded(model: Any, pad: int, known: int, right: bool) -> bool:
+def unpadded(model: heads.Model, pad: int, known: int, right: bool) -> bool:
     """Whether a text beside a longer one must not be padded: tried with two rows, one of them padded, and the states below the
     head or the vocabulary. Decoders such as BART's count the padding, RWKV and ConvBERT read it.
 

@@ -31,7 +31,7 @@ from guidestar.model.batches import (
     token_batches,
 )
 from guidestar.model.generate import token_values
-from guidestar.model.load import BaseModel
+from guidestar.model.load import BaseModel, Model
 from guidestar.records import Example
 
 LABEL = frozenset({"label_log_probs"})
@@ -49,7 +49,7 @@ class Work:
     """What does not change between batches and passes: encoded texts, their common prefix, batches, label tokens."""
 
     def __init__(
-        self, base: BaseModel, model: Any, examples: Sequence[Example], task: Any, wanted: frozenset[str],
+        self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, wanted: frozenset[str],
         gold: Mapping[str, str] | None, *, stochastic: bool = False,
     ) -> None:  # fmt: skip
         self.base, self.model, self.task, self.wanted, self.stochastic = base, model, task, wanted, stochastic
@@ -297,7 +297,7 @@ def _sums(
     return found
 
 
-def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
+def last_logits(model: Model, batch: Batch, keep: int) -> torch.Tensor:
     """Logits of the last `keep` positions, (rows, keep, vocabulary); no others are computed where the
     architecture can leave them out."""
     accepted = inspect.signature(adapters.inner(model).forward).parameters
@@ -306,6 +306,6 @@ def last_logits(model: Any, batch: Batch, keep: int) -> torch.Tensor:
     return out.logits[:, -keep:]
 
 
-def next_logits(model: Any, batch: Batch) -> torch.Tensor:
+def next_logits(model: Model, batch: Batch) -> torch.Tensor:
     """Logits behind the last token, (rows, vocabulary)."""
     return last_logits(model, batch, 1)[:, -1]
