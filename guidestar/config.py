@@ -185,7 +185,17 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-_DATA = {".csv", ".tsv", ".jsonl", ".txt", ".parquet", ".gz"}  # what people give where a configuration is wanted
+_DATA = {
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".txt",
+    ".parquet",
+    ".gz",
+    ".xlsx",
+    ".xls",
+    ".ods",
+}  # what people give where a configuration is wanted
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
-from guidestar.data.formats import read_rows
-from guidestar.data.textfile import guess_encoding
+from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, look, texts_of
+from guidestar.data.messages import CONVERSATION, RESPONSE
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
-from guidestar.tasks import ANSWER, MOST_LABELS, Choice
-from guidestar.tasks.choice import labels_in
+from guidestar.tasks import Choice
 from guidestar.tasks.common import label_key, shown, visible
-from guidestar.tasks.multi_label import several_in
+from guidestar.words import shortened
 
-LOOK = 100_000  # rows looked at
 NO_COLUMN = "none"  # of the answers, said on the command line
 
 _CONFIG = """\
 # Written by `guidestar init` after looking at {rows} rows of {name}.
 # Every key is explained in docs/config.md. Next: {following}
+#
+# What was seen and guessed; change the key where it is wrong:
+{guesses}
 
 # the folder to write to, beside this file
 out: {out}
 {strategies}
 
 data:
-  pool: {pool}{encoding}
+  pool: {pool}{form}
 {answer}
   # the prompt; {{column}} stands for a column of the file
-{template}{blank}
+{template}
+  # a prompt that does not fit the model is cut at the end of its text; or drop, or error
+  too_long: truncate{blank}
 
 task:
 {task}
 
 model:
   # a short name (see `guidestar models`), a folder, a .gguf file or a hub name
-  name: {model}
-  # how classes are told apart: by words, or by a head on an encoder's states (docs/encoders.md)
-  head: {head}
+  name: {model}{reading}
 
 query:
   # labels of round 0, which lean spreads over the pool and others draw at random; of every further round; and in all
@@ -78,42 +78,52 @@ _SOME_ANSWERS = """\
   answer: {answer}
   test_share: 0.2"""
 
-_ANSWER = "\nAnswer:"
+_HEAD = """
+  # how classes are told apart: by words, or by a head on an encoder's states (docs/encoders.md)
+  head: {head}"""
 _ENCODER, _LANGUAGE = "all-minilm-l6-v2", "smollm2-135m"
 ENCODED = 1000  # characters of a text that the encoder surely reads to its end
 _SIMULATED = """\
 # one run for each seed and strategy: three seeds or more give a spread, random is the control
 seeds: [0]
-strategies: [{use}, random]"""
+strategies: [{strategy}, random]"""
 
 _ASKED = """\
 # every strategy asks for labels of its own, so people answer one
-strategies: [{use}]"""
+strategies: [{strategy}]"""
 
 _PEOPLE = "\nannotator: people"
 
 _KINDS = {"number": "a final number", "text": "free text"}
-_TELLING = {
-    "label",
-    "labels",
-    "answer",
-    "class",
-    "category",
-    "categories",
-    "intent",
-    "tags",
-    "target",
-    "topic",
-    "topics",
-    "y",
-}
+_LABELLED = ("choice", "multi_label")
 
 
-def _is_configuration(path: Path) -> bool:
-    try:
-        return "data" in read_file(path)[0]
-    except ConfigError:
-        return False
+@dataclass(frozen=True)
+class _Guess:
+    """What is written down: the file, its answers and texts, and the model to begin with. asked: people label; ready: the
+    labels are known. missing, blank: rows with a text and no answer, and without a text."""
+
+    found: Look
+    answer: Answer
+    texts: list[str]
+    labels: list[str]
+    missing: int
+    blank: int
+    model: str
+    why: str
+    max_length: int | None
+
+    @property
+    def asked(self) -> bool:
+        return self.answer.column is None or self.missing > 0
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.answer.column or self.labels)
+
+    @property
+    def encoder(self) -> bool:
+        return self.model == _ENCODER
 
 
 def write_config(
@@ -122,8 +132,9 @@ def write_config(
 ) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """Look at a data file and write a configuration that runs, once it has labels.
 
-    answer, text: the columns; guessed without. answer "none": labels will be asked for. labels: what a choice is between;
-    without them those of the answer column, and without one none, which no command takes before somebody has put them in.
+    answer, text: the columns (of texts several, between commas); guessed without. answer "none": labels will be asked for.
+    labels: what a choice is between; without them those of the answer column, and without one none, which no command takes
+    before somebody has put them in.
     Returns the path, and what was found: rows, columns, the chosen text and answer columns, how many rows lack an answer,
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
     `force`), for a column that is not there, or for labels where the answers are none.
@@ -135,110 +146,25 @@ def write_config(
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
     check_output(config, _is_configuration, "a configuration")
-    encoding = guess_encoding(data) if data.is_file() else None
-    looked = list(islice(read_rows(str(data), encoding=encoding), LOOK))
-    rows = [row.values for row in looked]
-    columns = list(dict.fromkeys(c for row in looked for c in row.columns))  # the first may hold nulls
-    cells = {c: [str(r.get(c) or "") for r in rows] for c in columns}
-    for option, name in (("answer", None if answer == NO_COLUMN else answer), ("text", text)):
-        if name is not None and name not in columns:
-            raise ConfigError(f"--{option} {name}: no such column; {allowed(columns, name)}")
-    guessed, given = answer is None, list(labels or [])
-    kind, known = "choice", list[str]()
-    if answer == NO_COLUMN:
-        answer = None
-    else:
-        kind, answer, known = _answer_column({answer: cells[answer]} if answer else cells, len(rows), answer)
-    if given and kind not in ("choice", "multi_label"):
-        raise ConfigError(f"--labels: the answers in {answer!r} are no choice but {_KINDS[kind]}; leave it out")
-    if labels is not None:
-        Choice(tuple(given), tuple(given))  # says what is wrong with them
-    if given and (others := [name for name in known if label_key(name) not in set(map(label_key, given))]):
-        raise ConfigError(
-            f"--labels: {answer!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"
-        )
-    texts = [c for c in columns if c != answer and any(cells[c])]
-    if not texts:
-        raise DataError(f"{data}: no column with text besides {answer!r}")
-    text = text or max(texts, key=lambda c: sum(map(len, cells[c])))
-    texted = [bool(cell.strip()) for cell in cells[text]]
-    missing = (
-        sum(not cell.strip() and there for cell, there in zip(cells[answer], texted, strict=True)) if answer else 0
-    )
-    asked, ready = answer is None or missing > 0, bool(answer or given)
-    budget = max(8, min(400, len(rows) // 2))
-    what = {
-        "choice": f"a choice of {len(given or known)} labels", "multi_label": f"any number of {len(given or known)} labels"
-    }.get(kind) or _KINDS[kind]  # fmt: skip
-    more = " or more" if len(rows) == LOOK else ""
-    notes = [
-        f"{named.name}: {len(rows)}{more} rows; columns: {_listed(columns)}",
-        f"text: {text}; answer: {answer} ({what})"
-        if answer
-        else f"text: {text}; no answer column: labels will be asked for",
-    ]
-    if encoding:
-        notes.append(f"the file is not UTF-8 and was read as {encoding}; if letters are wrong, change data.encoding")
-    if answer and guessed and answer.lower() not in _TELLING:
-        notes.append(f"guessed: if {answer} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}")
-    if answer and missing:
-        notes.append(
-            f"{missing} of {len(rows)} rows have no {answer}, so people will be asked; once the run has begun, "
-            f"guidestar import RUN {data} brings in the labels that are there"
-        )
-    if blank := texted.count(False):
-        notes.append(f"{blank} of {len(rows)} rows have no {text} and are left out (data.blank: drop)")
-    if answer and known and kind == "choice":
-        notes += _merged(cells[answer], given or known)
-    model, why = _model(kind, cells[text])
-    encoder, lean = model == _ENCODER, model == _ENCODER and kind == "choice"
-    warm = max(2, min(20 if lean else 100, budget // 4))
-    batch = max(1, min(20 if lean else 50, (budget - warm) // 5))
-    notes.append(f"model: {model}, {why}")
-    body = _CONFIG.format(
-        model=model, rows=len(rows), name=named.name, following=following(config.name, asked, ready), out=_quoted(f"runs/{named.stem}"),
-        pool=_quoted(_relative(data, config.parent)), template=_template(text, columns, "" if encoder else _ANSWER),
-        head="features" if lean else "auto",
-        encoding=f"\n  # guessed by the file's bytes, which are not UTF-8\n  encoding: {encoding}" if encoding else "",
-        strategies=f"{(_ASKED if asked else _SIMULATED).format(use='lean' if lean else 'star')}{_PEOPLE if missing else ''}",
-        answer=(_SOME_ANSWERS if missing else _WITH_ANSWER).format(answer=_quoted(answer)) if answer else _WITHOUT_ANSWER,
-        blank="\n  # rows without text are left out\n  blank: drop" if blank else "",
-        task=_task(kind, given or (known if len(rows) < LOOK else []), ready), warm=warm, batch=batch, budget=budget,
-    )  # fmt: skip
+    found = look(data)
+    guess = _guess(data, found, answer, text, labels)
+    notes = _notes(named.name, guess, guessed=answer is None, data=data)
+    following_here = following(config.name, guess.asked, guess.ready)
+    body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
+                 pool=_relative(data, config.parent))  # fmt: skip
     write_bytes(config, body.encode())
-    found = {
-        "rows": len(rows),
-        "columns": columns,
-        "text": text,
-        "kind": kind,
-        "answer": answer,
-        "labels": given or known,
-    }
-    return config, found | {
-        "missing": missing,
-        "asked": asked,
-        "next": following(str(config), asked, ready),
-        "notes": notes,
-    }
+    return config, {
+        "rows": found.rows, "columns": found.columns, "text": ", ".join(guess.texts), "kind": guess.answer.kind,
+        "answer": guess.answer.column, "labels": guess.labels, "missing": guess.missing, "asked": guess.asked,
+        "next": following(str(config), guess.asked, guess.ready), "notes": notes,
+    }  # fmt: skip
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
-
-
-def _model(kind: str, texts: Sequence[str]) -> tuple[str, str]:
-    """The model to begin with, and why."""
-    if kind not in ("choice", "multi_label"):
-        return _LANGUAGE, "a language model, because the answers have to be written"
-    if (longest := max(map(len, texts))) > ENCODED:
-        return (
-            _LANGUAGE,
-            f"a language model: the longest text has {longest} characters, more than the small encoder reads",
-        )
-    return (
-        _ENCODER,
-        "an encoder: it tells classes apart after fewer labels than a small language model, and needs no GPU",
-    )
+def _is_configuration(path: Path) -> bool:
+    try:
+        return "data" in read_file(path)[0]
+    except ConfigError:
+        return False
 
 
 def following(config: str, asked: bool, ready: bool) -> str:
@@ -247,7 +173,115 @@ def following(config: str, asked: bool, ready: bool) -> str:
     return command if ready else f"put your labels into it (task.labels), then: {command}"
 
 
-def _merged(cells: list[str], labels: list[str]) -> list[str]:
+# --- guessing -------------------------------------------------------------------------------------
+
+
+def _guess(data: Path, found: Look, named: str | None, text: str | None, labels: Sequence[str] | None) -> _Guess:
+    given, texts = list(labels or []), text.split(",") if text and text not in found.cells else [text] if text else []
+    for option, names in (("answer", [named] if named and named != NO_COLUMN else []), ("text", texts)):
+        for name in names:
+            if name not in found.cells and not (found.messages and name in (CONVERSATION, RESPONSE)):
+                raise ConfigError(f"--{option} {name}: no such column; {allowed(found.columns, name)}")
+    answer = Answer(None) if named == NO_COLUMN else answer_of(found, named, given)
+    if given and answer.kind not in _LABELLED:
+        raise ConfigError(
+            f"--labels: the answers in {answer.column!r} are no choice but {_KINDS[answer.kind]}; leave it out"
+        )
+    if labels is not None:
+        Choice(tuple(given), tuple(given))  # says what is wrong with them
+    if given and (others := [n for n in answer.labels if label_key(n) not in set(map(label_key, given))]):
+        raise ConfigError(
+            f"--labels: {answer.column!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"
+        )
+    texts = texts or texts_of(found, answer.column)
+    if not texts:
+        raise DataError(f"{data}: no column with text besides {answer.column!r}")
+    source = [found.messages if name == CONVERSATION and found.messages else name for name in texts]
+    there = [any(found.cells[name][i].strip() for name in source) for i in range(found.rows)]
+    answers = found.cells.get(answer.column or "", ["x"] * found.rows)
+    missing = sum(not cell.strip() and has for cell, has in zip(answers, there, strict=True)) if answer.column else 0
+    lengths = sorted(sum(len(found.cells[name][i]) for name in source) for i in range(found.rows))
+    model, why, most = _model(answer.kind, lengths)
+    return _Guess(
+        found, answer, texts, given or list(answer.labels), missing, there.count(False), model, why, most
+    )  # fmt: skip
+
+
+def _model(kind: str, lengths: list[int]) -> tuple[str, str, int | None]:
+    """The model to begin with, why, and the tokens that it is to read where a few long texts would decide that.
+
+    lengths: characters of the texts, sorted; the longest twentieth decides nothing."""
+    usual, longest = lengths[int(0.95 * (len(lengths) - 1))], lengths[-1]
+    if kind in _LABELLED and usual <= ENCODED:
+        why = "an encoder: it tells classes apart after fewer labels than a small language model, and needs no GPU"
+        return _ENCODER, why, None
+    most = max(256, -(-usual // 2 // 128) * 128 + 128)  # two characters a token and some for the answer is plenty
+    limit = most if longest > 4 * usual and longest // 4 > most else None
+    if kind not in _LABELLED:
+        return _LANGUAGE, "a language model, because the answers have to be written", limit
+    why = f"a language model: the texts have up to {usual} characters, more than the small encoder reads"
+    return _LANGUAGE, why, limit
+
+
+def _notes(name: str, guess: _Guess, guessed: bool, data: Path) -> list[str]:
+    """What is said on the screen, and stands as comments in the configuration."""
+    found, answer = guess.found, guess.answer
+    count = len(guess.labels)
+    what = {"choice": f"a choice of {count} labels", "multi_label": f"any number of {count} labels"} | _KINDS
+    more = " or more" if found.rows == LOOK else ""
+    text = "text" if len(guess.texts) == 1 else "texts"
+    notes = [f"{name}: {found.rows}{more} rows; columns: {_listed(found.columns)}"]
+    if found.header:
+        notes.append(
+            f"the first line looks like a row and not like names, so the columns are called {_listed(found.header)} (data.header)"
+        )
+    if found.encoding:
+        read = "; ".join(f"as {encoding}: {shortened(place, 60)!r}" for encoding, place in found.readings)
+        notes.append(
+            f"the file is not UTF-8 and was read as {found.encoding}; if letters are wrong, change data.encoding"
+            + (f". One place reads {read}" if read else "")
+        )
+    if found.messages:
+        notes.append(
+            f"{found.messages} holds conversations: the assistant's last message is the answer (data.messages)"
+        )
+    joined = ", ".join(guess.texts)
+    notes.append(
+        f"{text}: {joined}; answer: {answer.column} ({what[answer.kind]})"
+        if answer.column
+        else f"{text}: {joined}; no answer column: labels will be asked for"
+    )
+    sure = answer.column is None or answer.column.lower() in TELLING | {RESPONSE, "output"}
+    if guessed and not sure:
+        notes.append(
+            f"guessed: if {answer.column} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}"
+        )
+    if answer.column and guess.missing:
+        notes.append(
+            f"{guess.missing} of {found.rows} rows have no {answer.column}, so people will be asked; once the run has begun, "
+            f"guidestar import RUN {data} brings in the labels that are there"
+        )
+    if guess.blank:
+        notes.append(
+            f"{guess.blank} of {found.rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
+        )
+    if answer.column and answer.kind == "choice":
+        notes += _merged(found.cells[answer.column], guess.labels)
+    if id := id_of(found, [*guess.texts, answer.column or ""]):
+        notes.append(f"id: {id}, by which `predict` and `score` call a row (data.id)")
+    notes.append(f"model: {guess.model}, {guess.why}")
+    if guess.max_length:
+        notes.append(
+            f"a few texts are far longer than the others: {guess.max_length} tokens are read, the rest is cut (model.max_length)"
+        )
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+
+
+def _merged(cells: Sequence[str], labels: Sequence[str]) -> list[str]:
     """A sentence where several spellings of a label count as one."""
     spellings: dict[str, list[str]] = {label_key(label): [label] for label in labels}
     for cell in dict.fromkeys(cell.strip() for cell in cells if visible(cell)):
@@ -257,60 +291,78 @@ def _merged(cells: list[str], labels: list[str]) -> list[str]:
     return [f"spellings that count as one label: {'; '.join(several)}"] if several else []
 
 
-def _answer_column(
-    cells: dict[str, list[str]], rows: int, named: str | None = None
-) -> tuple[str, str | None, list[str]]:
-    """(task kind, column, labels): a column with few short values, a telling name first; else a telling name
-    with worked answers ("#### 7") or texts; else a choice without a column. named: the column, where it is known."""
-    best: tuple[float, str, list[str]] | None = None
-    longest = None if named else max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
-    for i, (name, values) in enumerate(cells.items()):
-        kinds = Counter(label_key(v) for v in values if visible(v))
-        few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, rows // 4)) and all(len(k) <= 40 for k in kinds)
-        several = [] if name == longest and not named else list(several_in(values))
-        rank = (
-            (0 if name.lower() in _TELLING else 100) + len(several or kinds) - i / 1000
-        )  # of equals, the later column
-        if (few or several) and name != longest and (best is None or rank < best[0]):
-            best = (rank, name, several)
-    if best is not None and best[2]:
-        return "multi_label", best[1], best[2]
-    if best is not None:
-        return "choice", best[1], list(labels_in([v for v in cells[best[1]] if visible(v)], ANSWER))
-    for name, values in cells.items():
-        worked = all("####" in v for v in values if v)  # a worked answer may be longer than its question
-        if named and any(values):
-            return "number" if worked else "text", name, []
-        if name.lower() in _TELLING and any(values) and len(cells) > 1 and (worked or name != longest):
-            return "number" if worked else "text", name, []
-    return "choice", None, []
+# --- writing --------------------------------------------------------------------------------------
 
 
-def _task(kind: str, labels: list[str], ready: bool) -> str:
-    if kind not in ("choice", "multi_label") or (
-        ready and not labels
-    ):  # not all rows were looked at: the data have the labels
-        return f"  kind: {kind}"
-    mine = (
-        ""
-        if ready
-        else "  # put your labels between the brackets: [billing, delivery]; other kinds: multi_label, number, text\n"
+def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: str, pool: str) -> str:
+    found, answer = guess.found, guess.answer
+    budget = max(8, min(400, found.rows // 2))
+    chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
+    lean = guess.encoder and answer.kind == "choice"
+    strategy = "lean" if lean else "star"
+    warm = max(2, min(20 if lean else 100, budget // 4))
+    form = [f"header: {_quoted(found.header)}"] if found.header else []
+    form += (
+        ["# guessed by the file's bytes, which are not UTF-8", f"encoding: {found.encoding}"] if found.encoding else []
     )
+    form += [f"messages: {_quoted(found.messages)}"] if found.messages and CONVERSATION in guess.texts else []
+    if id := id_of(found, [*guess.texts, answer.column or ""]):
+        form += ["# names a row in what predict and score say", f"id: {_quoted(id)}"]
+    reading = _HEAD.format(head="features" if lean else "auto") if guess.encoder else ""
+    reading += "\n  # the prompt is wrapped in the model's own chat template\n  chat: true" if chat else ""
+    reading += f"\n  max_length: {guess.max_length}" if guess.max_length else ""
+    known = _SOME_ANSWERS if guess.missing else _WITH_ANSWER
+    return _CONFIG.format(
+        rows=found.rows, name=name, following=following, guesses="\n".join(f"# - {_one_line(note)}" for note in notes),
+        out=_quoted(out), pool=_quoted(pool), form="".join(f"\n  {line}" for line in form),
+        strategies=f"{_ASKED if guess.asked else _SIMULATED}{_PEOPLE if guess.missing else ''}".format(strategy=strategy),
+        answer=known.format(answer=_quoted(answer.column)) if answer.column else _WITHOUT_ANSWER,
+        template=_template(guess, chat), blank="\n  # rows without text are left out\n  blank: drop" if guess.blank else "",
+        task=_task(guess), model=guess.model, reading=reading, warm=warm, batch=max(1, min(20 if lean else 50, (budget - warm) // 5)),
+        budget=budget,
+    )  # fmt: skip
+
+
+def _one_line(note: str) -> str:
+    return " ".join(note.split())
+
+
+def _task(guess: _Guess) -> str:
+    kind, labels = guess.answer.kind, guess.labels if guess.found.rows < LOOK or not guess.answer.column else []
+    if kind not in _LABELLED or (guess.ready and not labels):  # not all rows were looked at: the data have the labels
+        return f"  kind: {kind}"
+    mine = "  # put your labels between the brackets: [billing, delivery]; other kinds: multi_label, number, text\n"
     hint = "  # write {label: word, …} to have the model write another word than the label\n"
-    return f"  kind: {kind}\n{mine}{hint}  labels: {_quoted(labels)}"
+    return f"  kind: {kind}\n{'' if guess.ready else mine}{hint}  labels: {_quoted(labels)}"
 
 
-def _template(text: str, columns: list[str], behind: str) -> str:
-    """The template's line, with what stands behind the text; a column whose name cannot stand in a template is called by another one."""
-    if not set(text) & set("{}[].:!") and text.strip():
-        return f"  template: {_quoted(f'{{{text}}}{behind}')}"
-    name = next(name for name in ("text", "input", "message", *map(str, range(9))) if name not in columns)
-    return f"  columns: {{{name}: {_quoted(text)}}}\n  template: {_quoted(f'{{{name}}}{behind}')}"
+def _template(guess: _Guess, chat: bool) -> str:
+    """The template's line; a column whose name cannot stand in a template is called by another one."""
+    taken, called = set(guess.found.columns), dict[str, str]()
+    for text in guess.texts:
+        fits = text.strip() and not set(text) & set("{}[].:!")
+        free = (n for n in ("text", "input", "message", *map(str, range(9))) if n not in taken | set(called.values()))
+        called[text] = text if fits else next(free)
+    fields = [f"{{{name}}}" for name in called.values()]
+    labels = ", ".join(guess.labels)
+    if chat:
+        template = "\n\n".join(fields)
+    elif guess.encoder:
+        template = " [SEP] ".join(fields)
+    else:
+        parts = fields if len(fields) == 1 else [f"{name.capitalize()}: {{{name}}}" for name in called.values()]
+        asked = "Which of these" if guess.answer.kind == "choice" else "All that hold of"
+        if guess.answer.kind in _LABELLED and 0 < len(labels) <= 200:
+            parts.append(f"{asked}: {labels}?".replace("{", "{{").replace("}", "}}"))
+        template = "\n".join([*parts, "Answer:"])
+    columns = {name: text for text, name in called.items() if name != text}
+    own = f"  columns: {json.dumps(columns, ensure_ascii=False)}\n" if columns else ""
+    return f"{own}  template: {_quoted(template)}"
 
 
-def _quoted(value: str | list[str]) -> str:
+def _quoted(value: str | Sequence[str]) -> str:
     """A text, or a list of texts, that YAML cannot misread."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False)
 
 
 def _relative(data: Path, folder: Path) -> str:

@@ -23,14 +23,14 @@ from guidestar.tasks import TASKS
 class DataConfig(Section):
     """Where the examples are and how a row becomes a prompt and an answer."""
 
-    newer = frozenset({"encoding", "cut", "id"})
+    newer = frozenset({"encoding", "cut", "id", "messages"})
 
     preset: str | None = None
     """Fill the keys below for a known dataset; see `guidestar presets`."""
     folder: str | None = None
     """Folder with a preset's files; without it the hub is asked."""
     pool: str | None = None
-    """The pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file, a folder of `datasets`, or
+    """The pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz), .parquet or .xlsx file, a folder of `datasets`, or
     `hub:OWNER/NAME[:CONFIG][@SPLIT]`."""
     test: str | None = None
     """The test set, in the same forms. It is used for nothing but the curve."""
@@ -42,6 +42,9 @@ class DataConfig(Section):
     """Of text files that are not UTF-8, such as cp1252 or gb18030. Default: they are refused."""
     header: list[str] | None = None
     """Column names of CSV files that have no header line."""
+    messages: str | None = None
+    """The column with a list of messages (role and content). It becomes two columns: `conversation`, all but the
+    assistant's last message, and `response`, that message. With `model.chat` the model's chat template has the turns."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names used in the template -> column names of the files, where they differ."""
     id: str | None = None

@@ -329,7 +329,10 @@ def test_init_refuses_labels_that_do_not_fit_the_answers(call: Call, tmp_path: P
     (tmp_path / "sums.csv").write_text(
         "text,answer\n" + "".join(f"{i} and 1?,we add #### {i + 1}\n" for i in range(30))
     )
-    code, _, err = call("init", tmp_path / "sums.csv", "--labels", "a,b")
+    code, out, _ = call("init", tmp_path / "sums.csv", "--labels", "a,b")
+    assert code == 0
+    assert "no answer column: labels will be asked for" in out, "it has none of the labels"
+    code, _, err = call("init", tmp_path / "sums.csv", "--force", "--labels", "a,b", "--answer", "answer")
     assert code == 2
     assert "--labels: the answers in 'answer' are no choice but a final number; leave it out" in err
 

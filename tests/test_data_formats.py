@@ -191,7 +191,7 @@ def test_a_cell_that_is_not_there() -> None:
         (
             "data",
             "x",
-            ": found no extension; allowed: .csv, .tsv, .jsonl, .json, .txt, .parquet, all but Parquet also as .gz, or a folder",
+            ": found no extension; allowed: .csv, .tsv, .jsonl, .json, .txt, .parquet, .xlsx, .xls, .ods, the text files also as .gz, or a folder",
         ),
         ("a.parquet", "no parquet", ": not readable as Parquet:"),
     ],

@@ -18,12 +18,18 @@ def add(commands: Commands) -> None:
 
     init = commands.add("init", _init, "Look at a data file and write a commented configuration for it.")
     init.add_argument(
-        "data", metavar="DATAFILE", help="a .csv, .tsv, .jsonl, .json, .txt (also .gz) or .parquet file with the pool"
+        "data",
+        metavar="DATAFILE",
+        help="the pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz), .parquet or .xlsx file",
     )
     init.add_argument("--out", metavar="CONFIG.yaml", help="where to write; default: beside the data, NAME.yaml")
     init.add_argument("--force", action="store_true", help="replace an existing configuration")
     init.add_argument("--answer", metavar="COLUMN", help="the column with the labels, or none; default: a guess")
-    init.add_argument("--text", metavar="COLUMN", help="the column to be labelled; default: the longest texts")
+    init.add_argument(
+        "--text",
+        metavar="COLUMN",
+        help="the column to be labelled, or several between commas; default: the longest texts",
+    )
     init.add_argument("--labels", metavar="A,B,…", help="the labels to choose from, where no column has them")
 
     demo = commands.add("demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.")

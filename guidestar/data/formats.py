@@ -5,7 +5,7 @@ A source is one of
 - a `.csv` file, with a header line unless names are given, separated by commas or, as the header shows, by semicolons or
   tabs; a `.tsv` file; a `.jsonl` file, one object a line, or `.json` with an array of them; a `.txt` file, a text a line
   (its column is `text`). All of them also as `.gz`;
-- a `.parquet` file (needs pyarrow);
+- a `.parquet` file (needs pyarrow); the first sheet of an `.xlsx`, `.xls` or `.ods` file (needs python-calamine);
 - a folder saved by `datasets` (`save_to_disk`) or one that `datasets.load_dataset` reads, and
   `hub:owner/name` or `hub:owner/name:config`; both take `@split` at the end (need `datasets`);
 - `demo:pool`, `demo:test` or `demo:validation`: the package's own synthetic data.
@@ -31,6 +31,7 @@ from guidestar.errors import DataError, allowed
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
 MOST_COLUMNS = 10_000
+PACKED = (".parquet", ".xlsx", ".xls", ".ods")  # compressed already
 _SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
 INSTALL = "install it with: pip install 'guidestar[data]'"
@@ -46,7 +47,7 @@ class Row:
     values: Mapping[str, str]
     nulls: tuple[str, ...] = ()
     codes: Mapping[str, str] = field(default_factory=dict)
-    typed: tuple[str, ...] = ()
+    typed: tuple[str, ...] = field(default=(), compare=False)
 
     def cell(self, column: str) -> str:
         """The text of a column. Raises DataError if there is no such column or it is null."""
@@ -105,9 +106,9 @@ def _open(source: str, form: Form) -> Iterator[Row]:
     if not path.exists():
         raise DataError(f"{source}: no such file or folder")
     suffix = suffix_of(path)
-    if suffix not in READERS or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
+    if suffix not in READERS or (suffix in PACKED and path.suffix.lower() == ".gz"):
         found = f"found the extension {path.suffix!r}" if path.suffix else "found no extension"
-        raise DataError(f"{source}: {found}; {allowed(READERS, path.suffix)}, all but Parquet also as .gz, or a folder")
+        raise DataError(f"{source}: {found}; {allowed(READERS, path.suffix)}, the text files also as .gz, or a folder")
     if path.stat().st_size == 0:
         raise DataError(f"{source}: the file is empty")
     return READERS[suffix](source, path, form)
@@ -192,6 +193,19 @@ def _from_csv(source: str, path: Path, form: Form) -> Iterator[Row]:
         yield Row(where, dict(zip(names, cells, strict=True)))
 
 
+def first_cells(path: Path, encoding: str | None = None) -> list[str] | None:
+    """The cells of the first line of a .csv or .tsv file; None for any other source, and for a line that is no CSV."""
+    if suffix_of(path) not in (".csv", ".tsv") or not path.is_file():
+        return None
+    try:
+        lines = text_lines(path, str(path), encoding)
+        first = next(lines, "")
+        separator = "\t" if suffix_of(path) == ".tsv" else _separator(first)
+        return None if _SEP.fullmatch(first) else next(csv.reader(chain([first], lines), delimiter=separator), None)
+    except (csv.Error, DataError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
+        return None
+
+
 def _separator(first: str) -> str:
     """What separates cells, by the first line: a comma, unless that leaves one cell with a semicolon or a tab in it, as
     spreadsheets write where the comma is the decimal sign."""
@@ -246,6 +260,26 @@ def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
                     yield _row(f"{source} row {number}", found, names)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not readable as Parquet: {error}") from error
+
+
+def _from_excel(source: str, path: Path, form: Form) -> Iterator[Row]:
+    """The first sheet; its first row has the names, unless they are given."""
+    try:
+        from python_calamine import CalamineError, load_workbook
+    except ImportError as error:
+        raise DataError(f"{source}: Excel files need python-calamine; {INSTALL.replace('data', 'excel')}") from error
+    try:
+        rows = load_workbook(str(path)).get_sheet_by_index(0).to_python(skip_empty_area=True)
+    except (CalamineError, OSError) as error:
+        raise DataError(f"{source}: not readable as an Excel file: {error}") from error
+    names = form.header
+    for number, cells in enumerate(rows, 1):
+        found = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells]
+        if names is None:
+            names = _checked_header([str(cell) for cell in found], f"{source} row {number}")
+        elif any(cell != "" for cell in found):
+            plain = [cell if isinstance(cell, (str, bool, int, float)) else str(cell) for cell in found]
+            yield _row(f"{source} row {number}", dict(zip(names, plain, strict=False)))
 
 
 def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
@@ -405,4 +439,7 @@ READERS: dict[str, Callable[[str, Path, Form], Iterator[Row]]] = {
     ".json": _from_json,
     ".txt": _from_text,
     ".parquet": _from_parquet,
+    ".xlsx": _from_excel,
+    ".xls": _from_excel,
+    ".ods": _from_excel,
 }

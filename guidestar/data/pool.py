@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from guidestar.config import DataConfig, RunConfig, TaskConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
 from guidestar.data.forms import differences
+from guidestar.data.messages import opened
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
 from guidestar.errors import ConfigError, DataError, allowed
@@ -81,7 +82,7 @@ class _Item:
 
 def template_of(config: RunConfig) -> Template:
     """The prompt template of a configuration or of its preset."""
-    data, _, _ = apply_preset(config.data, config.task)
+    data = apply_preset(config.data, config.task)[0]
     return Template(_required(data.template, "template"), data)
 
 
@@ -94,7 +95,7 @@ def load_dataset(config: RunConfig) -> Dataset:
     data, task_config, normalise = apply_preset(config.data, config.task)
     if data.test is not None and data.test_share:
         raise ConfigError("data.test and data.test_share are both given; allowed: one of them")
-    template = Template(_required(data.template, "template"), data)
+    template = template_of(config)
     pool_source = _required(data.pool, "pool")
 
     sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
@@ -169,8 +170,8 @@ def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example
     """Every row of a file or DataFrame, its example and its answer cell, one at a time; None for a blank row that is to be
     left out. Repeated rows have equal ids (`data/stream.py` tells them apart without holding the file in memory)."""
     data, task_config, normalise = apply_preset(config.data, config.task)
-    template = Template(_required(data.template, "template"), data)
-    for row, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
+    template = template_of(config)
+    for row, _, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
         yield (row, None, None) if item is None else (row, item.example, item.answer)
 
 
@@ -189,7 +190,7 @@ def _read(
     """The rows in the preset's form, how many of them came with other texts for the template, and how many blank ones
     were left out. Raises DataError if nothing is left."""
     found, changed, blank = [], 0, 0
-    for row, item, other in _walk(source, data, template, normalise, coded):
+    for _, row, item, other in _walk(source, data, template, normalise, coded):
         if item is None:
             blank += 1
         else:
@@ -202,19 +203,20 @@ def _read(
 
 def _walk(
     source: Any, data: DataConfig, template: Template, normalise: Normalise, coded: bool
-) -> Iterator[tuple[Row, _Item | None, bool]]:
-    """Each row in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
+) -> Iterator[tuple[Row, Row, _Item | None, bool]]:
+    """Each row as it stands in the file and in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
     other texts for the template."""
     for row in read_rows(source, header=data.header, encoding=data.encoding):
+        same = opened(row, data.messages) if data.messages else row
         try:
-            same = replace(row, values=normalise(row.values))
+            same = replace(same, values=normalise(same.values))
         except DataError as error:
             raise DataError(f"{row.where}: {error}") from error
         if data.blank == "drop" and template.blank(same):
-            yield same, None, False
+            yield row, same, None, False
             continue
-        changed = any(_text(same, column) != _text(row, column) for column in template.columns.values())
-        yield same, _item(same, template, answer_column(data), coded), changed
+        changed = not data.messages and any(_text(same, c) != _text(row, c) for c in template.columns.values())
+        yield row, same, _item(same, template, answer_column(data), coded), changed
 
 
 def _text(row: Row, column: str) -> str:
@@ -274,8 +276,7 @@ def _with_gold(sets: Mapping[str, list[_Item]], task: Task) -> dict[str, list[_I
 
 
 def _raise_all(problems: Iterable[str]) -> None:
-    found = list(problems)
-    if found:
+    if found := list(problems):
         more = [f"… and {len(found) - SHOWN} more rows like these"] if len(found) > SHOWN else []
         raise DataError("\n".join([*found[:SHOWN], *more]))
 

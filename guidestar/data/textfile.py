@@ -7,6 +7,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -44,12 +45,35 @@ def guess_encoding(path: Path) -> str | None:
 
         with _opened(path) as file:
             start = file.read(1 << 20)
-        if suffix_of(path) == ".parquet" or start.startswith(_UTF_16) or _is_utf8(path):
+        if suffix_of(path) in (".parquet", ".xlsx", ".xls", ".ods") or start.startswith(_UTF_16) or _is_utf8(path):
             return None
     except (ImportError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
         return None
     best = from_bytes(start).best()
-    return None if best is None else best.encoding
+    if best is None:
+        return None
+    with suppress(UnicodeError):  # of those that read the same text the one that most files are in
+        if start.decode("cp1252") == str(best):
+            return "cp1252"
+    return best.encoding
+
+
+def other_readings(path: Path, guess: str) -> tuple[tuple[str, str], ...]:
+    """The first place that is not ASCII, as the guessed encoding reads it, and as its usual neighbours do where that differs:
+    (encoding, text)."""
+    with _opened(path) as file:
+        start = file.read(1 << 20)
+    first = next((i for i, byte in enumerate(start) if byte > 127), None)
+    if first is None:
+        return ()
+    begin = max(start.rfind(b"\n", 0, first), first - 20) + 1
+    place, found = start[begin : first + 30].partition(b"\n")[0], dict[str, str]()
+    for name in (guess, "cp1252", "cp1250", "cp1257", "cp1251"):
+        with suppress(UnicodeError, LookupError):
+            text = place.decode(name).strip()
+            if text not in found.values():
+                found[name] = text
+    return tuple(found.items())
 
 
 def text_lines(path: Path, source: str, named: str | None) -> Iterator[str]:

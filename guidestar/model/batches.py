@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from guidestar.data.messages import MARK, turns_in
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model.load import BaseModel
 from guidestar.model.traits import rendered
@@ -167,13 +168,15 @@ def epoch_batches(rows: Sequence[Row], size: int, rng: np.random.Generator, exac
 
 
 def prompt_text(base: BaseModel, prompt: str) -> str:
-    """The prompt as the model reads it: itself, or one user turn of the tokenizer's chat template."""
-    return conversation(base, [prompt]) if base.chat and not base.rendered else prompt
+    """The prompt as the model reads it: itself, or the tokenizer's chat template with the turns that it marks, else with all
+    of it as one of the user's."""
+    return rendered(base.tokenizer, turns_in(prompt)) if base.chat and not base.rendered else prompt.replace(MARK, "")
 
 
 def conversation(base: BaseModel, turns: Sequence[str]) -> str:
     """Turns of user, assistant, user, …, user as `traits.rendered` has them. Raises ConfigError as it does."""
-    return rendered(base.tokenizer, turns)
+    roles = ("user", "assistant")
+    return rendered(base.tokenizer, [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)])
 
 
 def encode_prompts(base: BaseModel, examples: Sequence[Example], room: int | Sequence[int] = 0) -> list[list[int]]:

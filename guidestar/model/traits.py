@@ -152,17 +152,17 @@ def _json(path: Path) -> Any:
         return None
 
 
-def rendered(tokenizer: Any, turns: Sequence[str]) -> str:
-    """Turns of user, assistant, user, …, user in the tokenizer's chat template, up to the next answer.
+def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages, {"role", "content"}, in the tokenizer's chat template, up to the next answer.
 
     Raises ConfigError if the tokenizer has no chat template, or one that fails.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("model.chat is true, but the tokenizer has no chat template; allowed: false")
-    roles = ("user", "assistant")
-    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return str(
+            tokenizer.apply_chat_template([dict(one) for one in messages], add_generation_prompt=True, tokenize=False)
+        )
     except Exception as error:  # a template is a program of somebody's, and may raise anything
         raise ConfigError(
             f"model.chat: the tokenizer's chat template fails: {type(error).__name__}: {str(error)[:200]}; allowed: false"
@@ -172,7 +172,7 @@ def rendered(tokenizer: Any, turns: Sequence[str]) -> str:
 def check_template(tokenizer: Any) -> None:
     """Raise ConfigError for a chat template that fails on one short message, or does not end on it."""
     with _deadline(TEMPLATE_SECONDS):
-        rendered(tokenizer, ["a"])
+        rendered(tokenizer, [{"role": "user", "content": "a"}])
 
 
 @contextmanager
