@@ -9,8 +9,12 @@ from typing import Any
 from guidestar import config as configs
 from guidestar import tasks
 from guidestar.bench import Bench, hardware, versions
+from guidestar.data.pool import Dataset
 from guidestar.query.recipes import ABOUT, Recipe
-from guidestar.store.store import BUDGET, Store
+from guidestar.records import Example, Label
+from guidestar.store.store import BUDGET, PROVISIONAL, Store
+
+GIVEN = "import"  # annotator and source of labels that the pool's file has, as if somebody had imported them
 
 
 def key_of(bench: Bench, recipe: Recipe, seed: int) -> dict[str, Any]:
@@ -22,20 +26,51 @@ def key_of(bench: Bench, recipe: Recipe, seed: int) -> dict[str, Any]:
 def facts_of(bench: Bench, strategy: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What a report says of a run, JSON-able."""
     return {
+        **_known(bench, strategy, recipe, seed, bench.fitting),
+        "model": dict(bench.engine.facts),
+        "training": bench.training.model_dump(mode="json"),
+    }
+
+
+def _known(bench: Bench, strategy: str, recipe: Recipe, seed: int, dataset: Dataset) -> dict[str, Any]:
+    held = bench.config.query.held_out(len(given_in(dataset)))
+    return {
         "name": bench.folder.name,
         "strategy": strategy,
         "recipe": plain(recipe),
         "seed": seed,
-        "task": tasks.facts_of(bench.dataset.task),
-        "data": dict(bench.fitting.facts),
+        "task": tasks.facts_of(dataset.task),
+        "data": dict(dataset.facts) | ({"test": held} if held else {}),
         "data_hash": bench.dataset.hash,
         "synthetic": bench.config.data.preset == "demo",
-        "model": dict(bench.engine.facts),
         "config": bench.config.plain(),
-        "training": bench.training.model_dump(mode="json"),
         "versions": versions(),
         "hardware": hardware(),
     }
+
+
+def provisional_facts(bench: Bench, strategy: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """The facts as far as they are known before the model is loaded, so that people can be asked meanwhile."""
+    return {
+        PROVISIONAL: True,
+        **_known(bench, strategy, recipe, seed, bench.dataset),
+        "model": {"name": bench.config.model.name},
+        "training": bench.config.train.model_dump(mode="json"),
+    }
+
+
+def given_in(dataset: Dataset) -> list[Example]:
+    """The examples that the pool's file has a label for, if some have none. Where all have one, people are asked although
+    the answers are known, and none counts as given."""
+    return [e for e in dataset.pool if e.id in dataset.gold] if len(dataset.gold) < len(dataset.pool) else []
+
+
+def take_given(store: Store, dataset: Dataset) -> int:
+    """Take in the labels of `given_in`; they belong to round 0. Returns how many."""
+    given = given_in(dataset)
+    store.annotations.add_extra(given)
+    store.annotations.add_many([(e.id, Label(dataset.gold[e.id], GIVEN), f"given-{e.id}", GIVEN) for e in given])
+    return len(given)
 
 
 def grow(store: Store, key: Mapping[str, Any]) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
+from guidestar.beginning import given_in
 from guidestar.bench import PARTS, Bench
+from guidestar.config import QueryConfig, StrategyConfig
 from guidestar.query import strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
@@ -23,10 +25,12 @@ from guidestar.query.subpool import subpool
 from guidestar.query.warm_start import WARM_STARTS, warm_start_of
 from guidestar.records import Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
+from guidestar.store.annotations import TEST
 from guidestar.store.store import Store
 from guidestar.tasks import several
 from guidestar.tuning import Tuning
 
+AHEAD = "ahead"  # in the details of a pick: it was asked before its round was chosen
 STATES = Ask.of(["embedding"])
 
 
@@ -40,6 +44,7 @@ class Chooser:
     tuning: Tuning
     random_share: float
     schedule: Schedule | None
+    _ranking: dict[str, float] = field(default_factory=dict)  # example -> its score in the round chosen last
 
     @property
     def _bench(self) -> Bench:
@@ -72,9 +77,59 @@ class Chooser:
         selection = self._select(candidates, block, k - len(drawn), r, 0 if drawn else self._random_picks(r, k))
         if selection.scores:
             self._store.add_arrays(r, "scores", selection.scores, {"ids": "\n".join(e.id for e in candidates)})
+            self._ranking.clear()
+            self._ranking.update(
+                (e.id, float(score)) for e, score in zip(candidates, selection.scores["score"], strict=True)
+            )
         picks = (*drawn, *selection.picks)
         self._keep_states(r, picks)
         return picks
+
+    def to_hold_out(self) -> list[Pick]:
+        """The picks of round 0 whose labels are set aside as the test set: a random sample of what has no label yet, drawn
+        without any model."""
+        bench, notes = self._bench, self._store.annotations
+        size = self._first_query.held_out(len([e for e, _ in notes.labelled() if e.id in notes.extras()]))
+        if not size or bench.simulation:
+            return []
+        pool = bench.pool if bench.config.data.too_long == "drop" else bench.dataset.pool  # else they are the same
+        given = {e.id for e in given_in(bench.dataset)}
+        free = [e.id for e in pool if e.id not in given]
+        rows = generator(self.tuning.seed, 0, "hold out").permutation(len(free))
+        return [Pick(free[i], float("nan"), {TEST: 1.0}) for i in rows[: min(size, len(free) - 1)]]
+
+    def ahead(self, free: Sequence[Example], k: int, r: int) -> Iterator[list[Pick]]:
+        """k examples that round r may ask for before it is chosen, the first to ask first; what costs nothing comes first and
+        may be followed by something better.
+
+        Chosen by what needs no training: the classifier on frozen features where they cost little, else the scores of the
+        round before, else at random. r: the round to come; 0 needs no model.
+        """
+        answers = Counter(label.answer for _, label in self.tuning.labelled()) if r and k else Counter[str]()
+        by_features = len(answers) > 1 and self.tuning.cheap_features
+        if not (by_features and self._bench.frozen.ready):
+            yield self._at_no_cost(free, k, r)
+        if by_features:
+            yield self._by_features(self._candidates(free, max(k, CANDIDATES), r), k, r, answers)
+
+    def _at_no_cost(self, free: Sequence[Example], k: int, r: int) -> list[Pick]:
+        if ranked := [e.id for e in free if e.id in self._ranking]:
+            ranked = sorted(ranked, key=lambda id: -self._ranking[id])[:k]
+            return [Pick(id, self._ranking[id], {AHEAD: 1.0, "ranking": 1.0}) for id in ranked]
+        rows = generator(self.tuning.seed, r, "ahead").choice(len(free), size=k, replace=False)
+        return [Pick(free[i].id, float("nan"), {AHEAD: 1.0, "random": 1.0} if r else {AHEAD: 1.0}) for i in rows]
+
+    def _by_features(self, candidates: Sequence[Example], k: int, r: int, answers: Counter[str]) -> list[Pick]:
+        """k candidates that the strategy chooses, or `lean` in its place, with the classifier on frozen features."""
+        recipe = self._recipe if self._recipe.model == "frozen" else strategies.resolve(StrategyConfig(use="lean"))
+        fast = replace(self, tuning=replace(self.tuning, recipe=recipe))
+        family = self._bench.fitting.task.family
+        self._bench.frozen.read(self._bench.pool)
+        context = strategies.Context(t=r - 1, rounds=self._rounds, kind=family, labelled_classes=answers)
+        context = fast._probed(candidates, strategies.needs(recipe, family)[0], context, r)
+        rng = generator(self.tuning.seed, r, "ahead")
+        found = strategies.choose(recipe, [e.id for e in candidates], context, k, rng)
+        return [Pick(pick.id, pick.score, {AHEAD: 1.0, "frozen": 1.0, **pick.details}) for pick in found.picks]
 
     def clean(self) -> None:
         """Remove what a stopped process would have gone on with: the round's picks are stored."""
@@ -84,9 +139,11 @@ class Chooser:
 
     def _random_picks(self, r: int, k: int) -> int:
         """How many of the k picks of round r are drawn at random: the share of all picks so far, rounded, less those
-        of the rounds before, so that a share of 0.1 is kept with batches of 3 too."""
+        of the rounds before and those asked ahead, so that a share of 0.1 is kept with batches of 3 too."""
         before = sum(len(self._store.query(i).picks) for i in range(1, r))
-        return min(k, round(self.random_share * (before + k)) - round(self.random_share * before))
+        ahead = self._store.query(r).picks
+        share = round(self.random_share * (before + len(ahead) + k)) - round(self.random_share * before)
+        return min(k, max(0, share - sum("random" in pick.details for pick in ahead)))
 
     def _candidates(self, free: Sequence[Example], size: int, r: int) -> list[Example]:
         if size >= len(free):
@@ -232,8 +289,11 @@ class Chooser:
     @property
     def _rounds(self) -> int:
         """Rounds of the budget that the run was begun with: a larger one must not make λ rise again."""
-        first = self._store.budgets()[0][0]
-        return self._bench.config.query.model_copy(update={"budget": first}).rounds
+        return self._first_query.rounds
+
+    @property
+    def _first_query(self) -> QueryConfig:
+        return self._bench.config.query.model_copy(update={"budget": self._store.budgets()[0][0]})
 
     # --- what advice reads later ---
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from guidestar import config as configs
 from guidestar import trackers
-from guidestar.beginning import facts_of, grow, key_of
+from guidestar.beginning import facts_of, grow, key_of, provisional_facts, take_given
 from guidestar.bench import Bench, read_config
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
@@ -24,15 +24,17 @@ from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.phases import Clock
 from guidestar.progress import Progress
 from guidestar.query import strategies
-from guidestar.records import Example, Finished, Label, Metrics, Query, Skip, Stop, Waiting
+from guidestar.records import Example, Finished, Label, Metrics, Pick, Query, Skip, Stop, Waiting
 from guidestar.store import Store, find_run
-from guidestar.store.store import DATABASE
+from guidestar.store.annotations import TEST
+from guidestar.store.store import DATABASE, PROVISIONAL
 from guidestar.tuning import Tuning
 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
 
 Outcome = Finished | Waiting
 
+RESERVE = 100  # questions, at least, that are had ready for people who would otherwise wait
 RANDOM_SHARE = 0.1  # of the picks in a project that no simulation and no second strategy can check
 
 
@@ -58,13 +60,15 @@ class Run:
         bench: Bench | None = None,
         schedule: Callable[[int, int], float] | None = None,
         may_grow: bool = True,
+        ahead: bool = False,
     ) -> None:
         """Open the run in its folder, or begin it there.
 
         config: a RunConfig, plain data, or a YAML file. strategy, seed: the first of the configuration's if
         not given. schedule: a λ(t, rounds) of your own instead of the configured one; its results must be
         in [0, 1] and it must not change between sessions. may_grow: whether a larger `query.budget` than the run has is
-        taken on; it then goes on from where it stands, λ on the schedule of its first budget.
+        taken on; it then goes on from where it stands, λ on the schedule of its first budget. ahead: where people answer,
+        have the first questions ready before the model is loaded; what cannot run is then found out after that.
 
         Raises ConfigMismatch if the folder was begun with another configuration, StoreError if another
         process runs there.
@@ -78,12 +82,13 @@ class Run:
         self.folder = self.bench.folder / f"{self.strategy.title}-seed{self.seed}"
         self._stack = ExitStack()
         trackers.check(self.config.tracker)
-        if not (self.folder / DATABASE).exists():  # what cannot run leaves no folder behind
+        ahead = ahead and not self.bench.simulation and self.config.data.too_long != "drop"
+        if not ahead and not (self.folder / DATABASE).exists():  # what cannot run leaves no folder behind
             self.bench.check()
         with ExitStack() as opening:  # a failure below closes what was opened
             self.store = opening.enter_context(Store.open(self.folder, create=True))
             opening.enter_context(self.store.lock())
-            self._begin(may_grow)
+            self._begin(may_grow, ahead)
             self._stack = opening.pop_all()
 
     def close(self) -> None:
@@ -118,6 +123,7 @@ class Run:
                 keep_suggestions(self.tuning, r)
                 return waiting
             if not self.store.has_adapter(r):
+                self._reserve(r + 1)  # with what was learned from the round's labels
                 self.tuning.train(r)
             self._told(measure(self.tuning, r))
         return []
@@ -191,19 +197,25 @@ class Run:
 
     # --- the phases ---
 
-    def _begin(self, may_grow: bool) -> None:
-        if not self.store.begun:  # a folder may be there from a process that died before this
-            self.bench.check()
-        key = key_of(self.bench, self.recipe, self.seed) | {"query.random_share": self.random_share}
+    def _begin(self, may_grow: bool, ahead: bool) -> None:
+        store, bench, about = self.store, self.bench, (self.bench, self.strategy.title, self.recipe, self.seed)
+        if not (begun := store.begun) and not ahead:  # a folder may be there from a process that died before this
+            bench.check()
+        key = key_of(bench, self.recipe, self.seed) | {"query.random_share": self.random_share}
         if self.schedule is not None:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
-        if may_grow and self.store.begun and (news := grow(self.store, key)):
-            self.bench.progress.say(f"{self.strategy.title} seed {self.seed}: {news}")
-        facts = (
-            self.store.facts if self.store.begun else facts_of(self.bench, self.strategy.title, self.recipe, self.seed)
-        )
-        self.store.begin(key, facts)
-        self.bench.keep_config()
+        if may_grow and begun and (news := grow(store, key)):
+            bench.progress.say(f"{self.strategy.title} seed {self.seed}: {news}")
+        store.begin(key, store.facts if begun else provisional_facts(*about) if ahead else facts_of(*about))
+        bench.keep_config()
+        if not bench.simulation and not store.has_query(0):
+            if given := take_given(store, bench.dataset):
+                bench.progress.say(f"{given} rows have a label already: they count as the warm start")
+            if ahead:
+                self._reserve(0)
+        if store.facts.get(PROVISIONAL):
+            bench.check()
+            store.begin(key, facts_of(*about))
 
     @cached_property
     def random_share(self) -> float:
@@ -230,7 +242,7 @@ class Run:
         labels, measured, asked = len(self.tuning.labelled()), self.store.metrics(), self.store.asked()
         if labels > (measured[-1].labels if measured else 0):  # some came in late, or from a file: train on them
             return None
-        if labels >= self.config.query.budget:
+        if labels + len(self.store.annotations.held_out()) >= self.config.query.budget:
             return Stop.BUDGET
         if all(e.id in asked for e in self.bench.pool):
             return Stop.EMPTY
@@ -243,20 +255,51 @@ class Run:
         return advice is not None and advice["advice"] == "stop"
 
     def _query(self, r: int) -> None:
-        """Choose the examples of round r, from predictions alone, and store them."""
+        """Choose the examples of round r, from predictions alone, and store them behind those that were asked ahead."""
         settings, pool, asked = self.config.query, self.bench.pool, self.store.asked()
-        free = [e for e in pool if e.id not in asked]
-        left = max(settings.budget - len(self.tuning.labelled()), 0)
-        wanted = min(settings.batch if r else settings.warm_start, left)
+        ahead, aside = self.store.query(r).picks, self._aside(r)
+        extras = self.store.annotations.extras() if r == 0 else ()
+        given = sum(e.id in extras for e, _ in self.tuning.labelled()) if extras else 0
+        free = [e for e in pool if e.id not in asked and e.id not in aside]
+        left = max(settings.budget - self._spoken_for(len(self.tuning.labelled()), r) - len(aside), 0)
+        size = (settings.batch if r else settings.warm_start) - given - sum(TEST not in pick.details for pick in ahead)
+        wanted = min(max(size, 0), left)
         k = min(wanted, len(free))
-        if k == 0:
+        if k == 0 and not ahead:
             self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels that came in since the last")
         elif k < wanted:
             self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
-        picks = self._chooser.picks(r, free, k)
-        by_id = {e.id: e for e in free}
-        self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks})
+        picks = (*ahead, *aside.values(), *self._chooser.picks(r, free, k))
+        by_id = {e.id: e for e in pool}
+        self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks[len(ahead) :]})
         self._chooser.clean()
+        self._reserve(r + 1)
+
+    def _reserve(self, r: int) -> None:
+        """Have questions of round r ready for people who have answered all others, so that they need not wait for a
+        model. In round 0 none is loaded yet."""
+        if self.bench.answered_by != "people":
+            return
+        settings, asked, aside = self.config.query, self.store.asked(), self._aside(r)
+        pool = self.bench.pool if r else self.bench.dataset.pool
+        labels = len(self.tuning.labelled() if r else self.store.annotations.labelled())
+        left = settings.budget - self._spoken_for(labels, r) - len(aside)
+        most = max(2 * settings.batch, RESERVE) if r else settings.warm_start - labels + settings.batch
+        free = [e for e in pool if e.id not in asked and e.id not in aside]
+        by_id = {e.id: e for e in pool}
+        for chosen in self._chooser.ahead(free, max(0, min(left, most, len(free))), r):
+            self.store.ahead.prepare(r, [*aside.values(), *chosen], by_id)
+
+    def _aside(self, r: int) -> dict[str, Pick]:
+        """The picks of round 0 that are set aside as the test set and not asked yet; none in other rounds."""
+        asked = self.store.asked() if r == 0 else set()
+        return {} if r else {pick.id: pick for pick in self._chooser.to_hold_out() if pick.id not in asked}
+
+    def _spoken_for(self, labels: int, r: int) -> int:
+        """How much of the budget is used: `labels`, those that are set aside, and questions up to round r that wait."""
+        store, answers = self.store, self.store.annotations.answers()
+        asked = (pick.id for i in range(store.current_round(), r + 1) for pick in store.query(i).picks)
+        return labels + len(store.annotations.held_out()) + sum(id not in answers for id in asked)
 
     @cached_property
     def _tracking(self) -> trackers.Tracking:
@@ -294,7 +337,9 @@ class Run:
         return f"; racing made {made} of {all_} passes, {all_ / made:.1f} times fewer"
 
 
-def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress | None = None) -> dict[str, Outcome]:
+def run(
+    config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress | None = None, *, ahead: bool = False
+) -> dict[str, Outcome]:
     """Every strategy and seed of a configuration, answered by whom it says: the gold answers in the data, a model
     behind an endpoint, or people, for whom every run waits.
 
@@ -305,7 +350,7 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, progress: Progress |
     for seed in bench.config.seeds:
         for strategy in bench.config.strategies:
             with (
-                Run(bench.config, strategy=strategy.title, seed=seed, bench=bench) as one,
+                Run(bench.config, strategy=strategy.title, seed=seed, bench=bench, ahead=ahead) as one,
                 annotator_of(
                     bench.answered_by, bench.config, bench.dataset, one.store, bench.progress.say
                 ) as annotator,

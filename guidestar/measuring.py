@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from guidestar.asking import LABELS, Measured, baselines, choice_values, evaluate, suggest
-from guidestar.phases import BASELINE_POOL
 from guidestar.records import Metrics
 from guidestar.rng import generator
 from guidestar.tuning import Tuning
@@ -12,7 +11,7 @@ from guidestar.tuning import Tuning
 def measure(tuning: Tuning, r: int) -> Metrics:
     """Measure the adapter of round r, and in round 0 the untuned model; all is stored."""
     bench, store = tuning.bench, tuning.store
-    splits = {"": ("test", "evaluate", bench.fitting.test)}
+    splits = {"": ("test", "evaluate", tuning.test)}
     if not bench.simulation or bench.config.stop.mode == "stop":  # the test set stays for the curve
         splits["validation_"] = ("validation", "validate", bench.fitting.validation)
     given = {prefix: (name, phase, split) for prefix, (name, phase, split) in splits.items() if split is not None}
@@ -34,10 +33,9 @@ def measure(tuning: Tuning, r: int) -> Metrics:
 
 def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     """What needs no training, with the labels of round r (`asking.baselines`); empty where its features would cost more
-    than they tell: where label words answer, or in a large pool that no strategy reads."""
-    dataset, frozen = tuning.bench.fitting, tuning.recipe.model == "frozen"
-    classes, test = dataset.task.classes, dataset.test
-    if not classes or test is None or not (frozen or (tuning.engine.head and len(dataset.pool) <= BASELINE_POOL)):
+    than they tell."""
+    classes, test = tuning.bench.fitting.task.classes, tuning.test
+    if test is None or not tuning.cheap_features:
         return {}
     features, labelled = tuning.features(r, "measure features"), [(e, label.answer) for e, label in tuning.labelled(r)]
     features.read(test.examples)
@@ -46,15 +44,15 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
 
 def measure_base(tuning: Tuning) -> None:
     """The untuned model on the test set, for the report: choices only, where it costs one short pass."""
-    dataset, store, base = tuning.bench.fitting, tuning.store, tuning.base()
-    if dataset.test is None or not dataset.task.classes or store.has_arrays(0, "test_base"):
+    task, test, store, base = tuning.bench.fitting.task, tuning.test, tuning.store, tuning.base()
+    if test is None or not task.classes or store.has_arrays(0, "test_base"):
         return
     if not base.can(LABELS):  # an untrained head is noise
         return
-    pairs = dataset.test.answered()
+    pairs = test.answered()
     with tuning.clock(0, "evaluate base", len(pairs)) as tick:
         said = base([example for example, _ in pairs], LABELS, tick)
-    _, arrays = choice_values(said.arrays["label_log_probs"][0], [a for _, a in pairs], dataset.task)
+    _, arrays = choice_values(said.arrays["label_log_probs"][0], [a for _, a in pairs], task)
     store.add_arrays(0, "test_base", arrays, {})
 
 

@@ -50,7 +50,7 @@ query:
   # labels of round 0, which lean spreads over the pool and others draw at random; of every further round; and in all
   warm_start: {warm}
   batch: {batch}
-  budget: {budget}
+  budget: {budget}{hold_out}
 
 train:
   # steps enough to move a model with few labels, by its kind (docs/training.md)
@@ -73,10 +73,13 @@ _WITHOUT_ANSWER = """\
   # answer: label"""
 
 _SOME_ANSWERS = """\
-  # people are asked, because some rows have no answer; those that have one are the test set, as far as this share of
-  # them goes, and the others come in with: guidestar import RUN FILE
-  answer: {answer}
-  test_share: 0.2"""
+  # people are asked, because some rows have no answer; the answers that are there count from the start
+  answer: {answer}"""
+
+_HOLD_OUT = """
+  # no test file given: this share of what is asked is drawn at random, asked first and set aside to test on, so that the
+  # accuracy is known; it costs these {labels} labels (docs/control.md), and 0 does without
+  hold_out: 0.2"""
 
 _HEAD = """
   # how classes are told apart: by words, or by a head on an encoder's states (docs/encoders.md)
@@ -126,6 +129,18 @@ class _Guess:
         return self.model == _ENCODER
 
 
+def _named(data: Path) -> Path:
+    """A data file by the name that a configuration takes over."""
+    plain = data.name not in ("", "..")  # "." is a place and has no name
+    named = data if plain else data.parent / (data.resolve().name or "data")
+    return named.with_suffix("") if named.suffix.lower() == ".gz" else named
+
+
+def config_beside(data: Path) -> Path:
+    """Where the configuration of a data file is written, if nobody says another place."""
+    return _named(data).with_suffix(".yaml")
+
+
 def write_config(
     data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None,
     labels: Sequence[str] | None = None,
@@ -139,16 +154,14 @@ def write_config(
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
     `force`), for a column that is not there, or for labels where the answers are none.
     """
-    plain = data.name not in ("", "..")  # "." is a place and has no name
-    named = data if plain else data.parent / (data.resolve().name or "data")
-    named = named.with_suffix("") if named.suffix.lower() == ".gz" else named
-    config = out or named.with_suffix(".yaml")
+    named = _named(data)
+    config = out or config_beside(data)
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
-    check_output(config, _is_configuration, "a configuration")
+    check_output(config, is_configuration, "a configuration")
     found = look(data)
     guess = _guess(data, found, answer, text, labels)
-    notes = _notes(named.name, guess, guessed=answer is None, data=data)
+    notes = _notes(named.name, guess, guessed=answer is None)
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
                  pool=_relative(data, config.parent))  # fmt: skip
@@ -160,7 +173,8 @@ def write_config(
     }  # fmt: skip
 
 
-def _is_configuration(path: Path) -> bool:
+def is_configuration(path: Path) -> bool:
+    """Whether a file is a configuration and no data."""
     try:
         return "data" in read_file(path)[0]
     except ConfigError:
@@ -223,7 +237,7 @@ def _model(kind: str, lengths: list[int]) -> tuple[str, str, int | None]:
     return _LANGUAGE, why, limit
 
 
-def _notes(name: str, guess: _Guess, guessed: bool, data: Path) -> list[str]:
+def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
     """What is said on the screen, and stands as comments in the configuration."""
     found, answer = guess.found, guess.answer
     count = len(guess.labels)
@@ -258,8 +272,8 @@ def _notes(name: str, guess: _Guess, guessed: bool, data: Path) -> list[str]:
         )
     if answer.column and guess.missing:
         notes.append(
-            f"{guess.missing} of {found.rows} rows have no {answer.column}, so people will be asked; once the run has begun, "
-            f"guidestar import RUN {data} brings in the labels that are there"
+            f"{guess.missing} of {found.rows} rows have no {answer.column}, so people will be asked; the labels that are "
+            "there count from the start"
         )
     if guess.blank:
         notes.append(
@@ -296,7 +310,8 @@ def _merged(cells: Sequence[str], labels: Sequence[str]) -> list[str]:
 
 def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: str, pool: str) -> str:
     found, answer = guess.found, guess.answer
-    budget = max(8, min(400, found.rows // 2))
+    given = found.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
+    budget = given + max(8, min(400, (found.rows - given) // 2))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
     lean = guess.encoder and answer.kind == "choice"
     strategy = "lean" if lean else "star"
@@ -319,7 +334,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         answer=known.format(answer=_quoted(answer.column)) if answer.column else _WITHOUT_ANSWER,
         template=_template(guess, chat), blank="\n  # rows without text are left out\n  blank: drop" if guess.blank else "",
         task=_task(guess), model=guess.model, reading=reading, warm=warm, batch=max(1, min(20 if lean else 50, (budget - warm) // 5)),
-        budget=budget,
+        budget=budget, hold_out=_HOLD_OUT.format(labels=round(0.2 * (budget - given))) if guess.asked else "",
     )  # fmt: skip
 
 

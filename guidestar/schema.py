@@ -276,6 +276,17 @@ class RunConfig(Section):
                 problems.append(("task.kind", f"is missing; {allowed(TASKS)}"))
         if query.budget < query.warm_start:
             problems.append(("query.budget", f"is {query.budget}, below query.warm_start {query.warm_start}"))
+        elif query.budget < query.warm_start + query.held_out():
+            problems.append(
+                (
+                    "query.hold_out",
+                    f"sets {query.held_out()} of {query.budget} labels aside and leaves less than query.warm_start",
+                )
+            )
+        if query.hold_out and (self.data.test or self.data.test_share):
+            problems.append(
+                ("query.hold_out", "is for data without a test set; leave it out, or data.test and data.test_share")
+            )
         if self.train.patience and not data.validation and not data.preset:
             problems.append(
                 (

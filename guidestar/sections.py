@@ -42,7 +42,7 @@ WarmStart = Literal["random", "herding", "typical", "k_means"]
 class QueryConfig(Section):
     """How many labels are asked for, and when."""
 
-    newer = frozenset({"warm_start_by"})
+    newer = frozenset({"warm_start_by", "hold_out"})
 
     warm_start: int = Field(100, ge=1)
     """Labels of round 0."""
@@ -61,10 +61,23 @@ class QueryConfig(Section):
     (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, which
     is random but for `herding` and `lean`."""
 
+    hold_out: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description="Where people or an endpoint answer and there is no test set: this share of the labels that are asked for is drawn at random, "
+        "asked first and set aside as the test set. Nothing is trained on it or chosen by it, so it costs these labels "
+        "(`docs/control.md`). Default: none.",
+    )
+
     @property
     def rounds(self) -> int:
         """Points of the learning curve: the warm start and every further batch, the last one maybe smaller."""
-        return 1 + -(-(self.budget - self.warm_start) // self.batch)
+        return 1 + max(0, -(-(self.budget - self.held_out() - self.warm_start) // self.batch))
+
+    def held_out(self, given: int = 0) -> int:
+        """Labels of the budget that are set aside as the test set. given: labels that nobody has to be asked for."""
+        return round((self.hold_out or 0.0) * max(self.budget - given, 0))
 
 
 class MixConfig(Section):

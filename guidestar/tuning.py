@@ -12,9 +12,10 @@ import numpy as np
 
 from guidestar.asking import Committee, Engine, Frozen, HeadStart, InParts, Lesson, Scorer, Weighted, kept, part_of
 from guidestar.bench import PARTS, Bench
+from guidestar.data.pool import Split
 from guidestar.errors import DataError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
-from guidestar.phases import Clock
+from guidestar.phases import BASELINE_POOL, Clock
 from guidestar.query import probe
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
@@ -72,6 +73,20 @@ class Tuning:
         alone = None if self.recipe.committee else config.train.b_dropout
         scorer = self.engine.scorer(adapter, dtype=config.model.score_dtype, b_dropout=alone)
         return InParts(scorer, Cache(self.store.folder / PARTS))
+
+    @property
+    def test(self) -> Split | None:
+        """The test set: that of the data, else the labels that were set aside."""
+        held = self.store.annotations.held_out()
+        return Split(tuple(e for e, _ in held), tuple(a.answer for _, a in held)) if held else self.bench.fitting.test
+
+    @property
+    def cheap_features(self) -> bool:
+        """Whether frozen features of the whole pool cost little beside a training, so that they may be read for more than
+        choosing: not where label words answer, nor in a large pool that no strategy reads."""
+        dataset = self.bench.fitting
+        small = bool(self.engine.head) and len(dataset.pool) <= BASELINE_POOL
+        return bool(dataset.task.classes) and (self.recipe.model == "frozen" or small)
 
     # --- what is learned from ---
 

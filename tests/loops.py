@@ -97,6 +97,22 @@ def answer_all(run: Run, examples: Sequence[Any]) -> None:
         run.tell(example.id, run.bench.dataset.gold[example.id])
 
 
+@pytest.fixture(name="trained")
+def trained_labels(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The labels of every training so far, example -> answer."""
+    from guidestar.model import train as train_room
+
+    seen: list[dict[str, str]] = []
+    real = train_room.train
+
+    def spy(base: Any, peft: Any, config: Any, labelled: Any, *rest: Any, **options: Any) -> Any:
+        seen.append({example.id: answer for example, answer in labelled})
+        return real(base, peft, config, labelled, *rest, **options)
+
+    monkeypatch.setattr(train_room, "train", spy)
+    return seen
+
+
 CHOICE = {"kind": "choice", "labels": LABELS}
 
 

@@ -174,7 +174,7 @@ def test_an_error_of_ours_is_a_plain_500_with_the_same_headers(
 ) -> None:
     from guidestar.people.page import views
 
-    monkeypatch.setattr(views, "state", lambda *a: 1 / 0)
+    monkeypatch.setattr(views, "state", lambda *a, **options: 1 / 0)
     answer = page.post("/api/state", content=b'{"annotator": "ann"}', headers=WRITE)
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text
@@ -383,7 +383,7 @@ def test_attacks_in_texts_come_back_as_texts(tmp_path: Path, open_page: Callable
     assert "{{ 7*7 }}" in shown.text, "and no template"
     reply = following(page, want=10)
     assert [e["fields"][0]["text"] for e in reply["examples"]] == INJECTIONS[:10]
-    label = reply["state"]["task"]["labels"][0]["label"]
+    label = post(page, "state", {"annotator": "ann"})["task"]["labels"][0]["label"]
     results = save(
         page, decision(IDS[0], text=label), *(decision(IDS[0], "note", text) for text in INJECTIONS), annotator="ann"
     )

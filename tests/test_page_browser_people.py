@@ -28,7 +28,7 @@ def test_two_people_share_a_round(tmp_path: Path, enter: Callable[..., Page]) ->
                 arg=before,
             )
         for page in (ann, ben):
-            page.wait_for_selector("#idle:visible >> text=Round 1 has all its answers")
+            page.wait_for_selector("#idle:visible >> text=Round 0 has all its answers")
             all_saved(page)
             assert page.locator("#history-list li").count() == 6
     with Store.open(run) as store:
@@ -372,7 +372,7 @@ def test_the_accessibility_tree_says_what_the_page_shows(tmp_path: Path, enter: 
         all_saved(page)
         heard = page.locator("main").aria_snapshot()
         for line in (
-            '- progressbar "Round 1 of 5"',
+            '- progressbar "Round 0, the warm start"',
             '- heading "Example" [level=1]',
             '- button "human HUM"',
             '- button "Flagged" [pressed]',

@@ -134,8 +134,9 @@ def test_a_log_that_cannot_be_written_is_an_error_in_plain_words(tmp_path: Path)
 
 
 def test_the_command_is_this_programs_own(tmp_path: Path) -> None:
-    assert Trainer(tmp_path).command == [sys.executable, "-P", "-m", "guidestar", "run", str(tmp_path)]
-    assert Trainer(tmp_path, config=Path("a.yaml")).command[-1] == "a.yaml"
+    assert Trainer(tmp_path).command == [sys.executable, "-P", "-m", "guidestar", "run", "--ahead", str(tmp_path)]
+    changed = Trainer(tmp_path, config=Path("a.yaml"), overrides=["query.budget=9"])
+    assert changed.command[-2:] == ["a.yaml", "query.budget=9"]
 
 
 # --- with the page --------------------------------------------------------------------------------
@@ -178,6 +179,8 @@ def test_a_training_that_fails_is_told_on_the_page_and_can_be_tried_again(tmp_pa
         idle = until(lambda: (i := page.post("next", want=1)["idle"]) and i["kind"] == "failed" and i)
         assert "Nothing you did is lost" in idle["text"]
         assert page.post("state")["trainer"]["tail"] == ["no memory"]
+        assert page.post("state")["trainer"]["why"] == "no memory"
+        assert page.post("state")["trainer"]["log"] == str(run.parent / "label-train.log")
         flag.touch()
         page.post("retry")
         until(lambda: page.post("state")["trainer"]["kind"] == "idle")
@@ -215,8 +218,10 @@ def test_from_a_configuration_to_the_end_with_the_page_alone(
         assert page.count == 8
         idle = page.post("next", want=1)["idle"]
         assert idle["text"].startswith("The run is finished. The label budget is spent. Accuracy: ")
-        assert idle["text"].endswith("The adapter, trained on 8 labels, lies in:")
-        assert (Path(idle["command"]) / "adapter_config.json").is_file()
+        adapter = idle["text"].partition(" and lies in ")[2].partition(". To have it")[0]
+        assert "The adapter was trained on 8 labels" in idle["text"]
+        assert (Path(adapter) / "adapter_config.json").is_file()
+        assert idle["command"].startswith("guidestar predict ")
         until(lambda: page.post("state")["trainer"]["kind"] == "finished")
         page.http.close()
     with Store.open(find_run(place)) as store:

@@ -159,11 +159,11 @@ def test_examples_come_in_the_order_of_asking_with_all_that_is_shown(page: TestC
         "prompt": f"Question: {QUESTIONS[0]}\nType:", "where": "pool.csv line 2", "round": 0, "second": False,
         "answer": None, "note": "", "flagged": False, "suggestion": None,
     }  # fmt: skip
-    state = reply["state"]
+    state = post(page, "state", {"annotator": "ann"})
     labels = [{"label": k, "word": v} for k, v in LABELS.items()]
-    assert state["task"] == {"kind": "choice", "labels": labels, "buttons": True, "numeric": False}
-    assert (state["round"], state["rounds"], state["asked"], state["done"]) == (0, 5, 12, 0)
-    assert (state["labels"], state["budget"], state["finished"], state["validation"]) == (0, 30, None, None)
+    assert state["task"] == {"kind": "choice", "labels": labels, "buttons": True, "several": False, "numeric": False}
+    assert (state["round"], state["last"], state["asked"], state["done"]) == (0, 4, 12, 0)
+    assert (state["labels"], state["budget"], state["finished"], state["accuracy"]) == (0, 30, None, "")
 
 
 def test_two_annotators_get_different_examples_until_a_lease_is_over(page: TestClient, clock: Clock) -> None:
@@ -237,7 +237,7 @@ def test_second_opinions_never_hold_up_a_round(tmp_path: Path, open_page: Callab
     fresh = f"{100:016x}"
     reply = following(page, "cem", 2)
     assert ids_of(reply) == [fresh, IDS[2]], "the new round first, then what is open of the earlier one"
-    assert reply["state"]["validation"] == 0.75
+    assert reply["state"]["accuracy"] == "validation accuracy 75 %"
     assert (reply["state"]["round"], reply["state"]["asked"], reply["state"]["done"]) == (1, 1, 0)
 
 
@@ -274,8 +274,9 @@ def test_what_a_run_has_come_to_is_said_at_its_end(page: TestClient, run: Path) 
     assert following(page)["idle"] == {
         "kind": "finished",
         "text": "The run is finished. The label budget is spent. Accuracy: 62 % on the test set and 50 % on the validation set. "
-        "The adapter, trained on 12 labels, lies in:",
-        "command": str(run / "adapters" / "round-000"),
+        f"The adapter was trained on 12 labels and lies in {run / 'adapters' / 'round-000'}. To have it answer the rest of "
+        "your texts:",
+        "command": f"guidestar predict {run} pool.csv > answers.jsonl",
     }
 
 
@@ -291,10 +292,10 @@ def test_a_round_that_makes_up_for_skips_is_counted_and_the_last_one_is_called_s
         store.add_metrics(Metrics(0, 3, {}))
         ask(store, 1, examples(["one more ?"], 4))
     state = following(page)["state"]
-    assert (state["round"], state["rounds"]) == (1, 2), "one was planned"
+    assert (state["round"], state["last"]) == (1, 1), "one was planned"
     save(page, decision(IDS[4], text="HUM"))
     assert following(page)["idle"]["text"].startswith(
-        "Round 2 has all its answers. The budget is spent. The model is to"
+        "Round 1 has all its answers. The budget is spent. The model is to"
     )
 
 
@@ -361,8 +362,9 @@ def test_suggestions_are_told_with_the_mode_of_the_configuration(
     for name, people in {
         "shown": {}, "hidden": {"overlap": 0.5}, "off": {"suggestions": "off"}, "asked": {"overlap": 0.5, "suggestions": "shown"},
     }.items():  # fmt: skip
-        reply = following(open_page(make_run(tmp_path, people=people, suggestions=said, experiment=name)), want=1)
-        modes[name] = (reply["state"]["suggestions"], reply["examples"][0]["suggestion"])
+        page = open_page(make_run(tmp_path, people=people, suggestions=said, experiment=name))
+        reply, state = following(page, want=1), post(page, "state", {"annotator": "ann"})
+        modes[name] = (state["suggestions"], reply["examples"][0]["suggestion"])
     told = {"text": "HUM", "probability": 0.75}
     assert modes == {
         "shown": ("shown", told),

@@ -39,6 +39,11 @@ class Frozen:
     _known: dict[str, Points] = field(default_factory=dict, repr=False, compare=False)
     _space: list[Space] = field(default_factory=list, repr=False, compare=False)  # none or one
 
+    @property
+    def ready(self) -> bool:
+        """Whether the features of the pool are in memory."""
+        return all(e.id in self._known for e in self.pool)
+
     def read(self, examples: Sequence[Example], tick: Tick = silent) -> None:
         """Read the features of many examples, part by part; they are kept on the disk in half precision, so that a process
         that was stopped goes on at the part it was in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 EXIT_CODES = "exit codes: 0 ok, 1 failure, 2 usage or config, 3 data, 4 waiting for labels, 130/143 stopped"
@@ -73,3 +74,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> Any:
     from guidestar import config
 
     return config.load(path, overrides)
+
+
+def folder(path: str) -> Path:
+    """The folder that a user means: of a run, or that of the runs of a configuration."""
+    from guidestar import config
+
+    place = Path(path)
+    return Path(config.load(place).out) if place.is_file() else place

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from guidestar.cli.common import Commands, Options, load, progress, show
+from guidestar.cli.common import Commands, Options, folder, load, progress, show
 from guidestar.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from guidestar.progress import Progress
 
 
 def add(commands: Commands) -> None:
     """label, agreement, export, import."""
-    label = commands.add("label", _label, "Label a run's examples in the browser, or in the terminal.", facts=False)
-    label.add_argument("run", metavar="RUN", help="the folder of a run, or the configuration of a new one")
-    label.add_argument("--train", action="store_true", help="fine-tune in a process of its own after every round")
+    label = commands.add("label", _label, "Label examples in the browser, or in the terminal.", facts=False)
+    label.add_argument(
+        "run", metavar="FILE|RUN",
+        help="a file of texts, for which a configuration is written; a configuration; or the folder of a run",
+    )  # fmt: skip
+    label.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example query.budget=200")
+    label.add_argument("--labels", metavar="A,B,…", help="for a file of texts: the labels; without them the page asks")
+    label.add_argument(
+        "--train", action=argparse.BooleanOptionalAction, default=None,
+        help="fine-tune in a process of its own after every round; default: yes, but for the folder of a run",
+    )  # fmt: skip
     label.add_argument("--annotator", metavar="NAME", help="your name in the record; without it the page asks")
     label.add_argument("--terminal", action="store_true", help="no browser: ask in the terminal")
     label.add_argument("--port", type=int, default=0, help="default: the folder's own, the same every time")
@@ -58,28 +72,61 @@ def _label(options: Options) -> int:
         if options.train:
             raise ConfigError("--train goes with the page; after a round in the terminal, guidestar run trains")
 
-        return label_in_terminal(_begun(run), annotator=options.annotator or "person")
+        return label_in_terminal(_begun(options.run), annotator=options.annotator or "person")
     from guidestar.people.page import serve
 
     def say(line: str) -> None:
         if not options.quiet:
             print(line, file=sys.stderr, flush=True)
 
+    run, notes = _configured(run, options, say) if _holds_data(run) else (run, [])
     return serve(
         run,
-        train=options.train,
+        train=run.is_file() if options.train is None else options.train,
         port=options.port,
         bind=options.bind,
         annotator=options.annotator,
         open_browser=not options.no_browser,
         say=say,
+        overrides=options.overrides,
+        notes=notes,
     )
+
+
+def _holds_data(place: Path) -> bool:
+    """Whether a path is a file of texts and no configuration."""
+    from guidestar.project import is_configuration
+
+    return place.is_file() and place.suffix.lower() not in (".yaml", ".yml") and not is_configuration(place)
+
+
+def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tuple[Path, list[str]]:
+    """The configuration of a file of texts, written if it has none, and what was recognised in the file."""
+    from guidestar.project import config_beside, write_config
+
+    config = config_beside(data)
+    if config.exists():
+        if options.labels:
+            raise ConfigError(f"{config}: exists already; change its labels there, and leave --labels out")
+        say(f"{config} is there already and is used")
+        return config, []
+    labels = [label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None
+    config, found = write_config(data, None, labels=labels)
+    for note in found["notes"]:
+        say(note)
+    say(f"wrote {config}")
+    if not found["asked"]:
+        raise ConfigError(
+            f"{data}: every row has a label, in {found['answer']!r}, so there is nothing to ask. To try strategies on them: "
+            f"guidestar run {config}. To label anew: guidestar init {data} --force --answer none, then guidestar label {config}"
+        )
+    return config, list(found["notes"])
 
 
 def _agreement(options: Options) -> int:
     from guidestar.people.agreement import agreement_of, agreement_text
 
-    facts = agreement_of(_begun(Path(options.run)))
+    facts = agreement_of(_begun(options.run))
     show(options, facts, agreement_text(facts))
     return 0
 
@@ -91,11 +138,11 @@ def _export(options: Options) -> int:
     if options.rows is not None:
         if not options.out:
             raise ConfigError("--rows goes with --out FILE, a .csv, .jsonl or .parquet file")
-        columns, rows = labelled_rows(_begun(Path(options.run)), load(options.run), options.rows or None)
+        columns, rows = labelled_rows(_begun(options.run), load(options.run), options.rows or None)
         print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED)} rows")
         return 0
     written = export_run(
-        _begun(Path(options.run)), options.format, Path(options.out) if options.out else None,
+        _begun(options.run), options.format, Path(options.out) if options.out else None,
         log=options.log, safe=options.safe, say=progress(options).say,
     )  # fmt: skip
     if isinstance(written, Path):
@@ -122,7 +169,7 @@ def _import(options: Options) -> int:
 
     news = progress(options)
     counts = import_file(
-        _begun(Path(options.run)),
+        _begin(options.run, news),
         Path(options.file),
         format=options.format,
         annotator=options.annotator,
@@ -139,7 +186,19 @@ def _import(options: Options) -> int:
     return 0
 
 
-def _begun(run: Path) -> Path:
+def _begin(run: str, news: Progress) -> Path:
+    """The folder of a run; that of a configuration is begun if it is not yet, so that the labels are its warm start."""
+    from guidestar.loop import Run
+    from guidestar.store import runs_in
+
+    place = Path(run)
+    if place.is_file() and not runs_in(folder(run)):
+        with Run(place, progress=news, ahead=True) as begun:
+            return begun.folder
+    return _begun(run)
+
+
+def _begun(run: str) -> Path:
     from guidestar.store import find_run
 
-    return find_run(run)
+    return find_run(folder(run))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, load, progress, show
+from guidestar.cli.common import Commands, Options, folder, load, progress, show
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +16,7 @@ def add(commands: Commands) -> None:
     run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
     run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
+    run.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)  # for the page: questions before the model
 
     init = commands.add("init", _init, "Look at a data file and write a commented configuration for it.")
     init.add_argument(
@@ -99,17 +101,17 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: Options) -> int:
-    return _run_and_report(options, load(options.config, options.overrides))
+    return _run_and_report(options, load(options.config, options.overrides), ahead=options.ahead)
 
 
-def _run_and_report(options: Options, config: Any) -> int:
+def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> int:
     from guidestar import loop
     from guidestar.errors import GuidestarError
     from guidestar.records import Waiting
     from guidestar.report import build_report, summary
     from guidestar.report.answer import answer_lines, read_all
 
-    outcomes = loop.run(config, progress(options))
+    outcomes = loop.run(config, progress(options), ahead=ahead)
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
     lines = [
         f"{name}: waits for {o.unanswered} answers of round {o.round}; guidestar label {Path(config.out) / name}"
@@ -170,8 +172,8 @@ def _status(options: Options) -> int:
     from guidestar.report.summary import status_text
     from guidestar.study import planning
 
-    folder = Path(options.run)
-    known, asked, planned = read_all(folder), usage_of(folder), planning.compared(folder)
+    run = folder(options.run)
+    known, asked, planned = read_all(run), usage_of(run), planning.compared(run)
     facts = plain(known.facts) | {"answer": plain(answer(known)), "advice": known.advice}
     facts |= ({"endpoint": asked} if asked else {}) | ({"plan": planned} if planned else {})
     lines = [*answer_lines(known), *(usage_text(name, usage) for name, usage in asked.items())]
@@ -189,9 +191,9 @@ def _report(options: Options) -> int:
     from guidestar.report import build_report
     from guidestar.study.costs import keep_costs
 
-    keep_costs(Path(options.run))
+    keep_costs(run := folder(options.run))
     figures = [form for form in ("pdf", "png") if getattr(options, form)]
-    path = build_report(Path(options.run), figures, Path(options.out) if options.out else None)
+    path = build_report(run, figures, Path(options.out) if options.out else None)
     files = sorted(str(file) for form in figures for file in (path.parent / "figures").glob(f"*.{form}"))
     show(options, {"report": str(path), **({"figures": files} if figures else {})}, "\n".join([str(path), *files]))
     return 0

@@ -104,7 +104,7 @@ def _is_export(path: Path) -> bool:
 def rows_of(store: Store) -> list[Row]:
     """All examples of a run in the order of asking, those that were added last."""
     notes = store.annotations
-    picks = [(r, pick) for r in range(store.rounds()) for pick in store.query(r).picks]
+    picks = [(r, pick) for r in range(store.rounds() + 1) for pick in store.query(r).picks]  # and asked ahead
     asked = {pick.id: (r, None if math.isnan(pick.score) else pick.score) for r, pick in picks}
     extras = notes.extras()
     answered = [id for id in notes.answers() if id in extras]

@@ -29,11 +29,19 @@ _LAST = 8192  # bytes of the log that are looked at
 @dataclass(frozen=True)
 class TrainerState:
     """kind: "idle", "training", "busy" (another process runs there), "finished" or "failed". line: the newest line of
-    news. tail: the last lines of a failure."""
+    news. tail: the last lines of a failure. seconds: since the training was started. log: where all its lines are."""
 
     kind: str
     line: str = ""
     tail: tuple[str, ...] = ()
+    seconds: float = 0.0
+    log: str = ""
+
+    @property
+    def why(self) -> str:
+        """The sentence of a failure: what this program said last, else the last line."""
+        said = [line.removeprefix("guidestar: ") for line in self.tail if line.startswith("guidestar: ")]
+        return " ".join(said) or next(reversed(self.tail), "")
 
 
 class Trainer:
@@ -44,19 +52,22 @@ class Trainer:
         folder: Path,
         *,
         config: Path | None = None,
+        overrides: Sequence[str] = (),
         budget: int | None = None,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """folder: of the experiment. config: its configuration, the copy in the folder if not given. budget: what that asks
-        for, which may be more than the run has so far. command: to run instead, for tests."""
+        """folder: of the experiment. config: its configuration, the copy in the folder if not given. overrides: "key=value"
+        texts that change it. budget: what it asks for, which may be more than the run has so far. command: to run instead, for tests."""
         self.folder = folder
         self.budget = budget
-        self.command = list(command or (sys.executable, "-P", "-m", "guidestar", "run", str(config or folder)))
+        run = (sys.executable, "-P", "-m", "guidestar", "run", "--ahead", str(config or folder), *overrides)
+        self.command = list(command or run)
         self.clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._kind = "idle"
         self._not_before = float("-inf")
+        self._started = 0.0
         self._done: object = None  # the state of the run for which a training has been made
 
     @property
@@ -82,8 +93,11 @@ class Trainer:
     def state(self) -> TrainerState:
         """What the page says about it."""
         if self._kind == "training":
-            return TrainerState("training", next(reversed(_lines(self.log)), ""))
-        return TrainerState(self._kind, tail=tuple(_lines(self.log)[-_TAIL:]) if self._kind == "failed" else ())
+            seconds = self.clock() - self._started
+            return TrainerState("training", next(reversed(_lines(self.log)), ""), seconds=seconds)
+        if self._kind == "failed":
+            return TrainerState("failed", tail=tuple(_lines(self.log)[-_TAIL:]), log=str(self.log))
+        return TrainerState(self._kind)
 
     def retry(self) -> None:
         """Start again after a failure at the next tick."""
@@ -108,7 +122,7 @@ class Trainer:
                 self._process = _popen(self.command, log)
         except OSError as error:
             raise GuidestarError(f"{self.log}: cannot be written: {error.strerror}") from error
-        self._kind, self._done = "training", work
+        self._kind, self._done, self._started = "training", work, self.clock()
 
     def _ended(self, code: int) -> None:
         self._process = None

@@ -17,6 +17,7 @@ from guidestar.store.replay import Replay
 # Kinds of one list replace each other: an annotator's last one of a list is what they say now.
 _REPLACE: tuple[tuple[str, ...], ...] = (("label", "skip", "undo"), ("flag", "unflag"), ("note",), ("verdict",))
 _COLUMNS = "number, example, kind, text, annotator, source, decision, annotated_at"
+TEST = "test"  # in the details of a pick: its label is set aside to test on
 Given = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source)
 _MANY = 500  # placeholders in one statement; SQLite allows at least 999
 
@@ -49,7 +50,8 @@ class Annotations:
         self._state = Replay()
         self._seen = 0  # number of the last entry taken in
         self._picks: dict[str, int] = {}  # example -> round, in the order of asking
-        self._rounds = 0
+        self._last_pick = 0
+        self._apart: set[str] = set()  # picks that were set aside to test on
         self._extras: dict[str, int] = {}  # example -> round, in the order of adding
         self._last_extra = 0
         self._examples: dict[str, Example] = {}
@@ -172,14 +174,18 @@ class Annotations:
         return self._loaded(id for id, r in self._picks.items() if r == round and id not in counts)
 
     def labelled(self, round: int | None = None) -> list[tuple[Example, Label]]:
-        """The labelled examples of all rounds up to `round`, in the order of asking, extras last; without skipped ones."""
+        """The labelled examples of all rounds up to `round`, in the order of asking, extras last; without skipped ones and
+        those that are set aside."""
+        return [pair for pair, r in self._pairs() if (round is None or r <= round) and pair[0].id not in self._apart]
+
+    def held_out(self) -> list[tuple[Example, Label]]:
+        """The labelled examples that are set aside to test on: nobody trains on them."""
+        return [pair for pair, _ in self._pairs() if pair[0].id in self._apart]
+
+    def _pairs(self) -> list[tuple[tuple[Example, Label], int]]:
         counts = self._now().counts
-        labels = {
-            id: answer
-            for id, r in self._order().items()
-            if (round is None or r <= round) and isinstance(answer := counts.get(id), Label)
-        }
-        return list(zip(self._loaded(labels), labels.values(), strict=True))
+        found = {id: (answer, r) for id, r in self._order().items() if isinstance(answer := counts.get(id), Label)}
+        return [((e, answer), r) for e, (answer, r) in zip(self._loaded(found), found.values(), strict=True)]
 
     def extras(self) -> set[str]:
         """Ids of the examples that were added and not asked for."""
@@ -217,10 +223,12 @@ class Annotations:
         for number, id, kind, text, annotator in self._db.rows(sql, self._seen):
             self._state.apply(number, id, _KINDS[kind](text, annotator))
             self._seen = number
-        sql = "SELECT example, round FROM picks WHERE round >= ? ORDER BY round, position"
-        for id, round in self._db.rows(sql, self._rounds):
+        sql = "SELECT rowid, example, round, details FROM picks WHERE rowid > ? ORDER BY rowid"  # the order of asking
+        for number, id, round, details in self._db.rows(sql, self._last_pick):
             self._picks[id] = round
-            self._rounds = round + 1
+            self._last_pick = number
+            if f'"{TEST}"' in details:
+                self._apart.add(id)
         sql = "SELECT number, example, round FROM extras WHERE number > ? ORDER BY number"
         for number, id, round in self._db.rows(sql, self._last_extra):
             self._extras[id] = round

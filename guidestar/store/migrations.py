@@ -117,8 +117,20 @@ def m005_budgets(db: sqlite3.Connection) -> None:
     )
 
 
+def m006_ahead(db: sqlite3.Connection) -> None:
+    """A query may be open: some of its examples were asked ahead, the others are chosen later. What can be asked next."""
+    db.execute("ALTER TABLE queries ADD COLUMN open INTEGER NOT NULL DEFAULT 0 CHECK (open IN (0, 1))")
+    db.execute(
+        """CREATE TABLE reserve (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER NOT NULL CHECK (round >= 0),
+            example TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, prompt TEXT NOT NULL, source TEXT NOT NULL,
+            score REAL, details TEXT NOT NULL
+        ) STRICT"""
+    )
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
-    m001_tables, m002_finish, m003_annotations, m004_suggestions, m005_budgets,
+    m001_tables, m002_finish, m003_annotations, m004_suggestions, m005_budgets, m006_ahead,
 ]  # fmt: skip
 
 

@@ -15,13 +15,15 @@ import numpy as np
 from guidestar.errors import ConfigMismatch, LostRecord, StoreError
 from guidestar.records import Example, Metrics, Pick, Query, Stop, Suggestion
 from guidestar.store import files
+from guidestar.store.ahead import Ahead
 from guidestar.store.annotations import Annotations, insert_example, need_query, read_examples
 from guidestar.store.database import WAL, Database, json_of, numbers_as_json, numbers_of
 from guidestar.store.files import DATABASE
 from guidestar.store.migrations import timestamp
 from guidestar.store.recorded import Recorded
 
-BUDGET = "query.budget"  # in a run's key: the one name in it that the store understands
+BUDGET, DATA = "query.budget", "data_hash"  # in a run's key: the names in it that the store understands
+PROVISIONAL = "provisional"  # in a run's facts: true until the model is known
 
 
 class Store:
@@ -39,13 +41,15 @@ class Store:
     - Raises StoreError, with the path and the reason, if the folder cannot be read or written, if the
       database or a file is damaged, or if a round or an example is asked for that was never recorded.
 
-    annotations: what annotators did; it is read and written through this attribute alone.
+    annotations: what annotators did; it is read and written through this attribute alone. ahead: what is asked before its
+    round is chosen.
     """
 
     def __init__(self, folder: Path, database: Database) -> None:
         """Use `Store.open`."""
         self.folder = folder
         self.annotations = Annotations(database)
+        self.ahead = Ahead(database)
         self._db = database
         self._adapters = Recorded(
             database, "adapters", ("round",), "", "adapter",
@@ -106,7 +110,8 @@ class Store:
         """Record what the run is, or check that it is still the same.
 
         key: flat, JSON-able; what must not change. A missing name is the same as None, so that a setting that
-        did not exist when the run was begun is equal to its default. facts: JSON-able; kept from the first time.
+        did not exist when the run was begun is equal to its default. facts: JSON-able; kept from the first time. While
+        they say that they are provisional, nothing was trained yet, and key and facts are replaced if the data are the same.
         Raises ConfigMismatch that names every key that differs, LostRecord if files of later rounds lie in the folder.
         """
         # As they come back from the database: tuples are lists, keys are texts.
@@ -118,11 +123,14 @@ class Store:
                 "arrays away to go on from what is recorded"
             )
         with self._db.transaction("begin", checkpoint=True):
-            row = self._db.row("SELECT key FROM run")
+            row = self._db.row("SELECT key, facts FROM run")
             if row is None:
                 self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", json_of(key), json_of(facts), timestamp())
                 return
             begun = self._with_budget(json.loads(row[0]))
+            if json.loads(row[1]).get(PROVISIONAL) and begun.get(DATA) == key.get(DATA):
+                self._db.execute("UPDATE run SET key = ?, facts = ?", json_of(key), json_of(facts))
+                return
             differences = [
                 f"{name}: begun {_shown(begun, name)}, now {_shown(key, name).removeprefix('with ')}"
                 for name in dict.fromkeys([*begun, *key])
@@ -216,15 +224,16 @@ class Store:
         return int(self._db.rows("SELECT count(*) FROM metrics")[0][0])
 
     def rounds(self) -> int:
-        """Number of rounds that have a query."""
-        return int(self._db.rows("SELECT count(*) FROM queries")[0][0])
+        """Number of rounds whose examples are all chosen."""
+        return int(self._db.rows("SELECT count(*) FROM queries WHERE NOT open")[0][0])
 
     def has_query(self, round: int) -> bool:
-        """Whether the examples of a round are chosen."""
-        return self._db.row("SELECT 1 FROM queries WHERE round = ?", round) is not None
+        """Whether the examples of a round are all chosen."""
+        return self._db.row("SELECT 1 FROM queries WHERE round = ? AND NOT open", round) is not None
 
     def add_query(self, query: Query, examples: Mapping[str, Example]) -> None:
-        """Record the picks of the next round in the order of asking, with the examples they name."""
+        """Record the picks of the next round in the order of asking, with the examples they name; those that were asked
+        ahead come first, as they are recorded."""
         picks = [
             (pick.id, None if math.isnan(pick.score) else float(pick.score), numbers_as_json(pick.details))
             for pick in query.picks
@@ -238,8 +247,16 @@ class Store:
                 raise StoreError(
                     f"{self.folder}: found a query for round {query.round}; the next round is {self.rounds()}"
                 )
-            self._db.execute("INSERT INTO queries VALUES (?, ?)", query.round, timestamp())
-            for position, (id, score, details) in enumerate(picks):
+            known = self._picks(query.round)
+            if picks[: len(known)] != known:
+                raise StoreError(
+                    f"{self.folder}: round {query.round} was asked ahead for other examples than its query has"
+                )
+            self._db.execute(
+                "INSERT INTO queries (round, asked_at) VALUES (?, ?) ON CONFLICT DO UPDATE SET open = 0",
+                query.round, timestamp(),
+            )  # fmt: skip
+            for position, (id, score, details) in enumerate(picks[len(known) :], len(known)):
                 asked = self._db.row("SELECT round FROM picks WHERE example = ?", id)
                 if asked is not None:
                     raise StoreError(
@@ -250,8 +267,9 @@ class Store:
                 self._db.execute("INSERT INTO picks VALUES (?, ?, ?, ?, ?)", query.round, position, id, score, details)
 
     def query(self, round: int) -> Query:
-        """The picks of a round in the order of asking."""
-        need_query(self._db, round)
+        """The picks of a round in the order of asking; of the next round those that were asked ahead."""
+        if round != self.rounds():
+            need_query(self._db, round)
         return Query(
             round,
             tuple(
@@ -422,7 +440,7 @@ class Store:
         return {
             "queries": [
                 [(id, None if score is None else score.hex(), details) for id, score, details in self._picks(r)]
-                for r in range(self.rounds())
+                for r in range(self._db.row("SELECT count(*) FROM queries")[0])
             ],
             "examples": self._db.rows("SELECT * FROM examples ORDER BY id"),
             "extras": self._db.rows("SELECT example, round FROM extras ORDER BY number"),

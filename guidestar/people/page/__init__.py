@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +18,16 @@ def create_app(folder: Path, **options: Any) -> Starlette:
     return app.create_app(folder, **options)
 
 
-def serve(
-    run: Path,
-    *,
-    train: bool = False,
-    port: int = 0,
-    bind: str = "127.0.0.1",
-    annotator: str | None = None,
-    open_browser: bool = True,
-    say: Callable[[str], None] = print,
-) -> int:
+def serve(run: Path, **options: Any) -> int:
     """Serve the page until Ctrl-C; see `guidestar.people.page.server.serve`."""
     from guidestar.people.page import server
 
-    return server.serve(run, train=train, port=port, bind=bind, annotator=annotator, open_browser=open_browser, say=say)
+    defaults: dict[str, Any] = {
+        "train": False,
+        "port": 0,
+        "bind": "127.0.0.1",
+        "annotator": None,
+        "open_browser": True,
+        "say": print,
+    }
+    return server.serve(run, **(defaults | options))

@@ -20,11 +20,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from guidestar.errors import GuidestarError, StoreError
+from guidestar.errors import ConfigError, GuidestarError, StoreError
 from guidestar.people.page import views, wire
 from guidestar.people.page.board import Board
 from guidestar.people.page.desk import Desk, NotReady, experiment_of, people_of
 from guidestar.people.page.guard import Guard, Keys
+from guidestar.people.page.setup import Setup
 from guidestar.people.trainer import Trainer, TrainerState
 from guidestar.records import Stop
 
@@ -43,16 +44,17 @@ def create_app(
     trainer: Trainer | None,
     hosts: Collection[str],
     annotator: str | None = None,
+    setup: Setup | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
     """The page of the run in `folder`.
 
     keys: the secrets of the link and of the cookie. trainer: trains when a round is complete; None leaves that to others.
     hosts: every "host:port" that the page may be called by. annotator: the one who labels; without it the page asks.
-    clock: seconds since the epoch.
+    setup: what the page asks for before the run can begin. clock: seconds since the epoch.
     """
-    desk = Desk(folder, clock)
-    news = _News(trainer)
+    desk = Desk(folder, clock, ahead=trainer is not None)
+    news = _News(trainer, setup)
     identity = run_identity(keys)
 
     @asynccontextmanager
@@ -84,13 +86,16 @@ def run_identity(keys: Keys) -> str:
 class _News:
     """What the training does, as it was last seen."""
 
-    def __init__(self, trainer: Trainer | None) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Trainer | None, setup: Setup | None = None) -> None:
+        self.trainer, self.setup = trainer, setup
         self.state = None if trainer is None else trainer.state()
 
     async def watch(self, desk: Desk) -> None:
         """Look after the training as long as the page is served."""
         while self.trainer is not None:
+            if self.setup is not None and self.setup.missing:
+                await asyncio.sleep(_LOOK / 10)
+                continue
             try:
                 work = await asyncio.wrap_future(desk.call(partial(_work, budget=self.trainer.budget)))
             except NotReady:
@@ -102,6 +107,10 @@ class _News:
             except Exception as error:  # whoever looks after the training must outlive what it sees
                 self.state = TrainerState("failed", tail=(f"{type(error).__name__}: {error}",))
             await asyncio.sleep(_LOOK)
+
+    def not_begun(self, error: NotReady) -> views.Json:
+        """What the page is told while there is no run."""
+        return views.not_begun(str(error), self.state, self.setup.asked() if self.setup else None)
 
     def retry(self) -> None:
         """Train again after a failure."""
@@ -207,15 +216,28 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
         try:
             return JSONResponse(await _result(desk.call(work)))
         except NotReady as error:
-            nothing = views.not_begun(str(error), news.state)
-            return JSONResponse({"examples": [], "lost": [], "suggested": {}, "idle": None, "state": nothing})
+            return JSONResponse(
+                {"examples": [], "lost": [], "suggested": {}, "idle": None, "state": news.not_begun(error)}
+            )
 
     async def state(request: Request) -> Response:
         asked = await _read(request, wire.Who)
         try:
-            return JSONResponse(await _result(desk.call(lambda board: views.state(board, asked.annotator, news.state))))
+            return JSONResponse(
+                await _result(desk.call(lambda board: views.state(board, asked.annotator, news.state, whole=True)))
+            )
         except NotReady as error:
-            return JSONResponse(views.not_begun(str(error), news.state))
+            return JSONResponse(news.not_begun(error))
+
+    async def labels(request: Request) -> Response:
+        asked = await _read(request, wire.Labels)
+        if news.setup is None or not news.setup.missing:
+            raise _Refused(422, "The labels are known already.")
+        try:
+            await asyncio.to_thread(news.setup.give, asked.labels)
+        except ConfigError as error:
+            raise _Refused(422, str(error)) from None
+        return JSONResponse({})
 
     async def one(request: Request) -> Response:
         asked = await _read(request, wire.One)
@@ -242,7 +264,9 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
         return JSONResponse(
             await _result(
                 desk.call(
-                    lambda board: views.review(board) | {"state": views.state(board, asked.annotator, news.state)}
+                    lambda board: (
+                        views.review(board) | {"state": views.state(board, asked.annotator, news.state, whole=True)}
+                    )
                 )
             )
         )
@@ -254,7 +278,7 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
 
     handlers = {
         "save": save, "next": following, "state": state, "example": one, "history": history, "review": review,
-        "retry": retry,
+        "retry": retry, "labels": labels,
     }  # fmt: skip
     return [Route(f"/api/{name}", _explained(handler), methods=["POST"]) for name, handler in handlers.items()]
 

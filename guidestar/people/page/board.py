@@ -21,6 +21,7 @@ from guidestar.store import Entry, Store
 from guidestar.store.replay import Replay
 from guidestar.tasks import Task, recorded_task
 
+_START = 10.0  # seconds until a training's process has loaded the model
 _CLAIMS_AGAIN = 5.0  # seconds until the claims that other processes made are looked at again
 
 Saved = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source), as the store takes them
@@ -37,9 +38,10 @@ class Board:
     last entry taken in.
     """
 
-    def __init__(self, store: Store, people: PeopleConfig, clock: Callable[[], float]) -> None:
-        """store: begun. people: how people label. clock: seconds since the epoch."""
-        self.store, self.people, self.clock = store, people, clock
+    def __init__(self, store: Store, people: PeopleConfig, clock: Callable[[], float], *, ahead: bool = False) -> None:
+        """store: begun. people: how people label. clock: seconds since the epoch. ahead: who would have to wait is asked
+        what is ready for the next round."""
+        self.store, self.people, self.clock, self.ahead = store, people, clock, ahead
         self.facts = store.facts
         self.query = QueryConfig.model_validate(self.facts.get("config", {}).get("query", {}))
         self.replay = Replay()
@@ -80,8 +82,8 @@ class Board:
         if (budgets := self.store.budgets()) and budgets[-1][0] != self.query.budget:  # it was raised meanwhile
             self.query = self.query.model_copy(update={"budget": budgets[-1][0]})
         rounds, changed = self.store.rounds(), dict[str, None]()
-        for r in range(self._rounds, rounds):
-            for pick in self.store.query(r).picks:
+        for r in range(self._rounds, rounds + 1):  # of the last one, what was asked ahead
+            for pick in self.store.query(r).picks[self.asked[r] :]:
                 self.items[pick.id] = Item(pick.id, r, queue.in_overlap(pick.id, self.people.overlap))
                 self.asked[r] += 1
                 self.left[r] += 1
@@ -174,6 +176,17 @@ class Board:
             self._suggested = (known, self.store.suggestions())
         return self._suggested[1]
 
+    @property
+    def held_out(self) -> int:
+        """Labels that are set aside as the test set."""
+        return len(self.store.annotations.held_out())
+
+    @property
+    def last_training(self) -> float | None:
+        """Seconds of all that was done in the last complete round, None before there is one."""
+        spent = [seconds for r, _, seconds, _ in self.store.timings() if r == self.round - 1]
+        return sum(spent) + _START if spent else None
+
     def open_items(self) -> list[Item]:
         """What anybody could still be asked for, in the order of asking."""
         return [self.items[id] for id in self._open]
@@ -189,9 +202,18 @@ class Board:
         long as the annotator is active.
         """
         now, lease = self.clock(), self.lease
-        fresh = queue.offer(
-            self.open_items(), annotator, round=self.round, now=now, lease=lease, want=want, have={*have, *hold}
-        )
+
+        def next_ones() -> list[str]:
+            return queue.offer(
+                self.open_items(), annotator, round=self.round, now=now, lease=lease, want=want, have={*have, *hold}
+            )
+
+        fresh = next_ones()
+        if not fresh and self.ahead and all(self.items[id].round >= self._rounds for id in hold if id in self.items):
+            room = self.query.budget - self.labels - sum(self.left.values())
+            if self.store.finished() is None and self.store.ahead.take(min(want, room)):
+                self.refresh()
+                fresh = next_ones()
         for id in fresh:
             self.claim(id, annotator)
         lost = []

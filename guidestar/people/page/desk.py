@@ -61,9 +61,9 @@ class _Call:
 class Desk:
     """The thread. `start`, then `save` and `call` from any thread, then `stop`."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
-        """folder: of a run or of an experiment with one; it may still be empty."""
-        self.folder, self.clock = folder, clock
+    def __init__(self, folder: Path, clock: Callable[[], float], *, ahead: bool = False) -> None:
+        """folder: of a run or of an experiment with one; it may still be empty. ahead: see `Board`."""
+        self.folder, self.clock, self.ahead = folder, clock, ahead
         self._jobs: queue.SimpleQueue[_Save | _Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="guidestar-store", daemon=True)
         self._store: Store | None = None
@@ -137,7 +137,7 @@ class Desk:
             self._store = Store.open(find_run(self.folder))
         if not self._store.begun:
             raise NotReady(f"The run in {self.folder.name} has not begun.")
-        return Board(self._store, people_of(experiment, self._store.facts), self.clock)
+        return Board(self._store, people_of(experiment, self._store.facts), self.clock, ahead=self.ahead)
 
     def _save(self, group: Sequence[_Save]) -> None:
         """Record what several requests bring in one transaction; each of them learns what became of its own."""

@@ -11,12 +11,12 @@ import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from guidestar import config as configs
-from guidestar.config import CONFIG_FILE
+from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, GuidestarError, StoreError, allowed
 from guidestar.people.page.desk import experiment_of
 from guidestar.people.trainer import Trainer
@@ -30,13 +30,15 @@ _PORTS = range(20_000, 30_000)  # below those that systems give to outgoing conn
 
 def serve(
     run: Path, *, train: bool, port: int, bind: str, annotator: str | None, open_browser: bool, say: Callable[[str], None],
+    overrides: Sequence[str] = (), notes: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Serve the page of a run until Ctrl-C. Returns the exit code.
 
     run: a run folder, an experiment folder with one run, or a configuration; with `train` the run may not have begun
     yet. train: fine-tune in a process of its own whenever a round has all its answers. port: 0 takes one that is the
     same for this folder every time. bind: the address to listen on; anything but this machine's own is open to others and
-    `say` tells what that means. annotator: the name of who labels; without it the page asks.
+    `say` tells what that means. annotator: the name of who labels; without it the page asks. overrides: "key=value" texts
+    that change the configuration. notes: what was recognised in the data, shown if the page has to ask for the labels.
 
     Raises GuidestarError if there is nothing to label in the folder or if the address cannot be used.
     """
@@ -46,13 +48,19 @@ def serve(
         from guidestar.people.page.app import create_app
         from guidestar.people.page.connections import Bounded
         from guidestar.people.page.guard import Keys
+        from guidestar.people.page.setup import Setup
     except ImportError as error:
         raise GuidestarError(
             f"the labelling page needs {error.name}; install it with: pip install 'guidestar[label]'"
         ) from error
-    config, run = (run, folder_of(run, train=train)) if run.is_file() else (None, run)
+    config = run if run.is_file() else None
+    if overrides and (config is None or not train):
+        raise ConfigError(
+            f"{' '.join(overrides)}: keys can be changed where a configuration is given and the page trains"
+        )
+    loaded = configs.load(config, overrides) if config else None
+    run = folder_of(loaded, train=train) if loaded else run
     check_folder(run, config, train=train)
-    budget = configs.load(config).query.budget if config else None
     annotator = None if annotator is None else checked_name(annotator)
     experiment = experiment_of(run)
     secret = read_secret(experiment / TOKEN_FILE)
@@ -75,7 +83,10 @@ def serve(
     app = create_app(
         run,
         keys=keys,
-        trainer=Trainer(experiment, config=config, budget=budget) if train else None,
+        trainer=Trainer(experiment, config=config, overrides=overrides, budget=loaded.query.budget if loaded else None)
+        if train
+        else None,
+        setup=Setup(config, notes) if config and train else None,
         hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
         annotator=annotator,
     )
@@ -102,9 +113,9 @@ def serve(
     return 0 if server.started else 1
 
 
-def folder_of(config: Path, *, train: bool) -> Path:
+def folder_of(config: RunConfig, *, train: bool) -> Path:
     """The experiment folder of a configuration; with `train` it is made if it is missing."""
-    folder = Path(configs.load(config).out)
+    folder = Path(config.out)
     if train:
         with files.writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

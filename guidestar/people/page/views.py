@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from guidestar.metrics.statistics import wilson
 from guidestar.people import queue
 from guidestar.people.endpoint import MACHINE
 from guidestar.people.page.board import Board
@@ -12,7 +14,7 @@ from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
 from guidestar.records import Label, Skip, Stop, Suggestion
 from guidestar.tasks import Task, form_of
-from guidestar.words import count, percent
+from guidestar.words import count, duration, hundredths, percent
 
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
@@ -29,40 +31,74 @@ _TRAINING = {
 Json = dict[str, Any]
 
 
-def not_begun(text: str, trainer: TrainerState | None) -> Json:
-    """The state while there is no run."""
-    return {"ready": False, "text": text, "trainer": _trainer(trainer)}
+def not_begun(text: str, trainer: TrainerState | None, setup: Json | None = None) -> Json:
+    """The state while there is no run. setup: what the page asks for before one can begin."""
+    if trainer is not None and trainer.kind == "training":
+        text = f"Getting ready: {trainer.line.strip(' …') or 'reading the file'}. {trainer.seconds:.0f} s so far."
+    elif trainer is not None:
+        text = "The run could not begin." if trainer.kind == "failed" else "The run is about to begin."
+    return {"ready": False, "text": text, "setup": setup, "trainer": _trainer(trainer)}
 
 
-def state(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
-    """Where the run stands, and what the annotator has done."""
+def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: bool = False) -> Json:
+    """Where the run stands, and what the annotator has done. whole: with what does not change while the page is open."""
     r = board.round if board.asks else max(board.round - 1, 0)
     metrics, finished = board.store.metrics(), board.store.finished()
     times = board.times.get(annotator, [])
     mode = board.people.suggestions
-    return {
-        "ready": True,
+    lasting = {
         "run": str(board.facts.get("name", board.store.folder.name)),
         "task": form_of(board.task),
         "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
         "several": board.people.overlap > 0,
+    }
+    return (lasting if whole else {}) | {
+        "ready": True,
         "round": r,
-        "rounds": max(board.query.rounds, r + 1),  # skipped examples are made up for in a further round
-        "asked": board.asked[r],
+        "last": max(board.query.rounds - 1, r),  # skipped examples are made up for in a further round
+        "asked": board.asked[r] if board.asks or r < board.round else 0,  # not known while the model is loaded
         "done": board.asked[r] - board.left[r],
         "labels": board.labels,
         "budget": board.query.budget,
         "pace": queue.pace(times, board.clock(), board.waited.get(annotator, ())),
-        "validation": metrics[-1].values.get("validation_accuracy") if metrics else None,
+        "accuracy": accuracy_text(metrics[-1].values, board.held_out) if metrics else "",
         "finished": finished.value if finished else None,
+        "training": _training(board, trainer),
         "trainer": _trainer(trainer),
     }
+
+
+def accuracy_text(values: Mapping[str, float], held_out: int) -> str:
+    """How good the newest model is: "accuracy 86 % (95 % interval 71 to 95) on 28 questions set aside", or on the
+    validation set, or ""."""
+    if (value := values.get("accuracy")) is not None and held_out:
+        low, high = wilson(value, held_out)
+        between = f"{hundredths(low, 0)} to {hundredths(high, 0)}"
+        return f"accuracy {percent(value)} (95 % interval {between}) on {count(held_out, 'question')} set aside"
+    value = values.get("validation_accuracy")
+    return "" if value is None else f"validation accuracy {percent(value)}"
+
+
+def _training(board: Board, trainer: TrainerState | None) -> str:
+    """What the training is about, in a sentence that says when it will be ready; "" while there is none."""
+    if trainer is None or trainer.kind != "training" or board.store.finished() is not None:
+        return ""
+    if not board.complete or not board.asks:
+        return "The model is being loaded. You can go on meanwhile." if not board.store.metrics() else ""
+    left = re.match(r"train .* (\d+) s left", trainer.line)
+    spent = board.last_training
+    seconds = spent - trainer.seconds if spent is not None else float(left[1]) if left else None
+    if seconds is None:
+        return f"The first training is under way, {duration(trainer.seconds)} so far."
+    return f"Next training ready in {'less than a minute' if seconds < 60 else f'about {duration(seconds)}'}."
 
 
 def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
     """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one."""
     if (finished := board.store.finished()) is not None:
         return _finished(board, finished)
+    if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
+        return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
     held, seconds = queue.held_by_others(board.open_items(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
@@ -71,7 +107,7 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
             "text": f"{count(held, 'example')} {'is' if held == 1 else 'are'} in front of others. What they leave unanswered "
             f"comes to you, the first in {count(minutes, 'minute')}.",
         }
-    what = f"Round {board.round + 1} has all its answers. " if board.asks else ""
+    what = f"Round {board.round} has all its answers. " if board.asks else ""
     last = board.labels >= board.query.budget
     if trainer is None:
         command = f"guidestar run {board.store.folder.parent}"
@@ -81,7 +117,7 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
             "command": command,
         }
     texts = {
-        "training": f"{what}{_TRAINING[last]}",
+        "training": f"{what}{_TRAINING[last]} {_training(board, trainer)}".strip(),
         "busy": f"{what}Another process works in the run's folder; this page goes on when it is done.",
         "failed": "The training has failed. Nothing you did is lost.",
     }
@@ -89,19 +125,31 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
 
 
 def _finished(board: Board, reason: Stop) -> Json:
-    """What the run ended with, and where it lies."""
-    text, metrics = f"The run is finished. {reason.value}", board.store.metrics()
+    """What the run ended with, and how to go on."""
+    text, metrics, folder = f"The run is finished. {reason.value}", board.store.metrics(), board.store.folder
     if not metrics:
         return {"kind": "finished", "text": text}
     last = metrics[-1]
-    measured = {"test": last.values.get("accuracy"), "validation": last.values.get("validation_accuracy")}
-    found = " and ".join(f"{percent(value)} on the {name} set" for name, value in measured.items() if value is not None)
-    reached = f" Accuracy: {found}." if found else ""
+    if board.held_out:
+        reached = f" It reached {accuracy_text(last.values, board.held_out)}."
+    else:
+        measured = {"test": last.values.get("accuracy"), "validation": last.values.get("validation_accuracy")}
+        said = " and ".join(
+            f"{percent(value)} on the {name} set" for name, value in measured.items() if value is not None
+        )
+        reached = f" Accuracy: {said}." if said else ""
+    adapter = folder / "adapters" / f"round-{last.round:03d}"
     return {
         "kind": "finished",
-        "text": f"{text}{reached} The adapter, trained on {count(last.labels, 'label')}, lies in:",
-        "command": str(board.store.folder / "adapters" / f"round-{last.round:03d}"),
+        "text": f"{text}{reached} The adapter was trained on {count(last.labels, 'label')} and lies in {adapter}. To have it "
+        "answer the rest of your texts:",
+        "command": f"guidestar predict {folder} {_pool(board)} > answers.jsonl",
     }
+
+
+def _pool(board: Board) -> str:
+    """The file that was labelled."""
+    return str((board.facts.get("config") or {}).get("data", {}).get("pool") or "FILE")
 
 
 def example(board: Board, id: str, annotator: str) -> Json:
@@ -264,4 +312,6 @@ def _excerpt(texts: Iterable[str]) -> str:
 
 
 def _trainer(found: TrainerState | None) -> Json | None:
-    return None if found is None else {"kind": found.kind, "line": found.line, "tail": list(found.tail)}
+    if found is None:
+        return None
+    return {"kind": found.kind, "line": found.line, "why": found.why, "tail": list(found.tail), "log": found.log}

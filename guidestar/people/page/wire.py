@@ -62,6 +62,12 @@ class Ask(Who):
     active: bool = True
 
 
+class Labels(Who):
+    """The labels that there are to choose from, given before a run begins."""
+
+    labels: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(min_length=2, max_length=1000)
+
+
 class Decision(_Body):
     """One thing that an annotator did. decision: its id, made in the browser. seen: the model's suggestion was shown."""
 

@@ -4,13 +4,14 @@ import { Answers, keep, labelName } from "./answers.js";
 import { $, dialogOpen, el, fields, fill, helpDialog, percent, show, typing } from "./dom.js";
 import { History } from "./history.js";
 import { Outbox } from "./outbox.js";
-import { Progress, notices } from "./progress.js";
+import { Progress, failure, notices } from "./progress.js";
 import { Away, post } from "./server.js";
 import { whoever } from "./who.js";
 
 const AHEAD = 4; // examples that the page holds, the one shown included
 const BUSY = 15000; // milliseconds between two looks at the run while there is something to do
-const IDLE = 2000; // and while there is nothing
+const IDLE = 500; // and while there is nothing
+const SOON = 300; // and while the run begins
 const AWAY = 120000; // without a key, a touch or a move of the mouse: nobody is there
 const TWICE = 400; // milliseconds in which a second click is half of a double click
 
@@ -44,6 +45,7 @@ class LabelPage {
 
   /** Wait for the run, then go to work. */
   async start() {
+    $("retry").onclick = () => this.retry();
     for (;;) {
       try {
         const state = await post("state", { annotator: this.annotator });
@@ -52,11 +54,21 @@ class LabelPage {
           this.begin(state);
           return;
         }
-        this.idle({ kind: "begin", text: notBegun(state) }, state.trainer);
+        if (state.setup) await setup(state.setup, this.annotator);
+        else this.idle({ kind: state.trainer?.kind === "failed" ? "failed" : "begin", text: notBegun(state) }, state.trainer);
       } catch (error) {
         this.away(error.message);
       }
-      await new Promise((resolve) => setTimeout(resolve, IDLE));
+      await new Promise((resolve) => setTimeout(resolve, SOON));
+    }
+  }
+
+  async retry() {
+    try {
+      await post("retry", { annotator: this.annotator });
+      this.fetch();
+    } catch (error) {
+      this.away(error.message);
     }
   }
 
@@ -96,7 +108,7 @@ class LabelPage {
     $("note-box").onkeydown = (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("note-form").requestSubmit();
     };
-    $("retry").onclick = () => post("retry", { annotator: this.annotator }).catch((error) => this.away(error.message));
+    $("failed-retry").onclick = () => this.retry();
     document.addEventListener("keydown", (event) => this.key(event, help));
     for (const sign of ["keydown", "pointerdown", "pointermove", "wheel", "focus"]) {
       window.addEventListener(sign, () => (this.moved = performance.now()), { capture: true, passive: true });
@@ -385,9 +397,10 @@ class LabelPage {
     else if (idle) this.idle(idle, state.trainer);
   }
 
-  /** What the server said about the run. */
+  /** What the server said about the run; what does not change it says once. */
   take(state) {
-    this.state = state;
+    this.state = { ...this.state, ...state };
+    state = this.state;
     this.progress.render(state, this.mine());
   }
 
@@ -439,7 +452,7 @@ class LabelPage {
       begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
       complete: "Round complete", busy: "Round complete", idle: "Round complete",
     };
-    const said = { failed: trainer?.tail.join("\n"), training: trainer?.line, begin: trainer?.line };
+    const said = { failed: failure(trainer), training: trainer?.line, begin: trainer?.line };
     const detail = command || said[kind] || "";
     const title = titles[kind] || "";
     if ($("idle-text").textContent !== text || $("idle").hidden) {
@@ -490,9 +503,30 @@ function savedText(decision, task) {
 }
 
 function notBegun(state) {
-  return state.trainer
-    ? "The run begins: data and model are loaded, and the first examples are chosen."
-    : `${state.text} guidestar run begins it and chooses what to ask; this page then goes on by itself.`;
+  return state.trainer ? state.text : `${state.text} guidestar run begins it and chooses what to ask; this page then goes on by itself.`;
+}
+
+/** Ask for what only a person knows before a run can begin; done when the server has it. */
+function setup({ notes, config }, annotator) {
+  fill($("setup-notes"), ...notes.map((note) => el("li", { dir: "auto" }, note)));
+  $("setup-config").textContent = config;
+  show($("idle"), false);
+  show($("ask-labels"), true);
+  $("labels-box").focus();
+  return new Promise((resolve) => {
+    $("ask-labels").onsubmit = async (event) => {
+      event.preventDefault();
+      const labels = $("labels-box").value.split(/[\n,;]/).map((label) => label.trim()).filter(Boolean);
+      try {
+        if (labels.length < 2) throw new Error("Give at least two labels.");
+        await post("labels", { annotator, labels });
+        show($("ask-labels"), false);
+        resolve();
+      } catch (error) {
+        $("labels-error").textContent = error.message;
+      }
+    };
+  });
 }
 
 function remembered(name) {

@@ -1,6 +1,6 @@
 // Where the run stands, and what stands in the way.
 
-import { $, el, fill, percent, plural, show } from "./dom.js";
+import { $, el, fill, plural, show } from "./dom.js";
 
 export class Progress {
   /** state: from the server. waiting: decisions that it does not know of yet. */
@@ -8,17 +8,24 @@ export class Progress {
     const coming = new Set(waiting.filter((one) => one.kind === "label" || one.kind === "skip").map((one) => one.id)).size;
     const done = Math.min(state.done + coming, state.asked);
     show($("progress"), true);
-    $("round-name").textContent = `Round ${state.round + 1} of ${state.rounds}`;
-    $("round-count").textContent = `${done} / ${state.asked}`;
-    $("round-bar").max = Math.max(state.asked, 1);
-    $("round-bar").value = done;
+    $("round-name").textContent = state.round === 0 ? "Round 0, the warm start" : `Round ${state.round} of ${state.last}`;
+    $("round-count").textContent = state.asked ? `${done} / ${state.asked}` : "";
+    $("round-bar").max = Math.max(state.budget, 1);
+    $("round-bar").value = state.labels;
     $("labels").textContent = `${state.labels} of ${state.budget} labels`;
     $("pace").textContent = state.pace === null ? "" : `${state.pace.toFixed(state.pace < 10 ? 1 : 0)} a minute`;
-    $("validation").textContent = state.validation === null ? "" : `validation accuracy ${percent(state.validation)}`;
-    const training = state.trainer?.kind === "training" && !state.finished && state.done === state.asked; // else it is ending
-    show($("training"), training);
-    if (training) $("training-text").textContent = `The model is at work: ${state.trainer.line || "starting"}`;
+    $("accuracy").textContent = state.accuracy;
+    show($("training"), state.training !== "");
+    $("training-text").textContent = state.training;
+    const failed = state.trainer?.kind === "failed";
+    show($("failed"), failed && $("idle").hidden);
+    if (failed) $("failed-text").textContent = failure(state.trainer);
   }
+}
+
+/** Why the training failed, and where its log is. */
+export function failure(trainer) {
+  return trainer ? `${trainer.why || "It ended without a word."}\nLog: ${trainer.log}` : "";
 }
 
 /** What is wrong, above everything else: no connection, answers that wait or were refused. */

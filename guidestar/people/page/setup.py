@@ -1,0 +1,50 @@
+"""What must be known before a run can begin and only a person knows: the labels, asked for on the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from guidestar.config import read_file
+from guidestar.errors import ConfigError
+from guidestar.store.files import write_bytes
+from guidestar.tasks import Choice
+
+_EMPTY = re.compile(r"^( +)labels: *\[ *\][^\n]*$", re.MULTILINE)
+_HINT = re.compile(r"^ *# put your labels between the brackets[^\n]*\n", re.MULTILINE)
+_NEXT = re.compile(r"Next: put your labels into it \(task\.labels\), then:")
+
+
+class Setup:
+    """The configuration that lacks labels. notes: what was recognised in the data, for whoever looks at the page."""
+
+    def __init__(self, config: Path, notes: Sequence[str] = ()) -> None:
+        self.config, self.notes = config, list(notes)
+        self.missing = lacks_labels(config)
+
+    def asked(self) -> dict[str, Any] | None:
+        """What the page asks for, None when all is known."""
+        return {"notes": self.notes, "config": str(self.config)} if self.missing else None
+
+    def give(self, labels: Sequence[str]) -> None:
+        """Write the labels into the configuration. Raises ConfigError for labels that cannot be used."""
+        labels = [label.strip() for label in labels if label.strip()]
+        Choice(tuple(labels), tuple(labels))  # says what is wrong with them
+        text = self.config.read_text(encoding="utf-8")
+        line = f"labels: {json.dumps(labels, ensure_ascii=False)}"
+        found, changed = _EMPTY.subn(lambda match: f"{match[1]}{line}", _HINT.sub("", text), count=1)
+        if not changed:
+            raise ConfigError(
+                f"{self.config}: has no line `labels: []` to write the labels into; write them there yourself"
+            )
+        write_bytes(self.config, _NEXT.sub("Next:", found).encode())
+        self.missing = False
+
+
+def lacks_labels(config: Path) -> bool:
+    """Whether a configuration of a choice has an empty list of labels, as `init` writes it where nobody named any."""
+    task = read_file(config)[0].get("task") or {}
+    return isinstance(task, dict) and task.get("kind") == "choice" and task.get("labels") == []
