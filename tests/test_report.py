@@ -203,8 +203,8 @@ def test_same_stores_give_the_same_bytes(experiment: Path, page: str) -> None:
 
 def test_page_says_what_was_picked_and_why(page: str) -> None:
     text = " ".join(" ".join(Elements(page).text).split())
-    assert "Round 1 8 asked for; accuracy afterwards 0.700 answers: delivery 3, billing 2, <b>other</b> 2" in text
-    assert "Round 0 12 asked for at random, the warm start" in text
+    assert "Round 1 8 asked for; accuracy afterwards 0.700 answers: delivery (3), billing (2), <b>other</b> (2)" in text
+    assert "Round 0 12 asked for, the warm start" in text
     assert "λ = 0.75: the weight of the base model's uncertainty" in text
     assert "score of all 50 candidates: " in text
     assert "skipped: unclear" in text

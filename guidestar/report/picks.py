@@ -53,7 +53,7 @@ def _round(run: RunRecord, query: Query, shown: int) -> Round:
         }
         for pick, answer in zip(picks, answers, strict=True)
     ]
-    line = f"{len(query.picks)} asked for" + (" at random, the warm start" if query.round == 0 and not scored else "")
+    line = f"{len(query.picks)} asked for" + (", the warm start" if query.round == 0 else "")
     measured = next((m for m in run.metrics if m.round == query.round), None)
     if measured is not None and "accuracy" in measured.values:
         line += f"; accuracy afterwards {number(measured.values['accuracy'])}"
@@ -67,7 +67,7 @@ def _round_notes(run: RunRecord, query: Query) -> Iterable[str]:
     answers = [run.answers.get(pick.id) for pick in query.picks]
     given = Counter(answer.answer for answer in answers if isinstance(answer, Label))
     if 0 < len(given) <= MOST_CLASSES:
-        yield "answers: " + ", ".join(f"{label} {count}" for label, count in given.most_common())
+        yield "answers: " + ", ".join(f"{label} ({count})" for label, count in given.most_common())
     for weight in sorted({pick.details["lambda"] for pick in query.picks if "lambda" in pick.details}):
         yield f"λ = {significant(weight)}: the weight of the base model's uncertainty in the score"
     scores = run.scores.get(query.round, {})

@@ -42,11 +42,8 @@ def spending(facts: Mapping[str, Any] | None, runs: Sequence[RunRecord]) -> Spen
     beside = {name: [bills[r.name] for r in runs if r.strategy == name and r.name in bills] for name in names}
     money = facts["currency"] or "money" if facts["priced"] else ""
     header = ["strategy", "for", "seconds", "tokens", "operations", *([money] if money else [])]
-    rows = [
-        [name if kind == KINDS[0] else "", kind, *_cells([bill["kinds"][kind] for bill in beside[name]])][: len(header)]
-        for name in names
-        for kind in KINDS
-    ]
+    spent = [(name, kind, _cells([bill["kinds"][kind] for bill in beside[name]])) for name in names for kind in KINDS]
+    rows = [[name, kind, *cells][: len(header)] for name, kind, cells in spent if set(cells) - {"?", "0", "0.00"}]
     return Spending(header, rows, money, facts["sentences"])
 
 

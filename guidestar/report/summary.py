@@ -16,6 +16,7 @@ from guidestar.metrics.scores import accuracy, not_above_majority
 from guidestar.records import Label
 from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary
 from guidestar.report.read import RunRecord, differing
+from guidestar.store.store import DATABASE
 from guidestar.words import count, duration, listed
 
 
@@ -29,7 +30,7 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
         warnings=(),
         notes=(),
         folder=str(folder),
-        name=facts.get("name") or folder.resolve().name,
+        name=(facts.get("name") if (folder / DATABASE).is_file() else None) or folder.resolve().name,
         synthetic=bool(facts.get("synthetic")),
         test=data.get("test"),
         majority=data.get("majority"),
