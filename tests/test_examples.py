@@ -34,7 +34,7 @@ def test_an_example_runs(name: str, tmp_path: Path, tiny_encoder_folder: Path, t
         "train={epochs: 1}",
         "data.test_limit=20",
     ]
-    changes += ["query={warm_start: 8, batch: 4, budget: 12, candidates: 20}"]
+    changes += ["query={warm_start: 8, batch: 4, budget: 12, candidates: 20}", "model.chat=false"]
     config = guidestar.load(EXAMPLES / name / "config.yaml", changes)
     if plain.data.answer is None:  # people label
         labels = list(plain.task.labels)
