@@ -15,7 +15,7 @@ from guidestar.report import summary
 from guidestar.store import Store, files
 from guidestar.study import cells as engine
 from guidestar.study import costs, reading
-from guidestar.study.cells import Cell, CellResult, exit_code, part_of, run_cells
+from guidestar.study.cells import Cell, CellResult, part_of, run_cells
 from guidestar.study.results import made_with, portable, read_results, result_path
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -157,7 +157,7 @@ def test_what_is_done_is_not_done_again(
     assert [one.state for one in found] == ["kept", "kept"]
     assert news.said == []
     assert results_of(out) == results
-    assert exit_code(found) == 0
+    assert all(one.state != "failed" for one in found)
 
 
 @pytest.mark.parametrize("nth", [4, 31, 64])
@@ -207,7 +207,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(plain: dict[str, Any], 
     assert [one.state for one in found] == ["done", "failed", "done"]
     assert "has no dropout" in (found[1].error or "")
     assert any(line.startswith("demo/star/seed0 failed: ") for line in news.said)
-    assert exit_code(found) == 1
+    assert any(one.state == "failed" for one in found)
     assert not result_path(out, bad.name).exists()
 
 
@@ -268,7 +268,7 @@ def test_a_cell_of_another_process_is_left_to_it(plain: dict[str, Any], tmp_path
         assert mine
         found = run_cells(cells, out)
     assert [one.state for one in found] == ["elsewhere", "done"]
-    assert exit_code(found) == 0
+    assert all(one.state != "failed" for one in found)
     assert [one.state for one in run_cells(cells, out)] == ["done", "kept"]
 
 

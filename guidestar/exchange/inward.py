@@ -283,7 +283,10 @@ def _store(store: Store, statements: Sequence[Statement], counts: Counter[str], 
     fresh: list[tuple[Statement, bool]] = []  # and whether it changes what stands
     for statement in statements:
         now, since = stands.get(statement.slot, (None, None))
-        same = _stands(statement.annotation, now)
+        said = statement.annotation
+        same = said == now or (
+            isinstance(said, Skip) and not said.reason and isinstance(now, Skip)
+        )  # or without a reason
         if edited and not same and statement.time == since:  # in a table of ours, whose times nobody keeps up to date
             statement = replace(statement, at="")
         if not same if statement.time is None or since is None else statement.time > since:
@@ -295,11 +298,6 @@ def _store(store: Store, statements: Sequence[Statement], counts: Counter[str], 
     items = [(s.example.id, s.annotation, _decision(s), SOURCE, s.time) for s, _ in fresh]
     for stored, (_, changes) in zip(store.annotations.add_many(items), fresh, strict=True):
         counts["unchanged" if not changes else "new" if stored else "changed_since"] += 1
-
-
-def _stands(said: Annotation, now: Annotation | None) -> bool:
-    """Whether the run says so already; many tools have no reasons for a skip."""
-    return said == now or (isinstance(said, Skip) and not said.reason and isinstance(now, Skip))
 
 
 def _decision(statement: Statement) -> str:

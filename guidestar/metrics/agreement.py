@@ -85,7 +85,7 @@ def krippendorff_alpha(units: Sequence[Unit], *, draws: int = 1000, level: float
     """
     if draws < 1 or not 0 < level < 1:
         raise ValueError(f"found draws={draws} and level={level}; draws must be at least 1, level between 0 and 1")
-    units = _usable(units)
+    units = [unit for unit in units if len(unit) > 1]
     counts, _ = _counts(units)
     sizes = counts.sum(axis=1)
     agreeing, ordered = int((counts * (counts - 1)).sum()), int((sizes * (sizes - 1)).sum())
@@ -112,7 +112,7 @@ def per_class_agreement(units: Sequence[Unit]) -> dict[str, ClassAgreement]:
     >>> per_class_agreement([{"ann": "x", "bob": "x"}, {"ann": "x", "bob": "y"}])["x"]
     ClassAgreement(agreement=0.6666666666666666, n=2)
     """
-    units = _usable(units)
+    units = [unit for unit in units if len(unit) > 1]
     counts, labels = _counts(units)
     agreeing = (counts * (counts - 1)).sum(axis=0)
     possible = (counts * (counts.sum(axis=1, keepdims=True) - 1)).sum(axis=0)
@@ -146,10 +146,6 @@ def confusion(units: Sequence[Unit]) -> dict[tuple[str, str], int]:
         for (a, times_a), (b, times_b) in combinations(given, 2):
             pairs[a, b] += times_a * times_b
     return dict(sorted(pairs.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _usable(units: Sequence[Unit]) -> list[Unit]:
-    return [unit for unit in units if len(unit) > 1]
 
 
 def _counts(units: Sequence[Unit]) -> tuple[Counts, list[str]]:

@@ -53,7 +53,7 @@ def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval
     >>> auroc([0.1, 0.2, 0.3, 0.9], [False, True, False, True]).estimate
     0.75
     """
-    from scipy.special import ndtri  # type: ignore[import-untyped]
+    from scipy.special import expit, ndtri  # type: ignore[import-untyped]
 
     x, bad = np.asarray(scores, dtype=np.float64), np.asarray(wrong, dtype=bool)
     if x.shape != bad.shape or x.ndim != 1:
@@ -73,11 +73,7 @@ def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval
         return Interval(estimate, min(estimate, edge), max(estimate, 1 - edge))
     middle = math.log(estimate / (1 - estimate))
     half = float(ndtri((1 + level) / 2)) * math.sqrt(variance) / (estimate * (1 - estimate))
-    return Interval(estimate, _expit(middle - half), _expit(middle + half))
-
-
-def _expit(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+    return Interval(estimate, float(expit(middle - half)), float(expit(middle + half)))
 
 
 def risk_coverage(scores: ArrayLike, wrong: ArrayLike) -> Floats:

@@ -113,11 +113,6 @@ def run_cells(
     return results
 
 
-def exit_code(results: Sequence[CellResult]) -> int:
-    """1 if a cell failed, else 0."""
-    return int(any(one.state == "failed" for one in results))
-
-
 def group_of(cell: Cell) -> tuple[tuple[str, str | int], ...]:
     """All tags but the method: what is alike in cells that share a warm start."""
     return tuple(sorted((key, value) for key, value in cell.tags.items() if key != "method"))

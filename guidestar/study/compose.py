@@ -114,9 +114,11 @@ def make_study(source: Source | StudyConfig, tables: str = "") -> Study:
     rows = list(_rows(study))
     models = study.models or [ModelPart(name="default", model={})]
     if study.models is None and study.strategies is not None:
-        models = [_default_model(study)]
+        default = RunConfig.model_fields["model"].get_default(call_default_factory=True).name
+        name = str({**study.base.model, **study.change.model}.get("name", default))
+        models = [ModelPart(name=model_label(name), model={"name": name})]
     named = study.models is not None or study.strategies is not None
-    known = _known_values(study)
+    known = {*study.values, *(key for part in (*study.datasets, *study.settings.values()) for key in part.values)}
     cells: dict[str, Cell] = {}
     runs: dict[tuple[str, str, str], str] = {}
     problems: dict[str, None] = {}
@@ -211,12 +213,6 @@ def _draws_at_random(strategy: StrategyConfig | str | Mapping[str, Any]) -> bool
     return recipe.select == "random" and recipe.measure is None
 
 
-def _default_model(study: StudyConfig) -> ModelPart:
-    given = {**study.base.model, **study.change.model}
-    name = str(given.get("name", RunConfig.model_fields["model"].get_default(call_default_factory=True).name))
-    return ModelPart(name=model_label(name), model={"name": name})
-
-
 def _default_peft() -> PeftPart:
     return PeftPart(name="lora", peft=RunConfig.model_fields["peft"].get_default(call_default_factory=True))
 
@@ -225,12 +221,6 @@ def _task_of(part: DatasetPart) -> str:
     """The kind of a dataset's task, empty where its preset does not say."""
     preset = PRESETS.get(str(part.data.get("preset", part.name)))
     return str(part.task.get("kind") or (preset.task["kind"] if preset else ""))
-
-
-def _known_values(study: StudyConfig) -> set[str]:
-    """The names that `$NAME` may have: each is given by the study, its scale, or one of the datasets that it knows."""
-    parts = [*study.datasets, *study.settings.values()]
-    return {*study.values, *(name for part in parts for name in part.values)}
 
 
 def filled(value: Any, values: Mapping[str, Any], known: set[str]) -> Any:

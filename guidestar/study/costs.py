@@ -78,10 +78,16 @@ def costs(
     bench = bench or Bench(configs.load(file))
     set_prices = bench.config.cost
     prices = prices_of(set_prices, changes or {})
-    count = _counter(bench)
+    tokenizer = pretrained(bench.config, "AutoTokenizer")
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
+
+    home = file.absolute().parent  # of a run's folder the others of its experiment may have done work for it
+    together = runs_in(home) if home == folder.absolute().parent else places
     asked = {place.resolve() for place in places}
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store.open(place)) for place in _together(folder, file)]
+        stores = [stack.enter_context(Store.open(place)) for place in together]
         all_begun = [store for store in stores if store.begun and store.metrics()]
         begun = [store for store in all_begun if store.folder.resolve() in asked]
         if not begun:
@@ -159,18 +165,6 @@ def costs_text(facts: Mapping[str, Any]) -> str:
 
 
 # --- counting -------------------------------------------------------------------------------------
-
-
-def _counter(bench: Bench) -> Count:
-    """Numbers of tokens of some texts, by the run's own tokenizer."""
-    tokenizer = pretrained(bench.config, "AutoTokenizer")
-    return lambda texts: [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
-
-
-def _together(folder: Path, config: Path) -> list[Path]:
-    """The runs that may have done work for those of a folder: of a run folder also the others of its experiment."""
-    home = config.absolute().parent
-    return runs_in(home) if home == folder.absolute().parent else runs_in(folder)
 
 
 def _shared_seconds(stores: Sequence[Store]) -> dict[tuple[Any, ...], float]:

@@ -118,7 +118,11 @@ def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Prog
 def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     """Tables and figures of all results that are there, those of other processes too, and what they say."""
     places = [(cell.tags["dataset"], cell.tags.get("model", ""), cell.tags.get("peft", "")) for cell in study.cells]
-    order = {place: i for i, place in enumerate(sorted(dict.fromkeys(places), key=lambda one: _order(study, one)))}
+    given = (study.datasets, study.models, study.pefts)  # the file's order; cells run model by model
+    by_file = sorted(dict.fromkeys(places), key=lambda place: [
+        names.index(name) if name in names else -1 for names, name in zip(given, place, strict=True)
+    ])  # fmt: skip
+    order = {place: i for i, place in enumerate(by_file)}
     results = sorted(_results(study.cells, study.out), key=lambda one: order[group_of(one)])
     runs = len(results)
     more, written = _beside_the_runs(study, shared, progress)
@@ -150,14 +154,6 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
     }  # fmt: skip
     _write(study.place / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts, [*body, f"{runs} of {len(study.cells)} runs are done; written: {study.place}"]
-
-
-def _order(study: Study, place: tuple[Any, ...]) -> tuple[int, ...]:
-    """The file's order: datasets, then models, then adapters; cells run model by model."""
-    return tuple(
-        names.index(name) if name in names else -1
-        for names, name in zip((study.datasets, study.models, study.pefts), place, strict=True)
-    )
 
 
 def _beside_the_runs(study: Study, shared: Shared, progress: Progress) -> tuple[list[Result], list[Path]]:

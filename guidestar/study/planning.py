@@ -93,7 +93,7 @@ def plan_run(
         **_work(config, planned, lengths, facts["sizes"]),
         **_people(config, bench, planned, changes or {}, rate, lengths),
         **facts,
-        "load": _load(),
+        "load": os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None,
         "configuration": _decides(config),
         "disk_before": _size(folder),
         "planned_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -278,11 +278,6 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return plan
 
 
-def _load() -> float | None:
-    """Processes that wanted a core in the last minute, for each core; None where the system does not say."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
-
-
 def _size(folder: Path) -> float:
     return float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())) if folder.is_dir() else 0.0
 
@@ -290,14 +285,24 @@ def _size(folder: Path) -> float:
 # --- words ----------------------------------------------------------------------------------------
 
 
+_WHO = {
+    "oracle": "answered by the gold answers in the data (a simulation)",
+    "people": "answered by people",
+    "endpoint": "answered by a model behind an endpoint",
+}
+
+
 def planning_text(facts: Mapping[str, Any]) -> str:
     """A plan for a terminal."""
     if not facts["runs"]:
         return f"nothing is left to run: {', '.join(facts['done'])}"
     lines = [f"{count(len(facts['runs']), 'run')} to go: {', '.join(facts['runs'])}"]
-    lines.append(f"{facts['rounds']} rounds, {facts['labels']} labels, {_who(facts)}")
+    lines.append(f"{facts['rounds']} rounds, {facts['labels']} labels, {_WHO[facts['answered_by']]}")
     lines.append(f"tokens: about {facts['tokens_a_prompt']:.0f} a prompt")
-    lines += [f"  {kind}: {span(ends, _big)}" for kind, ends in facts["tokens"].items()]
+    lines += [
+        f"  {kind}: {span(ends, lambda n: f'{n / 1e6:.1f} million' if n >= 1e6 else f'{n:,.0f}')}"
+        for kind, ends in facts["tokens"].items()
+    ]
     lines.append(f"time on this machine: {span(facts['total_seconds'], duration)}")
     lines += [f"  {phase}: {span(ends, duration)}" for phase, ends in facts["seconds"].items()]
     if (facts["load"] or 0) > BUSY:
@@ -334,14 +339,6 @@ def compared_lines(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _who(facts: Mapping[str, Any]) -> str:
-    return {
-        "oracle": "answered by the gold answers in the data (a simulation)",
-        "people": "answered by people",
-        "endpoint": "answered by a model behind an endpoint",
-    }[facts["answered_by"]]
-
-
 def _labelling(facts: Mapping[str, Any]) -> str:
     if facts["answered_by"] == "endpoint":
         return f"labelling: {facts['labels_asked']} questions to the endpoint"
@@ -360,14 +357,6 @@ def _of_machine(facts: Mapping[str, Any]) -> str:
     tight = machine["free"] is not None and facts["peak"][1] > machine["free"]
     free = f", {gib(machine['free'])} free" if machine["free"] is not None else ""
     return f", of {gib(machine['memory'])}{free}" + ("; it may not fit beside what runs now" if tight else "")
-
-
-def _big(n: float) -> str:
-    """
-    >>> _big(1234), _big(2.5e6)
-    ('1,234', '2.5 million')
-    """
-    return f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,.0f}"
 
 
 def _money(amount: float) -> str:

@@ -314,7 +314,7 @@ def _rebase(data: dict[str, Any], folder: Path) -> None:
     for key in ("out", "folder"):
         if isinstance(data.get(key), str):
             data[key] = str(folder / Path(data[key]).expanduser())
-    listed = [part for key in ("datasets", "models", "rows") for part in _listed(data.get(key))]
+    listed = [part for key in ("datasets", "models", "rows") if isinstance(data.get(key), list) for part in data[key]]
     for part in [data.get("base"), *listed]:
         if isinstance(part, dict):
             configs.rebase(part, folder)
@@ -324,7 +324,3 @@ def _rebase(data: dict[str, Any], folder: Path) -> None:
                 moved = {"model": {"name": item}}
                 configs.rebase(moved, folder)
                 data["models"][i] = moved["model"]["name"]
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

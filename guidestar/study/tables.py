@@ -47,6 +47,11 @@ class Spread:
         """As 91.20 ± 0.53, per cent."""
         return spread_in_words(vars(self))
 
+    def with_ends(self) -> str:
+        """As 91.20 ± 0.53 (90.5 to 91.9)."""
+        known = self.low is not None and self.high is not None
+        return f"{self} ({hundredths(self.low, 1)} to {hundredths(self.high, 1)})" if known else str(self)
+
 
 def spread(values: Sequence[float]) -> Spread | None:
     """The spread of a fraction over seeds; None for no value.
@@ -326,7 +331,7 @@ def markdown(lines: Sequence[Line]) -> str:
         "peft": [line.peft for line in lines],
         "strategy": [line.label + (f" ({line.note})" if line.note else "") for line in lines],
         "seeds": [str(len(line.seeds)) for line in lines],
-        "AUC": ["not run" if line.auc is None else f"{line.auc}{_ends(line.auc)}" for line in lines],
+        "AUC": ["not run" if line.auc is None else line.auc.with_ends() for line in lines],
         "above control, points": [points_of(line.beside.difference) if line.beside else "–" for line in lines],
         "RIPL": [ripl_of(line) for line in lines],
         "final": [str(line.final or "–") for line in lines],
@@ -388,11 +393,3 @@ def points_of(value: Interval, digits: int = 2) -> str:
     """
     estimate, low, high = (hundredths(one, digits, sign=True) for one in (value.estimate, value.low, value.high))
     return f"{estimate} ({low} to {high})" if math.isfinite(value.low) else estimate
-
-
-def _ends(value: Spread) -> str:
-    return (
-        f" ({100 * value.low:.1f} to {100 * value.high:.1f})"
-        if value.low is not None and value.high is not None
-        else ""
-    )
