@@ -381,7 +381,7 @@ def loaded(tmp_path: Path, text: str, *overrides: str) -> Any:
         (("out: out", "control: ent"), r"line 1: control is 'ent'; .*entropy"),
         (("out: out", "beside: [[lora/entropy, lora/randm]]"), r"line 1: beside.0 is 'lora/randm'; did you mean 'lora/random'"),
         (("out: out", "probe: {name: confidence, row: entropy}"), r"line 1: probe.row is 'entropy'; did you mean 'lora/entropy'"),
-        (("  query:", "  tapt:"), r"line 8: unknown key 'tapt' in base; allowed: data, task, model, query, train, peft"),
+        (("  query:", "  tapt:"), r"line 8: unknown key 'tapt' in base; allowed: data, task, query, train, model, peft"),
         (("datasets:", "dataset:"), r"datasets is missing"),
         (("{peft_type: LORA, r: 2}", "[r]"), r"line 5: peft.0.peft is .*allowed: keys and values"),
     ],
