@@ -134,13 +134,18 @@ def _setting(group: Group, results: Sequence[Result]) -> str:
     majority = f", majority {100 * data['majority']['share']:.1f} %" if data.get("majority") else ""
     versions, hardware = one["versions"], one["hardware"]
     return (
-        f"**{', '.join(group)}**: {one['model']['name']} ({one['model']['parameters'] / 1e6:.1f} million parameters, "
+        f"**{', '.join(filter(None, group))}**: {one['model']['name']} ({one['model']['parameters'] / 1e6:.1f} million parameters, "
         f"{one['model']['dtype']}), {_peft(config['peft'])}; {query['warm_start']} labels to begin with, {query['batch']} a "
-        f"round, {query['budget']} in all; {query['candidates'] or 'all'} candidates scored a round; {train['epochs']} epochs, "
-        f"batch {train['batch_size']}, learning rate {train['learning_rate']}, `b_decay` {train['b_decay']}; {data['test']} test "
+        f"round, {query['budget']} in all; {query['candidates'] or 'all'} candidates scored a round; {_training(train)}, "
+        f"`b_decay` {train['b_decay']}; {data['test']} test "
         f"examples{majority}; seeds {', '.join(map(str, seeds))}; {hardware['machine']}, {hardware['threads']} thread; torch "
         f"{versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}"
     )
+
+
+def _training(train: Mapping[str, Any]) -> str:
+    recipe = f"recipe {train['recipe']}" if train.get("recipe") else f"learning rate {train['learning_rate']}"
+    return f"{train['epochs']} epochs, batch {train['batch_size']}, {recipe}"
 
 
 def _peft(options: dict[str, Any]) -> str:

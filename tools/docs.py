@@ -235,7 +235,7 @@ def results(folder: Path) -> str:
     return "\n".join([*parts, ""])
 
 
-SHOWN = ("compare", "trec-6", ("random", "star", "uncertain_k_center"))  # of the first picture of README.md
+SHOWN = ("lean", "trec-6", ("random", "lean", "plain"))  # of the first picture of README.md
 
 
 def curve(name: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], levels: Mapping[str, float]) -> str:

@@ -50,7 +50,7 @@ def evidence(name: str) -> str:
             f"none yet: no gain and no harm shown in {count(len(own), 'setting')}, at most {count(most, 'seed')} each"
         )
     parts = [
-        f"{one['verdict']} on {one['dataset']} with {one['model']}, {one['peft']} ({_points(one)}, {one['seeds']} seeds)"
+        f"{one['verdict']} on {one['dataset']} with {', '.join(filter(None, (one['model'], one['peft'])))} ({_points(one)}, {one['seeds']} seeds)"
         for one in shown
     ]
     rest = f"; nothing shown in {len(own) - len(shown)} more" if len(own) > len(shown) else ""

@@ -10,7 +10,7 @@ from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, group_of
 from guidestar.study.tables import Line, Place, Table, baselines, place_of, points_of
-from guidestar.words import plural
+from guidestar.words import listed, plural
 
 LOPSIDED = 0.2  # how much more of a batch than of the control's the largest class may have before it is told
 
@@ -145,11 +145,14 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
             first = one["curve"][0][1] if one["curve"] else None
             alike = (*group_of(one), (_training(one), start["picks"]), tags["seed"])
             trained.setdefault(alike, {})[str(tags["method"])] = first
+    apart: dict[tuple[str, int], list[int]] = {}
+    for (dataset, seed, size, _), starts in picks.items():
+        if len(set(starts.values())) > 1:
+            apart.setdefault((dataset, size), []).append(seed)
     sentences = [
-        f"{dataset}, seed {seed}: the runs did not begin with the same {size} examples, so part of their difference "
-        "comes from the warm start."
-        for (dataset, seed, size, _), starts in picks.items()
-        if len(set(starts.values())) > 1
+        f"{dataset}, seed {listed(map(str, seeds))}: the runs did not begin with the same {size} examples, so part of their "
+        "difference comes from the warm start."
+        for (dataset, size), seeds in apart.items()
     ]
     pools = {(place[0], place[1]) for place in picks}
     sentences += [
