@@ -69,8 +69,8 @@ class Bench:
     @cached_property
     def dataset(self) -> Dataset:
         """The pool and the splits. Raises DataError and ConfigError for data that cannot be used."""
-        found = load_dataset(self.config)
-        counts = found.facts
+        dataset = load_dataset(self.config)
+        counts = dataset.facts
         self.progress.say(
             f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
             + (f", {counts['blank_rows']} blank rows left out" if counts.get("blank_rows") else "")
@@ -83,7 +83,7 @@ class Bench:
             self.progress.say(f"warning: {line}")
         for line in counts.get("form_differences", []):
             self.progress.say(f"warning: the prompts differ in form: {line}")
-        return found
+        return dataset
 
     @cached_property
     def base(self) -> BaseModel:
@@ -121,12 +121,12 @@ class Bench:
         Raises DataError naming those that do not fit, where data.too_long is error; ConfigError if the model cannot tell the
         label words apart. Both are found here, before anybody is asked for a label.
         """
-        found = self.dataset
-        splits = {name: split for name in ("test", "validation") if (split := getattr(found, name)) is not None}
-        every = [e for examples in (found.pool, *(s.examples for s in splits.values())) for e in examples]
-        answers = dict(found.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
-        pool, long = self.shortened(found.pool, answers)
-        cut = dict.fromkeys(e.id for e, own in zip(pool, found.pool, strict=True) if e is not own)
+        whole = self.dataset
+        splits = {name: split for name in ("test", "validation") if (split := getattr(whole, name)) is not None}
+        every = [e for examples in (whole.pool, *(s.examples for s in splits.values())) for e in examples]
+        answers = dict(whole.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
+        pool, long = self.shortened(whole.pool, answers)
+        cut = dict.fromkeys(e.id for e, own in zip(pool, whole.pool, strict=True) if e is not own)
         for name, split in splits.items():
             examples, more = self.shortened(split.examples, answers)
             long |= more
@@ -159,15 +159,15 @@ class Bench:
             raise DataError(f"no prompt of the {empty[0]} set fits: {why}")
         self.engine.check_answers([*pool, *(e for split in splits.values() for e in split.examples)])
         if not long and not cut:
-            return found
+            return whole
         left = {"test": None, "validation": None} | splits
         facts = {
-            **found.facts,
+            **whole.facts,
             **({"too_long": len(long)} if long else {}),
             **({"truncated": len(cut)} if cut else {}),
-            **used(pool, found.gold, left, found.task, self.config.query.budget),
+            **used(pool, whole.gold, left, whole.task, self.config.query.budget),
         }
-        return dataclasses.replace(found, pool=tuple(pool), facts=facts, **splits)
+        return dataclasses.replace(whole, pool=tuple(pool), facts=facts, **splits)
 
     def shortened(
         self, examples: Sequence[Example], answers: Mapping[str, str] | None = None
@@ -198,10 +198,10 @@ class Bench:
         plain["out"] = "."
         text = f"{_RESOLVED}\n{configs.dump_yaml(plain)}"
         path = self.folder / CONFIG_FILE
-        found = path.read_text(encoding="utf-8") if path.exists() else None
-        if found is not None and not found.startswith(_RESOLVED):
+        kept = path.read_text(encoding="utf-8") if path.exists() else None
+        if kept is not None and not kept.startswith(_RESOLVED):
             self._accept(path)
-        elif found != text:
+        elif kept != text:
             self._refuse_less()
             files.write_bytes(path, text.encode())
 
@@ -258,8 +258,8 @@ class Bench:
         return settled(self.config.train, self.engine.head, self.config.peft)
 
     def check(self) -> None:
-        """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work, then
-        what the model has against them: nobody should be asked for labels that cannot be used. Once a bench."""
+        """Raise one ConfigError with every combination of strategy, task, data and adapter that cannot work; then load the
+        model and check them with it. Nobody should be asked for labels that cannot be used. It is done once."""
         if self._checked:
             return
         simulation, rule = self.simulation, self.config.train.early_stop

@@ -239,8 +239,10 @@ class Chooser:
             if not needs:
                 return others
             pairs, rng = labelled if "label_log_probs" in needs else [], generator(self.tuning.seed, r, "probe")
-            found = Probed.of(frozen, pairs, labels, rng)(examples, Ask(needs))
-            return Predictions(found.ids, {**(others.arrays if others is not None else {}), **found.arrays}, labels)
+            predicted = Probed.of(frozen, pairs, labels, rng)(examples, Ask(needs))
+            return Predictions(
+                predicted.ids, {**(others.arrays if others is not None else {}), **predicted.arrays}, labels
+            )
 
         return replace(
             context, full=said(candidates, needs, context.full), labelled=said(known, of_labelled, context.labelled)

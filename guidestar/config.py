@@ -295,8 +295,8 @@ def _impossible(data: Mapping[str, Any], details: Sequence[Any], name: str, line
     try:
         RunConfig.model_validate(rest)
     except ValidationError as second:
-        found = [m for d in second.errors() if d["loc"] == () for m in _explain(d, name, lines, touched)]
-        return [m for m in found if not any(path and str(path[-1]) in m for path in wrong)]
+        messages = [m for d in second.errors() if d["loc"] == () for m in _explain(d, name, lines, touched)]
+        return [m for m in messages if not any(path and str(path[-1]) in m for path in wrong)]
     return []
 
 
@@ -318,7 +318,7 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseM
             yield f"{_place(path, name, lines, touched)}: {where} {what}"
         return
     path = _path(detail)
-    kind, found = detail["type"], detail.get("input")
+    kind, given = detail["type"], detail.get("input")
     if path[-1:] == ("[key]",):
         path, kind = path[:-2], "key_type"
     dotted = ".".join(map(str, path))
@@ -330,14 +330,14 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseM
         yield f"{place}: {dotted} is missing"
     elif kind == "literal_error":
         options = [o.strip(" '") for o in re.split(r",| or ", detail["ctx"]["expected"])]
-        yield f"{place}: {dotted} is {found!r}; {allowed(options, found)}"
+        yield f"{place}: {dotted} is {given!r}; {allowed(options, given)}"
     elif kind in ("key_type", "invalid_key"):
         within = dotted if kind == "key_type" else "the top level"
-        yield f"{place}: {within} has the key {found!r}; allowed: text, so put it in quotes"
+        yield f"{place}: {within} has the key {given!r}; allowed: text, so put it in quotes"
     else:
-        shown = "empty" if found is None else repr(found) if len(repr(found)) < 60 else type(found).__name__
+        shown = "empty" if given is None else repr(given) if len(repr(given)) < 60 else type(given).__name__
         message = _WORDS.get(kind) or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if kind == "string_type" and isinstance(found, (int, float)):
+        if kind == "string_type" and isinstance(given, (int, float)):
             message += ", so put it in quotes"
         yield f"{place}: {dotted} is {shown}; allowed: {message}"
 

@@ -81,16 +81,16 @@ def packages(
         for_what = "" if extra is None else f" (for {EXTRAS[extra]})"
         missing: State = "problem" if extra is None else "note"
         try:
-            found = version(needed.name)
+            installed = version(needed.name)
         except metadata.PackageNotFoundError:
             yield Finding(needed.name, missing, f"is not installed{for_what}", f"pip install '{package}'")
             continue
-        if needed.specifier.contains(found, prereleases=True):
-            yield Finding(needed.name, "ok", f"{found}{for_what}")
+        if needed.specifier.contains(installed, prereleases=True):
+            yield Finding(needed.name, "ok", f"{installed}{for_what}")
         else:
             wanted = f"{needed.name}{needed.specifier}"
             yield Finding(
-                needed.name, missing, f"{found}, needs {needed.specifier}{for_what}", f"pip install '{wanted}'"
+                needed.name, missing, f"{installed}, needs {needed.specifier}{for_what}", f"pip install '{wanted}'"
             )
 
 
@@ -201,12 +201,12 @@ def _configuration(folder: Path) -> Finding:
             "guidestar run with the configuration it was begun with writes it again",
         )  # fmt: skip
     try:
-        found = configs.load(file)
+        config = configs.load(file)
     except GuidestarError as error:
         return Finding(
             CONFIG_FILE, "problem", str(error).splitlines()[0], "put it right by hand, or run your own copy again"
         )
-    sources = [s for s in (found.data.pool, found.data.test, found.data.validation, found.data.folder) if s]
+    sources = [s for s in (config.data.pool, config.data.test, config.data.validation, config.data.folder) if s]
     gone = [s for s in sources if not s.startswith(("hub:", "demo:")) and not Path(s).exists()]
     if gone:
         return Finding(
@@ -228,11 +228,11 @@ def _run(place: Path) -> Iterator[Finding]:
     name = place.resolve().name
     try:
         with Store.open(place) as store:
-            found = [*_database(name, store), *_files(name, store)]
+            findings = [*_database(name, store), *_files(name, store)]
     except StoreError as error:
         yield Finding(name, "problem", str(error), _FIXES[type(error)])
         return
-    yield from found
+    yield from findings
 
 
 def _database(name: str, store: Store) -> Iterator[Finding]:
@@ -279,8 +279,8 @@ def _files(name: str, store: Store) -> Iterator[Finding]:
         else:
             good += 1
     yield Finding(name, "ok", f"{good} adapters and arrays have their recorded hashes")
-    found = {p for kind in ("adapters", "arrays") for p in (store.folder / kind).glob("*")}
-    if left := sorted(found - recorded):
+    there = {p for kind in ("adapters", "arrays") for p in (store.folder / kind).glob("*")}
+    if left := sorted(there - recorded):
         yield Finding(
             name, "note", f"{len(left)} files or folders that nobody recorded, such as {left[0].relative_to(store.folder)}",
             "leftovers of a stopped process: the next run replaces or removes them",

@@ -70,13 +70,13 @@ class ForeignDatabase(StoreError):
     """The database is that of another program."""
 
 
-def allowed(names: Iterable[object], found: object = None) -> str:
-    """'allowed: a, b' with the nearest name to `found` in front when there is one.
+def allowed(names: Iterable[object], given: object = None) -> str:
+    """'allowed: a, b' with the nearest name to `given` in front when there is one.
 
     >>> allowed(["entropy", "margin"], "entrpy")
     "did you mean 'entropy'? allowed: entropy, margin"
     """
     options = [str(name) for name in names]
-    near = difflib.get_close_matches(str(found), options, n=1) if found is not None else []
+    near = difflib.get_close_matches(str(given), options, n=1) if given is not None else []
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(options)}"

@@ -306,9 +306,9 @@ class Run:
         """The configured tracker, begun when there is something to tell it."""
         about = configs.flat(self.config.plain()) | {"strategy": self.strategy.title, "seed": self.seed}
         subject = trackers.Subject(self.bench.folder.resolve().name, self.folder.name, self.folder, about)
-        found = trackers.start(self.config.tracker, subject, self.bench.progress.say)
-        self._stack.callback(found.close)
-        return found
+        tracking = trackers.start(self.config.tracker, subject, self.bench.progress.say)
+        self._stack.callback(tracking.close)
+        return tracking
 
     def _told(self, last: Metrics) -> None:
         """Tell the terminal and the tracker of a finished round."""

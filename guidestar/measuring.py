@@ -26,9 +26,9 @@ def measure(tuning: Tuning, r: int) -> Metrics:
     for prefix, (_, arrays) in said.items():
         store.add_arrays(r, given[prefix][0], arrays, {})
     values = {prefix + name: value for prefix, (values, _) in said.items() for name, value in values.items()}
-    found = Metrics(r, store.trained_on(r), values | untrained(tuning, r))
-    store.add_metrics(found)
-    return found
+    metrics = Metrics(r, store.trained_on(r), values | untrained(tuning, r))
+    store.add_metrics(metrics)
+    return metrics
 
 
 def untrained(tuning: Tuning, r: int) -> dict[str, float]:
@@ -76,5 +76,5 @@ def keep_suggestions(tuning: Tuning, r: int) -> None:
         picked = {e.id for e in examples}
         examples += [e for e, _ in tuning.labelled() if e.id not in picked]
     with tuning.tuned(r - 1) as scorer, tuning.clock(r, "suggest", len(examples)) as tick:
-        found = suggest(scorer, examples, task, r - 1, tick)
-    store.add_suggestions(r, found)
+        suggestions = suggest(scorer, examples, task, r - 1, tick)
+    store.add_suggestions(r, suggestions)

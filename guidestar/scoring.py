@@ -64,8 +64,8 @@ def score_file(
     """
     task = _task(config)
     names = list(measures or [measure_room.default_measure(task.family)])
-    found = survey(source, config, task.parse_gold)
-    labelled = found.answered == found.rows
+    rows_of_file = survey(source, config, task.parse_gold)
+    labelled = rows_of_file.answered == rows_of_file.rows
     problems = [p for name in names for p in measure_room.measure_problems(name, task.family, labelled)]
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
@@ -90,17 +90,17 @@ def score_file(
         raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
     about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
     with scorer, progress.phase("score") as tick:
-        for piece in parts_of(found, CHUNK):
+        for piece in parts_of(rows_of_file, CHUNK):
             start, whole, cells = piece.start, piece.examples, piece.answers
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
             fit, errors = _fitting(scorer, whole, config, gold if plain.reads_gold else {})
             part, ask = [e for e in fit if e.id not in errors], replace(plain, seed=seed + start, gold=gold)
-            make = partial(_values, scorer, part, ask, names, behind(tick, start, found.rows))
+            make = partial(_values, scorer, part, ask, names, behind(tick, start, rows_of_file.rows))
             if keep is None:
                 values: Mapping[str, np.ndarray] = make()
             else:
                 values = Cache(keep).arrays(f"part-{start:09d}", {**question(scorer, part, ask), **about}, make)
-                tick(start + len(whole), found.rows)
+                tick(start + len(whole), rows_of_file.rows)
             places = {example.id: i for i, example in enumerate(part)}
             for example, row in _named(piece, config):
                 if example.id in errors:
@@ -190,18 +190,18 @@ def predict_file(
     """
     folder = find_run(run)
     task = _task(config)
-    found = survey(source, blank_rows_kept(config) if own else config, lambda answer, where: None)
-    names = beside(found.columns if own else (), PREDICTED)
+    rows_of_file = survey(source, blank_rows_kept(config) if own else config, lambda answer, where: None)
+    names = beside(rows_of_file.columns if own else (), PREDICTED)
     adapter, chosen, begun = trained(folder, config, round, progress=progress)
 
     progress = progress or Silent()
     engine = _engine(config, task, progress)
     engine.must_be(begun, folder, ["fingerprint"])
     with engine.scorer(adapter) as scorer, progress.phase("predict") as tick:
-        for part in parts_of(found, CHUNK):
+        for part in parts_of(rows_of_file, CHUNK):
             fit, errors = _fitting(scorer, part.examples, config)
             some = [e for e in fit if e.id not in errors]
-            answers = suggest(scorer, some, task, chosen, behind(tick, part.start, found.rows)) if some else {}
+            answers = suggest(scorer, some, task, chosen, behind(tick, part.start, rows_of_file.rows)) if some else {}
             known: dict[str, dict[str, Any]] = {id: {"error": why} for id, why in errors.items()}
             for id, said in answers.items():
                 chance = {"probability": said.probabilities[said.answer]} if said.probabilities else {}
@@ -211,7 +211,11 @@ def predict_file(
                 continue
             for whole, place in part.rows:
                 new = known[part.examples[place].id] if place is not None else {"error": "the row is blank"}
-                yield dict.fromkeys(found.columns) | whole.plain() | {names[name]: new.get(name) for name in PREDICTED}
+                yield (
+                    dict.fromkeys(rows_of_file.columns)
+                    | whole.plain()
+                    | {names[name]: new.get(name) for name in PREDICTED}
+                )
 
 
 def predict(
@@ -239,11 +243,11 @@ def predict(
         return Path(out)
     if not frame:
         return rows
-    found, columns = data.copy(), list(map(str, data.columns))
+    result, columns = data.copy(), list(map(str, data.columns))
     new = [{n: row[name] for n, name in beside(columns, PREDICTED).items()} for row in rows]
     for name, column in beside(columns, PREDICTED).items():
-        found[column] = [row[name] for row in new]
-    return found
+        result[column] = [row[name] for row in new]
+    return result
 
 
 def write_predictions(rows: Iterator[dict[str, Any]], out: Path) -> int:

@@ -63,8 +63,8 @@ def check(name: str) -> Any:
 
 
 def start(name: str, subject: Subject, say: Callable[[str], None] = lambda line: None) -> Tracking:
-    """Begin to track a run. A tracker that fails later (a network, a full disk) is said once and left alone: the run,
-    which has everything on its own disk, goes on.
+    """Begin to track a run. A tracker that fails later (a network, a full disk) is reported once and gets nothing more;
+    the run goes on, for it has everything on its own disk.
 
     say: takes a line for people. Raises ConfigError as `check` does.
     """

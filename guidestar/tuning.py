@@ -133,9 +133,9 @@ class Tuning:
         rows = np.array([i for i, e in enumerate(some) if e.id in answers], dtype=np.intp)
         given = np.array([classes.index(answers[some[i].id]) for i in rows], dtype=np.intp)
         points = self.features(r).points(some)
-        found, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
-        self.bench.progress.say(f"  {len(found)} pseudo-labels beside {len(rows)} labels")
-        return [(some[i], classes[c], weight) for i, c in zip(found, said, strict=True)]
+        chosen, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
+        self.bench.progress.say(f"  {len(chosen)} pseudo-labels beside {len(rows)} labels")
+        return [(some[i], classes[c], weight) for i, c in zip(chosen, said, strict=True)]
 
     # --- adapters ---
 

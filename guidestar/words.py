@@ -62,16 +62,16 @@ def hundredths(share: float | None, digits: int = 2, sign: bool = False) -> str:
     return number(None if share is None else 100 * share, digits, sign)
 
 
-def spread(found: Ends | None, digits: int = 2) -> str:
+def spread(values: Ends | None, digits: int = 2) -> str:
     """The "mean" of some fractions in per cent and their standard deviation, "sd", which one seed does not have.
 
     >>> spread({"mean": 0.912, "sd": 0.0053}), spread({"mean": 0.912, "sd": None}), spread(None)
     ('91.20 ± 0.53', '91.20', '–')
     """
-    if found is None:
+    if values is None:
         return NOTHING
-    mean = hundredths(found["mean"], digits)
-    return mean if found["sd"] is None else f"{mean} ± {hundredths(found['sd'], digits)}"
+    mean = hundredths(values["mean"], digits)
+    return mean if values["sd"] is None else f"{mean} ± {hundredths(values['sd'], digits)}"
 
 
 def chance(p: float | None) -> str:

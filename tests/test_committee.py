@@ -132,7 +132,7 @@ def test_a_pass_is_a_member(base: Any, data: Any, labelled: Any, tmp_path: Path)
         np.testing.assert_array_equal(found.arrays["label_log_probs"][k], alone.arrays["label_log_probs"][0])
         states.append(alone.arrays["embedding"][0])
     np.testing.assert_allclose(found.arrays["embedding"][0], np.mean(states, axis=0), atol=1e-5)
-    with pytest.raises(NoVariance, match="all members of the committee say the same"):
+    with pytest.raises(NoVariance, match="all members of the committee give the same answers"):
         Committee(scorers[:1] * 2)(some, Ask.of(needs, passes=2))
 
 

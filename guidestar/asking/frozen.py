@@ -179,8 +179,8 @@ class Probed(Scorer):
         return None
 
     def plain(self) -> dict[str, Any]:
-        found = {**self.frozen.scorer.plain(), "probe": None, "labels": list(self.names)}
+        facts = {**self.frozen.scorer.plain(), "probe": None, "labels": list(self.names)}
         if self.fitted is not None:
             fitted = self.fitted
-            found["probe"] = hashlib.sha256(fitted.weights.tobytes() + fitted.constants.tobytes()).hexdigest()
-        return found
+            facts["probe"] = hashlib.sha256(fitted.weights.tobytes() + fitted.constants.tobytes()).hexdigest()
+        return facts

@@ -62,14 +62,14 @@ class Ask:
 
     def plain(self) -> dict[str, Any]:
         """All that the answer depends on as JSON-able data; what is at its default is left out, and so are gold answers."""
-        found: dict[str, Any] = {"needs": sorted(self.needs)}
+        asked: dict[str, Any] = {"needs": sorted(self.needs)}
         if self.passes:
-            found |= {"passes": self.passes}
-            found |= {"dropout": self.dropout} if self.dropout != "adapter" else {}
-            found |= {"one_model": True} if self.one_model else {}
+            asked |= {"passes": self.passes}
+            asked |= {"dropout": self.dropout} if self.dropout != "adapter" else {}
+            asked |= {"one_model": True} if self.one_model else {}
         if self.samples:
-            found |= {"samples": self.samples, "temperature": self.temperature}
-        return found | ({"seed": self.seed} if self.passes or self.samples else {})
+            asked |= {"samples": self.samples, "temperature": self.temperature}
+        return asked | ({"seed": self.seed} if self.passes or self.samples else {})
 
 
 @dataclass(frozen=True)

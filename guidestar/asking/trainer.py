@@ -60,15 +60,15 @@ class Lesson:
         """
         if self.oracle is not None:
             raise ValueError("a training that looks at the test set cannot be shared")
-        found = {
+        asked = {
             "seed": self.seed,
             "labelled": [[e.id, answer] for e, answer in self.labelled],
             "validation": [[e.id, answer] for e, answer in self.validation],
             "pretrained": None if self.pretrained is None else sha256(self.pretrained),
         }
         if self.extra:
-            found["extra"] = [[e.id, answer, weight] for e, answer, weight in self.extra]
-        return found | ({} if self.previous is None else {"previous": sha256(self.previous)})
+            asked["extra"] = [[e.id, answer, weight] for e, answer, weight in self.extra]
+        return asked | ({} if self.previous is None else {"previous": sha256(self.previous)})
 
 
 @dataclass(frozen=True)

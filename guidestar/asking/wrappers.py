@@ -186,9 +186,9 @@ class Raced(Around):
         return Predictions(ids, _assembled(made, rows_of, finished), made[0].labels), finished
 
 
-def _assembled(made: Sequence[Predictions], rows_of: Sequence[Positions], found: Race) -> dict[str, Array]:
+def _assembled(made: Sequence[Predictions], rows_of: Sequence[Positions], finished: Race) -> dict[str, Array]:
     """(K, n, …) of every array; pass j of an example that had c passes is its pass j mod c."""
-    n, turns = len(found.passes), np.arange(found.total)[:, None] % found.passes[None]
+    n, turns = len(finished.passes), np.arange(finished.total)[:, None] % finished.passes[None]
     arrays = {}
     for name, first in made[0].arrays.items():
         full = np.zeros((len(made), n, *first.shape[2:]), dtype=first.dtype)
@@ -217,7 +217,7 @@ class Committee(Scorer):
         k, one = len(self.members), replace(ask, passes=0)
         said = [member(examples, one, part_of(tick, i, k)) for i, member in enumerate(self.members)]
         return joined(
-            said, "all members of the committee say the same: their training changed nothing that depends on a seed"
+            said, "all members of the committee give the same answers: nothing in their training depends on the seed"
         )
 
     def refusal(self, ask: Ask) -> str | None:

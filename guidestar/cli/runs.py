@@ -154,13 +154,13 @@ def _demo(options: Options) -> int:
 def _init(options: Options) -> int:
     from guidestar.project import write_config
 
-    path, found = write_config(
+    path, facts = write_config(
         Path(options.data), Path(options.out) if options.out else None,
         force=options.force, answer=options.answer, text=options.text,
         labels=[label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None,
     )  # fmt: skip
-    lines = [*found["notes"], f"wrote {path}", f"next: {found['next']}"]
-    show(options, {"config": str(path), **found}, "\n".join(lines))
+    lines = [*facts["notes"], f"wrote {path}", f"next: {facts['next']}"]
+    show(options, {"config": str(path), **facts}, "\n".join(lines))
     return 0
 
 

@@ -97,10 +97,10 @@ def _compare(options: Options) -> int:
     from guidestar.report.compare import compare_text, compared
     from guidestar.report.facts import plain
 
-    found = compared(
+    comparison = compared(
         [Path(run) for run in options.run], control=options.control, target=options.target, level=options.level
     )
-    show(options, plain(found), compare_text(found))
+    show(options, plain(comparison), compare_text(comparison))
     return 0
 
 
@@ -148,11 +148,11 @@ def _run(options: Options, order: Any) -> int:
 def _probe(options: Options) -> int:
     from guidestar.study.probes import probe
 
-    found = probe(
+    result = probe(
         Path(options.run), options.name, round=options.round, top=options.top, limit=options.limit,
         shots=options.shots, measure=options.measure, passes=options.passes, seeds=options.seeds, texts=options.texts,
         pool=options.pool,
         progress=progress(options),
     )  # fmt: skip
-    show(options, dict(found.facts), "\n".join([*found.sentences, *map(str, found.files)]))
+    show(options, dict(result.facts), "\n".join([*result.sentences, *map(str, result.files)]))
     return 0

@@ -115,7 +115,7 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
                 _strip(base.model)
                 raise ConfigError(
                     f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
-                    "is attached; every round and STAR's base uncertainty need them untouched. Leave them away and begin again"
+                    "is attached; every round and STAR's base uncertainty need them untouched. Leave them out and begin again"
                 )
         if base.labels:
             heads.restart(inner(model))

@@ -41,10 +41,10 @@ class Batch:
         """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
         if self.from_left:
             return {"input_ids": self.ids, "attention_mask": self.mask}
-        found = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
+        arguments = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
         if self.past is not None:
-            found["past_key_values"] = self.past
-        return found if prompt_learning else {**found, "position_ids": self.positions}
+            arguments["past_key_values"] = self.past
+        return arguments if prompt_learning else {**arguments, "position_ids": self.positions}
 
 
 def pad_left(
@@ -213,10 +213,10 @@ def _prompt_rows(base: BaseModel, examples: Sequence[Example]) -> list[list[int]
     texts = [prompt_text(base, e.prompt) for e in examples]
     rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
     close = list(base.closing) if not base.chat else []
-    found = [list(row[: -len(close)] if close and row[-len(close) :] == close else row) for row in rows]
-    for example, row in zip(examples, found, strict=True):
+    prompts = [list(row[: -len(close)] if close and row[-len(close) :] == close else row) for row in rows]
+    for example, row in zip(examples, prompts, strict=True):
         _check_known(base, row, example.where or example.id)
-    return found
+    return prompts
 
 
 def _check_known(base: BaseModel, row: Sequence[int], where: str) -> None:
@@ -234,11 +234,11 @@ def control_tokens(base: BaseModel, examples: Sequence[Example]) -> dict[str, in
     pieces = sorted(filter(None, base.tokenizer.all_special_tokens), key=len, reverse=True)
     if not pieces:
         return {}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     sought = re.compile("|".join(map(re.escape, pieces)))
     for example in examples:
-        found.update({piece for text in example.fields.values() for piece in sought.findall(str(text))})
-    return dict(found)
+        counts.update({piece for text in example.fields.values() for piece in sought.findall(str(text))})
+    return dict(counts)
 
 
 def _each(room: int | Sequence[int], examples: Sequence[Example]) -> Sequence[int]:
@@ -306,10 +306,10 @@ def label_tokens(base: BaseModel, task: Any, joint: str) -> LabelTokens:
         shared += 1
         if any(len(row) == shared for row in rows):
             raise ModelError("two label words have the same tokens; choose other words in task.labels")
-    found = LabelTokens(tuple(rows[0][:shared]), tuple(tuple(row[shared:]) for row in rows))
+    tokens = LabelTokens(tuple(rows[0][:shared]), tuple(tuple(row[shared:]) for row in rows))
     if task.scoring == "first_token":
         seen: dict[int, str] = {}
-        for label, token in zip(task.labels, found.first, strict=True):
+        for label, token in zip(task.labels, tokens.first, strict=True):
             if token in seen:
                 piece = base.tokenizer.decode([token])
                 raise ConfigError(
@@ -317,4 +317,4 @@ def label_tokens(base: BaseModel, task: Any, joint: str) -> LabelTokens:
                     "cannot tell them apart; choose other words (labels: {label: word}), or set task.scoring: sequence"
                 )
             seen[token] = label
-    return found
+    return tokens

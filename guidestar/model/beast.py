@@ -21,7 +21,7 @@ def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[
 
     The rule is `metrics.smoothness.beast_stop`, on the Besov smoothness of the training labels on every layer. A forest a
     layer is fitted after each epoch from the sixth on. Where a smoothness cannot be computed (too few labels, or points
-    that a forest separates at once) it never says so.
+    that a forest separates at once) the training is not ended.
     Source: Jukić and Šnajder 2023b (arXiv 2212.11680).
     """
     examples, classes = _classes(task, labelled)
@@ -33,8 +33,8 @@ def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[
             wanted = len(alphas) + 1 >= FIRST and len(set(classes.tolist())) > 1
             alphas.append(_alphas(base, model, examples, classes) if wanted else [0.0] * 3)
             layers = len(alphas[-1])
-            found = beast_stop(np.asarray([row if len(row) == layers else [0.0] * layers for row in alphas]))
-            ends.extend([] if found is None else [found])
+            end = beast_stop(np.asarray([row if len(row) == layers else [0.0] * layers for row in alphas]))
+            ends.extend([] if end is None else [end])
         else:
             alphas.append(alphas[-1])
         return bool(ends) and len(alphas) >= ends[0]
@@ -53,8 +53,8 @@ def roughness(
     examples, classes = _classes(task, labelled)
 
     def rough() -> float:
-        found = -float(np.mean(_alphas(base, model, examples, classes))) if len(set(classes.tolist())) > 1 else 0.0
-        return found if np.isfinite(found) else 0.0
+        value = -float(np.mean(_alphas(base, model, examples, classes))) if len(set(classes.tolist())) > 1 else 0.0
+        return value if np.isfinite(value) else 0.0
 
     return rough
 

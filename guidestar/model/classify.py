@@ -100,8 +100,8 @@ def positions(base: BaseModel, task: Task, answers: Sequence[str]) -> list[list[
 
 def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """`positions` as `heads.losses` reads them."""
-    found = torch.tensor(targets, device=base.device)
-    return found if base.several else found[:, 0]
+    answers = torch.tensor(targets, device=base.device)
+    return answers if base.several else answers[:, 0]
 
 
 @contextmanager

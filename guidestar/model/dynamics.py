@@ -1,6 +1,6 @@
-"""What a model says to its training examples while it is trained: in the training pass, dropout on, before the step.
+"""What a model predicts for its training examples while it is trained: in the training pass, dropout on, before the step.
 
-It costs no pass of its own. Of it forgetting events and data maps are made (`study/analyses/dynamics.py`).
+It costs no pass of its own. From it forgetting events and data maps are made (`study/analyses/dynamics.py`).
 Source: Toneva et al. 2019; Swayamdipta et al. 2020.
 """
 
@@ -23,7 +23,7 @@ from guidestar.tasks import several
 
 
 class Listener:
-    """Collects what is said in the training passes of one training."""
+    """Collects the predictions of the training passes of one training."""
 
     def __init__(self, base: BaseModel, task: Any, labelled: Sequence[tuple[Example, str]]) -> None:
         self.ids = tuple(e.id for e, _ in labelled)
@@ -48,7 +48,7 @@ class Listener:
     @torch.no_grad()
     def labels(self, places: Sequence[int], scores: torch.Tensor) -> None:
         """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples; those of others
-        are below 0, and what is said to them is nobody's concern."""
+        are below 0 and are left out."""
         kept = [i for i, place in enumerate(places) if place >= 0]
         places, scores = [places[i] for i in kept], scores[kept]
         gold = self.gold[list(places)]

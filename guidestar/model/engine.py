@@ -81,9 +81,9 @@ class OwnPretrainer(Trainer):
 
 def _facts(base: BaseModel) -> dict[str, Any]:
     """What any training depends on in a base model."""
-    found = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
+    facts = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
     reads = heads.reads(base.model)
-    return found | ({"closing": list(base.closing)} if base.closing else {}) | ({"head": reads} if reads else {})
+    return facts | ({"closing": list(base.closing)} if base.closing else {}) | ({"head": reads} if reads else {})
 
 
 @final

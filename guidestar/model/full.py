@@ -146,13 +146,13 @@ def _ready(base: BaseModel, model: Model, trainable: bool) -> Any:
 def _cast(model: Model, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The state in another dtype. One tensor for all names of a tied weight, so that it is saved once."""
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    found = {}
+    state = {}
     for name, tensor in model.state_dict().items():
         place = (tensor.data_ptr(), tensor.shape)
         if place not in done:
             done[place] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        found[name] = done[place]
-    return found
+        state[name] = done[place]
+    return state
 
 
 def _rewrite(path: Path, changes: Mapping[str, str | None]) -> None:

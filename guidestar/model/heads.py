@@ -40,8 +40,8 @@ def add(model: Model, drawn: Sequence[str]) -> None:
 
 def drawn(model: Model) -> tuple[str, ...]:
     """What `add` noted."""
-    found: tuple[str, ...] = getattr(model, _DRAWN, ())
-    return found
+    names: tuple[str, ...] = getattr(model, _DRAWN, ())
+    return names
 
 
 def names(model: Model) -> list[str]:

@@ -59,9 +59,9 @@ class Room(DynamicLayer):
         return max(wanted, self.blocks[0].shape[2] if self.blocks else 0)
 
     def _longer(self, block: torch.Tensor, length: int) -> torch.Tensor:
-        found = block.new_zeros((*block.shape[:2], length, block.shape[3]))  # masked, but 0 × NaN would be NaN
-        found[:, :, : self.filled] = block[:, :, : self.filled]
-        return found
+        longer = block.new_zeros((*block.shape[:2], length, block.shape[3]))  # masked, but 0 × NaN would be NaN
+        longer[:, :, : self.filled] = block[:, :, : self.filled]
+        return longer
 
     def get_seq_length(self) -> int:
         """Tokens in it."""

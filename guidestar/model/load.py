@@ -99,8 +99,8 @@ def load(
     traits.refuse_adapter(folder)
     kind, what, head = AutoModelForCausalLM, "causal language model", {}
     try:
-        found = AutoConfig.from_pretrained(folder, **options)
-        encoder, classifies = is_encoder(found), classifies_with_head(config, found)
+        settings = AutoConfig.from_pretrained(folder, **options)
+        encoder, classifies = is_encoder(settings), classifies_with_head(config, settings)
         if classifies:
             kind, what = AutoModelForSequenceClassification, "model with a classification head"
             head = head_options(labels, several)
@@ -155,29 +155,29 @@ def batch_sizes(config: ModelConfig, device: torch.device) -> tuple[int, int]:
     return config.batch_tokens or _BATCH[kind], config.batch_tokens or _WRITTEN[kind]
 
 
-def is_encoder(found: Any) -> bool:
+def is_encoder(settings: Any) -> bool:
     """Whether a transformers config is that of an encoder, such as BERT: made to fill masked tokens, not to go on."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    return type(found) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(found, "is_decoder", False)
+    return type(settings) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(settings, "is_decoder", False)
 
 
-def classifies_with_head(config: ModelConfig, found: Any) -> bool:
-    """Whether a choice is answered by a classification head and not by words. found: the model's transformers config.
+def classifies_with_head(config: ModelConfig, settings: Any) -> bool:
+    """Whether a choice is answered by a classification head and not by words. settings: the model's transformers config.
 
     Raises ConfigError for words from an encoder.
     """
-    if config.head == "words" and is_encoder(found):
+    if config.head == "words" and is_encoder(settings):
         raise ConfigError(
-            f"model.head is words, but {config.name} is an encoder ({found.model_type}) and writes none; allowed: classifier, "
+            f"model.head is words, but {config.name} is an encoder ({settings.model_type}) and writes none; allowed: classifier, "
             "mean, features"
         )
-    if config.head == "mean" and not is_encoder(found):
+    if config.head == "mean" and not is_encoder(settings):
         raise ConfigError(
-            f"model.head is mean, but {config.name} ({found.model_type}) is no encoder: only its last token has seen the whole "
+            f"model.head is mean, but {config.name} ({settings.model_type}) is no encoder: only its last token has seen the whole "
             "text; allowed: words, classifier, features"
         )
-    return config.head in ("classifier", "mean", "features") or (config.head != "words" and is_encoder(found))
+    return config.head in ("classifier", "mean", "features") or (config.head != "words" and is_encoder(settings))
 
 
 def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]:
@@ -208,8 +208,8 @@ def contiguous_head(model: Model) -> None:
 
 
 def _eos(model: Model, tokenizer: Any, folder: Path, known: int) -> tuple[int, ...]:
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = found if isinstance(found, list) else [found]
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = own if isinstance(own, list) else [own]
     every = [tokenizer.eos_token_id, *ids]
     eos = tuple(dict.fromkeys(int(i) for i in every if i is not None and i < known))
     if not eos:

@@ -33,7 +33,7 @@ def computing_in(base: BaseModel, dtype: str | None) -> Iterator[BaseModel]:
         yield base
         return
     if getattr(base.model, "is_quantized", False):
-        raise ConfigError(f"model.score_dtype is {dtype}, but the model is quantised; allowed: leave it away")
+        raise ConfigError(f"model.score_dtype is {dtype}, but the model is quantised; allowed: leave it out")
     before = [(t, t.data) for t in chain(base.model.parameters(), base.model.buffers()) if t.dtype == base.dtype]
     try:
         for tensor, bits in before:

@@ -91,11 +91,11 @@ def predict(
                         store[name][k, at] = values
             done += len(rows)
             tick(done, len(examples))
-    found = Predictions(ids, store, labels)
-    _refuse_non_finite(found, examples)
+    predictions = Predictions(ids, store, labels)
+    _refuse_non_finite(predictions, examples)
     if passes > 1:
-        _refuse_equal_passes(found, model)
-    return found
+        _refuse_equal_passes(predictions, model)
+    return predictions
 
 
 def respond(
@@ -119,8 +119,8 @@ def respond(
     done = 0
     with torch.inference_mode(), ready(base, model, stochastic=False):
         for rows in work.batches:
-            found, values = work.generate(rows, stop)
-            for i, text in zip(rows, found, strict=True):
+            responses, values = work.generate(rows, stop)
+            for i, text in zip(rows, responses, strict=True):
                 texts[i] = text.partition(stop)[0] if stop else text
             for name, array in values.items():
                 store[name][rows] = array
@@ -144,8 +144,8 @@ def ready(base: BaseModel, model: Model, stochastic: bool, whole_dropout: bool =
         yield
 
 
-def _refuse_non_finite(found: Predictions, examples: Sequence[Example]) -> None:
-    for name, array in found.arrays.items():
+def _refuse_non_finite(predictions: Predictions, examples: Sequence[Example]) -> None:
+    for name, array in predictions.arrays.items():
         bad = ~np.isfinite(array).all(axis=(0, *range(2, array.ndim)))
         if bad.any():
             first = examples[int(np.flatnonzero(bad)[0])]
@@ -155,9 +155,9 @@ def _refuse_non_finite(found: Predictions, examples: Sequence[Example]) -> None:
             )
 
 
-def _refuse_equal_passes(found: Predictions, model: Model) -> None:
+def _refuse_equal_passes(predictions: Predictions, model: Model) -> None:
     """All passes equal means that no dropout acted: a silent zero would rank examples by nothing."""
-    arrays = [a for name, a in found.arrays.items() if name != "embedding" and not name.endswith("_length")]
+    arrays = [a for name, a in predictions.arrays.items() if name != "embedding" and not name.endswith("_length")]
     if not arrays or any((a != a[:1]).any() for a in arrays):
         return
     config = getattr(model, "active_peft_config", None)

@@ -143,8 +143,8 @@ def _by_embeddings(model: Model, head: nn.Module, batch: Batch, real: torch.Tens
     with adapters.last_states(model) as states:
         classify.logits(model, batch)
     words = adapters.inner(model).get_input_embeddings().weight.detach()
-    found: torch.Tensor = head(states[-1][real].float()) @ words.float().T
-    return found
+    scores: torch.Tensor = head(states[-1][real].float()) @ words.float().T
+    return scores
 
 
 def _identity(base: BaseModel) -> nn.Module:

@@ -52,16 +52,16 @@ class OwnScorer(Scorer):
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
         plain = ask.needs - GRADIENT - SAMPLED - FEATURES
-        found = Predictions(tuple(e.id for e in examples), {}, self.labels)
+        predicted = Predictions(tuple(e.id for e in examples), {}, self.labels)
         with self:
             base, model = self._open
             if ask.one_model and ask.passes:
-                found = predict_samples(
+                predicted = predict_samples(
                     base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed,
                     b_dropout=self.b_dropout, gold=ask.gold, tick=tick,
                 )  # fmt: skip
             elif plain or not ask.needs:
-                found = predict.predict(
+                predicted = predict.predict(
                     base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed, gold=ask.gold, tick=tick,
                     whole_dropout=ask.dropout == "model",
                 )  # fmt: skip
@@ -72,7 +72,7 @@ class OwnScorer(Scorer):
                 more["features"] = features(base, model, examples, tick)[None]
             if ask.needs & SAMPLED:
                 more["sampled_answer"] = sampled_answers(base, model, examples, self.task, ask, tick)
-        return Predictions(found.ids, {**found.arrays, **more}, found.labels)
+        return Predictions(predicted.ids, {**predicted.arrays, **more}, predicted.labels)
 
     def refusal(self, ask: Ask) -> str | None:
         if unknown := sorted(ask.needs - ARRAYS):
@@ -105,7 +105,7 @@ class OwnScorer(Scorer):
         if self.live is not None:
             raise ValueError("a model in training has no name under which its answers could be kept")
         base = self.base
-        found = {
+        facts = {
             "model": base.fingerprint, "dtype": str(precision(base, self.dtype)), "chat": base.chat,
             "task": repr(self.task),
         }  # fmt: skip
@@ -114,7 +114,7 @@ class OwnScorer(Scorer):
             "rendered": base.rendered, "pooling": base.pooling if base.labels else None, "normalized": base.normalized,
             "closing": list(base.closing),
         }  # fmt: skip
-        return found | {name: value for name, value in others.items() if value}
+        return facts | {name: value for name, value in others.items() if value}
 
     def respond(self, examples: Sequence[Example], stop: str | None = None, tick: Tick = silent) -> Responses:
         if self.base.labels:

@@ -51,7 +51,7 @@ def drawn(model: heads.Model, missing: Collection[str], folder: Path) -> tuple[s
     """
     own = [f"{name}." for name in heads.names(model)] if _has_head(model) else []
     lost = sorted(key for key in missing if not key.startswith(tuple(own)))
-    found = {}
+    modules = {}
     if own:
         below = model.base_model
         prefix = next(name for name, child in model.named_children() if child is below)
@@ -59,13 +59,13 @@ def drawn(model: heads.Model, missing: Collection[str], folder: Path) -> tuple[s
             stack = any(isinstance(m, (nn.Embedding, nn.ModuleList)) for m in child.modules())
             tensors = {f"{prefix}.{name}.{key}" for key in child.state_dict()}
             if tensors and not stack and tensors <= set(missing):
-                found[f"{prefix}.{name}"] = tensors
-    if lost := [key for key in lost if not any(key in tensors for tensors in found.values())]:
+                modules[f"{prefix}.{name}"] = tensors
+    if lost := [key for key in lost if not any(key in tensors for tensors in modules.values())]:
         raise ModelError(
             f"{folder}: the weights of {type(model).__name__} are not all there: {len(lost)} tensors are missing, first {lost[0]}; "
             "transformers would draw them at random. Name a folder that holds them all"
         )
-    return tuple(found)
+    return tuple(modules)
 
 
 def _has_head(model: heads.Model) -> bool:

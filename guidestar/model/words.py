@@ -87,18 +87,18 @@ class Work:
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Every wanted array for the examples at `rows`, from one pass."""
-        found: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         if self.stochastic:
             self._prefix_states = None  # each pass draws its own masks for it
         if self.wanted & (LABEL | EMBEDDING):
-            found |= self._labels(rows)
+            arrays |= self._labels(rows)
         if self.wanted & GENERATED:
             values = self.generate(rows)[1]
-            found |= {name: values[name] for name in self.wanted & GENERATED}
+            arrays |= {name: values[name] for name in self.wanted & GENERATED}
         if self.wanted & GOLD:
             values = self._teacher_forced(rows)
-            found |= {name: values[name] for name in self.wanted & GOLD}
-        return found
+            arrays |= {name: values[name] for name in self.wanted & GOLD}
+        return arrays
 
     # --- the label space, and the embedding ---
 
@@ -106,7 +106,7 @@ class Work:
         """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
         labels = self.label_tokens.get(self.joints[rows[0]])  # one for all rows of a batch
         prefix = list(labels.prefix) if labels else []
-        found: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         whole = labels is not None and self.task.scoring == "sequence"
         if self.wanted & EMBEDDING or not whole or self.own_cache:
             longest = max(map(len, labels.rest)) - 1 if whole and labels and self.own_cache else 0
@@ -115,7 +115,7 @@ class Work:
             with self._head_input() as states:
                 logits = self._logits(batch, keep)[:, -1]
             if self.wanted & EMBEDDING:
-                found["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
+                arrays["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
         if labels is not None:
             if not whole:
                 scores = logits[:, labels.first].float()
@@ -123,8 +123,8 @@ class Work:
                 scores = self._continued_labels(labels, batch, logits.float())
             else:
                 scores = self._label_sequences(labels, rows)
-            found["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
-        return found
+            arrays["label_log_probs"] = torch.log_softmax(scores.cpu().double(), dim=-1).numpy()
+        return arrays
 
     def _continued_labels(self, labels: LabelTokens, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Sum of log p over each label's own tokens, end token included: (rows, labels).
@@ -289,12 +289,12 @@ def _sums(
     mine, real = torch.from_numpy(answer), real.cpu()
     nll, entropy = nll.cpu().double(), entropy.cpu().double()
     mine = torch.where(mine.any(1, keepdim=True), mine, real)
-    found = {}
+    sums = {}
     for name, mask in ((whole, real), (part, mine)):
-        found[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).numpy()
-        found[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).numpy()
-        found[f"{name}_length"] = mask.sum(1).double().numpy()
-    return found
+        sums[f"{name}_entropy"] = entropy.where(mask, 0.0).sum(1).numpy()
+        sums[f"{name}_nll"] = nll.where(mask, 0.0).sum(1).numpy()
+        sums[f"{name}_length"] = mask.sum(1).double().numpy()
+    return sums
 
 
 def last_logits(model: Model, batch: Batch, keep: int) -> torch.Tensor:

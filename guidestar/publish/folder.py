@@ -82,28 +82,28 @@ def publish(
 
         files.publish_folder(target, fill)
         warnings = card_warnings(store, chosen)
-    found = {
+    facts = {
         "folder": str(target), "round": chosen, "files": sorted(p.name for p in target.iterdir()), "pushed": None,
         "warnings": warnings,
     }  # fmt: skip
-    return found | ({"pushed": _push(target, push, public)} if push else {})
+    return facts | ({"pushed": _push(target, push, public)} if push else {})
 
 
 def _is_published(folder: Path) -> bool:
     """Whether a folder is empty, or holds what `publish` wrote and nothing else: no file more, none that was changed."""
     if not folder.is_dir():
         return False
-    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    mark = found.pop(MARK, None)
+    present = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    mark = present.pop(MARK, None)
     if mark is None:
-        return not found
+        return not present
     try:
         origin = json.loads(mark.read_text(encoding="utf-8"))
         written = origin.get(FILES) or {}  # of an earlier version: the weights are known by their hashes
         known = written or origin["sha256"]
         return origin["kind"] == "published" and all(
             known[name] == files.sha256(path) if name in known else not written and name in _CARDS
-            for name, path in found.items()
+            for name, path in present.items()
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return False

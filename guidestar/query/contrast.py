@@ -84,8 +84,8 @@ def contrast(
     floor = np.log(_FLOOR)
     known = np.maximum(np.asarray(labelled_log_probs, dtype=np.float64), floor)
     mine = np.maximum(np.asarray(log_probs, dtype=np.float64), floor)
-    found = np.zeros(len(points))
+    divergence = np.zeros(len(points))
     for j in range(close.shape[1]):
         theirs = known[close[:, j]]
-        found += (np.exp(theirs) * (theirs - mine)).sum(axis=1)
-    return np.maximum(found / close.shape[1], 0.0)
+        divergence += (np.exp(theirs) * (theirs - mine)).sum(axis=1)
+    return np.maximum(divergence / close.shape[1], 0.0)

@@ -113,15 +113,15 @@ def pure_radius(points: Points, clusters: int, purity: float, rng: np.random.Gen
     True
     """
     of = cluster(points, min(clusters, len(points)), rng) if len(points) else np.empty(0, dtype=np.intp)
-    found = np.full(len(points), np.inf)
+    radii = np.full(len(points), np.inf)
     for one in np.unique(of):
         inside, outside = of == one, of != one
         if outside.any():
-            found[inside] = np.sqrt(nearest(points[inside], points[outside], 1)[1][:, 0])
-    if not np.isfinite(found).all():
+            radii[inside] = np.sqrt(nearest(points[inside], points[outside], 1)[1][:, 0])
+    if not np.isfinite(radii).all():
         return math.inf
     # An open ball: just below the distance of the first example that would be impure.
-    return float(np.sort(found)[min(int((1.0 - purity) * len(found) + 1e-9), len(found) - 1)]) * (1.0 - 1e-3)
+    return float(np.sort(radii)[min(int((1.0 - purity) * len(radii) + 1e-9), len(radii) - 1)]) * (1.0 - 1e-3)
 
 
 def typical(
@@ -256,10 +256,10 @@ def _similarity(points: Points, audience: Points) -> Points:
 
 def _inside(points: Points, others: Points, reach: float) -> Array:
     """How many others lie within the squared distance `reach` of each of the unit vectors. (n,)."""
-    found = np.zeros(len(points))
+    counts = np.zeros(len(points))
     for part in chunks(len(points), len(others)):
-        found[part] = (2.0 - 2.0 * (points[part] @ others.T) <= reach).sum(axis=1)
-    return found
+        counts[part] = (2.0 - 2.0 * (points[part] @ others.T) <= reach).sum(axis=1)
+    return counts
 
 
 def _euclidean(points: Points, centres: Points) -> Array:

@@ -54,13 +54,13 @@ def chunks(n: int, width: int) -> Iterator[slice]:
 
 def finite_points(points: Array) -> Points:
     """The points in float32. Raises ModelError if they are not (n, width) or one of them is not finite."""
-    found: Points = np.asarray(points, dtype=np.float32)
-    if found.ndim != 2:
-        raise ModelError(f"embeddings have shape {found.shape}, expected (examples, width)")
-    finite = np.isfinite(found).all(axis=1)
+    checked: Points = np.asarray(points, dtype=np.float32)
+    if checked.ndim != 2:
+        raise ModelError(f"embeddings have shape {checked.shape}, expected (examples, width)")
+    finite = np.isfinite(checked).all(axis=1)
     if not finite.all():
         raise ModelError(f"embedding at position {int(np.argmin(finite))} is not finite")
-    return found
+    return checked
 
 
 def directions(points: Points) -> Points:
@@ -76,20 +76,20 @@ def directions(points: Points) -> Points:
     typical = math.sqrt(
         sum(float((points[part].astype(np.float64) ** 2).sum()) for part in chunks(len(points), width)) / len(points)
     )
-    found = np.empty((len(points), width + 1), dtype=np.float32)
+    unit = np.empty((len(points), width + 1), dtype=np.float32)
     for part in chunks(len(points), width):
         moved = np.full((len(points[part]), width + 1), 1e-3 * typical or 1.0)
         moved[:, :width] = points[part] - middle
-        found[part] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
-    return found
+        unit[part] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return unit
 
 
 def to_each(points: Points, centre: Points) -> Points:
     """Squared distance of every point to one centre; exact 0 for copies. (n, width), (width,) -> (n,)."""
-    found = np.empty(len(points), dtype=np.float32)
+    squared = np.empty(len(points), dtype=np.float32)
     for part in chunks(len(points), points.shape[1]):
-        found[part] = ((points[part] - centre) ** 2).sum(axis=1)
-    return found
+        squared[part] = ((points[part] - centre) ** 2).sum(axis=1)
+    return squared
 
 
 def to_nearest(points: Points, centres: Points) -> Points:
@@ -115,13 +115,13 @@ def nearest(points: Points, others: Points, k: int) -> tuple[NDArray[np.intp], P
     moved = others - middle
     norms = (moved**2).sum(axis=1)
     places = np.empty((len(points), k), dtype=np.intp)
-    found = np.empty((len(points), k), dtype=np.float32)
+    squared = np.empty((len(points), k), dtype=np.float32)
     for part in chunks(len(points), max(len(others), points.shape[1])):
         apart = norms - 2.0 * ((points[part] - middle) @ moved.T)
         close = np.argmin(apart, axis=1)[:, None] if k == 1 else np.argpartition(apart, k - 1, axis=1)[:, :k]
         for j in range(k):  # one neighbour at a time: no (rows, k, width)
-            found[part, j] = ((points[part] - others[close[:, j]]) ** 2).sum(axis=1)
-        order = np.argsort(found[part], axis=1, kind="stable")
-        found[part] = np.take_along_axis(found[part], order, axis=1)
+            squared[part, j] = ((points[part] - others[close[:, j]]) ** 2).sum(axis=1)
+        order = np.argsort(squared[part], axis=1, kind="stable")
+        squared[part] = np.take_along_axis(squared[part], order, axis=1)
         places[part] = np.take_along_axis(close, order, axis=1)
-    return places, found
+    return places, squared

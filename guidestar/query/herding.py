@@ -65,9 +65,9 @@ def _greedy(mine: Points, audience: Points, u: Points, covered: Points, scale: f
     """Lazy greedy choice of k rows of `mine`; `covered` is max_s K(x, s) over what is labelled and changed here."""
 
     def gains(rows: Positions) -> Points:
-        found = kernel(mine[rows], audience, scale)
-        found -= covered
-        return np.maximum(found, 0.0, out=found) @ u
+        gain = kernel(mine[rows], audience, scale)
+        gain -= covered
+        return np.maximum(gain, 0.0, out=gain) @ u
 
     bound = np.empty(len(mine), dtype=np.float32)
     for part in chunks(len(mine), len(audience)):
@@ -95,10 +95,10 @@ def unit(points: Points) -> Points:
 
 def kernel(points: Points, others: Points, scale: float) -> Points:
     """exp(−‖x − s‖²/(2σ²)) of unit vectors, ‖x − s‖² = 2 − 2 x·s. scale: 1/σ². (n, width), (m, width) -> (n, m)."""
-    found: Points = points @ others.T
-    found -= 1.0
-    found *= scale
-    return np.exp(np.minimum(found, 0.0, out=found), out=found)
+    similar: Points = points @ others.T
+    similar -= 1.0
+    similar *= scale
+    return np.exp(np.minimum(similar, 0.0, out=similar), out=similar)
 
 
 def kernel_scale(points: Points, radius: float) -> float:
@@ -110,7 +110,7 @@ def kernel_scale(points: Points, radius: float) -> float:
 
 
 def _checked(weights: Array | None, n: int) -> Points:
-    found: Points = np.ones(n, dtype=np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-    if len(found) != n or not np.isfinite(found).all() or (found < 0).any():
-        raise ModelError(f"herding needs {n} weights that are finite and not negative, found {found.shape}")
-    return found
+    checked: Points = np.ones(n, dtype=np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
+    if len(checked) != n or not np.isfinite(checked).all() or (checked < 0).any():
+        raise ModelError(f"herding needs {n} weights that are finite and not negative, found {checked.shape}")
+    return checked

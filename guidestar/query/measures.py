@@ -324,8 +324,8 @@ def _over_labels(name: str, predictions: Predictions, made: NDArray[np.intp] | N
 
 def _array(predictions: Predictions, need: str, name: str) -> Array:
     if need not in predictions.arrays:
-        found = ", ".join(sorted(predictions.arrays)) or "none"
-        raise ModelError(f"measure {name!r} needs the array {need!r}, which was not predicted; found: {found}")
+        present = ", ".join(sorted(predictions.arrays)) or "none"
+        raise ModelError(f"measure {name!r} needs the array {need!r}, which was not predicted; found: {present}")
     array = np.asarray(predictions.arrays[need], dtype=np.float64)
     if need == "label_log_probs":
         with np.errstate(over="ignore"):

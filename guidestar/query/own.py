@@ -11,7 +11,8 @@ The file adds entries to the tables, as this package's own rooms do:
     MEASURES["gini"] = Measure(gini, ("label_log_probs",), "1 − Σ p² over the labels", {"choice"})
     STRATEGIES["gini"] = Recipe("highest Gini impurity of 5 dropout passes", measure="gini", passes=5)
 
-It is a program and may do what a program may. A configuration cannot name one, so that reading a stranger's runs nothing.
+It is a program and may do whatever a program may. A configuration cannot name one, so reading somebody else's
+configuration runs no code.
 The file's hash is part of what a run must not change while it lasts.
 """
 
@@ -116,12 +117,12 @@ def _line(error: Exception, path: Path) -> str:
     """' line 7', where the file itself was when it raised."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f" line {error.lineno}"
-    trace, found = error.__traceback__, ""
+    trace, line = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
-            found = f" line {trace.tb_lineno}"
+            line = f" line {trace.tb_lineno}"
         trace = trace.tb_next
-    return found
+    return line
 
 
 def _replaced(name: str, before: dict[str, Any], table: dict[str, Any]) -> Iterable[str]:

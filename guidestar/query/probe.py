@@ -36,11 +36,11 @@ class Probe:
 
     def log_probs(self, points: Array) -> Array:
         """Natural logs of the label probabilities, (n, width) -> (n, labels)."""
-        found = np.empty((len(points), len(self.constants)))
+        logs = np.empty((len(points), len(self.constants)))
         for part in chunks(len(points), points.shape[1]):
             scores = np.asarray(points[part], dtype=np.float32) @ self.weights.astype(np.float32) + self.constants
-            found[part] = smoothed(scores / self.temperature, self.labelled)
-        return found
+            logs[part] = smoothed(scores / self.temperature, self.labelled)
+        return logs
 
 
 def fit(points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10.0) -> Probe:
@@ -150,14 +150,14 @@ def helpful_pseudo_labels(
     for one in np.unique(fold):
         seen, held = labelled[fold != one], labelled[fold == one]
         own = classes[fold != one]
-        found = fit(points[seen], own, labels, rng, strength)
-        rows, said = pseudo_labels(found.log_probs(points), points, seen, own)
+        fitted = fit(points[seen], own, labels, rng, strength)
+        rows, said = pseudo_labels(fitted.log_probs(points), points, seen, own)
         rows, said = rows[~np.isin(rows, held)], said[~np.isin(rows, held)]
         weights = np.concatenate([np.ones(len(seen)), np.full(len(rows), weight)])
         both = np.concatenate([seen, rows]), np.concatenate([own, said])
         more = _regression(points[both[0]], both[1], labels, strength, weights)
-        for i, (slopes, constants) in enumerate(((found.weights, found.constants), more)):
-            scores = (points[held] @ slopes + constants) / found.temperature
+        for i, (slopes, constants) in enumerate(((fitted.weights, fitted.constants), more)):
+            scores = (points[held] @ slopes + constants) / fitted.temperature
             losses[i] += len(held) * log_loss(smoothed(scores, len(seen)), classes[fold == one])
     if losses[1] > losses[0]:
         return none, none
@@ -188,7 +188,7 @@ def _regression(
         raise DataError("there is no labelled example to fit a classifier to")
     known = finite_points(points).astype(np.float64)
     present = np.unique(classes)
-    found, constants = np.zeros((known.shape[1], labels)), np.full(labels, -np.inf)
+    slopes, constants = np.zeros((known.shape[1], labels)), np.full(labels, -np.inf)
     constants[present] = 0.0
     if len(present) > 1:
         with threadpool_limits(limits=1):  # threads would sum in a changing order
@@ -198,5 +198,5 @@ def _regression(
             )
             directions = basis.T @ model.coef_.T
         present = present if len(present) > 2 else present[1:]  # of two, one row of coefficients, for the second
-        found[:, present], constants[present] = directions, model.intercept_
-    return found, constants
+        slopes[:, present], constants[present] = directions, model.intercept_
+    return slopes, constants

@@ -70,8 +70,8 @@ def label_prototypes(
 
 def _squared(points: Array, means: Array) -> Array:
     """‖x − m‖², (points, means)."""
-    found = (points**2).sum(1)[:, None] - 2.0 * points @ means.T + (means**2).sum(1)[None]
-    return np.maximum(found, 0.0)
+    squared = (points**2).sum(1)[:, None] - 2.0 * points @ means.T + (means**2).sum(1)[None]
+    return np.maximum(squared, 0.0)
 
 
 def _softmax(scores: Array) -> Array:

@@ -24,10 +24,10 @@ class Space:
 
     def points(self, features: NDArray[np.floating[Any]]) -> Points:
         """Where some texts lie, (n, blocks, width) -> (n, rank) float32."""
-        found = np.empty((len(features), self.directions.shape[1]), dtype=np.float32)
+        made = np.empty((len(features), self.directions.shape[1]), dtype=np.float32)
         for part in chunks(len(features), len(self.directions)):
-            found[part] = _blocks(features[part], self.centres) @ self.directions
-        return found
+            made[part] = _blocks(features[part], self.centres) @ self.directions
+        return made
 
 
 def space_of(features: NDArray[np.floating[Any]], rng: np.random.Generator, rank: int = RANK) -> Space:
@@ -47,8 +47,8 @@ def space_of(features: NDArray[np.floating[Any]], rng: np.random.Generator, rank
     blocks = _blocks(some, centres)
     kept, seed = min(rank, *blocks.shape), int(rng.integers(2**31))
     with quiet_fit():
-        found = randomized_svd(blocks, kept, n_iter=3, random_state=seed)[2]
-    return Space(centres, np.ascontiguousarray(found.T, dtype=np.float32))
+        rows = randomized_svd(blocks, kept, n_iter=3, random_state=seed)[2]
+    return Space(centres, np.ascontiguousarray(rows.T, dtype=np.float32))
 
 
 def _blocks(features: Array, centres: Points) -> Points:

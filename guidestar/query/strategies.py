@@ -133,18 +133,18 @@ def _chances(
     is drawn with known weights from all that is left. A step that leaves candidates out leaves them no chance, and then
     no probability of the others would speak for the pool."""
     n = len(drawn) + len(others)
-    found = {int(i): 1.0 / (n - turn) for turn, i in enumerate(drawn)}
+    chances = {int(i): 1.0 / (n - turn) for turn, i in enumerate(drawn)}
     filtered = recipe.clip_outliers or recipe.balance or recipe.near_duplicates is not None
     if filtered or recipe.prefilter is not None or recipe.subpool is not None or recipe.selector.log_weights is None:
-        return found
+        return chances
     candidates = Candidates(
         left=others, score=None if score is None else score[others], options=options_of(recipe.select, recipe.options)
     )
     weights = recipe.selector.log_weights(candidates) if len(others) else None
     if weights is not None:
         order = np.searchsorted(others, chosen)  # `others` is sorted
-        found |= dict(zip(chosen.tolist(), gumbel_probabilities(weights, order).tolist(), strict=True))
-    return found
+        chances |= dict(zip(chosen.tolist(), gumbel_probabilities(weights, order).tolist(), strict=True))
+    return chances
 
 
 def race_value(recipe: Recipe, context: Context) -> Callable[[Predictions, Positions], Array]:
@@ -161,8 +161,8 @@ def race_value(recipe: Recipe, context: Context) -> Callable[[Predictions, Posit
         raise ModelError("a race needs a measure, and with a mix predictions of the base model")
     of_base = evaluate_measure(name, context.base) if recipe.mix is not None and context.base is not None else None
 
-    def value(found: Predictions, rows: Positions) -> Array:
-        values = evaluate_measure(name, found)
+    def value(predictions: Predictions, rows: Positions) -> Array:
+        values = evaluate_measure(name, predictions)
         if recipe.mix is None or of_base is None or lam is None:
             return values
         return mixing.mix(of_base[rows], values, lam, recipe.mix.scale)
@@ -245,16 +245,16 @@ def _compose(
     return left
 
 
-def _places(found: Positions, n: int, k: int, name: str) -> Positions:
+def _places(places: Positions, n: int, k: int, name: str) -> Positions:
     """What a selector returned, if that is min(k, n) different positions of n candidates; ModelError else."""
-    found = np.asarray(found)
-    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer) and len(found) == min(k, n)
-    if not whole or len(np.unique(found)) < len(found) or (len(found) and not 0 <= found.min() <= found.max() < n):
+    places = np.asarray(places)
+    whole = places.ndim == 1 and np.issubdtype(places.dtype, np.integer) and len(places) == min(k, n)
+    if not whole or len(np.unique(places)) < len(places) or (len(places) and not 0 <= places.min() <= places.max() < n):
         raise ModelError(
-            f"the selector {name!r} returned {found.dtype} of shape {found.shape}; allowed: {min(k, n)} different whole numbers from 0 "
+            f"the selector {name!r} returned {places.dtype} of shape {places.shape}; allowed: {min(k, n)} different whole numbers from 0 "
             f"to {n - 1}"
         )
-    return found
+    return places
 
 
 def _balance(left: Positions, full: Predictions | None, context: Context, k: int) -> Positions:

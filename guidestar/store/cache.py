@@ -71,10 +71,10 @@ class Cache:
 
 
 def _read(path: Path) -> Arrays:
-    found = files.read_arrays(path)
-    if found.pop(_HASH, np.zeros(0)).tobytes() != _digest(found).tobytes():
+    arrays = files.read_arrays(path)
+    if arrays.pop(_HASH, np.zeros(0)).tobytes() != _digest(arrays).tobytes():
         raise StoreError(f"{path}: its content has changed since it was written; delete it, it will be computed again")
-    return found
+    return arrays
 
 
 def _digest(arrays: Arrays) -> np.ndarray:

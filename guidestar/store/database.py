@@ -79,7 +79,7 @@ class Database:
 
     def checkpoint(self) -> None:
         """Bring what was written into the database file itself, so that a copy without its WAL lacks as little as can be.
-        Waits for nobody: what another process is reading stays in the WAL until the next time."""
+        It does not wait: what another process is reading stays in the WAL until the next checkpoint."""
         self.rows("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager

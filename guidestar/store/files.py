@@ -1,7 +1,7 @@
 """Files that are whole or absent: written under a temporary name, flushed, then renamed.
 
 A power cut, SIGKILL or a full disk leaves at most a temporary (`.tmp-…`). Who writes one holds a lock on it, which the
-system gives back when the process ends, however it ends: so the next write beside it knows what nobody will finish, and
+system gives back when the process ends, however it ends: so the next write in the same folder recognises what will never be finished, and
 removes it. Every durable step of the store, here and in the database, passes through `step`, so that a test can crash at
 each of them in turn.
 """

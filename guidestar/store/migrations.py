@@ -176,10 +176,10 @@ def applied(db: sqlite3.Connection, where: str) -> int:
     if not tables:
         return 0
     with suppress(sqlite3.OperationalError):  # no such table or column
-        found = db.execute("SELECT number, name FROM migrations ORDER BY number").fetchall()
+        steps = db.execute("SELECT number, name FROM migrations ORDER BY number").fetchall()
         ours = [(number, migration.__name__) for number, migration in enumerate(MIGRATIONS, 1)]
-        if found[: len(ours)] == ours[: len(found)]:
-            return len(found)
+        if steps[: len(ours)] == ours[: len(steps)]:
+            return len(steps)
     raise ForeignDatabase(
         f"{where}: is not the database of a guidestar run; found the tables {', '.join(sorted(tables))}"
     )

@@ -178,10 +178,10 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
         raise ModelError(f"the model has no adapter of type {UniPeltConfig.NAME}, so there are no gates")
     seen = model.base_model.seen[name]
     numbers = sorted({_block(key) for key, _ in layers})
-    found: dict[tuple[str, int], list[torch.Tensor]] = {}
+    gates: dict[tuple[str, int], list[torch.Tensor]] = {}
     handles = []
     for key, layer in layers:
-        into = found.setdefault((layer.kind, numbers.index(_block(key))), [])
+        into = gates.setdefault((layer.kind, numbers.index(_block(key))), [])
         gate: Any = layer.unipelt[name].gate
 
         def note(module: Any, args: Any, out: torch.Tensor, into: list[torch.Tensor] = into) -> None:
@@ -190,7 +190,7 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
 
         handles.append(gate.register_forward_hook(note))
     try:
-        yield found
+        yield gates
     finally:
         for handle in handles:
             handle.remove()
