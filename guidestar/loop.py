@@ -284,7 +284,7 @@ class Run:
         pool = self.bench.pool if r else self.bench.dataset.pool
         labels = len(self.tuning.labelled() if r else self.store.annotations.labelled())
         left = settings.budget - self._spoken_for(labels, r) - len(aside)
-        most = max(2 * settings.batch, RESERVE) if r else settings.warm_start - labels + settings.batch
+        most = max(2 * settings.batch, RESERVE) if r else max(settings.warm_start - labels, RESERVE)
         free = [e for e in pool if e.id not in asked and e.id not in aside]
         by_id = {e.id: e for e in pool}
         for chosen in self._chooser.ahead(free, max(0, min(left, most, len(free))), r):
