@@ -269,7 +269,14 @@ class Run:
             self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels that came in since the last")
         elif k < wanted:
             self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
-        picks = (*ahead, *aside.values(), *self._chooser.picks(r, free, k))
+        chosen = self._chooser.picks(r, free, k)
+        if len(self.store.ahead):
+            self.store.ahead.prepare(r, [], {})  # what was taken while the round was chosen is all that will be
+        late = self.store.query(r).picks[len(ahead) :]
+        taken, ahead = {pick.id for pick in late}, (*ahead, *late)
+        room = max(k - sum(TEST not in pick.details for pick in late), 0)
+        rest = [pick for pick in (*aside.values(), *chosen) if pick.id not in taken]
+        picks = (*ahead, *rest[: room + sum(TEST in pick.details for pick in rest)])
         by_id = {e.id: e for e in pool}
         self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks[len(ahead) :]})
         self._chooser.clean()

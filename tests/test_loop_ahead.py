@@ -25,6 +25,7 @@ from loops import (  # noqa: F401 - fixtures
 from test_loop_people import PEOPLE
 
 from guidestar.bench import Bench
+from guidestar.choosing import Chooser
 from guidestar.config import parse
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.loop import Run
@@ -162,6 +163,30 @@ def test_what_is_answered_during_a_training_counts_in_the_next_one(
         every = [p.id for r in range(store.rounds()) for p in store.query(r).picks]
         assert len(every) == len(set(every)) == 24
         assert [len(labels) for labels in trained] == [m.labels for m in store.metrics()]
+
+
+def test_what_is_taken_while_a_round_is_chosen_belongs_to_it_and_makes_it_no_larger(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, unlabelled: dict[str, Any]
+) -> None:
+    query = {"warm_start": 6, "batch": 4, "budget": 20, "candidates": 12, "hold_out": 0.2}
+    real = Chooser.picks
+
+    def meanwhile(self: Chooser, r: int, free: Any, k: int) -> Any:
+        found = real(self, r, free, k)
+        self.tuning.store.ahead.take(3 if r else 6)
+        return found
+
+    monkeypatch.setattr(Chooser, "picks", meanwhile)
+    with Run(make_config(**{**PEOPLE, "data": unlabelled, "task": CHOICE, "query": query}), ahead=True) as run:
+        while examples := run.ask():
+            for e in examples:
+                run.tell(e.id, LABELS[int(e.id, 16) % 3])
+        rounds = [run.store.query(r).picks for r in range(run.store.rounds())]
+        assert [len(picks) for picks in rounds] == [10, 4, 4, 2]
+        assert sum("test" in p.details for p in rounds[0]) == 4
+        assert sum("ahead" in p.details for p in rounds[0]) == 2, "the first four that were taken are set aside"
+        assert [sum("ahead" in p.details for p in picks) for picks in rounds[1:]] == [3, 3, 2]
+        assert len({p.id for picks in rounds for p in picks}) == 20
 
 
 def afternoon(config: dict[str, Any]) -> None:
