@@ -16,12 +16,13 @@ from test_report import BATCH, ROUNDS, TEST, WARM, build
 import guidestar
 from guidestar.errors import ConfigError, GuidestarError
 from guidestar.metrics.statistics import wilson
-from guidestar.records import Label, Skip
+from guidestar.records import Example, Label, Pick, Skip
 from guidestar.report import build_report, compare, pictures, summary
 from guidestar.report.answer import answer, answer_lines, around, read_all, score_rows
 from guidestar.report.notebook import frame_of, html_of
 from guidestar.report.read import read_runs
 from guidestar.store import Store
+from guidestar.store.annotations import TEST as SET_ASIDE
 
 
 def lines(folder: Path) -> list[str]:
@@ -67,6 +68,21 @@ def test_labels_that_came_since_the_last_training_count(tmp_path: Path) -> None:
     run = summary(tmp_path)["runs"][0]
     assert (run["labels"], run["given"]) == (WARM + BATCH - 1, WARM + BATCH)
     assert any("20 labels (1 since the last training)" in line for line in lines(tmp_path))
+
+
+def test_what_was_asked_ahead_waits_and_what_is_set_aside_is_told_apart(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, rounds=2)
+    with Store.open(tmp_path / "star-seed0") as store:
+        ahead = [Example(f"{i:016x}", {"text": f"ahead {i}"}, f"ahead {i}", "pool.csv") for i in range(900, 903)]
+        picks = [Pick(e.id, float("nan"), {SET_ASIDE: 1.0} if e is ahead[0] else {}) for e in ahead]
+        store.ahead.prepare(2, picks, {e.id: e for e in ahead})
+        assert len(store.ahead.take(3)) == 3
+        store.annotations.add(ahead[0].id, Label("billing", "Ada"))
+    run = summary(tmp_path)["runs"][0]
+    assert run["unanswered"] == 2
+    assert (run["given"], run["held_out"]) == (WARM + BATCH - 1, 1)
+    assert "19 labels, 1 more set aside as the test set, accuracy" in lines(tmp_path)[-2]
+    assert lines(tmp_path)[-1] == f"next: answer the 2 questions that wait: guidestar label {tmp_path}"
 
 
 @given(st.integers(0, 400), st.integers(1, 400))

@@ -35,3 +35,9 @@ def test_the_readme_fits_a_screen_and_shows_several_seeds() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 85
     assert "docs/img/comparison.svg" in text
+
+
+def test_the_sample_report_is_small_and_names_no_machine() -> None:
+    page = (ROOT / "docs" / "sample" / "trec-6.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 500_000
+    assert not re.search(r"(?<![\w.])/(root|home|tmp|work)/", page)

@@ -122,9 +122,10 @@ def _standing(known: Known) -> str:
     (run,), facts, said = known.facts.runs, known.facts, known.advice[0] if known.advice else {}
     stop = said.get("stop") or {}
     if not run.rounds:
-        if run.unanswered:
-            return f"{count(run.given, 'label')} so far, no model yet: {count(run.unanswered, 'question')} of the first round wait."
-        return f"{count(run.given, 'label')} so far, no model yet: the first one is trained next."
+        waits = (
+            f"{count(run.unanswered, 'question')} of the first round wait" if run.unanswered else "it is trained next"
+        )
+        return f"{count(run.given + run.held_out, 'label')} so far, no model yet: {waits}."
     after = f"after {count(run.labels, 'label')}"
     if (found := _accuracy(known)) is None:
         why = "there is no test set, and too few random picks are answered to estimate it"
@@ -159,8 +160,11 @@ def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
     run, data = known.runs[0], known.runs[0].facts.get("data") or {}
     for name, split in (("accuracy", "test"), ("validation_accuracy", "validation")):
         value = run.metrics[-1].values.get(name)
-        if value is not None and data.get(split):
-            return value, *wilson(value, data[split]), f"{data[split]:,} {split} examples"
+        said = next(iter((run.test.get("last") or {}).values()), ()) if split == "test" else ()
+        if value is not None and (
+            n := len(said) or data.get(split)
+        ):  # of what is set aside, as many as there were then
+            return value, *wilson(value, n), f"{n:,} {split} examples"
     control = (known.advice[0].get("control") if known.advice else None) or {}
     for name, of in (("accuracy", "random picks"), ("corrected", "picks, corrected for how they were drawn")):
         if found := control.get(name):

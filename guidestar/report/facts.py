@@ -155,7 +155,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run. labels: that the last model was trained on. given: that there are now. curve: (labels, accuracy). seconds: by
+    """One run. labels: that the last model was trained on. given: that there are now. held_out: set aside as the test set. curve: (labels, accuracy). seconds: by
     phase. finished: why, None if it is not. unanswered: questions."""
 
     run: str
@@ -165,6 +165,7 @@ class RunFacts:
     planned_rounds: int | None
     labels: int
     given: int
+    held_out: int
     curve: Sequence[Sequence[float]]
     auc: float | None
     final: float | None

@@ -30,10 +30,11 @@ def is_random(facts: Mapping[str, Any]) -> bool:
 class RunRecord:
     """One strategy with one seed, as its store holds it.
 
-    name: of its folder. finished: why it ended, None while it goes on. unanswered: examples that wait.
+    name: of its folder. finished: why it ended, None while it goes on. unanswered: examples that wait, those asked ahead too.
     test: what was predicted on the test set, at most "base" (untuned), "first" and "last" (measured round).
     scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
     adapters: round -> SHA-256 of its adapter. budgets: (labels in all, round from which on), more than one if it was raised.
+    given: labels that may be trained on by now. held_out: those that are set aside as the test set.
     """
 
     name: str
@@ -50,6 +51,8 @@ class RunRecord:
     unseen: Mapping[str, Suggestion]
     adapters: Mapping[int, str]
     budgets: tuple[tuple[int, int], ...]
+    given: int
+    held_out: int
 
     @property
     def strategy(self) -> str:
@@ -108,7 +111,8 @@ def _read(folder: Path) -> RunRecord | None:
         if not store.begun:
             return None
         metrics, examples = store.metrics(), store.examples()
-        queries = tuple(store.query(r) for r in range(store.rounds()))
+        queries, ahead = tuple(store.query(r) for r in range(store.rounds())), store.query(store.rounds())
+        answers = store.annotations.answers()
         names = {"base": (0, "test_base")}
         if metrics:
             names |= {"first": (metrics[0].round, "test"), "last": (metrics[-1].round, "test")}
@@ -117,15 +121,17 @@ def _read(folder: Path) -> RunRecord | None:
             facts=store.facts,
             queries=queries,
             examples={pick.id: examples[pick.id] for query in queries for pick in query.picks},
-            answers=store.annotations.answers(),
+            answers=answers,
             metrics=tuple(metrics),
             timings=tuple(store.timings()),
             finished=store.finished(),
-            unanswered=sum(len(store.annotations.unanswered(query.round)) for query in queries),
+            unanswered=sum(pick.id not in answers for query in (*queries, ahead) for pick in query.picks),
             test={key: store.arrays(*name) for key, name in names.items() if store.has_arrays(*name)},
             unseen={id: said for id, said in store.suggestions().items() if said.round >= 0},
             adapters={r: sha256 for kind, r, _, sha256 in store.recorded() if kind == "adapters"},
             budgets=tuple(store.budgets()),
+            given=len(store.annotations.labelled()),
+            held_out=len(store.annotations.held_out()),
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
 

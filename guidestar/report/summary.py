@@ -13,7 +13,6 @@ from typing import Any
 
 from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
-from guidestar.records import Label
 from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary
 from guidestar.report.read import RunRecord, differing
 from guidestar.store.store import DATABASE
@@ -73,6 +72,7 @@ def state(run: RunFacts) -> str:
     """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'."""
     of = f" of {run.planned_rounds}" if run.planned_rounds else ""
     new = f" ({run.given - run.labels} since the last training)" if run.labels and run.given > run.labels else ""
+    new += f", {run.held_out:,} more set aside as the test set" if run.held_out else ""
     reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
     spent = f", {duration(sum(run.seconds.values()))}" if run.seconds else ""
     waits = f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else "not finished"
@@ -92,7 +92,8 @@ def _run(run: RunRecord) -> RunFacts:
         rounds=len(run.metrics),
         planned_rounds=run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
         labels=run.metrics[-1].labels if run.metrics else 0,
-        given=sum(isinstance(answer, Label) for answer in run.answers.values()),
+        given=run.given,
+        held_out=run.held_out,
         curve=[list(point) for point in run.curve],
         auc=auc(values) if values else None,
         final=values[-1] if values else None,
