@@ -716,6 +716,9 @@ def test_init_of_the_current_folder_has_a_name(call: Call, tmp_path: Path, monke
     code, _, err = call("init", ".")
     assert code == 3
     assert "cannot be loaded" in err
+    assert "it holds no file that could be data" in err
+    (tmp_path / "empty" / "broken.parquet").write_text("no table")
+    assert "name one of its files: broken.parquet" in call("init", ".")[2]
 
 
 def test_a_tilde_in_an_option_is_the_home_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

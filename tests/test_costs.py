@@ -85,6 +85,12 @@ def test_the_command_writes_a_table_and_curves(
     assert facts["prices"] == {"label": 0.5, "annotator_hour": 0.0, "machine_hour": 3.6}
     with pytest.raises(ConfigError, match="found no run"):
         costs(tmp_path)
+    assert main(["costs", config["out"], "--out", str(tmp_path / "out")]) == 0, "over its own earlier output"
+    for name in ("cost.csv", "cost.png"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / name).write_text("years of work")
+        assert main(["costs", config["out"], "--out", str(tmp_path / name)]) == 2
+        assert (tmp_path / name / name).read_text() == "years of work"
 
 
 def _bill(name: str, random: bool, labels: list[int], accuracy: list[float], seconds: float, price: float) -> Bill:

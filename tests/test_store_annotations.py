@@ -8,10 +8,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -528,3 +529,21 @@ def test_two_processes_at_once_lose_nothing_and_double_nothing(store: Store) -> 
         id: {who: answer.answer for who, answer in by.items()} for id, by in store.annotations.by_annotator().items()
     }
     assert said == {id: {"ann": answer, "bob": answer} for id, answer in last.items()}
+
+
+@settings(max_examples=40)
+@given(st.permutations([("ann", "a", 3), ("bob", "b", 1), ("cy", "b", 0), ("di", "a", 2)]), st.data())
+def test_a_tie_goes_to_what_was_said_last_in_whatever_order_it_came(
+    said: list[tuple[str, str, int]], data: st.DataObject
+) -> None:
+    """By the answers' own times, which labels from a file bring along; without any by the log."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    some = said[: data.draw(st.integers(1, 4))]
+    with tempfile.TemporaryDirectory() as place, Store.open(Path(place, "run"), create=True) as store:
+        store.add_query(query(0, IDS[:1]), {IDS[0]: EXAMPLES[IDS[0]]})
+        for who, answer, day in some:
+            store.annotations.add_many([(IDS[0], Label(answer, who), None, "import", now + timedelta(days=day))])
+        found = store.annotations.answers()[IDS[0]]
+    votes = Counter(answer for _, answer, _ in some)
+    most = [one for one in some if votes[one[1]] == max(votes.values())]
+    assert (found.annotator, found.answer) == max(most, key=lambda one: one[2])[:2]  # type: ignore[union-attr]

@@ -285,9 +285,14 @@ def _from_excel(source: str, path: Path, form: Form) -> Iterator[Row]:
 def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
     datasets = _datasets(source)
     saved = any((Path(folder) / name).exists() for name in ("dataset_dict.json", "state.json"))
-    return _from_datasets(
-        source, split, lambda: datasets.load_from_disk(folder) if saved else datasets.load_dataset(folder)
-    )
+    try:
+        yield from _from_datasets(
+            source, split, lambda: datasets.load_from_disk(folder) if saved else datasets.load_dataset(folder)
+        )
+    except DataError as error:
+        names = sorted(path.name for path in Path(folder).iterdir() if suffix_of(path) in READERS)
+        hint = f"name one of its files: {', '.join(names[:5])}" if names else "it holds no file that could be data"
+        raise error if saved else DataError(f"{str(error).partition(chr(10))[0]}; {hint}") from error
 
 
 def _from_hub(source: str) -> Iterator[Row]:

@@ -41,7 +41,7 @@ class Annotations:
     and every read first takes in what was appended since the last one, by whoever did it.
 
     What counts for an example: its latest verdict; else the label of most annotators, a tie going to the label
-    given last; else the last skip. Every annotator has one current answer: their last, unless they took it back.
+    said last, by its own time; else the last skip. Every annotator has one current answer: their last, unless they took it back.
     """
 
     def __init__(self, database: Database) -> None:
@@ -219,9 +219,9 @@ class Annotations:
 
         The log is read first: what it speaks of was asked or added before, so the reads after it find that.
         """
-        sql = "SELECT number, example, kind, text, annotator FROM annotations WHERE number > ? ORDER BY number"
-        for number, id, kind, text, annotator in self._db.rows(sql, self._seen):
-            self._state.apply(number, id, _KINDS[kind](text, annotator))
+        sql = "SELECT number, example, kind, text, annotator, annotated_at FROM annotations WHERE number > ? ORDER BY number"
+        for number, id, kind, text, annotator, at in self._db.rows(sql, self._seen):
+            self._state.apply(number, id, _KINDS[kind](text, annotator), at)
             self._seen = number
         sql = "SELECT rowid, example, round, details FROM picks WHERE rowid > ? ORDER BY rowid"  # the order of asking
         for number, id, round, details in self._db.rows(sql, self._last_pick):

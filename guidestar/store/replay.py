@@ -8,6 +8,7 @@ from collections.abc import Collection
 from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
 
 Given = tuple[int, Label | Skip]  # the number of the log entry, and what was said in it
+Said = tuple[str, int, Label | Skip]  # when it was said, UTC, before that
 
 
 class Replay:
@@ -24,13 +25,16 @@ class Replay:
         self.verdicts: dict[str, Label] = {}
         self.flags: dict[str, set[str]] = {}
         self.notes: dict[str, dict[str, str]] = {}
+        self._at: dict[str, dict[str, str]] = {}  # example -> annotator -> when their answer was given
 
-    def apply(self, number: int, id: str, annotation: Annotation) -> None:
-        """The next entry. number: larger than all before."""
+    def apply(self, number: int, id: str, annotation: Annotation, at: str = "") -> None:
+        """The next entry. number: larger than all before. at: when it was said, which for labels from a file is earlier than
+        the entry."""
         who = annotation.annotator
         match annotation:
             case Label() | Skip():
                 self.current.setdefault(id, {})[who] = (number, annotation)
+                self._at.setdefault(id, {})[who] = at
                 self._count(id)
             case Undo():
                 self.current.get(id, {}).pop(who, None)
@@ -52,25 +56,28 @@ class Replay:
                     del self.notes[id]
 
     def _count(self, id: str) -> None:
-        answer = self.verdicts.get(id) or counting(self.current.get(id, {}).values())
+        at = self._at.get(id, {})
+        said = [(at.get(who, ""), *given) for who, given in self.current.get(id, {}).items()]
+        answer = self.verdicts.get(id) or counting(said)
         if answer is None:
             self.counts.pop(id, None)
         else:
             self.counts[id] = answer
 
 
-def counting(answers: Collection[Given]) -> Label | Skip | None:
+def counting(answers: Collection[Said]) -> Label | Skip | None:
     """The answer that counts among the current ones of an example's annotators, None when there is none.
 
-    Labels beat skips; the label of most annotators wins; a tie goes to the label given last.
+    Labels beat skips; the label of most annotators wins; a tie goes to the label that was said last, by its own time and of
+    equals by the log: a label from an older file is older, whenever it was imported.
 
-    >>> counting([(1, Label("a", "ann")), (2, Label("b", "bob")), (3, Skip("", "cy"))])
-    Label(answer='b', annotator='bob')
+    >>> counting([("2", 1, Label("a", "ann")), ("1", 2, Label("b", "bob")), ("3", 3, Skip("", "cy"))])
+    Label(answer='a', annotator='ann')
     """
     if len(answers) == 1:  # nearly always
-        return next(iter(answers))[1]
-    labels = [(number, answer) for number, answer in answers if isinstance(answer, Label)]
+        return next(iter(answers))[2]
+    labels = [(at, number, answer) for at, number, answer in answers if isinstance(answer, Label)]
     if not labels:
-        return max(answers, key=lambda given: given[0], default=(0, None))[1]
-    votes = Counter(label.answer for _, label in labels)
-    return max(labels, key=lambda given: (votes[given[1].answer], given[0]))[1]
+        return max(answers, key=lambda said: said[:2], default=("", 0, None))[2]
+    votes = Counter(label.answer for _, _, label in labels)
+    return max(labels, key=lambda said: (votes[said[2].answer], *said[:2]))[2]

@@ -110,7 +110,7 @@ class Board:
 
     def _apply(self, entry: Entry) -> None:
         before = isinstance(self.replay.counts.get(entry.id), Label)
-        self.replay.apply(entry.number, entry.id, entry.annotation)
+        self.replay.apply(entry.number, entry.id, entry.annotation, entry.at)
         self.labels += isinstance(self.replay.counts.get(entry.id), Label) - before
         self.seen = entry.number
         who = entry.annotation.annotator
