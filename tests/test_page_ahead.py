@@ -57,7 +57,8 @@ def test_who_has_answered_a_round_is_asked_what_is_ready_for_the_next(
     page = open_page(run, trainer=trainer(run.parent))
     assert ids_of(following(page, want=4)) == IDS[:4]
     label_all(run, ["HUM"] * 11)
-    assert ids_of(following(page, want=4, hold=[IDS[11]])) == [], "not before the round's own are answered"
+    assert ids_of(following(page, want=4, hold=IDS[10:])) == [], "not while there are others"
+    assert ids_of(following(page, want=1, hold=[IDS[11]])) == new[:1], "with the last one of the round on the screen"
     save(page, decision(IDS[11], text="LOC"))
     until(lambda: following(page, "ben", want=0)["state"]["trainer"]["kind"] == "training")
     assert ids_of(following(page, want=4)) == new[:4]

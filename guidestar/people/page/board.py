@@ -209,9 +209,10 @@ class Board:
             )
 
         fresh = next_ones()
-        if not fresh and self.ahead and all(self.items[id].round >= self._rounds for id in hold if id in self.items):
+        chosen = [id for id in (*hold, *fresh) if id in self.items and self.items[id].round < self._rounds]
+        if self.ahead and len(chosen) <= 1 and self.store.finished() is None:  # the last of its round is on the screen
             room = self.query.budget - self.labels - sum(self.left.values())
-            if self.store.finished() is None and self.store.ahead.take(min(want, room)):
+            if self.store.ahead.take(min(want - len(fresh), room)):
                 self.refresh()
                 fresh = next_ones()
         for id in fresh:
