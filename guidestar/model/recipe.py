@@ -71,4 +71,6 @@ def too_short(config: TrainConfig, head: str, examples: int) -> str:
         return ""
     what = "a new classification head" if head else "the model"
     mend = "a larger train.min_steps, or none" if config.recipe == "lean" else "train.recipe: lean, or train.min_steps"
+    if _kind(head) == "head":
+        mend += "; or model.head: features, which starts as a classifier on frozen features and needs fewer"
     return f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give {mend}"
