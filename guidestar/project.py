@@ -36,8 +36,8 @@ data:
 {answer}
   # the prompt; {{column}} stands for a column of the file
 {template}
-  # a prompt that does not fit the model is cut at the end of its text; or drop, or error
-  too_long: truncate{blank}
+  # a prompt that does not fit the model is cut at the {part} of its text; or drop, or error
+  too_long: truncate{cut}{blank}
 
 task:
 {task}
@@ -332,6 +332,8 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         out=_quoted(out), pool=_quoted(pool), form="".join(f"\n  {line}" for line in form),
         strategies=f"{_ASKED if guess.asked else _SIMULATED}{_PEOPLE if guess.missing else ''}".format(strategy=strategy),
         answer=known.format(answer=_quoted(answer.column)) if answer.column else _WITHOUT_ANSWER,
+        part="start" if CONVERSATION in guess.texts else "end",
+        cut="\n  cut: start" if CONVERSATION in guess.texts else "",  # the last question must stay
         template=_template(guess, chat), blank="\n  # rows without text are left out\n  blank: drop" if guess.blank else "",
         task=_task(guess), model=guess.model, reading=reading, warm=warm, batch=max(1, min(20 if lean else 50, (budget - warm) // 5)),
         budget=budget, hold_out=_HOLD_OUT.format(labels=round(0.2 * (budget - given))) if guess.asked else "",

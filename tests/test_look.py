@@ -117,6 +117,7 @@ def chat(i: int) -> list[dict[str, str]]:
 def test_conversations_become_prompts_of_the_chat_template(tmp_path: Path) -> None:
     config, notes = written(lines(tmp_path / "a.jsonl", [{"messages": chat(i)} for i in range(40)]))
     assert (config.data.messages, config.model.chat, config.task.kind) == ("messages", True, "text")
+    assert config.data.cut == "start", "the last question must stay"
     dataset = load_dataset(config)
     example = dataset.pool[0]
     assert turns_in(example.prompt)[0] == {"role": "system", "content": "Be kind."}
