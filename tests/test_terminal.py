@@ -265,7 +265,7 @@ def test_guidelines(tmp_path):
 
 def test_what_cannot_be_labelled(tmp_path, run):
     for name in ("", "oracle", "endpoint:toy", "a\x1b[31m", "x" * 60):
-        with pytest.raises(ConfigError, match="is not a name; allowed: up to 40 letters"):
+        with pytest.raises(ConfigError, match="a name has at most 40 characters"):
             label(run, [], annotator=name)
     with pytest.raises(StoreError, match="found no run"):
         label(_empty(tmp_path), [])

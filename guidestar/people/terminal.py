@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import TypeAdapter, ValidationError
-
-from guidestar.errors import ConfigError, DataError, allowed
+from guidestar.errors import DataError, allowed
 from guidestar.people import queue
 from guidestar.people.page import wire
 from guidestar.people.page.board import Board
@@ -55,13 +53,7 @@ def label_in_terminal(
     Raises ConfigError for a name that cannot be used, StoreError for a folder that is no run, DataError for input
     that is no text.
     """
-    try:
-        name = TypeAdapter(wire.Name).validate_python(annotator)
-    except ValidationError:
-        raise ConfigError(
-            f"annotator {annotator!r} is not a name; allowed: up to 40 letters, digits, spaces and . _ @ + -, "
-            "beginning with a letter or digit, and not oracle"
-        ) from None
+    name = wire.checked_name(annotator)
     folder = find_run(run)
     with Store.open(folder) as store:
         board = Board(store, people_of(experiment_of(folder), store.facts), clock)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
-from guidestar.errors import ConfigError, GuidestarError, StoreError, allowed
+from guidestar.errors import ConfigError, GuidestarError, StoreError
 from guidestar.people.page.desk import experiment_of
+from guidestar.people.page.wire import checked_name
 from guidestar.people.trainer import Trainer
 from guidestar.store import files, find_run, runs_in
 
@@ -132,22 +133,6 @@ def check_folder(run: Path, config: Path | None, *, train: bool) -> None:
         raise StoreError(f"{run}: found no run; `guidestar run` begins one and chooses what to ask")
     if train and config is None and not (experiment_of(run) / CONFIG_FILE).is_file():
         raise ConfigError(f"{experiment_of(run)}: has no {CONFIG_FILE}, so there is nothing to train by")
-
-
-def checked_name(name: str) -> str:
-    """An annotator's name as it is stored. Raises ConfigError for one that is not allowed."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from guidestar.people.page import wire
-
-    try:
-        return TypeAdapter[str](wire.Name).validate_python(name)
-    except ValidationError:
-        kinds = ["letters", "digits", "spaces", ". _ @ + -"]
-        raise ConfigError(
-            f"annotator: found {name!r}; a name has at most 40 characters and does not begin or end with a space, "
-            f"{allowed(kinds)}; `oracle` is taken"
-        ) from None
 
 
 # --- the secret -----------------------------------------------------------------------------------

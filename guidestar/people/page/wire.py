@@ -5,8 +5,9 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from guidestar.errors import ConfigError, allowed
 from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.tasks import Task
 
@@ -23,6 +24,18 @@ def _name(value: str) -> str:
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$"), AfterValidator(_name)]
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+
+
+def checked_name(name: str) -> str:
+    """An annotator's name as it is stored. Raises ConfigError for one that is not allowed."""
+    try:
+        return TypeAdapter[str](Name).validate_python(name)
+    except ValidationError:
+        kinds = ["letters", "digits", "spaces", ". _ @ + -"]
+        raise ConfigError(
+            f"annotator: found {name!r}; a name has at most 40 characters and does not begin or end with a space, "
+            f"{allowed(kinds)}; `oracle` is taken"
+        ) from None
 
 
 class _Body(BaseModel):
