@@ -14,8 +14,6 @@ KNOWN = (
     "beside the checkout",
     "root may write anywhere",
     "no Chromium is installed",
-    "python-calamine is not installed",  # the extra `excel`
-    "openpyxl is not installed",
     "could not import 'tensorboard'",  # a tracker of the user's choice, in none of our extras
 )
 
