@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from guidestar import config as configs
 from guidestar.asking import Ask, Cached, Engine, Frozen, InParts, Scorer
 from guidestar.asking.shortened import shortened
-from guidestar.config import CONFIG_FILE, RunConfig, TrainConfig
+from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
 from guidestar.data.formats import read_rows
 from guidestar.data.pool import Dataset, load_dataset, template_of, used
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
@@ -56,7 +56,7 @@ class Bench:
         model that is the configured one, so that many benches share it. engine: another than this package's own, which
         works with `base`. Raises ConfigError where a launcher started several processes for one run."""
         _one_process()
-        self.config = _settled(config)
+        self.config = _settled(with_present_labels(config))
         self.progress = progress or for_library()
         self.folder = Path(config.out)
         self.cache = cache or self.folder / "cache"
@@ -222,7 +222,7 @@ class Bench:
     def _accept(self, path: Path) -> None:
         """Leave a file that somebody wrote in the place of our copy, where it says the same. Raises ConfigError if not."""
         try:
-            same = configs.load(path).key() == self.config.key()
+            same = with_present_labels(configs.load(path)).key() == self.config.key()
         except ConfigError:
             same = False
         if not same:
@@ -349,6 +349,21 @@ def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig
             files.write_bytes(place, "".join(f"{line}\n" for line in lines).encode())
             data[name] = str(place)
     return configs.parse({**config, "data": data} if data else config)
+
+
+def with_present_labels(config: RunConfig, folder: Path | None = None) -> RunConfig:
+    """A configuration with the labels as the run in its folder has them now (`guidestar labels`), where it has those that
+    the run had before; a configuration with other labels stays as it is. folder: of the run, or above it; default `out`."""
+    for place in runs_in(folder or Path(config.out)):
+        try:
+            with Store.open(place) as store:
+                known = store.relabels.tasks() if len(store.relabels) else []
+        except StoreError:  # damaged: that run's concern
+            continue
+        tasks = [TaskConfig.model_validate(task) for task in known]
+        if config.task.model_dump(exclude={"renamed"}) in [task.model_dump(exclude={"renamed"}) for task in tasks]:
+            return config.model_copy(update={"task": tasks[-1]})
+    return config
 
 
 def _settled(config: RunConfig) -> RunConfig:

@@ -28,7 +28,7 @@ from guidestar.records import Example, Finished, Label, Metrics, Pick, Query, Sk
 from guidestar.store import Store, find_run
 from guidestar.store.annotations import TEST
 from guidestar.store.store import DATABASE, PROVISIONAL
-from guidestar.tuning import Tuning
+from guidestar.tuning import Tuning, need_present_labels
 
 __all__ = ["Annotator", "Outcome", "Run", "oracle", "run"]
 
@@ -159,7 +159,7 @@ class Run:
             r = self.store.current_round()
             if left := len(self.store.annotations.unanswered(r)):
                 self.bench.progress.say(
-                    f"{self.strategy.title} seed {self.seed}: {left} of {len(self.store.query(r).picks)} examples of "
+                    f"{self.strategy.title} seed {self.seed}: {left} of {max(left, len(self.store.query(r).picks))} examples of "
                     f"round {r} wait for an answer; guidestar label {self.folder}"
                 )
                 return Waiting(r, left)
@@ -242,11 +242,18 @@ class Run:
         labels, measured, asked = len(self.tuning.labelled()), self.store.metrics(), self.store.asked()
         if labels > (measured[-1].labels if measured else 0):  # some came in late, or from a file: train on them
             return None
+        if self._relabelled(len(measured)):
+            return None
         if labels + len(self.store.annotations.held_out()) >= self.config.query.budget:
             return Stop.BUDGET
         if all(e.id in asked for e in self.bench.pool):
             return Stop.EMPTY
         return Stop.ADVISED if self.config.stop.mode == "stop" and self._stop_advised() else None
+
+    def _relabelled(self, r: int) -> bool:
+        """Whether no model knows the present labels yet when round r begins: it then asks for nothing new, trains on what is
+        there, and the rounds after it can choose again."""
+        return r > 0 and self.store.relabels.since == r
 
     def _stop_advised(self) -> bool:
         from guidestar.report.advice import stop_advice
@@ -263,10 +270,11 @@ class Run:
         free = [e for e in pool if e.id not in asked and e.id not in aside]
         left = max(settings.budget - self._spoken_for(len(self.tuning.labelled()), r) - len(aside), 0)
         size = (settings.batch if r else settings.warm_start) - given - sum(TEST not in pick.details for pick in ahead)
-        wanted = min(max(size, 0), left)
+        wanted = 0 if self._relabelled(r) else min(max(size, 0), left)
         k = min(wanted, len(free))
         if k == 0 and not ahead:
-            self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels that came in since the last")
+            why = "in the new set of labels" if self._relabelled(r) else "that came in since the last"
+            self.bench.progress.say(f"round {r} asks for nothing; it trains on the labels {why}")
         elif k < wanted:
             self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
         chosen = self._chooser.picks(r, free, k)
@@ -305,7 +313,8 @@ class Run:
     def _spoken_for(self, labels: int, r: int) -> int:
         """How much of the budget is used: `labels`, those that are set aside, and questions up to round r that wait."""
         store, answers = self.store, self.store.annotations.answers()
-        asked = (pick.id for i in range(store.current_round(), r + 1) for pick in store.query(i).picks)
+        asked = {pick.id for i in range(store.current_round(), r + 1) for pick in store.query(i).picks}
+        asked |= set(store.annotations.asked_again())
         return labels + len(store.annotations.held_out()) + sum(id not in answers for id in asked)
 
     @cached_property
@@ -392,6 +401,7 @@ def trained(
         if round is not None and round not in rounds:
             raise StoreError(f"{folder}: round {round} has no adapter; allowed: {', '.join(map(str, rounds))}")
         chosen, facts = rounds[-1] if round is None else round, store.facts
+        need_present_labels(store, chosen)
         if store.has_adapter(chosen):
             return store.adapter(chosen), chosen, facts["model"]
     bench = bench or Bench(config, progress)

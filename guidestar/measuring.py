@@ -66,7 +66,7 @@ def keep_suggestions(tuning: Tuning, r: int) -> None:
     """
     bench, store = tuning.bench, tuning.store
     unseen = bench.simulation or bench.config.people.suggestions == "off"
-    if r == 0 or store.has_suggestions(r):
+    if r <= store.relabels.since or store.has_suggestions(r):  # nor does a model of other labels
         return
     if unseen and not any("random" in pick.details for pick in store.query(r).picks):
         return

@@ -76,6 +76,14 @@ class Verdict:
     annotator: str
 
 
+@dataclass(frozen=True)
+class Relabel:
+    """A change of the labels, for what was said before it. names: former label -> what it is called now; None where the
+    examples that had it are asked again."""
+
+    names: Mapping[str, str | None]
+
+
 Annotation = Label | Skip | Undo | Flag | Note | Verdict
 
 

@@ -87,6 +87,8 @@ class TaskConfig(Section):
     kind: str | None = Field(None, description="; ".join(f"{name}: {kind.about}" for name, kind in TASKS.items()) + ".")
     labels: list[str] | dict[str, str] | None = None
     """The labels, or label -> the word the model writes for it. Without it, the labels found in the pool."""
+    renamed: dict[str, str] | None = None
+    """What a label was called before -> the label: files and people may say either. `guidestar labels` writes it."""
     scoring: Literal["first_token", "sequence"] = "first_token"
     """How label words are scored: by the first token in which they differ (one pass; refused where two words share
     it) or as whole token sequences (one pass a label)."""

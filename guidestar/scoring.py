@@ -18,6 +18,7 @@ import numpy as np
 from guidestar.asking import LABELS, Ask, Engine, Scorer, suggest
 from guidestar.asking.shortened import shortened
 from guidestar.asking.wrappers import question
+from guidestar.bench import with_present_labels
 from guidestar.config import CONFIG_FILE, RunConfig, kept_in
 from guidestar.config import load as load_config
 from guidestar.data.pool import load_dataset, template_of
@@ -189,6 +190,7 @@ def predict_file(
     for a row that cannot be used.
     """
     folder = find_run(run)
+    config = with_present_labels(config, folder)
     task = _task(config)
     rows_of_file = survey(source, blank_rows_kept(config) if own else config, lambda answer, where: None)
     names = beside(rows_of_file.columns if own else (), PREDICTED)

@@ -13,7 +13,7 @@ import numpy as np
 from guidestar.asking import Committee, Engine, Frozen, HeadStart, InParts, Lesson, Scorer, Weighted, kept, part_of
 from guidestar.bench import PARTS, Bench
 from guidestar.data.pool import Split
-from guidestar.errors import DataError
+from guidestar.errors import DataError, StoreError
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.phases import BASELINE_POOL, Clock
 from guidestar.query import probe
@@ -24,6 +24,15 @@ from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
 from guidestar.store.same_start import same_start
 from guidestar.store.store import Store
+
+
+def need_present_labels(store: Store, round: int) -> None:
+    """Raise StoreError for a round that was trained before the labels were changed."""
+    if round < (since := store.relabels.since):
+        raise StoreError(
+            f"{store.folder}: the adapter of round {round} was trained on other labels than now; allowed: round {since} or later, "
+            "which the next training makes if it is not there"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +149,9 @@ class Tuning:
     # --- adapters ---
 
     def adapter(self, r: int) -> Path:
-        """The adapter of a finished training; one that was deleted is trained again from its labels."""
+        """The adapter of a finished training; one that was deleted is trained again from its labels. Raises StoreError for a
+        round before the labels were changed: it answers with other labels."""
+        need_present_labels(self.store, r)
         if not self.store.has_adapter(r):
             self.train(r)
         return self.store.adapter(r)
@@ -155,7 +166,10 @@ class Tuning:
                 f"round {r}: every example was skipped, so there is no label to train on; tell at least one of them a label"
             )
         config = self.bench.config.train
-        previous = self.adapter(r - 1) if r and config.start == "previous" else None
+        on = config.start == "previous" and r > self.store.relabels.since  # a head of other labels is no start
+        if config.start == "previous" and r and not on:
+            self.bench.progress.say("  the labels have changed: this training starts from the base model")
+        previous = self.adapter(r - 1) if on else None
         lesson = self._lesson(r, phase_seed(self.seed, r, "train"), previous)
         if config.early_stop == "oracle_epoch":
             lesson = replace(lesson, oracle=self.bench.fitting.test)

@@ -32,7 +32,7 @@ ORDER = [
     ["beginning", "tuning"],
     ["choosing", "measuring"],
     ["loop"],
-    ["publish", "scoring"],
+    ["publish", "relabel", "scoring"],
     ["study", "doctor"],
     ["cli"],
     ["__main__"],

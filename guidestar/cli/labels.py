@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """label, agreement, export, import."""
+    """label, labels, agreement, export, import."""
     label = commands.add("label", _label, "Label examples in the browser, or in the terminal.", facts=False)
     label.add_argument(
         "run", metavar="FILE|RUN",
@@ -36,6 +36,16 @@ def add(commands: Commands) -> None:
         help="listen elsewhere than on this machine alone; whoever reaches the address and knows the link can label",
     )  # fmt: skip
     label.add_argument("--no-browser", action="store_true", help="print the link and open nothing")
+
+    change = commands.add(
+        "labels", _labels, "The labels of a run with their counts; or add, rename, merge or split one."
+    )
+    change.add_argument("run", metavar="RUN", help="the folder of a run")
+    kinds = change.add_mutually_exclusive_group()
+    kinds.add_argument("--add", metavar="NAME", help="a label more")
+    kinds.add_argument("--rename", metavar="OLD=NEW", help="another name; what was said stays said")
+    kinds.add_argument("--merge", metavar="A,B=NEW", help="several labels become one")
+    kinds.add_argument("--split", metavar="OLD=NEW1,NEW2", help="a label becomes several; its examples are asked again")
 
     agreement = commands.add("agreement", _agreement, "How far the annotators of a run agree.")
     agreement.add_argument("run", metavar="RUN", help="the folder of a run")
@@ -121,6 +131,18 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
             f"guidestar run {config}. To label anew: guidestar init {data} --force --answer none, then guidestar label {config}"
         )
     return config, list(found["notes"])
+
+
+def _labels(options: Options) -> int:
+    from guidestar.relabel import KINDS, Change, change_labels, labels_of, text_of
+
+    run, given = _begun(options.run), [(kind, text) for kind in KINDS if (text := getattr(options, kind)) is not None]
+    facts = change_labels(run, Change.read(*given[0]), progress(options)) if given else labels_of(run)
+    lines = [text_of(facts)]
+    if given:
+        lines.append(f"The next training starts afresh, with these labels. Go on with: guidestar label {options.run}")
+    show(options, facts, "\n".join(lines))
+    return 0
 
 
 def _agreement(options: Options) -> int:

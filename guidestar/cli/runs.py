@@ -227,6 +227,7 @@ def _predict(options: Options) -> int:
 
 
 def _score(options: Options) -> int:
+    from guidestar.bench import with_present_labels
     from guidestar.loop import trained
     from guidestar.scoring import highest, score_file
 
@@ -234,6 +235,7 @@ def _score(options: Options) -> int:
     if adapter is None and Path(options.config).is_dir():
         place, round, _ = trained(Path(options.config), config, progress=news)
         news.say(f"adapter of round {round}: {place}")
+        config = with_present_labels(config, Path(options.config))
         adapter = str(place)
     common = {
         "measures": options.measure, "adapter": None if adapter == "none" else adapter, "passes": options.passes, "seed": options.seed,

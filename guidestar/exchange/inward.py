@@ -140,7 +140,11 @@ def _task(store: Store, config: RunConfig | None) -> Task:
         data, task, _ = apply_preset(config.data, config.task)
         response = data.response
     labels = dict(zip(facts.get("labels", ()), facts.get("words", facts.get("labels", ())), strict=True))
-    return make_task(task.model_copy(update={"kind": facts["kind"], "labels": labels or None}), [], response)
+    return make_task(
+        task.model_copy(update={"kind": facts["kind"], "labels": labels or None, "renamed": facts.get("renamed")}),
+        [],
+        response,
+    )
 
 
 # --- the file -------------------------------------------------------------------------------------

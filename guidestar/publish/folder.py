@@ -127,7 +127,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     data, task_config, _ = apply_preset(config.data, config.task)
     if known := facts["task"].get("labels"):
         labels = dict(zip(known, facts["task"]["words"], strict=True))
-        task_config = task_config.model_copy(update={"kind": facts["task"]["kind"], "labels": labels})
+        task_config = task_config.model_copy(update={"kind": facts["task"]["kind"], "labels": labels, "renamed": None})
     task = make_task(task_config, [], data.response)
     whole = False
     prefix: tuple[int, ...] = ()

@@ -81,17 +81,18 @@ def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
     With the mode `stop` the test set is not looked at, since it must choose nothing; else it is where there is neither
     a validation set nor a random share.
     """
-    measured = store.metrics()
+    since = store.relabels.since
+    measured = [m for m in store.metrics() if m.round >= since]
     if stop.mode == "off" or not measured:
         return None
     with_test = stop.mode != "stop"
     gain = _gain(store, measured, stop, with_test)
-    said, where = _said(store, len(measured), with_test)
+    said, where = _said(store, range(since, since + len(measured)), with_test)
     agreement = _agreement(said, where, stop)
     confidence = _confidence(said, where, stop)
     parts = {
         "gain": gain, "agreement": agreement, "confidence": confidence,
-        "smoothness": _smoothness(store, len(measured), stop),
+        "smoothness": _smoothness(store, range(since + 1, since + len(measured)), stop),
     }  # fmt: skip
     signals = {name: None if part is None else part["stop"] for name, part in parts.items()}
     found = {
@@ -159,17 +160,19 @@ def _rising(points: list[tuple[float, float, float]]) -> list[tuple[float, float
 # --- predictions ----------------------------------------------------------------------------------
 
 
-def _said(store: Store, rounds: int, with_test: bool) -> tuple[Said, str]:
+def _said(store: Store, rounds: range, with_test: bool) -> tuple[Said, str]:
     """What each model said to examples whose labels are not looked at, and which examples those are."""
     sets = {"validation": "the validation set"} | ({"test": "the test set"} if with_test else {})
     for name, where in sets.items():
-        arrays = [store.arrays(r, name) for r in range(rounds) if store.has_arrays(r, name)]
+        arrays = [store.arrays(r, name) for r in rounds if store.has_arrays(r, name)]
         if arrays and all("log_probs" in one for one in arrays):
             rows = np.arange(len(arrays[0]["log_probs"]))
             return [
                 (rows, one["log_probs"].argmax(axis=1), np.exp(one["log_probs"].max(axis=1))) for one in arrays
             ], where
-    kept = [store.arrays(r, "answers") for r in range(1, rounds + 1) if store.has_arrays(r, "answers")]
+    kept = [
+        store.arrays(r, "answers") for r in range(rounds.start + 1, rounds.stop + 1) if store.has_arrays(r, "answers")
+    ]
     return [(one["row"], one["label"], one["confidence"]) for one in kept], "unlabelled candidates"
 
 
@@ -190,11 +193,11 @@ def _confidence(said: Said, where: str, stop: StopConfig) -> dict[str, Any] | No
     return {"on": where, "means": means, "stop": forecast.falling(means, stop.rounds)} if means else None
 
 
-def _smoothness(store: Store, rounds: int, stop: StopConfig) -> dict[str, Any] | None:
+def _smoothness(store: Store, rounds: range, stop: StopConfig) -> dict[str, Any] | None:
     """Besov α of the newest batches, by the model that chose them; None where their states were not kept, or for batches
     too small for it."""
     classes = {label: i for i, label in enumerate(store.facts.get("task", {}).get("labels") or [])}
-    kept = [r for r in range(1, rounds) if store.has_arrays(r, "picks")][-2 * stop.rounds :]
+    kept = [r for r in rounds if store.has_arrays(r, "picks")][-2 * stop.rounds :]
     answers = store.annotations.answers() if classes and kept else {}
     alphas, chances, used = [], [], []
     for r in kept:

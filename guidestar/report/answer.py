@@ -159,7 +159,7 @@ def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
     """(estimate, low, high, of what) of the one run: on the test set, else the validation set, else the pool."""
     run, data = known.runs[0], known.runs[0].facts.get("data") or {}
     for name, split in (("accuracy", "test"), ("validation_accuracy", "validation")):
-        value = run.metrics[-1].values.get(name)
+        value = run.present[-1].values.get(name) if run.present else None
         said = next(iter((run.test.get("last") or {}).values()), ()) if split == "test" else ()
         if value is not None and (
             n := len(said) or data.get(split)
@@ -251,7 +251,7 @@ def _frozen(known: Known) -> float | None:
     found = [
         m.values["frozen_accuracy"]
         for r in known.runs
-        for m in r.metrics
+        for m in r.present
         if [m.labels] == at and "frozen_accuracy" in m.values
     ]
     return statistics.fmean(found) if found else None

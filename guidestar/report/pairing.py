@@ -67,7 +67,7 @@ def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Da
     whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.rounds)]
     left_out = [_why_left_out(run) for run in runs if run.name not in {one.name for one in whole}]
     places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in found.items()}
-    correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.metrics)) is not None}
+    correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.present)) is not None}
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
         [name for name in names if name != control], correct, left_out, shared_warm_start(whole),

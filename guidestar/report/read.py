@@ -35,6 +35,7 @@ class RunRecord:
     scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
     adapters: round -> SHA-256 of its adapter. budgets: (labels in all, round from which on), more than one if it was raised.
     given: labels that may be trained on by now. held_out: those that are set aside as the test set.
+    since: the first round on the present labels; with other labels a score is another score.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RunRecord:
     budgets: tuple[tuple[int, int], ...]
     given: int
     held_out: int
+    since: int = 0
 
     @property
     def strategy(self) -> str:
@@ -77,8 +79,13 @@ class RunRecord:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """(labels, accuracy) of every measured round; empty without a test set."""
-        return [(m.labels, m.values["accuracy"]) for m in self.metrics if "accuracy" in m.values]
+        """(labels, accuracy) of every round measured on the present labels; empty without a test set."""
+        return [(m.labels, m.values["accuracy"]) for m in self.present if "accuracy" in m.values]
+
+    @property
+    def present(self) -> tuple[Metrics, ...]:
+        """What was measured on the present labels."""
+        return tuple(m for m in self.metrics if m.round >= self.since)
 
 
 def path_of(place: object, what: str) -> Path:
@@ -110,12 +117,13 @@ def _read(folder: Path) -> RunRecord | None:
     with Store.open(folder) as store:
         if not store.begun:
             return None
-        metrics, examples = store.metrics(), store.examples()
+        metrics, examples, since = store.metrics(), store.examples(), store.relabels.since
+        present = [m for m in metrics if m.round >= since]
         queries, ahead = tuple(store.query(r) for r in range(store.rounds())), store.query(store.rounds())
         answers = store.annotations.answers()
-        names = {"base": (0, "test_base")}
-        if metrics:
-            names |= {"first": (metrics[0].round, "test"), "last": (metrics[-1].round, "test")}
+        names = {} if since else {"base": (0, "test_base")}
+        if present:
+            names |= {"first": (present[0].round, "test"), "last": (present[-1].round, "test")}
         return RunRecord(
             name=folder.resolve().name,
             facts=store.facts,
@@ -132,6 +140,7 @@ def _read(folder: Path) -> RunRecord | None:
             budgets=tuple(store.budgets()),
             given=len(store.annotations.labelled()),
             held_out=len(store.annotations.held_out()),
+            since=since,
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
 

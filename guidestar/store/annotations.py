@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from guidestar.errors import StoreError
-from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.errors import DataError, StoreError
+from guidestar.records import Annotation, Example, Flag, Label, Note, Relabel, Skip, Undo, Verdict
 from guidestar.store.database import Database
 from guidestar.store.migrations import timestamp
 from guidestar.store.replay import Replay
@@ -48,7 +48,7 @@ class Annotations:
         """Use `Store.annotations`."""
         self._db = database
         self._state = Replay()
-        self._seen = 0  # number of the last entry taken in
+        self._seen = self._relabels = 0  # numbers of the last entry and of the last change of the labels taken in
         self._picks: dict[str, int] = {}  # example -> round, in the order of asking
         self._last_pick = 0
         self._apart: set[str] = set()  # picks that were set aside to test on
@@ -88,7 +88,7 @@ class Annotations:
         if decision is not None:
             sql = "SELECT example, kind, text, annotator FROM annotations WHERE decision = ?"
             before = self._db.row(sql, decision)
-            if before == content:
+            if before == content or (before and self._changed_since(decision)):
                 return False
             if before is not None:
                 raise StoreError(
@@ -98,6 +98,10 @@ class Annotations:
             raise StoreError(f"{self._db.folder}: example {id} was never asked for, so it cannot be answered")
         if decision is None and not self._changes(*content):
             return False
+        if isinstance(annotation, Label | Verdict) and (now := self._labels()) and annotation.answer not in now:
+            raise DataError(
+                f"{self._db.folder}: the labels have changed; found {annotation.answer!r}, allowed: {', '.join(now)}"
+            )
         self._db.execute(
             "INSERT INTO annotations (example, kind, text, annotator, source, decision, annotated_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -105,15 +109,28 @@ class Annotations:
         )  # fmt: skip
         return True
 
+    def _labels(self) -> list[str]:
+        """The labels after the last change of them; none without one. Whoever answers may not have heard of it."""
+        row = self._db.row("SELECT facts FROM relabels ORDER BY number DESC LIMIT 1")
+        return json.loads(row[0])["task"]["labels"] if row else []
+
+    def _changed_since(self, decision: str) -> bool:
+        """Whether the labels have changed since a decision was recorded; sent again, it is read in the new ones."""
+        sql = "SELECT 1 FROM relabels WHERE after >= (SELECT number FROM annotations WHERE decision = ?)"
+        return self._db.row(sql, decision) is not None
+
     def _changes(self, id: str, kind: str, text: str, annotator: str) -> bool:
         """Whether this would change what the annotator says. Reads the table, for it is asked within a transaction."""
         kinds = next(kinds for kinds in _REPLACE if kind in kinds)
-        rows = self._db.rows("SELECT kind, text, annotator FROM annotations WHERE example = ? ORDER BY number DESC", id)
-        whose = {annotator} if kind != "verdict" else {who for _, _, who in rows}
+        sql = "SELECT kind, text, annotator, number FROM annotations WHERE example = ? ORDER BY number DESC"
+        rows = self._db.rows(sql, id)
+        whose = {annotator} if kind != "verdict" else {who for _, _, who, _ in rows}
         last = next((row for row in rows if row[0] in kinds and row[2] in whose), None)
         if last is None:
             return (kind, text) not in (("undo", ""), ("unflag", ""), ("note", ""))
-        return bool(last != (kind, text, annotator))
+        if kind in ("label", "verdict") and self._db.row("SELECT 1 FROM relabels WHERE after >= ?", last[3]):
+            return True  # the same word may be another label now
+        return bool(last[:3] != (kind, text, annotator))
 
     def add_extra(self, examples: Sequence[Example]) -> int:
         """Add examples that nobody asked for, so that they can be labelled. Returns how many are new.
@@ -168,10 +185,20 @@ class Annotations:
         return {id: dict(notes) for id, notes in self._now().notes.items()}
 
     def unanswered(self, round: int) -> list[Example]:
-        """The examples of a round without an answer that counts, in the order of asking; without extras."""
+        """The examples of a round without an answer that counts, in the order of asking; without extras. Those of earlier
+        rounds that a change of the labels asks again come first."""
         need_query(self._db, round)
-        counts = self._now().counts
-        return self._loaded(id for id, r in self._picks.items() if r == round and id not in counts)
+        now = self._now()
+        return self._loaded(
+            id
+            for id, r in self._picks.items()
+            if id not in now.counts and (r == round or (r < round and id in now.again))
+        )
+
+    def asked_again(self) -> list[str]:
+        """Examples whose label is one no more and that nobody has answered since, in the order of asking, extras last."""
+        again = self._now().again
+        return [id for id in self._order() if id in again]
 
     def labelled(self, round: int | None = None) -> list[tuple[Example, Label]]:
         """The labelled examples of all rounds up to `round`, in the order of asking, extras last; without skipped ones and
@@ -202,6 +229,16 @@ class Annotations:
 
     # --- the log ----------------------------------------------------------------------------------
 
+    def log(self, after: int = 0, change: int = 0) -> Iterator[Entry | tuple[int, Relabel]]:
+        """What was done after entry number `after`, with the changes of the labels after number `change` in their places;
+        one view of both, whatever is written meanwhile."""
+        sql = (
+            f"SELECT {_COLUMNS}, 0 AS change FROM annotations WHERE number > ? UNION ALL "  # noqa: S608 - our own words
+            "SELECT after, '', '', names, '', '', NULL, changed_at, number FROM relabels WHERE number > ? ORDER BY 1, 9"
+        )
+        for *row, number in self._db.rows(sql, after, change):
+            yield (number, Relabel(json.loads(row[3]))) if number else _entry(tuple(row))
+
     def history(self, *, last: int | None = None) -> list[Entry]:
         """All that was ever done, in that order; or only the `last` entries of it."""
         sql = f"SELECT {_COLUMNS} FROM annotations ORDER BY number DESC LIMIT ?"  # noqa: S608 - our own words
@@ -219,10 +256,13 @@ class Annotations:
 
         The log is read first: what it speaks of was asked or added before, so the reads after it find that.
         """
-        sql = "SELECT number, example, kind, text, annotator, annotated_at FROM annotations WHERE number > ? ORDER BY number"
-        for number, id, kind, text, annotator, at in self._db.rows(sql, self._seen):
-            self._state.apply(number, id, _KINDS[kind](text, annotator), at)
-            self._seen = number
+        for found in self.log(self._seen, self._relabels):
+            if isinstance(found, Entry):
+                self._state.apply(found.number, found.id, found.annotation, found.at)
+                self._seen = found.number
+            else:
+                self._relabels, change = found
+                self._state.relabel(change)
         sql = "SELECT rowid, example, round, details FROM picks WHERE rowid > ? ORDER BY rowid"  # the order of asking
         for number, id, round, details in self._db.rows(sql, self._last_pick):
             self._picks[id] = round

@@ -129,8 +129,19 @@ def m006_ahead(db: sqlite3.Connection) -> None:
     )
 
 
+def m007_relabels(db: sqlite3.Connection) -> None:
+    """Changes of the labels while a run lasts, each with its place in the log of annotations."""
+    db.execute(
+        """CREATE TABLE relabels (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, names TEXT NOT NULL, key TEXT NOT NULL, facts TEXT NOT NULL,
+            round INTEGER NOT NULL CHECK (round >= 0), after INTEGER NOT NULL, changed_at TEXT NOT NULL
+        ) STRICT"""
+    )
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     m001_tables, m002_finish, m003_annotations, m004_suggestions, m005_budgets, m006_ahead,
+    m007_relabels,
 ]  # fmt: skip
 
 

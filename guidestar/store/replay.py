@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from guidestar.records import Annotation, Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.records import Annotation, Flag, Label, Note, Relabel, Skip, Undo, Verdict
 
 Given = tuple[int, Label | Skip]  # the number of the log entry, and what was said in it
 Said = tuple[str, int, Label | Skip]  # when it was said, UTC, before that
@@ -15,7 +15,8 @@ class Replay:
     """The state after some entries of a log; `apply` takes the next one.
 
     current: example -> annotator -> that annotator's answer and its number. counts: example -> the answer that counts.
-    verdicts, flags, notes: what stands now; examples without one are not in them.
+    verdicts, flags, notes: what stands now; examples without one are not in them. again: examples that are asked again, because
+    the label that counted is one no more.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Replay:
         self.verdicts: dict[str, Label] = {}
         self.flags: dict[str, set[str]] = {}
         self.notes: dict[str, dict[str, str]] = {}
+        self.again: set[str] = set()
         self._at: dict[str, dict[str, str]] = {}  # example -> annotator -> when their answer was given
 
     def apply(self, number: int, id: str, annotation: Annotation, at: str = "") -> None:
@@ -35,12 +37,14 @@ class Replay:
             case Label() | Skip():
                 self.current.setdefault(id, {})[who] = (number, annotation)
                 self._at.setdefault(id, {})[who] = at
+                self.again.discard(id)
                 self._count(id)
             case Undo():
                 self.current.get(id, {}).pop(who, None)
                 self._count(id)
             case Verdict():
                 self.verdicts[id] = Label(annotation.answer, who)
+                self.again.discard(id)
                 self._count(id)
             case Flag():
                 flags = self.flags.setdefault(id, set())
@@ -55,11 +59,36 @@ class Replay:
                 if not notes:
                     del self.notes[id]
 
+    def relabel(self, change: Relabel) -> None:
+        """The labels have changed: what was said until now is said in the new ones. Who said a label that has no new name
+        says nothing now; an example for which it counted has no answer until somebody gives one, whatever others said."""
+        names = change.names
+        self.again |= {
+            id
+            for id, answer in self.counts.items()
+            if isinstance(answer, Label) and names.get(answer.answer, "") is None
+        }
+        for given in self.current.values():
+            for who, (number, answer) in list(given.items()):
+                if isinstance(answer, Label) and answer.answer in names:
+                    if (name := names[answer.answer]) is None:
+                        del given[who]
+                    else:
+                        given[who] = number, Label(name, who)
+        for id, verdict in list(self.verdicts.items()):
+            if verdict.answer in names:
+                if (name := names[verdict.answer]) is None:
+                    del self.verdicts[id]
+                else:
+                    self.verdicts[id] = Label(name, verdict.annotator)
+        for id in [*self.counts, *self.again]:
+            self._count(id)
+
     def _count(self, id: str) -> None:
         at = self._at.get(id, {})
         said = [(at.get(who, ""), *given) for who, given in self.current.get(id, {}).items()]
         answer = self.verdicts.get(id) or counting(said)
-        if answer is None:
+        if answer is None or id in self.again:
             self.counts.pop(id, None)
         else:
             self.counts[id] = answer

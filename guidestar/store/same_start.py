@@ -28,7 +28,7 @@ def same_start(store: Store, labelled: Sequence[tuple[Example, str]]) -> Path | 
 
 
 def _made_of_the_same(store: Store, other: Store, labelled: Sequence[tuple[Example, str]]) -> bool:
-    if not other.begun or not other.has_adapter(0):
+    if not other.begun or not other.has_adapter(0) or len(store.relabels) or len(other.relabels):
         return False
     given = [entry.id for entry in other.annotations.history() if not isinstance(entry.annotation, Flag | Note)]
     if len(given) > len(set(given)) or other.trained_on(0) != len(labelled):

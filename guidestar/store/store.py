@@ -21,6 +21,7 @@ from guidestar.store.database import WAL, Database, json_of, numbers_as_json, nu
 from guidestar.store.files import DATABASE
 from guidestar.store.migrations import timestamp
 from guidestar.store.recorded import Recorded
+from guidestar.store.relabels import Relabels
 
 BUDGET, DATA = "query.budget", "data_hash"  # in a run's key: the names in it that the store understands
 PROVISIONAL = "provisional"  # in a run's facts: true until the model is known
@@ -42,7 +43,7 @@ class Store:
       database or a file is damaged, or if a round or an example is asked for that was never recorded.
 
     annotations: what annotators did; it is read and written through this attribute alone. ahead: what is asked before its
-    round is chosen.
+    round is chosen. relabels: changes of the labels.
     """
 
     def __init__(self, folder: Path, database: Database) -> None:
@@ -50,6 +51,7 @@ class Store:
         self.folder = folder
         self.annotations = Annotations(database)
         self.ahead = Ahead(database)
+        self.relabels = Relabels(database, self.annotations)
         self._db = database
         self._adapters = Recorded(
             database, "adapters", ("round",), "", "adapter",
@@ -127,7 +129,7 @@ class Store:
             if row is None:
                 self._db.execute("INSERT INTO run VALUES (1, ?, ?, ?)", json_of(key), json_of(facts), timestamp())
                 return
-            begun = self._with_budget(json.loads(row[0]))
+            begun = self._now(json.loads(row[0]))
             if json.loads(row[1]).get(PROVISIONAL) and begun.get(DATA) == key.get(DATA):
                 self._db.execute("UPDATE run SET key = ?, facts = ?", json_of(key), json_of(facts))
                 return
@@ -151,13 +153,13 @@ class Store:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What `begin` recorded first, with the budget as it is now."""
-        return self._with_budget(self._begun(0))
+        """What `begin` recorded first, with the budget and the labels as they are now."""
+        return self._now(self._begun(0))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts that the first `begin` recorded, their configuration with the budget as it is now."""
-        facts = self._begun(1)
+        """The facts that the first `begin` recorded, with the labels and the configuration's budget as they are now."""
+        facts = self.relabels.facts(self._begun(1))
         query = (facts.get("config") or {}).get("query")
         if query and (raised := self._raised()):
             query["budget"] = raised[-1][0]
@@ -172,8 +174,8 @@ class Store:
     def _raised(self) -> list[tuple[int, int]]:
         return self._db.rows("SELECT budget, round FROM budgets ORDER BY number")
 
-    def _with_budget(self, key: dict[str, Any]) -> dict[str, Any]:
-        raised = self._raised()
+    def _now(self, begun: dict[str, Any]) -> dict[str, Any]:
+        key, raised = self.relabels.key(begun), self._raised()
         return key | {BUDGET: raised[-1][0]} if raised else key
 
     def raise_budget(self, budget: int) -> None:
@@ -317,14 +319,16 @@ class Store:
         """Example -> the newest suggestion that was made before a model was trained on the example.
 
         Such a suggestion repeats nobody's label, so it may be shown to an annotator, and where it is sure of
-        another answer than the label, the label deserves a second look. With `trained`, the newest of all, which
+        another answer than the label, the label deserves a second look. A model of other labels than now has no say. With `trained`, the newest of all, which
         for examples of earlier rounds come from a model that has seen their labels: what it still does not believe.
         """
         rows = self._db.rows(
             "SELECT example, answer, probabilities, adapter FROM suggestions "
             "LEFT JOIN picks USING (example) LEFT JOIN extras USING (example) "
-            "WHERE ? OR adapter < coalesce(picks.round, extras.round) ORDER BY suggestions.round, suggestions.rowid",
+            "WHERE (? OR adapter < coalesce(picks.round, extras.round)) AND adapter >= ? "
+            "ORDER BY suggestions.round, suggestions.rowid",
             trained,
+            self.relabels.since or -1,
         )
         return {id: Suggestion(answer, numbers_of(odds), adapter) for id, answer, odds, adapter in rows}
 
@@ -452,6 +456,7 @@ class Store:
             "arrays": self._arrays.rows(),
             "metrics": self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
             "budgets": self._raised(),
+            "relabels": self._db.rows("SELECT names, key, facts, round, after FROM relabels ORDER BY number"),
             "finished": stop and stop.name,
         }
 

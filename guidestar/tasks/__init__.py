@@ -59,6 +59,7 @@ class _Recorded:
 
     kind: str
     labels: dict[str, str] | None
+    renamed: dict[str, str] | None = None
     marker: str = Number.marker
     scoring: Literal["first_token", "sequence"] = "first_token"
     max_new_tokens: int | None = None
@@ -69,4 +70,4 @@ def recorded_task(facts: Mapping[str, Any], response: str = ANSWER) -> Task:
     known = facts["task"]
     labels = dict(zip(known["labels"], known.get("words", known["labels"]), strict=True)) if "labels" in known else None
     marker = ((facts.get("config") or {}).get("task") or {}).get("marker", Number.marker)
-    return make_task(_Recorded(known["kind"], labels, marker), [], response)
+    return make_task(_Recorded(known["kind"], labels, known.get("renamed"), marker), [], response)

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -34,6 +34,8 @@ class Choice:
     labels, words: in the same order, at least two.
     response: the response template.
     scoring: "first_token" or "sequence", as configured.
+    renamed: (what a label was called before, the label) of each that was; it is read and never written, so no adapter
+    depends on it.
     """
 
     kind: ClassVar[str] = "choice"
@@ -47,6 +49,7 @@ class Choice:
     response: str = ANSWER
     scoring: Literal["first_token", "sequence"] = "first_token"
     max_new_tokens: int = 16
+    renamed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -62,12 +65,18 @@ class Choice:
                         f"task.labels: the {what}s {_alike(first, name)}; name one of them, and the data may hold both"
                     )
                 seen[label_key(name)] = name
+        for before, label in self.renamed:
+            if label not in self.labels:
+                raise ConfigError(
+                    f"task.renamed: {before!r} is said to be {label!r} now, which is not one of: {', '.join(self.labels)}"
+                )
 
     @classmethod
     def build(cls, config: Settings, cells: Sequence[str], response: str) -> Choice:
         """Labels from the configuration, or else the sorted set of those found in the data."""
         labels, words = labels_and_words(config) or (labels_in(cells, response),) * 2
-        return cls(labels, words, response, config.scoring, config.max_new_tokens or cls.max_new_tokens)
+        limit, renamed = config.max_new_tokens or cls.max_new_tokens, tuple((config.renamed or {}).items())
+        return cls(labels, words, response, config.scoring, limit, renamed)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -186,8 +195,8 @@ class Choice:
 
     @cached_property
     def _by_key(self) -> dict[str, str]:
-        """Spelling key -> label, of the words and, before them, of the labels."""
-        pairs = zip((*self.words, *self.labels), self.labels * 2, strict=True)
+        """Spelling key -> label, of former names, before them of the words and, before these, of the labels."""
+        pairs = (*self.renamed, *zip((*self.words, *self.labels), self.labels * 2, strict=True))
         return {label_key(name): label for name, label in pairs}
 
     @cached_property

@@ -17,6 +17,8 @@ class Settings(Protocol):
     @property
     def labels(self) -> list[str] | dict[str, str] | None: ...
     @property
+    def renamed(self) -> dict[str, str] | None: ...
+    @property
     def scoring(self) -> Literal["first_token", "sequence"]: ...
     @property
     def max_new_tokens(self) -> int | None: ...
@@ -115,7 +117,8 @@ class Task(Protocol):
 def facts_of(task: Task) -> dict[str, Any]:
     """What a run records of its task."""
     labels = {"labels": list(task.labels), "words": list(task.words)} if task.labels else {}
-    return {"kind": task.kind, **labels}
+    renamed = dict(getattr(task, "renamed", ()))
+    return {"kind": task.kind, **labels, **({"renamed": renamed} if renamed else {})}
 
 
 def form_of(task: Task) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from guidestar.config import PeopleConfig, QueryConfig
 from guidestar.people import queue
 from guidestar.people.queue import Item
-from guidestar.records import Annotation, Example, Label, Skip, Suggestion
+from guidestar.records import Annotation, Example, Label, Relabel, Skip, Suggestion, Verdict
 from guidestar.store import Entry, Store
 from guidestar.store.replay import Replay
 from guidestar.tasks import Task, recorded_task
@@ -56,7 +56,7 @@ class Board:
         self.decisions: dict[str, tuple[str, Annotation]] = {}
         self.round = 0
         self._open: dict[str, None] = {}  # items that anybody could be asked for, in the order of asking
-        self.seen = self._rounds = 0
+        self.seen = self._rounds = self._relabels = 0
         self._claims_at, self._claimed = float("-inf"), ""  # when claims were looked at, and the newest that was there
         self._examples: dict[str, Example] = {}
         self._suggested: tuple[object, dict[str, Suggestion]] = (None, {})
@@ -91,12 +91,13 @@ class Board:
                 if pick.id in self.replay.current or pick.id in self.replay.verdicts:
                     changed[pick.id] = None  # it may have been answered before it was asked for
         self._rounds = rounds
-        newest = self.store.annotations.history(last=1)
-        if newest and newest[0].number > self.seen:
-            for entry in self.store.annotations.history(last=newest[0].number - self.seen):
-                if entry.number > self.seen:
-                    self._apply(entry)
-                    changed[entry.id] = None
+        for found in self.store.annotations.log(self.seen, self._relabels):
+            if isinstance(found, Entry):
+                self._apply(found)
+                changed[found.id] = None
+            else:
+                self._relabel(*found)
+                changed |= dict.fromkeys(self.items)
         for id in changed.keys() & self.items.keys():
             self._update(id)
         if (now := self.clock()) - self._claims_at >= _CLAIMS_AGAIN:
@@ -122,6 +123,17 @@ class Board:
             self._enter_round(who, entry)
         if entry.decision is not None:
             self.decisions[entry.decision] = (entry.id, entry.annotation)
+
+    def _relabel(self, number: int, change: Relabel) -> None:
+        self.replay.relabel(change)
+        self._relabels = number
+        self.labels = sum(isinstance(answer, Label) for answer in self.replay.counts.values())
+        self.facts = self.store.facts
+        self.__dict__.pop("task", None)
+        self._suggested = (None, {})
+        for decision, (id, said) in self.decisions.items():  # sent again, they are read in the new labels
+            if isinstance(said, Label | Verdict) and (name := change.names.get(said.answer)) is not None:
+                self.decisions[decision] = (id, dataclasses.replace(said, answer=name))
 
     def _enter_round(self, who: str, entry: Entry) -> None:
         """Note whether this answer is the annotator's first of a new round: before it they waited for the training."""
@@ -159,8 +171,13 @@ class Board:
 
     @property
     def complete(self) -> bool:
-        """Whether every example of the current round has an answer; true also when none is asked for yet."""
-        return not self.asks or self.left[self.round] == 0
+        """Whether every example of the current round, and every earlier one that is asked again, has an answer; true also when
+        none is asked for yet."""
+        return not self.asks or not (self.left[self.round] or self._again)
+
+    @property
+    def _again(self) -> bool:
+        return any(self.items[id].round <= self.round for id in self.replay.again if id in self.items)
 
     def example(self, id: str) -> Example:
         """An example that was asked for or added. Raises StoreError for any other id."""
