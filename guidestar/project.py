@@ -143,13 +143,13 @@ def config_beside(data: Path) -> Path:
 
 def write_config(
     data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None, keys: Sequence[str] = (),
 ) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """Look at a data file and write a configuration that runs, once it has labels.
 
     answer, text: the columns (of texts several, between commas); guessed without. answer "none": labels will be asked for.
     labels: what a choice is between; without them those of the answer column, and without one none, which no command takes
-    before somebody has put them in.
+    before somebody has put them in. keys: `section.key=value` texts to write in the place of what is guessed.
     Returns the path, and what was found: rows, columns, the chosen text and answer columns, how many rows lack an answer,
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
     `force`), for a column that is not there, or for labels where the answers are none.
@@ -165,7 +165,7 @@ def write_config(
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
                  pool=_relative(data, config.parent))  # fmt: skip
-    write_bytes(config, body.encode())
+    write_bytes(config, _with_keys(body, keys).encode())
     return config, {
         "rows": found.rows, "columns": found.columns, "text": ", ".join(guess.texts), "kind": guess.answer.kind,
         "answer": guess.answer.column, "labels": guess.labels, "missing": guess.missing, "asked": guess.asked,
@@ -380,6 +380,28 @@ def _template(guess: _Guess, chat: bool) -> str:
 def _quoted(value: str | Sequence[str]) -> str:
     """A text, or a list of texts, that YAML cannot misread."""
     return json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False)
+
+
+def _with_keys(body: str, keys: Sequence[str]) -> str:
+    """A configuration's text with the values of some `key=value` and `section.key=value` texts; deeper keys are left out.
+
+    >>> _with_keys("seeds: [0]\\nquery:\\n  batch: 20\\n", ["query.batch=5", "train.epochs=3", "seeds=[1]"])
+    'seeds: [1]\\nquery:\\n  batch: 5\\n\\ntrain:\\n  epochs: 3\\n'
+    """
+    lines = body.splitlines()
+    for name, _, value in (text.partition("=") for text in keys):
+        section, _, key = name.rpartition(".")
+        if "." in section:
+            continue
+        if section and f"{section}:" not in lines:
+            lines += ["", f"{section}:"]
+        start = lines.index(f"{section}:") + 1 if section else 0
+        ends = (i for i in range(start, len(lines)) if section and lines[i][:1].strip())
+        begin = f"{'  ' if section else ''}{key}:"
+        end = next(ends, len(lines))
+        there = next((i for i in range(start, end) if lines[i].startswith(begin)), None)
+        lines[start if there is None else there : start if there is None else there + 1] = [f"{begin} {value}"]
+    return "\n".join(lines) + "\n"
 
 
 def _relative(data: Path, folder: Path) -> str:

@@ -742,3 +742,24 @@ def test_init_writes_the_encoding_that_the_bytes_show(call: Call, tmp_path: Path
     (tmp_path / "plain.csv").write_text("text,label\n" + "\n".join(rows))
     call("init", tmp_path / "plain.csv")
     assert "encoding" not in (tmp_path / "plain.yaml").read_text()
+
+
+def test_label_again_with_the_same_labels_goes_on_and_keys_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command continues: keys given with the file are written into its configuration."""
+    from guidestar.people import page
+
+    served: list[Path] = []
+    monkeypatch.setattr(page, "serve", lambda run, **_: served.append(run) or 0)
+    data = tmp_path / "mine.csv"
+    data.write_text("text\n" + "".join(f"message number {i} about parcels\n" for i in range(60)))
+    command = ["label", str(data), "--labels", "praise,complaint", "--no-browser"]
+    assert cli.main([*command, "query.warm_start=7", "query.batch=3", "query.budget=13"]) == 0
+    written = configs.load(tmp_path / "mine.yaml")
+    assert (written.query.warm_start, written.query.batch, written.query.budget) == (7, 3, 13)
+    before = (tmp_path / "mine.yaml").read_bytes()
+    assert cli.main(command) == 0
+    assert served == [tmp_path / "mine.yaml"] * 2
+    assert (tmp_path / "mine.yaml").read_bytes() == before
+    assert cli.main([*command[:3], "praise,other", *command[4:]]) == 2

@@ -112,16 +112,21 @@ def _holds_data(place: Path) -> bool:
 
 def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tuple[Path, list[str]]:
     """The configuration of a file of texts, written if it has none, and what was recognised in the file."""
+    from guidestar.config import read_file
     from guidestar.project import config_beside, write_config
 
     config = config_beside(data)
+    labels = [label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None
     if config.exists():
-        if options.labels:
-            raise ConfigError(f"{config}: exists already; change its labels there, and leave --labels out")
+        there = read_file(config)[0].get("task", {}).get("labels") or []
+        if labels and labels != [str(label) for label in there]:
+            raise ConfigError(
+                f"{config}: exists already, with the labels {', '.join(map(str, there)) or 'of the file'}; --labels says "
+                f"{', '.join(labels)}. Leave --labels out to go on, or change them with: guidestar labels RUN"
+            )
         say(f"{config} is there already and is used")
         return config, []
-    labels = [label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None
-    config, found = write_config(data, None, labels=labels)
+    config, found = write_config(data, None, labels=labels, keys=options.overrides)
     for note in found["notes"]:
         say(note)
     say(f"wrote {config}")

@@ -184,8 +184,8 @@ def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]
     """What transformers must know of a classification head. Raises ConfigError without labels."""
     if not labels:
         raise ConfigError(
-            "the model answers with a classification head, which tells labels apart; task.kind must be choice or multi_label "
-            "(found: another kind), or name a causal language model"
+            "model.name is read with a classification head, which tells labels apart, and this kind of task has none; allowed: "
+            "task.kind choice or multi_label, or a causal language model as model.name, which writes its answers"
         )
     return {
         "num_labels": len(labels),
