@@ -283,7 +283,7 @@ def test_a_run_that_may_stop_keeps_what_it_needs_for_it(make_config: MakeConfig,
 def test_agreement_on_candidates_compares_the_same_examples(empty: Store) -> None:
     empty.add_arrays(1, "answers", {"row": np.array([1, 2, 3]), "label": np.array([0, 1, 1]), "confidence": np.ones(3)})
     empty.add_arrays(2, "answers", {"row": np.array([3, 2, 9]), "label": np.array([1, 0, 0]), "confidence": np.ones(3)})
-    said, where = advice_room._said(empty, 2, True)
+    said, where = advice_room._said(empty, range(2), True)
     found = advice_room._agreement(said, where, StopConfig())
     assert found is not None
     assert found["examples"] == 2

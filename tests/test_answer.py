@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import BATCH, ROUNDS, TEST, WARM, build
+from test_report import BATCH, LABELS, ROUNDS, TEST, WARM, _example, _facts, build
 
 import guidestar
 from guidestar.errors import ConfigError, GuidestarError
 from guidestar.metrics.statistics import wilson
-from guidestar.records import Example, Label, Pick, Skip
+from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
 from guidestar.report import build_report, compare, pictures, summary
+from guidestar.report.advice import advice_lines
 from guidestar.report.answer import answer, answer_lines, around, read_all, score_rows
 from guidestar.report.notebook import frame_of, html_of
 from guidestar.report.read import read_runs
+from guidestar.report.summary import state
 from guidestar.store import Store
 from guidestar.store.annotations import TEST as SET_ASIDE
 
@@ -83,6 +87,91 @@ def test_what_was_asked_ahead_waits_and_what_is_set_aside_is_told_apart(tmp_path
     assert (run["given"], run["held_out"]) == (WARM + BATCH - 1, 1)
     assert "19 labels, 1 more set aside as the test set, accuracy" in lines(tmp_path)[-2]
     assert lines(tmp_path)[-1] == f"next: answer the 2 questions that wait: guidestar label {tmp_path}"
+
+
+def set_aside(folder: Path, labels: Sequence[str]) -> None:
+    """A whole run of which these labels, asked for in round 0, are the test set."""
+    with Store.open(folder / "star-seed0", create=True) as store:
+        store.begin({"seed": 0}, _facts("star", 0, "choice") | {"synthetic": False, "data": {"pool": 1000, "test": 0}})
+        asked = [_example(10 + i) for i in range(WARM + len(labels))]
+        picks = [Pick(e.id, float("nan"), {SET_ASIDE: 1.0} if i >= WARM else {}) for i, e in enumerate(asked)]
+        store.add_query(Query(0, tuple(picks)), {e.id: e for e in asked})
+        for e, label in zip(asked, [*(LABELS[i % 3] for i in range(WARM)), *labels], strict=True):
+            store.annotations.add(e.id, Label(label))
+        gold = np.array([LABELS.index(label) for label in labels])
+        sure = np.log(np.full((len(labels), 3), 0.05) + 0.85 * np.eye(3)[gold])
+        store.add_arrays(0, "test", {"log_probs": sure.astype(np.float32), "gold": gold})
+        store.add_metrics(Metrics(0, WARM, {"accuracy": 1.0}))
+        store.finish(Stop.BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "few"),
+    [
+        (["billing"] * 5, 1.0, " Only 5 test examples, all labelled 'billing': this says little."),
+        (["billing"] * 30, 1.0, " 30 test examples, all labelled 'billing': this says little."),
+        (["billing"] * 3 + ["delivery"] * 2, 0.6, " Only 5 test examples: this says little."),
+        (["billing"] * 15 + ["delivery"] * 15, 0.5, ""),
+    ],
+)
+def test_what_is_set_aside_is_measured_like_a_test_file(
+    tmp_path: Path, labels: list[str], share: float, few: str
+) -> None:
+    set_aside(tmp_path, labels)
+    known, n = read_all(tmp_path), len(labels)
+    assert known.facts.test == n
+    assert known.facts.majority == {
+        "label": max(labels, key=labels.count) if share != 0.5 else "delivery",
+        "share": share,
+    }
+    first = answer(known).sentence
+    assert f"after 12 labels, on {n} test examples" in first
+    assert (", no better than always answering 'billing' (100 %)" in first) == (share == 1)
+    assert first.endswith(f".{few}")
+    assert any(row.name.startswith("always '") for row in answer(known).scores)
+    assert known.facts.warnings == [], "a test set of one class cannot show that nothing is learnt"
+
+
+def test_what_is_set_aside_costs_labels_of_the_budget(tmp_path: Path) -> None:
+    set_aside(tmp_path, ["billing"] * 24)
+    known = read_all(tmp_path)
+    (advice,) = known.advice
+    assert (advice["stop"]["budget"]["labels"], advice["stop"]["budget"]["left"]) == (36, 0)
+    said = advice_lines(known.advice)
+    assert "  The budget of 36 labels is spent; a larger query.budget goes on from here." in said
+    assert not any("Left of the budget" in line for line in said)
+    assert state(known.facts.runs[0]).startswith("1 of 1 rounds, 12 labels, 24 more set aside")
+
+
+def test_a_question_asked_ahead_does_not_hold_up_a_training(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "star-seed0", create=True) as store:
+        store.begin({"seed": 0}, _facts("star", 0, "choice"))
+        asked = [_example(10 + i) for i in range(WARM + 1)]
+        by_id = {e.id: e for e in asked}
+        store.add_query(Query(0, tuple(Pick(e.id, float("nan")) for e in asked[:WARM])), by_id)
+        store.ahead.prepare(1, [Pick(asked[WARM].id, float("nan"))], by_id)
+        assert len(store.ahead.take(1)) == 1
+        for e in asked[: WARM - 1]:
+            store.annotations.add(e.id, Label("billing"))
+    first, stands, then = lines(tmp_path)[0], *lines(tmp_path)[-2:]
+    assert first == "11 labels so far, no model yet: 2 questions of the first round wait."
+    assert then == f"next: answer the 2 questions that wait: guidestar label {tmp_path}"
+    with Store.open(tmp_path / "star-seed0") as store:
+        store.annotations.add(asked[WARM - 1].id, Label("billing"))
+    first, stands, then = lines(tmp_path)[0], *lines(tmp_path)[-2:]
+    assert first == "12 labels so far, no model yet: round 0 has its answers, its training is not finished."
+    assert stands.endswith("12 labels; round 0 has its answers, its training is not finished.")
+    assert then == f"next: go on where it stopped: guidestar run {tmp_path}"
+
+
+def test_one_question_waits(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "star-seed0", create=True) as store:
+        store.begin({"seed": 0}, _facts("star", 0, "choice"))
+        store.add_query(Query(0, (Pick(_example(10).id, float("nan")),)), {_example(10).id: _example(10)})
+    known = read_all(tmp_path)
+    said = [*answer_lines(known), *known.facts.notes]
+    assert said[0] == "0 labels so far, no model yet: 1 question of the first round waits."
+    assert not any("1 answers" in line or "1 questions" in line for line in said)
 
 
 @given(st.integers(0, 400), st.integers(1, 400))

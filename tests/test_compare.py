@@ -307,6 +307,9 @@ def test_nothing_beside_random_and_no_test_set(tmp_path: Path) -> None:
     facts = compare([tmp_path / "blind"])
     assert facts["datasets"][0]["left_out"][0] == "star-seed0 is left out: it has no test set, so no accuracy is known."
     assert row(facts)["verdict"]["sentence"] == "No seed is finished for both star and random."
+    text = compare_text(compared([tmp_path / "blind"]))
+    assert "No seed is finished for both star and random." in text
+    assert "RIPL" not in text, "a table would hold dashes alone"
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -225,7 +225,8 @@ def _query(store: Store) -> dict[str, Any]:
 
 
 def _budget(store: Store, measured: Sequence[Metrics]) -> dict[str, Any]:
-    labels, budget, batch = measured[-1].labels, _query(store).get("budget"), _query(store).get("batch")
+    labels = measured[-1].labels + len(store.annotations.held_out())  # what is set aside costs labels too
+    budget, batch = _query(store).get("budget"), _query(store).get("batch")
     left = max(budget - labels, 0) if budget else None
     spent = store.finished() is Stop.BUDGET
     return {
@@ -279,10 +280,10 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
         yield f"Mean confidence on {confidence['on']}: {last_means}; {trend[confidence['stop']]}."
     if smooth := found["smoothness"]:
         yield _smoothness_sentence(smooth, stop)
-    if budget["left"]:
-        yield f"Left of the budget: {count(budget['left'], 'label')}, {count(budget['rounds'], 'round')}."
-    elif budget["spent"]:
+    if budget["spent"]:
         yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
+    elif budget["left"]:
+        yield f"Left of the budget: {count(budget['left'], 'label')}, {count(budget['rounds'], 'round')}."
 
 
 def _smoothness_sentence(smooth: Mapping[str, Any], stop: StopConfig) -> str:

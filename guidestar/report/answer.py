@@ -19,8 +19,10 @@ from guidestar.report.compare import beside_control
 from guidestar.report.facts import Compared, Ends, Row, RunFacts, Summary
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import current_ledger
-from guidestar.report.summary import cautions, state, summarise
+from guidestar.report.summary import cautions, state, summarise, waiting
 from guidestar.words import NOTHING, count, duration, hundredths, percent
+
+LEAST_TESTS = 20  # test examples below which an accuracy of 50 % is known to ± 20 points at best
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def answer(known: Known) -> Answer:
     open_runs = [run for run in facts.runs if not run.finished]
     if open_runs and len(facts.runs) > 1:
         said.append(f"{len(facts.runs) - len(open_runs)} of {len(facts.runs)} runs are finished; this may change.")
-    return Answer(_sentence(known), said, list(_scores(known)), list(_next(known))[:3])
+    return Answer(_sentence(known) + _few_tests(facts), said, list(_scores(known)), list(_next(known))[:3])
 
 
 def answer_lines(known: Known) -> list[str]:
@@ -111,6 +113,18 @@ def _sentence(known: Known) -> str:
     return known.facts.sentence
 
 
+def _few_tests(facts: Summary) -> str:
+    """A sentence where the accuracies rest on few test examples, or on those of one class."""
+    if not facts.test or not any(run.curve for run in facts.runs):
+        return ""
+    majority = facts.majority or {"label": "", "share": 0.0}
+    one_class = f", all labelled {majority['label']!r}" if majority["share"] >= 1 else ""
+    if facts.test >= LEAST_TESTS and not one_class:
+        return ""
+    few = "Only " if facts.test < LEAST_TESTS else ""
+    return f" {few}{count(facts.test, 'test example')}{one_class}: this says little."
+
+
 def _best(rows: Sequence[Row]) -> Row:
     """The row that answers "did choosing pay?": the clearest gain, else what came nearest to one."""
     worth = {"gain": 2, "no evidence": 1, "harm": 0}
@@ -122,9 +136,8 @@ def _standing(known: Known) -> str:
     (run,), facts, said = known.facts.runs, known.facts, known.advice[0] if known.advice else {}
     stop = said.get("stop") or {}
     if not run.rounds:
-        waits = (
-            f"{count(run.unanswered, 'question')} of the first round wait" if run.unanswered else "it is trained next"
-        )
+        asked = f"{count(run.unanswered, 'question')} of the first round wait{'s' * (run.unanswered == 1)}"
+        waits = asked if run.unanswered and run.due is None else waiting(run) or "it is trained next"
         return f"{count(run.given + run.held_out, 'label')} so far, no model yet: {waits}."
     after = f"after {count(run.labels, 'label')}"
     if (found := _accuracy(known)) is None:
@@ -277,11 +290,11 @@ def _cost(known: Known, strategy: str) -> str:
 
 def _next(known: Known) -> Iterator[Step]:
     facts, place = known.facts, shlex.quote(str(known.folder))
-    waiting = [run for run in facts.runs if run.unanswered and not run.finished]
+    asked = [run for run in facts.runs if run.unanswered and run.due is None and not run.finished]
     single = len(facts.runs) == 1
-    if waiting:
-        run = known.folder if single else known.folder / waiting[0].run
-        text = f"answer the {count(waiting[0].unanswered, 'question')} that wait{'s' * (waiting[0].unanswered == 1)}:"
+    if asked:
+        run = known.folder if single else known.folder / asked[0].run
+        text = f"answer the {count(asked[0].unanswered, 'question')} that wait{'s' * (asked[0].unanswered == 1)}:"
         yield Step(text, f"guidestar label {shlex.quote(str(run))}")
     elif any(not run.finished for run in facts.runs):
         yield Step("go on where it stopped:", f"guidestar run {place}")

@@ -11,7 +11,6 @@ import numpy as np
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
 from guidestar.metrics.savings import Pair, auc
-from guidestar.metrics.scores import not_above_majority
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (
     Decision,
@@ -49,7 +48,7 @@ from guidestar.report.pairing import (
     told_apart,
 )
 from guidestar.report.read import differing
-from guidestar.report.summary import cautions, shared_labels
+from guidestar.report.summary import cautions, shared_labels, unlearnt
 from guidestar.rng import generator
 
 __all__ = ["compare_text", "compared"]
@@ -259,7 +258,7 @@ def _about(data: Dataset, rows: Sequence[Row], level: float) -> Compared:
         shared_warm_start=data.warm_starts,
         noise=data.noise,
         left_out=[*data.left_out, *_unpaired(data)],
-        warnings=not_above_majority({run.name: run.curve[-1][1] for run in runs}, about.get("majority")),
+        warnings=unlearnt({run.name: run.curve[-1][1] for run in runs}, about.get("majority")),
         notes=[*_notes(data, rows, about.get("test"), level), *noise, *(note for notes in small for note in notes)],
         comparisons=rows,
     )

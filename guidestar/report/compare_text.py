@@ -33,9 +33,9 @@ def _dataset_text(data: Compared) -> str:
         lines.append(row.verdict.sentence)
         if row.target_sentence:
             lines.append(f"  At the target: {row.target_sentence}")
-    if rows:
+    if shown := [row for row in rows if row.auc.strategy is not None]:
         header = ["", "seeds", "AUC", control, "RIPL", "deficiency", "final", control]
-        lines += ["", *_table(header, [_curve_row(row) for row in rows])]
+        lines += ["", *_table(header, [_curve_row(row) for row in shown])]
     if any(row.p is not None for row in rows):
         header = ["", "labels saved on average", "at the end"]
         lines += ["", *_table(header, [_saved_row(row) for row in rows])]

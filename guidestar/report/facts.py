@@ -155,8 +155,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run. labels: that the last model was trained on. given: that there are now. held_out: set aside as the test set. curve: (labels, accuracy). seconds: by
-    phase. finished: why, None if it is not. unanswered: questions."""
+    """One run. labels: that the last model was trained on. given: that there are now. held_out: set aside as the test set.
+    curve: (labels, accuracy). seconds: by phase. finished: why, None if it is not. unanswered: questions, those asked ahead
+    too. due: the round that has all its answers and no model yet, None if there is none."""
 
     run: str
     strategy: str
@@ -172,6 +173,7 @@ class RunFacts:
     seconds: Mapping[str, float]
     finished: str | None
     unanswered: int
+    due: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class RunRecord:
     scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
     adapters: round -> SHA-256 of its adapter. budgets: (labels in all, round from which on), more than one if it was raised.
     given: labels that may be trained on by now. held_out: those that are set aside as the test set.
+    due: the round that has all its answers and no model yet.
     since: the first round on the present labels; with other labels a score is another score.
     """
 
@@ -54,6 +56,7 @@ class RunRecord:
     budgets: tuple[tuple[int, int], ...]
     given: int
     held_out: int
+    due: int | None = None
     since: int = 0
 
     @property
@@ -122,11 +125,12 @@ def _read(folder: Path) -> RunRecord | None:
         queries, ahead = tuple(store.query(r) for r in range(store.rounds())), store.query(store.rounds())
         answers = store.annotations.answers()
         names = {} if since else {"base": (0, "test_base")}
+        due = len(queries) > len(metrics) and all(pick.id in answers for query in queries for pick in query.picks)
         if present:
             names |= {"first": (present[0].round, "test"), "last": (present[-1].round, "test")}
         return RunRecord(
             name=folder.resolve().name,
-            facts=store.facts,
+            facts=_with_test_set(store),
             queries=queries,
             examples={pick.id: examples[pick.id] for query in queries for pick in query.picks},
             answers=answers,
@@ -140,9 +144,22 @@ def _read(folder: Path) -> RunRecord | None:
             budgets=tuple(store.budgets()),
             given=len(store.annotations.labelled()),
             held_out=len(store.annotations.held_out()),
+            due=len(metrics) if due else None,
             since=since,
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
+
+
+def _with_test_set(store: Store) -> Mapping[str, Any]:
+    """A run's facts; where labels are set aside as the test set, its size and majority are those of these labels."""
+    facts, held = store.facts, [label.answer for _, label in store.annotations.held_out()]
+    if not held:
+        return facts
+    test: dict[str, Any] = {"test": len(held)}
+    if (facts.get("task") or {}).get("labels"):
+        label, times = max(Counter(held).items(), key=lambda pair: (pair[1], pair[0]))
+        test["majority"] = {"label": label, "share": times / len(held)}
+    return facts | {"data": (facts.get("data") or {}) | test}
 
 
 def _place(run: RunRecord) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
+from guidestar.records import Stop
 from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary
 from guidestar.report.read import RunRecord, differing
 from guidestar.store.store import DATABASE
@@ -47,8 +48,13 @@ def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
         hardware=facts.get("hardware"),
         data_hash=facts.get("data_hash"),
     )
-    warnings = not_above_majority({run.run: run.final for run in found.runs}, found.majority)
+    warnings = unlearnt({run.run: run.final for run in found.runs}, found.majority)
     return replace(found, sentence=_sentence(found), warnings=warnings, notes=_notes(found, runs))
+
+
+def unlearnt(reached: Mapping[str, float | None], majority: Mapping[str, Any] | None) -> list[str]:
+    """`not_above_majority`, but silent on a test set of one class: no model can be above 1 there."""
+    return [] if majority and majority["share"] >= 1 else not_above_majority(reached, majority)
 
 
 def status_text(facts: Summary) -> str:
@@ -68,6 +74,13 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def waiting(run: RunFacts) -> str:
+    """What an unfinished run waits for; empty if nothing is known of that. Questions asked ahead hold up no training."""
+    if run.due is not None:
+        return f"round {run.due} has its answers, its training is not finished"
+    return f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else ""
+
+
 def state(run: RunFacts) -> str:
     """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'."""
     of = f" of {run.planned_rounds}" if run.planned_rounds else ""
@@ -75,7 +88,7 @@ def state(run: RunFacts) -> str:
     new += f", {run.held_out:,} more set aside as the test set" if run.held_out else ""
     reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
     spent = f", {duration(sum(run.seconds.values()))}" if run.seconds else ""
-    waits = f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else "not finished"
+    waits = waiting(run) or "not finished"
     ends = f"finished: {run.finished.rstrip('.')}" if run.finished else waits
     return f"{run.rounds}{of} rounds, {count(max(run.given, run.labels), 'label')}{new}{reached}{spent}; {ends}"
 
@@ -90,7 +103,7 @@ def _run(run: RunRecord) -> RunFacts:
         strategy=run.strategy,
         seed=run.seed,
         rounds=len(run.metrics),
-        planned_rounds=run.rounds and max(run.rounds, len(run.queries)),  # skips are made up for
+        planned_rounds=_planned(run),
         labels=run.metrics[-1].labels if run.metrics else 0,
         given=run.given,
         held_out=run.held_out,
@@ -100,7 +113,16 @@ def _run(run: RunRecord) -> RunFacts:
         seconds=seconds_by_phase(run),
         finished=run.finished and run.finished.value,
         unanswered=run.unanswered,
+        due=run.due,
     )
+
+
+def _planned(run: RunRecord) -> int | None:
+    """Rounds of the whole run: all there were once the budget is spent, for labels that came from a file save rounds and
+    skips are made up for."""
+    if run.finished is Stop.BUDGET:
+        return len(run.metrics)
+    return run.rounds and max(run.rounds, len(run.queries))
 
 
 def seconds_by_phase(run: RunRecord) -> dict[str, float]:
@@ -260,7 +282,7 @@ def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
     for run in found.runs:
         if not run.finished:
             of = f" of {run.planned_rounds}" if run.planned_rounds else ""
-            waits = f" and waits for {run.unanswered} answers" if run.unanswered else ""
+            waits = f"; {waiting(run)}" if waiting(run) else ""
             notes.append(f"{run.run} is not finished: it has measured {run.rounds}{of} rounds{waits}.")
     return notes
 
