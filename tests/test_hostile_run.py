@@ -36,7 +36,7 @@ COMMANDS: dict[str, list[str]] = {
     "run": ["CONFIG"], "status": ["OUT"], "report": ["OUT"], "publish": ["RUN", "--out", "HUB"], "predict": ["RUN", "FILE"],
     "score": ["RUN", "FILE"], "label": ["RUN", "--terminal"], "agreement": ["RUN"], "export": ["RUN"],
     "import": ["RUN", "FILE"], "plan": ["CONFIG"], "compare": ["OUT"], "costs": ["OUT"], "probe": ["RUN", "confidence"],
-    "doctor": ["OUT"],
+    "doctor": ["OUT"], "labels": ["RUN", "--add", "another"],
 }  # fmt: skip
 NO_RUN = {"init", "demo", "paper", "study", "strategies", "measures", "models", "presets"}  # what they open is no run
 

@@ -117,7 +117,7 @@ def test_a_direction_needs_five_seeds_that_agree() -> None:
     verdicts = {line.row: line.beside.verdict for line in found.lines if line.beside}
     assert verdicts == {"me-star": "gain", "me-decay": "no evidence", "pe-decay": "too few seeds"}
     said = said_of(made)
-    assert "boolq: ME with STAR: Saved" in said
+    assert "boolq: ME with STAR: ME with STAR reached random" in said
     assert "1 of 3 comparisons have fewer than 5 seeds." in said
     assert (
         "Rows that were published above or below their control: 3; with a verdict of the same sign here: 1, of the other: 0, "

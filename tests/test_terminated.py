@@ -21,7 +21,7 @@ TEXTS = [f"{question} {i}" for i in range(200) for question in QUESTIONS]
 def test_an_import_that_is_stopped_says_so_and_leaves_nothing_half(tmp_path: Path, after: float) -> None:
     run, file = make_run(tmp_path, TEXTS), tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps({"text": text, "answer": "HUM"}) + "\n" for text in TEXTS))
-    command = [sys.executable, "-m", "guidestar.cli", "import", str(run), str(file), "--quiet"]
+    command = [sys.executable, "-m", "guidestar", "import", str(run), str(file), "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(after)
     process.send_signal(signal.SIGTERM)

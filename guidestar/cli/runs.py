@@ -110,11 +110,12 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
     from guidestar.records import Waiting
     from guidestar.report import build_report, summary
     from guidestar.report.answer import answer_lines, read_all
+    from guidestar.words import count
 
     outcomes = loop.run(config, progress(options), ahead=ahead)
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
     lines = [
-        f"{name}: waits for {o.unanswered} answers of round {o.round}; guidestar label {Path(config.out) / name}"
+        f"{name}: waits for {count(o.unanswered, 'answer')} of round {o.round}; guidestar label {Path(config.out) / name}"
         if isinstance(o, Waiting)
         else f"{name}: {o.reason.value}"
         for name, o in outcomes.items()

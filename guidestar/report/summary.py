@@ -20,9 +20,9 @@ from guidestar.store.store import DATABASE
 from guidestar.words import count, duration, listed
 
 
-def summarise(folder: Path, runs: Sequence[RunRecord]) -> Summary:
+def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
     """The experiment of these runs."""
-    facts = runs[0].facts
+    folder, facts = Path(folder), runs[0].facts
     data = facts.get("data") or {}
     compared, points = _comparable(runs)
     found = Summary(

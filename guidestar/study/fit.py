@@ -156,12 +156,17 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
 
 
 def pretrained(config: RunConfig, kind: str) -> Any:
-    """The model's "AutoTokenizer" or "AutoConfig"; the weights stay on the disk."""
+    """The model's "AutoTokenizer" or "AutoConfig"; the weights stay on the disk. Raises ModelError if it cannot be read."""
     import transformers
 
+    from guidestar.errors import ModelError
     from guidestar.model.sources import reading, resolve
 
-    return getattr(transformers, kind).from_pretrained(resolve(config.model)[0], **reading(config.model))
+    folder, _ = resolve(config.model)
+    try:
+        return getattr(transformers, kind).from_pretrained(folder, **reading(config.model))
+    except (OSError, ValueError, KeyError) as error:  # among others code of its own, which is not run
+        raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
 
 
 def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
