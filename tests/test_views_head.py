@@ -116,3 +116,30 @@ def test_a_trained_one_answers_the_same_when_it_is_read_again(
 def test_the_model_says_what_its_head_reads(base: BaseModel) -> None:
     assert describe(base)["head"] == "features"
     assert heads.names(base.model) == [heads.answering(base.model)]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("DistilBert", "classifier"), ("DebertaV2", "classifier"), ("Electra", "classifier")]
+)
+def test_the_module_that_answers_is_the_one_with_the_labels(family: str, name: str) -> None:
+    """Some families end in a dropout, or have layers between the model and its labels."""
+    import transformers
+
+    shape = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    config = getattr(transformers, f"{family}Config")(**shape, num_labels=3)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    assert heads.answering(model) == name
+    read_views(model, name, True, (1, 1))
+    head = model.get_submodule(name)
+    torch.nn.init.normal_(head.centres, std=0.1)
+    with torch.no_grad():
+        said = model(
+            input_ids=torch.tensor([TEXTS[0]]), attention_mask=torch.ones(1, len(TEXTS[0]), dtype=torch.long)
+        ).logits
+        torch.testing.assert_close(said[0], literal(model, head, TEXTS[0], True), rtol=1e-3, atol=1e-4)

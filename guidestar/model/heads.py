@@ -91,7 +91,8 @@ _READS = "guidestar_reads"  # an attribute of the transformers model
 
 def answering(model: Model) -> str:
     """The module that gives the logits: the last of the head's."""
-    return [name for name, child in model.named_children() if child is not model.base_model][-1]
+    others = (child for child in model.named_children() if child[1] is not model.base_model)
+    return [name for name, child in others if any(True for _ in child.parameters())][-1]
 
 
 def read(model: Model, what: str, encoder: bool, tokenizer: Any) -> None:
