@@ -24,6 +24,8 @@ EXTRAS = {
     "data": "Parquet files and Hugging Face datasets",
     "gguf": "models in GGUF files",
     "label": "the labelling page and endpoints as annotators",
+    "excel": "Excel files",
+    "site": "the documents as a site",
 }
 LEAST_MEMORY, LEAST_DISK = 4.0, 2.0  # GiB: SmolLM2-135M trains in 2 to 3, and its copies and adapters take 1
 

@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_refused(
     name = str(tiny_encoder_folder)
     with pytest.raises(ConfigError, match=r"model.head is words, but .* is an encoder"):
         load(ModelConfig(name=name, head="words"))
-    with pytest.raises(ConfigError, match=r"task.kind must be choice"):
+    with pytest.raises(ConfigError, match=r"this kind of task has none; allowed: task.kind choice"):
         load(ModelConfig(name=name))
     with pytest.raises(ConfigError, match="not gold_nll"):
         predict(encoder, encoder.model, examples(), {"gold_nll"}, TASK, gold={e.id: a for e, a in LABELLED})

@@ -72,4 +72,4 @@ def test_a_save_reads_no_more_after_thousands_of_answers(tmp_path: Path, monkeyp
                 board.save([(id, Label("LOC", "ben"), "decision-1", "page")])
                 board.refresh()
             read.append(sum(rows))
-    assert read[0] == read[1]
+    assert read[1] <= read[0]
