@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from guidestar import config as configs
-from guidestar.asking import Ask, Cached, Engine, Frozen, InParts, Scorer
+from guidestar.asking import Ask, Cached, Engine, Frozen, HeadStart, InParts, Labelled, Scorer
 from guidestar.asking.shortened import shortened
 from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
 from guidestar.data.formats import read_rows
@@ -111,6 +113,14 @@ class Bench:
     def frozen(self) -> Frozen:
         """The features of the bare base model, which all runs share."""
         return Frozen(self.engine.scorer(dtype=self.config.model.score_dtype), self.pool, Cache(self.cache))
+
+    def head_start(self, labelled: Labelled, rng: np.random.Generator) -> HeadStart | None:
+        """The classifier on frozen features that a new head on features starts as (`model.head: features`); None for other
+        heads. labelled: what is trained on. rng: of the folds that its temperature is found on."""
+        if self.engine.head != "features" or not self.fitting.task.classes:
+            return None
+        self.frozen.read(self.pool)  # together, as for choosing: the last bits of a feature may depend on its batch
+        return self.frozen.head_start(labelled, self.fitting.task.classes, rng)
 
     @cached_property
     def fitting(self) -> Dataset:

@@ -122,12 +122,10 @@ class Tuning:
         )  # fmt: skip
 
     def _head_start(self, r: int) -> HeadStart | None:
-        """The classifier on frozen features, which a head on features starts as; None for other heads."""
-        if self.engine.head != "features" or not self.bench.fitting.task.classes:
-            return None
+        if self.engine.head == "features":
+            self.features(r)
         pairs = [(example, label.answer) for example, label in self.labelled(r)]
-        rng = generator(self.seed, r, "head start")
-        return self.features(r).head_start(pairs, self.bench.fitting.task.classes, rng)
+        return self.bench.head_start(pairs, generator(self.seed, r, "head start"))
 
     def _pseudo_labels(self, r: int, weight: float) -> Sequence[Weighted]:
         """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import heads
@@ -110,12 +110,10 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
     if reads == "features":  # transformers knows the head of the architecture alone
         own = f"{heads.answering(model)}."
         heads.read(model, reads, base.encoder, base.tokenizer)
-        state = {
-            k: v
-            for file in sorted(folder.glob("*.safetensors"))
-            for k, v in load_file(file).items()
-            if k.startswith(own)
-        }
+        state: dict[str, torch.Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:  # the head alone: transformers has read the rest
+                state |= {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith(own)}  # noqa: SIM118
         told["missing_keys"] = [k for k in told["missing_keys"] if not k.startswith(own)]
         model.load_state_dict({**model.state_dict(), **state})
     if absent := sorted(map(str, told["missing_keys"])):  # left to itself, transformers draws them at random

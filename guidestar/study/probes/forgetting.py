@@ -20,7 +20,7 @@ from guidestar.asking import Lesson
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.metrics.dynamics import NAME, Dynamics, from_arrays
 from guidestar.records import Array
-from guidestar.rng import phase_seed
+from guidestar.rng import generator, phase_seed
 from guidestar.study.probes.figures import draw_map
 from guidestar.study.probes.run import Answer, Arrays, Figure, Rows, Subject, chosen_round, number
 
@@ -103,8 +103,9 @@ def _of_pool(subject: Subject) -> Dynamics:
     def compute() -> Arrays:
         plain = config.model_copy(update={"train": config.train.model_copy(update={"patience": 0})})
         trainer = subject.engine.trainer(plain, bench.dataset.hash)
+        start = bench.head_start(labelled, generator(seed, 0, "head start"))
         with tempfile.TemporaryDirectory(prefix="guidestar-") as place, subject.progress.phase("training") as tick:
-            trained = trainer(Lesson(labelled=labelled, seed=seed), Path(place), tick)
+            trained = trainer(Lesson(labelled=labelled, seed=seed, start=start), Path(place), tick)
         assert trained.dynamics is not None
         return trained.dynamics.arrays()
 

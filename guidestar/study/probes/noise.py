@@ -15,7 +15,7 @@ from guidestar.data.pool import Split
 from guidestar.errors import ConfigError
 from guidestar.metrics.statistics import t_quantile
 from guidestar.records import Example
-from guidestar.rng import phase_seed
+from guidestar.rng import generator, phase_seed
 from guidestar.study.probes.run import Answer, Arrays, Figure, Subject, at_least, chosen_round
 
 
@@ -59,10 +59,11 @@ def _trained_again(
     def compute() -> Arrays:
         bench, engine = subject.bench, subject.engine
         validation = bench.fitting.validation
+        previous = subject.store.adapter(r - 1) if r and config.train.start == "previous" else None
         lesson = Lesson(
-            labelled=labelled, seed=seed,
-            previous=subject.store.adapter(r - 1) if r and config.train.start == "previous" else None,
+            labelled=labelled, seed=seed, previous=previous,
             validation=validation.answered() if config.train.patience and validation is not None else [],
+            start=None if previous is not None else bench.head_start(labelled, generator(seed, r, "head start")),
         )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="guidestar-") as folder:
             with subject.progress.phase(f"training {number + 1}") as tick:
