@@ -34,7 +34,7 @@ from guidestar.records import Example
 from guidestar.store import find_run
 from guidestar.store.cache import Cache
 from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
-from guidestar.tasks.multi_label import JOINT, NONE
+from guidestar.tasks.multi_label import answer_of
 
 CHUNK = 1024  # examples predicted before their rows are given out
 PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place, or 0 and 1 for each
@@ -143,7 +143,7 @@ def _values(
 
 def _prediction(labels: Sequence[str], place: np.ndarray) -> str:
     if place.ndim:
-        return JOINT.join(label for label, holds in zip(labels, place, strict=True) if holds) or NONE
+        return answer_of(labels, place)
     return labels[int(place)]
 
 

@@ -12,7 +12,7 @@ from guidestar.metrics.scores import choice_metrics, exact_metrics
 from guidestar.progress import Tick
 from guidestar.records import Example, Suggestion
 from guidestar.tasks import Task, Text, several
-from guidestar.tasks.multi_label import JOINT, NONE
+from guidestar.tasks.multi_label import answer_of
 
 Measured = tuple[dict[str, float], dict[str, np.ndarray]]
 LABELS = Ask.of(["label_log_probs"])
@@ -47,8 +47,7 @@ def likeliest_sets(
     independent, Π max(p, 1 − p)."""
     log_probs = scorer(examples, LABELS, tick).arrays["label_log_probs"][0]
     held, best = log_probs[..., 1] > log_probs[..., 0], np.exp(log_probs.max(axis=-1).sum(axis=-1))
-    names = [JOINT.join(label for label, holds in zip(task.labels, row, strict=True) if holds) for row in held]
-    return [(name or NONE, float(p)) for name, p in zip(names, best, strict=True)]
+    return [(answer_of(task.labels, row), float(p)) for row, p in zip(held, best, strict=True)]
 
 
 def choice_values(log_probs: np.ndarray, answers: Sequence[str], task: Task) -> Measured:

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -18,6 +18,15 @@ from guidestar.tasks.common import ANSWER, Settings, Span, after_prefix, best_sp
 JOINT = "; "  # between the labels of one answer
 NONE = "[]"  # the answer that no label holds; an empty cell is no answer at all
 SEPARATORS = (";", "|", "\n", ",")  # in files, the surest first
+
+
+def answer_of(labels: Sequence[str], held: Iterable[object]) -> str:
+    """The canonical answer that says of each label whether it holds.
+
+    >>> answer_of(["a", "b", "c"], [1, 0, 1]), answer_of(["a"], [False])
+    ('a; c', '[]')
+    """
+    return JOINT.join(label for label, holds in zip(labels, held, strict=True) if holds) or NONE
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class MultiLabel:
 
     def canonical(self, held: set[str]) -> str:
         """The answer that these labels hold and no others."""
-        return JOINT.join(label for label in self.labels if label in held) or NONE
+        return answer_of(self.labels, [label in held for label in self.labels])
 
     def parse(self, text: str) -> str | None:
         """The labels that a response names, None for anything else."""
