@@ -25,6 +25,10 @@ EXTRAS = {
     "gguf": "models in GGUF files",
     "label": "the labelling page and endpoints as annotators",
     "excel": "Excel files",
+    "ray": "study cells and parts of a pool on a Ray cluster",
+    "slurm": "the same as jobs of Slurm",
+    "large": "models in 4 and 8 bits",
+    "search": "`guidestar search`",
     "site": "the documents as a site",
 }
 LEAST_MEMORY, LEAST_DISK = 4.0, 2.0  # GiB: SmolLM2-135M trains in 2 to 3, and its copies and adapters take 1
