@@ -27,7 +27,7 @@ from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.store.files import write_bytes
 from guidestar.study.results import read_results
 from guidestar.words import hundredths, spread
-from tools import choosing, coverage
+from tools import choosing, coverage, questions
 from tools import evidence as studies
 from tools.comparisons import comparisons
 from tools.reproduction import reproduction
@@ -286,6 +286,7 @@ def main(folder: Path) -> None:
     results_of = folder.parent / "results"
     write_bytes(folder / "results.md", results(results_of).encode())
     write_bytes(folder / "reproduction.md", reproduction(results_of / "paper").encode())
+    write_bytes(folder / "questions.md", questions.page(results_of).encode())
     write_bytes(folder / "comparisons.md", comparisons(results_of / "studies").encode())
     write_bytes(folder / "statistics.md", coverage.statistics_page(results_of / coverage.FILE).encode())
     for file in sorted(results_of.glob("*.json")):
