@@ -86,6 +86,7 @@ CASES = {
     "OFT": Case({"oft_block_size": 8, "module_dropout": 0.3}, ("oft_R",), still="PEFT never applies its module_dropout"),
     "OSF": Case({}, still=NO_DROPOUT),
     "PEANUT": Case({"r": 4}, ("peanut_B",), still=NO_DROPOUT),
+    "PICA": Case(dropping("pica"), ("pica.default.common",)),
     "POLY": Case({"r": 4, "n_tasks": 1, "n_skills": 2}, unfit=BOTH),
     "PREFIX_TUNING": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
     "PROMPT_TUNING": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),

@@ -20,6 +20,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "gated-prefix": {"peft_type": "GATED_PREFIX", "num_virtual_tokens": 4},
     "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
     "unipelt": {"peft_type": "UNIPELT", "num_virtual_tokens": 4, "encoder_hidden_size": 8},
+    "pica": {"peft_type": "PICA", "r": 4, "target_modules": r".*(query|value|_proj)"},
 }
 KIND = pytest.mark.parametrize("kind", HEADS)
 TYPE = pytest.mark.parametrize("options", TYPES.values(), ids=list(TYPES))
@@ -72,7 +73,7 @@ def test_plain_peft_loads_it_and_the_base_is_exact_after_it(kind: str, options: 
 
 
 @KIND
-@pytest.mark.parametrize("name", ["bottleneck", "gated-prefix", "unipelt"])
+@pytest.mark.parametrize("name", sorted(set(TYPES) - {"prefix"}))
 def test_pefts_own_unload_takes_it_off(kind: str, name: str) -> None:
     """It keeps the trained head; below it nothing is left."""
     base = tiny(kind)

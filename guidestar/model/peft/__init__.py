@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-NAMES = ("BOTTLENECK", "GATED_PREFIX", "UNIPELT")
+from importlib import import_module
+
+# peft_type -> file of this folder and what the names of its classes begin with
+_TYPES = {
+    "BOTTLENECK": ("bottleneck", "Bottleneck"),
+    "GATED_PREFIX": ("prefix", "GatedPrefix"),
+    "PICA": ("pica", "Pica"),
+    "UNIPELT": ("unipelt", "UniPelt"),
+}
+NAMES = tuple(_TYPES)
 
 
 def register() -> None:
@@ -13,12 +22,9 @@ def register() -> None:
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    from guidestar.model.peft.bottleneck import BottleneckConfig, BottleneckModel
-    from guidestar.model.peft.prefix import GatedPrefixConfig, GatedPrefixModel
-    from guidestar.model.peft.unipelt import UniPeltConfig, UniPeltModel
-
-    models = (BottleneckModel, GatedPrefixModel, UniPeltModel)
-    for config, model in zip((BottleneckConfig, GatedPrefixConfig, UniPeltConfig), models, strict=True):
-        PEFT_TYPE_TO_CONFIG_MAPPING[config.NAME] = config
-        PEFT_TYPE_TO_TUNER_MAPPING[config.NAME] = model
-        PEFT_TYPE_TO_PREFIX_MAPPING[config.NAME] = model.prefix
+    for name, (file, classes) in _TYPES.items():
+        module = import_module(f"guidestar.model.peft.{file}")
+        model = getattr(module, f"{classes}Model")
+        PEFT_TYPE_TO_CONFIG_MAPPING[name] = getattr(module, f"{classes}Config")
+        PEFT_TYPE_TO_TUNER_MAPPING[name] = model
+        PEFT_TYPE_TO_PREFIX_MAPPING[name] = model.prefix

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus
+from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, linear, plus
 
 ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -65,9 +65,7 @@ class BottleneckLayer(OwnLayer):
     other_param_names = ("bottleneck_dropout",)
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, where: str) -> None:
-        if not isinstance(base_layer, nn.Linear):
-            raise TypeError(f"{where} is a {type(base_layer).__name__}; a bottleneck adapter needs a linear layer")
-        super().__init__(base_layer, adapter_name)
+        super().__init__(linear(base_layer, where, "a bottleneck adapter"), adapter_name)
         self.bottleneck_config: dict[str, BottleneckConfig] = {}
         self.update_layer(adapter_name, config)
 

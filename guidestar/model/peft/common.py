@@ -1,15 +1,18 @@
-"""What the project's own PEFT types have in common: their keys, how a module is wrapped, and that nothing is merged."""
+"""What the project's own PEFT types have in common: their keys, how a module is wrapped, what layers share, merging."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from torch import nn
+
+# The last layers of the attention and of the feed-forward network, of models built like Llama or like BERT.
+HOULSBY = ("o_proj", "down_proj", "output.dense")
 
 
 @dataclass
@@ -55,9 +58,9 @@ class BlockConfig(OwnConfig):
 
 
 class OwnLayer(nn.Module, BaseTunerLayer):
-    """A module of the base model with the parts of one or several adapters, which are never merged into its weights.
+    """A module of the base model with the parts of one or several adapters.
 
-    UNMERGED: what it is and why, for the message. TABLE: what holds the parts of `adapter_layer_names`.
+    UNMERGED: what it is and why it is never merged into the module's weights, for the message. TABLE: what holds the parts of `adapter_layer_names`.
     """
 
     UNMERGED: ClassVar[str]
@@ -82,7 +85,8 @@ class OwnLayer(nn.Module, BaseTunerLayer):
     def names(self) -> list[str]:
         """The active adapters that have a part here; none when they are disabled."""
         here = getattr(self, self.adapter_layer_names[0])
-        return [] if self.disable_adapters else [name for name in self.active_adapters if name in here]
+        idle = self.disable_adapters or self.merged
+        return [] if idle else [name for name in self.active_adapters if name in here]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raises ValueError: what the adapter adds is no product of a matrix with the input."""
@@ -90,6 +94,74 @@ class OwnLayer(nn.Module, BaseTunerLayer):
 
     def unmerge(self) -> None:
         """Nothing is ever merged."""
+
+
+class PartLayer(OwnLayer):
+    """A module with one part for each adapter: y = module(x) + part(x, module(x)).
+
+    A part with a method `delta` adds that matrix, (out, in), to the module's weight; the others cannot be merged.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer, [])
+        self.before: list[torch.Tensor] = []  # the weight without what was merged
+
+    @property
+    def parts(self) -> nn.ModuleDict:
+        """The parts by their adapters."""
+        return getattr(self, self.adapter_layer_names[0])
+
+    def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
+        """Give an adapter its part, where and in what precision the module is."""
+        like = next(p for p in self.get_base_layer().parameters())
+        self.parts[adapter_name] = part.to(like.device, like.dtype if like.is_floating_point() else None)
+        self.set_adapter(active, inference_mode=inference_mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own, with what the parts make of its first input and its output."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        out = self.base_layer(*args, **kwargs)
+        return plus(out, (self.parts[name](args[0], out) for name in self.names()))
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add to the weight what the adapters add. Raises ValueError for what is no matrix, or with `safe_merge` not finite."""
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.parts:
+                continue
+            part: Any = self.parts[name]
+            if not hasattr(part, "delta"):
+                super().merge()
+            weight = self.get_base_layer().weight
+            with torch.no_grad():
+                whole = (weight.float() + part.delta().float()).to(weight.dtype)
+            if safe_merge and not bool(whole.isfinite().all()):
+                raise ValueError(f"the adapter {name} would make weights that are not finite; nothing is merged here")
+            self.before = self.before or [weight.detach().clone()]
+            weight.data = whole
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Put back the weight's own bits, which taking off again what was added would not."""
+        if self.before:
+            self.get_base_layer().weight.data = self.before.pop()
+        self.merged_adapters.clear()
+
+
+class Sharing(nn.Module):
+    """A part of which layers share a module: the first layer owns it, the others borrow it, and it is saved once.
+
+    It is the module that is shared and not its tensors, since PEFT puts others in their place to change the precision.
+    """
+
+    def __init__(self, owned: bool, common: nn.Module) -> None:
+        super().__init__()
+        self.common = common if owned else None
+        self._borrowed = (common,)  # in a tuple torch does not count it as a part of this layer
+
+    @property
+    def shared(self) -> Any:
+        return self._borrowed[0]
 
 
 class OwnModel(BaseTuner):
@@ -109,8 +181,62 @@ class OwnModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """PEFT's own does not find the name before the name of a part of a part."""
+        plain: str = super()._remove_adapter_name_from_key(
+            key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.prefix}."), adapter_name
+        )
+        return plain
+
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         setattr(parent, child_name, new_module)  # PEFT's own asks the module for a weight, which an attention has not
+
+
+class PartModel(OwnModel):
+    """A model whose modules have parts, which `part` makes. The name of their table is the prefix."""
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        """As PEFT's own. What the new adapter's layers share begins as nothing."""
+        self._shared: dict[Any, nn.Module] = {}
+        super().inject_adapter(model, adapter_name, *args, **options)
+
+    def part(self, config: Any, module: Any, where: str) -> nn.Module | None:
+        """What an adapter adds to a module of the base model, whose name is `where`; None leaves it alone.
+
+        Raises TypeError or ValueError if it does not fit."""
+        raise NotImplementedError
+
+    def share(self, key: Any, make: Callable[[], nn.Module]) -> tuple[bool, nn.Module]:
+        """Whether a module that layers share is new, and it: what `Sharing` needs."""
+        new = key not in self._shared
+        if new:
+            self._shared[key] = make()
+        return new, self._shared[key]
+
+    def _create_and_replace(
+        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
+        current_key: str, **optional: Any,
+    ) -> None:  # fmt: skip
+        part = self.part(peft_config, unwrapped(target), current_key)
+        if part is None:
+            return
+        layer = target if isinstance(target, PartLayer) else self.tuner_layer_cls(target)
+        layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+
+
+def unwrapped(module: Any) -> Any:
+    """The module itself, below an adapter's layer."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def linear(module: Any, where: str, what: str) -> nn.Linear:
+    """A linear layer with its weights as they are. Raises TypeError for a module of another kind."""
+    if not isinstance(module, nn.Linear):
+        raise TypeError(f"{where} is a {type(module).__name__}; {what} needs a linear layer")
+    return module
 
 
 def dropout(rate: float) -> nn.Module:

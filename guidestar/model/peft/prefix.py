@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus
+from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus, unwrapped
 
 
 @dataclass
@@ -66,11 +65,6 @@ def attention_of(module: Any, where: str) -> Attention:
         f"{where} is a {type(module).__name__}; a prefix needs an attention module with "
         + ", or with ".join(", ".join(name for name in family if name) for family in _FAMILIES)
     )
-
-
-def unwrapped(module: Any) -> Any:
-    """The linear layer itself, below an adapter's layer."""
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def attended(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

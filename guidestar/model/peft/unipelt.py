@@ -25,9 +25,9 @@ from torch import nn
 
 from guidestar.errors import ModelError
 from guidestar.model.peft.bottleneck import ACTIVATIONS
-from guidestar.model.peft.common import OwnConfig, OwnLayer, OwnModel, plus
+from guidestar.model.peft.common import OwnConfig, OwnModel, PartLayer, linear, plus, unwrapped
 from guidestar.model.peft.gated import GatedBottleneck, GatedLora, GatedPrefix, Seen, Tokens
-from guidestar.model.peft.prefix import attended, attention_of, projected, unwrapped
+from guidestar.model.peft.prefix import attended, attention_of, projected
 
 KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
 # Attention modules and the last linear layers of the blocks, of models built like Llama or like BERT.
@@ -54,21 +54,15 @@ class UniPeltConfig(OwnConfig):
     unipelt_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters A, D, and on the prefix."})
 
 
-class UniPeltLayer(OwnLayer):
+class UniPeltLayer(PartLayer):
     """A layer with one gated part of each adapter. kind: lora_q, lora_v, prefix or bottleneck."""
 
     UNMERGED = "a UniPELT adapter has gates and"
     adapter_layer_names = ("unipelt",)
 
     def __init__(self, base_layer: nn.Module, kind: str) -> None:
-        super().__init__(base_layer, [])
+        super().__init__(base_layer)
         self.kind = kind
-
-    def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
-        """Give an adapter its part, where and in what precision the layer is."""
-        like = next(p for p in self.get_base_layer().parameters())
-        self.unipelt[adapter_name] = part.to(like.device, like.dtype if like.is_floating_point() else None)
-        self.set_adapter(active, inference_mode=inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
@@ -125,11 +119,9 @@ class UniPeltModel(OwnModel):
         attention = attention_of(plain, current_key)
         r, scaling, width = peft_config.r, peft_config.lora_alpha / peft_config.r, 0
         for kind, name in (("lora_q", attention.query), ("lora_v", attention.value)):
-            linear = unwrapped(getattr(plain, name))
-            if not isinstance(linear, nn.Linear):
-                raise TypeError(f"{current_key}.{name} is a {type(linear).__name__}; UniPELT needs a linear layer")
-            width = linear.in_features
-            put(plain, name, kind, GatedLora(width, linear.out_features, r, scaling, rate))
+            at = linear(unwrapped(getattr(plain, name)), f"{current_key}.{name}", "UniPELT")
+            width = at.in_features
+            put(plain, name, kind, GatedLora(width, at.out_features, r, scaling, rate))
         owner = seen.tokens is None
         if seen.tokens is None:
             seen.tokens = Tokens(peft_config.num_virtual_tokens, width, peft_config.encoder_hidden_size)
@@ -156,10 +148,6 @@ class UniPeltModel(OwnModel):
         """As PEFT's own; the adapter's hooks go, too."""
         super().delete_adapter(adapter_name)
         self.seen.pop(adapter_name).forget()
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key.replace(f".unipelt.{adapter_name}.", ".unipelt.")
 
 
 # --- what the gates say -----------------------------------------------------------------------------
