@@ -239,3 +239,18 @@ class TaptConfig(Section):
     """Encoders: share of the tokens that are to be predicted."""
     seed: int = Field(0, ge=0)
     """Of the adapter's start, the order and the masks; the same for every run seed."""
+
+
+class WorkersConfig(Section):
+    """Where the cells of a study run (`docs/scale.md`). It changes no result."""
+
+    use: Literal["local"] = "local"
+    """local: processes on this machine."""
+    workers: int = Field(1, ge=1)
+    """Cells at one time; 1 on this machine is the command's own process."""
+
+
+class EngineConfig(Section):
+    """Where the work is done (`docs/scale.md`)."""
+
+    cells: WorkersConfig = Field(default_factory=WorkersConfig)

@@ -24,7 +24,7 @@ ORDER = [
     ["records"],
     ["config"],
     ["data", "query", "metrics", "store"],
-    ["asking"],
+    ["asking", "executors"],
     ["model", "testing"],
     ["report", "project", "people", "exchange", "trackers"],
     ["phases"],

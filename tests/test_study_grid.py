@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidestar import executors
 from guidestar.cli.main import main
 from guidestar.config import dump_yaml
 from guidestar.errors import ConfigError
@@ -21,7 +22,7 @@ from guidestar.metrics import savings
 from guidestar.metrics.savings import auc
 from guidestar.store import files
 from guidestar.study import cells as engine
-from guidestar.study import grid, jobs
+from guidestar.study import grid
 from guidestar.study.compose import Row, load_study
 from guidestar.study.grid import run_study
 from guidestar.study.reading import warm_starts
@@ -580,35 +581,24 @@ def test_a_warm_start_that_is_not_shared_is_said() -> None:
 # --- processes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("parts", "firsts"), [(1, [0]), (2, [0, 2]), (4, [0, 1, 2, 3]), (7, [0, 0, 1, 1, 2, 2, 3])])
-def test_every_process_has_all_cells_and_begins_elsewhere(
-    finished: tuple[Path, dict[str, Any], Lines], parts: int, firsts: list[int]
-) -> None:
-    cells = load_study(finished[0]).cells
-    groups = list(dict.fromkeys(map(engine.group_of, cells)))
-    for i in range(parts):
-        mine = jobs.rotated(cells, i + 1, parts)
-        assert sorted(cell.name for cell in mine) == sorted(cell.name for cell in cells)
-        assert engine.group_of(mine[0]) == groups[firsts[i]]
-
-
 def test_processes_share_threads_and_devices() -> None:
-    assert jobs.environment(0, 3, {"PATH": "x"}, 8, [])["OMP_NUM_THREADS"] == "2"
-    assert jobs.environment(0, 3, {"OMP_NUM_THREADS": "1"}, 8, [])["OMP_NUM_THREADS"] == "1"
-    assert jobs.environment(0, 16, {}, 8, [])["MKL_NUM_THREADS"] == "1"
-    assert [jobs.environment(i, 3, {}, 8, ["2", "5"])["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["2", "5", "2"]
-    assert "CUDA_VISIBLE_DEVICES" not in jobs.environment(0, 2, {}, 8, ["0"])
+    assert executors.share(0, 3, {"PATH": "x"}, 8, [])["OMP_NUM_THREADS"] == "2"
+    assert executors.share(0, 3, {"OMP_NUM_THREADS": "1"}, 8, [])["OMP_NUM_THREADS"] == "1"
+    assert executors.share(0, 16, {}, 8, [])["MKL_NUM_THREADS"] == "1"
+    assert [executors.share(i, 3, {}, 8, ["2", "5"])["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["2", "5", "2"]
+    assert "CUDA_VISIBLE_DEVICES" not in executors.share(0, 2, {}, 8, ["0"])
 
 
 def test_a_process_that_is_killed_is_said(
     plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, plain)
-    monkeypatch.setattr(jobs.sys, "executable", "/bin/false")
+    monkeypatch.setattr(executors.sys, "executable", "/bin/false")
     monkeypatch.setattr(grid.plan, "make_plan", lambda *_: grid.plan.Plan(8, 0, 0, 0, 0, 0, {}))
     facts, text, code = run_study(path, jobs=2)
     assert code == 1
-    assert "process 2 ended with code 1; the same command continues" in text
+    assert "its worker was lost 3 times, the last time because process" in text
+    assert "ended with code 1" in text
     assert facts["done"] == 0
     assert "No run with a test set is done yet." in text
 

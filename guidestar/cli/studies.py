@@ -48,7 +48,9 @@ def add(commands: Commands) -> None:
     study.add_argument("config", metavar="CONFIG.yaml", help="the study's file, see docs/study.md")
     for command in (paper, study):
         command.add_argument("--plan", action="store_true", help="print the plan and end")
-        command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine; default: 1")
+        command.add_argument(
+            "--jobs", type=int, metavar="N", help="cells at one time; default: engine.cells.workers, 1"
+        )
         command.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="keys of the file to change, or of all its runs"

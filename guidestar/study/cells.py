@@ -100,17 +100,23 @@ def run_cells(
         raise ValueError(f"two cells are called {twice[0]}")
     shared = shared or Shared(out / "cache", news)
     results: list[CellResult] = []
-    for place, cell in enumerate(cells):
-        one = kept(cell, out)
-        if one is None:
-            news.say(f"cell {place + 1} of {len(cells)}: {cell.name}")
-            one = _attempt(cell, out, shared, news, results, cells)
-        results.append(one)
-        if one.error:
-            news.say(f"{cell.name} failed: {one.error}")
-        if one.state == "done" and after is not None:
+    for cell in cells:
+        results.append(run_cell(cell, cells, out, shared, results))
+        if results[-1].state == "done" and after is not None:
             after(results)
     return results
+
+
+def run_cell(
+    cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, before: Sequence[CellResult] = ()
+) -> CellResult:
+    """Run one of a study's cells unless its result is there. before: those of others, which must have begun alike."""
+    if (one := kept(cell, out)) is None:
+        shared.progress.say(f"cell {cells.index(cell) + 1} of {len(cells)}: {cell.name}")
+        one = _attempt(cell, out, shared, before, cells)
+    if one.error:
+        shared.progress.say(f"{cell.name} failed: {one.error}")
+    return one
 
 
 def group_of(cell: Cell) -> tuple[tuple[str, str | int], ...]:
@@ -165,9 +171,7 @@ class Shared:
         self._kept = {}
 
 
-def _attempt(
-    cell: Cell, out: Path, shared: Shared, news: Progress, before: Sequence[CellResult], cells: Sequence[Cell]
-) -> CellResult:
+def _attempt(cell: Cell, out: Path, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> CellResult:
     """The cell's result now, or why there is none."""
     with claim(out / "claims" / f"{cell.name}.lock") as mine:
         if not mine:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from guidestar.errors import ConfigError
-from guidestar.progress import Progress, Silent
+from guidestar.executors import EXECUTORS
+from guidestar.progress import Plain, Progress, Silent
 from guidestar.report.compare import compare_text, compared
 from guidestar.report.noise import read_noise
 from guidestar.report.pairing import right_answers
@@ -22,7 +23,6 @@ from guidestar.study import cells as engine
 from guidestar.study import extras, figures, gains, plan
 from guidestar.study.cells import Cell, CellResult, Shared, run_folder
 from guidestar.study.compose import Study, filled, load_study
-from guidestar.study.jobs import run_jobs
 from guidestar.study.reading import beside, reading, warm_starts
 from guidestar.study.results import Result, group_of
 from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, row_of, table
@@ -49,7 +49,7 @@ def run_study(
     order: Order | str | Path,
     *,
     part: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     plan_only: bool = False,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
@@ -57,62 +57,86 @@ def run_study(
     """Run a study and write its tables and figures into its folder; the same call continues it.
 
     order: or a study's file, with `overrides`, key.sub=value texts that change it. part: "i/n", the share of one of n
-    machines: whole groups of rows, so that a warm start is trained once. jobs: processes on this machine, which share
-    its processor's threads and take the next cell that nobody holds. plan_only: say what would be done and how long it
-    would take.
+    machines: whole groups of rows, so that a warm start is trained once. jobs: cells at one time, in the place of the
+    file's `engine.cells.workers`. plan_only: say what would be done and how long it would take.
 
     Returns facts, a text for a terminal, and the exit code: 1 if a cell failed.
     Raises GuidestarError for what can be found before the first cell.
     """
     order = order if isinstance(order, Order) else Order(str(order), tuple(overrides))
     news, study = progress or Silent(), order.study()
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}; allowed: 1 or more")
-    if jobs > 1 and part is not None:
+    engine_of = study.config.engine.cells
+    if jobs is not None:
+        if jobs < 1:
+            raise ConfigError(f"jobs is {jobs}; allowed: 1 or more")
+        engine_of = engine_of.model_copy(update={"workers": jobs})
+    spread = engine_of.use != "local" or engine_of.workers > 1
+    if spread and part is not None:
         raise ConfigError("part and jobs do not go together: a part is one process")
     cells = study.cells if part is None else engine.part_of(study.cells, part)
     shared = Shared(study.out / "cache", news)
     before = _results(cells, study.out)
     planned = plan.make_plan(cells, {one["name"] for one in before}, shared)
     text = plan.plan_text(planned, title(study), _what_runs(study, cells))
-    if jobs > 1 and planned.done < planned.cells:
-        text += f"\nthat is the work of one process; {jobs} share it, each with fewer threads"
+    if spread and planned.done < planned.cells:
+        text += f"\nthat is the work of one process; {engine_of.workers} share it"
     if plan_only:
         return {"out": str(study.out), "scale": study.config.scale, **planned.plain()}, text, 0
     news.say(text)
-    if jobs > 1 and planned.cells > planned.done:
+    if spread and planned.cells > planned.done:
         shared.forget()  # the memory is the workers'
-        failed, ended = run_jobs(json.dumps(vars(order)), jobs, news)
+        done = {one["name"] for one in before}
+        items = {cell.name: {"cell": cell.name} for cell in cells if cell.name not in done}
+        groups = {cell.name: engine.group_of(cell) for cell in cells}
+        workers = EXECUTORS[engine_of.use](engine_of, news)
+        failed = workers.run("guidestar.study.grid:work", vars(order), items, groups)
         elsewhere: list[str] = []
     else:
         tried = run_part(study, cells, shared, news)
-        failed, ended = {one.cell.name: one.error or "" for one in tried if one.error}, []
+        failed = {one.cell.name: one.error or "" for one in tried if one.error}
         elsewhere = [one.cell.name for one in tried if one.state == "elsewhere"]
     facts, lines = finish(study, shared, news)
     now = _results(cells, study.out)
     done = {one["name"] for one in now}
     failed = {name: error for name, error in failed.items() if name not in done}  # another process finished it
-    missing = len(done) < len(cells)
     seconds = plan.compared(planned, before, now)
     lines += ["time by phase, of all processes:", *seconds] if seconds else []
     lines += _failures(failed)
-    lines += [f"{text}; {'the same command continues' if missing else 'the others did its work'}" for text in ended]
     if elsewhere:
         lines.append(f"left to other processes: {', '.join(elsewhere)}; later the same command writes the whole tables")
     facts |= {"failed": failed, "elsewhere": elsewhere, "plan": planned.plain()}
-    return facts, "\n".join(lines), int(bool(failed or (ended and missing)))
+    return facts, "\n".join(lines), int(bool(failed))
 
 
 def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Progress) -> list[CellResult]:
     """Run cells one after the other; after each, how the rows of its dataset, model and adapter stand."""
+    return engine.run_cells(
+        cells, study.out, progress, shared=shared, after=lambda results: _say_rows(study, results[-1], progress)
+    )
 
-    def after(results: Sequence[CellResult]) -> None:
-        last = results[-1].result
-        if last and last["curve"]:
-            near = [one for one in _results(study.cells, study.out) if group_of(one) == group_of(last)]
-            progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
 
-    return engine.run_cells(cells, study.out, progress, shared=shared, after=after)
+def _say_rows(study: Study, one: CellResult, progress: Progress) -> None:
+    if one.result and one.result["curve"]:
+        near = [other for other in _results(study.cells, study.out) if group_of(other) == group_of(one.result)]
+        progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
+
+
+_AT_WORK: dict[str, tuple[Study, Shared, list[CellResult]]] = {}  # in a worker: of the study whose cells it runs
+
+
+def work(order: Mapping[str, Any], item: Mapping[str, str]) -> str | None:
+    """Run a cell in a worker; None, or why it failed. order: the fields of `Order`. item: {"cell": its name}."""
+    key = json.dumps(order)
+    if key not in _AT_WORK:
+        _AT_WORK.clear()
+        study = Order(**order).study()
+        _AT_WORK[key] = study, Shared(study.out / "cache", Plain()), []
+    study, shared, before = _AT_WORK[key]
+    cell = next(cell for cell in study.cells if cell.name == item["cell"])
+    before.append(engine.run_cell(cell, study.cells, study.out, shared, before))
+    if before[-1].state == "done":
+        _say_rows(study, before[-1], shared.progress)
+    return before[-1].error
 
 
 def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, Any], list[str]]:

@@ -25,6 +25,7 @@ from guidestar.data.presets import PRESETS
 from guidestar.errors import ConfigError, allowed
 from guidestar.query import strategies
 from guidestar.schema import Problems
+from guidestar.sections import EngineConfig
 from guidestar.study.results import short
 
 SHIPPED = Path(__file__).parent / "star"
@@ -158,6 +159,7 @@ class StudyConfig(_Part):
     change: Sections = Field(default_factory=Sections, description="Over what datasets and models bring.")
     shots: int | None = Field(None, ge=1, description="Demonstrations of the untuned model that is measured too.")
     probe: ProbePart | None = None
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="Where its cells run.")
     panels: dict[str, list[str]] = Field(default_factory=dict, description="Which rows share a pair of axes.")
 
     @model_validator(mode="before")
