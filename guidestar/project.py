@@ -15,7 +15,7 @@ from guidestar.data.messages import CONVERSATION, RESPONSE
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import Choice
-from guidestar.tasks.common import label_key, shown, visible
+from guidestar.tasks.common import doubtful, label_key, shown, visible
 from guidestar.words import shortened
 
 NO_COLUMN = "none"  # of the answers, said on the command line
@@ -281,6 +281,8 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
         )
     if answer.column and answer.kind == "choice":
         notes += _merged(found.cells[answer.column], guess.labels)
+    if answer.column:
+        notes += doubtful(answer.labels)
     if id := id_of(found, [*guess.texts, answer.column or ""]):
         notes.append(f"id: {id}, by which `predict` and `score` call a row (data.id)")
     notes.append(f"model: {guess.model}, {guess.why}")

@@ -194,6 +194,13 @@ def test_a_cell_that_is_not_there() -> None:
             ": found no extension; allowed: .csv, .tsv, .jsonl, .json, .txt, .parquet, .xlsx, .xls, .ods, the text files also as .gz, or a folder",
         ),
         ("a.parquet", "no parquet", ": not readable as Parquet:"),
+        ("a.jsonl", '{"a": 1, "a": 2}', " line 1: not usable JSON: a name stands twice in one object: a, a"),
+        (
+            "a.txt",
+            "plain letters\n".encode("utf-16-le"),
+            ": every few bytes one is NUL, so it is no UTF-8; a text in UTF-16",
+        ),
+        ("a.csv", b"PK\x03\x04" + b"\0" * 30, ": every few bytes one is NUL"),
     ],
 )
 def test_a_bad_file_is_named_by_its_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -310,6 +317,45 @@ def test_the_same_rows_in_any_form(tmp_path: Path, name: str, content: str, enco
 def test_a_text_a_line(tmp_path: Path) -> None:
     found = rows(write(tmp_path, "a.txt", 'one, "two"\r\n\r\n  three\n'))
     assert [(row.values["text"], row.where.split()[-1]) for row in found] == [('one, "two"', "1"), ("  three", "3")]
+
+
+ENCODINGS = [
+    ("utf-8", None), ("utf-8-sig", None), ("utf-16", None), ("utf-32", None), ("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be"),
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"), min_size=1), min_size=1, max_size=4),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from([".jsonl", ".txt", ".csv", ".csv.gz"]),
+)  # fmt: skip
+def test_the_same_rows_in_every_encoding_and_with_every_line_end(
+    texts: list[str], encoding: tuple[str, str | None], end: str, suffix: str
+) -> None:
+    texts = [f"a{text}" for text in texts]
+    lines = {
+        ".jsonl": [json.dumps({"text": text}, ensure_ascii=False) for text in texts],
+        ".txt": texts,
+    }.get(suffix, ["text", *('"' + text.replace('"', '""') + '"' for text in texts)])
+    written, named = encoding
+    raw = "".join(line + end for line in lines).encode(written)
+    with tempfile.TemporaryDirectory() as place:
+        file = write(Path(place), f"a{suffix}", gzip.compress(raw) if suffix.endswith("gz") else raw)
+        assert [row.values["text"] for row in read_rows(str(file), encoding=named)] == texts
+
+
+def test_a_column_that_is_there_twice_is_refused_in_every_table(tmp_path: Path) -> None:
+    pyarrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"]),
+        tmp_path / "a.parquet",
+    )
+    for source in (str(tmp_path / "a.parquet"), pandas.DataFrame([["a", "b"]], columns=["text", "text"])):
+        with pytest.raises(DataError, match="the table has the column 'text' twice; names must differ"):
+            list(read_rows(source))
 
 
 @settings(deadline=None)

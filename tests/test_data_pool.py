@@ -18,6 +18,7 @@ from guidestar.data.prompts import Template
 from guidestar.errors import ConfigError, DataError, GuidestarError
 from guidestar.progress import Silent
 from guidestar.tasks import Choice, make_task
+from guidestar.tasks.common import doubtful
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -342,7 +343,9 @@ def test_any_file_can_be_read_under_a_template(tmp_path: Path) -> None:
 SPELLINGS = {  # what people and tables make of one label
     "café": ["café", "cafe\u0301", "Café", " CAFÉ\u200b", "\ufeffcafé", "ca\u00adfé"],
     "very good": ["very good", "Very  Good", "very\u00a0good", "VERY GOOD "],
-    "1": ["1", "1.0", "1.00", "1.0 "],
+    "1": ["1", "1.0", "1.00", "1.0 ", "1.", "\uff11", "\u0661", "1\0"],
+    "yes": ["yes", "Yes", "\uff39\uff25\uff33", "y\u3164es", "yes\x1b"],
+    "-1": ["-1", "\u22121", "-1.0"],
     "Maße": ["Maße", "maße", "MAßE"],
     "Masse": ["Masse", "masse"],
 }
@@ -365,6 +368,32 @@ def test_the_labels_are_the_same_however_they_are_spelled_and_ordered(data: st.D
         assert len({task.parse_gold(spelling, "x") for spelling in spellings}) == 1
     if any(cell == "1" for cell in cells):
         assert "1" in task.labels, "what a table made of a number is not kept where the number itself is there"
+
+
+LOOK_ALIKE = """1,000 1000|1'000 1000.0|1e3 1000|+1 1|-0 0|01 1|1.50 1.5|1,0 1|True 1|false 0|\ufb01ne fine|semi\u2013good semi-good|\
+don\u2019t don't|m\u00b2 m2|Strasse Straße|\u0430bc abc|"a" a"""
+
+
+@pytest.mark.parametrize("pair", LOOK_ALIKE.split("|"))
+def test_labels_that_may_be_one_are_two_and_said_loudly(pair: str, tmp_path: Path) -> None:
+    first, second = pair.split()
+    rows = [(f"message {i}", (first, second, "other")[i % 3]) for i in range(30)]
+    found = load_dataset(config(table(tmp_path / "pool.csv", rows)))
+    assert len(found.task.labels) == 3
+    (warning,) = found.facts["label_warnings"]
+    assert "may be one label in several spellings; they count as several; name the labels" in warning
+    told = load_dataset(config(table(tmp_path / "pool.csv", rows), labels=list(found.task.labels)))
+    assert "label_warnings" not in told.facts, "whoever names both has decided"
+
+
+@pytest.mark.parametrize("label", ["None", "nan", "NULL", "<NA>", "N/A", "-1"])
+def test_a_label_that_tables_write_for_nothing_is_said_loudly(label: str, tmp_path: Path) -> None:
+    rows = [(f"message {i}", ("0", "1", label)[i % 3]) for i in range(30)]
+    found = load_dataset(config(table(tmp_path / "pool.csv", rows)))
+    assert found.facts["label_warnings"] == [
+        f"the label {label!r} is what tables write where there is no value, and counts as a label; name the labels in task.labels"
+    ]
+    assert not doubtful(["none", "some", "1", "2", "3", "good", "very good"])
 
 
 def test_what_is_merged_is_said_and_a_label_that_only_the_test_has_is_warned_of(tmp_path: Path) -> None:

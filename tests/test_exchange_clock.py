@@ -51,6 +51,10 @@ SPELLINGS: list[Callable[[datetime], str]] = [
     lambda t: t.replace(tzinfo=None).isoformat(),
     lambda t: str(t.timestamp()),
     lambda t: str(int(t.timestamp() * 1000)),
+    lambda t: str(int(t.timestamp()) * 10**9),
+    lambda t: t.strftime("%Y%m%d%H%M%S"),
+    lambda t: t.strftime("%Y%m%dT%H%M%SZ"),
+    lambda t: t.astimezone(timezone(timedelta(hours=-9))).strftime("%Y-%m-%d %H:%M:%S%z"),
 ]
 SAYS = st.tuples(st.sampled_from(["positive", "negative", None]), st.integers(0, 4), st.sampled_from(SPELLINGS))
 
@@ -104,6 +108,23 @@ def test_the_same_moment_is_not_newer_however_it_is_written(tmp_path: Path, spel
     counts = import_file(run, write(tmp_path / "b.json", [task_of([("negative", spell(then))])]), pool=())
     assert (counts["new"], counts["changed_since"]) == (0, 1)
     assert said(run)[FINE] == {"ann": "positive"}
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [("06/01/2024 10:00", "cannot be read; allowed: ISO 8601"), ("yesterday", "cannot be read"), ("nan", "cannot be read"),
+     ("2099-01-01T00:00:00Z", "lies in the future"), ("17172360000", "lies in the future")],
+)  # fmt: skip
+def test_a_time_that_nobody_can_have_meant_is_refused(tmp_path: Path, at: str, message: str) -> None:
+    """As "now" it would replace what is newer; from the future it would hold against everything that follows."""
+    run = make_run(tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        import_file(run, write(tmp_path / "a.json", [task_of([("positive", at)])]), pool=())
+    assert not said(run)
+
+
+def test_a_date_alone_is_no_number_of_seconds() -> None:
+    assert moment("20240601") == moment("2024-06-01") == datetime(2024, 6, 1, tzinfo=UTC)
 
 
 def test_what_was_taken_back_here_does_not_return_with_an_older_file(tmp_path: Path) -> None:

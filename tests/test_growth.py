@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from page_help import examples, make_run
 
 from guidestar.config import PeopleConfig
 from guidestar.exchange import export_run
+from guidestar.people import queue
 from guidestar.people.page.board import Board
-from guidestar.records import Label
+from guidestar.records import Label, Skip, Undo
 from guidestar.report import summary
 from guidestar.store import Store
 from guidestar.store.database import Database
@@ -80,3 +83,50 @@ def test_a_save_reads_no_more_after_thousands_of_answers(tmp_path: Path, monkeyp
                 board.refresh()
             read.append(sum(rows))
     assert read[0] == read[1]
+
+
+def test_what_comes_next_is_found_as_fast_in_a_large_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = queue.may_have
+    monkeypatch.setattr(queue, "may_have", lambda *a, **o: looked.append(1) or real(*a, **o))
+    seen = []
+    for size in (20, 400):
+        with Store.open(_run(tmp_path, size)) as store:
+            board = Board(store, PeopleConfig(), time.time)
+            board.offer("ben", 1, [], [])
+            looked.clear()
+            with counted(monkeypatch) as rows:
+                board.offer("ben", 5, [], [])
+            seen.append((len(looked), sum(rows)))
+    assert seen[0] == seen[1]
+    assert seen[0][0] <= 8
+
+
+MOVES = st.tuples(
+    st.sampled_from(["label", "skip", "undo", "show"]), st.integers(0, 5), st.sampled_from(["ann", "ben"])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(moves=st.lists(MOVES, max_size=25), overlap=st.sampled_from([0.0, 0.5, 1.0]))
+def test_the_lists_that_the_next_one_is_found_in_are_those_of_all_items(
+    moves: list[tuple[str, int, str]], overlap: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Beside the literal lists: every item looked at."""
+    run = make_run(tmp_path_factory.mktemp("run"), [f"text {i}" for i in range(6)])
+    with Store.open(run) as store:
+        board = Board(store, PeopleConfig(overlap=overlap), time.time)
+        for what, place, who in moves:
+            id = list(board.items)[place]
+            if what == "show":
+                board.claim([id], who)
+            else:
+                said = {"label": Label("HUM", who), "skip": Skip("", who), "undo": Undo(who)}[what]
+                board.save([(id, said, None, "page")])
+            items = list(board.items.values())
+            still = [item for item in items if queue.is_open(item)]
+            assert list(board.unanswered()) == [item for item in items if not item.done]
+            assert list(board._at(board._second)) == [item for item in still if item.done]
+            for name in ("ann", "ben"):
+                mine = [item for item in still if name in item.claims and name not in item.answered]
+                assert list(board._at(board._shown.get(name, []))) == mine

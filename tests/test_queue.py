@@ -25,8 +25,12 @@ def item(id: str, round: int = 0, **known: object) -> Item:
     return Item(id, round, **known)  # type: ignore[arg-type]
 
 
-def given(items: list[Item], annotator: str = "ann", **options: object) -> list[str]:
-    return offer(items, annotator, **({"round": 0, "now": 0.0, "lease": LEASE, "want": 10} | options))  # type: ignore[arg-type]
+def given(items: Collection[Item], annotator: str = "ann", **options: object) -> list[str]:
+    known = [dataclasses.replace(one, place=place) for place, one in enumerate(items)]
+    shown = [one for one in known if annotator in one.claims and is_open(one) and annotator not in one.answered]
+    waiting, second = ([one for one in known if is_open(one) and one.done is done] for done in (False, True))
+    wanted = {"round": 0, "now": 0.0, "lease": LEASE, "want": 10} | options
+    return offer(shown, waiting, second, annotator, **wanted)  # type: ignore[arg-type]
 
 
 # --- the order ------------------------------------------------------------------------------------
@@ -45,6 +49,12 @@ def test_what_was_shown_before_comes_first_and_what_others_hold_comes_when_their
     assert given(items, now=100.0 + LEASE - 1) == ["c", "a"]
     assert given(items, now=100.0 + LEASE) == ["c", "a", "b"]
     assert given(items, "ben", now=100.0) == ["b", "a"], "Ann holds c"
+
+
+def test_a_clock_that_was_put_back_keeps_nothing_from_anybody() -> None:
+    ahead = [item("a", claims={"ben": 5 * LEASE}), item("b", claims={"ben": 1.0})]
+    assert given(ahead, now=0.0) == ["a"], "a lease that began hours from now is none"
+    assert held_by_others(ahead, "ann", now=0.0, lease=LEASE) == (1, LEASE + 1.0)
 
 
 def test_a_claim_of_who_answered_holds_nothing() -> None:
@@ -142,7 +152,7 @@ class Labelling(RuleBasedStateMachine):
 
     def take(self, who: str, want: int, have: Collection[str] = ()) -> list[str]:
         """As the page does: an offer is claimed at once."""
-        found = offer(self.items.values(), who, round=self.round, now=self.now, lease=LEASE, want=want, have=have)
+        found = given(self.items.values(), who, round=self.round, now=self.now, lease=LEASE, want=want, have=have)
         assert len(set(found)) == len(found)
         assert len(found) <= want
         for id in found:
@@ -187,7 +197,7 @@ class Labelling(RuleBasedStateMachine):
             return
         name = self.names[0]
         later = self.now + LEASE
-        found = offer(self.items.values(), name, round=self.round, now=later, lease=LEASE, want=99)
+        found = given(self.items.values(), name, round=self.round, now=later, lease=LEASE, want=99)
         open_to = {id for id, i in self.items.items() if not i.done} | {
             id for id, i in self.items.items() if i.shared and len(i.answered) == 1 and name not in i.answered
         }

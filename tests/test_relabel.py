@@ -124,7 +124,7 @@ def test_after_any_history_the_labels_are_those_of_a_literal_replay(events: list
                     assert [(e.id, e.annotation) for e in one.annotations.history()] == log, "what was said stays"
                 assert board.replay.counts == counts, "the page says the same"
                 assert board.labels == sum(isinstance(answer, Label) for answer in counts.values())
-                assert {i.id for i in board.open_items()} == set(IDS) - counts.keys()
+                assert {i.id for i in board.unanswered()} == set(IDS) - counts.keys()
 
 
 # --- one change ------------------------------------------------------------------------------------

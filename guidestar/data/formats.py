@@ -18,6 +18,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.data import demo
-from guidestar.data.textfile import suffix_of, text_lines
+from guidestar.data.textfile import parse_json, suffix_of, text_lines
 from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
@@ -136,17 +137,6 @@ def _from_json(source: str, path: Path, form: Form) -> Iterator[Row]:
         yield _object(f"{source} item {number}", item)
 
 
-def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text. Raises DataError naming the place of a mistake."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = where if error.lineno == 1 else f"{where} line {error.lineno}"
-        raise DataError(f"{place}: not valid JSON at character {error.colno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
-        raise DataError(f"{where}: not usable JSON: {error}") from error
-
-
 def _object(where: str, found: Any) -> Row:
     if not isinstance(found, dict):
         raise DataError(f"{where}: found a JSON {_json_kind(found)}, expected an object {{…}}")
@@ -219,15 +209,18 @@ def _separator(first: str) -> str:
 def _checked_header(cells: list[str], where: str) -> list[str]:
     if len(cells) > MOST_COLUMNS:
         raise DataError(f"{where}: the header has {len(cells)} columns; allowed: up to {MOST_COLUMNS}")
-    seen: set[str] = set()
     for i, name in enumerate(cells):
         if not name.strip():
             hint = "; a table's row numbers? pandas leaves them out with to_csv(index=False)" if i == 0 else ""
             raise DataError(f"{where}: the header has no name for column {i + 1}{hint}")
-        if name in seen:
-            raise DataError(f"{where}: the header has the column {name!r} twice; names must differ")
-        seen.add(name)
-    return cells
+    return _distinct(cells, f"{where}: the header")
+
+
+def _distinct(names: list[str], where: str) -> list[str]:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{where} has the column {twice!r} twice; names must differ")
+    return names
 
 
 # --- tables in memory, Parquet and datasets -----------------------------------------------------------------------
@@ -236,7 +229,7 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
 def _from_frame(frame: Any) -> Iterator[Row]:
     if not hasattr(frame, "itertuples"):
         raise DataError(f"found a {type(frame).__name__}; allowed: the name of a file, or a pandas DataFrame")
-    names = list(map(str, frame.columns))
+    names = _distinct(list(map(str, frame.columns)), "the table")
     for number, (index, *cells) in enumerate(frame.itertuples(name=None), 1):
         where = f"row {number}" if index == number - 1 else f"row {number} ({index})"
         plain = [cell.tolist() if hasattr(cell, "tolist") else cell for cell in cells]  # NumPy's numbers and arrays
@@ -252,6 +245,7 @@ def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
         raise DataError(f"{source}: Parquet files need pyarrow; {INSTALL}") from error
     try:
         with parquet.ParquetFile(path) as file:
+            _distinct(file.schema_arrow.names, f"{source}: the table")
             names = _class_names(_features(file.schema_arrow.metadata or {}))
             number = 0
             for batch in file.iter_batches(batch_size=1024):

@@ -22,7 +22,7 @@ from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.records import Example
 from guidestar.rng import generator
 from guidestar.tasks import Task, make_task
-from guidestar.tasks.common import shown, visible
+from guidestar.tasks.common import doubtful, shown, visible
 
 SHOWN = 20  # problems listed at once
 T = TypeVar("T")
@@ -140,7 +140,8 @@ def load_dataset(config: RunConfig) -> Dataset:
     splits = {"test": _split(test), "validation": _split(validation)}
     examples = [item.example for item in pool]
     facts |= used(examples, gold, splits, task, config.query.budget)
-    if unknown := _never_in_pool(gold, splits, task):
+    doubts = [] if task_config.labels else [f"{line}; name the labels in task.labels" for line in doubtful(task.labels)]
+    if unknown := [*_never_in_pool(gold, splits, task), *doubts]:
         facts["label_warnings"] = unknown
     if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
         facts["form_differences"] = found

@@ -1,19 +1,21 @@
-"""From the bytes of a text file to its lines: compression, byte order marks, encodings."""
+"""From the bytes of a text file to its lines: compression, byte order marks, encodings; and from a text to its JSON."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from guidestar.errors import DataError
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 def suffix_of(path: Path) -> str:
@@ -77,21 +79,32 @@ def other_readings(path: Path, guess: str) -> tuple[tuple[str, str], ...]:
 
 
 def text_lines(path: Path, source: str, named: str | None) -> Iterator[str]:
-    """Text lines with their ends, a byte order mark dropped. named: the encoding of a file that is not UTF-8.
+    """Text lines with their ends, a byte order mark dropped; old files in which every line ends in a carriage return, too.
+    named: the encoding of a file that is not UTF-8.
 
     Raises DataError at bytes that are no text."""
     with _opened(path) as file:
-        start = file.read(2)
+        start = file.read(1 << 16)
         file.seek(0)
-        encoding = "utf-16" if start in _UTF_16 else named if named and not _is_utf8(path) else None
-        if encoding is None:
+        ends = "\r" if b"\r" in start and b"\n" not in start else ""
+        encoding = "utf-32" if start.startswith(_UTF_32) else "utf-16" if start.startswith(_UTF_16) else None
+        if (
+            encoding is None and named and (b"\0" in start or not _is_utf8(path))
+        ):  # plain letters in UTF-16 are valid UTF-8
+            encoding = named
+        if encoding is None and start.count(b"\0") > len(start) // 5:
+            raise DataError(
+                f"{source}: every few bytes one is NUL, so it is no UTF-8; a text in UTF-16 without its mark needs "
+                "data.encoding: utf-16-le (or utf-16-be)"
+            )
+        if encoding is None and not ends:
             yield from _utf8_lines(file, source, path)
             return
         try:
-            with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
+            with io.TextIOWrapper(file, encoding=encoding or "utf-8-sig", newline=ends) as text:
                 yield from text
-        except (UnicodeError, LookupError) as error:
-            raise DataError(f"{source}: not readable as {encoding} (data.encoding): {error}") from error
+        except (ValueError, LookupError) as error:
+            raise DataError(f"{source}: not readable as {encoding or 'UTF-8'} (data.encoding): {error}") from error
 
 
 def _utf8_lines(file: BinaryIO, source: str, path: Path) -> Iterator[str]:
@@ -105,4 +118,22 @@ def _utf8_lines(file: BinaryIO, source: str, path: Path) -> Iterator[str]:
                 f"{source} line {number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
                 f"which is not UTF-8; save the file as UTF-8{hint}"
             ) from error
-        yield line.removeprefix("\ufeff") if number == 1 else line
+        yield line.lstrip("\ufeff") if number == 1 else line
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text. Raises DataError naming the place of a mistake."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        place = where if error.lineno == 1 else f"{where} line {error.lineno}"
+        raise DataError(f"{place}: not valid JSON at character {error.colno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
+        raise DataError(f"{where}: not usable JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a name stands twice in one object: {', '.join(name for name, _ in pairs)[:200]}")
+    return found

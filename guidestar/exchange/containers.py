@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.data import formats
+from guidestar.data.textfile import parse_json
 from guidestar.errors import DataError, allowed
 
 Placed = Iterator[tuple[str, Any]]  # (file and line, what stands there)
@@ -161,7 +162,7 @@ def _jsonl(path: Path) -> Placed:
             try:
                 line = _decoded(raw, where)
                 if line.strip():
-                    yield where, _checked(formats.parse_json(line, where), where)
+                    yield where, _checked(parse_json(line, where), where)
             except DataError as error:
                 yield where, error
 
@@ -169,7 +170,7 @@ def _jsonl(path: Path) -> Placed:
 def _array(path: Path) -> Placed:
     """The elements of a JSON array; an object alone is an array of one."""
     with _reading(path):
-        value = formats.parse_json(_decoded(path.read_bytes(), str(path)), str(path))
+        value = parse_json(_decoded(path.read_bytes(), str(path)), str(path))
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
         where = f"{path} item {number}"
         yield where, _checked(item, where)

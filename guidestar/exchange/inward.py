@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -196,6 +196,8 @@ def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, pr
         try:
             for annotation, at in _annotations(row, task, nobody):
                 new = Statement(example, annotation, at, row.where)
+                if why := _no_time(new):
+                    raise DataError(f"{row.where}: {why}")
                 said.setdefault(new.slot, []).append(new)
             if row.final and row.final.answer:
                 finals.append((example, task.parse_gold(row.final.answer, row.where), row.where))
@@ -204,6 +206,15 @@ def _statements(rows: Iterable[tuple[Row, Example]], task: Task, nobody: str, pr
     statements = [statement for slot in said.values() for statement in _in_order(slot, problems)]
     problems += _without_ground(statements, finals)
     return statements
+
+
+def _no_time(said: Statement) -> str:
+    """What is wrong with a time that is given: as "now" it would replace what is newer, and from the future all that follows."""
+    if said.at and said.time is None:
+        return f"the time {said.at!r} cannot be read; allowed: ISO 8601, or a number of seconds since 1970"
+    if said.time is not None and said.time > datetime.now(UTC) + timedelta(days=1):
+        return f"the time {said.at!r} lies in the future"
+    return ""
 
 
 def _in_order(said: Sequence[Statement], problems: list[str]) -> list[Statement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -104,22 +105,28 @@ class Format:
     hint: Callable[[About], str] | None = None
 
 
+_COMPACT = re.compile(r"((?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01]))([0-2][0-9][0-5][0-9][0-5][0-9])?")
+
+
 def moment(at: str) -> datetime | None:
-    """A tool's time: ISO 8601, UTC where it names no zone; or seconds, milliseconds or microseconds since 1970. None for
+    """A tool's time: ISO 8601, UTC where it names no zone; or seconds, milli-, micro- or nanoseconds since 1970. None for
     anything else.
 
     >>> moment("2024-06-01T12:00:00+02:00") == moment("2024-06-01T10:00:00Z") == moment("1717236000")
     True
     """
+    at = at.strip().removesuffix(" UTC")
+    if date := _COMPACT.fullmatch(at):  # 20240601 is a date and no number of seconds
+        at = f"{date[1]}T{date[2] or '000000'}"
     try:
         number = float(at)
     except ValueError:
         try:
-            time = datetime.fromisoformat(at.strip().removesuffix(" UTC"))
+            time = datetime.fromisoformat(at)
             return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
-    scale = next((scale for scale in (1.0, 1e3, 1e6) if abs(number) < 1e11 * scale), None)
+    scale = next((scale for scale in (1.0, 1e3, 1e6, 1e9) if abs(number) < 1e11 * scale), None)
     try:
         return None if scale is None else datetime.fromtimestamp(number / scale, UTC)
     except (ValueError, OverflowError, OSError):  # before the year 1

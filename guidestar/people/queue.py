@@ -28,7 +28,7 @@ SHORT = 10.0  # seconds of work that say nothing about a pace
 class Item:
     """What the queue knows of an example that was asked for.
 
-    shared: it is one for a second opinion. answered: annotators with an answer that they did not take back.
+    place: in the order of asking. shared: it is one for a second opinion. answered: annotators with an answer that they did not take back.
     done: an answer counts. settled: a verdict counts, so no further opinion is wanted. claims: annotator -> when it
     was last shown to them, in seconds.
     """
@@ -40,6 +40,7 @@ class Item:
     done: bool = False
     settled: bool = False
     claims: Mapping[str, float] = field(default_factory=dict)
+    place: int = 0
 
 
 def in_overlap(id: str, share: float) -> bool:
@@ -58,7 +59,9 @@ def in_overlap(id: str, share: float) -> bool:
 def holders(item: Item, annotator: str, now: float, lease: float) -> set[str]:
     """The others who have the example in front of them: shown within the lease and not answered yet."""
     return {
-        name for name, at in item.claims.items() if name != annotator and name not in item.answered and now - at < lease
+        name
+        for name, at in item.claims.items()
+        if name != annotator and name not in item.answered and abs(now - at) < lease  # a clock may be put back
     }
 
 
@@ -75,11 +78,13 @@ def may_have(item: Item, annotator: str, *, now: float, lease: float) -> bool:
     if item.shared:
         return len(item.answered) + len(others) < OPINIONS
     mine = item.claims.get(annotator)
-    return not others or (mine is not None and now - mine < lease)  # both may hold it if two servers gave it out
+    return not others or (mine is not None and abs(now - mine) < lease)  # both may hold it if two servers gave it out
 
 
 def offer(
-    items: Sequence[Item],
+    shown: Iterable[Item],
+    waiting: Iterable[Item],
+    second: Iterable[Item],
     annotator: str,
     *,
     round: int,
@@ -90,25 +95,29 @@ def offer(
 ) -> list[str]:
     """The next `want` ids for an annotator.
 
-    items: in the order of asking. round: the current one. now, lease: seconds. have: ids that the annotator's page
-    holds already; they are left out.
+    shown: what was shown to the annotator before. waiting: what has no answer. second: what has one and may get another.
+    Each in the order of asking, and read only as far as something better may come. round: the current one. now, lease:
+    seconds. have: ids that the annotator's page holds already; they are left out.
     """
-    ranked: list[tuple[int, int, str]] = []
-    shown, sure = sum(annotator in item.claims for item in items), 0  # still to come; found and not to be overtaken
-    for place, item in enumerate(items):
-        shown -= annotator in item.claims
-        if item.id not in have and may_have(item, annotator, now=now, lease=lease):
+    ranked: dict[str, tuple[int, int]] = {}
+    for items in (shown, waiting, second):
+        sure = sum(rank <= 1 for rank, _ in ranked.values())  # found and not to be overtaken by what comes later
+        for item in items:
+            if sure >= want:
+                break
+            if item.id in have or item.id in ranked or not may_have(item, annotator, now=now, lease=lease):
+                continue
             if annotator in item.claims:
                 rank = 0
             elif item.done or holders(item, annotator, now, lease):
                 rank = 3
             else:
                 rank = 1 if item.round == round else 2
-            ranked.append((rank, place, item.id))
-            sure += rank <= 1
-        if sure >= want and not shown:  # what comes later is no better: a large pool is not gone through
+            ranked[item.id] = rank, item.place
+            sure += rank <= 1 or items is second
+        if sum(rank <= 2 for rank, _ in ranked.values()) >= want:
             break
-    return [id for _, _, id in sorted(ranked)[:want]]
+    return sorted(ranked, key=ranked.__getitem__)[:want]
 
 
 def held_by_others(items: Iterable[Item], annotator: str, *, now: float, lease: float) -> tuple[int, float | None]:

@@ -94,7 +94,7 @@ class _Session:
         while self.again:
             id = self.again.pop()
             if queue.may_have(board.items[id], self.name, now=board.clock(), lease=board.lease):
-                board.claim(id, self.name)
+                board.claim([id], self.name)
                 return board.example(id)
         ids, _ = board.offer(self.name, 1, (), ())
         return board.example(ids[0]) if ids else None
@@ -115,7 +115,7 @@ class _Session:
         if board.store.finished() is not None:
             return "The run is finished: nothing is left to label."
         waiting, seconds = queue.held_by_others(
-            board.items.values(), self.name, now=board.clock(), lease=board.lease
+            board.unanswered(), self.name, now=board.clock(), lease=board.lease
         )  # fmt: skip
         if waiting and seconds is not None:
             return f"Others have the remaining {waiting} in front of them, for at most {seconds / 60:.0f} more minutes."

@@ -150,13 +150,20 @@ class Annotations:
 
     def claim(self, id: str, annotator: str) -> None:
         """Record that an example is shown to an annotator now."""
+        self.claim_many([id], annotator)
+
+    def claim_many(self, ids: Sequence[str], annotator: str) -> None:
+        """`claim` of several in one transaction."""
+        if not ids:
+            return
         with self._db.transaction("claim"):
-            if self._db.row("SELECT 1 FROM examples WHERE id = ?", id) is None:
-                raise StoreError(f"{self._db.folder}: example {id} was never asked for, so it cannot be shown")
-            self._db.execute(
-                "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET claimed_at = excluded.claimed_at",
-                id, annotator, timestamp(),
-            )  # fmt: skip
+            for id in ids:
+                if self._db.row("SELECT 1 FROM examples WHERE id = ?", id) is None:
+                    raise StoreError(f"{self._db.folder}: example {id} was never asked for, so it cannot be shown")
+                self._db.execute(
+                    "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET claimed_at = excluded.claimed_at",
+                    id, annotator, timestamp(),
+                )  # fmt: skip
 
     # --- what the log amounts to ------------------------------------------------------------------
 
@@ -208,6 +215,11 @@ class Annotations:
     def held_out(self) -> list[tuple[Example, Label]]:
         """The labelled examples that are set aside to test on: nobody trains on them."""
         return [pair for pair, _ in self._pairs() if pair[0].id in self._apart]
+
+    def held_out_labels(self) -> int:
+        """How many labels are set aside; it reads no example."""
+        counts = self._now().counts
+        return sum(isinstance(counts.get(id), Label) for id in self._apart)
 
     def _pairs(self) -> list[tuple[tuple[Example, Label], int]]:
         counts = self._now().counts

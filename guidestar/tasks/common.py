@@ -159,32 +159,92 @@ def labels_and_words(config: Settings) -> tuple[tuple[str, ...], tuple[str, ...]
     return labels, words
 
 
-_VARIATION = {"\ufe0e", "\ufe0f"}  # how an emoji is drawn
-_WHOLE = re.compile(r"([-+]?[0-9]+)\.0+")
+_UNSEEN = set("\u034f\u115f\u1160\u2800\u3164\uffa0") | set(
+    map(chr, range(0xFE00, 0xFE10))
+)  # fillers; how an emoji is drawn
+_WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 
 
 def visible(text: str) -> str:
-    """A text as it is seen: letters composed (NFC), characters without a width and outer white space left out.
+    """A text as it is seen: letters composed (NFC), characters that show nothing and outer white space left out.
 
-    >>> visible("cafe\\u0301\\u200b ")
+    >>> visible("cafe\\u0301\\u200b\\0 ")
     'café'
     """
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return text.strip()
-    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _VARIATION)
-    return unicodedata.normalize("NFC", seen).strip()
+    seen = (c for c in text if c.isspace() or (unicodedata.category(c) not in ("Cf", "Cc") and c not in _UNSEEN))
+    return unicodedata.normalize("NFC", "".join(seen)).strip()
 
 
 def label_key(name: str) -> str:
-    """What two spellings of one label have in common: what is seen of them, in lower case, with single spaces; and a whole
-    number is one with or without a decimal point, as tables write it once a cell of the column is empty.
+    """What two spellings of one label have in common: what is seen of them, in lower case, with single spaces; digits of any
+    script and letters of any width are the plain ones; and a whole number is one with or without a decimal point, as
+    tables write it once a cell of the column is empty.
 
-    >>> label_key("Very\\u00a0Good"), label_key("1.0"), label_key("1.5")
-    ('very good', '1', '1.5')
+    >>> label_key("Very\\u00a0Good"), label_key("1.0"), label_key("1.5"), label_key("\\uff11")
+    ('very good', '1', '1.5', '1')
     """
-    seen = unicodedata.normalize("NFC", " ".join(visible(name).lower().split()))
+    seen = visible(name)
+    if not seen.isascii():
+        seen = "".join(map(_plain, seen))
+    seen = unicodedata.normalize("NFC", " ".join(seen.lower().split()))
     number = _WHOLE.fullmatch(seen)
     return number[1] if number else seen
+
+
+def _plain(c: str) -> str:
+    if c == "\u2212":  # minus
+        return "-"
+    if (digit := unicodedata.decimal(c, None)) is not None:
+        return str(digit)
+    wide = unicodedata.decomposition(c).startswith(("<wide>", "<narrow>"))
+    return unicodedata.normalize("NFKC", c) if wide else c
+
+
+_EMPTY = set(
+    ["None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "N/A", "#N/A"]
+)  # what tables write where there is no value
+_TRUTH = {"true": "1", "yes": "1", "false": "0", "no": "0"}
+_SIGNS = str.maketrans(  # dashes, quotes, and the Cyrillic and Greek letters that look like Latin ones
+    '\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d"`\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0432\u043d\u043a\u043c\u0442\u03bf',
+    "-----''''''aceopxyibhkmto",
+)
+_THOUSANDS = re.compile(r"(?<=[0-9])[,.' _](?=[0-9]{3}(?![0-9]))")
+
+
+def doubtful(labels: Sequence[str]) -> list[str]:
+    """A sentence for each pair of labels that may be one in two spellings, and for each that may be a missing value. To be
+    said of labels that were read off data; it merges nothing.
+
+    >>> doubtful(["1,000", "1000", "other"])
+    ["the labels '1,000' and '1000' may be one label in several spellings; they count as several"]
+    """
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(_resembles(label), []).append(label)
+    found = [
+        f"the labels {' and '.join(map(shown, group))} may be one label in several spellings; they count as several"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+    numbers = all(re.fullmatch("-?[0-9]+", label_key(label)) for label in labels)
+    found += [
+        f"the label {label!r} is what tables write where there is no value, and counts as a label"
+        for label in labels
+        if label in _EMPTY or (numbers and label_key(label) == "-1")
+    ]
+    return found
+
+
+def _resembles(name: str) -> str:
+    """What two labels have in common that a person could take for one: numbers of one value, a truth value as a word and as a number,
+    dashes and quotes of another form, letters of another form."""
+    seen = unicodedata.normalize("NFKC", label_key(name)).casefold().translate(_SIGNS).strip("'").strip()
+    number = _THOUSANDS.sub("", _TRUTH.get(seen, seen)).replace(",", ".")
+    if re.fullmatch(r"[-+]?[0-9]{1,40}(\.[0-9]{0,40})?(e[-+]?[0-9]{1,3})?", number):
+        return str(float(number) + 0.0)
+    return seen
 
 
 def shown(name: str) -> str:
@@ -199,7 +259,11 @@ def shown(name: str) -> str:
 def best_spelling(counts: Mapping[str, int]) -> str:
     """The spelling of a label to keep: nothing unseen in it, a number without a decimal point, then the most frequent, of equals the first
     in the alphabet, so that the order of the rows plays no part."""
-    return min(counts, key=lambda name: (visible(name) != name, bool(_WHOLE.fullmatch(name)), -counts[name], name))
+
+    def rank(name: str) -> tuple[object, ...]:
+        return " ".join(visible(name).split()) != name, bool(_WHOLE.fullmatch(name)), -counts[name], name
+
+    return min(counts, key=rank)
 
 
 def after_prefix(text: str, prefix: str) -> int:

@@ -7,8 +7,9 @@ for granted longer than one request.
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -55,7 +56,10 @@ class Board:
         self._reached: dict[str, int] = {}  # annotator -> the newest round that they answered in
         self.decisions: dict[str, tuple[str, Annotation]] = {}
         self.round = 0
-        self._open: dict[str, None] = {}  # items that anybody could be asked for, in the order of asking
+        self._order: list[str] = []  # every item, in the order of asking; what follows are places in it, rising
+        self._waiting: list[int] = []  # without an answer
+        self._second: list[int] = []  # with one, and another is wanted
+        self._shown: dict[str, list[int]] = {}  # annotator -> in front of them, and open
         self.seen = self._rounds = self._relabels = 0
         self._claims_at, self._claimed = float("-inf"), ""  # when claims were looked at, and the newest that was there
         self._examples: dict[str, Example] = {}
@@ -84,10 +88,12 @@ class Board:
         rounds, changed = self.store.rounds(), dict[str, None]()
         for r in range(self._rounds, rounds + 1):  # of the last one, what was asked ahead
             for pick in self.store.query(r).picks[self.asked[r] :]:
-                self.items[pick.id] = Item(pick.id, r, queue.in_overlap(pick.id, self.people.overlap))
+                place, shared = len(self._order), queue.in_overlap(pick.id, self.people.overlap)
+                self.items[pick.id] = Item(pick.id, r, shared, place=place)
                 self.asked[r] += 1
                 self.left[r] += 1
-                self._open[pick.id] = None
+                self._order.append(pick.id)
+                self._waiting.append(place)
                 if pick.id in self.replay.current or pick.id in self.replay.verdicts:
                     changed[pick.id] = None  # it may have been answered before it was asked for
         self._rounds = rounds
@@ -100,9 +106,10 @@ class Board:
                 changed |= dict.fromkeys(self.items)
         for id in changed.keys() & self.items.keys():
             self._update(id)
-        if (now := self.clock()) - self._claims_at >= _CLAIMS_AGAIN:
+        if abs((now := self.clock()) - self._claims_at) >= _CLAIMS_AGAIN:
+            since = self._claimed if now >= self._claims_at else ""  # the clock was put back: all claims
             self._claims_at = now
-            for id, claims in self.store.annotations.claims(self._claimed).items():
+            for id, claims in self.store.annotations.claims(since).items():
                 self._claimed = max(self._claimed, *claims.values())
                 if id in self.items:
                     mine = self.items[id].claims
@@ -157,10 +164,11 @@ class Board:
         before = self.items[id]
         after = self.items[id] = dataclasses.replace(before, **changes)
         self.left[after.round] += before.done - after.done
-        if not queue.is_open(after):
-            self._open.pop(id, None)
-        elif id not in self._open:  # an undo: back to its place in the order of asking
-            self._open = {i: None for i in self.items if i in self._open or i == id}
+        is_open = queue.is_open(after)
+        _put(self._waiting, after.place, not after.done)
+        _put(self._second, after.place, after.done and is_open)
+        for who in after.claims:
+            _put(self._shown.setdefault(who, []), after.place, is_open and who not in after.answered)
 
     # --- reading ---
 
@@ -196,7 +204,7 @@ class Board:
     @property
     def held_out(self) -> int:
         """Labels that are set aside as the test set."""
-        return len(self.store.annotations.held_out())
+        return self.store.annotations.held_out_labels()
 
     @property
     def last_training(self) -> float | None:
@@ -204,9 +212,12 @@ class Board:
         spent = [seconds for r, _, seconds, _ in self.store.timings() if r == self.round - 1]
         return sum(spent) + _START if spent else None
 
-    def open_items(self) -> list[Item]:
-        """What anybody could still be asked for, in the order of asking."""
-        return [self.items[id] for id in self._open]
+    def unanswered(self) -> Iterable[Item]:
+        """What has no answer, in the order of asking."""
+        return self._at(self._waiting)
+
+    def _at(self, places: Iterable[int]) -> Iterable[Item]:
+        return (self.items[self._order[place]] for place in places)
 
     # --- writing ---
 
@@ -222,8 +233,9 @@ class Board:
 
         def next_ones() -> list[str]:
             return queue.offer(
-                self.open_items(), annotator, round=self.round, now=now, lease=lease, want=want, have={*have, *hold}
-            )
+                self._at(self._shown.get(annotator, ())), self.unanswered(), self._at(self._second), annotator,
+                round=self.round, now=now, lease=lease, want=want, have={*have, *hold},
+            )  # fmt: skip
 
         fresh = next_ones()
         chosen = [id for id in (*hold, *fresh) if id in self.items and self.items[id].round < self._rounds]
@@ -232,26 +244,36 @@ class Board:
             if self.store.ahead.take(min(want - len(fresh), room)):
                 self.refresh()
                 fresh = next_ones()
-        for id in fresh:
-            self.claim(id, annotator)
-        lost = []
+        lost, again = list[str](), list[str]()
         for id in hold:
             item = self.items.get(id)
             if item is None or not queue.may_have(item, annotator, now=now, lease=lease):
                 lost.append(id)
-            elif active and now - item.claims.get(annotator, 0.0) > lease / 4:
-                self.claim(id, annotator)
+            elif active and abs(now - item.claims.get(annotator, 0.0)) > lease / 4:
+                again.append(id)
+        self.claim([*fresh, *again], annotator)
         return fresh, lost
 
-    def claim(self, id: str, annotator: str) -> None:
-        """Record that the annotator has the example in front of them."""
-        self.store.annotations.claim(id, annotator)
-        self._change(id, claims={**self.items[id].claims, annotator: self.clock()})
+    def claim(self, ids: Sequence[str], annotator: str) -> None:
+        """Record that the annotator has examples in front of them."""
+        self.store.annotations.claim_many(ids, annotator)
+        for id in ids:
+            self._change(id, claims={**self.items[id].claims, annotator: self.clock()})
 
     def save(self, items: Sequence[Saved]) -> None:
         """Record what annotators did. It is on the disk when this returns."""
         self.store.annotations.add_many(items)
         self.refresh()
+
+
+def _put(places: list[int], place: int, there: bool) -> None:
+    """Have a place in a rising list, or not."""
+    i = bisect_left(places, place)
+    known = places[i : i + 1] == [place]
+    if there and not known:
+        places.insert(i, place)
+    elif known and not there:
+        del places[i]
 
 
 def _seconds(at: str) -> float:

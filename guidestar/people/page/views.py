@@ -99,7 +99,7 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
         return _finished(board, finished)
     if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
         return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
-    held, seconds = queue.held_by_others(board.open_items(), annotator, now=board.clock(), lease=board.lease)
+    held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
         return {
