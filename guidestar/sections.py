@@ -169,7 +169,18 @@ class StrategyConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
 
-    newer = frozenset({"recipe", "min_steps", "head_first", "average", "pseudo_labels"})
+    newer = frozenset(
+        {
+            "recipe",
+            "min_steps",
+            "head_first",
+            "average",
+            "pseudo_labels",
+            "layers",
+            "layers_share",
+            "activation_density",
+        }
+    )
 
     recipe: Literal["plain", "lean"] | None = None
     """What is meant where `min_steps` or `learning_rate` is not given. lean: what moves a model with few labels, by
@@ -203,6 +214,14 @@ class TrainConfig(Section):
     """Decoupled weight decay of the other adapter tensors (LoRA's A)."""
     b_dropout: float | None = Field(None, gt=0, lt=1)
     """Dropout on the input of LoRA's B, in training and in Monte-Carlo passes; PEFT has none there."""
+    layers: Literal["ist", "rst"] | None = None
+    """Train only some layers of the adapter in each step, whatever its type. ist: drawn by an estimate of their
+    importance (importance-aware sparse tuning); rst: drawn evenly, its control. Default: all, in every step."""
+    layers_share: float | None = Field(None, gt=0, le=1)
+    """Share of the layers that `layers` draws for a step; default 0.25."""
+    activation_density: float | None = Field(None, gt=0)
+    """Weight of a term of the loss that makes the activations of feed-forward layers 0 (1 in its paper). It means
+    something for models with ReLU or the like: GELU and SiLU are hardly ever 0 (`docs/methods.md`)."""
     schedule_steps: int | None = Field(None, ge=1)
     """Length of the learning-rate schedule in steps; the rate is 0 after. Default: the real number of steps."""
     start: Literal["base", "previous"] = "base"

@@ -102,6 +102,7 @@ CASES = {
         {"shadow_dropout": 0.3}, ("shadow_up", "shadow_backbone"), where=None, unfit={"bert": "Unable to automatically find"}
     ),  # its own small model's norms start at 1
     "SHIRA": Case({"r": 4}, ("shira_weight",), still=NO_DROPOUT),
+    "SPEFT": Case({"r": 4}, ("shira_weight",), still=NO_DROPOUT),
     "SUPERTUNING": Case(dropping("lora"), ("supertuning_values", "supertuning_lora_B")),
     "TINYLORA": Case(dropping("tinylora"), ("tinylora_v",)),
     "TRAINABLE_TOKENS": Case(

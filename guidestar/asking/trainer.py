@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Trained:
     """What a training did. losses: mean nats per answer token of each epoch; steps: optimiser steps; cut: responses
     of which only the beginning fitted the model's context; validation_losses: what was asked after each epoch, for the
     oracle epoch the error on the test set, for the smoothest one minus the smoothness; dynamics: what was said to each
-    example in every epoch."""
+    example in every epoch; arrays: what was chosen or estimated beside, by name (`metrics/chosen.py`)."""
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...] = ()
@@ -84,6 +84,7 @@ class Trained:
     best_epoch: int = 0
     cut: int = 0
     dynamics: Dynamics | None = None
+    arrays: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Trainer(ABC):

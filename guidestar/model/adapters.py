@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from guidestar.errors import ConfigError, ModelError, allowed
-from guidestar.model import full, heads
+from guidestar.model import full, heads, layers
 from guidestar.model import peft as own_types
 from guidestar.model.dropout import cheapen, drop_before_b, tuner_layers
 from guidestar.model.load import UNPADDED, BaseModel, Model
@@ -39,7 +39,7 @@ def make_config(options: Mapping[str, Any]) -> Any:
         full.check(options)
         return None
     own_types.register()
-    options = dict(options)
+    options, _ = layers.split(options)
     name = str(options.pop("peft_type", "LORA")).upper()
     types = {str(getattr(t, "value", t)): cls for t, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if name not in types:
@@ -92,6 +92,8 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
 
     headed = bool(base.labels) and not full.asked_for(options)
     config = make_config({**options, "task_type": "SEQ_CLS"} if headed else options)
+    if isinstance(numbers := options.get("layers"), list):
+        config.target_modules = _on_layers(base, layers.split(options)[0], numbers, seed)
     if headed:
         if "modules_to_save" not in {field.name for field in dataclasses.fields(config)}:
             raise ConfigError(
@@ -123,6 +125,18 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
         return model
     model.peft_config["default"].base_model_name_or_path = base.name
     return _with_dropout(base, model, b_dropout)
+
+
+def _on_layers(base: BaseModel, options: Mapping[str, Any], numbers: Sequence[int], seed: int) -> set[str]:
+    """The modules of some layers that an adapter would be put on."""
+    model = attach(base, options, seed)
+    names: list[str] = getattr(model.base_model, "targeted_module_names", [])
+    detach(model)
+    if not names:
+        raise ConfigError(
+            f"peft.layers: {options.get('peft_type', 'LORA')} is not put on modules of layers; leave it out"
+        )
+    return set(layers.targets(names, numbers))
 
 
 def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dropout: float | None = None) -> Any:

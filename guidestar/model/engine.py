@@ -14,7 +14,7 @@ from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.data.pool import Split
-from guidestar.model import adapters, batches, heads, pretrain, states, train
+from guidestar.model import adapters, batches, heads, layers, pretrain, sparse, states, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
@@ -152,7 +152,15 @@ class OwnEngine(Engine):
         return few_shot(self.base, labelled, split, self.task, shots=shots, seed=seed, tick=tick)
 
     def check_adapter(self, config: RunConfig) -> None:
-        adapters.detach(adapters.attach(self.base, config.peft, seed=0, b_dropout=config.train.b_dropout))
+        fisher = {"layers": [0]} if config.peft.get("layers") == "fisher" else {}
+        plain, _ = layers.split(config.peft)
+        model = adapters.attach(
+            self.base, plain | fisher if fisher else config.peft, seed=0, b_dropout=config.train.b_dropout
+        )
+        try:
+            sparse.check(config, model)
+        finally:
+            adapters.detach(model)
 
     def check_answers(self, examples: Sequence[Example]) -> None:
         if scored_labels(self.task) and not self.base.labels:

@@ -8,7 +8,8 @@ dropout on the other path is the adapter's own (`lora_dropout`). `b_dropout` add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
-from guidestar.model import adapters, beast, classify, full, heads, step
+from guidestar.model import adapters, beast, classify, full, heads, sparse, step
 from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
 from guidestar.model.dynamics import Listener
 from guidestar.model.load import BaseModel, Model
@@ -30,6 +31,7 @@ from guidestar.model.recipe import settled
 from guidestar.model.scorer import OwnScorer
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
+from guidestar.records import Array
 from guidestar.tasks import Task
 
 HEAD_BATCH = 64  # texts of one reading for the head
@@ -83,20 +85,68 @@ def train(
     answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
     rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
     config = settled(config, heads.kind(base), peft)
-    model, starts = _begin(base, peft, config, seed, previous, pretrained)
-    try:
-        if start is not None:
-            heads.begin(adapters.inner(model), start)
-        if config.head_first and base.labels and previous is None:
-            _fit_head(base, model, rows)
+    found: dict[str, Array] = {}
+
+    @contextmanager
+    def begun(peft: dict[str, Any]) -> Iterator[tuple[Model, dict[str, torch.Tensor], sparse.Loss]]:
+        """A model to train, what decays, and its loss on some rows without dropout."""
+        model, starts = _begin(base, peft, config, seed, previous, pretrained)
+        try:
+            if start is not None:
+                heads.begin(adapters.inner(model), start)
+            if config.head_first and base.labels and previous is None:
+                _fit_head(base, model, rows)
+            yield model, starts, partial(_nats, base, model)
+        finally:
+            adapters.detach(model)
+
+    @contextmanager
+    def attempt(peft: Mapping[str, Any], some: Sequence[_Row]) -> Iterator[tuple[Model, sparse.Loss]]:
+        with begun(dict(peft)) as (model, starts, loss):
+            _fit(
+                base,
+                model,
+                brief(config),
+                list(some),
+                None,
+                starts,
+                seed,
+                lambda done, total: None,
+                Listener(base, task, labelled),
+                None,
+            )
+            model.eval()
+            yield model, loss
+
+    if peft.get("layers") == "fisher":
+        peft, found = sparse.by_fisher(peft, rows, attempt, seed)
+    with begun(peft) as (model, starts, loss):
         listener = Listener(base, task, labelled)
         over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
         judge = _judge(base, model, config, labelled, held_out, oracle, task)
-        result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over)
+        beside = sparse.Beside(model, config, peft, starts, loss, rows, seed)
+        try:
+            if str(peft.get("peft_type")).upper() == "SPEFT" and previous is None:
+                beside.place()
+            result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over, beside)
+            found |= beside.end()
+        finally:
+            beside.close()
         adapters.save(model, folder)
-    finally:
-        adapters.detach(model)
-    return replace(result, cut=cut, dynamics=listener.found())
+    return replace(result, cut=cut, dynamics=listener.found(), arrays=found)
+
+
+def brief(config: TrainConfig) -> TrainConfig:
+    """The same training, short and plain."""
+    plain = {
+        "patience": 0,
+        "early_stop": None,
+        "average": 0.0,
+        "schedule_steps": None,
+        "layers": None,
+        "activation_density": None,
+    }
+    return config.model_copy(update={**plain, "epochs": 1, "min_steps": sparse.BRIEF})
 
 
 def _fit_head(base: BaseModel, model: Model, rows: list[_Row]) -> None:
@@ -176,6 +226,7 @@ def _fit(
     tick: Tick,
     listener: Listener,
     over: Callable[[], bool] | None,
+    beside: sparse.Beside | None = None,
 ) -> Trained:
     """The loop. config: settled."""
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -202,14 +253,19 @@ def _fit(
             with step.cheaper(base, model):
                 for batch in batches:
                     count = sum(len(row.response) for row in batch)
+                    if beside is not None:
+                        beside.before(done, optimizer)
                     for start in range(0, len(batch), micro):
                         with accelerator.autocast():
                             loss = _loss(base, model, batch[start : start + micro], listener)
-                        accelerator.backward(loss / count)
+                        more = 0.0 if beside is None else beside.term(min(micro, len(batch) - start) / len(batch))
+                        accelerator.backward(loss / count + more)
                         spent += loss.detach()
                     tokens += count
                     accelerator.clip_grad_norm_(list(trainable.values()), config.clip)
-                    decay_towards(anchored, schedule.get_last_lr()[0] * config.b_decay)
+                    decay_towards(
+                        [pair for pair in anchored if pair[0].requires_grad], schedule.get_last_lr()[0] * config.b_decay
+                    )
                     stepper.step()
                     if not stepper.step_was_skipped:
                         schedule.step()
@@ -357,6 +413,11 @@ def _loss(base: BaseModel, model: Model, rows: Sequence[_Row], listener: Listene
         return F.cross_entropy(logits[real].float(), targets[real], reduction="sum")
     each = weights[:, None].expand_as(real)[real]
     return (each * F.cross_entropy(logits[real].float(), targets[real], reduction="none")).sum()
+
+
+def _nats(base: BaseModel, model: Model, rows: Sequence[_Row]) -> torch.Tensor:
+    with accelerator_of(base).autocast():
+        return _loss(base, model, rows)
 
 
 @torch.no_grad()

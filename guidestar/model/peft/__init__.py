@@ -6,9 +6,11 @@ from importlib import import_module
 
 # peft_type -> file of this folder and what the names of its classes begin with
 _TYPES = {
+    "AUTOPEFT": ("autopeft", "AutoPeft"),
     "BOTTLENECK": ("bottleneck", "Bottleneck"),
     "GATED_PREFIX": ("prefix", "GatedPrefix"),
     "PICA": ("pica", "Pica"),
+    "SPEFT": ("speft", "Speft"),
     "UNIPELT": ("unipelt", "UniPelt"),
 }
 NAMES = tuple(_TYPES)

@@ -1,0 +1,171 @@
+"""What a training chooses or adds beside its plain steps: sampled layers, the layers and the rank by Fisher information and
+search, SPEFT's entries, the density of activations. `train` calls it; models and losses come as callables."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from guidestar.config import RunConfig, TrainConfig
+from guidestar.errors import ConfigError
+from guidestar.model import layers
+from guidestar.model.density import ActivationDensity, activations
+from guidestar.model.heads import Model
+from guidestar.model.peft import speft
+from guidestar.records import Array
+
+BRIEF = 20  # steps of a training before layers are chosen, and of each rank that is tried
+TRIALS = 6  # of the search of the rank
+FOLDS = 4  # each rank is judged on every fourth example
+
+Loss = Callable[[Sequence[Any]], torch.Tensor]  # the sum of −log p over some rows, in nats, without dropout
+Attempt = Callable[[Mapping[str, Any], Sequence[Any]], AbstractContextManager[tuple[Model, Loss]]]
+
+
+def check(config: RunConfig, model: Model) -> None:
+    """Raise ConfigError for settings that cannot work together, or not with this model and its adapter."""
+    train, own = config.train, layers.split(config.peft)[1]
+    if own.get("layers") == "fisher" and (train.start == "previous" or config.tapt is not None):
+        other = "tapt" if config.tapt is not None else "train.start: previous"
+        raise ConfigError(f"peft.layers: fisher chooses the layers of every round anew; leave {other} out")
+    if config.peft.get("renew") and (train.average or train.patience or train.early_stop):
+        raise ConfigError(
+            "peft.renew changes what a weight stands for; leave out train.average, patience and early_stop"
+        )
+    if "rank" in own:
+        _optuna()
+    if train.layers:
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        layers.Sampled(train.layers, 1.0, trainable, {}, lambda rows: 0.0, (), 0)
+    if train.activation_density:
+        activations(model)
+
+
+class Beside:
+    """What one training does beside its plain steps."""
+
+    def __init__(
+        self, model: Model, config: TrainConfig, peft: Mapping[str, Any], starts: Mapping[str, torch.Tensor], loss: Loss,
+        rows: Sequence[Any], seed: int,
+    ) -> None:  # fmt: skip
+        self._rows, self._loss, self._model, self._peft, self._size = rows, loss, model, peft, config.batch_size
+        self._density = ActivationDensity(model, config.activation_density) if config.activation_density else None
+        self._first = self._measured()
+        self._sampled: layers.Sampled | None = None
+        if config.layers:
+            trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            share = config.layers_share or layers.SHARE
+            self._sampled = layers.Sampled(config.layers, share, trainable, starts, self._mean, rows, seed)
+
+    def _mean(self, rows: Sequence[Any]) -> float:
+        self._model.eval()
+        value = float(self._loss(rows)) / sum(len(row.response) for row in rows)
+        self._model.train()
+        return value
+
+    def before(self, done: int, optimizer: Any) -> None:
+        """Before every step. done: steps that have been made."""
+        if self._sampled is not None:
+            self._sampled.before(done)
+        renew = int(self._peft.get("renew") or 0)
+        if renew and done and done % renew == 0:
+            self.place(optimizer)
+
+    def place(self, optimizer: Any = None) -> None:
+        """Choose SPEFT's entries by their salience on the rows of the training."""
+        how = str(self._peft.get("salience", "gradient"))
+        self._model.eval()
+        speft.place(self._model, lambda w: speft.salience(how, w, self._loss, self._rows, self._size), optimizer)
+        self._model.train()
+
+    def term(self, share: float) -> torch.Tensor | float:
+        """What is added to the loss of a share of a batch."""
+        return 0.0 if self._density is None else share * self._density.term()
+
+    def _measured(self) -> Array | None:
+        return None if self._density is None else self._density.measured(lambda row: self._loss([row]), self._rows)
+
+    def end(self) -> dict[str, Array]:
+        """What was estimated and measured, by layer: `importance` (`layers.Sampled`), and the `density` of activations of
+        this training's rows, before and after it, (2, layers)."""
+        found = {} if self._sampled is None else self._sampled.end()
+        if self._first is not None and (after := self._measured()) is not None:
+            found["density"] = np.stack([self._first, after])
+        self.close()
+        return found
+
+    def close(self) -> None:
+        """Listen to the model no longer."""
+        if self._density is not None:
+            self._density.end()
+
+
+def by_fisher(
+    peft: Mapping[str, Any], rows: Sequence[Any], attempt: Attempt, seed: int
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The settings of an adapter whose layers, and maybe rank, are to be chosen, with what was chosen in their place.
+
+    attempt: a short training of an adapter on some rows. Returns also `fisher` (layers,), `layers` that were chosen, and,
+    where ranks were tried, `ranks` (tried, 2): each with the nats of an answer's token on examples it was not trained on.
+    Source: FLoE, sections 3.2 and 3.3; its mixture of experts is left out.
+    """
+    options, own = layers.split(peft)
+    with attempt(options, rows) as (model, loss):
+        parts = layers.by_block({n: p for n, p in model.named_parameters() if p.requires_grad})
+        if len(parts) < 2:
+            raise ConfigError(
+                f"peft.layers: fisher needs an adapter on several layers, and this one is on {len(parts)}"
+            )
+        found = layers.fisher(lambda row: loss([row]), parts, rows)
+    chosen = layers.largest(found, own.get("layers_share", layers.SHARE))
+    arrays = {"fisher": found, "layers": np.asarray(chosen)}
+    options["layers"] = chosen
+    if "rank" in own:
+        held, rest = rows[::FOLDS], [row for i, row in enumerate(rows) if i % FOLDS]
+
+        def nats(r: int) -> float:
+            with attempt(_of_rank(options, r), rest or rows) as (_, loss), torch.no_grad():
+                return float(loss(held)) / sum(len(row.response) for row in held)
+
+        tried = search_rank(int(options["r"]), nats, seed)
+        arrays["ranks"] = np.array(sorted(tried.items()), dtype=np.float64)
+        options = _of_rank(options, min(tried, key=lambda r: (tried[r], r)))
+    return options, arrays
+
+
+def _of_rank(options: Mapping[str, Any], r: int) -> dict[str, Any]:
+    """The same adapter with another rank and the same factor alpha / r."""
+    alpha = {"lora_alpha": options["lora_alpha"] * r / options["r"]} if "lora_alpha" in options else {}
+    return {**options, "r": r, **alpha}
+
+
+def search_rank(r: int, nats: Callable[[int], float], seed: int) -> dict[int, float]:
+    """Powers of two up to 2 r that were tried -> nats, by Bayesian optimisation of six trials; one that comes again is not
+    trained again."""
+    optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sampler is called experimental
+        sampler = optuna.samplers.GPSampler(seed=seed % 2**32, n_startup_trials=3, deterministic_objective=True)
+    study = optuna.create_study(sampler=sampler)
+    tried: dict[int, float] = {}
+    for _ in range(TRIALS):
+        trial = study.ask()
+        rank = 2 ** trial.suggest_int("log2 r", 0, (2 * r).bit_length() - 1)
+        if rank not in tried:
+            tried[rank] = nats(rank)
+        study.tell(trial, tried[rank])
+    return tried
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise ConfigError("peft.rank: search needs optuna: pip install 'guidestar[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
