@@ -14,12 +14,14 @@ from guidestar.asking import Committee, Engine, Frozen, HeadStart, InParts, Less
 from guidestar.bench import PARTS, Bench
 from guidestar.data.pool import Split
 from guidestar.errors import DataError, StoreError
+from guidestar.metrics.chosen import NAME as CHOSEN
+from guidestar.metrics.chosen import sentences
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.phases import BASELINE_POOL, Clock
 from guidestar.query import probe
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
-from guidestar.records import Example, Label
+from guidestar.records import Array, Example, Label
 from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
 from guidestar.store.same_start import same_start
@@ -178,6 +180,10 @@ class Tuning:
                 trained = trainer(lesson, folder, tick)
             if trained.dynamics is not None:  # before the adapter: after it nobody would
                 self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())
+            if chosen := {**trained.arrays} | self._overlap(r, folder):
+                self.store.add_arrays(r, CHOSEN, chosen)
+                for line in sentences(chosen):
+                    self.bench.progress.say(f"  {line}")
             if trained.cut:
                 self.bench.progress.say(
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
@@ -192,9 +198,23 @@ class Tuning:
         self.bench.progress.say(f"  warm start: the adapter of {there.parent.parent.name} has the same labels and seed")
         self.store.add_timing(r, "train", 0.0, len(labelled))
         with Store.open(there.parent.parent) as other:
-            if other.has_arrays(0, DYNAMICS):  # a run of an older version has none
-                self.store.add_arrays(0, DYNAMICS, other.arrays(0, DYNAMICS))
+            for name in (DYNAMICS, CHOSEN):
+                if other.has_arrays(0, name):  # a run of an older version has none
+                    self.store.add_arrays(0, name, other.arrays(0, name))
         self.store.add_adapter(r, lambda folder: shutil.copytree(there, folder, dirs_exist_ok=True))
+
+    def _overlap(self, r: int, folder: Path) -> dict[str, Array]:
+        """How many of SPEFT's entries the round before had, too, where its adapter is still there."""
+        if (
+            str(self.bench.config.peft.get("peft_type")).upper() != "SPEFT"
+            or not r
+            or not self.store.has_adapter(r - 1)
+        ):
+            return {}
+        from guidestar.model.peft.speft import overlap
+
+        share = overlap(self.store.adapter(r - 1), folder)
+        return {} if share is None else {"mask_overlap": np.array([share])}
 
     def members(self, r: int) -> list[Path]:
         """The members of round r's committee beside the round's own adapter; those that are missing are trained.

@@ -55,6 +55,9 @@ CASES = {
         {"adapter_len": 4, "adapter_layers": 2}, still=NO_DROPOUT, where=None,
         unfit={"bert": "cannot keep a classification head"},
     ),  # its gate is one number a layer, and one number is constant whatever it means
+    "AUTOPEFT": Case(
+        {"series": 4, "parallel": 4, "prefix": 4, "autopeft_dropout": 0.3}, ("up", "values", "down.series.bias", "down.parallel.bias"), where=None
+    ),
     "BEFT": Case({}, ("beft_bias",), still=NO_DROPOUT),
     "BOFT": Case({"boft_block_size": 8, "boft_dropout": 0.3}, ("boft_R", "boft_s")),
     "BOTTLENECK": Case(dropping("bottleneck"), ("bottleneck_up", "bottleneck_down.default.bias")),

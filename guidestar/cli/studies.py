@@ -9,7 +9,7 @@ from guidestar.cli.common import Commands, Options, add_prices, load, prices, pr
 
 
 def add(commands: Commands) -> None:
-    """plan, compare, costs, paper, study, probe."""
+    """plan, compare, costs, paper, study, search, probe."""
     plan = commands.add(
         "plan", _plan, "What a run will take, before it starts: time, memory, disk, labelling, money; as ranges."
     )
@@ -55,6 +55,17 @@ def add(commands: Commands) -> None:
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="keys of the file to change, or of all its runs"
         )
+
+    search = commands.add(
+        "search",
+        _search,
+        "Which adapter, of which size, in which layers: the best for every number of weights; resumable.",
+    )
+    search.add_argument("config", metavar="CONFIG.yaml", help="a configuration with validation data and gold answers")
+    search.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="keys to change, for example query.warm_start=50"
+    )
+    search.add_argument("--trials", type=int, default=60, metavar="N", help="trainings in all; default: 60")
 
     probe = commands.add(
         "probe", _probe, "What happens inside a run: confidence, forgetting, layers, picks and others."
@@ -135,6 +146,14 @@ def _study(options: Options) -> int:
     from guidestar.study.grid import Order
 
     return _run(options, Order(options.config, tuple(options.overrides)))
+
+
+def _search(options: Options) -> int:
+    from guidestar.study.search import search
+
+    config = load(options.config, options.overrides)
+    show(options, *search(config, trials=options.trials, progress=progress(options)))
+    return 0
 
 
 def _run(options: Options, order: Any) -> int:

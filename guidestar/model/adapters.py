@@ -276,6 +276,11 @@ def save(model: Model, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def numbers(model: Model) -> int:
+    """Trained numbers of an adapter, beside a classification head."""
+    return sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".modules_to_save." not in n)
+
+
 def anchors(model: Model) -> dict[str, torch.Tensor]:
     """Trainable tensors that are constant at the start -> a copy of that start (STAR's "B", eq. 6).
 

@@ -38,7 +38,7 @@ def check(config: RunConfig, model: Model) -> None:
             "peft.renew changes what a weight stands for; leave out train.average, patience and early_stop"
         )
     if "rank" in own:
-        _optuna()
+        optuna_of("peft.rank: search")
     if train.layers:
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         layers.Sampled(train.layers, 1.0, trainable, {}, lambda rows: 0.0, (), 0)
@@ -147,7 +147,7 @@ def _of_rank(options: Mapping[str, Any], r: int) -> dict[str, Any]:
 def search_rank(r: int, nats: Callable[[int], float], seed: int) -> dict[int, float]:
     """Powers of two up to 2 r that were tried -> nats, by Bayesian optimisation of six trials; one that comes again is not
     trained again."""
-    optuna = _optuna()
+    optuna = optuna_of("peft.rank: search")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sampler is called experimental
         sampler = optuna.samplers.GPSampler(seed=seed % 2**32, n_startup_trials=3, deterministic_objective=True)
@@ -162,10 +162,11 @@ def search_rank(r: int, nats: Callable[[int], float], seed: int) -> dict[int, fl
     return tried
 
 
-def _optuna() -> Any:
+def optuna_of(what: str) -> Any:
+    """The module optuna. Raises ConfigError naming what needs it where it is not installed."""
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise ConfigError("peft.rank: search needs optuna: pip install 'guidestar[search]'") from error
+        raise ConfigError(f"{what} needs optuna, which is not installed: pip install 'guidestar[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

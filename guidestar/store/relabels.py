@@ -16,7 +16,7 @@ from guidestar.store.annotations import Annotations
 from guidestar.store.database import Database, json_of
 from guidestar.store.migrations import timestamp
 
-_MEASURED = "('test', 'test_base', 'validation', 'dynamics')"  # arrays that follow a training
+_MEASURED = "('test', 'test_base', 'validation', 'dynamics', 'training')"  # arrays that follow a training
 
 
 class Relabels:
