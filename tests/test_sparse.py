@@ -157,7 +157,7 @@ def test_a_prompt_has_no_layers_to_draw(base: Any) -> None:
     model = adapters.attach(base, {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, seed=0)
     config = RunConfig.model_construct(train=TrainConfig(layers="ist"), peft={}, tapt=None)
     with pytest.raises(
-        ConfigError, match=r"train\.layers: ist needs an adapter with parts in several layers, and this one has 0"
+        ConfigError, match=r"train\.layers: ist needs an adapter with parts in layers, and this one has none"
     ):
         sparse.check(config, model)
     adapters.detach(model)
@@ -277,7 +277,7 @@ def test_salience_is_its_formula(how: str) -> None:
         "fisher": sum(e**2 for e in each) / len(each), "random": torch.rand(w.shape),
         "grasp": w * hessian_product(model, weight, g) if how == "grasp" else w,
     }  # fmt: skip
-    torch.testing.assert_close(found.double(), slow[how].double().detach(), rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(found.double(), slow[how].double().detach(), rtol=1e-4, atol=1e-8)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12))
@@ -317,20 +317,20 @@ def test_entries_that_stay_keep_their_value_and_momentum() -> None:
     optimizer = torch.optim.AdamW([values], lr=0.1)
     values.grad = torch.arange(1.0, len(values) + 1)
     optimizer.step()
-    dense = layer.get_delta_weight("default").to_dense().detach()
+    dense = torch.zeros(layer.out_features, layer.in_features)
+    dense[tuple(layer.shira_indices["default"].long())] = values.detach()
     momentum = torch.zeros_like(dense)
     momentum[tuple(layer.shira_indices["default"].long())] = optimizer.state[values]["exp_avg"]
     speft.place(
         model, lambda some: [torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) for w in some], optimizer
     )
-    now = layer.get_delta_weight("default").to_dense().detach()
     places = tuple(layer.shira_indices["default"].long())
-    assert torch.equal(now[places], dense[places])
+    assert torch.equal(values.detach(), dense[places])
     assert torch.equal(optimizer.state[values]["exp_avg"], momentum[places])
-    assert 0 < int((now != 0).sum()) < int((dense != 0).sum()), "some stayed and some went"
+    assert 0 < int((values != 0).sum()) < len(values), "some stayed and some went"
 
 
-def test_what_is_saved_is_pefts_own_and_overlaps_are_counted(base: Any, tmp_path: Path) -> None:
+def test_what_is_saved_says_how_it_was_chosen_and_overlaps_are_counted(base: Any, tmp_path: Path) -> None:
     import json
 
     for name, options in {
@@ -341,7 +341,7 @@ def test_what_is_saved_is_pefts_own_and_overlaps_are_counted(base: Any, tmp_path
     }.items():
         train(base, options, TrainConfig(epochs=1), LABELLED[:5], choice(), tmp_path / name, seed=0)
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert (config["peft_type"], "salience" in config) == ("SHIRA", False)
+    assert (config["peft_type"], "salience" in config) == ("SPEFT", True)
     assert speft.overlap(tmp_path / "a", tmp_path / "b") == 1.0
     shared = speft.overlap(tmp_path / "a", tmp_path / "c")
     assert shared is not None

@@ -130,12 +130,12 @@ class Sampled:
         """loss: mean −log p of some rows, in nats, without dropout. starts: of the tensors that start as constants: towards
         these an adapter is scaled. One without any is scaled as a whole towards where this training began.
 
-        Raises ConfigError for an adapter with parts in less than two layers.
+        Raises ConfigError for an adapter with parts in no layer.
         """
         parts = by_block(trainable)
-        if len(parts) < 2:
+        if not parts:
             raise ConfigError(
-                f"train.layers: {how} needs an adapter with parts in several layers, and this one has {len(parts)}"
+                f"train.layers: {how} needs an adapter with parts in layers, and this one has none"
             )
         self.blocks, self.parts = list(parts), list(parts.values())
         self.chosen: list[int] = []

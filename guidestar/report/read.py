@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from guidestar.config import QueryConfig, shared_keys
 from guidestar.errors import GuidestarError
+from guidestar.metrics.chosen import NAME as CHOSEN
 from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
 from guidestar.store import Store, runs_in
 from guidestar.store.store import DATABASE
@@ -38,6 +39,7 @@ class RunRecord:
     given: labels that may be trained on by now. held_out: those that are set aside as the test set.
     due: the round that has all its answers and no model yet.
     since: the first round on the present labels; with other labels a score is another score.
+    chosen: what the last training chose beside its weights (`metrics/chosen.py`).
     """
 
     name: str
@@ -58,6 +60,7 @@ class RunRecord:
     held_out: int
     due: int | None = None
     since: int = 0
+    chosen: Arrays = field(default_factory=dict)
 
     @property
     def strategy(self) -> str:
@@ -146,6 +149,9 @@ def _read(folder: Path) -> RunRecord | None:
             held_out=len(store.annotations.held_out()),
             due=len(metrics) if due else None,
             since=since,
+            chosen=store.arrays(last, CHOSEN)
+            if present and store.has_arrays(last := present[-1].round, CHOSEN)
+            else {},
             scores={q.round: store.arrays(q.round, "scores") for q in queries if store.has_arrays(q.round, "scores")},
         )
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from guidestar.metrics.chosen import sentences
 from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
 from guidestar.records import Stop
@@ -270,6 +271,7 @@ def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
         where = [f"{run.name} {_raises(run)}" for run in raised]
         mixed = " λ keeps the schedule of the first budget." if any(_mixes(run) for run in raised) else ""
         notes.append(f"The budget was raised on the way: {listed(where)}.{mixed}")
+    notes += [f"{run.name}, last training: {line}." for run in runs for line in sentences(run.chosen)]
     if unlike := differing(runs):
         notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
     seeds = {run.seed for run in found.runs}

@@ -9,7 +9,7 @@ of the round, with W the weight and g the gradient of their mean loss:
     fisher: the mean over examples of g²     grasp: W (H g), H the Hessian of the loss
 
 With `renew: n` the choice is made anew every n steps of a training; entries that stay keep what they have learned, the others
-go back to the base. What is saved is a SHiRA adapter, which PEFT loads without this library.
+go back to the base.
 Source: Liu et al. 2025 (SPEFT, arXiv 2412.13488); Bhardwaj et al. 2024 (SHiRA); Lee et al. 2019 (SNIP); de Jorge et al. 2021
 (FORCE); Wang et al. 2020 (GRaSP, which keeps the largest W H g); Molchanov et al. 2019 (Taylor).
 """
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.shira import ShiraConfig, ShiraModel
-from peft.tuners.shira.layer import ShiraLayer
+from peft.tuners.shira.layer import Linear, ShiraLayer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -58,14 +59,35 @@ class SpeftConfig(ShiraConfig):
         mask[top(scores, r * sum(weight.shape)).to(weight.device)] = True
         return mask.view(weight.shape)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the SHiRA adapter that it is once its entries are chosen."""
-        plain = super().to_dict()
-        return {key: value for key, value in plain.items() if key not in ("salience", "renew")} | {"peft_type": "SHIRA"}
+
+class SpeftLayer(Linear):
+    """A linear layer with chosen entries of each adapter. Unlike PEFT's own it does not add them to weights of a low
+    precision, whose steps are larger than most of them, and lets gradients through to the weight."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """(..., in) -> (..., out)."""
+        if self.disable_adapters or self.merged:
+            whole: torch.Tensor = super().forward(x, *args, **kwargs)
+            return whole
+        weight: Any = self.get_base_layer().weight
+        exact = weight.dtype == torch.float32
+        added = (weight if exact else torch.zeros_like(weight, dtype=x.dtype)).flatten()
+        for name in self.active_adapters:
+            if name in self.shira_weight:
+                row, column = self.shira_indices[name].to(weight.device).long()
+                added = added.index_add(0, row * weight.shape[1] + column, self.shira_weight[name].to(added.dtype))
+        added = added.view(weight.shape)
+        return F.linear(x, added, self.base_layer.bias) if exact else self.base_layer(x) + F.linear(x, added)
 
 
 class SpeftModel(ShiraModel):
     """A model whose linear layers carry chosen entries."""
+
+    @staticmethod
+    def _create_new_module(config: Any, adapter_name: str, target: nn.Module, **options: Any) -> nn.Module:
+        layer: nn.Module = ShiraModel._create_new_module(config, adapter_name, target, **options)
+        layer.__class__ = SpeftLayer  # PEFT's own names its class
+        return layer
 
 
 def top(scores: torch.Tensor, k: int) -> torch.Tensor:
