@@ -27,11 +27,7 @@ from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.store.files import write_bytes
 from guidestar.study.results import read_results
 from guidestar.words import hundredths, spread
-<<<<<<< HEAD
-from tools import choosing, coverage, questions
-=======
-from tools import choosing, coverage, methods
->>>>>>> 7c35465 (Search of adapters, the page of every way to tune, and its study)
+from tools import choosing, coverage, methods, questions
 from tools import evidence as studies
 from tools.comparisons import comparisons
 from tools.reproduction import reproduction
@@ -290,11 +286,8 @@ def main(folder: Path) -> None:
     results_of = folder.parent / "results"
     write_bytes(folder / "results.md", results(results_of).encode())
     write_bytes(folder / "reproduction.md", reproduction(results_of / "paper").encode())
-<<<<<<< HEAD
     write_bytes(folder / "questions.md", questions.page(results_of).encode())
-=======
     write_bytes(folder / "methods.md", methods.page(results_of).encode())
->>>>>>> 7c35465 (Search of adapters, the page of every way to tune, and its study)
     write_bytes(folder / "comparisons.md", comparisons(results_of / "studies").encode())
     write_bytes(folder / "statistics.md", coverage.statistics_page(results_of / coverage.FILE).encode())
     for file in sorted(results_of.glob("*.json")):

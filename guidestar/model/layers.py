@@ -134,9 +134,7 @@ class Sampled:
         """
         parts = by_block(trainable)
         if not parts:
-            raise ConfigError(
-                f"train.layers: {how} needs an adapter with parts in layers, and this one has none"
-            )
+            raise ConfigError(f"train.layers: {how} needs an adapter with parts in layers, and this one has none")
         self.blocks, self.parts = list(parts), list(parts.values())
         self.chosen: list[int] = []
         self.importance = np.zeros(len(parts))

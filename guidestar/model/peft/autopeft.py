@@ -13,14 +13,14 @@ Source: Zhou, Wan, Vulić, Korhonen 2024 (AutoPEFT).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus
-from guidestar.model.peft.prefix import Attention, attended, attention_of, looked_up, projected
+from guidestar.model.peft.common import BlockConfig, PartLayer, PartModel, dropout, plus
+from guidestar.model.peft.prefix import attended, attention_of, looked_up, projected
 from guidestar.model.peft.unipelt import _WHERE
 
 SIZES = ("series", "parallel", "prefix")
@@ -60,67 +60,48 @@ class _Bottlenecks(nn.Module):
         self.up = nn.ModuleDict({name: up for name, (_, up) in made.items()})
         self.drop, self.activation = dropout(config.autopeft_dropout), config.activation
 
-    def forward(self, x: torch.Tensor, h: torch.Tensor) -> list[torch.Tensor]:
-        given = {"series": h, "parallel": x}
-        return [squeezed(given[k], self.down[k], self.up[k], self.drop, self.activation) for k in self.down]  # type: ignore[arg-type]
+    def forward(self, x: torch.Tensor, out: torch.Tensor) -> Any:
+        given = {"series": out, "parallel": x}
+        down, up = (cast(dict[str, nn.Linear], table) for table in (self.down, self.up))
+        return sum(squeezed(given[k], down[k], up[k], self.drop, self.activation) for k in self.down)
 
 
 class _Prefix(nn.Module):
     """Keys and values beside an attention's own."""
 
-    def __init__(self, attention: Attention, config: AutoPeftConfig) -> None:
+    def __init__(self, base: nn.Module, where: str, config: AutoPeftConfig) -> None:
         super().__init__()
-        shape = (attention.groups, config.prefix, attention.size)
+        self.attention = attention_of(base, where)
+        shape = (self.attention.groups, config.prefix, self.attention.size)
         self.keys, self.values = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.zeros(shape))
-        self.attention, self.drop = attention, dropout(config.autopeft_dropout)
+        self.base, self.drop = (base,), dropout(config.autopeft_dropout)  # in a tuple it is no part of this module
 
-    def forward(self, x: torch.Tensor, base: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, out: Any) -> torch.Tensor:
+        (base,) = self.base
         heads = looked_up(getattr(base, self.attention.query)(x), self.keys, self.values, self.drop)
         return projected(heads, base, self.attention)
 
 
-class AutoPeftLayer(OwnLayer):
+class AutoPeftLayer(PartLayer):
     """An attention module or a linear layer with the parts of each adapter."""
 
     UNMERGED = "an AutoPEFT adapter is not linear and"
     adapter_layer_names = ("autopeft",)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AutoPeftConfig, where: str) -> None:
-        super().__init__(base_layer, adapter_name)
-        self.where = where
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: AutoPeftConfig) -> None:
-        """Add an adapter. Raises TypeError for a module that is neither an attention nor a linear layer."""
-        base = self.get_base_layer()
-        linear = isinstance(base, nn.Linear)
-        part = _Bottlenecks(base, config) if linear else _Prefix(attention_of(base, self.where), config)
-        like = next(p for p in base.parameters())
-        self.autopeft[adapter_name] = part.to(like.device, like.dtype if like.is_floating_point() else None)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
-        out, base = self.base_layer(*args, **kwargs), self.get_base_layer()
-        for part in (self.autopeft[name] for name in self.names()):
-            prefix = isinstance(part, _Prefix)
-            out = plus(out, [part(attended(args, kwargs), base)] if prefix else part(args[0], out))
-        return out
+        out, x = self.base_layer(*args, **kwargs), attended(args, kwargs)
+        return plus(out, (self.parts[name](x, out) for name in self.names()))
 
 
-class AutoPeftModel(OwnModel):
+class AutoPeftModel(PartModel):
     """A model whose attention modules and feed-forward networks carry such parts."""
 
     prefix = "autopeft"
     tuner_layer_cls = AutoPeftLayer
 
-    def _create_and_replace(
-        self, peft_config: Any, adapter_name: str, target: nn.Module, *names: Any, **optional: Any
-    ) -> None:
-        linear = isinstance(getattr(target, "base_layer", target), nn.Linear)
-        if peft_config.series or peft_config.parallel if linear else peft_config.prefix:
-            super()._create_and_replace(peft_config, adapter_name, target, *names, **optional)
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key.replace(f".autopeft.{adapter_name}.", ".autopeft.")
+    def part(self, config: Any, module: Any, where: str) -> nn.Module | None:
+        """As `PartModel` wants it."""
+        if isinstance(module, nn.Linear):
+            return _Bottlenecks(module, config) if config.series or config.parallel else None
+        return _Prefix(module, where, config) if config.prefix else None
