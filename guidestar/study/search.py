@@ -84,10 +84,12 @@ def adapter_of(space: Space, point: Mapping[str, int]) -> dict[str, Any] | None:
 def front(trials: Sequence[Trial]) -> list[int]:
     """Places of the trials that none is better than in one respect and as good in the other, by their numbers. Of equal
     ones the first is kept."""
-    best, kept = -1.0, []
+    best = -1.0
+    kept: list[int] = []
     for i in sorted(range(len(trials)), key=lambda i: (trials[i].numbers, -trials[i].accuracy, i)):
         if trials[i].numbers and trials[i].accuracy > best:
-            best, kept = trials[i].accuracy, [*kept, i]
+            best = trials[i].accuracy
+            kept.append(i)
     return kept
 
 
@@ -195,7 +197,7 @@ def _written(
 ) -> tuple[dict[str, Any], str]:
     """The front as a figure, a study's file, facts and a text."""
     kept = [done[i] for i in front(done)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": f"n{one.numbers}",
             "accuracy": one.accuracy,
