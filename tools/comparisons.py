@@ -18,6 +18,7 @@ from guidestar.study import gains
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, group_of, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
+from tools import lean_pools
 
 Group = tuple[str, str, str]
 
@@ -77,7 +78,7 @@ def comparisons(studies: Path) -> str:
         parts += [*_section(place, facts), ""]
     if not studies_there:
         parts += ["No study is kept yet.", ""]
-    parts += [*_published(studies_there), ""]
+    parts += [*_published(studies_there), *lean_pools.section(studies.parent / lean_pools.FILE), ""]
     return "\n".join(parts)
 
 
