@@ -34,14 +34,15 @@ def area(pool: Pool, seed: int, lean: bool) -> float:
     scale = _LENGTH / np.sqrt(((pool.x - centre) ** 2).sum(axis=1).mean())
     x, test = (pool.x - centre) * scale, (pool.test_x - centre) * scale
     labelled: list[int] = []
-    right = []
+    right: list[float] = []
+    fitted: probe.Probe | None = None
     for r, labels in enumerate(LABELS):
         rng = generator(seed, r, "query")
         free = np.setdiff1d(np.arange(len(x)), labelled)
         wanted = labels - len(labelled)
         if not lean:
             new = rng.choice(len(free), wanted, replace=False)
-        elif not labelled:
+        elif fitted is None:
             new = herding(x[free], None, wanted, rng)
         else:
             two = np.sort(np.exp(fitted.log_probs(x[free])), axis=1)[:, -2:]
