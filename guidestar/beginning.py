@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guidestar import config as configs
@@ -59,10 +59,11 @@ def provisional_facts(bench: Bench, strategy: str, recipe: Recipe, seed: int) ->
     }
 
 
-def given_in(dataset: Dataset) -> list[Example]:
+def given_in(dataset: Dataset) -> Sequence[Example]:
     """The examples that the pool's file has a label for, if some have none. Where all have one, people are asked although
     the answers are known, and none counts as given."""
-    return [e for e in dataset.pool if e.id in dataset.gold] if len(dataset.gold) < len(dataset.pool) else []
+    pool, gold = dataset.pool, dataset.gold
+    return pool.only(gold) if 0 < len(gold) < len(pool) else ()
 
 
 def take_given(store: Store, dataset: Dataset) -> int:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,13 @@ from guidestar.asking.shortened import shortened
 from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
 from guidestar.data.formats import read_rows
 from guidestar.data.pool import Dataset, load_dataset, template_of, used
+from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
+from guidestar.rng import generator
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
 from guidestar.tasks import scored_labels, several
@@ -35,6 +39,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 
 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
+STANDING = 131_072  # examples of a larger pool, drawn once, of which frozen features are read
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
@@ -71,7 +76,7 @@ class Bench:
     @cached_property
     def dataset(self) -> Dataset:
         """The pool and the splits. Raises DataError and ConfigError for data that cannot be used."""
-        dataset = load_dataset(self.config)
+        dataset = load_dataset(self.config, self._kept)
         counts = dataset.facts
         self.progress.say(
             f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
@@ -86,6 +91,13 @@ class Bench:
         for line in counts.get("form_differences", []):
             self.progress.say(f"warning: the prompts differ in form: {line}")
         return dataset
+
+    def _kept(self, name: str, question: Mapping[str, Any], fill: Callable[[Path], object]) -> Path:
+        with files.writing(self.cache):
+            for place in (self.folder, self.cache):  # texts are their owner's alone
+                if not place.exists():
+                    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Cache(self.cache).folder(name, question, fill)
 
     @cached_property
     def base(self) -> BaseModel:
@@ -112,14 +124,14 @@ class Bench:
     @cached_property
     def frozen(self) -> Frozen:
         """The features of the bare base model, which all runs share."""
-        return Frozen(self.engine.scorer(dtype=self.config.model.score_dtype), self.pool, Cache(self.cache))
+        return Frozen(self.engine.scorer(dtype=self.config.model.score_dtype), self.standing, Cache(self.cache))
 
     def head_start(self, labelled: Labelled, rng: np.random.Generator) -> HeadStart | None:
         """The classifier on frozen features that a new head on features starts as (`model.head: features`); None for other
         heads. labelled: what is trained on. rng: of the folds that its temperature is found on."""
         if self.engine.head != "features" or not self.fitting.task.classes:
             return None
-        self.frozen.read(self.pool)  # together, as for choosing: the last bits of a feature may depend on its batch
+        self.frozen.read(self.standing)  # together, as for choosing: the last bits of a feature may depend on its batch
         return self.frozen.head_start(labelled, self.fitting.task.classes, rng)
 
     @cached_property
@@ -133,32 +145,41 @@ class Bench:
         """
         whole = self.dataset
         splits = {name: split for name in ("test", "validation") if (split := getattr(whole, name)) is not None}
-        every = [e for examples in (whole.pool, *(s.examples for s in splits.values())) for e in examples]
-        answers = dict(whole.gold) | {e.id: answer for split in splits.values() for e, answer in split.answered()}
-        pool, long = self.shortened(whole.pool, answers)
-        cut = dict.fromkeys(e.id for e, own in zip(pool, whole.pool, strict=True) if e is not own)
+        held = [e for split in splits.values() for e in split.examples]
+        answers: Mapping[str, str] = ChainMap(
+            {e.id: answer for split in splits.values() for e, answer in split.answered()},
+            whole.gold,  # type: ignore[arg-type]  # nothing is written into it
+        )
+        prompts, cut, long = dict[int, str](), dict[str, None](), dict[str, str]()
+        for start in range(0, len(whole.pool), IN_MEMORY):  # a pool need not fit into memory
+            some = whole.pool[start : start + IN_MEMORY]
+            examples, more = self.shortened(some, answers)
+            long |= more
+            changed = [i for i, (e, own) in enumerate(zip(examples, some, strict=True)) if e is not own]
+            prompts |= {start + i: examples[i].prompt for i in changed}
+            cut |= dict.fromkeys(some[i].id for i in changed)
         for name, split in splits.items():
             examples, more = self.shortened(split.examples, answers)
             long |= more
             cut |= dict.fromkeys(e.id for e, own in zip(examples, split.examples, strict=True) if e is not own)
             splits[name] = dataclasses.replace(split, examples=tuple(examples))
         why = next(iter(long.values()), "")
-        for line in self.engine.remarks(every):
+        for line in self.engine.remarks(chain(whole.pool, held)):
             self.progress.say(f"data: {line}")
         if long and self.config.data.too_long == "error":
-            names = [e.where for e in every if e.id in long]
+            names = [e.where for e in chain(whole.pool, held) if e.id in long]
             raise DataError(
                 f"{len(long)} prompts cannot be used, because {why}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; "
                 "shorten the template, or set data.too_long: truncate or drop"
             )
         if cut:
-            part, share = self.config.data.cut or "end", percent(len(cut) / len(every))
+            part, share = self.config.data.cut or "end", percent(len(cut) / (len(whole.pool) + len(held)))
             self.progress.say(
                 f"data: {count(len(cut), 'prompt')} ({share}) did not fit the model's context: the {part} of the text was cut"
             )
         if long:
             self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
-        pool = [e for e in pool if e.id not in long]
+        pool = whole.pool.with_prompts(prompts).without(long)
         if len(pool) < self.config.query.warm_start:
             raise DataError(
                 f"{len(pool)} prompts of the pool fit, fewer than the warm start of {self.config.query.warm_start} "
@@ -167,7 +188,7 @@ class Bench:
         splits = {name: split.without(long) for name, split in splits.items()}
         if empty := [name for name, split in splits.items() if not len(split)]:
             raise DataError(f"no prompt of the {empty[0]} set fits: {why}")
-        self.engine.check_answers([*pool, *(e for split in splits.values() for e in split.examples)])
+        self.engine.check_answers(chain(pool, *(split.examples for split in splits.values())))
         if not long and not cut:
             return whole
         left = {"test": None, "validation": None} | splits
@@ -177,7 +198,7 @@ class Bench:
             **({"truncated": len(cut)} if cut else {}),
             **used(pool, whole.gold, left, whole.task, self.config.query.budget),
         }
-        return dataclasses.replace(whole, pool=tuple(pool), facts=facts, **splits)
+        return dataclasses.replace(whole, pool=pool, facts=facts, **splits)
 
     def shortened(
         self, examples: Sequence[Example], answers: Mapping[str, str] | None = None
@@ -189,9 +210,17 @@ class Bench:
         return shortened(scorer, examples, template_of(self.config), data.cut or "end", answers)
 
     @property
-    def pool(self) -> tuple[Example, ...]:
+    def pool(self) -> Pool:
         """The pool without the prompts that do not fit the model's context."""
         return self.fitting.pool
+
+    @cached_property
+    def standing(self) -> Pool:
+        """The part of the pool whose frozen features are read: a random one of `STANDING` examples of a larger pool, the same
+        for all runs and rounds."""
+        if len(pool := self.pool) <= STANDING:
+            return pool
+        return pool.take(np.sort(generator(0, 0, "standing").choice(len(pool), STANDING, replace=False)))
 
     def keep_config(self) -> None:
         """A copy of the configuration in the folder, so that the folder alone is enough to continue.

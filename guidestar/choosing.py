@@ -16,6 +16,7 @@ from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
 from guidestar.beginning import given_in
 from guidestar.bench import PARTS, Bench
 from guidestar.config import QueryConfig, StrategyConfig
+from guidestar.data.table import Pool
 from guidestar.query import strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
@@ -58,7 +59,7 @@ class Chooser:
     def _recipe(self) -> Recipe:
         return self.tuning.recipe
 
-    def picks(self, r: int, free: Sequence[Example], k: int) -> tuple[Pick, ...]:
+    def picks(self, r: int, free: Pool, k: int) -> tuple[Pick, ...]:
         """k of the examples that nobody was asked for yet; the scores of the candidates are stored."""
         if r == 0:
             rng = generator(self.tuning.seed, 0, "warm_start")  # the strategy's name is no part: the same for all
@@ -66,11 +67,12 @@ class Chooser:
             if by == "random":
                 rows = rng.choice(len(free), size=k, replace=False)
             else:
-                free = self._candidates(free, max(k, CANDIDATES), r)
+                free = self._candidates(self._read(free, k), max(k, CANDIDATES), r)
                 rows = WARM_STARTS[by](self.tuning.features(r).points(free), k, rng)
             return tuple(Pick(free[i].id, float("nan")) for i in rows)
         if k == 0:
             return ()
+        free = self._read(free, k) if self._recipe.model == "frozen" else free
         most = CANDIDATES if self._recipe.model == "frozen" else len(free)  # more of them would choose no better
         block = self._candidates(free, max(k, self._bench.config.query.candidates or most), r)
         candidates, drawn = self._subpool(block, k, r)
@@ -93,12 +95,11 @@ class Chooser:
         if not size or bench.simulation:
             return []
         pool = bench.pool if bench.config.data.too_long == "drop" else bench.dataset.pool  # else they are the same
-        given = {e.id for e in given_in(bench.dataset)}
-        free = [e.id for e in pool if e.id not in given]
+        free = pool.without([e.id for e in given_in(bench.dataset)]).ids
         rows = generator(self.tuning.seed, 0, "hold out").permutation(len(free))
         return [Pick(free[i], float("nan"), {TEST: 1.0}) for i in rows[: min(size, len(free) - 1)]]
 
-    def ahead(self, free: Sequence[Example], k: int, r: int) -> Iterator[list[Pick]]:
+    def ahead(self, free: Pool, k: int, r: int) -> Iterator[list[Pick]]:
         """k examples that round r may ask for before it is chosen, the first to ask first; what costs nothing comes first and
         may be followed by something better.
 
@@ -110,10 +111,11 @@ class Chooser:
         if not (by_features and self._bench.frozen.ready):
             yield self._at_no_cost(free, k, r)
         if by_features:
-            yield self._by_features(self._candidates(free, max(k, CANDIDATES), r), k, r, answers)
+            some = self._candidates(self._read(free, k), max(k, CANDIDATES), r)
+            yield self._by_features(some, k, r, answers)
 
-    def _at_no_cost(self, free: Sequence[Example], k: int, r: int) -> list[Pick]:
-        if ranked := [e.id for e in free if e.id in self._ranking]:
+    def _at_no_cost(self, free: Pool, k: int, r: int) -> list[Pick]:
+        if ranked := free.only(self._ranking).ids:
             ranked = sorted(ranked, key=lambda id: -self._ranking[id])[:k]
             return [Pick(id, self._ranking[id], {AHEAD: 1.0, "ranking": 1.0}) for id in ranked]
         rows = generator(self.tuning.seed, r, "ahead").choice(len(free), size=k, replace=False)
@@ -124,7 +126,7 @@ class Chooser:
         recipe = self._recipe if self._recipe.model == "frozen" else strategies.resolve(StrategyConfig(use="lean"))
         fast = replace(self, tuning=replace(self.tuning, recipe=recipe))
         family = self._bench.fitting.task.family
-        self._bench.frozen.read(self._bench.pool)
+        self._bench.frozen.read(self._bench.standing)
         context = strategies.Context(t=r - 1, rounds=self._rounds, kind=family, labelled_classes=answers)
         context = fast._probed(candidates, strategies.needs(recipe, family)[0], context, r)
         rng = generator(self.tuning.seed, r, "ahead")
@@ -145,13 +147,20 @@ class Chooser:
         share = round(self.random_share * (before + len(ahead) + k)) - round(self.random_share * before)
         return min(k, max(0, share - sum("random" in pick.details for pick in ahead)))
 
-    def _candidates(self, free: Sequence[Example], size: int, r: int) -> list[Example]:
+    def _candidates(self, free: Pool, size: int, r: int) -> Pool:
         if size >= len(free):
-            return list(free)
-        rows = generator(self.tuning.seed, r, "candidates").choice(len(free), size=size, replace=False)
-        return [free[i] for i in sorted(rows)]
+            return free
+        return free.take(
+            np.sort(generator(self.tuning.seed, r, "candidates").choice(len(free), size=size, replace=False))
+        )
 
-    def _subpool(self, block: Sequence[Example], k: int, r: int) -> tuple[Sequence[Example], tuple[Pick, ...]]:
+    def _read(self, free: Pool, k: int) -> Pool:
+        """Those whose frozen features are read, if that leaves k of them."""
+        standing = self._bench.standing
+        some = free if standing is self._bench.pool else free.only(standing.ids)
+        return some if len(some) >= k else free
+
+    def _subpool(self, block: Pool, k: int, r: int) -> tuple[Sequence[Example], tuple[Pick, ...]]:
         """The candidates that are scored, and the picks drawn at random: from all, for a part would be no sample of
         the pool. Without a sub-pool all are scored, and `choose` draws."""
         recipe = self._recipe
@@ -165,7 +174,7 @@ class Chooser:
             for turn, i in enumerate(sorted(rows))
         )
         if share == k:
-            return [e for i, e in enumerate(block) if i not in rows], drawn
+            return block.take([i for i in range(len(block)) if i not in rows]), drawn
         points = self._base_of(block, block, r).arrays["embedding"][0]
         known = self._base_labelled(r, STATES).arrays["embedding"][0]
         answers = [label.answer for _, label in self.tuning.labelled()]
@@ -176,7 +185,7 @@ class Chooser:
     # --- what the models say to them ---
 
     def _select(
-        self, candidates: Sequence[Example], block: Sequence[Example], k: int, r: int, at_random: int
+        self, candidates: Sequence[Example], block: Pool, k: int, r: int, at_random: int
     ) -> strategies.Selection:
         """Choose k of the candidates, some of them at random. block: what the candidates are a part of."""
         if k == 0:
@@ -248,7 +257,7 @@ class Chooser:
             context, full=said(candidates, needs, context.full), labelled=said(known, of_labelled, context.labelled)
         )
 
-    def _base_of(self, examples: Sequence[Example], block: Sequence[Example], r: int) -> Predictions:
+    def _base_of(self, examples: Sequence[Example], block: Pool, r: int) -> Predictions:
         """The base model's arrays for some examples of a block, which are predicted in one fixed order whatever else is
         known: the whole pool once, or this round's candidates."""
         dataset, scorer = self._bench.fitting, self._scoring_base
@@ -259,8 +268,7 @@ class Chooser:
         block = dataset.pool if self._bench.config.query.candidates is None else block
         with self.tuning.clock(r, "score base", len(block)) as tick:
             said = scorer(block, Ask(needs, gold=self._gold(needs)), tick)
-        place = {e.id: i for i, e in enumerate(block)}
-        said = said.rows(np.asarray([place[e.id] for e in examples], dtype=np.intp))
+        said = said.rows(block.places(e.id for e in examples))
         return self._with_labels(said, examples, r) if headed else said
 
     def _with_labels(self, said: Predictions, examples: Sequence[Example], r: int) -> Predictions:
@@ -301,10 +309,9 @@ class Chooser:
 
     def _keep_answers(self, r: int, full: Predictions) -> None:
         """What the model says to the candidates, so that consecutive models can be compared without labels."""
-        place = {e.id: i for i, e in enumerate(self._bench.pool)}
         chances = np.exp(full.arrays["label_log_probs"].astype(np.float64)).mean(axis=0)
         answers = {
-            "row": np.asarray([place[id] for id in full.ids], dtype=np.int64),
+            "row": self._bench.pool.places(full.ids).astype(np.int64),
             "label": chances.argmax(axis=1).astype(np.int64),
             "confidence": chances.max(axis=1).astype(np.float32),
         }
@@ -315,8 +322,8 @@ class Chooser:
         is a sign of when to stop (`metrics/smoothness.py`)."""
         if not (self._bench.watched and self._bench.dataset.task.classes) or self._store.has_arrays(r, "picks"):
             return
-        by_id = {e.id: e for e in self._bench.pool}
-        examples, tuned = [by_id[pick.id] for pick in picks], self.tuning.tuned(r - 1)
+        examples = list(self._bench.pool.named([pick.id for pick in picks]).values())
+        tuned = self.tuning.tuned(r - 1)
         with tuned, self.tuning.clock(r, "watch", len(picks)) as tick:
             states = tuned(examples, STATES, tick).arrays["embedding"][0].astype(np.float32)
         self._store.add_arrays(r, "picks", {"embedding": states}, {"ids": "\n".join(pick.id for pick in picks)})

@@ -246,7 +246,7 @@ class Run:
             return None
         if labels + len(self.store.annotations.held_out()) >= self.config.query.budget:
             return Stop.BUDGET
-        if all(e.id in asked for e in self.bench.pool):
+        if not self.bench.pool.without(asked):
             return Stop.EMPTY
         return Stop.ADVISED if self.config.stop.mode == "stop" and self._stop_advised() else None
 
@@ -267,7 +267,7 @@ class Run:
         ahead, aside = self.store.query(r).picks, self._aside(r)
         extras = self.store.annotations.extras() if r == 0 else ()
         given = sum(e.id in extras for e, _ in self.tuning.labelled()) if extras else 0
-        free = [e for e in pool if e.id not in asked and e.id not in aside]
+        free = pool.without({*asked, *aside})
         left = max(settings.budget - self._spoken_for(len(self.tuning.labelled()), r) - len(aside), 0)
         size = (settings.batch if r else settings.warm_start) - given - sum(TEST not in pick.details for pick in ahead)
         wanted = 0 if self._relabelled(r) else min(max(size, 0), left)
@@ -285,8 +285,7 @@ class Run:
         room = max(k - sum(TEST not in pick.details for pick in late), 0)
         rest = [pick for pick in (*aside.values(), *chosen) if pick.id not in taken]
         picks = (*ahead, *rest[: room + sum(TEST in pick.details for pick in rest)])
-        by_id = {e.id: e for e in pool}
-        self.store.add_query(Query(r, picks), {p.id: by_id[p.id] for p in picks[len(ahead) :]})
+        self.store.add_query(Query(r, picks), pool.named([p.id for p in picks[len(ahead) :]]))
         self._chooser.clean()
         self._reserve(r + 1)
 
@@ -300,10 +299,10 @@ class Run:
         labels = len(self.tuning.labelled() if r else self.store.annotations.labelled())
         left = settings.budget - self._spoken_for(labels, r) - len(aside)
         most = max(2 * settings.batch, RESERVE) if r else max(settings.warm_start - labels, RESERVE)
-        free = [e for e in pool if e.id not in asked and e.id not in aside]
-        by_id = {e.id: e for e in pool}
+        free = pool.without({*asked, *aside})
         for chosen in self._chooser.ahead(free, max(0, min(left, most, len(free))), r):
-            self.store.ahead.prepare(r, [*aside.values(), *chosen], by_id)
+            picks = [*aside.values(), *chosen]
+            self.store.ahead.prepare(r, picks, pool.named([pick.id for pick in picks]))
 
     def _aside(self, r: int) -> dict[str, Pick]:
         """The picks of round 0 that are set aside as the test set and not asked yet; none in other rounds."""

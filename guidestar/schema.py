@@ -385,5 +385,7 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of JSON-able data, independent of the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode  # JSON in one form only

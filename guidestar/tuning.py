@@ -74,7 +74,7 @@ class Tuning:
         """The frozen features, those of the whole pool read: once, and together whatever they are read for, because the
         last bits of a feature may depend on its batch."""
         _ = self.engine  # the right one
-        frozen, pool = self.bench.frozen, self.bench.pool
+        frozen, pool = self.bench.frozen, self.bench.standing
         with self.clock(r, phase, len(pool)) as tick:
             frozen.read(pool, tick)
         return frozen
@@ -135,10 +135,9 @@ class Tuning:
         answers = {example.id: label.answer for example, label in self.labelled(r)}
         if not classes:
             return ()
-        some = self.bench.pool
+        some, standing = self.bench.pool, self.bench.standing
         if len(some) > CANDIDATES:
-            drawn = set(rng.choice(len(some), CANDIDATES, replace=False).tolist())
-            some = tuple(e for i, e in enumerate(some) if i in drawn or e.id in answers)
+            some = some.only([*standing.take(rng.choice(len(standing), CANDIDATES, replace=False)).ids, *answers])
         rows = np.array([i for i, e in enumerate(some) if e.id in answers], dtype=np.intp)
         given = np.array([classes.index(answers[some[i].id]) for i in rows], dtype=np.intp)
         points = self.features(r).points(some)

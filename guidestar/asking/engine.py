@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Engine(ABC):
                     "the same model, or begin another run in another folder"
                 )
 
-    def remarks(self, examples: Sequence[Example]) -> list[str]:
+    def remarks(self, examples: Iterable[Example]) -> list[str]:
         """What people should know of how the model reads these texts."""
         return []
 
@@ -92,5 +92,5 @@ class Engine(ABC):
     def check_adapter(self, config: RunConfig) -> None:  # noqa: B027 - what takes any adapter refuses none
         """Raise ConfigError for an adapter that does not fit the model."""
 
-    def check_answers(self, examples: Sequence[Example]) -> None:  # noqa: B027
+    def check_answers(self, examples: Iterable[Example]) -> None:  # noqa: B027
         """Raise ConfigError if the model cannot tell the task's answers apart behind these prompts."""

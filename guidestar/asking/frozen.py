@@ -48,7 +48,7 @@ class Frozen:
         """Read the features of many examples, part by part; they are kept on the disk in half precision, so that a process
         that was stopped goes on at the part it was in."""
         space = self.space(tick)
-        new = [e for e in examples if e.id not in self._known]
+        new = [i for i, e in enumerate(examples) if e.id not in self._known]
         if not new:
             return
         asked = {
@@ -56,7 +56,7 @@ class Frozen:
             "space": hashlib.sha256(space.directions.tobytes() + space.centres.tobytes()).hexdigest(),
         }
         for start in range(0, len(new), PART):
-            some, heard = new[start : start + PART], behind(tick, start, len(new))
+            some, heard = [examples[i] for i in new[start : start + PART]], behind(tick, start, len(new))
 
             def make(some: Sequence[Example] = some, heard: Tick = heard) -> Mapping[str, Array]:
                 raw = self.scorer(some, FEATURES, heard).arrays["features"][0]

@@ -6,26 +6,32 @@ field for them, and its template may not use the answer column.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from guidestar.config import DataConfig, RunConfig, TaskConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
 from guidestar.data.forms import differences
 from guidestar.data.messages import opened
+from guidestar.data.parts import Part, limited, raise_all, split_off, without_repeats, without_shared
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
+from guidestar.data.table import Gold, Keep, Pool, Read, Table, keep
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.records import Example
-from guidestar.rng import generator
+from guidestar.schema import canonical
 from guidestar.tasks import Task, make_task
 from guidestar.tasks.common import doubtful, shown, visible
 
-SHOWN = 20  # problems listed at once
-T = TypeVar("T")
+KEPT = 1 << 22  # bytes of a file from which on what was read of it is kept; smaller ones are as soon read again
+VERSION = 1  # of what is kept; counted up where the same file would be read otherwise
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Dataset:
     hash: SHA-256 over ids, answers, template, response and labels.
     """
 
-    pool: tuple[Example, ...]
+    pool: Pool
     gold: Mapping[str, str]
     test: Split | None
     validation: Split | None
@@ -72,23 +78,17 @@ class Dataset:
     hash: str
 
 
-@dataclass(frozen=True)
-class _Item:
-    """An example beside its answer cell (later its canonical answer); never leaves this file."""
-
-    example: Example
-    answer: str | None
-
-
 def template_of(config: RunConfig) -> Template:
     """The prompt template of a configuration or of its preset."""
     data = apply_preset(config.data, config.task)[0]
     return Template(_required(data.template, "template"), data)
 
 
-def load_dataset(config: RunConfig) -> Dataset:
+def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     """Read, check, split and count the data of a configuration.
 
+    kept: keeps what was read of a large file, so that the next process need not read it again; the file is known by the hash
+    of its bytes.
     Raises ConfigError for a template or labels that cannot work, DataError for a file, row or label
     that cannot be used and for a pool smaller than the warm start.
     """
@@ -100,59 +100,57 @@ def load_dataset(config: RunConfig) -> Dataset:
 
     sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
     coded = _coded(task_config)
-    read = {name: _read(source, data, template, normalise, coded) for name, source in sources.items()}
-    sets = {name: rows for name, (rows, _, _) in read.items()}
-    _check_answer_column(sets, data)
-    rows = {name: [item for _, item in found] for name, found in sets.items()}
+    tables = {name: _read(source, data, template, normalise, coded, kept) for name, source in sources.items()}
+    _check_answer_column(tables, data)
 
-    cells = [item.answer for items in rows.values() for item in items if item.answer is not None]
+    cells = [table.cells[code] for table in tables.values() for code in table.codes.tolist() if code >= 0]
     task = make_task(task_config, cells, data.response)
-    items = _with_gold(rows, task)
+    parts, notes = _with_gold(tables, task)
 
-    facts: dict[str, Any] = {"pool_rows": len(items["pool"])} | _spellings(rows, items, task)
-    if any(changed for _, changed, _ in read.values()):
-        facts["normalised_rows"] = {name: changed for name, (_, changed, _) in read.items()}
-    if blank := sum(blank for _, _, blank in read.values()):
+    facts: dict[str, Any] = {"pool_rows": len(parts["pool"])} | notes
+    if any(table.about["changed"] for table in tables.values()):
+        facts["normalised_rows"] = {name: table.about["changed"] for name, table in tables.items()}
+    if blank := sum(table.about["blank"] for table in tables.values()):
         facts["blank_rows"] = blank
-    pool, facts["pool_duplicates"], facts["pool_conflicting_labels"] = _without_repeats(items["pool"], data)
-    test, validation = items.get("test"), items.get("validation")
+    pool, facts["pool_duplicates"], facts["pool_conflicting_labels"] = without_repeats(parts["pool"], data)
+    test, validation = parts.get("test"), parts.get("validation")
     if test and validation:
-        validation, facts["validation_shared_with_test"] = _without_shared(validation, test, "test", data)
+        validation, facts["validation_shared_with_test"] = without_shared(validation, test, "test", data)
         if not validation:
             raise DataError(f"{data.validation}: every row also stands in the test set; give other rows")
     for name, other in (("test", test), ("validation", validation)):
         if other is not None:
-            pool, facts[f"shared_with_{name}"] = _without_shared(pool, other, name, data)
+            pool, facts[f"shared_with_{name}"] = without_shared(pool, other, name, data)
     if data.test_share:
-        pool, test = _split_off(pool, data)
+        pool, test = split_off(pool, data)
 
-    pool = _limited(pool, data.pool_limit, data.seed, "pool")
-    test = test and _limited(test, data.test_limit, data.seed, "test")
-    validation = validation and _limited(validation, data.validation_limit, data.seed, "validation")
+    pool = limited(pool, data.pool_limit, data.seed, "pool")
+    test = test and limited(test, data.test_limit, data.seed, "test")
+    validation = validation and limited(validation, data.validation_limit, data.seed, "validation")
     if len(pool) < config.query.warm_start:
         raise DataError(
             f"{pool_source}: the pool holds {len(pool)} examples, fewer than the warm start of "
             f"{config.query.warm_start} (query.warm_start)"
         )
 
-    pool = _with_distinct_ids(pool)
-    gold = {item.example.id: item.answer for item in pool if item.answer is not None}
-    splits = {"test": _split(test), "validation": _split(validation)}
-    examples = [item.example for item in pool]
+    examples, gold = pool.pool(template), _gold(pool, template)
+    splits = {"test": _split(test, template), "validation": _split(validation, template)}
     facts |= used(examples, gold, splits, task, config.query.budget)
     doubts = [] if task_config.labels else [f"{line}; name the labels in task.labels" for line in doubtful(task.labels)]
-    if unknown := [*_never_in_pool(gold, splits, task), *doubts]:
+    answered = {pool.names[c] for c in np.unique(pool.codes) if c >= 0}
+    if unknown := [*_never_in_pool(answered, splits, task), *doubts]:
         facts["label_warnings"] = unknown
     if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
         facts["form_differences"] = found
+    cut = (data.cut or "end") if data.too_long == "truncate" else None
     return Dataset(
-        pool=tuple(examples),
+        pool=examples,
         gold=gold,
         test=splits["test"],
         validation=splits["validation"],
         task=task,
         facts=facts,
-        hash=_hash(pool, splits, template.text, task, (data.cut or "end") if data.too_long == "truncate" else None),
+        hash=_hash(examples, pool, splits, template.text, task, cut),
     )
 
 
@@ -160,11 +158,16 @@ def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[s
     """Any file as examples under the template of a configuration, in the file's order.
 
     Returns the examples and their answer cells as they stand in the file (`task.parse_gold` makes them
-    canonical); None where the file has no answer. Repeated rows stay, with ids of their own.
+    canonical); None where the file has no answer. Repeated rows stay, with ids of their own: ID, ID-2, ID-3, …
     """
-    walked = walk_examples(source, config)
-    items = _with_distinct_ids([_Item(example, answer) for _, example, answer in walked if example is not None])
-    return [item.example for item in items], [item.answer for item in items]
+    seen, examples, answers = Counter[str](), list[Example](), list[str | None]()
+    for _, example, answer in walk_examples(source, config):
+        if example is not None:
+            seen[example.id] += 1
+            count = seen[example.id]
+            examples.append(replace(example, id=f"{example.id}-{count}") if count > 1 else example)
+            answers.append(answer)
+    return examples, answers
 
 
 def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example | None, str | None]]:
@@ -172,8 +175,11 @@ def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example
     left out. Repeated rows have equal ids (`data/stream.py` tells them apart without holding the file in memory)."""
     data, task_config, normalise = apply_preset(config.data, config.task)
     template = template_of(config)
-    for row, _, item, _ in _walk(source, data, template, normalise, _coded(task_config)):
-        yield (row, None, None) if item is None else (row, item.example, item.answer)
+    for row, _, fields, answer, _ in _walk(source, data, template, normalise, _coded(task_config)):
+        if fields is None:
+            yield row, None, None
+        else:
+            yield row, Example(_id_of(fields), fields, template.fill(fields), row.where), answer
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -186,190 +192,154 @@ def _coded(task: TaskConfig) -> bool:
 
 
 def _read(
-    source: str, data: DataConfig, template: Template, normalise: Normalise, coded: bool
-) -> tuple[list[tuple[Row, _Item]], int, int]:
-    """The rows in the preset's form, how many of them came with other texts for the template, and how many blank ones
-    were left out. Raises DataError if nothing is left."""
-    found, changed, blank = [], 0, 0
-    for _, row, item, other in _walk(source, data, template, normalise, coded):
-        if item is None:
-            blank += 1
-        else:
-            found.append((row, item))
-        changed += other
-    if not found:
-        raise DataError(f"{source}: all {blank} rows are blank in the columns of the template")
-    return found, changed, blank
+    source: str, data: DataConfig, template: Template, normalise: Normalise, coded: bool, kept: Keep | None
+) -> Table:
+    """The rows in the preset's form. about: how many of them came with other texts for the template (changed), how many blank
+    ones were left out, whether one has the answer column, where the first stands and its columns. Raises DataError if
+    nothing is left."""
+    about: dict[str, Any] = {"changed": 0, "blank": 0, "answered": False, "first": None}
+    column = answer_column(data)
+
+    def read() -> Iterator[Read]:
+        for row, same, fields, answer, changed in _walk(source, data, template, normalise, coded):
+            if fields is None:
+                about["blank"] += 1
+                continue
+            about["changed"] += changed
+            about["answered"] = about["answered"] or column in same.columns
+            about["first"] = about["first"] or (row.where, same.columns)
+            yield _id_of(fields), row.where, list(fields.values()), answer
+
+    def finished() -> Mapping[str, Any]:
+        if about["first"] is None:
+            raise DataError(f"{source}: all {about['blank']} rows are blank in the columns of the template")
+        return about
+
+    path = Path(source).expanduser()
+    if kept is None or not path.is_file() or path.stat().st_size < KEPT:
+        return Table.of(read(), finished)
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    form = data.model_dump(
+        include={"preset", "header", "encoding", "messages", "blank", "columns", "answer"}, mode="json"
+    )
+    question = {
+        "version": VERSION,
+        "source": source,
+        "content": content,
+        "template": list(template.columns),
+        "coded": coded,
+    }
+    return Table.kept(kept("pool", question | form, lambda folder: keep(folder, read(), finished)))
 
 
 def _walk(
     source: Any, data: DataConfig, template: Template, normalise: Normalise, coded: bool
-) -> Iterator[tuple[Row, Row, _Item | None, bool]]:
-    """Each row as it stands in the file and in the preset's form, its example (None for a blank row that is to be left out), and whether it came with
-    other texts for the template."""
+) -> Iterator[tuple[Row, Row, dict[str, str] | None, str | None, bool]]:
+    """Each row as it stands in the file and in the preset's form, the texts of the template's columns (None for a blank row that
+    is to be left out), its answer cell, and whether it came with other texts."""
+    column = answer_column(data)
     for row in read_rows(source, header=data.header, encoding=data.encoding):
         same = opened(row, data.messages) if data.messages else row
         try:
-            same = replace(same, values=normalise(same.values))
+            values = normalise(same.values)
         except DataError as error:
             raise DataError(f"{row.where}: {error}") from error
+        if values is not same.values:
+            same = replace(same, values=values)
         if data.blank == "drop" and template.blank(same):
-            yield row, same, None, False
+            yield row, same, None, None, False
             continue
-        changed = not data.messages and any(_text(same, c) != _text(row, c) for c in template.columns.values())
-        yield row, same, _item(same, template, answer_column(data), coded), changed
+        others = same is not row and not data.messages
+        changed = others and any(_text(same, c) != _text(row, c) for c in template.columns.values())
+        cell = same.values.get(column) if column is not None else None
+        if coded and cell is not None:
+            cell = same.codes.get(column or "", cell)
+        yield row, same, template.fields(same), cell if cell is not None and visible(cell) else None, changed
 
 
 def _text(row: Row, column: str) -> str:
     return row.values.get(column, "").strip()  # white space at the ends is left out of a prompt anyway
 
 
-def _item(row: Row, template: Template, answer: str | None, coded: bool) -> _Item:
-    fields = template.fields(row)
-    cell = row.values.get(answer) if answer is not None else None
-    if coded and cell is not None:
-        cell = row.codes.get(answer or "", cell)
-    example = Example(fingerprint(fields)[:16], fields, template.fill(fields), row.where)
-    return _Item(example, cell if cell is not None and visible(cell) else None)
+def _id_of(fields: Mapping[str, str]) -> str:
+    return fingerprint(fields)[:16]
 
 
-def _check_answer_column(sets: Mapping[str, list[tuple[Row, _Item]]], data: DataConfig) -> None:
+def _check_answer_column(tables: Mapping[str, Table], data: DataConfig) -> None:
     """Refuse a misspelt answer column, and test or validation rows without an answer.
 
     A pool may lack the column, or some answers: people will give them.
     """
     column = answer_column(data)
-    measured = {name: rows for name, rows in sets.items() if name != "pool"}
+    measured = {name: table for name, table in tables.items() if name != "pool"}
     if column is None:
         if measured or data.test_share:
             name = next(iter(measured), "test")
             raise ConfigError(f"data.answer is missing; the {name} set is useless without gold answers")
         return
-    for rows in measured.values() or sets.values():
-        if not any(column in row.columns for row, _ in rows):
-            first = rows[0][0]
-            found = allowed(first.columns, column)
-            raise DataError(f"{first.where}: no answer column {column!r} (data.answer); {found}")
-    _raise_all(
-        f"{item.example.where}: column {column!r} is empty; every row of the {name} set needs an answer"
-        for name, rows in measured.items()
-        for _, item in rows
-        if item.answer is None
+    for table in measured.values() or tables.values():
+        if not table.about["answered"]:
+            where, columns = table.about["first"]
+            raise DataError(f"{where}: no answer column {column!r} (data.answer); {allowed(columns, column)}")
+    raise_all(
+        f"{table.line(row)[0]}: column {column!r} is empty; every row of the {name} set needs an answer"
+        for name, table in measured.items()
+        for row in np.flatnonzero(table.codes < 0).tolist()
     )
 
 
-def _with_gold(sets: Mapping[str, list[_Item]], task: Task) -> dict[str, list[_Item]]:
-    """The same items with canonical answers. Raises DataError listing the rows whose answer cannot be one."""
-    problems: list[str] = []
+def _with_gold(tables: Mapping[str, Table], task: Task) -> tuple[dict[str, Part], dict[str, Any]]:
+    """The rows with canonical answers, and a sentence for each label that the data spell in several ways ("label_notes"), where
+    there is any. Raises DataError listing the rows whose answer cannot be one."""
+    places, wrong, spelled = dict[str, int](), list[tuple[Table, int]](), dict[str, Counter[str]]()
+    coded = {}
+    for name, table in tables.items():
+        codes = np.full(len(table.cells) + 1, -1, dtype=np.int32)  # the last is for rows without an answer
+        counts = np.bincount(table.codes[table.codes >= 0], minlength=len(table.cells))
+        for code, cell in enumerate(table.cells):
+            try:
+                answer = task.parse_gold(cell, "")
+            except DataError:
+                wrong += [(table, row) for row in np.flatnonzero(table.codes == code).tolist()]
+                continue
+            codes[code] = places.setdefault(answer, len(places))
+            spelled.setdefault(answer, Counter())[cell.strip()] += int(counts[code])
+        coded[name] = codes[table.codes]
+    order = list(map(id, tables.values()))
 
-    def canonical(item: _Item) -> _Item:
-        if item.answer is None:
-            return item
+    def problem(table: Table, row: int) -> str:
+        where = table.line(row)[0]
         try:
-            return replace(item, answer=task.parse_gold(item.answer, item.example.where))
+            return task.parse_gold(table.cells[table.codes[row]], where)
         except DataError as error:
-            problems.append(str(error))
-            return item
+            return str(error)
 
-    found = {name: [canonical(item) for item in items] for name, items in sets.items()}
-    _raise_all(problems)
-    return found
-
-
-def _raise_all(problems: Iterable[str]) -> None:
-    if found := list(problems):
-        more = [f"… and {len(found) - SHOWN} more rows like these"] if len(found) > SHOWN else []
-        raise DataError("\n".join([*found[:SHOWN], *more]))
+    raise_all(problem(*one) for one in sorted(wrong, key=lambda pair: (order.index(id(pair[0])), pair[1])))
+    parts = {n: Part(t, np.arange(len(t)), coded[n], list(places)) for n, t in tables.items()}
+    return parts, _spellings(spelled, task)
 
 
-# --- repeats, splits, limits --------------------------------------------------------------------
+def _gold(part: Part, template: Template) -> Gold:
+    codes = np.full(len(part.table), -1, dtype=np.int32)
+    codes[part.rows] = part.codes
+    return Gold(part.pool(template), codes, part.names)
 
 
-def _without_repeats(pool: list[_Item], data: DataConfig) -> tuple[list[_Item], int, int]:
-    """(pool by the duplicates policy, repeated rows, those of them with another answer)."""
-    first: dict[str, _Item] = {}
-    repeats: list[tuple[_Item, _Item]] = []
-    for item in pool:
-        kept = first.setdefault(item.example.id, item)
-        if kept is not item:
-            repeats.append((item, kept))
-            if kept.answer is None:  # a label must not be lost because its row came second
-                first[item.example.id] = replace(kept, answer=item.answer)
-    if repeats and data.duplicates == "error":
-        _raise_all(
-            f"{item.example.where}: the same content as {kept.example.where}; "
-            f"data.duplicates is 'error', allowed: drop, keep, error"
-            for item, kept in repeats
-        )
-    conflicts = sum(None not in (i.answer, k.answer) and i.answer != k.answer for i, k in repeats)
-    return (pool if data.duplicates == "keep" else list(first.values())), len(repeats), conflicts
-
-
-def _without_shared(items: list[_Item], other: list[_Item], name: str, data: DataConfig) -> tuple[list[_Item], int]:
-    """(items by the duplicates policy, how many of them also stand in the other set)."""
-    there = {item.example.id: item.example.where for item in reversed(other)}
-    shared = [item for item in items if item.example.id in there]
-    if shared and data.duplicates == "error":
-        _raise_all(
-            f"{item.example.where}: also in the {name} set, {there[item.example.id]}; "
-            f"data.duplicates is 'error', allowed: drop, keep, error"
-            for item in shared
-        )
-    kept = items if data.duplicates == "keep" else [item for item in items if item.example.id not in there]
-    return kept, len(shared)
-
-
-def _split_off(pool: list[_Item], data: DataConfig) -> tuple[list[_Item], list[_Item]]:
-    """(pool, test): a random share of the answered contents; all copies of a content go the same way."""
-    answered = list(dict.fromkeys(item.example.id for item in pool if item.answer is not None))
-    size = round(len(answered) * data.test_share)
-    if not 0 < size < len(answered):
-        raise DataError(
-            f"{data.pool}: a test share of {data.test_share} of {len(answered)} answered examples leaves "
-            f"{len(answered) - size} for the pool and {size} for the test set; both need at least one"
-        )
-    chosen = set(_limited(answered, size, data.seed, "test_share"))
-    return (
-        [item for item in pool if item.example.id not in chosen],
-        [item for item in pool if item.example.id in chosen and item.answer is not None],
-    )
-
-
-def _limited(items: list[T], limit: int | None, seed: int, name: str) -> list[T]:
-    """A random subset of the size of the limit, in the original order."""
-    if limit is None or limit >= len(items):
-        return items
-    rng = generator(seed, 0, f"limit/{name}")
-    return [items[i] for i in sorted(rng.choice(len(items), size=limit, replace=False))]
-
-
-def _with_distinct_ids(items: list[_Item]) -> list[_Item]:
-    """Later copies of a content get the ids ID-2, ID-3, …"""
-    seen: Counter[str] = Counter()
-    found = []
-    for item in items:
-        key = item.example.id
-        seen[key] += 1
-        copy = replace(item.example, id=f"{key}-{seen[key]}") if seen[key] > 1 else item.example
-        found.append(replace(item, example=copy))
-    return found
-
-
-def _split(items: list[_Item] | None) -> Split | None:
-    if items is None:
+def _split(part: Part | None, template: Template) -> Split | None:
+    if part is None:
         return None
-    distinct = _with_distinct_ids(items)
-    return Split(tuple(item.example for item in distinct), tuple(item.answer for item in distinct))
+    return Split(tuple(part.pool(template)), tuple(part.names[c] if c >= 0 else None for c in part.codes.tolist()))
 
 
 # --- facts --------------------------------------------------------------------------------------
 
 
 def used(
-    pool: Sequence[Example], gold: Mapping[str, str], splits: Mapping[str, Split | None], task: Task, budget: int
+    pool: Pool, gold: Mapping[str, str], splits: Mapping[str, Split | None], task: Task, budget: int
 ) -> dict[str, Any]:
     """The facts of a `Dataset` that follow from the examples in use: sizes, classes, the majority baseline."""
-    answers = [gold[e.id] for e in pool if e.id in gold]
+    answers = gold.of(pool) if isinstance(gold, Gold) else [gold[id] for id in pool.ids if id in gold]
     facts: dict[str, Any] = {
         "pool": len(pool),
         **{name: len(split or ()) for name, split in splits.items()},
@@ -382,7 +352,9 @@ def used(
 def _class_facts(task: Task, answers: Sequence[str], test: Split | None) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if answers:
-        counts = Counter(label for answer in answers for label in task.parts(answer))
+        counts = Counter[str]()
+        for answer, times in Counter(answers).items():
+            counts.update(dict.fromkeys(task.parts(answer), times))
         facts["classes"] = {label: counts[label] for label in task.labels}
     if test:
         label, count = max(Counter(test.answers).items(), key=lambda pair: (pair[1], str(pair[0])))
@@ -390,13 +362,8 @@ def _class_facts(task: Task, answers: Sequence[str], test: Split | None) -> dict
     return facts
 
 
-def _spellings(rows: Mapping[str, list[_Item]], items: Mapping[str, list[_Item]], task: Task) -> dict[str, Any]:
-    """A sentence for each label that the data spell in several ways, under "label_notes", where there is any."""
-    found: dict[str, Counter[str]] = {}
-    for name in rows:
-        for before, after in zip(rows[name], items[name], strict=True):
-            if before.answer is not None and after.answer is not None:
-                found.setdefault(after.answer, Counter())[before.answer.strip()] += 1
+def _spellings(found: Mapping[str, Counter[str]], task: Task) -> dict[str, Any]:
+    """found: canonical answer -> its spellings."""
     notes = []
     for label in task.classes:
         ours = {label, task.words[task.labels.index(label)], task.response_text(label)}
@@ -411,9 +378,9 @@ def _spellings(rows: Mapping[str, list[_Item]], items: Mapping[str, list[_Item]]
     return {"label_notes": notes} if notes else {}
 
 
-def _never_in_pool(gold: Mapping[str, str], splits: Mapping[str, Split | None], task: Task) -> list[str]:
+def _never_in_pool(answers: Collection[str], splits: Mapping[str, Split | None], task: Task) -> list[str]:
     """A sentence for each label of a test or validation set that no answered example of the pool has."""
-    known = {part for answer in gold.values() for part in task.parts(answer)}
+    known = {part for answer in answers for part in task.parts(answer)}
     found = []
     for name, split in splits.items():
         counts = Counter(
@@ -428,21 +395,30 @@ def _never_in_pool(gold: Mapping[str, str], splits: Mapping[str, Split | None], 
     return found
 
 
-def _hash(pool: Sequence[_Item], splits: Mapping[str, Split | None], template: str, task: Task, cut: str | None) -> str:
-    return fingerprint(
-        {
-            "pool": [(item.example.id, item.answer) for item in pool],
-            **{
-                name: list(zip((e.id for e in split.examples), split.answers, strict=True))
-                for name, split in splits.items()
-                if split is not None
-            },
-            "template": template,
-            "response": task.response,
-            **({"cut": cut} if cut else {}),
-            "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
-        }
-    )
+def _hash(
+    examples: Pool, part: Part, splits: Mapping[str, Split | None], template: str, task: Task, cut: str | None
+) -> str:
+    """`fingerprint` of all that makes the data, the pool's ids and answers a piece at a time."""
+    others: dict[str, Any] = {
+        **{
+            name: list(zip((e.id for e in split.examples), split.answers, strict=True))
+            for name, split in splits.items()
+            if split is not None
+        },
+        "template": template,
+        "response": task.response,
+        **({"cut": cut} if cut else {}),
+        "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
+    }
+    answers = [*map(canonical, part.names), "null"]  # that of -1 is the last
+    pairs = (f'["{id}",{answers[code]}]' for id, code in zip(examples.ids, part.codes.tolist(), strict=True))
+    digest, separator = hashlib.sha256(b"{"), ""
+    for name in sorted([*others, "pool"]):
+        value = f"[{','.join(pairs)}]" if name == "pool" else canonical(others[name])
+        digest.update(f"{separator}{canonical(name)}:{value}".encode())
+        separator = ","
+    digest.update(b"}")
+    return digest.hexdigest()
 
 
 def _required(value: str | None, key: str) -> str:

@@ -40,8 +40,8 @@ class Template:
 
     def fields(self, row: Row) -> dict[str, str]:
         """The texts that fill the template. Raises DataError for a missing column or if all are blank."""
-        missing = [column for column in self.columns.values() if column not in row.columns]
-        if missing:
+        missing = [column for column in self.columns.values() if column not in row.values]
+        if missing := [column for column in missing if column not in row.nulls]:
             found = allowed(row.columns, missing[0])
             raise DataError(f"{row.where}: no column {missing[0]!r}, which the template uses; {found}")
         fields = {name: row.cell(column) for name, column in self.columns.items()}
@@ -54,7 +54,7 @@ class Template:
     def blank(self, row: Row) -> bool:
         """Whether all columns of the template are there and hold nothing but white space, or null."""
         columns = self.columns.values()
-        return all(column in row.columns and not row.values.get(column, "").strip() for column in columns)
+        return not any(row.values.get(column, "").strip() for column in columns) and set(row.columns) >= {*columns}
 
     def fill(self, fields: Mapping[str, str]) -> str:
         """The prompt; braces inside the texts stay as they are.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -228,7 +228,7 @@ def _check_known(base: BaseModel, row: Sequence[int], where: str) -> None:
         )
 
 
-def control_tokens(base: BaseModel, examples: Sequence[Example]) -> dict[str, int]:
+def control_tokens(base: BaseModel, examples: Iterable[Example]) -> dict[str, int]:
     """Control token -> how many examples hold it in their columns, such as "</s>": the model reads it as what it is, and not
     as text, wherever it stands."""
     pieces = sorted(filter(None, base.tokenizer.all_special_tokens), key=len, reverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -106,7 +106,7 @@ class OwnEngine(Engine):
             self.base = base
             self.__dict__.pop("facts", None)
 
-    def remarks(self, examples: Sequence[Example]) -> list[str]:
+    def remarks(self, examples: Iterable[Example]) -> list[str]:
         held = batches.control_tokens(self.base, examples)
         said = ", ".join(f"{token} in {number}" for token, number in held.items())
         return [f"texts hold control tokens, which the model reads as such and not as text: {said}"] if held else []
@@ -162,7 +162,7 @@ class OwnEngine(Engine):
         finally:
             adapters.detach(model)
 
-    def check_answers(self, examples: Sequence[Example]) -> None:
+    def check_answers(self, examples: Iterable[Example]) -> None:
         if scored_labels(self.task) and not self.base.labels:
             task = yes_or_no(self.task) if self._asks_each else self.task
             for joint in {batches.joint_of(self.base, e.prompt) for e in examples} if task is self.task else {" "}:

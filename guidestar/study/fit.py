@@ -11,6 +11,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +176,15 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
     tokenizer = pretrained(config, "AutoTokenizer")
     own = getattr(pretrained(config, "AutoConfig").get_text_config(), "max_position_embeddings", None) or 0
     context = min(config.model.max_length or 1 << 30, own if own > 0 else 1 << 30)
-    every = [*dataset.pool, *(dataset.test.examples if dataset.test else ())]
-    some = every[:: -(-len(every) // 2000)]
+    pool, test = dataset.pool, dataset.test.examples if dataset.test else ()
+    every = len(pool) + len(test)
+    some = [pool[i] if i < len(pool) else test[i - len(pool)] for i in range(0, every, -(-every // 2000))]
     rows = tokenizer([e.prompt for e in some], add_special_tokens=not config.model.chat)["input_ids"]
     sizes = sorted(min(len(row), context) for row in rows if len(row) <= context or config.data.too_long == "truncate")
     sizes = sizes or [context]
     task = dataset.task
     words = [task.response_text(label) for label in scored_labels(task)]
-    answers = tokenizer(words or list(dataset.gold.values())[: len(some)] or ["?"])["input_ids"]
+    answers = tokenizer(words or [*islice(dataset.gold.values(), len(some))] or ["?"])["input_ids"]
     longest = max(len(row) for row in answers) + 1.0
     return Lengths(statistics.fmean(sizes), float(sizes[int(0.9 * (len(sizes) - 1))]), float(sizes[-1]), longest)
 

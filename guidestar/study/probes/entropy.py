@@ -123,7 +123,7 @@ def _sample(subject: Subject, measures: Sequence[str], top: int, limit: int | No
     pool, seed = bench.pool, bench.config.data.seed
     if limit is not None and limit < len(pool):
         rows = generator(seed, 0, "probe/limit").choice(len(pool), size=limit, replace=False)
-        pool = tuple(pool[i] for i in sorted(rows))
+        pool = pool.take(np.sort(rows))
     main, every = _needs(measures[:1]), _needs(measures)
     first = _by_base(subject, pool, main)
     chosen = numbers.most_uncertain(evaluate_measure(measures[0], first), top)
