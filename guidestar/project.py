@@ -16,87 +16,13 @@ from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import Choice
 from guidestar.tasks.common import doubtful, label_key, shown, visible
-from guidestar.words import shortened
+from guidestar.words import filled, shortened
 
 NO_COLUMN = "none"  # of the answers, said on the command line
 
-_CONFIG = """\
-# Written by `guidestar init` after looking at {rows} rows of {name}.
-# Every key is explained in docs/config.md. Next: {following}
-#
-# What was seen and guessed; change the key where it is wrong:
-{guesses}
-
-# the folder to write to, beside this file
-out: {out}
-{strategies}
-
-data:
-  pool: {pool}{form}
-{answer}
-  # the prompt; {{column}} stands for a column of the file
-{template}
-  # a prompt that does not fit the model is cut at the {part} of its text; or drop, or error
-  too_long: truncate{cut}{blank}
-
-task:
-{task}
-
-model:
-  # a short name (see `guidestar models`), a folder, a .gguf file or a hub name
-  name: {model}{reading}
-
-query:
-  # labels of round 0, which lean spreads over the pool and others draw at random; of every further round; and in all
-  warm_start: {warm}
-  batch: {batch}
-  budget: {budget}{hold_out}
-
-train:
-  # steps enough to move a model with few labels, by its kind (docs/training.md)
-  recipe: lean
-
-# peft: {{peft_type: LORA, r: 16, lora_alpha: 32, lora_dropout: 0.1, target_modules: all-linear}}
-"""
-
-_WITH_ANSWER = """\
-  # annotators are simulated with this column
-  answer: {answer}
-  # no test file given: this share of the pool is set aside for the learning curve
-  test_share: 0.2"""
-
-_WITHOUT_ANSWER = """\
-  # no answer column: labels are asked for. A labelled file gives a learning curve, another one an accuracy while
-  # labelling; answer is their column with the labels:
-  # test: test.csv
-  # validation: validation.csv
-  # answer: label"""
-
-_SOME_ANSWERS = """\
-  # people are asked, because some rows have no answer; the answers that are there count from the start
-  answer: {answer}"""
-
-_HOLD_OUT = """
-  # no test file given: this share of what is asked is drawn at random, asked first and set aside to test on, so that the
-  # accuracy is known; it costs these {labels} labels (docs/control.md), and 0 does without
-  hold_out: 0.2"""
-
-_HEAD = """
-  # how classes are told apart: by words, or by a head on an encoder's states (docs/encoders.md)
-  head: {head}"""
 _ENCODER, _LANGUAGE = "all-minilm-l6-v2", "smollm2-135m"
 ENCODED = 1000  # characters of a text that the encoder surely reads to its end
-_SIMULATED = """\
-# one run for each seed and strategy: three seeds or more give a spread, random is the control
-seeds: [0]
-strategies: [{strategy}, random]"""
-
-_ASKED = """\
-# every strategy asks for labels of its own, so people answer one
-strategies: [{strategy}]"""
-
-_PEOPLE = "\nannotator: people"
-
+TEMPLATES = Path(__file__).with_name("templates")
 _KINDS = {"number": "a final number", "text": "free text"}
 _LABELLED = ("choice", "multi_label")
 
@@ -316,47 +242,28 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     budget = given + max(8, min(400, (found.rows - given) // 2))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
     lean = guess.encoder and answer.kind == "choice"
-    strategy = "lean" if lean else "star"
     warm = max(2, min(20 if lean else 100, budget // 4))
-    form = [f"header: {_quoted(found.header)}"] if found.header else []
-    form += (
-        ["# guessed by the file's bytes, which are not UTF-8", f"encoding: {found.encoding}"] if found.encoding else []
-    )
-    form += [f"messages: {_quoted(found.messages)}"] if found.messages and CONVERSATION in guess.texts else []
-    if id := id_of(found, [*guess.texts, answer.column or ""]):
-        form += ["# names a row in what predict and score say", f"id: {_quoted(id)}"]
-    reading = _HEAD.format(head="features" if lean else "auto") if guess.encoder else ""
-    reading += "\n  # the prompt is wrapped in the model's own chat template\n  chat: true" if chat else ""
-    reading += f"\n  max_length: {guess.max_length}" if guess.max_length else ""
-    known = _SOME_ANSWERS if guess.missing else _WITH_ANSWER
-    return _CONFIG.format(
-        rows=found.rows, name=name, following=following, guesses="\n".join(f"# - {_one_line(note)}" for note in notes),
-        out=_quoted(out), pool=_quoted(pool), form="".join(f"\n  {line}" for line in form),
-        strategies=f"{_ASKED if guess.asked else _SIMULATED}{_PEOPLE if guess.missing else ''}".format(strategy=strategy),
-        answer=known.format(answer=_quoted(answer.column)) if answer.column else _WITHOUT_ANSWER,
-        part="start" if CONVERSATION in guess.texts else "end",
-        cut="\n  cut: start" if CONVERSATION in guess.texts else "",  # the last question must stay
-        template=_template(guess, chat), blank="\n  # rows without text are left out\n  blank: drop" if guess.blank else "",
-        task=_task(guess), model=guess.model, reading=reading, warm=warm, batch=max(1, min(20 if lean else 50, (budget - warm) // 5)),
-        budget=budget, hold_out=_HOLD_OUT.format(labels=round(0.2 * (budget - given))) if guess.asked else "",
+    columns, template = _template(guess, chat)
+    labels: list[str] | None = guess.labels if found.rows < LOOK or not answer.column else []
+    if answer.kind not in _LABELLED or (
+        guess.ready and not labels
+    ):  # not all rows were looked at: the data have the labels
+        labels = None
+    return filled(
+        TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=found.rows, name=name, following=following, notes=notes, out=out,
+        asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=found.header,
+        encoding=found.encoding, messages=found.messages if CONVERSATION in guess.texts else None,
+        id=id_of(found, [*guess.texts, answer.column or ""]), answer=answer.column,
+        columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
+        conversation=CONVERSATION in guess.texts,  # whose last question must stay
+        blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
+        head=("features" if lean else "auto") if guess.encoder else "", chat=chat, max_length=guess.max_length, warm=warm,
+        batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),
     )  # fmt: skip
 
 
-def _one_line(note: str) -> str:
-    return " ".join(note.split())
-
-
-def _task(guess: _Guess) -> str:
-    kind, labels = guess.answer.kind, guess.labels if guess.found.rows < LOOK or not guess.answer.column else []
-    if kind not in _LABELLED or (guess.ready and not labels):  # not all rows were looked at: the data have the labels
-        return f"  kind: {kind}"
-    mine = "  # put your labels between the brackets: [billing, delivery]; other kinds: multi_label, number, text\n"
-    hint = "  # write {label: word, …} to have the model write another word than the label\n"
-    return f"  kind: {kind}\n{'' if guess.ready else mine}{hint}  labels: {_quoted(labels)}"
-
-
-def _template(guess: _Guess, chat: bool) -> str:
-    """The template's line; a column whose name cannot stand in a template is called by another one."""
+def _template(guess: _Guess, chat: bool) -> tuple[dict[str, str], str]:
+    """The template, and another name for each column whose own cannot stand in one."""
     taken, called = set(guess.found.columns), dict[str, str]()
     for text in guess.texts:
         fits = text.strip() and not set(text) & set("{}[].:!")
@@ -374,9 +281,7 @@ def _template(guess: _Guess, chat: bool) -> str:
         if guess.answer.kind in _LABELLED and 0 < len(labels) <= 200:
             parts.append(f"{asked}: {labels}?".replace("{", "{{").replace("}", "}}"))
         template = "\n".join([*parts, "Answer:"])
-    columns = {name: text for text, name in called.items() if name != text}
-    own = f"  columns: {json.dumps(columns, ensure_ascii=False)}\n" if columns else ""
-    return f"{own}  template: {_quoted(template)}"
+    return {name: text for text, name in called.items() if name != text}, template
 
 
 def _quoted(value: str | Sequence[str]) -> str:
@@ -413,27 +318,11 @@ def _relative(data: Path, folder: Path) -> str:
         return str(data.resolve())
 
 
-_DEMO = """\
-# The demo: a SYNTHETIC pool of customer messages, written by a seeded generator, never by customers.
-out: .
-seeds: [0, 1, 2]
-strategies: [lean, star, random]
-data:
-  preset: demo
-  folder: data
-  template: "{text}"
-model: {name: all-minilm-l6-v2, head: features}
-query: {warm_start: 10, batch: 10, budget: 30, candidates: 150}
-# fewer steps than the recipe's own, so that the demo ends within minutes
-train: {recipe: lean, min_steps: 40}
-"""
-
-
 def write_demo_project(folder: Path) -> Path:
     """Data and configuration of the demo in `folder`, left alone where they exist; returns the configuration."""
     if not (folder / "data").is_dir():
         publish_folder(folder / "data", write_demo)
     config = folder / "demo.yaml"
     if not config.exists():
-        write_bytes(config, _DEMO.encode())
+        write_bytes(config, (TEMPLATES / "demo.yaml").read_bytes())
     return config

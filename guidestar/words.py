@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 NOTHING = "–"
 Ends = Mapping[str, float | None]  # "low" and "high" of an interval, often with its "estimate"; None is an open end
@@ -204,3 +206,16 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def filled(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: Any) -> str:
+    """A Jinja file of this package, plain text and no HTML, with the values and filters that it names. Raises jinja2's
+    UndefinedError for a name that is not given."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=False,  # noqa: S701
+    )  # fmt: skip
+    pages.filters |= filters or {}
+    return pages.get_template(template.name).render(values)

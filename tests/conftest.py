@@ -43,18 +43,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
 
     Building it takes seconds, so pytest's cache keeps it for the next call, by what it is made from.
     """
-    from guidestar.data import demo, demo_grammar
+    from guidestar.data import demo
     from guidestar.model import tiny
 
-    made_from = [Path(module.__file__ or "").read_bytes() for module in (demo, demo_grammar, tiny)]
+    rng = np.random.default_rng(0)
+    texts = [f"Message: {row['text']}\nTopic: {rng.choice(LABELS)}" for row in demo.make_demo(seed=11, rows=300)]
+    made_from = [Path(tiny.__file__ or "").read_bytes(), *(text.encode() for text in texts)]
     versions = [version(name).encode() for name in ("torch", "transformers", "tokenizers", "numpy")]
     key = hashlib.sha256(b"\0".join([*made_from, *versions])).hexdigest()[:16]
     kept = pytestconfig.cache.mkdir("guidestar") / f"tiny-{key}" if pytestconfig.cache else None
     own = tmp_path_factory.mktemp("tiny") / "model"
     if kept is not None and kept.is_dir():
         return Path(shutil.copytree(kept, own))
-    rng = np.random.default_rng(0)
-    texts = [f"Message: {row['text']}\nTopic: {rng.choice(LABELS)}" for row in demo.make_demo(seed=11, rows=300)]
     tiny.build_tiny_model(own, texts, steps=200)
     if kept is not None:
         with suppress(OSError):  # another process was faster

@@ -8,18 +8,7 @@ from pathlib import Path
 import pytest
 
 from guidestar.data import demo
-from guidestar.data.demo import SHARES, make_demo, make_splits, write_demo
-from guidestar.data.demo_grammar import (
-    CLOSERS,
-    DENIED,
-    INDIRECT,
-    NEUTRAL,
-    OPENERS,
-    OVERCOME,
-    SETTLED,
-    WANTS,
-    WORDS,
-)
+from guidestar.data.demo import SHARES, grammar, make_demo, make_splits, write_demo
 from guidestar.errors import DataError
 
 
@@ -81,14 +70,15 @@ def test_labels_share_their_own_names() -> None:
 
 
 def test_every_piece_of_the_grammar_can_be_written() -> None:
-    pieces = [*NEUTRAL, *OVERCOME, *CLOSERS.split("|"), *OPENERS.split("|")]
-    for table in (WANTS, INDIRECT, SETTLED, DENIED):
+    words = grammar()
+    pieces = [*words["neutral"], *words["overcome"], *words["closers"].split("|"), *words["openers"].split("|")]
+    for table in (words[name] for name in ("wants", "indirect", "settled", "denied")):
         assert table.keys() == SHARES.keys()
         pieces += [piece for options in table.values() for piece in options]
     for piece in pieces:
         assert piece.count("[") == piece.count("]")
         names = set(re.findall(r"\{(\w+)\}", piece))
-        assert names <= WORDS.keys() | {"colour2", "inches", "cents"}, piece
+        assert names <= words["words"].keys() | {"colour2", "inches", "cents"}, piece
 
 
 def test_no_rows_are_refused() -> None:

@@ -120,7 +120,6 @@ def test_only_one_place_decides_about_remote_code() -> None:
             ]
         )
     }
-    assert said.pop("publish/snippet.py"), "a text for the card"
     assert said == {
         "model/sources.py": ['return {"local_files_only": True, "trust_remote_code": config.remote_code}'],
         "study/fit.py": ['model = kind.from_config(settings, trust_remote_code=options["trust_remote_code"])'],

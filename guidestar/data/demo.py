@@ -11,23 +11,13 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 
-from guidestar.data.demo_grammar import (
-    BUT,
-    CLOSERS,
-    DENIED,
-    INDIRECT,
-    NEUTRAL,
-    OPENERS,
-    OVERCOME,
-    SETTLED,
-    WANTS,
-    WORDS,
-)
 from guidestar.errors import DataError
 from guidestar.rng import generator
 
@@ -82,33 +72,41 @@ def write_demo(folder: Path, seed: int = 0, pool: int = 600, test: int = 200, va
 # --- the grammar --------------------------------------------------------------------------------
 
 
+@cache
+def grammar() -> dict[str, Any]:
+    """The words of `demo.yaml`."""
+    return dict(yaml.safe_load(Path(__file__).with_name("demo.yaml").read_text(encoding="utf-8")))
+
+
 def _message(label: str, rng: np.random.Generator) -> str:
     """One message: the want, and around it an opener, a neutral sentence and a closer, each maybe."""
+    words = grammar()
     hard = rng.random() < HARD_SHARE
-    sentences = [_hard(label, rng) if hard else _one_of(WANTS[label], rng)]
+    sentences = [_hard(label, rng) if hard else _one_of(words["wants"][label], rng)]
     if rng.random() < (0.2 if hard else 0.5):
-        sentences.insert(int(rng.integers(2)), _one_of(NEUTRAL, rng))
+        sentences.insert(int(rng.integers(2)), _one_of(words["neutral"], rng))
     if rng.random() < 0.35:
-        sentences.append(_one_of(CLOSERS.split("|"), rng))
+        sentences.append(_one_of(words["closers"].split("|"), rng))
     text = _expand(" / ".join(sentences), rng)
-    opener = _one_of(OPENERS.split("|"), rng) if rng.random() < 0.4 else ""
+    opener = _one_of(words["openers"].split("|"), rng) if rng.random() < 0.4 else ""
     return _written(opener, text.split(" / "), rng)
 
 
 def _hard(label: str, rng: np.random.Generator) -> str:
     """A want that its words alone do not give away."""
+    words = grammar()
     if rng.random() < 0.3:
-        return _one_of(INDIRECT[label], rng)
-    want = _one_of(WANTS[label], rng)
+        return _one_of(words["indirect"][label], rng)
+    want = _one_of(words["wants"][label], rng)
     if label == "praise":
-        return f"{_one_of(OVERCOME, rng)}, but {want}"
+        return f"{_one_of(words['overcome'], rng)}, but {want}"
     topic = _one_of([name for name in SHARES if name != label], rng)
     if rng.random() < 0.35:
-        denied = _one_of(DENIED[topic], rng)
+        denied = _one_of(words["denied"][topic], rng)
         return f"{denied} {want}" if denied.endswith("but") else _joined(denied, want, ",", rng)
-    settled = _one_of(SETTLED[topic], rng)
+    settled = _one_of(words["settled"][topic], rng)
     if rng.random() < 0.6:
-        return f"{settled}, {_one_of(BUT.split('|'), rng)} {want}"
+        return f"{settled}, {_one_of(words['but'].split('|'), rng)} {want}"
     return _joined(want, settled, f", {_one_of(['though', 'although', 'even if'], rng)}", rng)
 
 
@@ -124,8 +122,8 @@ def _expand(text: str, rng: np.random.Generator) -> str:
     """Choose in every [a|b], innermost first, then fill in every {name}."""
     while "[" in text:
         text = re.sub(r"\[([^\[\]]*)\]", lambda match: _one_of(match[1].split("|"), rng), text)
-    words = {name: _one_of(options.split("|"), rng) for name, options in WORDS.items()}
-    words["colour2"] = _one_of([c for c in WORDS["colour"].split("|") if c != words["colour"]], rng)
+    words = {name: _one_of(options.split("|"), rng) for name, options in grammar()["words"].items()}
+    words["colour2"] = _one_of([c for c in grammar()["words"]["colour"].split("|") if c != words["colour"]], rng)
     words["inches"], words["cents"] = (str(n) for n in rng.integers(5, 95, size=2))
     return re.sub(r"\ba (?=[aeiou])", "an ", text.format_map(words))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from guidestar.config import DataConfig, TaskConfig
-from guidestar.data import demo
 from guidestar.errors import ConfigError, DataError, allowed
 
 Values = Mapping[str, str]
@@ -38,7 +39,7 @@ class Preset:
     answer: str
     task: Mapping[str, Any]
     response: str = "{answer}"
-    header: tuple[str, ...] | None = None
+    header: Sequence[str] | None = None
     normalise: Normalise | None = None
 
 
@@ -56,11 +57,7 @@ def apply_preset(data: DataConfig, task: TaskConfig) -> tuple[DataConfig, TaskCo
     if data.preset not in PRESETS:
         raise ConfigError(f"data.preset is {data.preset!r}; {allowed(PRESETS, data.preset)}")
     preset = PRESETS[data.preset]
-    values: dict[str, Any] = {
-        "template": preset.template,
-        "answer": preset.answer,
-        "response": preset.response,
-    }
+    values: dict[str, Any] = {"template": preset.template, "answer": preset.answer, "response": preset.response}
     if data.folder is not None:
         values["header"] = list(preset.header) if preset.header else None
         values |= {split: str(Path(data.folder) / name) for split, name in preset.files.items()}
@@ -136,84 +133,13 @@ def subj_row(row: Values) -> Values:
     return {"text": row["text"], "label": row["label_text"]} if "label_text" in row else row
 
 
-# Templates and responses of STAR's datasets are those of the paper's Table 4. Its "Answer1" to "Answer4" of OpenBookQA are
-# the files' "AnswerA" to "AnswerD", since its Table 3 says that the answers are letters.
-PRESETS: dict[str, Preset] = {
-    "gsm8k": Preset(
-        description="GSM8K: grade-school arithmetic with worked answers (Cobbe et al. 2021)",
-        files={"pool": "train.jsonl", "test": "test.jsonl"},
-        sources={"pool": "hub:openai/gsm8k:main@train", "test": "hub:openai/gsm8k:main@test"},
-        template="{question}\nAnswer the above question. First, think step by step and then answer the final number.\n",
-        answer="answer",
-        task={"kind": "number"},
-    ),
-    "boolq": Preset(
-        description="BoolQ: yes/no questions without their passage (Clark et al. 2019)",
-        files={"pool": "train.jsonl", "test": "test.jsonl"},
-        sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
-        template="{question}\nThe correct answer is\n",
-        answer="answer",
-        task={"kind": "choice", "labels": ["true", "false"]},
-        normalise=boolq_row,
-    ),
-    "boolq-passage": Preset(
-        description="BoolQ with the passage that holds the answer (Clark et al. 2019)",
-        files={"pool": "train.jsonl", "test": "dev.jsonl"},
-        sources={"pool": "hub:google/boolq@train", "test": "hub:google/boolq@validation"},
-        template="{passage}\n{question}?\nThe correct answer is\n",
-        answer="answer",
-        task={"kind": "choice", "labels": ["true", "false"]},
-        normalise=boolq_passage_row,
-    ),
-    "openbookqa": Preset(
-        description="OpenBookQA: science questions with four choices (Mihaylov et al. 2018)",
-        files={"pool": "train.jsonl", "test": "test.jsonl"},
-        sources={
-            "pool": "hub:allenai/openbookqa:main@train",
-            "test": "hub:allenai/openbookqa:main@test",
-            "validation": "hub:allenai/openbookqa:main@validation",
-        },
-        template="{question}",
-        answer="answer",
-        task={"kind": "choice", "labels": ["A", "B", "C", "D"]},
-        normalise=openbookqa_row,
-    ),
-    "trec-6": Preset(
-        description="TREC-6: what kind of answer a question asks for, six classes (Li and Roth 2002)",
-        files={"pool": "train.csv", "test": "test.csv", "validation": "validation.csv"},
-        sources={"pool": "hub:SetFit/TREC-QC@train", "test": "hub:SetFit/TREC-QC@test"},
-        header=("id", "text", "label"),
-        template="Question: {text}\nType:",
-        answer="label",
-        task={
-            "kind": "choice",
-            "labels": {
-                "0": "description",
-                "1": "entity",
-                "2": "abbreviation",
-                "3": "human",
-                "4": "number",
-                "5": "location",
-            },
-        },
-        normalise=trec_row,
-    ),
-    "subj": Preset(
-        description="SUBJ: subjective or objective sentences about films (Pang and Lee 2004)",
-        files={"pool": "train.csv", "test": "test.csv", "validation": "validation.csv"},
-        sources={"pool": "hub:SetFit/subj@train", "test": "hub:SetFit/subj@test"},
-        header=("id", "text", "label"),
-        template="Sentence: {text}\nThis is",
-        answer="label",
-        task={"kind": "choice", "labels": ["subjective", "objective"]},
-        normalise=subj_row,
-    ),
-    "demo": Preset(
-        description="synthetic messages of customers to a shop, six classes, written by this package itself",
-        files={"pool": "pool.csv", "test": "test.csv", "validation": "validation.csv"},
-        sources={"pool": "demo:pool", "test": "demo:test", "validation": "demo:validation"},
-        template="Message: {text}\nTopic:",
-        answer="label",
-        task={"kind": "choice", "labels": list(demo.SHARES)},
-    ),
-}
+_ROWS = {rows.__name__: rows for rows in (boolq_row, boolq_passage_row, openbookqa_row, trec_row, subj_row)}
+
+
+def _presets() -> dict[str, Preset]:
+    """The table of `presets.yaml`."""
+    table = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+    return {name: Preset(**one | {"normalise": _ROWS.get(one.get("normalise"))}) for name, one in table.items()}
+
+
+PRESETS = _presets()
