@@ -43,13 +43,21 @@ STANDING = 131_072  # examples of a larger pool, drawn once, of which frozen fea
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
-def _one_process() -> None:
-    """Raise ConfigError under torchrun and its like: each of their processes would make the whole run, in one folder."""
-    if (ranks := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+def rank_of(config: RunConfig) -> int:
+    """The rank of this process among those that torchrun or its like started; 0 without one.
+
+    Raises ConfigError unless several may share the training (`engine.train.use: ddp`): each would make the whole run, in
+    one folder.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) in ("", "1"):
+        return 0
+    if config.engine is None or config.engine.train.use != "ddp":
         raise ConfigError(
-            f"WORLD_SIZE is {ranks}: a launcher (torchrun, accelerate launch) started {ranks} processes, and a run is made by one; "
-            "start the command without a launcher (a study's cells run side by side with --jobs)"
+            f"WORLD_SIZE is {count}: a launcher (torchrun, accelerate launch) started {count} processes, and a run is made by one; "
+            "to share its training among them set engine.train.use: ddp, else start the command without a launcher (a study's "
+            "cells run side by side with --jobs)"
         )
+    return int(os.environ.get("RANK", "0"))
 
 
 class Bench:
@@ -61,8 +69,12 @@ class Bench:
     ) -> None:  # fmt: skip
         """cache: a folder shared with other benches, `cache/` in the run's folder if not given. base: a loaded base
         model that is the configured one, so that many benches share it. engine: another than this package's own, which
-        works with `base`. Raises ConfigError where a launcher started several processes for one run."""
-        _one_process()
+        works with `base`. Raises ConfigError where a launcher started several processes for one run, and in those of them
+        that are to do what the first says (`model/ranks.py`)."""
+        if (rank := rank_of(config)) > 0:
+            raise ConfigError(
+                f"RANK is {rank}, and this command is made by rank 0 alone; allowed with several processes: guidestar run"
+            )
         self.config = _settled(with_present_labels(config))
         self.progress = progress or for_library()
         self.folder = Path(config.out)
@@ -102,10 +114,12 @@ class Bench:
     @cached_property
     def base(self) -> BaseModel:
         """The base model, loaded when first needed."""
-        from guidestar.model import load
+        from guidestar.model import load, ranks
 
         with self.progress.phase("loading model"):
             task = self.dataset.task
+            order = {"labels": list(scored_labels(task)), "several": several(task)}
+            ranks.here().tell({"do": "load", "model": self.config.model.model_dump(mode="json"), **order})
             base = load.load(self.config.model, self.progress.say, scored_labels(task), several(task))
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base

@@ -6,6 +6,7 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, Self
 from guidestar import config as configs
 from guidestar import trackers
 from guidestar.beginning import facts_of, grow, key_of, provisional_facts, take_given
-from guidestar.bench import Bench, read_config
+from guidestar.bench import Bench, rank_of, read_config
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, StoreError
@@ -358,9 +359,16 @@ def run(
     """Every strategy and seed of a configuration, answered by whom it says: the gold answers in the data, a model
     behind an endpoint, or people, for whom every run waits.
 
-    Returns the outcome by run name ("star-seed0"). Call it again to continue where it stopped.
+    Returns the outcome by run name ("star-seed0"). Call it again to continue where it stopped. Of several processes that
+    share the training (`engine.train.use: ddp`) the first makes the run; the others return nothing.
     """
-    bench = Bench(read_config(config), progress)
+    config = read_config(config)
+    if rank_of(config) > 0:
+        from guidestar.model import ranks
+
+        ranks.serve()
+        return {}
+    bench = Bench(config, progress)
     outcomes: dict[str, Outcome] = {}
     for seed in bench.config.seeds:
         for strategy in bench.config.strategies:
@@ -371,6 +379,10 @@ def run(
                 ) as annotator,
             ):
                 outcomes[one.folder.name] = one.run(annotator)
+    if (torch := sys.modules.get("torch")) is not None and torch.distributed.is_initialized():
+        from guidestar.model import ranks
+
+        ranks.leave()
     from guidestar.report.notebook import Shown
 
     return Shown(outcomes, [bench.folder])

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from guidestar.errors import allowed
-from guidestar.sections import QueryConfig, Section, StrategyConfig, TaptConfig, TrainConfig
+from guidestar.sections import EngineConfig, QueryConfig, Section, StrategyConfig, TaptConfig, TrainConfig
 from guidestar.tasks import TASKS
 
 
@@ -108,6 +108,8 @@ class TaskConfig(Section):
 class ModelConfig(Section):
     """The base model."""
 
+    newer = frozenset({"quantize", "attention", "device_map"})
+
     name: str = "smollm2-135m"
     """A name of `guidestar models`, a folder, a .gguf file, or a hub name. Safetensors only."""
     revision: str | None = None
@@ -122,6 +124,14 @@ class ModelConfig(Section):
     examples apart (docs/performance.md); float32 costs about twice the time and memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Keep the base model's linear layers in 4 bits (nf4, QLoRA) or 8 (int8, LLM.int8, which rounds what enters them,
+    too), by bitsandbytes (extra `large`). That is then the base model: rounds start from it, and the published adapter
+    belongs to it (`docs/scale.md`)."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] | None = None
+    """The attention of transformers; auto (the default) takes the fastest that the model has without further packages."""
+    device_map: Literal["auto"] | None = None
+    """auto: spread one model over all GPUs of this machine, where it does not fit on one. Default: one device."""
     max_length: int | None = Field(None, ge=8)
     """Context limit in tokens; default: the model's own."""
     head: Literal["words", "classifier", "mean", "features", "auto"] | None = None
@@ -216,6 +226,8 @@ class CostConfig(Section):
 class RunConfig(Section):
     """Everything a run depends on."""
 
+    newer = frozenset({"engine"})
+
     out: str = "runs/guidestar"
     """The folder to write to."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
@@ -248,6 +260,8 @@ class RunConfig(Section):
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+    engine: EngineConfig | None = None
+    """Where the work is done; default: in this process."""
     tracker: Literal["none", "trackio", "wandb", "mlflow", "tensorboard"] = "none"
     """Also send each round's numbers and this configuration to an experiment tracker, whose package must be
     installed (`docs/trackers.md`). Never a text or an answer; none sends nothing anywhere."""
@@ -309,6 +323,46 @@ class RunConfig(Section):
                 for key in ("url", "model")
                 if getattr(self.endpoint, key) is None
             ]
+        trainer = self.engine.train.use if self.engine else "here"
+        if trainer == "fsdp2":
+            problems.append(
+                (
+                    "engine.train.use",
+                    "is fsdp2, which is not there yet; allowed: here, ddp. A model that one GPU does not hold: model.quantize, or "
+                    "model.device_map: auto",
+                )
+            )
+        measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(self.train, key)]
+        if self.train.checkpointing and "train.activation_density" in measured:
+            problems.append(("train.checkpointing", "is set together with train.activation_density, which must see each layer once"))
+        measured += [f"peft.{key}" for key in ("layers", "rank", "renew") if self.peft.get(key) in ("fisher", "search")]
+        if str(self.peft.get("peft_type", "")).upper() == "SPEFT":
+            measured.append("peft_type SPEFT")
+        if trainer == "ddp" and measured:
+            problems.append(
+                ("engine.train.use", f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out")
+            )
+        if trainer == "ddp" and self.model.device_map:
+            problems.append(
+                (
+                    "model.device_map",
+                    "is set together with engine.train.use: ddp, where each process has one GPU; leave one out",
+                )
+            )
+        if self.model.quantize and self.model.score_dtype:
+            problems.append(
+                (
+                    "model.score_dtype",
+                    "is set together with model.quantize, whose weights have no other precision; leave one of them out",
+                )
+            )
+        if self.model.quantize and str(self.peft.get("peft_type", "")).upper() == "FULL":
+            problems.append(
+                (
+                    "model.quantize",
+                    "is set together with peft_type FULL, which cannot train quantised weights; use an adapter, or leave it out",
+                )
+            )
         if self.model.remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.model.revision or ""):
             problems.append(("model.remote_code", "needs model.revision pinned to a commit of 40 hex digits"))
         micro = self.train.micro_batch_size
@@ -344,9 +398,9 @@ class RunConfig(Section):
         return shared_keys(self.plain())
 
 
-_OWN = {"": ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker"),
+_OWN = {"": ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker", "engine"),
         "data": ("folder", "pool", "test", "validation"),
-        "model": ("device", "batch_tokens"), "train": ("micro_batch_size",)}  # fmt: skip  # of memory alone
+        "model": ("device", "device_map", "batch_tokens"), "train": ("micro_batch_size", "checkpointing")}  # fmt: skip  # of memory alone
 
 
 def shared_keys(plain: Mapping[str, Any]) -> dict[str, Any]:

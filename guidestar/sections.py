@@ -176,6 +176,7 @@ class TrainConfig(Section):
             "head_first",
             "average",
             "pseudo_labels",
+            "checkpointing",
             "layers",
             "layers_share",
             "activation_density",
@@ -202,6 +203,9 @@ class TrainConfig(Section):
     """Examples of one optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Examples of one forward pass; gradients are summed up to batch_size. Default: batch_size."""
+    checkpointing: bool | None = None
+    """Keep each layer's input alone for the backward pass and compute the rest again: the same training with a third
+    more time and a fraction of the activations' memory. Default: off."""
     learning_rate: float | None = Field(5e-4, gt=0)
     """Peak learning rate of AdamW; null: the recipe's own."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -244,6 +248,14 @@ class TrainConfig(Section):
         return given
 
 
+class TrainerConfig(Section):
+    """Where a training runs. It changes no result beyond rounding and the dropout masks."""
+
+    use: Literal["here", "ddp", "fsdp2"] = "here"
+    """here: one process. ddp: the processes that torchrun starts share every batch, each with a copy of the model.
+    fsdp2 (a model spread over them) is not there yet."""
+
+
 class TaptConfig(Section):
     """Task-adaptive pretraining: the adapter reads the pool's prompts before any label, once for all runs, and every round
     starts from it. STAR's base uncertainty stays that of the bare base model."""
@@ -273,3 +285,5 @@ class EngineConfig(Section):
     """Where the work is done (`docs/scale.md`)."""
 
     cells: WorkersConfig = Field(default_factory=WorkersConfig)
+    train: TrainerConfig = Field(default_factory=TrainerConfig)
+    """Several processes for one training."""

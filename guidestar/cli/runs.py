@@ -113,6 +113,8 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
     from guidestar.words import count
 
     outcomes = loop.run(config, progress(options), ahead=ahead)
+    if not outcomes:  # one of several processes, of which the first says it all
+        return 0
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
     lines = [
         f"{name}: waits for {count(o.unanswered, 'answer')} of round {o.round}; guidestar label {Path(config.out) / name}"

@@ -11,9 +11,11 @@ Full fine-tuning (`peft_type: FULL`) comes through the same functions; see `full
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import full, heads, layers
 from guidestar.model import peft as own_types
+from guidestar.model.device import seeded
 from guidestar.model.dropout import cheapen, drop_before_b, tuner_layers
 from guidestar.model.load import UNPADDED, BaseModel, Model
 
@@ -73,8 +76,9 @@ def _keep_base(options: Mapping[str, Any]) -> None:
     if not isinstance(start, bool) and start not in _STARTS:
         raise ConfigError(
             f"peft.init_lora_weights is {start!r}; allowed: true, false, {', '.join(_STARTS)} (pissa and olora take what they begin "
-            "with out of the base model's own weights, which every round and STAR's base uncertainty need untouched; eva, corda, "
-            "loftq and lora_ga need data or steps beforehand that are not taken here)"
+            "with out of the base model's own weights, and loftq quantises them anew, but every round and STAR's base uncertainty "
+            "need them untouched: for a base in 4 bits set model.quantize; eva, corda and lora_ga need data or steps beforehand "
+            "that are not taken here)"
         )
 
 
@@ -100,8 +104,7 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
                 f"peft: {options.get('peft_type')} cannot keep a classification head beside it; use another peft_type"
             )
         config.modules_to_save = heads.names(base.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, base.device):
         if full.asked_for(options):
             _refuse_b_dropout(b_dropout)
             model = full.attach(base)
@@ -118,6 +121,14 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
                 raise ConfigError(
                     f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
                     "is attached; every round and STAR's base uncertainty need them untouched. Leave them out and begin again"
+                )
+            if getattr(config, "use_qalora", False) and not any(
+                getattr(layer, "lora_variant", None) for layer in tuner_layers(model)
+            ):
+                _strip(base.model)
+                raise ConfigError(
+                    f"peft.use_qalora is on, but PEFT has QA-LoRA for GPTQ layers alone, and {base.name} has none: it would do "
+                    "nothing; leave it out, and set model.quantize for QLoRA"
                 )
         if base.labels:
             heads.restart(inner(model))
@@ -217,6 +228,16 @@ def detach(model: Model) -> None:
 def inner(model: Model) -> Any:
     """The transformers model inside: below an adapter, or the bare or fully fine-tuned model itself."""
     return model.get_base_model() if getattr(model, "active_peft_config", None) is not None else model
+
+
+def accepted(model: Model) -> frozenset[str]:
+    """Names of the arguments that a forward pass of the transformers model inside takes."""
+    return _accepted(type(inner(model)))
+
+
+@cache
+def _accepted(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 @contextmanager

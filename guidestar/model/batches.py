@@ -14,6 +14,7 @@ import torch
 
 from guidestar.data.messages import MARK, turns_in
 from guidestar.errors import ConfigError, DataError, ModelError
+from guidestar.model.device import moved
 from guidestar.model.load import BaseModel
 from guidestar.model.traits import rendered
 from guidestar.records import Example
@@ -29,6 +30,7 @@ class Batch:
     mask: (rows, tokens before + tokens) int64, 1 for real tokens.
     past: a cache with the tokens before, None when there are none.
     from_left: padded on the right, so that the model can count positions itself, as encoders do in their own ways.
+    bare: no row is padded and nothing is before them, on a GPU, whose flash kernels take no mask: the model is given none.
     """
 
     ids: torch.Tensor
@@ -36,9 +38,12 @@ class Batch:
     positions: torch.Tensor
     past: Any = None
     from_left: bool = False
+    bare: bool = False
 
     def inputs(self, prompt_learning: bool = False) -> dict[str, Any]:
         """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
+        if self.bare and not prompt_learning:
+            return {"input_ids": self.ids} | ({} if self.from_left else {"use_cache": False})
         if self.from_left:
             return {"input_ids": self.ids, "attention_mask": self.mask}
         arguments = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
@@ -57,7 +62,8 @@ def pad_left(
     mask = (torch.arange(width) >= (width - lengths)[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0) + before
     mask = torch.cat([mask.new_ones(len(rows), before), mask], dim=1)
-    return Batch(ids.to(device), mask.to(device), positions.to(device), past)
+    bare = device.type == "cuda" and past is None and not before and len(set(map(len, rows))) == 1
+    return Batch(moved(ids, device), moved(mask, device), moved(positions, device), past, bare=bare)
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
@@ -66,7 +72,20 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     ids = torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
     mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
     positions = torch.arange(width).expand(len(rows), -1)
-    return Batch(ids.to(device), mask.to(device), positions.to(device), from_left=True)
+    bare = device.type == "cuda" and len(set(map(len, rows))) == 1
+    return Batch(moved(ids, device), moved(mask, device), moved(positions, device), from_left=True, bare=bare)
+
+
+def ends(lengths: Sequence[int], width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, places) of the last `lengths` of `width` places of each row, in order: an index that a GPU need not be waited
+    for, as a mask's would.
+
+    >>> ends([2, 1], 3, torch.device("cpu"))
+    (tensor([0, 0, 1]), tensor([1, 2, 2]))
+    """
+    rows = [row for row, length in enumerate(lengths) for _ in range(length)]
+    places = [place for length in lengths for place in range(width - length, width)]
+    return moved(torch.tensor(rows, dtype=torch.long), device), moved(torch.tensor(places, dtype=torch.long), device)
 
 
 def prompt_batch(base: BaseModel, rows: Sequence[Sequence[int]]) -> Batch:

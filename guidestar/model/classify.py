@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from guidestar.errors import ConfigError
 from guidestar.model import adapters, heads
 from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batches, token_state
+from guidestar.model.device import moved
 from guidestar.model.load import BaseModel, Model
 from guidestar.records import Example
 from guidestar.tasks import Task
@@ -100,7 +101,7 @@ def positions(base: BaseModel, task: Task, answers: Sequence[str]) -> list[list[
 
 def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """`positions` as `heads.losses` reads them."""
-    answers = torch.tensor(targets, device=base.device)
+    answers = moved(torch.tensor(targets), base.device)
     return answers if base.several else answers[:, 0]
 
 

@@ -159,8 +159,10 @@ def drop_before_b(model: Model, rate: float, device: torch.device) -> None:
     """
     from peft.tuners.lora.layer import Linear
 
+    packed = ("Linear4bit", "Linear8bitLt")  # bitsandbytes' layers, of classes that are there only with it
     layers = tuner_layers(model)
-    unfit = [m for m in layers if not isinstance(m, Linear) or m.lora_variant]  # DoRA and others read B elsewhere
+    fit = [m for m in layers if isinstance(m, Linear) or type(m).__name__ in packed]
+    unfit = [m for m in layers if m not in fit or m.lora_variant]  # DoRA and others read B elsewhere
     if unfit or not layers:
         name = str(getattr(model.active_peft_config.peft_type, "value", model.active_peft_config.peft_type))
         what = f"{name} on {type(unfit[0]).__name__} layers" if unfit and name == "LORA" else name

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.model import classify, heads
-from guidestar.model.batches import joint_of, label_tokens
+from guidestar.model.batches import ends, joint_of, label_tokens
+from guidestar.model.device import moved
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example
 from guidestar.tasks import several
@@ -50,8 +51,12 @@ class Listener:
         """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples; those of others
         are below 0 and are left out."""
         kept = [i for i, place in enumerate(places) if place >= 0]
-        places, scores = [places[i] for i in kept], scores[kept]
-        gold = self.gold[list(places)]
+        if len(kept) < len(places):
+            places, scores = (
+                [places[i] for i in kept],
+                scores[moved(torch.tensor(kept, dtype=torch.long), scores.device)],
+            )
+        gold = self.gold[moved(torch.tensor(places, dtype=torch.long), scores.device)]
         if gold.ndim == 2:  # several may hold: what is said of all labels together
             right = ((scores > 0) == (gold > 0)).all(-1)
             self._parts.append((places, -heads.losses(scores.detach().float(), gold), right))
@@ -60,18 +65,24 @@ class Listener:
         self._parts.append((places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold))
 
     @torch.no_grad()
-    def responses(self, places: Sequence[int], logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> None:
-        """logits: (rows, width, vocabulary) that predict `targets`, (rows, width), right-aligned; real: which are there."""
+    def responses(
+        self, places: Sequence[int], logits: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int]
+    ) -> None:
+        """logits: (rows, width, vocabulary) that predict `targets`, (rows, width), right-aligned; lengths: of the rows."""
+        width, device = targets.shape[1], logits.device
+        size, at = moved(torch.tensor(lengths), device), moved(torch.tensor(places), device)
         if self.first is not None:
-            start = real.shape[1] - real.sum(1) + self.skip[list(places)]
-            here = logits[torch.arange(len(places), device=logits.device), start.clamp(max=real.shape[1] - 1)]
-            self.labels(places, here.gather(1, self.first[list(places)]))
+            start = width - size + self.skip[at]
+            here = logits[torch.arange(len(places), device=device), start.clamp(max=width - 1)]
+            self.labels(places, here.gather(1, self.first[at]))
             return
+        real = ends(lengths, width, device)
         flat, goal = logits.detach()[real].float(), targets[real]
-        log_p, right = (torch.zeros(real.shape, device=real.device) for _ in range(2))
+        log_p, right = (torch.zeros(targets.shape, device=device) for _ in range(2))
         log_p[real], right[real] = -F.cross_entropy(flat, goal, reduction="none"), (flat.argmax(-1) == goal).float()
         kept = [i for i, place in enumerate(places) if place >= 0]
-        self._parts.append(([places[i] for i in kept], log_p.sum(1)[kept], (right.sum(1) == real.sum(1))[kept]))
+        own = moved(torch.tensor(kept, dtype=torch.long), device)
+        self._parts.append(([places[i] for i in kept], log_p.sum(1)[own], (right.sum(1) == size)[own]))
 
     def epoch(self) -> None:
         """The epoch has ended. One that did not come to every example, behind a schedule's end, is left out."""

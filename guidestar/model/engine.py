@@ -14,7 +14,7 @@ from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
 from guidestar.config import RunConfig, TaptConfig, TrainConfig
 from guidestar.data.pool import Split
-from guidestar.model import adapters, batches, heads, layers, pretrain, sparse, states, train
+from guidestar.model import adapters, batches, heads, layers, pretrain, ranks, sparse, states, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
 from guidestar.progress import Tick
@@ -41,9 +41,11 @@ class OwnTrainer(Trainer):
 
     def plain(self) -> dict[str, Any]:
         settings = self.config.model_dump(mode="json")
-        settings.pop("micro_batch_size")  # decides how much memory is used
+        for memory_alone in ("micro_batch_size", "checkpointing"):
+            settings.pop(memory_alone, None)
         return {
-            **_facts(self.base), "peft": self.peft, "train": settings, "data": self.data_hash, "task": repr(self.task)
+            **_facts(self.base), "peft": self.peft, "train": settings, "data": self.data_hash, "task": repr(self.task),
+            **({"ranks": count} if (count := ranks.here().count) > 1 else {}),  # each draws masks of its own
         }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ key; others (recurrent, sliding windows) and prompt learning go the plain way.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,8 +103,8 @@ def common_prefix(rows: Sequence[list[int]]) -> list[int]:
 def keeps_every_key(model: Model) -> bool:
     """Whether the model can go on behind keys and values of ours."""
     inner = adapters.inner(model)
-    accepted = inspect.signature(inner.forward).parameters
-    if adapters.exact_lengths(model) or not {"past_key_values", "position_ids"} <= accepted.keys():
+    accepted = adapters.accepted(model)
+    if adapters.exact_lengths(model) or not {"past_key_values", "position_ids"} <= accepted:
         return False
     try:
         layers = DynamicCache(config=inner.config).layers
@@ -118,9 +117,7 @@ def read(model: Model, tokens: Sequence[int], device: torch.device) -> States | 
     """Keys and values of one row of tokens, (1, heads, tokens, width) of each layer; None if the model keeps others."""
     ids = torch.tensor([list(tokens)], device=device)
     cache = DynamicCache(config=adapters.inner(model).config)
-    keep = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(adapters.inner(model).forward).parameters else {}
-    )
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in adapters.accepted(model) else {}
     model(input_ids=ids, past_key_values=cache, use_cache=True, **keep)
     if any(not layer.is_initialized or layer.get_seq_length() != len(tokens) for layer in cache.layers):
         return None

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +19,12 @@ from typing import Any
 import torch
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ConfigError, ModelError
-from guidestar.model import heads, traits
+from guidestar.errors import ConfigError, ModelError, StoreError
+from guidestar.model import device as devices
+from guidestar.model import heads, quantized, traits
 from guidestar.model.heads import Model
-from guidestar.model.sources import Say, reading, resolve
-
-# By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
-# for, where every step reads all weights for one token of each row.
-_BATCH = {"cpu": 1024, "cuda": 8192, "other": 2048}
-_WRITTEN = {"cpu": 16384, "cuda": 8192, "other": 2048}
-
+from guidestar.model.sources import Say, cache_folder, reading, resolve
+from guidestar.store.files import write_bytes
 
 UNPADDED = "guidestar_unpadded"  # an attribute of a transformers model whose texts must not be padded
 
@@ -47,6 +46,7 @@ class BaseModel:
     closing: what the tokenizer puts behind a text, from an end token on; it is taken off, for a response follows the prompt.
     vocabulary: rows of the input embeddings, above every token id; None: not known.
     batch_tokens, written_tokens: padded tokens of a batch that is read, and of one whose responses are generated.
+    quantize: what bitsandbytes packed it in, "nf4" or "int8"; None for a model as its files have it.
     """
 
     model: Model
@@ -69,6 +69,7 @@ class BaseModel:
     closing: tuple[int, ...] = ()
     vocabulary: int | None = None
     several: bool = False
+    quantize: str | None = None
 
 
 def load(
@@ -94,8 +95,9 @@ def load(
     transformers_logging.disable_progress_bar()
     options = reading(config)
     folder, name = resolve(config, say)
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    device = devices.named(config.device)
+    dtype = devices.precision_of(config.dtype, device)
+    devices.prepare(device)
     traits.refuse_adapter(folder)
     kind, what, head = AutoModelForCausalLM, "causal language model", {}
     try:
@@ -104,18 +106,20 @@ def load(
         if classifies:
             kind, what = AutoModelForSequenceClassification, "model with a classification head"
             head = head_options(labels, several)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # of the untrained head, so that loading is repeatable
+        how = _placed(config, device) | quantized.options(config, settings, encoder, dtype)
+        with devices.seeded(0, device):  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             model, told = kind.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **head
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **head, **how
             )
     except ConfigError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
         raise ModelError(f"{folder}: cannot be loaded as a {what}: {error}") from error
     heads.add(model, traits.drawn(model, told["missing_keys"], folder))
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    if "device_map" not in how:
+        model.to(device)
     limit, known = traits.context(model, config.max_length), traits.vocabulary(model)
     if classifies:
         eos: tuple[int, ...] = ()
@@ -135,24 +139,49 @@ def load(
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
+    if config.batch_tokens is None and device.type == "cuda":
+        read = devices.largest_worth(devices.timed_pass(model, device), read)
+        written = max(written, read)
     auto = "mean" if config.head == "auto" and encoder and traits.pooling(folder, encoder) == "mean" else None
     if what_it_reads := auto or (config.head if config.head in ("mean", "features") else None):
         heads.read(model, what_it_reads, encoder, tokenizer)
     return BaseModel(
-        model, tokenizer, name, _fingerprint(folder), device, dtype, eos,
+        model, tokenizer, name, _fingerprint(folder, config.quantize), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
         labels=tuple(labels) if classifies else (), encoder=encoder,
         pooling=(config.pooling or traits.pooling(folder, encoder)) if classifies else "last",
         normalized=classifies and traits.normalized(folder), closing=() if classifies else traits.closing(tokenizer, eos),
-        vocabulary=known, several=classifies and several,
+        vocabulary=known, several=classifies and several, quantize=config.quantize,
     )  # fmt: skip
+
+
+def _placed(config: ModelConfig, device: torch.device) -> dict[str, Any]:
+    """How the weights get to their place: straight to a GPU, never through main memory as a whole; and the attention.
+
+    Raises ConfigError for an attention whose package is not there.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    how: dict[str, Any] = {}
+    if config.device_map and device.type == "cuda":
+        how["device_map"] = config.device_map
+    elif device.type != "cpu" or config.quantize:
+        how["device_map"] = {"": device}
+    if (attention := config.attention or "auto") != "auto":
+        how["attn_implementation"] = attention
+    if attention == "flash_attention_2" and (device.type != "cuda" or not is_flash_attn_2_available()):
+        raise ConfigError(
+            f"model.attention is {attention}, which needs the package flash-attn and an NVIDIA GPU, and this model would be on "
+            f"{device}; allowed: auto, eager, sdpa"
+        )
+    return how
 
 
 def batch_sizes(config: ModelConfig, device: torch.device) -> tuple[int, int]:
     """Padded tokens of a batch that is read, and of one that responses are written for: as configured, else what is fast
-    on the device."""
-    kind = device.type if device.type in _BATCH else "other"
-    return config.batch_tokens or _BATCH[kind], config.batch_tokens or _WRITTEN[kind]
+    on the device; on a GPU where the probe begins."""
+    kind = device.type if device.type in devices.READ else "other"
+    return config.batch_tokens or devices.READ[kind], config.batch_tokens or devices.WRITTEN[kind]
 
 
 def is_encoder(settings: Any) -> bool:
@@ -220,38 +249,48 @@ def _eos(model: Model, tokenizer: Any, folder: Path, known: int) -> tuple[int, .
     return eos
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"model.device is {name!r}, which this machine cannot use: {error}") from error
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if native else torch.float32
-    return torch.float32
-
-
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over configs, tokenizer and weights."""
+def _fingerprint(folder: Path, quantize: str | None = None) -> str:
+    """SHA-256 over configs, tokenizer and weights, and what the weights are packed in."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in {".json", ".model", ".jinja", ".safetensors"} and file.name != "generation_config.json":
-            with file.open("rb") as handle:
-                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+            digest.update(file.name.encode() + _sha256(file))
+    if quantize:
+        digest.update(f"quantize {quantize}".encode())
     return digest.hexdigest()
+
+
+LARGE = 1 << 20  # bytes from which a file's hash is kept
+SETTLED = 2.0  # seconds since a file's last change, from which on its time of change tells of the next one
+HASHES = "hashes.json"  # in the cache folder: path -> [size, time of change in ns, SHA-256]
+
+
+def _sha256(file: Path) -> bytes:
+    """A file's SHA-256: by its name in the hub's cache, where large files are named by it; else kept by path, size and time
+    of change, so that weights are not read again at every start."""
+    place = file.resolve()
+    if place.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", place.name):
+        return bytes.fromhex(place.name)
+    stat = place.stat()
+    mark = [stat.st_size, stat.st_mtime_ns]
+    kept = _kept_hashes() if stat.st_size >= LARGE else {}
+    if (known := kept.get(str(place))) and known[:2] == mark:
+        return bytes.fromhex(known[2])
+    with place.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").digest()
+    if stat.st_size >= LARGE and time.time() - stat.st_mtime > SETTLED:
+        with suppress(OSError, StoreError):  # a cache that cannot be written costs time alone
+            text = json.dumps(_kept_hashes() | {str(place): [*mark, digest.hex()]}, indent=1, sort_keys=True)
+            write_bytes(cache_folder() / HASHES, f"{text}\n".encode())
+    return digest
+
+
+def _kept_hashes() -> dict[str, list[Any]]:
+    try:
+        kept = json.loads((cache_folder() / HASHES).read_bytes())
+        return {k: v for k, v in kept.items() if len(v) == 3 and re.fullmatch(r"[0-9a-f]{64}", v[2])}
+    except (OSError, ValueError, AttributeError, TypeError):  # none yet, or damaged: it is made again
+        return {}
 
 
 def as_begun(base: BaseModel, begun: Mapping[str, Any]) -> BaseModel:
@@ -270,11 +309,12 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "fingerprint": base.fingerprint,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": str(base.device),
-        "parameters": sum(p.numel() for p in base.model.parameters()),
+        "parameters": quantized.numbers(base.model),
         "max_length": base.max_length,
         **({"pooling": base.pooling} if base.labels else {}),
         **({"head": reads} if (reads := heads.reads(base.model)) else {}),
         **({"normalized": True} if base.normalized else {}),
+        **({"quantize": base.quantize} if base.quantize else {}),
         **({"closing": list(base.closing)} if base.closing else {}),
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),
     }

@@ -17,6 +17,7 @@ from guidestar.asking import Responses
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, lora, words
 from guidestar.model.batches import encode_answer, encode_response
+from guidestar.model.device import seeded
 from guidestar.model.dropout import banked
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.words import EMBEDDING, GENERATED, GOLD, LABEL
@@ -73,11 +74,10 @@ def predict(
     done = 0
     with (
         torch.inference_mode(),
-        torch.random.fork_rng(),
+        seeded(seed, base.device),
         ready(base, model, passes > 0, whole_dropout),
         banked(model) as bank,
     ):
-        torch.manual_seed(seed)
         for rows in work.batches:
             at = np.asarray(rows)
             for k in range(repeats):

@@ -24,6 +24,7 @@ from guidestar.config import TaptConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
 from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
+from guidestar.model.device import seeded
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
@@ -84,8 +85,7 @@ def _fit(
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * total), total)
     accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed, base.device):
         for epoch, batches in enumerate(epochs):
             model.train()
             spent, tokens = torch.zeros((), device=base.device), 0
@@ -125,7 +125,7 @@ def _loss(
     if not base.encoder:  # a target is asked for at the token before it, which the first has not
         last = torch.full_like(wanted[:, :1], IGNORED)
         wanted = torch.cat([wanted[:, 1:].masked_fill(batch.mask[:, :-1] == 0, IGNORED), last], dim=1)
-    real = wanted != IGNORED
+    real = torch.nonzero(wanted != IGNORED, as_tuple=True)
     if head is None:
         scores = last_logits(model, batch, batch.ids.shape[1])[real]
     else:
@@ -138,7 +138,7 @@ def _count(base: BaseModel, targets: Sequence[Sequence[int]]) -> int:
     return sum(target != IGNORED for row in targets for target in row[0 if base.encoder else 1 :])
 
 
-def _by_embeddings(model: Model, head: nn.Module, batch: Batch, real: torch.Tensor) -> torch.Tensor:
+def _by_embeddings(model: Model, head: nn.Module, batch: Batch, real: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Scores over the vocabulary at the places that are asked for alone, (targets, vocabulary)."""
     with adapters.last_states(model) as states:
         classify.logits(model, batch)

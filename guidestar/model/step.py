@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model import attention, lora
+from guidestar.errors import ConfigError
+from guidestar.model import adapters, attention, lora
 from guidestar.model.dropout import BitDropout, keep_bits, masked
 from guidestar.model.load import BaseModel, Model
 
@@ -31,8 +32,33 @@ def cheaper(base: BaseModel, model: Model) -> Iterator[None]:
 
 
 def optimizer_options(base: BaseModel) -> dict[str, Any]:
-    """Of `torch.optim.AdamW`: on a CPU its default makes a dozen walks over every tensor."""
-    return {"fused": True} if base.device.type == "cpu" else {}
+    """Of `torch.optim.AdamW`: its default makes a dozen walks over every tensor."""
+    return {"fused": True} if base.device.type in ("cpu", "cuda") else {}
+
+
+@contextmanager
+def checkpointed(model: Model, wanted: bool) -> Iterator[None]:
+    """The model with activations that are computed again in the backward pass, while the block lasts; dropout draws the same
+    masks again. Raises ConfigError for a model, or an adapter, that cannot."""
+    if not wanted:
+        yield
+        return
+    inner = adapters.inner(model)
+    config = getattr(model, "active_peft_config", None)
+    if (
+        config is not None and config.is_prompt_learning
+    ):  # its keys come as a cache, which transformers then switches off
+        raise ConfigError(
+            f"train.checkpointing is on, but {getattr(config.peft_type, 'value', config.peft_type)} puts tokens or keys of its own "
+            "before the text, which a second computation would not see; leave it out, or use another peft_type"
+        )
+    if not getattr(inner, "supports_gradient_checkpointing", False):
+        raise ConfigError(f"train.checkpointing is on, but {type(inner).__name__} has none; leave it out")
+    inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        inner.activation_checkpointing_disable()
 
 
 @contextmanager

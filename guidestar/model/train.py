@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
-from guidestar.model import adapters, beast, classify, full, heads, sparse, step
-from guidestar.model.batches import encode_answer, encode_prompts, epoch_batches, pad_left, pad_right
+from guidestar.model import adapters, beast, classify, full, heads, ranks, sparse, step
+from guidestar.model.batches import encode_answer, encode_prompts, ends, epoch_batches, pad_left, pad_right
+from guidestar.model.device import moved, seeded
 from guidestar.model.dynamics import Listener
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.recipe import settled
@@ -125,15 +126,37 @@ def train(
         over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
         judge = _judge(base, model, config, labelled, held_out, oracle, task)
         beside = sparse.Beside(model, config, peft, starts, loss, rows, seed)
+        group = ranks.here()
         try:
             if str(peft.get("peft_type")).upper() == "SPEFT" and previous is None:
                 beside.place()
+            group.tell(
+                {
+                    "do": "train", "fingerprint": base.fingerprint, "peft": peft, "config": config.model_dump(mode="json"),
+                    "seed": seed, "previous": ranks.place(previous), "pretrained": ranks.place(pretrained),
+                    "rows": [astuple(row) for row in rows], "judged": judge is not None, "over": over is not None,
+                }
+            )  # fmt: skip
             result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over, beside)
             found |= beside.end()
         finally:
             beside.close()
         adapters.save(model, folder)
-    return replace(result, cut=cut, dynamics=listener.found(), arrays=found)
+    dynamics = listener.found() if group.count == 1 else None  # it heard its share alone
+    return replace(result, cut=cut, dynamics=dynamics, arrays=found)
+
+
+def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> None:
+    """Take part in a training that rank 0 makes (`ranks`): nothing is judged, saved or returned here."""
+    places = [None if order[name] is None else Path(order[name]) for name in ("previous", "pretrained")]
+    model, starts = _begin(base, order["peft"], config, order["seed"], *places)
+    rows = [_Row(*row) for row in order["rows"]]
+    judge = (lambda: 0.0) if order["judged"] else None
+    over = (lambda: False) if order["over"] else None
+    try:
+        _fit(base, model, config, rows, judge, starts, order["seed"], lambda done, total: None, None, over)
+    finally:
+        adapters.detach(model)
 
 
 def brief(config: TrainConfig) -> TrainConfig:
@@ -209,8 +232,7 @@ def _begin(
         adapters.detach(model)
         model = adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout)
         if fresh_head:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed, base.device):
                 heads.restart(adapters.inner(model))
     return model, starts
 
@@ -224,7 +246,7 @@ def _fit(
     starts: dict[str, torch.Tensor],
     seed: int,
     tick: Tick,
-    listener: Listener,
+    listener: Listener | None,
     over: Callable[[], bool] | None,
     beside: sparse.Beside | None = None,
 ) -> Trained:
@@ -238,6 +260,8 @@ def _fit(
     optimizer, schedule = _optimizer(base, config, trainable, starts, length)
     accelerator = accelerator_of(base)
     stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
+    group = ranks.here()
+    group.agree(p.data for p in trainable.values())
     micro = config.micro_batch_size or config.batch_size
     averaged = Average(trainable, total - round((config.average or 0.0) * total))
 
@@ -245,23 +269,24 @@ def _fit(
     judged: list[float] = []
     best: dict[str, torch.Tensor] = {}
     done, best_epoch = 0, len(epochs) - 1
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(group.seed(seed), base.device):
         for epoch, batches in enumerate(epochs):
             model.train()
             spent, tokens = torch.zeros((), device=base.device), 0
-            with step.cheaper(base, model):
+            with step.cheaper(base, model), step.checkpointed(model, bool(config.checkpointing)):
                 for batch in batches:
                     count = sum(len(row.response) for row in batch)
                     if beside is not None:
                         beside.before(done, optimizer)
-                    for start in range(0, len(batch), micro):
+                    mine = group.share(batch)
+                    for start in range(0, len(mine), micro):
                         with accelerator.autocast():
-                            loss = _loss(base, model, batch[start : start + micro], listener)
-                        more = 0.0 if beside is None else beside.term(min(micro, len(batch) - start) / len(batch))
+                            loss = _loss(base, model, mine[start : start + micro], listener)
+                        more = 0.0 if beside is None else beside.term(min(micro, len(mine) - start) / len(batch))
                         accelerator.backward(loss / count + more)
                         spent += loss.detach()
                     tokens += count
+                    group.sum_gradients(trainable.values())
                     accelerator.clip_grad_norm_(list(trainable.values()), config.clip)
                     decay_towards(
                         [pair for pair in anchored if pair[0].requires_grad], schedule.get_last_lr()[0] * config.b_decay
@@ -273,8 +298,9 @@ def _fit(
                     done += 1
                     averaged.after(done)
                     tick(done, total)
-            listener.epoch()
-            losses.append(float(spent) / tokens)
+            if listener is not None:
+                listener.epoch()
+            losses.append(group.total(spent) / tokens)
             if not np.isfinite(losses[-1]):
                 raise ModelError(
                     f"the training loss is {losses[-1]} in epoch {epoch + 1}; try a lower train.learning_rate "
@@ -282,7 +308,7 @@ def _fit(
                 )
             if judge is not None:
                 with accelerator.autocast():
-                    judged.append(judge())
+                    judged.append(group.asked(judge))
                 if not np.isfinite(judged[-1]):
                     raise ModelError(f"the validation loss is {judged[-1]} in epoch {epoch + 1}")
                 if judged[-1] == min(judged):
@@ -291,7 +317,7 @@ def _fit(
                     break
             if over is not None:
                 with accelerator.autocast():
-                    ended = over()
+                    ended = bool(group.asked(over))
                 if ended:
                     break
     with torch.no_grad():
@@ -396,7 +422,7 @@ def _loss(base: BaseModel, model: Model, rows: Sequence[_Row], listener: Listene
     places = [row.place for row in rows]
     weights = None
     if any(row.weight != 1.0 for row in rows):
-        weights = torch.tensor([row.weight for row in rows], device=base.device)
+        weights = moved(torch.tensor([row.weight for row in rows]), base.device)
     if base.labels:
         hear = None if listener is None else partial(listener.labels, places)
         prompts, labels = [row.prompt for row in rows], [row.response for row in rows]
@@ -404,15 +430,13 @@ def _loss(base: BaseModel, model: Model, rows: Sequence[_Row], listener: Listene
     batch = pad_left([row.prompt + row.response for row in rows], base.pad, base.device)
     width = max(len(row.response) for row in rows)
     logits = last_logits(model, batch, width + 1)[:, :-1]
-    lengths = torch.tensor([len(row.response) for row in rows], device=base.device)
-    real = torch.arange(width, device=base.device) >= (width - lengths)[:, None]
-    targets = batch.ids[:, -width:]
+    lengths = [len(row.response) for row in rows]
+    real, targets = ends(lengths, width, base.device), batch.ids[:, -width:]
     if listener is not None:
-        listener.responses(places, logits, targets, real)
+        listener.responses(places, logits, targets, lengths)
     if weights is None:
         return F.cross_entropy(logits[real].float(), targets[real], reduction="sum")
-    each = weights[:, None].expand_as(real)[real]
-    return (each * F.cross_entropy(logits[real].float(), targets[real], reduction="none")).sum()
+    return (weights[real[0]] * F.cross_entropy(logits[real].float(), targets[real], reduction="none")).sum()
 
 
 def _nats(base: BaseModel, model: Model, rows: Sequence[_Row]) -> torch.Tensor:

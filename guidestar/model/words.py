@@ -6,7 +6,6 @@ read once (with dropout once a batch and pass), and a prompt once for all its la
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,6 +22,7 @@ from guidestar.model.batches import (
     decode,
     encode_answer,
     encode_prompts,
+    ends,
     followed,
     joint_of,
     label_tokens,
@@ -151,7 +151,7 @@ class Work:
         for rest in labels.rest:
             batch = self._batch([self.prompts[i] + [*labels.prefix, *rest] for i in rows])
             targets = torch.tensor(rest, device=batch.ids.device).expand(len(rows), -1)
-            nll, _ = self._token_values(batch, targets, torch.ones_like(targets, dtype=torch.bool))
+            nll, _ = self._token_values(batch, targets, [targets.shape[1]] * len(targets))
             columns.append(-nll.sum(1))
         return torch.stack(columns, dim=1)
 
@@ -161,9 +161,9 @@ class Work:
         """Sums over the tokens of the gold response (end token included), and over its answer alone."""
         batch = self._batch([self.prompts[i] + self.gold[i] for i in rows])
         width = max(len(self.gold[i]) for i in rows)
-        lengths = torch.tensor([len(self.gold[i]) for i in rows]).to(batch.ids.device)
-        real = torch.arange(width, device=batch.ids.device) >= (width - lengths)[:, None]
-        nll, entropy = self._token_values(batch, batch.ids[:, -width:], real)
+        lengths = [len(self.gold[i]) for i in rows]
+        real = torch.arange(width) >= (width - torch.tensor(lengths))[:, None]
+        nll, entropy = self._token_values(batch, batch.ids[:, -width:], lengths)
         answer = np.zeros((len(rows), width), dtype=bool)
         if self.wanted & GOLD_ANSWER:
             for row, i in enumerate(rows):
@@ -171,14 +171,15 @@ class Work:
         return _sums("gold", "gold_answer", nll, entropy, real, answer)
 
     def _token_values(
-        self, batch: Batch, targets: torch.Tensor, real: torch.Tensor
+        self, batch: Batch, targets: torch.Tensor, lengths: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """−log p of each real target token and the entropy before it, (rows, targets), in nats; 0 elsewhere.
 
-        The targets are the last tokens of the batch. The full distribution exists for a chunk of positions
+        The targets are the last tokens of the batch, of which the last `lengths` of each row are real. The full distribution exists for a chunk of positions
         at a time, and for those of real targets alone.
         """
-        width = targets.shape[1]
+        width, device = targets.shape[1], targets.device
+        real = ends(lengths, width, device)
         if self.bare_head:
             with self._head_input(skip=True) as states:
                 self._logits(batch, width + 1)
@@ -186,7 +187,7 @@ class Work:
             values = token_values(entering, targets[real], adapters.inner(self.model).get_output_embeddings())
         else:
             values = token_values(self._logits(batch, keep=width + 1)[:, :-1][real], targets[real])
-        nll, entropy = (torch.zeros(real.shape, dtype=torch.float32, device=real.device) for _ in range(2))
+        nll, entropy = (torch.zeros(targets.shape, dtype=torch.float32, device=device) for _ in range(2))
         nll[real], entropy[real] = values[1:]
         return nll, entropy
 
@@ -300,8 +301,7 @@ def _sums(
 def last_logits(model: Model, batch: Batch, keep: int) -> torch.Tensor:
     """Logits of the last `keep` positions, (rows, keep, vocabulary); no others are computed where the
     architecture can leave them out."""
-    accepted = inspect.signature(adapters.inner(model).forward).parameters
-    options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
+    options = {"logits_to_keep": keep} if "logits_to_keep" in adapters.accepted(model) else {}
     out = model(**batch.inputs(adapters.exact_lengths(model)), **options)
     return out.logits[:, -keep:]
 

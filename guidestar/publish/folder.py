@@ -152,7 +152,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
         head=bench.base.labels, reads=heads.reads(bench.base.model), views=_views(bench.base), closing=tuple(facts["model"].get("closing", ())),
-        several=bench.base.several, questions=questions,
+        several=bench.base.several, questions=questions, quantize=bench.base.quantize,
     )  # fmt: skip
 
 

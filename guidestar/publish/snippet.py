@@ -26,7 +26,7 @@ class Usage:
     questions: label -> what is asked behind the prompt, where they are asked about alone; `answers` are then no and yes. reads:
     what that head reads, "mean", "features" or nothing special; views: for features, the arguments of `read_views` behind the
     model. eos, pad: token ids. closing: tokens that the tokenizer puts behind a prompt and that are taken off. max_new_tokens:
-    limit of a generated answer.
+    limit of a generated answer. quantize: what the base is packed in, "nf4" or "int8".
     """
 
     base: str
@@ -49,6 +49,7 @@ class Usage:
     views: tuple[str, bool, tuple[int, int]] | None = None
     several: bool = False
     questions: dict[str, str] = field(default_factory=dict)
+    quantize: str | None = None
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:

@@ -95,7 +95,8 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from guidestar.errors import ModelError
-    from guidestar.model import load
+    from guidestar.model import device as devices
+    from guidestar.model import load, quantized
     from guidestar.model.sources import reading, resolve
 
     options = reading(config.model)
@@ -112,12 +113,14 @@ def skeleton(config: RunConfig) -> tuple[Any, Shape]:
     heads = int(getattr(text, "num_attention_heads", 1))
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     keys = int(getattr(text, "num_key_value_heads", None) or heads)
-    size = load._dtype(config.model.dtype, load._device(config.model.device)).itemsize
+    size = devices.precision_of(config.model.dtype, devices.named(config.model.device)).itemsize
+    bits = quantized.bits_of(config.model, settings)
+    packed = quantized.packable(model) if bits else []
     shape = Shape(
         parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
         queries=heads * width, keys=keys * width, vocabulary=settings.num_labels if headed else int(text.vocab_size), bytes=size,
-        words=int(text.vocab_size),
+        words=int(text.vocab_size), packed=sum(packed), bits=bits, largest=max(packed, default=0),
     )  # fmt: skip
     return model, shape
 
@@ -130,10 +133,12 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     import torch
 
     from guidestar.model import adapters, full, heads
+    from guidestar.model import device as devices
 
+    cuda = devices.named(config.model.device).type == "cuda"
     made = adapters.make_config(config.peft)
     if full.asked_for(config.peft):
-        return Adapter(shape.parameters, [], shape.layers, dropout=False, full=True)
+        return Adapter(shape.parameters, [], shape.layers, mask=0, full=True)
     from peft import TaskType, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -151,8 +156,12 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
         numbers=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
         inputs=[(int(getattr(m, "in_features", shape.hidden)), rank) for _, m in layers],
         depth=shape.layers - min(at, default=0),
-        dropout=bool(next((v for k, v in vars(made).items() if k.endswith("dropout") and v), 0)),
-        folded=sum(m.get_base_layer().weight.numel() for _, m in layers if hasattr(m.get_base_layer(), "weight")),
+        mask=(1 if cuda else 4) if any(v for k, v in vars(made).items() if k.endswith("dropout")) else 0,
+        folded=0
+        if cuda or shape.bits
+        else sum(
+            m.get_base_layer().weight.numel() for _, m in layers if hasattr(m.get_base_layer(), "weight")
+        ),  # a GPU's copy is in main memory; packed weights are not folded into
     )
 
 
@@ -195,18 +204,24 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
 def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Task) -> dict[str, Peak]:
     """Peak bytes while training, while scoring, and with `tapt` while reading the pool: a range, and the parts at its lower
     end."""
+    from guidestar.model import device as devices
     from guidestar.model import load, pretrain
 
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
-    low, high = (memory.training(shape, adapter, micro, n, lengths.response) for n in whole)
+    again = bool(config.train.checkpointing)
+    low, high = (memory.training(shape, adapter, micro, n, lengths.response, again) for n in whole)
     needs = [strategies.needs(strategies.resolve(item), task.family) for item in config.strategies]
     written_out = any(name.startswith(("response_", "answer_")) for pair in needs for part in pair for name in part)
     new = 0 if scored_labels(task) and not written_out else task.max_new_tokens
-    read, written = load.batch_sizes(config.model, load._device(config.model.device))
+    device = devices.named(config.model.device)
+    read, written = load.batch_sizes(config.model, device)
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
-    score = memory.scoring(shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new)
+    other = config.model.score_dtype and devices.precision_of(config.model.score_dtype, device).itemsize
+    score = memory.scoring(
+        shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new, other or None
+    )
     needed = {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
     if config.tapt is not None:
         share = config.tapt.mask if shape.words != shape.vocabulary else 1.0
@@ -220,9 +235,9 @@ def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, t
 def _range(config: RunConfig, low: dict[str, float], high: dict[str, float]) -> Range:
     import torch
 
-    from guidestar.model import load
+    from guidestar.model import device as devices
 
-    kind = load._device(config.model.device).type
+    kind = devices.named(config.model.device).type
     slack = SLACK["cuda" if kind == "cuda" else "cpu"]
     runtime = (CUDA_CONTEXT, CUDA_CONTEXT) if kind == "cuda" and torch.cuda.is_available() else RUNTIME
     return memory.peak(low, runtime[0], slack, STEADY)[0], memory.peak(high, runtime[1], slack, STEADY)[1]
@@ -324,10 +339,20 @@ def _at_most(section: str, key: str, most: int) -> Change:
 
 
 def _bfloat16(config: RunConfig) -> RunConfig | None:
+    from guidestar.model import device as devices
+
+    half = devices.precision_of(config.model.dtype, devices.named(config.model.device)).itemsize == 2
+    return None if half else _set(config, "model", dtype="bfloat16")
+
+
+def _four_bits(config: RunConfig) -> RunConfig | None:
+    """QLoRA; not for encoders, and packed weights have one precision."""
     from guidestar.model import load
 
-    half = load._dtype(config.model.dtype, load._device(config.model.device)).itemsize == 2
-    return None if half else _set(config, "model", dtype="bfloat16")
+    full = str(config.peft.get("peft_type", "")).upper() == "FULL"
+    if full or config.model.score_dtype or load.is_encoder(pretrained(config, "AutoConfig")):
+        return None
+    return _set(config, "model", quantize="nf4")
 
 
 def _fewer_rounds(config: RunConfig) -> RunConfig | None:
@@ -338,8 +363,10 @@ def _fewer_rounds(config: RunConfig) -> RunConfig | None:
 # Cheapest first: what changes no result, then what changes it little, then the rest.
 _IN_MEMORY: list[Change] = [
     _at_most("train", "micro_batch_size", 1),
+    ("train.checkpointing: true", lambda config: _set(config, "train", checkpointing=True)),
     _at_most("model", "batch_tokens", 256),
     ("model.dtype: bfloat16", _bfloat16),
+    ("model.quantize: nf4", _four_bits),
     ("peft: {peft_type: LORA} in place of FULL", _lora),
 ]
 _ON_DISK: list[Change] = [

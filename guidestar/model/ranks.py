@@ -1,0 +1,151 @@
+"""Several processes for one training: each computes the gradients of its share of every batch, and they are summed.
+
+A launcher starts the same command several times (`torchrun --nproc-per-node 2 -m guidestar run …`). Rank 0 makes the run:
+it alone reads the data, opens the store and writes. The others load the base model and do what they are told, as JSON over
+the process group. A batch's gradient is the sum over its examples, so any number of processes makes the same step, up to
+rounding and to the dropout masks, which each draws for its own share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+
+from guidestar.config import ModelConfig, TrainConfig
+from guidestar.errors import ModelError
+
+PATIENCE = timedelta(days=30)  # that others wait for an order: rank 0 scores and evaluates meanwhile
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a training. rank: of this one; count: of all."""
+
+    rank: int = 0
+    count: int = 1
+
+    def share(self, rows: Sequence[T]) -> Sequence[T]:
+        """This process's part of a batch; with more processes than rows some have none."""
+        return rows[self.rank :: self.count]
+
+    def seed(self, seed: int) -> int:
+        """For the dropout masks of this process; of rank 0 and of one alone `seed` itself."""
+        return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0]) if self.rank else seed
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Make each gradient the sum over all processes; where one has none, its share of the batch was empty."""
+        if self.count == 1:
+            return
+        own = list(parameters)
+        for p in own:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for some in _alike([p.grad for p in own if p.grad is not None]):
+            whole = torch.cat([grad.reshape(-1) for grad in some])
+            distributed.all_reduce(whole)
+            for grad, part in zip(some, whole.split([grad.numel() for grad in some]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    @torch.no_grad()
+    def agree(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give all processes what rank 0 has in these tensors."""
+        if self.count > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
+    def total(self, value: torch.Tensor) -> float:
+        """The sum of a number over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return float(value)
+
+    def asked(self, question: Callable[[], float]) -> float:
+        """What rank 0 answers, in all processes: it alone has the data to be asked about."""
+        if self.count == 1:
+            return float(question())
+        answer = torch.tensor(float(question()) if self.rank == 0 else 0.0, dtype=torch.float64)
+        distributed.broadcast(answer, src=0)
+        return float(answer)
+
+    def tell(self, order: Mapping[str, Any]) -> None:
+        """Rank 0 gives the others an order, JSON-able; alone it is nobody's."""
+        if self.count > 1:
+            text = torch.tensor(list(json.dumps(order).encode()), dtype=torch.uint8)
+            distributed.broadcast(torch.tensor([len(text)]), src=0)
+            distributed.broadcast(text, src=0)
+
+    def listen(self) -> dict[str, Any]:
+        """The next order of rank 0."""
+        length = torch.zeros(1, dtype=torch.int64)
+        distributed.broadcast(length, src=0)
+        text = torch.zeros(int(length), dtype=torch.uint8)
+        distributed.broadcast(text, src=0)
+        return dict(json.loads(bytes(text.tolist())))
+
+
+def _alike(tensors: Sequence[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
+    """The tensors by their precision and device, in order."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return kinds.values()
+
+
+def here() -> Ranks:
+    """The processes that a launcher started for this training; one alone without a launcher."""
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    return _joined(int(os.environ["RANK"]), count) if count > 1 else Ranks()
+
+
+@cache
+def _joined(rank: int, count: int) -> Ranks:
+    """Join the process group: gloo between CPUs, which orders go by, and NCCL between GPUs."""
+    if not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    return Ranks(rank, count)
+
+
+def leave() -> None:
+    """Leave the process group; rank 0 sends the others home."""
+    if distributed.is_initialized():
+        if (ranks := here()).rank == 0:
+            ranks.tell({"do": "end"})
+        distributed.destroy_process_group()
+        _joined.cache_clear()
+
+
+def serve() -> None:
+    """Do what rank 0 says until it is over. Raises ModelError if the base model of this process is another one."""
+    from guidestar.model import load, train
+
+    ranks, base = here(), None
+    while (order := ranks.listen())["do"] != "end":
+        if order["do"] == "load":
+            base = load.load(ModelConfig(**order["model"]), labels=order["labels"], several=order["several"])
+            continue
+        assert base is not None, "rank 0 has the model loaded before it trains"
+        if base.fingerprint != order["fingerprint"]:
+            raise ModelError(
+                f"rank {ranks.rank}: the base model {base.name} is another one than that of rank 0 (fingerprints "
+                f"{base.fingerprint[:12]}… and {order['fingerprint'][:12]}…); every machine must have the same files"
+            )
+        train.follow(base, TrainConfig(**order["config"]), order)
+    leave()
+
+
+def place(path: Path | None) -> str | None:
+    """A folder as rank 0 names it in an order."""
+    return None if path is None else str(Path(path).absolute())

@@ -1,0 +1,105 @@
+"""Two processes that share a training on the CPU, over gloo: the same training as one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from guidestar import config as configs
+from guidestar.bench import rank_of
+from guidestar.errors import ConfigError
+from guidestar.model.ranks import Ranks
+from guidestar.store import Store
+
+SETTINGS = {"epochs": 2, "batch_size": 5, "learning_rate": 5e-3, "b_decay": 20.0, "patience": 1}
+
+
+def launched(count: int, *command: str) -> None:
+    here = Path(__file__).parent
+    paths = [str(here.parent), str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--rdzv-backend", "c10d"]
+    done = subprocess.run(
+        [*launcher, "--rdzv-endpoint", "localhost:0", *command], capture_output=True, text=True, timeout=500, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_losses_and_gradients_are_those_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
+    """A batch of five and a last one of fewer: shares differ, and B decays (with b_decay 0 it ends elsewhere)."""
+    script = str(Path(__file__).with_name("two_ranks.py"))
+    free = json.dumps({**SETTINGS, "b_decay": 0.0})
+    launched(1, script, str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "one")
+    launched(2, script, str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "two", free, "free")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two", "free")]
+    assert results[0][2] == results[1][2]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+    for file in ("gradients.safetensors", "adapter_model.safetensors"):
+        first, second = (load_file(tmp_path / name / file) for name in ("one", "two"))
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-8)
+    ends = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("two", "free")]
+    sizes = [sum(float(v.norm()) for n, v in end.items() if "lora_B" in n) for end in ends]
+    assert sizes[0] < 0.99 * sizes[1], "the decay acts"
+
+
+def test_a_run_by_two_processes_is_that_of_one(make_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Rank 0 owns the store, trains with the other and publishes one adapter."""
+    from guidestar import loop
+    from guidestar.publish import publish
+
+    def config(name: str) -> dict[str, Any]:
+        return make_config(
+            out=str(tmp_path / name), strategies=["random"], engine={"train": {"use": "ddp"}}, train={"epochs": 1},
+            query={"warm_start": 6, "batch": 5, "budget": 11},
+            peft={"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"},
+        )  # fmt: skip
+
+    loop.run(config("one"))
+    (file := tmp_path / "two.yaml").write_text(yaml.safe_dump(config("two")))
+    launched(2, "-m", "guidestar", "run", str(file))
+    measured, weights = [], []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "random-seed0"
+        with Store.open(folder) as store:
+            measured.append([(m.round, m.labels) for m in store.metrics()])
+        weights.append(load_file(Path(publish(folder)["folder"]) / "adapter_model.safetensors"))
+    assert measured[0] == measured[1] == [(0, 6), (1, 11)]
+    apart = sum(float((weights[1][n] - v).norm()) for n, v in weights[0].items())
+    assert apart < 0.01 * sum(float(v.norm()) for v in weights[0].values()), "rounding, of which Adam makes much"
+
+
+def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"engine": {"train": {"use": "fsdp2"}}}
+    with pytest.raises(ConfigError, match=r"engine.train.use is fsdp2, which is not there yet; allowed: here, ddp"):
+        configs.parse(given)
+    given = {"engine": {"train": {"use": "ddp"}}}
+    with pytest.raises(ConfigError, match=r"model.device_map is set together with"):
+        configs.parse({**given, "model": {"device_map": "auto"}})
+    demo = {"data": {"preset": "demo"}}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* set engine.train.use: ddp"):
+        rank_of(configs.parse(demo))
+    assert rank_of(configs.parse({**demo, **given})) == 1
+    assert "engine" not in configs.parse(demo).plain(), "an older configuration's fingerprint stays"
+
+
+def test_shares_are_the_whole_batch_and_masks_differ() -> None:
+    rows = list(range(7))
+    parts = [Ranks(i, 3).share(rows) for i in range(3)]
+    assert sorted(row for part in parts for row in part) == rows
+    assert Ranks(0, 3).seed(5) == Ranks().seed(5) == 5
+    assert len({Ranks(i, 3).seed(seed) for i in range(3) for seed in (5, 6)}) == 6
