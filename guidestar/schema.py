@@ -334,13 +334,18 @@ class RunConfig(Section):
             )
         measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(self.train, key)]
         if self.train.checkpointing and "train.activation_density" in measured:
-            problems.append(("train.checkpointing", "is set together with train.activation_density, which must see each layer once"))
+            problems.append(
+                ("train.checkpointing", "is set together with train.activation_density, which must see each layer once")
+            )
         measured += [f"peft.{key}" for key in ("layers", "rank", "renew") if self.peft.get(key) in ("fisher", "search")]
         if str(self.peft.get("peft_type", "")).upper() == "SPEFT":
             measured.append("peft_type SPEFT")
         if trainer == "ddp" and measured:
             problems.append(
-                ("engine.train.use", f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out")
+                (
+                    "engine.train.use",
+                    f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out",
+                )
             )
         if trainer == "ddp" and self.model.device_map:
             problems.append(

@@ -41,7 +41,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def sized(folder: Path, **model: Any) -> tuple[configs.RunConfig, memory.Shape, memory.Adapter]:
     train = {"micro_batch_size": 4} | model.pop("train", {})
     given = {"name": str(folder), "dtype": "bfloat16", **model}
-    config = configs.parse({"data": {"preset": "demo"}, "model": given, "peft": LORA, "train": {"batch_size": 8, **train}})
+    config = configs.parse(
+        {"data": {"preset": "demo"}, "model": given, "peft": LORA, "train": {"batch_size": 8, **train}}
+    )
     return config, *fit.sizes_of(config)
 
 

@@ -24,6 +24,7 @@ from guidestar.report.answer import band
 from guidestar.report.charts import Line, svg
 from guidestar.report.charts import curve as drawn
 from guidestar.report.style import COLOURS, GRID, MUTED
+from guidestar.sections import EngineConfig
 from guidestar.store.files import write_bytes
 from guidestar.study.results import read_results
 from guidestar.words import hundredths, spread
@@ -157,6 +158,8 @@ def configuration() -> str:
     sections: list[tuple[str, Any]] = [("Top level", config.RunConfig)]
     for key, info in config.RunConfig.model_fields.items():
         sections += [(f"`{key}`", section) for section in config.models_in(info.annotation)]
+    for key, info in EngineConfig.model_fields.items():
+        sections += [(f"`engine.{key}`", section) for section in config.models_in(info.annotation)]
     sections.append(("`strategies[].mix`", config.MixConfig))
     for title, section in sections:
         parts += [
@@ -169,7 +172,8 @@ def configuration() -> str:
             "|---|---|---|---|",
         ]
         for key, info in section.model_fields.items():
-            if section is config.RunConfig and key != "strategies" and any(config.models_in(info.annotation)):
+            within = section in (config.RunConfig, EngineConfig) and key != "strategies"
+            if within and any(config.models_in(info.annotation)):
                 continue  # a section of its own, below
             default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
             parts.append(f"| `{key}` | {_values(info.annotation)} | {default} | {info.description or ''} |")
