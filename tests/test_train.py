@@ -259,7 +259,7 @@ def test_bit_dropout_has_a_gradient_only_where_it_kept() -> None:
     ("options", "message"),
     [
         ({"peft_type": "LORRA"}, "peft.peft_type is 'LORRA'; did you mean 'LORA'"),
-        ({"peft_type": "LORA", "rank": 3}, "peft: unknown key 'rank' for LORA"),
+        ({"peft_type": "LORA", "rank": 3}, "peft.rank is 3; allowed: search; a number is called r"),
         ({"peft_type": "LORA", "lora_alfa": 3}, "did you mean 'lora_alpha'"),
         ({"peft_type": "LORA", "bias": "all"}, "peft.bias is 'all'; allowed: none"),
         ({"peft_type": "LORA", "modules_to_save": ["lm_head"]}, "peft.modules_to_save is .*; allowed: no value"),

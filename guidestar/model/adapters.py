@@ -232,7 +232,8 @@ def inner(model: Model) -> Any:
 
 def accepted(model: Model) -> frozenset[str]:
     """Names of the arguments that a forward pass of the transformers model inside takes."""
-    return _accepted(type(inner(model)))
+    kind: Any = type(inner(model))
+    return _accepted(kind)
 
 
 @cache
