@@ -118,6 +118,8 @@ def read_yaml(text: str, name: str) -> tuple[Any, Lines]:
                 problems.append(
                     f"{name} line {line}: found the alias *{event.anchor}; aliases are not allowed, write the value out"
                 )
+            elif isinstance(event, yaml.ScalarEvent) and re.search("[\0\ud800-\udfff]", event.value):
+                problems.append(f"{name} line {line}: holds NUL or half of a character, which nothing here can be")
             elif isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
                 problems.append(f"{name} line {line}: found the tag {getattr(event, 'tag', '')}; tags are not allowed")
         if problems:

@@ -241,7 +241,7 @@ def predict(
         own=True,
     )
     if out is not None:
-        write_predictions(rows, Path(out))
+        write_predictions(rows, Path(out), source)
         return Path(out)
     if not frame:
         return rows
@@ -252,10 +252,10 @@ def predict(
     return result
 
 
-def write_predictions(rows: Iterator[dict[str, Any]], out: Path) -> int:
+def write_predictions(rows: Iterator[dict[str, Any]], out: Path, source: object) -> int:
     """Write what `predict_file` gives with `own`; returns how many rows."""
     first = next(rows)  # all rows have the same keys in the end: those of the file, and ours
-    return write_rows(list(first), chain([first], rows), out, PREDICTED)
+    return write_rows(list(first), chain([first], rows), out, PREDICTED, source)
 
 
 def _task(config: RunConfig) -> Task:

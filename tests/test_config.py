@@ -164,6 +164,8 @@ def test_plain_data_is_checked_like_a_file() -> None:
             "out: !!python/object/apply:os.system [ls]\n",
             "my.yaml line 1: found the tag tag:yaml.org,2002:python/object",
         ),
+        ('out: "\\ud83d"\n', "my.yaml line 1: holds NUL or half of a character, which nothing here can be"),
+        ('task: {labels: ["a\\0"]}\n', "my.yaml line 1: holds NUL or half of a character"),
         ("out: !!str 5\n", "my.yaml line 1: found the tag tag:yaml.org,2002:str; tags are not allowed"),
         (b"out: ok\nseeds: \xff\xfe\n", "my.yaml: not UTF-8 text at byte 15"),
         ("- a\n- b\n", "my.yaml line 1: found list, expected `key: value` lines"),

@@ -112,7 +112,7 @@ MOVES = st.tuples(
 def test_the_lists_that_the_next_one_is_found_in_are_those_of_all_items(
     moves: list[tuple[str, int, str]], overlap: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Beside the literal lists: every item looked at."""
+    """Beside the literal lists, every item looked at; and those of a board that is opened afterwards."""
     run = make_run(tmp_path_factory.mktemp("run"), [f"text {i}" for i in range(6)])
     with Store.open(run) as store:
         board = Board(store, PeopleConfig(overlap=overlap), time.time)
@@ -130,3 +130,6 @@ def test_the_lists_that_the_next_one_is_found_in_are_those_of_all_items(
             for name in ("ann", "ben"):
                 mine = [item for item in still if name in item.claims and name not in item.answered]
                 assert list(board._at(board._shown.get(name, []))) == mine
+        lists = board._waiting, board._second, {who: places for who, places in board._shown.items() if places}
+        board._list()
+        assert (board._waiting, board._second, board._shown) == lists

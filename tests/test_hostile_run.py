@@ -32,12 +32,14 @@ class Model(LlamaForCausalLM):
 class Tokenizer(PreTrainedTokenizerFast):
     pass
 """
-COMMANDS: dict[str, list[str]] = {
-    "run": ["CONFIG"], "status": ["OUT"], "report": ["OUT"], "publish": ["RUN", "--out", "HUB"], "predict": ["RUN", "FILE"],
-    "score": ["RUN", "FILE"], "label": ["RUN", "--terminal"], "agreement": ["RUN"], "export": ["RUN"],
-    "import": ["RUN", "FILE"], "plan": ["CONFIG"], "compare": ["OUT"], "costs": ["OUT"], "probe": ["RUN", "confidence"],
-    "doctor": ["OUT"], "labels": ["RUN", "--add", "another"],
-}  # fmt: skip
+COMMANDS = [
+    line.split() for line in (
+        "run CONFIG", "status OUT", "report OUT", "publish RUN --out HUB", "predict RUN FILE", "predict RUN FILE --out ROWS",
+        "score RUN FILE", "label RUN --terminal", "label FILE --terminal MODEL", "agreement RUN", "export RUN",
+        "export RUN --rows FILE --out ROWS", "import RUN FILE", "plan CONFIG", "compare OUT", "costs OUT", "probe RUN confidence",
+        "doctor OUT", "labels RUN", "labels RUN --add another",
+    )
+]  # fmt: skip
 NO_RUN = {"init", "demo", "paper", "study", "strategies", "measures", "models", "presets"}  # what they open is no run
 
 
@@ -67,6 +69,8 @@ def hostile(
         "RUN": run,
         "FILE": file,
         "HUB": tmp_path / "hub",
+        "ROWS": tmp_path / "rows.csv",
+        "MODEL": f"model.name={folder}",
     }
 
     def command(arguments: list[str], **model: Any) -> bool:
@@ -83,16 +87,16 @@ def hostile(
 
 def test_every_command_that_opens_a_run_is_tried() -> None:
     names = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-    assert set(names) == COMMANDS.keys() | NO_RUN
+    assert set(names) == {line[0] for line in COMMANDS} | NO_RUN
 
 
 def test_no_command_runs_the_code_of_a_model_that_lies_beside_a_run(
     hostile: Callable[..., bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command, arguments in COMMANDS.items():
-        for words in ([command, *arguments], ["--remote-code", command, *arguments]):
+    for command in COMMANDS:
+        for words in (command, ["--remote-code", *command]):
             assert not hostile(words, remote_code=True, revision=REVISION), words
-        assert not hostile([command, *arguments]), command
+        assert not hostile(command), command
     assert "is a folder, whose code no revision pins" in capsys.readouterr().err
 
 
@@ -101,10 +105,10 @@ def test_code_from_the_hub_runs_when_it_is_asked_for_on_the_command_line(
 ) -> None:
     monkeypatch.setattr("guidestar.model.sources._from_hub", lambda *a, **o: hostile.folder)
     pinned = {"name": "owner/model", "remote_code": True, "revision": REVISION}
-    for command, arguments in COMMANDS.items():
-        assert not hostile([command, *arguments], **pinned), command
+    for command in COMMANDS:
+        assert not hostile(command, **pinned), command
     assert "guidestar --remote-code COMMAND" in capsys.readouterr().err
-    assert hostile(["--remote-code", "plan", *COMMANDS["plan"]], **pinned), "else the lines above prove nothing"
+    assert hostile(["--remote-code", "plan", "CONFIG"], **pinned), "else the lines above prove nothing"
 
 
 def test_only_one_place_decides_about_remote_code() -> None:

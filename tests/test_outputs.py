@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from page_help import QUESTIONS, make_run
 from test_exchange_clock import write
 
@@ -15,8 +18,11 @@ from guidestar.cli import main
 from guidestar.errors import ConfigError
 from guidestar.exchange import FORMATS, export_run
 from guidestar.exchange.containers import CONTAINERS
+from guidestar.exchange.outward import _is_export
+from guidestar.exchange.own_rows import LABELLED, PREDICTED, _is_ours, write_rows
 from guidestar.publish.folder import FILES, MARK, _is_published
 from guidestar.records import Label
+from guidestar.report.page import _is_report
 from guidestar.store import Store, files
 
 
@@ -37,6 +43,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "thesis.txt").write_text("years of work")
     (tmp_path / "link.csv").symlink_to(tmp_path / "pool.csv")
+    (tmp_path / "other-name.csv").hardlink_to(tmp_path / "pool.csv")
+    (tmp_path / "by-link").symlink_to(run)
     (run / "adapters" / "round-000").mkdir(parents=True)
     (run / "adapters" / "round-000" / "adapter_config.json").write_text("{}")
     return tmp_path
@@ -46,6 +54,8 @@ MINE = [
     "questions/star-seed0/run.sqlite", "questions/star-seed0/run.sqlite-wal", "questions/star-seed0/annotations.count",
     "questions/star-seed0/run.lock", "questions/star-seed0/arrays", "questions/star-seed0/adapters",
     "questions/config.yaml", "pool.csv", "notes.jsonl", "study", "study/thesis.txt", "link.csv", "questions/star-seed0",
+    "questions/star-seed0/adapters/round-000/adapter_config.json", "questions/star-seed0/arrays/round-009-new.jsonl",
+    "by-link/run.sqlite", "by-link/adapters/new.csv", "study/../pool.csv", "other-name.csv",
 ]  # fmt: skip
 
 
@@ -60,10 +70,66 @@ def test_nothing_of_its_owners_is_written_over(place: Path, target: str, capsys:
     if target != "questions/config.yaml":  # a configuration is what init writes, and --force says so
         assert main(["init", str(place / "pool.csv"), "--out", out, "--force", "--quiet"]) == 2
     assert main(["report", str(run), "--out", out, "--quiet"]) in (1, 2)
+    for names in (LABELLED, PREDICTED):
+        with pytest.raises(ConfigError):
+            write_rows(["text"], [{"text": "a"}], Path(out), names)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert whole(place) == before
     assert not (place / target).is_symlink() or (place / target).resolve() == place / "pool.csv"
+
+
+def test_a_table_is_not_written_over_the_file_that_it_is_made_of(place: Path) -> None:
+    """Not even where that is an earlier table of ours, by whatever name it is called."""
+    out = place / "answers.csv"
+    for _ in range(2):
+        write_rows(
+            ["text", *PREDICTED], [dict.fromkeys(["text", *PREDICTED], "a")], out, PREDICTED, str(place / "pool.csv")
+        )
+    (place / "same.csv").hardlink_to(out)
+    for name in ("answers.csv", "same.csv", "study/../answers.csv"):
+        with pytest.raises(ConfigError, match="is the file that is read"):
+            write_rows(["text"], [], place / name, PREDICTED, str(out))
+    (place / ".answers.csv.part").symlink_to(place / "pool.csv")  # a name that could be guessed is not written through
+    before = files.sha256(place / "pool.csv")
+    write_rows(["text", *PREDICTED], [], out, PREDICTED)
+    assert files.sha256(place / "pool.csv") == before
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+CONTENT = (
+    st.binary(min_size=5, max_size=80)
+    | st.text(min_size=5, max_size=80).map(lambda text: text.encode(errors="replace"))
+    | JSON.map(lambda value: json.dumps([value, "of mine"]).encode())
+    | st.lists(st.dictionaries(st.text(max_size=8), JSON, min_size=1, max_size=4), min_size=1, max_size=3).map(
+        lambda rows: "\n".join(map(json.dumps, rows)).encode()
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    content=CONTENT.filter(lambda content: content.strip(b"[] \r\n")),
+    suffix=st.sampled_from([".csv", ".jsonl", ".json", ".parquet", ".html", ".yaml", ""]),
+)
+def test_whatever_lies_there_is_never_taken_for_an_output(content: bytes, suffix: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"mine{suffix}")
+        path.write_bytes(content)
+        for earlier in (
+            _is_export,
+            _is_report,
+            _is_published,
+            lambda p: _is_ours(p, LABELLED),
+            lambda p: _is_ours(p, PREDICTED),
+        ):
+            with pytest.raises(ConfigError, match="exists and is not an output"):
+                files.check_output(path, earlier, "an output")
+        assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("format", [name for name in FORMATS if FORMATS[name].container != "datasets"])

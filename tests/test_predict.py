@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from guidestar.config import TaskConfig, TrainConfig
 from guidestar.errors import ConfigError, DataError, ModelError, NoVariance
@@ -105,6 +107,32 @@ def test_each_row_has_its_own_joint_with_the_label_words(base: Any, adapter: Pat
     assert len({np.argmax(row) for row in slow}) > 1 or np.ptp(slow, axis=0).max() > 0.1, (
         "rows that say the same test little"
     )
+
+
+ROWS = st.lists(
+    st.tuples(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12), st.sampled_from(["", " ", "\n", "\u00a0", "."])),
+    min_size=2, max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=ROWS,
+    scoring=st.sampled_from(["first_token", "sequence"]),
+    tokens=st.sampled_from([1, 60, 4096]),
+    draw=st.randoms(),
+)
+def test_what_is_said_of_a_row_depends_on_no_other_row(
+    texts: list[tuple[str, str]], scoring: str, tokens: int, draw: Any, base: Any
+) -> None:
+    """Whatever stands beside it, in whatever order, in a batch of whatever size."""
+    task = choice(scoring)
+    rows = [Example(f"{i:016x}", {"text": t}, f"Message: {t}{end}", "") for i, (t, end) in enumerate(texts)]
+    shuffled = draw.sample(rows, len(rows))
+    wanted = {"label_log_probs"}
+    alone = {e.id: predict(base, base.model, [e], wanted, task).arrays["label_log_probs"][0, 0] for e in rows}
+    beside = predict(with_batch(base, tokens), base.model, shuffled, wanted, task).arrays["label_log_probs"][0]
+    np.testing.assert_allclose(beside, [alone[e.id] for e in shuffled], rtol=1e-4, atol=1e-4)
 
 
 def test_format_words_of_the_response_come_before_the_label(base: Any) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loops import SMALL, MakeConfig, quick  # noqa: F401
 from page_help import ask, examples
 
+from guidestar import loop
 from guidestar.doctor import run_folder
-from guidestar.errors import ForeignDatabase, LostRecord, NewerDatabase, StoreError
-from guidestar.records import Label, Metrics
+from guidestar.errors import ForeignDatabase, GuidestarError, LostRecord, NewerDatabase, StoreError
+from guidestar.records import Label, Metrics, Note, Skip, Suggestion, Verdict
 from guidestar.store import Store
 from guidestar.store.database import COUNT
 
@@ -82,6 +84,74 @@ def test_a_copy_without_its_wal_is_whole_or_refused(moves: list[str], tmp_path_f
     store.close()
     with Store.open(_copy(folder, folder.with_name("closed"))) as found:
         assert len(found.annotations.history()) == said, "a closed store needs no WAL"
+
+
+@settings(max_examples=20, deadline=None)
+@given(before=st.integers(0, 4), after=st.integers(0, 4), settled=st.booleans(), tail=st.booleans())
+def test_a_wal_of_another_moment_is_refused_or_changes_nothing(
+    before: int, after: int, settled: bool, tail: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A sync tool that brings the two files at different times."""
+    folder = tmp_path_factory.mktemp("store") / "run"
+    store, wal = _begun(folder), folder / "run.sqlite-wal"
+    for i in range(before):
+        store.annotations.add(IDS[i], Label("a"))
+    old = wal.read_bytes() if wal.exists() else b""
+    if settled:
+        store.checkpoint()
+    for i in range(after):
+        store.annotations.add(IDS[4 + i], Label("b"))
+    store.close()
+    wal.write_bytes(old if tail else old[: len(old) * 2 // 3])
+    try:
+        with Store.open(folder) as found:
+            said = [(entry.id, entry.annotation.answer) for entry in found.annotations.history()]  # type: ignore[union-attr]
+            assert said == [(id, "a") for id in IDS[:before]] + [(id, "b") for id in IDS[4 : 4 + after]]
+            assert found.rounds() == 1
+    except StoreError:
+        assert old
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    damage=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=30)), min_size=1, max_size=4
+    ),
+    cut=st.booleans(),
+)
+def test_a_damaged_record_is_read_or_refused_in_a_sentence(
+    damage: list[tuple[float, bytes]], cut: bool, whole: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    content = bytearray(whole)
+    for place, put in damage:
+        at = int(place * len(content))
+        content[at : at + len(put)] = put
+        if cut:
+            del content[at + len(put) :]
+    (folder / "run.sqlite").write_bytes(content)
+    run_folder(folder)
+    try:
+        with Store.open(folder) as store:
+            store.dump()
+            store.facts, store.annotations.answers(), store.suggestions(), store.timings()
+    except GuidestarError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a run with something in every table that is read often."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with _begun(folder) as store:
+        for i, id in enumerate(IDS):
+            store.annotations.add(
+                id, [Label("a", "ann"), Skip("why", "ann"), Note("text", "ann"), Verdict("b", "ann")][i % 4]
+            )
+        store.add_suggestions(0, {IDS[0]: Suggestion("a", {"a": 0.5}, -1)})
+        store.add_timing(0, "train", 1.0, 4)
+        store.add_metrics(Metrics(0, 4, {"accuracy": 0.5}))
+    return (folder / "run.sqlite").read_bytes()
 
 
 def test_a_record_that_ends_before_its_files_is_not_gone_on_from(tmp_path: Path) -> None:
@@ -154,6 +224,43 @@ def test_a_run_that_cannot_be_written_can_be_read(tmp_path: Path, open_elsewhere
     assert done.stdout.splitlines()[0] == "1", done.stderr
     assert "read-only. Nothing recorded is lost" in done.stdout
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("run.sqlite*")} == before
+
+
+_LOOK = """
+import sys
+from guidestar.cli import main
+for words in sys.stdin.read().splitlines():
+    print("code", main(words.split()), words, flush=True)
+"""
+
+
+def test_every_command_that_only_looks_can_read_a_run_that_cannot_be_written(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(**SMALL, strategies=["random", "entropy"])
+    loop.run(config)
+    out, elsewhere = Path(config["out"]), tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o777)
+    elsewhere.chmod(0o777)
+    run = out / "random-seed0"
+    commands = [
+        f"status {out}", f"compare {out}", f"report {out} --out {elsewhere}/report.html", f"export {run} --out {elsewhere}/labels.jsonl",
+        f"costs {out}", f"doctor {run}", f"agreement {run}", f"labels {run}",
+    ]  # fmt: skip
+    for path in [*out.rglob("*"), out]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if drop and shutil.which("setpriv") is None:
+        pytest.skip("root may write anywhere, and setpriv is not installed")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = subprocess.run(
+        [*drop, sys.executable, "-c", _LOOK], input="\n".join(commands), capture_output=True, text=True
+    )
+    for path in [out, *out.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code ")]
+    assert [line.split()[1] for line in codes] == ["0"] * len(commands), (codes, done.stderr)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_the_doctor_tells_newer_foreign_and_damaged_databases_apart(tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def test_an_end_token_that_the_tokenizer_appends_is_no_part_of_a_prompt(tmp_path
     assert load.as_begun(base, load.describe(base)) is base
 
 
+@pytest.mark.parametrize(
+    ("form", "behind"), [("<s> $A <mask>", (4,)), ("<s> $A <mask> </s>", (4, 2)), ("<s> <mask> $A", ())]
+)
+def test_any_control_token_behind_a_prompt_is_taken_off(form: str, behind: tuple[int, ...], tmp_path: Path) -> None:
+    """Whatever it is called: Chinese GPT-2 comes with BERT's tokenizer, which appends [SEP]."""
+    base = loaded(saved(tmp_path, "Llama", form=form))
+    assert base.closing == behind
+    (row,) = batches.encode_prompts(base, [example("ab")])
+    assert row[-1] == base.tokenizer("b", add_special_tokens=False)["input_ids"][-1]
+
+
 def test_a_classification_head_keeps_its_end_token(tmp_path: Path) -> None:
     base = loaded(saved(tmp_path, "Bert", "MaskedLM", form="<s> $A </s>"))
     assert batches.encode_prompts(base, [example("ab")])[0][-1] == 2
@@ -286,12 +297,19 @@ def test_a_gguf_file_that_lies_is_a_sentence(
     assert not [left for left in (tmp_path / "cache" / "models").glob("*") if left.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("family", ["Bart", "Llama"])
+RECURRENT = {"lru_width": 16, "num_key_value_heads": 1, "num_hidden_layers": 3, "w_init_variance_scale": 1.0}
+PADDED = {  # family -> what it needs; those beside Llama must not be padded
+    "Bart": {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "init_std": 0.5},
+    "RecurrentGemma": RECURRENT, "Llama": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PADDED)
 def test_a_model_that_counts_the_padding_is_read_in_batches_of_one_length(family: str, tmp_path: Path) -> None:
-    """BART's decoder takes no positions: left to itself it counts them from the padding."""
-    small = {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "init_std": 0.5}
-    base = loaded(saved(tmp_path, family, **(small if family == "Bart" else {})))
-    assert adapters.exact_lengths(base.model) == (family == "Bart")
+    """BART's decoder takes no positions: left to itself it counts them from the padding. RecurrentGemma is told where its
+    tokens stand, and its recurrent layers read the padding all the same."""
+    base = loaded(saved(tmp_path, family, **PADDED[family]))
+    assert adapters.exact_lengths(base.model) == (family != "Llama")
     task = make_task(TaskConfig(kind="choice"), list(LABELS), "{answer}")
     texts = [replace(example(text), id=text) for text in ("ab:", "abcdefgh and a longer text:")]
     many, *single = (
@@ -300,5 +318,5 @@ def test_a_model_that_counts_the_padding_is_read_in_batches_of_one_length(family
     )
     np.testing.assert_allclose(many, np.concatenate(single), atol=1e-5)
     model = adapters.attach(base, {"r": 2, "target_modules": ["q_proj"]}, seed=0)
-    assert adapters.exact_lengths(model) == (family == "Bart")
+    assert adapters.exact_lengths(model) == (family != "Llama")
     adapters.detach(model)

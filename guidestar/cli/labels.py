@@ -165,8 +165,10 @@ def _export(options: Options) -> int:
     if options.rows is not None:
         if not options.out:
             raise ConfigError("--rows goes with --out FILE, a .csv, .jsonl or .parquet file")
-        columns, rows = labelled_rows(_begun(options.run), load(options.run), options.rows or None)
-        print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED)} rows")
+        config = load(options.run)
+        columns, rows = labelled_rows(_begun(options.run), config, options.rows or None)
+        source = options.rows or config.data.pool
+        print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED, source)} rows")
         return 0
     written = export_run(
         _begun(options.run), options.format, Path(options.out) if options.out else None,

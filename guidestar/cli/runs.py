@@ -222,7 +222,7 @@ def _predict(options: Options) -> int:
     if options.out:
         config, news = load(options.run), progress(options)
         rows = predict_file(run, config, options.file, round=options.round, progress=news, own=True)
-        news.say(f"{options.out}: {write_predictions(rows, Path(options.out))} rows")
+        news.say(f"{options.out}: {write_predictions(rows, Path(options.out), options.file)} rows")
         return 0
     for row in predict_file(run, load(options.run), options.file, round=options.round, progress=progress(options)):
         print(json.dumps(row, ensure_ascii=False))

@@ -92,9 +92,10 @@ def _is_export(path: Path) -> bool:
         record = next((value for _, value in containers.load(path)), None)
     except DataError:
         return False
-    keys = record.keys() if isinstance(record, dict) else set()
-    return any(marks <= keys for marks in (*tables.MARKS, _LOG)) or any(
-        KEY in place for place in (record, *(record or {}).values()) if isinstance(place, (dict, str))
+    if not isinstance(record, dict):
+        return False
+    return any(marks <= record.keys() for marks in (*tables.MARKS, _LOG)) or any(
+        KEY in place for place in (record, *record.values()) if isinstance(place, (dict, str))
     )
 
 

@@ -72,27 +72,24 @@ def labelled_rows(
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write_rows(columns: Sequence[str], rows: Rows, out: Path, names: Iterable[str]) -> int:
+def write_rows(columns: Sequence[str], rows: Rows, out: Path, names: Iterable[str], source: object = None) -> int:
     """Write rows one by one as .csv, .jsonl or .parquet, by the extension; returns how many.
 
     The file appears when it is complete. names: what this package puts beside a user's columns; a file without these that
-    lies at `out` is not written over. Raises ConfigError for another extension, and where something else lies there.
+    lies at `out` is not written over, nor the source of the rows, if that is a file. Raises ConfigError for another extension, and where something else lies there.
     """
     if out.suffix not in WRITERS:
         raise ConfigError(f"--out {out}: found the extension {out.suffix!r}; {allowed(WRITERS, out.suffix)}")
+    read = Path(source).expanduser() if isinstance(source, str) else None
+    if read is not None and read.exists() and out.exists() and out.samefile(read):
+        raise ConfigError(f"--out {out}: is the file that is read; choose another name")
     files.check_output(out, lambda path: _is_ours(path, names), "a table")
-    part, count = out.with_name(f".{out.name}.part"), 0
-    try:
-        with ExitStack() as stack, files.writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write = WRITERS[out.suffix](stack, part, columns)
-            for row in rows:
-                write(row)
-                count += 1
-            stack.close()
-            part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    count = 0
+    with files.replacing(out) as part, ExitStack() as stack:
+        write = WRITERS[out.suffix](stack, part, columns)
+        for row in rows:
+            write(row)
+            count += 1
     return count
 
 

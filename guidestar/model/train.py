@@ -282,6 +282,8 @@ def _fit(
                     for start in range(0, len(mine), micro):
                         with accelerator.autocast():
                             loss = _loss(base, model, mine[start : start + micro], listener)
+                        if not loss.requires_grad:  # reversible layers, such as Reformer's
+                            raise ModelError("no gradient reaches the adapter through this model; choose another model")
                         more = 0.0 if beside is None else beside.term(min(micro, len(mine) - start) / len(batch))
                         accelerator.backward(loss / count + more)
                         spent += loss.detach()

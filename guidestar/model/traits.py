@@ -102,31 +102,42 @@ def padding(tokenizer: Any, eos: Sequence[int], known: int) -> int:
 
 def unpadded(model: heads.Model, pad: int, known: int, right: bool) -> bool:
     """Whether a text beside a longer one must not be padded: tried with two rows, one of them padded, and the states below the
-    head or the vocabulary. Decoders such as BART's count the padding, RWKV and ConvBERT read it.
+    head or the vocabulary. Decoders such as BART's count the padding; RWKV, ConvBERT and RecurrentGemma read it. Attention that is
+    told where its tokens stand need not be tried.
 
     pad, known: the padding's id and the rows of the embeddings. right: where the padding is, as a classification head has it.
     """
-    if not right and "position_ids" in inspect.signature(model.forward).parameters:
-        return False  # it is told where its tokens stand
+    told = not right and "position_ids" in inspect.signature(model.forward).parameters
+    if told and not any(isinstance(module, nn.Conv1d) for module in model.modules()):  # recurrent layers begin with one
+        return False
+
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        more = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False} if told else {}
+        found: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, **more)[0].float()
+        return found
+
     weight = model.get_input_embeddings().weight
     ids = torch.tensor([[(7 * i + 3) % known for i in range(8)]], device=weight.device)
     own = slice(0, 5) if right else slice(3, 8)
     rows, mask = torch.cat([ids, torch.full_like(ids, pad)]), torch.ones(2, 8, dtype=torch.long, device=weight.device)
     rows[1, own], mask[1], mask[1, own] = ids[0, :5], 0, 1
     with torch.inference_mode():
-        alone = model.base_model(input_ids=ids[:, :5], attention_mask=mask[:1, :5])[0][0].float()
-        beside = model.base_model(input_ids=rows, attention_mask=mask)[0][1, own].float()
+        alone, beside = states(ids[:, :5], mask[:1, :5])[0], states(rows, mask)[1, own]
+    if len(alone) != 5:
+        raise ModelError("it shortens a text on its way (as Funnel does), so that no state belongs to one token")
     near = (1e-4 if weight.dtype == torch.float32 else 0.1) * alone.abs().max()
     return not bool((alone - beside).abs().max() <= near)  # nan is no agreement
 
 
 def closing(tokenizer: Any, eos: Collection[int]) -> tuple[int, ...]:
-    """The tokens that a tokenizer puts behind every text, from the first end token on; usually none."""
+    """The tokens that a tokenizer puts behind every text, from the first end token or other control token on, such as BERT's
+    [SEP]; usually none."""
+    ends = {*eos, *tokenizer.all_special_ids}
     bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     for start in range(len(whole) - len(bare), -1, -1):
         if whole[start : start + len(bare)] == bare:
             behind = whole[start + len(bare) :]
-            return tuple(next((behind[i:] for i, token in enumerate(behind) if token in eos), []))
+            return tuple(next((behind[i:] for i, token in enumerate(behind) if token in ends), []))
     return ()
 
 

@@ -39,8 +39,8 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
     cannot be written.
     """
     folder = path_of(folder, "the folder of a run or an experiment")
-    if out is not None:
-        files.check_output(out, _is_report, "a report")
+    path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
+    files.check_output(path, _is_report, "a report")
     known = read_all(folder)
     runs, facts, compared = known.runs, known.facts, known.compared
     curve, difference = pictures.learning_curve(runs, facts), pictures.difference(runs, compared)
@@ -74,7 +74,6 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
         data=_data(runs[0].facts),
         repeat=_repeat(runs, folder),
     )
-    path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
     files.write_bytes(path, page.encode())
     for chart in _there([curve, difference, *behaviour]) if figures else ():
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
@@ -84,7 +83,7 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
 
 
 def _is_report(path: Path) -> bool:
-    return path.is_file() and b"guidestar" in path.read_bytes()[:4000].lower()
+    return path.is_file() and b"Guidestar report</title>" in path.read_bytes()[:4000]
 
 
 def _there(found: Sequence[Chart | None]) -> list[Chart]:

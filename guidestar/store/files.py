@@ -69,6 +69,23 @@ def write_bytes(path: Path, data: bytes) -> str:
     return sha256_of_bytes(data)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file to; at the end it is flushed and takes the place of `path`, on an error nothing is left of it."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clean(path.parent)
+        temporary = _temporary(path)
+        try:
+            with temporary.open("xb") as held:
+                _claim(held.fileno(), temporary)
+                yield temporary
+                _flush(held.fileno())
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     """`write_bytes` of arrays in safetensors format. Equal input gives equal bytes in every process."""
     return write_bytes(path, arrays_as_bytes(arrays, metadata))
@@ -100,8 +117,9 @@ def check_output(path: Path, earlier: Callable[[Path], bool], what: str) -> None
     What may be replaced is an earlier output of the same command alone. earlier: whether the file or folder at a path is
     one. what: the name of such an output, for the message.
     """
-    if (path.parent / DATABASE).exists() and (path.name.startswith("run.") or path.name in _KEPT):
-        raise ConfigError(f"{path}: is the place of what the run itself keeps; choose another name")
+    for place in (path, *path.parents):
+        if (place.parent / DATABASE).exists() and (place.name.startswith("run.") or place.name in _KEPT):
+            raise ConfigError(f"{path}: is the place of what the run itself keeps; choose another name")
     if path.is_symlink() or (path.exists() and not earlier(path)):
         raise ConfigError(
             f"{path}: exists and is not {what} as it was written here; choose another name, or move it away"

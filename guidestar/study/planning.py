@@ -99,6 +99,7 @@ def plan_run(
         "planned_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if left:
+        files.check_output(folder / PLAN_FILE, lambda file: b'"runs"' in file.read_bytes(), "a plan")
         files.write_bytes(folder / PLAN_FILE, (json.dumps(facts, indent=1) + "\n").encode())
     return facts
 

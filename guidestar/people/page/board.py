@@ -23,6 +23,7 @@ from guidestar.store.replay import Replay
 from guidestar.tasks import Task, recorded_task
 
 _START = 10.0  # seconds until a training's process has loaded the model
+_MANY = 100  # changed items from which on the lists of places are made anew
 _CLAIMS_AGAIN = 5.0  # seconds until the claims that other processes made are looked at again
 
 Saved = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source), as the store takes them
@@ -104,8 +105,11 @@ class Board:
             else:
                 self._relabel(*found)
                 changed |= dict.fromkeys(self.items)
+        many = len(changed) > _MANY
         for id in changed.keys() & self.items.keys():
-            self._update(id)
+            self._update(id, listed=not many)
+        if many:
+            self._list()
         if abs((now := self.clock()) - self._claims_at) >= _CLAIMS_AGAIN:
             since = self._claimed if now >= self._claims_at else ""  # the clock was put back: all claims
             self._claims_at = now
@@ -151,24 +155,37 @@ class Board:
             self.waited.setdefault(who, set()).add(_seconds(entry.at))
         self._reached[who] = item.round
 
-    def _update(self, id: str) -> None:
+    def _update(self, id: str, *, listed: bool) -> None:
         """Bring an item up to date with what was said about it."""
         self._change(
             id,
+            listed,
             answered=frozenset(self.replay.current.get(id, ())),
             done=id in self.replay.counts,
             settled=id in self.replay.verdicts,
         )
 
-    def _change(self, id: str, **changes: Any) -> None:
+    def _change(self, id: str, listed: bool = True, **changes: Any) -> None:
         before = self.items[id]
         after = self.items[id] = dataclasses.replace(before, **changes)
         self.left[after.round] += before.done - after.done
+        if not listed:
+            return
         is_open = queue.is_open(after)
         _put(self._waiting, after.place, not after.done)
         _put(self._second, after.place, after.done and is_open)
         for who in after.claims:
             _put(self._shown.setdefault(who, []), after.place, is_open and who not in after.answered)
+
+    def _list(self) -> None:
+        """The lists of places anew: where much has changed, that is faster."""
+        items = [self.items[id] for id in self._order]
+        self._waiting = [item.place for item in items if not item.done]
+        self._second = [item.place for item in items if item.done and queue.is_open(item)]
+        self._shown = {}
+        for item in items:
+            for who in item.claims.keys() - item.answered if queue.is_open(item) else ():
+                self._shown.setdefault(who, []).append(item.place)
 
     # --- reading ---
 
