@@ -63,6 +63,7 @@ CASES = {
     "BOTTLENECK": Case(dropping("bottleneck"), ("bottleneck_up", "bottleneck_down.default.bias")),
     "C3A": Case({"block_size": 8}, start="its kernels are drawn", still=NO_DROPOUT),
     "CARTRIDGE": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
+    "COMPACTER": Case({"r": 8, "compacter_dropout": 0.3}, ("up.s", "up.bias", "down.bias"), where=None),
     "CPT": Case(
         {"cpt_token_ids": [1, 2, 3], "cpt_mask": [1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3]},
         ("delta_embedding",), start=PROMPT, still=NO_DROPOUT, where=None, unfit={"bert": "only supports task_type = CAUSAL_LM"},
@@ -79,11 +80,14 @@ CASES = {
     "HIRA": Case(dropping("hira"), ("hira_B",)),
     "HRA": Case({"r": 4}, still=NO_DROPOUT),
     "IA3": Case({"feedforward_modules": []}, ("ia3_l",), still=NO_DROPOUT),
+    "INVERSION": Case(dropping("inversion"), ("up.weight", "up.bias", "down.bias"), where=None),
     "LILY": Case({"r": 4}, ("lily_B",), still=NO_DROPOUT),
     "LN_TUNING": Case({}, ("ln_tuning_layers",), still=NO_DROPOUT, where=NORMS),  # a random model's norms are all 1
     "LOHA": Case({"r": 4, "rank_dropout": 0.3}, ("hada_w2_b",)),
     "LOKR": Case({"r": 4, "rank_dropout": 0.3}, ("lokr_w1",)),
     "LORA": Case(dropping("lora"), ("lora_B",)),
+    "LORETTA": Case(dropping("loretta"), ("high.cores.4",), where=None),
+    "LORTA": Case(dropping("lorta"), ("lorta.default.common.b",), where=None),
     "MISS": Case(dropping("miss"), ("miss_block",)),
     "MULTITASK_PROMPT_TUNING": Case({"num_virtual_tokens": 4, "num_tasks": 2}, unfit=BOTH, where=None),
     "OFT": Case({"oft_block_size": 8, "module_dropout": 0.3}, ("oft_R",), still="PEFT never applies its module_dropout"),

@@ -20,6 +20,11 @@ TYPES: dict[str, dict[str, Any]] = {
     "gated-prefix": {"peft_type": "GATED_PREFIX", "num_virtual_tokens": 4},
     "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
     "unipelt": {"peft_type": "UNIPELT", "num_virtual_tokens": 4, "encoder_hidden_size": 8},
+    "compacter": {"peft_type": "COMPACTER", "r": 8},
+    "inversion": {"peft_type": "INVERSION", "r": 4},
+    "loretta-adp": {"peft_type": "LORETTA", "r": 8},
+    "loretta-rep": {"peft_type": "LORETTA", "mode": "rep", "r": 4},
+    "lorta": {"peft_type": "LORTA", "r": 4},
     "pica": {"peft_type": "PICA", "r": 4, "target_modules": r".*(query|value|_proj)"},
 }
 KIND = pytest.mark.parametrize("kind", HEADS)

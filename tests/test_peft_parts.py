@@ -4,11 +4,16 @@ against the formulas written out, merging, what is shared, and runs with them.""
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from loops import SMALL, MakeConfig, crash_everywhere, nothing_stays, quick  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 from tiny_heads import KINDS, moved, said, texts, tiny
@@ -21,8 +26,14 @@ from guidestar.records import Finished
 
 TYPES: dict[str, dict[str, Any]] = {
     "pica": {"peft_type": "PICA", "r": 4, "pica_dropout": 0.2, "target_modules": r".*(query|value|[qv]_proj)"},
+    "lorta": {"peft_type": "LORTA", "r": 4, "scaling": 2.0, "lorta_dropout": 0.2},
+    "adp": {"peft_type": "LORETTA", "r": 8, "tensor_rank": 3, "loretta_dropout": 0.2},
+    "rep": {"peft_type": "LORETTA", "mode": "rep", "r": 4, "scaling": 2.0, "loretta_dropout": 0.2},
+    "compacter": {"peft_type": "COMPACTER", "r": 8, "phm_rank": 2, "compacter_dropout": 0.2},
+    "nice": {"peft_type": "INVERSION", "r": 4, "activation": "tanh", "inversion_dropout": 0.2},
+    "glow": {"peft_type": "INVERSION", "r": 4, "inv_adapter": "glow", "inversion_dropout": 0.2},
 }
-MERGED = ("pica",)  # what they add is a matrix
+MERGED = ("pica", "lorta", "rep")  # what they add is a matrix
 NAME = pytest.mark.parametrize("name", TYPES)
 
 
@@ -48,9 +59,14 @@ def count(family: str, shape: dict[str, Any], options: dict[str, Any], what: str
     with torch.device("meta"):
         model = getattr(transformers, family + what)(getattr(transformers, f"{family}Config")(**shape))
         adapted = get_peft_model(model, adapters.make_config({"task_type": "FEATURE_EXTRACTION", **options}))
-    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return trainable(adapted)
 
 
+def trainable(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+LLAMA_2_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 LLAMA_3_8B = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "vocab_size": 128_256,
@@ -62,6 +78,86 @@ def test_pica_has_the_published_count(r: int) -> None:
     """Llama-3-8B: 24,576 for each rank, 6,291,456 at rank 256, for all 32 layers together."""
     where = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
     assert count("Llama", LLAMA_3_8B, {"peft_type": "PICA", "r": r, "target_modules": where}) == 24_576 * r
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "r", "published"),
+    [
+        ("Roberta", {}, 4, 3_440),
+        ("Roberta", {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}, 8, 9_056),
+        ("Llama", LLAMA_2_7B, 4, 17_168),
+    ],
+    ids=["roberta-base", "roberta-large", "llama-2-7b"],
+)
+def test_lorta_has_the_published_count(family: str, shape: dict[str, Any], r: int, published: int) -> None:
+    assert count(family, shape, {"peft_type": "LORTA", "r": r}) == published
+
+
+def test_lorta_counts_the_matrices_and_blocks_there_are(base: Any) -> None:
+    model = adapters.attach(base, {**TYPES["lorta"], "target_modules": ["q_proj", "v_proj"]}, seed=0)
+    text = base.model.config
+    assert trainable(model) == 4 * (
+        text.hidden_size + text.head_dim + text.num_attention_heads + 2 + text.num_hidden_layers
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "shape", "numbers"),
+    [
+        (4096, 8, [16, 16, 8, 4, 4], 800),
+        (4096, 64, [16, 16, 16, 4, 4, 4], 1_100),
+        (768, 64, [8, 8, 12, 8, 8], 780),
+        (768, 64, None, 700),  # the largest at the ends, where it counts once
+    ],
+)
+def test_a_tensor_train_has_the_published_count(source: int, out: int, shape: list[int] | None, numbers: int) -> None:
+    from guidestar.model.peft.loretta import TensorTrain
+
+    train = TensorTrain(source, out, 5, shape, zero=False)
+    assert sum(p.numel() for p in train.parameters()) == numbers
+    assert train.weight().shape == (out, source)
+
+
+def test_loretta_has_the_count_of_its_formula() -> None:
+    """Reparametrised query and value of Llama-2-7B at rank 8, where LoRA has 4,194,304; adapters of BERT-base."""
+    rep = {"peft_type": "LORETTA", "mode": "rep", "r": 8, "tensor_shape": [16, 16, 8, 4, 4]}
+    assert count("Llama", LLAMA_2_7B, rep) == 2 * 32 * 2 * 800 == 102_400
+    assert count("Bert", {}, {"peft_type": "LORETTA", "tensor_shape": [8, 8, 12, 8, 8]}) == 2 * 12 * 2 * 780
+    assert count("Bert", {}, {"peft_type": "LORETTA"}) == 2 * 12 * 2 * 700
+
+
+def test_compacter_has_the_published_share() -> None:
+    """T5-base (222,903,552 numbers) with n 4 and a bottleneck of 768/32, the paper's trained norms counted: 0.073 % for
+    Compacter, 0.047 % for Compacter++, which leaves out the adapters behind the attention."""
+    d, r, n, norms = 768, 24, 4, (12 * 2 + 12 * 3 + 2) * 768
+    t5 = {"d_model": d, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+    for where, blocks, share in (
+        (r".*(SelfAttention\.o|DenseReluDense\.wo)", 48, 0.073),
+        (r".*DenseReluDense\.wo", 24, 0.047),
+    ):
+        found = count("T5", t5, {"peft_type": "COMPACTER", "r": r, "target_modules": where})
+        assert found == n**3 + blocks * (2 * (d + r) + d + r)
+        assert round(100 * (found + norms) / 222_903_552, 3) == share
+
+
+def test_the_inversion_adapter_is_a_coupling_and_houlsbys_adapters() -> None:
+    """BERT-base: F and G of 384 -> 192 -> 384 with biases, and adapters of width 48; glow makes two numbers each."""
+    houlsby, f = 1_789_056, 384 * 192 + 192
+    assert count("Bert", {}, {"peft_type": "INVERSION"}) == houlsby + 2 * (f + 193 * 384) == houlsby + 296_064
+    assert count("Bert", {}, {"peft_type": "INVERSION", "inv_adapter": "glow"}) == houlsby + 2 * (f + 193 * 768)
+
+
+def test_plan_counts_what_is_trained(base: Any, make_config: MakeConfig) -> None:
+    """By the type's own layers, on a model without weights."""
+    from guidestar.config import parse
+    from guidestar.study.fit import adapter_of, skeleton
+
+    for options in TYPES.values():
+        config = parse(make_config(peft=options))
+        model, shape = skeleton(config)
+        adapted = adapters.attach(base, options, seed=0)
+        assert adapter_of(config, model, shape).numbers == trainable(adapted)
+        adapters.detach(adapted)
 
 
 # --- the formulas, written out ------------------------------------------------------------------------
@@ -101,6 +197,128 @@ def test_pica_finds_the_vectors_of_large_weights_by_a_random_projection(monkeypa
     assert not torch.equal(pica.leading(layer, 5), found), "other weights have other vectors"
 
 
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_lorta_is_one_tensor(kind: str) -> None:
+    """Entry by entry: W_h + s Σ_k a_k · head[h,k] · matrix[k] · block[k] · b_k, with the first heads where there are fewer."""
+    some = layers(attached(kind, "lorta"))
+    tensors = {id(layer.parts["default"].shared) for layer in some.values()}
+    assert len(tensors) == 1
+    assert len(some) == 2 * 4
+    for key, layer in some.items():
+        part, w = layer.parts["default"], layer.base_layer.weight
+        t = part.shared
+        block = next(name for name in t.blocks if key.replace(".", "_").startswith(name))
+        matrix = key.replace(".", "_").removeprefix(block)
+        whole = w.clone()
+        for row in range(len(w)):
+            head, entry = divmod(row, 8)
+            for k in range(4):
+                factor = t.heads[head, k] * t.matrices[matrix][k] * t.blocks[block][k]
+                whole[row] += 2.0 * factor * t.b.weight[entry, k] * t.a.weight[k]
+        x = torch.randn(3, 32)
+        torch.testing.assert_close(layer(x), F.linear(x, whole, layer.base_layer.bias), rtol=1e-3, atol=1e-4)
+
+
+def train_weight(train: Any) -> torch.Tensor:
+    """A tensor train's weight entry by entry: the product of one matrix of each core."""
+    sizes = [core.shape[1] for core in train.cores]
+    numbers = []
+    for place in itertools.product(*map(range, sizes)):
+        row = torch.ones(1, 1)
+        for core, k in zip(train.cores, place, strict=True):
+            row = row @ core[:, k, :]
+        numbers.append(row[0, 0])
+    return torch.stack(numbers).view(train.out, train.source)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_loretta_adapters_are_a_bottleneck_of_tensor_trains(kind: str) -> None:
+    for layer in list(layers(attached(kind, "adp")).values())[:2]:
+        part, x = layer.parts["default"], torch.randn(2, layer.base_layer.in_features)
+        h = layer.base_layer(x)
+        low = h @ train_weight(part.low).T
+        bent = low * 0.5 * (1 + torch.erf(low / math.sqrt(2)))
+        torch.testing.assert_close(layer(x), h + bent @ train_weight(part.high).T, rtol=1e-3, atol=1e-4)
+
+
+def test_loretta_reparametrised_is_a_lora_of_tensor_trains() -> None:
+    for layer in list(layers(attached("llama", "rep")).values())[:2]:
+        part, x = layer.parts["default"], torch.randn(2, 32)
+        added = 2.0 * train_weight(part.high) @ (train_weight(part.low) @ x.T)
+        torch.testing.assert_close(layer(x), layer.base_layer(x) + added.T, rtol=1e-3, atol=1e-4)
+
+
+@given(n=st.integers(1, 5000), cores=st.integers(1, 6))
+def test_a_number_is_split_into_factors(n: int, cores: int) -> None:
+    from guidestar.model.peft.loretta import split
+
+    sizes = split(n, cores)
+    assert math.prod(sizes) == n
+    assert len(sizes) == cores
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_compacter_is_a_bottleneck_of_kronecker_products(kind: str) -> None:
+    some = layers(attached(kind, "compacter"))
+    assert len({id(layer.parts["default"].shared) for layer in some.values()}) == 1, "the slow weights are one for all"
+    for layer in list(some.values())[:2]:
+        part, x = layer.parts["default"], torch.randn(3, layer.base_layer.in_features)
+        a, h = part.shared.a, layer.base_layer(x)
+        down, up = (sum(torch.kron(a[i], m.s[i] @ m.t[i]) for i in range(4)) for m in (part.down, part.up))
+        low = h @ down.T + part.down.bias
+        bent = low * 0.5 * (1 + torch.erf(low / math.sqrt(2)))
+        torch.testing.assert_close(layer(x), h + bent @ up.T + part.up.bias, rtol=1e-3, atol=1e-4)
+
+
+def half(net: Any, x: torch.Tensor) -> torch.Tensor:
+    return (x @ net.down.weight.T + net.down.bias).clamp(min=0) @ net.up.weight.T + net.up.bias
+
+
+@pytest.mark.parametrize("name", ["nice", "glow"])
+def test_the_inversion_adapter_couples_the_halves_of_an_embedding(name: str, base: Any) -> None:
+    """And what enters the vocabulary's projection, which has the embeddings' weights, goes back through it."""
+    model = adapters.attach(base, TYPES[name], seed=0).eval()
+    moved(model, 0.1)
+    inside = model.get_base_model()
+    embed, head = inside.model.embed_tokens, inside.lm_head
+    coupling = embed.parts["default"].shared
+    assert head.parts["default"].shared is coupling
+    ids = torch.arange(6)
+    e = embed.base_layer(ids)
+    a, b = e[:, : e.shape[1] // 2], e[:, e.shape[1] // 2 :]
+    if name == "nice":
+        a = a + half(coupling.f, b)
+        b = b + half(coupling.g, a)
+    else:
+        for net in (coupling.f, coupling.g):
+            still, moving = (b, a) if net is coupling.f else (a, b)
+            log, shift = half(net, still).chunk(2, dim=1)
+            moving = moving * torch.exp(10 / math.pi * torch.atan(log / 5)) + shift
+            a, b = (moving, b) if net is coupling.f else (a, moving)
+    found = embed(ids)
+    assert (found - e).abs().max() > 1e-2
+    torch.testing.assert_close(found, torch.cat([a, b], dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(coupling.inverse(found), e, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head(found), e @ embed.base_layer.weight.T, rtol=1e-3, atol=1e-4)
+    adapters.detach(model)
+
+
+def test_the_inversion_adapter_has_houlsbys_bottlenecks() -> None:
+    some = layers(attached("bert", "nice"))
+    assert len(some) == 1 + 2 * 2
+    layer = some["bert.encoder.layer.1.output.dense"]
+    part, x = layer.parts["default"], torch.randn(3, 48)
+    h = layer.base_layer(x)
+    low = torch.tanh(h @ part.down.weight.T + part.down.bias)
+    torch.testing.assert_close(layer(x), h + low @ part.up.weight.T + part.up.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_a_vocabulary_of_its_own_is_left_alone() -> None:
+    """The inverse is there because input and output share their weights."""
+    assert not [key for key in layers(attached("llama", "nice")) if "lm_head" in key]
+
+
 # --- as every PEFT type -------------------------------------------------------------------------------
 
 
@@ -108,6 +326,9 @@ def test_pica_finds_the_vectors_of_large_weights_by_a_random_projection(monkeypa
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_trained_number_gets_a_gradient(kind: str, name: str) -> None:
     model = attached(kind, name)
+    for key, p in model.named_parameters():
+        if key.endswith("common.f.down.bias") or key.endswith("common.g.down.bias"):
+            p.data.zero_()  # else a ReLU may be off for all of these few tokens
     given = texts()
     labels = given["input_ids"] if kind == "llama" else torch.tensor([0, 2, 1])
     model(**given, labels=labels).loss.backward()
@@ -235,6 +456,22 @@ def test_others_cannot_be_merged(name: str) -> None:
         ("pica", {"r": 0}, "r is 0; allowed: 1 or more"),
         ("pica", {"pica_dropout": 1.0}, "pica_dropout is 1.0"),
         ("pica", {"target_modules": ["mlp"]}, "is a LlamaMLP; PiCa needs a linear layer"),
+        (
+            "lorta",
+            {"target_modules": ["q_proj", "down_proj"]},
+            "down_proj makes 32 numbers of 48; LoRTA needs at most 4 heads of 8",
+        ),
+        ("adp", {"mode": "lora"}, "mode is 'lora'; allowed: adp, rep"),
+        ("adp", {"tensor_shape": [2, 2]}, "tensor_shape \\[2, 2\\] holds 4 numbers, but 32 x 8 are 256"),
+        ("compacter", {"r": 6}, "r is 6; allowed: multiples of phm_dim, 4"),
+        ("compacter", {"r": 9, "phm_dim": 3}, "phm_dim is 3, which does not divide the 32 outputs"),
+        ("nice", {"inv_adapter": "real"}, "inv_adapter is 'real'; allowed: nice, glow"),
+        ("nice", {"target_modules": ["o_proj"]}, "target_modules names no embeddings for the invertible layer"),
+        (
+            "nice",
+            {"target_modules": ["embed_tokens", "mlp"]},
+            "is a LlamaMLP; an inversion adapter needs embeddings or a",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, change: dict[str, Any], message: str) -> None:
@@ -267,9 +504,8 @@ def test_two_rounds_resumed_after_a_crash_end_as_if_nothing_had_happened(
 
 
 @NAME
-@pytest.mark.parametrize("head", ["classifier", "features"])
-def test_a_run_with_an_encoder(head: str, name: str, make_config: MakeConfig, tiny_encoder_folder: Path) -> None:
-    model = {"name": str(tiny_encoder_folder), "dtype": "float32", **({"head": head} if head == "features" else {})}
+def test_a_run_with_a_head_on_features(name: str, make_config: MakeConfig, tiny_encoder_folder: Path) -> None:
+    model = {"name": str(tiny_encoder_folder), "dtype": "float32", "head": "features"}
     config = make_config(
         **{**TWO_ROUNDS, "peft": TYPES[name], "data": {"template": "{text}", "test_limit": 10}}, model=model,
         strategies=["random"],

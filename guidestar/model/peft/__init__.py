@@ -8,7 +8,11 @@ from importlib import import_module
 _TYPES = {
     "AUTOPEFT": ("autopeft", "AutoPeft"),
     "BOTTLENECK": ("bottleneck", "Bottleneck"),
+    "COMPACTER": ("compacter", "Compacter"),
     "GATED_PREFIX": ("prefix", "GatedPrefix"),
+    "INVERSION": ("inversion", "Inversion"),
+    "LORETTA": ("loretta", "Loretta"),
+    "LORTA": ("lorta", "Lorta"),
     "PICA": ("pica", "Pica"),
     "SPEFT": ("speft", "Speft"),
     "UNIPELT": ("unipelt", "UniPelt"),
