@@ -5,8 +5,8 @@
 The "slow" A_i (n, n) are the same for D and U of all layers; s_i (outputs/n, rank) and t_i (rank, inputs/n) are a matrix's own.
 That is n³ numbers and, for each layer of width d with a bottleneck of r, 2 rank (d + r) + d + r. U's s starts at 0, so that
 the adapter starts as the identity: it and the biases are STAR's "B". Houlsby's placement by default: behind the last layers of
-the attention and the feed-forward network.
-Source: Karimi Mahabadi, Henderson, Ruder 2021 (NeurIPS). Theirs trains the norms besides; see docs/deviations.md.
+the attention and the feed-forward network. The paper trains the norms besides (docs/deviations.md).
+Source: Karimi Mahabadi, Henderson, Ruder 2021 (Compacter).
 """
 
 from __future__ import annotations

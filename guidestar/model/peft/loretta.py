@@ -5,9 +5,9 @@
 
 D and A make r numbers, U and B the layer's output of them. Each of these matrices is a tensor train: reshaped to k_1 … k_n
 it is G_1 G_2 … G_n, core G_i of (rank, k_i, rank) and the ranks at both ends 1: Σ rank_{i−1} k_i rank_i numbers. The last
-core of U and B starts at 0, so that the adapter starts as the identity; it is STAR's "B". The mode rep can be merged.
-Source: Yang, Zhou, Wong, Zhang 2024 (NAACL). Theirs starts at random, trains norms and a tensorised head besides; see
-docs/deviations.md.
+core of U and B starts at 0, so that the adapter starts as the identity; it is STAR's "B". The mode rep can be merged. The
+paper's starts at random, and trains norms and a tensorised head besides (docs/deviations.md).
+Source: Yang, Zhou, Wong, Zhang 2024 (LoRETTA).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 A (r, in) and B (entries of a head, r) are the same everywhere, and of the three kinds of factors there are r numbers for each
 head, matrix and block: r (d + d/H + H + matrices + blocks) numbers in all. B starts at 0, so that the adapter starts as the
 identity; B is STAR's "B". The heads of a matrix follow each other in its output; where keys and values have fewer heads, they
-take the first factors.
-Source: Hounie, Kanatsoulis, Tandon, Ribeiro 2024 (arXiv 2410.04060), a CP decomposition; fewer heads: our own.
+take the first factors (ours; the paper has no such models).
+Source: Hounie, Kanatsoulis, Tandon, Ribeiro 2024 (LoRTA).
 """
 
 from __future__ import annotations

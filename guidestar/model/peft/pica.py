@@ -6,7 +6,7 @@ P holds the r leading right singular vectors of W (out, in), each layer its own 
 shared by the layers of one kind, such as the queries of all blocks: r · Σ out numbers, the sum over the kinds. So the adapter
 starts as the identity, and M is STAR's "B". P is saved with the adapter: singular vectors that are nearly tied would come
 out otherwise on another machine.
-Source: Hwang et al. 2025, "PiCa" (ICLR 2026).
+Source: Hwang, Cho, Kim 2025 (PiCa).
 """
 
 from __future__ import annotations
