@@ -7,7 +7,7 @@ DEMO ?= runs/demo
 SIZE ?= tiny
 DATA ?= data
 
-.PHONY: demo test test-all lint docs site bench clean
+.PHONY: demo test test-all lint docs site bench gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
@@ -38,6 +38,10 @@ site: $(VENV)/.installed
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.run --size $(SIZE) --data $(DATA)
 	$(BIN)/python -m benchmarks.page docs
+
+# What was written for a GPU, tried on this machine's; says so and fails where there is none. MODEL: a name or a folder.
+gpu-check: $(VENV)/.installed
+	$(BIN)/python -m tools.gpu_check $(if $(MODEL),--model $(MODEL))
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

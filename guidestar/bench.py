@@ -43,14 +43,20 @@ STANDING = 131_072  # examples of a larger pool, drawn once, of which frozen fea
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
+def several_processes() -> bool:
+    """Whether a launcher such as torchrun started more than this process."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
 def rank_of(config: RunConfig) -> int:
     """The rank of this process among those that torchrun or its like started; 0 without one.
 
     Raises ConfigError unless several may share the training (`engine.train.use: ddp`): each would make the whole run, in
     one folder.
     """
-    if (count := os.environ.get("WORLD_SIZE", "1")) in ("", "1"):
+    if not several_processes():
         return 0
+    count = os.environ["WORLD_SIZE"]
     if config.engine is None or config.engine.train.use != "ddp":
         raise ConfigError(
             f"WORLD_SIZE is {count}: a launcher (torchrun, accelerate launch) started {count} processes, and a run is made by one; "

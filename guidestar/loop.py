@@ -6,7 +6,6 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any, Self
 from guidestar import config as configs
 from guidestar import trackers
 from guidestar.beginning import facts_of, grow, key_of, provisional_facts, take_given
-from guidestar.bench import Bench, rank_of, read_config
+from guidestar.bench import Bench, rank_of, read_config, several_processes
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, StoreError
@@ -379,7 +378,7 @@ def run(
                 ) as annotator,
             ):
                 outcomes[one.folder.name] = one.run(annotator)
-    if (torch := sys.modules.get("torch")) is not None and torch.distributed.is_initialized():
+    if several_processes():
         from guidestar.model import ranks
 
         ranks.leave()

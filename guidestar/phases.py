@@ -14,7 +14,7 @@ from typing import Literal
 
 from guidestar.config import RunConfig
 from guidestar.model.recipe import epochs, settled
-from guidestar.progress import Progress, Tick
+from guidestar.progress import Progress, Tick, settle
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.warm_start import warm_start_of
@@ -200,6 +200,7 @@ class Clock:
         start = time.perf_counter()
         with self.progress.phase(phase) as tick:
             yield tick
+        settle()
         seconds, most = self._spent.get((r, phase), (0.0, 0))  # it may come twice, the second time from the cache
         self._spent[r, phase] = seconds + time.perf_counter() - start, max(most, count)
         self.store.add_timing(r, phase, *self._spent[r, phase])

@@ -43,7 +43,7 @@ class Batch:
     def inputs(self, prompt_learning: bool = False) -> dict[str, Any]:
         """Arguments of a forward pass; PEFT's prompt learning makes its own positions."""
         if self.bare and not prompt_learning:
-            return {"input_ids": self.ids} | ({} if self.from_left else {"use_cache": False})
+            return {"input_ids": self.ids, "use_cache": False}
         if self.from_left:
             return {"input_ids": self.ids, "attention_mask": self.mask}
         arguments = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": self.past is not None}
@@ -72,8 +72,9 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     ids = torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
     mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
     positions = torch.arange(width).expand(len(rows), -1)
-    bare = device.type == "cuda" and len(set(map(len, rows))) == 1
-    return Batch(moved(ids, device), moved(mask, device), moved(positions, device), from_left=True, bare=bare)
+    return Batch(
+        moved(ids, device), moved(mask, device), moved(positions, device), from_left=True
+    )  # heads read its mask
 
 
 def ends(lengths: Sequence[int], width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

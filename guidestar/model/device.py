@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from guidestar.errors import ConfigError
+from guidestar.progress import settle
 
 # By device: padded tokens of a batch that is read (on a CPU what its caches hold), and of one that responses are written
 # for, where every step reads all weights for one token of each row. On a GPU where a probe begins.
@@ -128,13 +129,13 @@ def timed_pass(model: Any, device: torch.device, clock: Callable[[], float] = ti
         room = free_memory(device)
         try:
             for _ in range(2):
-                synchronize(device)
+                settle()
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
                     held = torch.cuda.memory_allocated(device)
                 start = clock()
                 model.base_model(input_ids=ids)
-                synchronize(device)
+                settle()
             if device.type == "cuda" and torch.cuda.max_memory_allocated(device) - held > room / 2:
                 return None
             return clock() - start
@@ -143,9 +144,3 @@ def timed_pass(model: Any, device: torch.device, clock: Callable[[], float] = ti
             return None
 
     return seconds
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for what the device still has to do, so that a clock tells the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

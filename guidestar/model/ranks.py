@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -119,9 +120,10 @@ def _joined(rank: int, count: int) -> Ranks:
 
 
 def leave() -> None:
-    """Leave the process group; rank 0 sends the others home."""
-    if distributed.is_initialized():
-        if (ranks := here()).rank == 0:
+    """Leave the process group; rank 0 sends the others home, who may have waited for nothing."""
+    ranks = here()
+    if ranks.count > 1:
+        if ranks.rank == 0:
             ranks.tell({"do": "end"})
         distributed.destroy_process_group()
         _joined.cache_clear()
@@ -131,6 +133,7 @@ def serve() -> None:
     """Do what rank 0 says until it is over. Raises ModelError if the base model of this process is another one."""
     from guidestar.model import load, train
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is to be kept here, and a wait for rank 0 runs no handler
     ranks, base = here(), None
     while (order := ranks.listen())["do"] != "end":
         if order["do"] == "load":

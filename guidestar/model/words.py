@@ -30,6 +30,7 @@ from guidestar.model.batches import (
     read_batches,
     token_batches,
 )
+from guidestar.model.device import moved
 from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel, Model
 from guidestar.records import Example
@@ -118,7 +119,7 @@ class Work:
                 arrays["embedding"] = states[-1][:, -1 - len(prefix)].float().cpu().numpy()
         if labels is not None:
             if not whole:
-                scores = logits[:, labels.first].float()
+                scores = logits[:, moved(torch.tensor(labels.first), logits.device)].float()
             elif self.own_cache:
                 scores = self._continued_labels(labels, batch, logits.float())
             else:

@@ -23,6 +23,7 @@ from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import GuidestarError
 from guidestar.model.recipe import too_short
 from guidestar.phases import PHASES, Course, amounts
+from guidestar.progress import settle
 from guidestar.query import strategies
 from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
@@ -225,23 +226,28 @@ def _measure(
     if not left:
         return rates
     engine = bench.engine
+
+    def now() -> float:
+        settle()
+        return clock()
+
     for kind in sorted(k for k in left if k.startswith("base ")):
-        rates[kind] = _predicting(bench, engine.scorer(), kind.removeprefix("base "), clock)
+        rates[kind] = _predicting(bench, engine.scorer(), kind.removeprefix("base "), now)
     with tempfile.TemporaryDirectory() as folder, bench.progress.phase("measuring"):
         place, size = Path(folder) / "adapter", config.train.batch_size
         place.mkdir()
         rows = _rows(bench, SAMPLE["train"] * size)
         settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0, "average": 0.0})
-        ticks = [clock()]
+        ticks = [now()]
         trainer = engine.trainer(config.model_copy(update={"train": settings}), bench.dataset.hash)
-        trainer(Lesson(labelled=rows, seed=0), place, lambda done, total: ticks.append(clock()))
-        end = clock()
+        trainer(Lesson(labelled=rows, seed=0), place, lambda done, total: ticks.append(now()))
+        end = now()
         steps = [b - a for a, b in itertools.pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
         rates["train"] = _widened([step / min(size, len(rows)) for step in steps])
         rates["fixed"] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
         if ours := sorted(k for k in left if not k.startswith("base ") and k not in ("train", "fixed")):
             with engine.scorer(place) as scorer:
-                rates |= {kind: _predicting(bench, scorer, kind, clock) for kind in ours}
+                rates |= {kind: _predicting(bench, scorer, kind, now) for kind in ours}
     return rates
 
 
