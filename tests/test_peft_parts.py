@@ -439,6 +439,30 @@ def test_what_is_not_finite_is_not_merged() -> None:
         model.merge_adapter(safe_merge=True)
 
 
+def test_into_a_packed_weight_nothing_is_merged() -> None:
+    model = attached("llama", "lorta")
+    layer = next(iter(layers(model).values()))
+    layer.base_layer.weight = torch.nn.Parameter(torch.zeros(16, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"the weight is packed \(quantised\)"):
+        layer.merge()
+
+
+def test_what_layers_share_belongs_to_no_layer() -> None:
+    """`train.layers` would take it for the first one's."""
+    from guidestar.model.layers import by_block
+
+    for name, blocks in (("lorta", 0), ("pica", 0), ("compacter", 2), ("rep", 2)):
+        model = attached("llama", name)
+        trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        found = by_block(trained)
+        assert len(found) == blocks
+        assert not [
+            key
+            for key in trained
+            if "common" in key and any(trained[key] is p for part in found.values() for p in part)
+        ]
+
+
 @pytest.mark.parametrize("name", [name for name in TYPES if name not in MERGED])
 def test_others_cannot_be_merged(name: str) -> None:
     model = attached("llama", name)
@@ -465,6 +489,7 @@ def test_others_cannot_be_merged(name: str) -> None:
         ("adp", {"tensor_shape": [2, 2]}, "tensor_shape \\[2, 2\\] holds 4 numbers, but 32 x 8 are 256"),
         ("compacter", {"r": 6}, "r is 6; allowed: multiples of phm_dim, 4"),
         ("compacter", {"r": 9, "phm_dim": 3}, "phm_dim is 3, which does not divide the 32 outputs"),
+        ("nice", {"layers_to_transform": [0]}, "unknown key 'layers_to_transform' for INVERSION"),
         ("nice", {"inv_adapter": "real"}, "inv_adapter is 'real'; allowed: nice, glow"),
         ("nice", {"target_modules": ["o_proj"]}, "target_modules names no embeddings for the invertible layer"),
         (

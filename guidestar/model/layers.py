@@ -23,6 +23,11 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.records import Array
 
 KEYS = ("layers", "layers_share", "rank")  # of `peft`, this project's own
+_OUTSIDE = (
+    ".modules_to_save.",
+    ".common.",
+    ".tokens.",
+)  # a head, and what the first layer owns for all (`peft/common.py`)
 SHARE = 0.25  # of the layers, in both papers
 EVERY, DRAWS, SCALE, RATE, REWARD_ROWS = 10, 3, 0.25, 10.0, 16  # of IST's published code
 
@@ -43,9 +48,11 @@ def in_order(blocks: Iterable[str]) -> list[str]:
 
 
 def by_block(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-    """The tensors of each block, in order; a tensor outside of blocks is left out."""
+    """The tensors of each block, in order; a tensor outside of blocks, or that blocks share, is left out."""
     parts = [
-        (block, p) for name, p in parameters.items() if (block := block_of(name)) and ".modules_to_save." not in name
+        (block, p)
+        for name, p in parameters.items()
+        if (block := block_of(name)) and not any(o in name for o in _OUTSIDE)
     ]
     return {block: [p for other, p in parts if other == block] for block in in_order(b for b, _ in parts)}
 

@@ -134,7 +134,10 @@ class PartLayer(OwnLayer):
                 super().merge()
             weight = self.get_base_layer().weight
             with torch.no_grad():
-                whole = (weight.float() + part.delta().float()).to(weight.dtype)
+                delta = part.delta().float()
+                if delta.shape != weight.shape:
+                    raise ValueError("the weight is packed (quantised); an adapter is merged into plain weights alone")
+                whole = (weight.float() + delta).to(weight.dtype)
             if safe_merge and not bool(whole.isfinite().all()):
                 raise ValueError(f"the adapter {name} would make weights that are not finite; nothing is merged here")
             self.before = self.before or [weight.detach().clone()]

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
-from guidestar.model.peft.common import HOULSBY, BlockConfig, PartLayer, PartModel, Sharing, dropout, unwrapped
+from guidestar.model.peft.common import HOULSBY, OwnConfig, PartLayer, PartModel, Sharing, dropout, unwrapped
 
 _EMBEDDINGS = ("embed_tokens", "embeddings.LayerNorm")
 _WHERE = r"(.*\.)?(" + "|".join(name.replace(".", r"\.") for name in (*_EMBEDDINGS, "lm_head", *HOULSBY)) + ")"
 
 
 @dataclass
-class InversionConfig(BlockConfig):
+class InversionConfig(OwnConfig):
     """The inversion adapter's keys; `target_modules` are the last module of the embeddings, the vocabulary's projection if
     there is one, and linear layers that get a bottleneck adapter."""
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from guidestar.model.device import seeded
 from guidestar.model.peft.common import BlockConfig, PartLayer, PartModel, Sharing, dropout, linear
 
 _EXACT = 512  # above it a random projection and four passes find the vectors, in a tenth of the time
@@ -48,8 +49,7 @@ def leading(layer: nn.Linear, r: int) -> torch.Tensor:
         if min(weight.shape) <= _EXACT:
             rows = torch.linalg.svd(weight.float(), full_matrices=False).Vh[:r]
         else:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
+            with seeded(0, weight.device):
                 rows = torch.svd_lowrank(weight.float(), q=min(r + 16, *weight.shape), niter=4)[2].T[:r]
         _known[layer] = key, rows.contiguous()
     return _known[layer][1].clone()
