@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import LABELS
+from outside import dump
 
 from guidestar import loop
 from guidestar.loop import Run
@@ -53,7 +54,7 @@ def dumps(folder: Path | str) -> dict[str, Any]:
     found = {}
     for place in sorted(Path(folder).glob("*/run.sqlite")):
         with Store.open(place.parent) as store:
-            found[place.parent.name] = store.dump()
+            found[place.parent.name] = dump(store)
             for r in range(len(store.metrics())):
                 store.adapter(r)
             for r, name, _ in found[place.parent.name]["arrays"]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from guidestar.metrics.savings import (
     Pair,
@@ -35,7 +36,6 @@ from guidestar.metrics.statistics import (
     sign_flip_test,
     t_interval,
     t_test,
-    wilcoxon,
 )
 from guidestar.metrics.verdict import comparison_of, decide
 
@@ -215,7 +215,7 @@ def mean_coverage(shape: str, seeds: int, simulations: int, seed: int = 0, effec
         counts["d_z"] += seeds > 2 and effect in effect_size(values + effect)
         counts["t p"] += t_test(values) <= 0.05
         counts["sign-flip p"] += sign_flip_test(values) <= 0.05
-        counts["Wilcoxon p"] += wilcoxon(values) <= 0.05
+        counts["Wilcoxon p"] += stats.wilcoxon(values).pvalue <= 0.05
     return {name: count / simulations for name, count in counts.items()}
 
 

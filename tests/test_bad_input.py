@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outside import dump
 
 from guidestar import cli, loop
 from guidestar.bench import Bench, read_config
@@ -75,7 +76,7 @@ def whole(folder: Path) -> dict[str, Any]:
     found = {}
     for place in sorted(folder.glob("*/run.sqlite")):
         with Store.open(place.parent) as store:
-            found[place.parent.name] = store.dump()
+            found[place.parent.name] = dump(store)
     return found
 
 
@@ -364,8 +365,8 @@ def test_a_tokenizer_without_a_pad_token_works_the_same(
     code, said = run("run", "--quiet", changed)
     assert code == 0, said
     with_, without = whole(tmp_path / "with"), whole(tmp_path / "without")
-    for dump in (*with_.values(), *without.values()):
-        dump.pop("adapters")  # their files name the folder of the base model
+    for held in (*with_.values(), *without.values()):
+        held.pop("adapters")  # their files name the folder of the base model
     assert without == with_
 
 

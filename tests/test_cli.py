@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LABELS
-from outside import COMMAND, recorded
+from outside import COMMAND, dump, recorded
 
 from guidestar import cli, loop
 from guidestar import config as configs
@@ -185,7 +185,7 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(
     assert cli.main(["run", "--quiet", str(file)]) == 0
     loop.run(make_config(out=str(tmp_path / "whole"), strategies=["star"], **longer))
     with Store.open(folder) as one, Store.open(tmp_path / "whole" / "star-seed0") as other:
-        assert one.dump() == other.dump()
+        assert dump(one) == dump(other)
 
 
 # --- facts as JSON --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from outside import dump
 
 from guidestar.cli.main import main
 from guidestar.config import EndpointConfig, PeopleConfig
@@ -780,7 +781,7 @@ def test_a_run_waits_at_the_limit_and_goes_on_with_the_same_answers(server, make
             answers = store.annotations.answers()
             assert {answer.annotator for answer in answers.values()} == {"endpoint:toy"}
             assert {entry.source for entry in store.annotations.history()} == {"endpoint"}
-            stores[name] = (list(answers.items()), store.dump()["adapters"])
+            stores[name] = (list(answers.items()), dump(store)["adapters"])
             usage = endpoint_usage(store.folder)
             assert usage["examples"] == len(answers) < usage["replies"], "some were asked twice"
             assert usage["cost"] == pytest.approx(0.001 * usage["replies"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outside import dump
 
 from guidestar.errors import ConfigMismatch, StoreError
 from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Query, Skip, Stop, Suggestion, Verdict
@@ -158,14 +159,14 @@ def test_adapter_is_published_whole_and_can_be_trained_again(asked: Store) -> No
     assert (path / "deep" / "weights").read_text() == "weights"
     asked.add_adapter(0, fill("not called, because the adapter is there"))
     assert (path / "deep" / "weights").read_text() == "weights"
-    before = asked.dump()
+    before = dump(asked)
     for name in ("deep/weights", "adapter_config.json"):
         (path / name).unlink()
     (path / "deep").rmdir()
     path.rmdir()
     assert not asked.has_adapter(0)
     asked.add_adapter(0, fill("weights"))
-    assert asked.dump() == before
+    assert dump(asked) == before
 
 
 def test_folder_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ def test_read_only_folder(asked: Store) -> None:
 
 
 def test_database_on_a_read_only_or_full_disk(asked: Store) -> None:
-    before = asked.dump()
+    before = dump(asked)
     asked._db.connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError, match=r"is read-only\. Nothing recorded is lost"):
         asked.add_timing(0, "train", 1.0, 1)
@@ -316,7 +317,7 @@ def test_database_on_a_read_only_or_full_disk(asked: Store) -> None:
     large = {id: Example(id, {"text": "x" * 10_000}, "", "") for id in IDS}
     with pytest.raises(StoreError, match=r"the disk is full\. Nothing recorded is lost"):
         asked.add_query(query(1, IDS[3:]), large)
-    assert asked.dump() == before
+    assert dump(asked) == before
     asked._db.connection.execute(f"PRAGMA max_page_count = {pages * 100}")
     asked.add_query(query(1, IDS[3:]), large)
     assert asked.rounds() == 2
@@ -332,7 +333,7 @@ def test_database_on_a_read_only_or_full_disk(asked: Store) -> None:
 )
 def test_files_that_cannot_be_written(asked: Store, monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
     asked.add_arrays(0, "test", {"p": np.zeros(3)})
-    before = asked.dump()
+    before = dump(asked)
 
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -347,7 +348,7 @@ def test_files_that_cannot_be_written(asked: Store, monkeypatch: pytest.MonkeyPa
             with pytest.raises(StoreError, match=rf"cannot be written: {words}\. Nothing recorded is lost"):
                 attempt()
     assert not list(asked.folder.rglob(".tmp-*")), "temporaries are removed, they would fill the disk"
-    assert asked.dump() == before
+    assert dump(asked) == before
     asked.add_adapter(0, fill("weights"))
 
 
@@ -470,7 +471,7 @@ def script(folder: Path) -> dict[str, Any]:
             store.finish(Stop.BUDGET)
             store.raise_budget(6)
         store.finish(Stop.EMPTY)
-        return store.dump()
+        return dump(store)
 
 
 def test_a_crash_at_every_durable_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import SMALL, MakeConfig, quick  # noqa: F401
+from outside import dump
 from page_help import ask, examples
 
 from guidestar import loop
@@ -53,7 +54,7 @@ def test_labels_that_lie_in_a_lost_wal_are_missed_and_come_back_with_it(tmp_path
         assert (found.state, "labels and rounds may be missing" in found.fix) == ("problem", True)
         shutil.copy(tmp_path / "run" / "run.sqlite-wal", copy)
         with Store.open(copy) as whole:
-            assert whole.dump() == store.dump()
+            assert dump(whole) == dump(store)
         other = _copy(tmp_path / "run", tmp_path / "other")
         (other / COUNT).unlink()  # the way on where the file is gone for good
         with Store.open(other) as left:
@@ -133,7 +134,7 @@ def test_a_damaged_record_is_read_or_refused_in_a_sentence(
     run_folder(folder)
     try:
         with Store.open(folder) as store:
-            store.dump()
+            dump(store)
             store.facts, store.annotations.answers(), store.suggestions(), store.timings()
     except GuidestarError:
         pass

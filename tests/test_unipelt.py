@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from loops import SMALL, MakeConfig, quick  # noqa: F401 - a fixture
+from outside import dump
 from tiny_heads import moved, said, texts, tiny
 
 from guidestar import loop
@@ -392,10 +393,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, tiny_fol
 
 def test_the_probe_logs_the_gates_of_every_round(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store.open(finished) as store:
-        before = store.dump()
+        before = dump(store)
     found = probe(finished, "gates", texts=6)
     with Store.open(finished) as store:
-        assert store.dump() == before
+        assert dump(store) == before
     facts = found.facts
     assert facts["rounds"] == [0, 1]
     assert facts["labels"] == [12, 18]

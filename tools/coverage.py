@@ -42,7 +42,7 @@ _METHOD = """# Statistics
   does), intervals hold for new seeds and new test examples alike, by a crossed random effects model. If not, the text
   says that they hold for these test examples alone.
 - **Other views** stand in the table and in `--json`: the paired bootstrap (studentised; the percentile kind covers 83 % in
-  place of 95 % with 5 seeds), the exact sign-flip (permutation) test and its interval, and Wilcoxon's test in `--json`.
+  place of 95 % with 5 seeds), and the exact sign-flip (permutation) test and its interval.
 - **Several strategies or datasets**: p values are corrected by Holm's method over all of them.
 
 ## What it takes to say "gain"

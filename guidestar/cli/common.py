@@ -11,6 +11,7 @@ from typing import Any
 EXIT_CODES = "exit codes: 0 ok, 1 failure, 2 usage or config, 3 data, 4 waiting for labels, 130/143 stopped"
 
 Options = argparse.Namespace
+Argument = tuple[str, dict[str, Any]]  # its name, and what argparse's `add_argument` is told besides
 
 
 class Commands:
@@ -20,7 +21,7 @@ class Commands:
         self._subparsers = subparsers
 
     def add(
-        self, name: str, function: Callable[[Options], int], text: str, *, facts: bool = True
+        self, name: str, function: Callable[[Options], int], text: str, *arguments: Argument, facts: bool = True
     ) -> argparse.ArgumentParser:
         """A command with what all have; `facts` gives it `--json`."""
         made = self._subparsers.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
@@ -29,25 +30,38 @@ class Commands:
         if facts:
             command.add_argument("--json", action="store_true", help="print facts as JSON")
         command.add_argument("--quiet", action="store_true", help="no progress on standard error")
+        for own, settings in arguments:
+            command.add_argument(own, **settings)
         return command
 
 
-PRICES = {
-    "label": "price of a label, in place of the configuration's",
-    "annotator-hour": "price of an hour of an annotator",
-    "machine-hour": "price of an hour of this machine",
-}
+def arg(name: str, metavar: str | None, text: str, **settings: Any) -> Argument:
+    """An argument, or an option with a value. settings: of argparse's `add_argument`."""
+    return name, {"metavar": metavar, "help": text, **settings}
 
 
-def add_prices(command: argparse.ArgumentParser) -> None:
-    """Options that replace keys of `cost`."""
-    for name, text in PRICES.items():
-        command.add_argument(f"--{name}", type=float, metavar="PRICE", help=text)
+def flag(name: str, text: str, **settings: Any) -> Argument:
+    """An option without a value."""
+    return name, {"action": "store_true", "help": text, **settings}
+
+
+def keys(text: str) -> Argument:
+    """`key=value` texts, as `overrides`."""
+    return arg("overrides", "key=value", text, nargs="*")
+
+
+CONFIG = arg("config", "CONFIG.yaml", "a configuration, or the folder of a run to continue")
+RUN = arg("run", "RUN", "the folder of a run")
+PRICES = (  # in the place of keys of `cost`
+    arg("--label", "PRICE", "price of a label, in place of the configuration's", type=float),
+    arg("--annotator-hour", "PRICE", "price of an hour of an annotator", type=float),
+    arg("--machine-hour", "PRICE", "price of an hour of this machine", type=float),
+)
 
 
 def prices(options: Options) -> dict[str, float | None]:
     """What they say: key of `cost` -> price, None where it is not given."""
-    return {key: getattr(options, key) for key in (name.replace("-", "_") for name in PRICES)}
+    return {key: getattr(options, key) for key in ("label", "annotator_hour", "machine_hour")}
 
 
 def progress(options: Options) -> Any:

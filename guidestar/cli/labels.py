@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guidestar.cli.common import Commands, Options, folder, load, progress, show
+from guidestar.cli.common import RUN, Commands, Options, arg, flag, folder, keys, load, progress, show
 from guidestar.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,59 +17,48 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """label, labels, agreement, export, import."""
-    label = commands.add("label", _label, "Label examples in the browser, or in the terminal.", facts=False)
-    label.add_argument(
-        "run", metavar="FILE|RUN",
-        help="a file of texts, for which a configuration is written; a configuration; or the folder of a run",
+    commands.add(
+        "label", _label, "Label examples in the browser, or in the terminal.",
+        arg("run", "FILE|RUN",
+            "a file of texts, for which a configuration is written; a configuration; or the folder of a run"),
+        keys("keys to change, for example query.budget=200"),
+        arg("--labels", "A,B,…", "for a file of texts: the labels; without them the page asks"),
+        arg("--train", None, "fine-tune in a process of its own after every round; default: yes, but for the folder of a run",
+            action=argparse.BooleanOptionalAction, default=None),
+        arg("--annotator", "NAME", "your name in the record; without it the page asks"),
+        flag("--terminal", "no browser: ask in the terminal"),
+        arg("--port", None, "default: the folder's own, the same every time", type=int, default=0),
+        arg("--bind", "ADDRESS",
+            "listen elsewhere than on this machine alone; whoever reaches the address and knows the link can label",
+            default="127.0.0.1"),
+        flag("--no-browser", "print the link and open nothing"), facts=False,
     )  # fmt: skip
-    label.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example query.budget=200")
-    label.add_argument("--labels", metavar="A,B,…", help="for a file of texts: the labels; without them the page asks")
-    label.add_argument(
-        "--train", action=argparse.BooleanOptionalAction, default=None,
-        help="fine-tune in a process of its own after every round; default: yes, but for the folder of a run",
-    )  # fmt: skip
-    label.add_argument("--annotator", metavar="NAME", help="your name in the record; without it the page asks")
-    label.add_argument("--terminal", action="store_true", help="no browser: ask in the terminal")
-    label.add_argument("--port", type=int, default=0, help="default: the folder's own, the same every time")
-    label.add_argument(
-        "--bind", metavar="ADDRESS", default="127.0.0.1",
-        help="listen elsewhere than on this machine alone; whoever reaches the address and knows the link can label",
-    )  # fmt: skip
-    label.add_argument("--no-browser", action="store_true", help="print the link and open nothing")
-
     change = commands.add(
-        "labels", _labels, "The labels of a run with their counts; or add, rename, merge or split one."
+        "labels", _labels, "The labels of a run with their counts; or add, rename, merge or split one.", RUN
     )
-    change.add_argument("run", metavar="RUN", help="the folder of a run")
     kinds = change.add_mutually_exclusive_group()
     kinds.add_argument("--add", metavar="NAME", help="a label more")
     kinds.add_argument("--rename", metavar="OLD=NEW", help="another name; what was said stays said")
     kinds.add_argument("--merge", metavar="A,B=NEW", help="several labels become one")
     kinds.add_argument("--split", metavar="OLD=NEW1,NEW2", help="a label becomes several; its examples are asked again")
-
-    agreement = commands.add("agreement", _agreement, "How far the annotators of a run agree.")
-    agreement.add_argument("run", metavar="RUN", help="the folder of a run")
-
-    export = commands.add("export", _export, "The labels of a run as a file, for this or another tool.", facts=False)
-    export.add_argument("run", metavar="RUN", help="the folder of a run")
-    export.add_argument("--format", metavar="FORMAT", default="jsonl", help="see docs/exchange.md; default: jsonl")
-    export.add_argument("--out", metavar="FILE", help="where to write; default: standard output")
-    export.add_argument(
-        "--rows", nargs="?", const="", metavar="FILE",
-        help="instead, the rows of a data file (default: the pool) with all their own columns, and the answer beside each; --out "
-        "names a .csv, .jsonl or .parquet file",
+    commands.add("agreement", _agreement, "How far the annotators of a run agree.", RUN)
+    commands.add(
+        "export", _export, "The labels of a run as a file, for this or another tool.",
+        RUN, arg("--format", "FORMAT", "see docs/exchange.md; default: jsonl", default="jsonl"),
+        arg("--out", "FILE", "where to write; default: standard output"),
+        arg("--rows", "FILE",
+            "instead, the rows of a data file (default: the pool) with all their own columns, and the answer beside each; --out "
+            "names a .csv, .jsonl or .parquet file", nargs="?", const=""),
+        flag("--log", "the whole history, every change, as JSON lines"),
+        flag("--safe", "csv: no cell that a spreadsheet would run as a formula"), facts=False,
     )  # fmt: skip
-    export.add_argument("--log", action="store_true", help="the whole history, every change, as JSON lines")
-    export.add_argument("--safe", action="store_true", help="csv: no cell that a spreadsheet would run as a formula")
-
-    bring = commands.add("import", _import, "Labels from a file, of this or another tool, into a run.")
-    bring.add_argument("run", metavar="RUN", help="the folder of a run")
-    bring.add_argument("file", metavar="FILE", help="the labels")
-    bring.add_argument("--format", metavar="FORMAT", help="default: recognised from the name and the content")
-    bring.add_argument("--annotator", metavar="NAME", help="who gave the labels, where the file does not say it")
-    bring.add_argument(
-        "--skip-unknown", action="store_true", help="leave out rows about texts that the run does not have"
-    )
+    commands.add(
+        "import", _import, "Labels from a file, of this or another tool, into a run.",
+        RUN, arg("file", "FILE", "the labels"),
+        arg("--format", "FORMAT", "default: recognised from the name and the content"),
+        arg("--annotator", "NAME", "who gave the labels, where the file does not say it"),
+        flag("--skip-unknown", "leave out rows about texts that the run does not have"),
+    )  # fmt: skip
 
 
 def _label(options: Options) -> int:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, show, show_table
+from guidestar.cli.common import Commands, Options, arg, show, show_table
 
 
 def add(commands: Commands) -> None:
     """strategies, measures, models, presets, doctor."""
-    commands.add(
-        "strategies",
-        _strategies,
-        "The query strategies: recommended, from papers, for comparison; with what was measured.",
-    )
+    what = "The query strategies: recommended, from papers, for comparison; with what was measured."
+    commands.add("strategies", _strategies, what)
     commands.add("measures", _measures, "The uncertainty measures, and what each needs.")
     commands.add("models", _models, "The models that have a short name.")
     commands.add("presets", _presets, "The datasets that have a preset.")
-    doctor = commands.add("doctor", _doctor, "What is installed, what the machine can do, whether a run is whole.")
-    doctor.add_argument(
-        "run", metavar="RUN", nargs="?", help="also check the runs of this folder: hashes, schema, data"
-    )
+    run = arg("run", "RUN", "also check the runs of this folder: hashes, schema, data", nargs="?")
+    commands.add("doctor", _doctor, "What is installed, what the machine can do, whether a run is whole.", run)
 
 
 def _strategies(options: Options) -> int:
@@ -64,8 +59,7 @@ def _models(options: Options) -> int:
     from guidestar.model.sources import MODELS
 
     return show_table(
-        options,
-        {name: f"hub:{m.hub}" + (f", package {m.package}" if m.package else "") for name, m in MODELS.items()},
+        options, {name: f"hub:{m.hub}" + (f", package {m.package}" if m.package else "") for name, m in MODELS.items()}
     )
 
 

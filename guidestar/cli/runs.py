@@ -8,96 +8,69 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, folder, load, progress, show
+from guidestar.cli.common import CONFIG, RUN, Commands, Options, arg, flag, folder, keys, load, progress, show
+
+EXAMPLES = arg("file", "FILE", "the examples, a file of any form that a pool may have")
 
 
 def add(commands: Commands) -> None:
     """run, init, demo, status, report, publish, predict, score."""
-    run = commands.add("run", _run, "Run the active-learning rounds of a configuration; run it again to continue.")
-    run.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run to continue")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
-    run.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)  # for the page: questions before the model
-
-    init = commands.add("init", _init, "Look at a data file and write a commented configuration for it.")
-    init.add_argument(
-        "data",
-        metavar="DATAFILE",
-        help="the pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz), .parquet or .xlsx file",
-    )
-    init.add_argument("--out", metavar="CONFIG.yaml", help="where to write; default: beside the data, NAME.yaml")
-    init.add_argument("--force", action="store_true", help="replace an existing configuration")
-    init.add_argument("--answer", metavar="COLUMN", help="the column with the labels, or none; default: a guess")
-    init.add_argument(
-        "--text",
-        metavar="COLUMN",
-        help="the column to be labelled, or several between commas; default: the longest texts",
-    )
-    init.add_argument("--labels", metavar="A,B,…", help="the labels to choose from, where no column has them")
-
-    demo = commands.add("demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.")
-    demo.add_argument("--out", metavar="DIR", default="runs/demo", help="where to write; default: runs/demo")
-    demo.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the demo's configuration to change")
-
-    status = commands.add("status", _status, "How good it is, what more labels would bring, and what to do next.")
-    status.add_argument("run", metavar="RUN", help="the folder of a run")
-    status.add_argument("--all", action="store_true", help="every run, all notes and statistics too")
-
-    report = commands.add("report", _report, "Write one self-contained HTML file about a run.")
-    report.add_argument("run", metavar="RUN", help="the folder of a run")
-    report.add_argument("--out", metavar="FILE", help="where to write; default: report.html, in the run's folder")
-    for form in ("pdf", "png"):
-        report.add_argument(
-            f"--{form}", action="store_true", help=f"write every chart into RUN/figures as {form.upper()} too"
-        )
-
-    publish = commands.add("publish", _publish, "Write a folder ready for the hub: adapter, model card, data card.")
-    publish.add_argument("run", metavar="RUN", help="the folder of a run")
-    publish.add_argument("--out", metavar="DIR", help="where to write; default: published, in the run's folder")
-    publish.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last measured round")
-    publish.add_argument("--base", metavar="NAME", help="the base model's public name, where the run used a folder")
-    publish.add_argument("--license", metavar="ID", help="licence for both cards, for example apache-2.0")
-    publish.add_argument("--with-labels", action="store_true", help="add the labelled texts as labels.jsonl")
-    publish.add_argument("--push", metavar="REPO", help="upload to this repository of the hub, private unless --public")
-    publish.add_argument("--public", action="store_true", help="with --push: a repository that everybody can read")
-
-    predict = commands.add(
-        "predict", _predict, "A run's answers to every example of a file, as JSON lines.", facts=False
-    )
-    predict.add_argument("run", metavar="RUN", help="the folder of a run")
-    predict.add_argument("file", metavar="FILE", help="the examples, a file of any form that a pool may have")
-    predict.add_argument("--round", type=int, metavar="R", help="whose adapter; default: the last that was trained")
-    predict.add_argument(
-        "--out", metavar="FILE", help="write every row with all its own columns here instead: .csv, .jsonl or .parquet"
-    )
-
-    score = commands.add("score", _score, "Uncertainty of every example of a file, as JSON lines.", facts=False)
-    score.add_argument(
-        "config",
-        metavar="CONFIG.yaml",
-        help="template, task and model: a configuration, or the folder of a run, whose last adapter is then used",
-    )
-    score.add_argument("file", metavar="FILE", help="the examples, a file of any form that a pool may have")
-    score.add_argument(
-        "--adapter",
-        metavar="DIR",
-        help="a PEFT adapter to put on the model; none: the base model, though a run is given",
-    )
-    score.add_argument(
-        "--measure",
-        action="append",
-        metavar="NAME",
-        help="a measure, may be repeated; see `guidestar measures`",
-    )
-    score.add_argument(
-        "--passes", type=int, default=0, metavar="K", help="Monte-Carlo dropout passes; 0 is one plain pass"
-    )
-    score.add_argument("--seed", type=int, default=0, help="seed of the dropout masks")
-    score.add_argument(
-        "--keep", metavar="DIR", help="keep finished parts here, so that the same command goes on after a stop"
-    )
-    score.add_argument(
-        "--top", type=int, metavar="K", help="only the K with the highest value of the first measure, highest first"
-    )
+    commands.add(
+        "run", _run, "Run the active-learning rounds of a configuration; run it again to continue.",
+        CONFIG, keys("keys to change, for example train.epochs=3"),
+        flag("--ahead", argparse.SUPPRESS),  # for the page: questions before the model
+    )  # fmt: skip
+    commands.add(
+        "init", _init, "Look at a data file and write a commented configuration for it.",
+        arg("data", "DATAFILE", "the pool: a .csv, .tsv, .jsonl, .json, .txt (also .gz), .parquet or .xlsx file"),
+        arg("--out", "CONFIG.yaml", "where to write; default: beside the data, NAME.yaml"),
+        flag("--force", "replace an existing configuration"),
+        arg("--answer", "COLUMN", "the column with the labels, or none; default: a guess"),
+        arg("--text", "COLUMN", "the column to be labelled, or several between commas; default: the longest texts"),
+        arg("--labels", "A,B,…", "the labels to choose from, where no column has them"),
+    )  # fmt: skip
+    commands.add(
+        "demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.",
+        arg("--out", "DIR", "where to write; default: runs/demo", default="runs/demo"),
+        keys("keys of the demo's configuration to change"),
+    )  # fmt: skip
+    commands.add(
+        "status", _status, "How good it is, what more labels would bring, and what to do next.",
+        RUN, flag("--all", "every run, all notes and statistics too"),
+    )  # fmt: skip
+    commands.add(
+        "report", _report, "Write one self-contained HTML file about a run.",
+        RUN, arg("--out", "FILE", "where to write; default: report.html, in the run's folder"),
+        *(flag(f"--{form}", f"write every chart into RUN/figures as {form.upper()} too") for form in ("pdf", "png")),
+    )  # fmt: skip
+    commands.add(
+        "publish", _publish, "Write a folder ready for the hub: adapter, model card, data card.",
+        RUN, arg("--out", "DIR", "where to write; default: published, in the run's folder"),
+        arg("--round", "R", "whose adapter; default: the last measured round", type=int),
+        arg("--base", "NAME", "the base model's public name, where the run used a folder"),
+        arg("--license", "ID", "licence for both cards, for example apache-2.0"),
+        flag("--with-labels", "add the labelled texts as labels.jsonl"),
+        arg("--push", "REPO", "upload to this repository of the hub, private unless --public"),
+        flag("--public", "with --push: a repository that everybody can read"),
+    )  # fmt: skip
+    commands.add(
+        "predict", _predict, "A run's answers to every example of a file, as JSON lines.",
+        RUN, EXAMPLES, arg("--round", "R", "whose adapter; default: the last that was trained", type=int),
+        arg("--out", "FILE", "write every row with all its own columns here instead: .csv, .jsonl or .parquet"),
+        facts=False,
+    )  # fmt: skip
+    commands.add(
+        "score", _score, "Uncertainty of every example of a file, as JSON lines.",
+        arg("config", "CONFIG.yaml",
+            "template, task and model: a configuration, or the folder of a run, whose last adapter is then used"),
+        EXAMPLES, arg("--adapter", "DIR", "a PEFT adapter to put on the model; none: the base model, though a run is given"),
+        arg("--measure", "NAME", "a measure, may be repeated; see `guidestar measures`", action="append"),
+        arg("--passes", "K", "Monte-Carlo dropout passes; 0 is one plain pass", type=int, default=0),
+        arg("--seed", None, "seed of the dropout masks", type=int, default=0),
+        arg("--keep", "DIR", "keep finished parts here, so that the same command goes on after a stop"),
+        arg("--top", "K", "only the K with the highest value of the first measure, highest first", type=int),
+        facts=False,
+    )  # fmt: skip
 
 
 def _run(options: Options) -> int:

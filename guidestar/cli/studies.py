@@ -5,96 +5,86 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guidestar.cli.common import Commands, Options, add_prices, load, prices, progress, show, show_table
+from guidestar.cli.common import (
+    PRICES,
+    RUN,
+    Commands,
+    Options,
+    arg,
+    flag,
+    keys,
+    load,
+    prices,
+    progress,
+    show,
+    show_table,
+)
+from guidestar.words import listed
 
 
 def add(commands: Commands) -> None:
     """plan, compare, costs, paper, study, search, probe."""
-    plan = commands.add(
-        "plan", _plan, "What a run will take, before it starts: time, memory, disk, labelling, money; as ranges."
-    )
-    plan.add_argument("config", metavar="CONFIG.yaml", help="a configuration, or the folder of a run")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, for example train.epochs=3")
-    plan.add_argument("--rate", type=float, metavar="LABELS_PER_HOUR", help="how many labels an annotator gives")
-    add_prices(plan)
-    compare = commands.add(
-        "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence."
-    )
-    compare.add_argument(
-        "run", metavar="RUN", nargs="+",
-        help="folders of experiments, one for each dataset; run folders that lie together count as one",
+    commands.add(
+        "plan", _plan, "What a run will take, before it starts: time, memory, disk, labelling, money; as ranges.",
+        arg("config", "CONFIG.yaml", "a configuration, or the folder of a run"),
+        keys("keys to change, for example train.epochs=3"),
+        arg("--rate", "LABELS_PER_HOUR", "how many labels an annotator gives", type=float), *PRICES,
     )  # fmt: skip
-    compare.add_argument("--control", metavar="NAME", help="the strategy to compare with; default: the random one")
-    compare.add_argument("--target", type=float, metavar="ACCURACY", help="also say what each needed to reach it")
-    compare.add_argument("--level", type=float, default=0.95, metavar="SHARE", help="of the intervals; default: 0.95")
-    costs = commands.add(
-        "costs", _costs, "What rounds cost in tokens, operations, seconds and money; curves against it."
-    )
-    costs.add_argument("run", metavar="RUN", help="the folder of an experiment or of one run")
-    add_prices(costs)
-    costs.add_argument("--out", metavar="DIR", help="also write cost.csv, cost.png and cost.pdf there")
-    paper = commands.add("paper", _paper, "A table, figure or question of the STAR paper as one command; resumable.")
-    paper.add_argument("name", metavar="NAME", nargs="?", help="the shipped study; without it they are listed")
-    paper.add_argument(
-        "--scale", choices=("paper", "small", "tiny"), default="small",
-        help="paper: the protocol exactly; small: SmolLM2-135M with smaller budgets; tiny: only that it runs",
+    commands.add(
+        "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence.",
+        arg("run", "RUN", "folders of experiments, one for each dataset; run folders that lie together count as one",
+            nargs="+"),
+        arg("--control", "NAME", "the strategy to compare with; default: the random one"),
+        arg("--target", "ACCURACY", "also say what each needed to reach it", type=float),
+        arg("--level", "SHARE", "of the intervals; default: 0.95", type=float, default=0.95),
     )  # fmt: skip
-    paper.add_argument("--model", metavar="NAME", help="another base model than the scale's")
-    paper.add_argument("--seeds", type=int, help="how many; default: 3")
-    paper.add_argument("--out", metavar="DIR", help="where to write; default: runs/paper-SCALE")
-    paper.add_argument("--data", metavar="DIR", help="folder with the published files; without it the hub is asked")
-    paper.add_argument("--dataset", action="append", metavar="NAME", help="only this one, may be repeated")
-    study = commands.add("study", _study, "Datasets × models × rows × seeds of one file, with tables; resumable.")
-    study.add_argument("config", metavar="CONFIG.yaml", help="the study's file, see docs/study.md")
-    for command in (paper, study):
-        command.add_argument("--plan", action="store_true", help="print the plan and end")
-        command.add_argument(
-            "--jobs", type=int, metavar="N", help="cells at one time; default: engine.cells.workers, 1"
-        )
-        command.add_argument("--part", metavar="I/N", help="only this machine's share of the work of N machines")
-        command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="keys of the file to change, or of all its runs"
-        )
-
-    search = commands.add(
-        "search",
-        _search,
-        "Which adapter, of which size, in which layers: the best for every number of weights; resumable.",
+    commands.add(
+        "costs", _costs, "What rounds cost in tokens, operations, seconds and money; curves against it.",
+        arg("run", "RUN", "the folder of an experiment or of one run"), *PRICES,
+        arg("--out", "DIR", "also write cost.csv, cost.png and cost.pdf there"),
+    )  # fmt: skip
+    parts = (
+        flag("--plan", "print the plan and end"),
+        arg("--jobs", "N", "cells at one time; default: engine.cells.workers, 1", type=int),
+        arg("--part", "I/N", "only this machine's share of the work of N machines"),
+        keys("keys of the file to change, or of all its runs"),
     )
-    search.add_argument("config", metavar="CONFIG.yaml", help="a configuration with validation data and gold answers")
-    search.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="keys to change, for example query.warm_start=50"
-    )
-    search.add_argument("--trials", type=int, default=60, metavar="N", help="trainings in all; default: 60")
-
-    probe = commands.add(
-        "probe", _probe, "What happens inside a run: confidence, forgetting, layers, picks and others."
-    )
-    probe.add_argument("run", metavar="RUN", help="the folder of a run")
-    probe.add_argument(
-        "name",
-        metavar="NAME",
-        choices=("confidence", "entropy", "forgetting", "gates", "layers", "noise", "picks", "score", "unchanged"),
-        help="the probe: confidence, entropy, forgetting, gates, layers, noise, picks, score or unchanged",
-    )
-    probe.add_argument(
-        "--round", type=int, metavar="R", help="confidence, forgetting, noise: the round to look at; default: the last"
-    )
-    probe.add_argument(
-        "--pool",
-        action="store_true",
-        default=None,
-        help="forgetting: train once on the whole pool's gold answers, one map for the picks of all strategies",
-    )
-    probe.add_argument("--top", type=int, metavar="N", help="entropy: the N most uncertain at the start; default 1000")
-    probe.add_argument("--limit", type=int, metavar="N", help="entropy: look at N examples of the pool, default all")
-    probe.add_argument(
-        "--shots", type=int, metavar="K", help="confidence: demonstrations of the base model; default 4, 0 for none"
-    )
-    probe.add_argument("--measure", metavar="NAME", help="entropy: a measure; default: the run's own")
-    probe.add_argument("--texts", type=int, metavar="N", help="gates, layers: texts to look at; default 100")
-    probe.add_argument("--seeds", type=int, metavar="N", help="noise: trainings on the same labels; default 5")
-    probe.add_argument("--passes", type=int, metavar="K", help="score: dropout passes; default: the strategy's own")
+    commands.add(
+        "paper", _paper, "A table, figure or question of the STAR paper as one command; resumable.",
+        arg("name", "NAME", "the shipped study; without it they are listed", nargs="?"),
+        arg("--scale", None, "paper: the protocol exactly; small: SmolLM2-135M with smaller budgets; tiny: only that it runs",
+            choices=("paper", "small", "tiny"), default="small"),
+        arg("--model", "NAME", "another base model than the scale's"),
+        arg("--seeds", None, "how many; default: 3", type=int),
+        arg("--out", "DIR", "where to write; default: runs/paper-SCALE"),
+        arg("--data", "DIR", "folder with the published files; without it the hub is asked"),
+        arg("--dataset", "NAME", "only this one, may be repeated", action="append"), *parts,
+    )  # fmt: skip
+    commands.add(
+        "study", _study, "Datasets × models × rows × seeds of one file, with tables; resumable.",
+        arg("config", "CONFIG.yaml", "the study's file, see docs/study.md"), *parts,
+    )  # fmt: skip
+    commands.add(
+        "search", _search, "Which adapter, of which size, in which layers: the best for every number of weights; resumable.",
+        arg("config", "CONFIG.yaml", "a configuration with validation data and gold answers"),
+        keys("keys to change, for example query.warm_start=50"),
+        arg("--trials", "N", "trainings in all; default: 60", type=int, default=60),
+    )  # fmt: skip
+    names = ("confidence", "entropy", "forgetting", "gates", "layers", "noise", "picks", "score", "unchanged")
+    commands.add(
+        "probe", _probe, "What happens inside a run: confidence, forgetting, layers, picks and others.",
+        RUN, arg("name", "NAME", f"the probe: {listed(names, 'or')}", choices=names),
+        arg("--round", "R", "confidence, forgetting, noise: the round to look at; default: the last", type=int),
+        flag("--pool", "forgetting: train once on the whole pool's gold answers, one map for the picks of all strategies",
+             default=None),
+        arg("--top", "N", "entropy: the N most uncertain at the start; default 1000", type=int),
+        arg("--limit", "N", "entropy: look at N examples of the pool, default all", type=int),
+        arg("--shots", "K", "confidence: demonstrations of the base model; default 4, 0 for none", type=int),
+        arg("--measure", "NAME", "entropy: a measure; default: the run's own"),
+        arg("--texts", "N", "gates, layers: texts to look at; default 100", type=int),
+        arg("--seeds", "N", "noise: trainings on the same labels; default 5", type=int),
+        arg("--passes", "K", "score: dropout passes; default: the strategy's own", type=int),
+    )  # fmt: skip
 
 
 def _plan(options: Options) -> int:

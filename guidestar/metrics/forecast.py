@@ -156,11 +156,7 @@ def hold_back(labels: ArrayLike, values: ArrayLike, examples: ArrayLike, level: 
     n, y = np.asarray(labels, dtype=np.float64), np.asarray(values, dtype=np.float64)
     m = np.broadcast_to(np.asarray(examples, dtype=np.float64), y.shape)
     return [
-        Held(
-            float(n[i]),
-            next_value(fit_curve(n[:i], y[:i], m[:i]), float(n[i]), float(m[i]), level),
-            float(y[i]),
-        )
+        Held(float(n[i]), next_value(fit_curve(n[:i], y[:i], m[:i]), float(n[i]), float(m[i]), level), float(y[i]))
         for i in range(LEAST_ROUNDS, len(y))
     ]
 

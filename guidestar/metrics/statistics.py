@@ -18,7 +18,7 @@ into seeds, examples and the rest (a crossed random effects model), and every in
 seeds and new test examples; without, it speaks of new seeds and these test examples.
 
 Sources: Efron 1987 (BCa); Hall 1988 (bootstrap-t); Fieller 1954; Satterthwaite 1946; Hartigan 1969 (typical values);
-Holm 1979; Wilcoxon 1945; Hedges 1981; Owen 2007 (two-way resampling).
+Holm 1979; Hedges 1981; Owen 2007 (two-way resampling).
 """
 
 from __future__ import annotations
@@ -351,22 +351,6 @@ def sign_flip_interval(differences: ArrayLike, level: float = LEVEL) -> Interval
         sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
     means = np.sort(sums[1:] / sizes[1:])
     return Interval(mean, float(means[rank - 1]), float(means[-rank]))
-
-
-def wilcoxon(differences: ArrayLike) -> float:
-    """Exact two-sided p of the signed-rank test; differences of 0 are left out, ties share their mean rank.
-
-    differences: (n,). Without one that is not 0, p is 1. Source: Wilcoxon 1945; Pratt 1959 on ties and zeros.
-    >>> wilcoxon([0.01, 0.03, 0.02, -0.005])
-    0.25
-    """
-    differences = np.asarray(differences, dtype=np.float64)
-    some = differences[np.abs(differences) > _ZERO]
-    if not len(some):
-        return 1.0
-    _, group, count = np.unique(np.abs(some).round(12), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(count) - (count - 1) / 2)[group]
-    return sign_flip_test(ranks * np.sign(some))
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

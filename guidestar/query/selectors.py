@@ -44,11 +44,7 @@ def random(n: int, k: int, rng: np.random.Generator) -> Positions:
 
 
 def k_center(
-    points: Array,
-    labelled_points: Array | None,
-    k: int,
-    rng: np.random.Generator,
-    scores: Array | None = None,
+    points: Array, labelled_points: Array | None, k: int, rng: np.random.Generator, scores: Array | None = None
 ) -> Positions:
     """Greedy k-centre: again and again the point farthest from everything labelled or chosen so far.
 
@@ -110,11 +106,7 @@ def k_means(points: Array, k: int, rng: np.random.Generator, weights: Array | No
 
 
 def drop_near_duplicates(
-    points: Array,
-    order: Sequence[int] | Positions,
-    threshold: float,
-    k_needed: int,
-    enough: int | None = None,
+    points: Array, order: Sequence[int] | Positions, threshold: float, k_needed: int, enough: int | None = None
 ) -> Positions:
     """Walk along `order` and leave out points whose cosine with one already kept is `threshold` or more.
 

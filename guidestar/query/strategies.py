@@ -180,11 +180,7 @@ def _weight(recipe: Recipe, context: Context) -> float | None:
 
 
 def _score(
-    recipe: Recipe,
-    full: Predictions | None,
-    base: Predictions | None,
-    context: Context,
-    made: NDArray[np.intp] | None,
+    recipe: Recipe, full: Predictions | None, base: Predictions | None, context: Context, made: NDArray[np.intp] | None
 ) -> tuple[dict[str, Array], float | None]:
     """ "score" and its parts for every id, and λ where there is a mix. made: passes of each after a race."""
     name, lam = recipe.measure_for(context.kind), _weight(recipe, context)

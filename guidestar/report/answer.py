@@ -70,7 +70,12 @@ def read_all(folder: Path) -> Known:
     """Everything about the runs in a folder. Raises GuidestarError if there is none, StoreError if one cannot be read."""
     runs = read_runs(folder)
     return Known(
-        folder, runs, summarise(folder, runs), beside_control(folder), advise(folder), current_ledger(folder, runs)
+        folder,
+        runs,
+        summarise(folder, runs),
+        beside_control(folder, runs),
+        advise(folder),
+        current_ledger(folder, runs),
     )
 
 

@@ -68,10 +68,7 @@ class Line:
 
 
 def curve(
-    lines: Sequence[Line],
-    levels: Mapping[str, float],
-    ylabel: str = "accuracy on the test set",
-    xlabel: str = "labels",
+    lines: Sequence[Line], levels: Mapping[str, float], ylabel: str = "accuracy on the test set", xlabel: str = "labels"
 ) -> Drawing:
     """A value against labels, by default accuracy. levels: names and heights of horizontal reference lines. xlabel: what
     it is drawn against; other things than labels need not be whole."""

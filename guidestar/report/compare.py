@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -26,28 +26,10 @@ from guidestar.metrics.verdict import (
     win_tie_loss,
 )
 from guidestar.report.compare_text import compare_text
-from guidestar.report.facts import (
-    Beside,
-    Chances,
-    Compared,
-    Comparisons,
-    Point,
-    Row,
-    Saved,
-    StandardErrors,
-)
+from guidestar.report.facts import Beside, Chances, Compared, Comparisons, Point, Row, Saved, StandardErrors
 from guidestar.report.noise import beside_floor, noise_notes, small_gain
-from guidestar.report.pairing import (
-    Dataset,
-    accuracies,
-    grids,
-    groups,
-    paired,
-    read_dataset,
-    shared_seeds,
-    told_apart,
-)
-from guidestar.report.read import differing
+from guidestar.report.pairing import Dataset, accuracies, grids, groups, paired, read_dataset, shared_seeds, told_apart
+from guidestar.report.read import RunRecord, differing, read_runs
 from guidestar.report.summary import cautions, shared_labels, unlearnt
 from guidestar.rng import generator
 
@@ -55,13 +37,14 @@ __all__ = ["compare_text", "compared"]
 
 
 def compared(
-    folders: Sequence[Path], *, control: str | None = None, target: float | None = None, level: float = LEVEL
-) -> Comparisons:
+    folders: Sequence[Path], *, control: str | None = None, target: float | None = None, level: float = LEVEL,
+    read: Callable[[Path], Sequence[RunRecord]] = read_runs,
+) -> Comparisons:  # fmt: skip
     """Every strategy beside the control, over the seeds that both have finished.
 
     folders: experiment folders, one for each dataset; run folders of one experiment count as one. control: the
     strategy to compare with; the random one if not given. target: an accuracy for which savings are wanted. level: of
-    the intervals. Accuracies, areas and shares are fractions.
+    the intervals. read: gives the runs of a folder. Accuracies, areas and shares are fractions.
 
     Raises GuidestarError if there is no run, StoreError if one cannot be read, ConfigError if the control is not there
     or target or level are no fractions.
@@ -69,7 +52,7 @@ def compared(
     for name, value in (("level", level), ("target", target)):
         if value is not None and not 0 < value < 1:
             raise ConfigError(f"{name} is {value}; allowed: a fraction between 0 and 1")
-    datasets = told_apart([read_dataset(name, group, control) for name, group in groups(folders)])
+    datasets = told_apart([read_dataset(name, group, control, read) for name, group in groups(folders)])
     pairs = {(i, name): paired(data, name, data.control) for i, data in enumerate(datasets) for name in data.strategies}
     decided = decide({key: comparison_of(one, datasets[key[0]].floor) for key, one in pairs.items() if one}, level)
     return Comparisons(
@@ -88,11 +71,11 @@ def compared(
     )
 
 
-def beside_control(folder: Path) -> Compared | None:
-    """The one dataset of `compared` for an experiment or run folder; None without a random strategy or anything to set
-    beside it."""
+def beside_control(folder: Path, runs: Sequence[RunRecord]) -> Compared | None:
+    """The one dataset of `compared` for the runs of an experiment or run folder; None without a random strategy or anything
+    to set beside it."""
     try:
-        data = compared([folder]).datasets[0]
+        data = compared([folder], read=lambda place: runs).datasets[0]
     except ConfigError:  # no random strategy
         return None
     return data if any(row.seeds for row in data.comparisons) else None
@@ -150,7 +133,7 @@ def _row(
         effect_size=_effect_size(differences, level),
         p=Chances(
             savings.area_p(found), decision.p, statistics.sign_flip_test(differences),
-            statistics.smallest_p(len(seeds)), statistics.wilcoxon(differences),
+            statistics.smallest_p(len(seeds)),
         ),
         intervals=_other_intervals(differences, level),
         errors={"auc": _errors(found, savings.area(found)), "final": _errors(found, savings.final(found))},

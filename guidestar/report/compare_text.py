@@ -22,10 +22,7 @@ def compare_text(facts: Comparisons) -> str:
 def _dataset_text(data: Compared) -> str:
     rows, control = data.comparisons, data.control
     labels = f", {data.labels[0]} to {data.labels[-1]} labels" if data.labels else ""
-    lines = [
-        f"{data.name}, beside {control}{labels}" + (f", {data.test} test examples" if data.test else ""),
-        "",
-    ]
+    lines = [f"{data.name}, beside {control}{labels}" + (f", {data.test} test examples" if data.test else ""), ""]
     lines += data.warnings
     if not rows:
         lines.append(f"There is nothing to compare with {control}.")

@@ -62,13 +62,12 @@ class Saved:
 @dataclass(frozen=True)
 class Chances:
     """p values of the difference of the areas: t test, corrected by Holm (None where so few seeds claim nothing), exact
-    sign flips and the smallest these can give, Wilcoxon's."""
+    sign flips and the smallest these can give."""
 
     t: float
     holm: float | None
     sign_flips: float
     smallest: float
-    wilcoxon: float
 
 
 @dataclass(frozen=True)

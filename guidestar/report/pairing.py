@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from guidestar.metrics.savings import Pair
 from guidestar.metrics.statistics import Floats
 from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
-from guidestar.report.read import RunRecord, read_runs
+from guidestar.report.read import RunRecord
 from guidestar.report.summary import control_of, shared_labels, shared_warm_start, strategy_names
 from guidestar.store import Store
 from guidestar.store.store import DATABASE
@@ -54,8 +54,10 @@ def groups(folders: Sequence[Path]) -> list[tuple[Path, list[Path]]]:
     return list(found.items())
 
 
-def read_dataset(home: Path, folders: Sequence[Path], control: str | None) -> Dataset:
-    found = {run.name: (run, folder) for folder in folders for run in read_runs(folder)}
+def read_dataset(
+    home: Path, folders: Sequence[Path], control: str | None, read: Callable[[Path], Sequence[RunRecord]]
+) -> Dataset:
+    found = {run.name: (run, folder) for folder in folders for run in read(folder)}
     runs = [run for run, _ in found.values()]
     names = strategy_names(runs)
     if control is None:

@@ -82,13 +82,7 @@ def difference(runs: Sequence[RunRecord], compared: Compared | None) -> Chart | 
         charts.curve(lines, {"no difference": 0.0}, f"accuracy above {control}"),
         ["strategy", "labels", "accuracy", control, "difference (95 % interval)"],
         [
-            [
-                row.strategy,
-                p.labels,
-                number(p.strategy),
-                number(p.control),
-                paired(p.difference),
-            ]
+            [row.strategy, p.labels, number(p.strategy), number(p.control), paired(p.difference)]
             for row in rows
             for p in row.points or ()
         ],

@@ -435,31 +435,6 @@ class Store:
         lost = self._db.rows("PRAGMA foreign_key_check")
         return broken + [f"a row of {row[0]} belongs to nothing in {row[2]}" for row in lost]
 
-    def dump(self) -> dict[str, Any]:
-        """All that must be equal between an interrupted and an uninterrupted run; no clock is in it.
-
-        Scores are hexadecimal texts, so that equal means equal to the last bit.
-        """
-        stop = self.finished()
-        return {
-            "queries": [
-                [(id, None if score is None else score.hex(), details) for id, score, details in self._picks(r)]
-                for r in range(self._db.row("SELECT count(*) FROM queries")[0])
-            ],
-            "examples": self._db.rows("SELECT * FROM examples ORDER BY id"),
-            "extras": self._db.rows("SELECT example, round FROM extras ORDER BY number"),
-            "annotations": [(e.id, e.annotation, e.source, e.decision) for e in self.annotations.history()],
-            "suggestions": self._db.rows(
-                "SELECT round, example, adapter, answer, probabilities FROM suggestions ORDER BY rowid"
-            ),
-            "adapters": self._adapters.rows(),
-            "arrays": self._arrays.rows(),
-            "metrics": self._db.rows('SELECT round, labels, "values" FROM metrics ORDER BY round'),
-            "budgets": self._raised(),
-            "relabels": self._db.rows("SELECT names, key, facts, round, after FROM relabels ORDER BY number"),
-            "finished": stop and stop.name,
-        }
-
 
 def _shown(mapping: Mapping[str, Any], name: str) -> str:
     return f"with {mapping[name]!r}" if name in mapping else "without it"

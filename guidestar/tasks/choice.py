@@ -210,10 +210,7 @@ class Choice:
         words = [self.words[i] for i in self._by_length]
         loose = "|".join(f"({re.escape(word)})" for word in words)
         strict = "|".join(f"({re.escape(w)})" if len(w) == 1 else f"((?i:{re.escape(w)}))" for w in words)
-        return (
-            re.compile(rf"\W*?(?:{loose})\W*", re.IGNORECASE),
-            re.compile(rf"(?<!\w)(?:{strict})(?!\w)"),
-        )
+        return (re.compile(rf"\W*?(?:{loose})\W*", re.IGNORECASE), re.compile(rf"(?<!\w)(?:{strict})(?!\w)"))
 
 
 def labels_in(cells: Sequence[str], response: str) -> tuple[str, ...]:
