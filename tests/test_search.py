@@ -124,7 +124,7 @@ def test_a_search_that_was_killed_goes_on_as_one_that_was_not(make_config: MakeC
 
 
 def test_without_validation_data_there_is_no_search(make_config: MakeConfig, demo_data: Path) -> None:
-    data = {"pool": str(demo_data / "pool.csv"), "template": "{text}", "answer": "topic", "preset": None}
+    data = {"pool": str(demo_data / "pool.csv"), "template": "{text}", "answer": "label", "preset": None}
     plain = make_config(strategies=["random"], **SMALL)
     plain["data"] = data
     plain["task"] = {"kind": "choice"}

@@ -29,7 +29,7 @@ SOURCES = {
     "PSOFT": "openreview FSHrinMArK", "PVERA": "arXiv 2512.07703", "P_TUNING": "Liu et al. 2021", "RANDLORA": "Albert et al. 2025", "ROAD": "Liao et al. 2024",
     "SHADOW": "PEFT's documentation", "SHIRA": "Bhardwaj et al. 2024", "SUPERTUNING": "arXiv 2607.09287", "TINYLORA": "arXiv 2602.04118",
     "TRAINABLE_TOKENS": "PEFT's documentation", "UNILORA": "arXiv 2506.00799", "VBLORA": "Li et al. 2024", "VERA": "Kopiczko et al. 2024", "WAVEFT": "Bilican et al. 2025",
-    "XLORA": "Buehler and Buehler 2024", "FULL": "–",
+    "XLORA": "Buehler and Buehler 2024", "FULL": "every weight",
 }  # fmt: skip
 
 # A row of the study that is no type of its own -> how it is written, and its source.
@@ -137,7 +137,7 @@ def _line(
         "bottleneck": "adapter",
         "prefix-tuning": "prefix",
         "unipelt": "unipelt",
-        "FULL": "full",
+        "full": "full",
     }.get(name)
     for method_there in ("entropy", "star"):
         mine = [one for one in before if peft and one["tags"].get("peft") == peft]

@@ -213,9 +213,8 @@ def _written(
         axes.plot(
             [one.numbers for one in others],
             [100 * one.accuracy for one in others],
-            **look(None),
+            **(look(None) | {"linestyle": "none"}),
             label="tried",
-            ls="none",
         )
         axes.plot([one.numbers for one in kept], [100 * one.accuracy for one in kept], **look(0), label="front")
         axes.set(xscale="log", xlabel="trained numbers", ylabel="accuracy on validation, %")
