@@ -46,6 +46,12 @@ def check(config: RunConfig, model: Model) -> None:
         activations(model)
 
 
+def brief(config: TrainConfig) -> TrainConfig:
+    """The same training, short and plain."""
+    none = dict.fromkeys(("early_stop", "schedule_steps", "layers", "activation_density"))
+    return config.model_copy(update={**none, "patience": 0, "average": 0.0, "epochs": 1, "min_steps": BRIEF})
+
+
 class Beside:
     """What one training does beside its plain steps."""
 
@@ -112,7 +118,7 @@ def by_fisher(
 
     attempt: a short training of an adapter on some rows. Returns also `fisher` (layers,), `layers` that were chosen, and,
     where ranks were tried, `ranks` (tried, 2): each with the nats of an answer's token on examples it was not trained on.
-    Source: FLoE, sections 3.2 and 3.3; its mixture of experts is left out.
+    Source: FLoE (arXiv 2506.00495); its mixture of experts is left out.
     """
     options, own = layers.split(peft)
     with attempt(options, rows) as (model, loss):

@@ -104,18 +104,8 @@ def train(
     @contextmanager
     def attempt(peft: Mapping[str, Any], some: Sequence[_Row]) -> Iterator[tuple[Model, sparse.Loss]]:
         with begun(dict(peft)) as (model, starts, loss):
-            _fit(
-                base,
-                model,
-                brief(config),
-                list(some),
-                None,
-                starts,
-                seed,
-                lambda done, total: None,
-                Listener(base, task, labelled),
-                None,
-            )
+            few, silent = sparse.brief(config), lambda done, total: None
+            _fit(base, model, few, list(some), None, starts, seed, silent, Listener(base, task, labelled), None)
             model.eval()
             yield model, loss
 
@@ -157,19 +147,6 @@ def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> No
         _fit(base, model, config, rows, judge, starts, order["seed"], lambda done, total: None, None, over)
     finally:
         adapters.detach(model)
-
-
-def brief(config: TrainConfig) -> TrainConfig:
-    """The same training, short and plain."""
-    plain = {
-        "patience": 0,
-        "early_stop": None,
-        "average": 0.0,
-        "schedule_steps": None,
-        "layers": None,
-        "activation_density": None,
-    }
-    return config.model_copy(update={**plain, "epochs": 1, "min_steps": sparse.BRIEF})
 
 
 def _fit_head(base: BaseModel, model: Model, rows: list[_Row]) -> None:
