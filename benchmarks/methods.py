@@ -1,7 +1,7 @@
 """Numbers, memory and time of a training step of every method: `python -m benchmarks.methods STUDY.yaml [ROW …]`.
 
 The rows of a study are trained for a few steps on synthetic texts with the study's first model. Time is the mean of CPU
-seconds of one thread; memory is what a step keeps for its backward pass, without the model's own weights, the mean of three. Results are
+seconds of one thread; memory is what a step keeps for its backward pass, without the model's own weights, the mean of two. Results are
 added to results/methods/step.json, from which docs/methods.md is made.
 """
 
@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from guidestar.store.files import write_bytes
 from guidestar.study.compose import load_study
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods" / "step.json"
-STEPS, WARM, BATCH = 12, 2, 8  # steps in all, those before the clock, examples of each
+STEPS, WATCHED, BATCH = 8, 3, 8  # steps in all, those whose memory is counted before the clock, examples of each
 
 
 def measured(base: BaseModel, config: RunConfig, labelled: Any, task: Any) -> dict[str, Any]:
@@ -41,41 +42,42 @@ def measured(base: BaseModel, config: RunConfig, labelled: Any, task: Any) -> di
     numbers = adapters.numbers(model)
     adapters.detach(model)
     settings = config.train.model_copy(
-        update={"min_steps": STEPS, "batch_size": BATCH, "recipe": None, "learning_rate": 1e-3}
+        update={"min_steps": STEPS, "epochs": 1, "batch_size": BATCH, "recipe": None, "learning_rate": 1e-3}
     )
-    with tempfile.TemporaryDirectory() as folder:
-        times: list[float] = []
-        train.train(base, config.peft, settings, labelled, task, Path(folder) / "a", seed=0,
-                    tick=lambda done, total: times.append(time.process_time()))  # fmt: skip
-        kept: list[int] = []
-        seen = known = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+    known = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+    seen, kept, times = set(known), [0], [0.0]
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                kept[-1] += storage.nbytes()
-            return tensor
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept[-1] += storage.nbytes()
+        return tensor
 
-        def tick(done: int, total: int) -> None:
-            nonlocal seen
-            seen = set(known)
+    watching = ExitStack()
+
+    def tick(done: int, total: int) -> None:
+        times.append(time.process_time())
+        if done < WATCHED:
+            seen.clear()
+            seen.update(known)
             kept.append(0)
+        elif done == WATCHED:
+            watching.close()
 
-        tick(0, 0)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            few = settings.model_copy(update={"min_steps": 4, "epochs": 1})
-            train.train(base, config.peft, few, labelled, task, Path(folder) / "b", seed=0, tick=tick)
+    with tempfile.TemporaryDirectory() as folder, watching:
+        watching.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        train.train(base, config.peft, settings, labelled, task, Path(folder) / "a", seed=0, tick=tick)
         with adapters.adapted(base, Path(folder) / "a") as model:
             ids = torch.tensor([base.tokenizer(labelled[0][0].prompt)["input_ids"]])
             torch.manual_seed(0)
             with adapters.dropout_on(model), torch.inference_mode():
                 one, two = (model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for _ in range(2))
-    step = (times[-1] - times[WARM]) / (len(times) - 1 - WARM)
+    step = (times[-1] - times[WATCHED + 1]) / (STEPS - WATCHED - 1)
     return {
         "numbers": numbers,
         "seconds": round(step, 4),
-        "bytes": sum(kept[1:-1]) // len(kept[1:-1]),
+        "bytes": sum(kept[1:]) // len(kept[1:]),
         "still": bool(torch.equal(one, two)),
     }
 
