@@ -19,6 +19,7 @@ import numpy as np
 from guidestar import config as configs
 from guidestar.asking import Ask, Cached, Engine, Frozen, HeadStart, InParts, Labelled, Scorer
 from guidestar.asking.shortened import shortened
+from guidestar.asking.wrappers import PART
 from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
 from guidestar.data.formats import read_rows
 from guidestar.data.pool import Dataset, load_dataset, template_of, used
@@ -86,6 +87,7 @@ class Bench:
         self.folder = Path(config.out)
         self.cache = cache or self.folder / "cache"
         self._checked = False
+        self.starts: Path | None = None  # where other runs lie whose warm start may be taken; default: beside each run
         if base is not None:
             self.base = base
         if engine is not None:
@@ -139,7 +141,11 @@ class Bench:
 
     def untuned(self, dtype: str | None = None) -> Scorer:
         """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
-        return Cached(InParts(self.engine.scorer(dtype=dtype), Cache(self.cache / PARTS)), Cache(self.cache))
+        return Cached(self.parts(self.engine.scorer(dtype=dtype), self.cache / PARTS), Cache(self.cache))
+
+    def parts(self, scorer: Scorer, place: Path) -> Scorer:
+        """A scorer that asks about a large pool part by part. place: where finished parts are kept."""
+        return InParts(scorer, Cache(place), self.config.engines.score.part or PART)
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -268,7 +274,7 @@ class Bench:
         """The copy must go on saying the largest budget, or that run could not be continued from its folder."""
         for place in runs_in(self.folder):
             try:
-                with Store.open(place) as store:
+                with Store.open(place, read=True) as store:
                     most = max((budget for budget, _ in store.budgets()), default=0)
             except StoreError:  # not begun, or damaged, which is that run's concern
                 continue
@@ -415,7 +421,7 @@ def with_present_labels(config: RunConfig, folder: Path | None = None) -> RunCon
     the run had before; a configuration with other labels stays as it is. folder: of the run, or above it; default `out`."""
     for place in runs_in(folder or Path(config.out)):
         try:
-            with Store.open(place) as store:
+            with Store.open(place, read=True) as store:
                 known = store.relabels.tasks() if len(store.relabels) else []
         except StoreError:  # damaged: that run's concern
             continue

@@ -233,7 +233,7 @@ _FIXES: dict[type[StoreError], str] = {
 def _run(place: Path) -> Iterator[Finding]:
     name = place.resolve().name
     try:
-        with Store.open(place) as store:
+        with Store.open(place, read=True) as store:
             findings = [*_database(name, store), *_files(name, store)]
     except StoreError as error:
         yield Finding(name, "problem", str(error), _FIXES[type(error)])

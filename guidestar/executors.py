@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import queue
 import signal
@@ -18,13 +19,14 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, final
 
-from guidestar.errors import GuidestarError
-from guidestar.progress import Progress
+from guidestar.errors import ConfigError, GuidestarError
+from guidestar.progress import Progress, Silent
 from guidestar.query.own import VARIABLE, load_inherited
 from guidestar.sections import WorkersConfig
 
@@ -54,17 +56,12 @@ class Worker(ABC):
 
 
 class Executor(ABC):
-    """Has items done by workers, of which each begins with the next item as soon as it has done one."""
+    """Has items done elsewhere."""
 
     def __init__(self, settings: WorkersConfig, news: Progress) -> None:
         self.settings, self.news = settings, news
-        self._workers: dict[int, Worker] = {}
-        self._over = False
 
     @abstractmethod
-    def begin(self, i: int) -> Worker:
-        """Start worker i, counted from 0."""
-
     def run(
         self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
     ) -> dict[str, str]:
@@ -72,10 +69,33 @@ class Executor(ABC):
 
         call: "module:function", called in a worker as function(common, item); it returns None, or why the item failed.
         items: by name, in the order to begin them. groups: name -> what those have in common which a worker had best do one
-        after the other. If this call is ended, so are the workers.
+        after the other. If this call is ended, so are the workers; a worker whose command was killed may go on, and what it
+        publishes counts.
+        Raises ConfigError where the engine cannot be had.
         """
+
+
+class Crew(Executor):
+    """Workers of which each begins with the next item as soon as it has done one."""
+
+    def __init__(self, settings: WorkersConfig, news: Progress) -> None:
+        super().__init__(settings, news)
+        self._workers: dict[int, Worker] = {}
+        self._over = False
+
+    @abstractmethod
+    def begin(self, i: int) -> Worker:
+        """Start worker i, counted from 0."""
+
+    def connected(self) -> AbstractContextManager[object]:
+        """What the workers need as long as there are some."""
+        return nullcontext()
+
+    def run(
+        self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
+    ) -> dict[str, str]:
         todo, failed = _Items(items, groups or {}), dict[str, str]()
-        head = {"call": call, "common": common, "folder": os.getcwd(), "code": os.environ.get(VARIABLE)}
+        self._over = False
 
         def serve(i: int) -> None:
             group: object = None
@@ -86,7 +106,7 @@ class Executor(ABC):
                         self._workers[i] = self.begin(i)
                     if self._over:  # set before the workers are stopped, this one maybe not among them
                         return self._workers[i].stop()
-                    why = self._workers[i].do(json.dumps({**head, "item": items[name]}))
+                    why = self._workers[i].do(_order(call, common, items[name]))
                 except Lost as lost:
                     self._workers.pop(i).stop()
                     if self._over:
@@ -94,20 +114,30 @@ class Executor(ABC):
                     if todo.again(name):
                         self.news.say(f"{lost}; {name} is done again")
                         continue
-                    why = f"its worker was lost {AGAIN + 1} times, the last time because {lost}"
+                    why = _gone(lost)
                 if why is not None:
                     failed[name] = why
 
         count = min(self.settings.workers, len(items))
-        with ThreadPoolExecutor(max(count, 1)) as pool:
+        with self.connected(), ThreadPoolExecutor(max(count, 1)) as pool:
             try:
                 for served in [pool.submit(serve, i) for i in range(count)]:
                     served.result()
             finally:
                 self._over = True
-                for worker in list(self._workers.values()):
-                    worker.stop()
+                while self._workers:
+                    self._workers.popitem()[1].stop()
         return failed
+
+
+def _order(call: str, common: Item, item: Item) -> str:
+    """What `perform` needs, as JSON."""
+    about = {"folder": os.getcwd(), "code": os.environ.get(VARIABLE)}
+    return json.dumps({"call": call, "common": common, "item": item, **about})
+
+
+def _gone(last: object) -> str:
+    return f"its worker was lost {AGAIN + 1} times, the last time because {last}"
 
 
 class _Items:
@@ -163,7 +193,7 @@ def perform(order: Mapping[str, Any]) -> str | None:
 
 
 @final
-class Local(Executor):
+class Local(Crew):
     """Processes on this machine, each with its share of the threads, and one GPU where there are several."""
 
     def begin(self, i: int) -> Worker:
@@ -255,7 +285,129 @@ def main() -> None:
         print(json.dumps(perform(json.loads(orders.get()))), file=answers, flush=True)
 
 
-EXECUTORS: dict[str, type[Executor]] = {"local": Local}
+# --- a Ray cluster ----------------------------------------------------------------------------------
+
+
+@final
+class Ray(Crew):
+    """Actors on a Ray cluster that is there (`options: {address: …}`), else on this machine as one. They need this package,
+    the code, data and model at the same paths, and the folder of results, so a file system that all share."""
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        ray = _needed("ray", "ray")
+        if ray.is_initialized():  # by whoever called us, who also ends it
+            yield
+            return
+        talks = not isinstance(self.news, Silent)
+        ray.init(**{"include_dashboard": False, "log_to_driver": talks, **self.settings.options})
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def begin(self, i: int) -> Worker:
+        return _Actor(self.settings.gpus)
+
+
+class _Performer:
+    """What an actor of Ray is an object of; texts go in and out."""
+
+    def do(self, order: str) -> str | None:
+        """See `perform`."""
+        return perform(json.loads(order))
+
+
+@final
+class _Actor(Worker):
+    """An actor of Ray, on one CPU and `gpus` GPUs."""
+
+    def __init__(self, gpus: float) -> None:
+        import ray
+
+        self.actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Performer).remote()
+
+    def do(self, order: str) -> str | None:
+        import ray
+
+        try:
+            why: str | None = ray.get(self.actor.do.remote(order))
+        except ray.exceptions.RayActorError as error:
+            raise Lost(f"a worker of Ray ended ({str(error).strip().splitlines()[0]})") from error
+        return why
+
+    def stop(self) -> None:
+        import ray
+
+        ray.kill(self.actor)
+
+
+# --- Slurm ------------------------------------------------------------------------------------------
+
+
+@final
+class Slurm(Executor):
+    """An array of jobs through submitit, an item each, at most `workers` at one time. A job that Slurm preempts is queued
+    again. submitit keeps its own files and logs in `options.folder`, `jobs` by default; they hold names and no texts."""
+
+    def run(
+        self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
+    ) -> dict[str, str]:
+        submitit = _needed("submitit", "slurm")
+        options = {"slurm_array_parallelism": self.settings.workers, **self.settings.options}
+        place, cluster = Path(options.pop("folder", "jobs")), options.pop("cluster", "slurm")
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            executor = submitit.AutoExecutor(place, cluster=cluster)
+            executor.update_parameters(**({"gpus_per_node": gpus} if (gpus := math.ceil(self.settings.gpus)) else {}))
+            executor.update_parameters(**options)
+        except (RuntimeError, NameError, ValueError, AssertionError) as error:  # no srun here; a parameter
+            raise ConfigError(f"engine.cells: {error}") from error
+        failed, lost = dict[str, str](), dict.fromkeys(items, "")
+        for _ in range(AGAIN + 1):
+            names = list(lost)
+            jobs = executor.map_array(Job(), [_order(call, common, items[name]) for name in names]) if names else []
+            try:
+                for name, job in zip(names, jobs, strict=True):
+                    try:
+                        why = job.result()
+                    except submitit.core.utils.UncompletedJobError:
+                        lost[name] = f"job {job.job_id} ended without an answer; its log is {job.paths.stderr}"
+                        self.news.say(f"{name}: {lost[name]}")
+                        continue
+                    failed |= {} if why is None else {name: why}
+                    del lost[name]
+            finally:
+                for job in jobs:
+                    if not job.done():
+                        job.cancel(check=False)
+        return failed | {name: _gone(last) for name, last in lost.items()}
+
+
+class Job:
+    """What a job of Slurm does; texts go in and out."""
+
+    def __call__(self, order: str) -> str | None:
+        """See `perform`."""
+        return perform(json.loads(order))
+
+    def checkpoint(self, order: str) -> Any:
+        """What submitit queues in the place of a job that is preempted: the same, which goes on where it can."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, order)
+
+
+def _needed(module: str, extra: str) -> Any:
+    """A module of an extra. Raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"engine: {module} is not installed; pip install 'guidestar[{extra}]'") from error
+
+
+EXECUTORS: dict[str, type[Executor]] = {"local": Local, "ray": Ray, "slurm": Slurm}
 
 
 if __name__ == "__main__":

@@ -260,11 +260,17 @@ class RunConfig(Section):
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
-    engine: EngineConfig | None = None
-    """Where the work is done; default: in this process."""
     tracker: Literal["none", "trackio", "wandb", "mlflow", "tensorboard"] = "none"
     """Also send each round's numbers and this configuration to an experiment tracker, whose package must be
     installed (`docs/trackers.md`). Never a text or an answer; none sends nothing anywhere."""
+
+    engine: EngineConfig | None = None
+    """Where the work is done; by default in this process (`docs/scale.md`)."""
+
+    @property
+    def engines(self) -> EngineConfig:
+        """`engine`, or its defaults."""
+        return self.engine or EngineConfig()
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -403,7 +409,7 @@ class RunConfig(Section):
         return shared_keys(self.plain())
 
 
-_OWN = {"": ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker", "engine"),
+_OWN = {"": ("out", "seeds", "strategies", "annotator", "people", "endpoint", "stop", "cost", "tracker"),
         "data": ("folder", "pool", "test", "validation"),
         "model": ("device", "device_map", "batch_tokens"), "train": ("micro_batch_size", "checkpointing")}  # fmt: skip  # of memory alone
 
@@ -414,7 +420,13 @@ def shared_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
     for section, names in _OWN.items():
         for name in names:
             (left.get(section, {}) if section else left).pop(name, None)
-    return flat(left)
+    return flat(left | deciding(left.pop("engine", None)))
+
+
+def deciding(engine: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of the section `engine` decides results: the parts that masks are drawn by."""
+    part = ((engine or {}).get("score") or {}).get("part")
+    return {} if part is None else {"engine": {"score": {"part": part}}}
 
 
 class Problems(ValueError):

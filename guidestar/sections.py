@@ -273,17 +273,38 @@ class TaptConfig(Section):
 
 
 class WorkersConfig(Section):
-    """Where the cells of a study run (`docs/scale.md`). It changes no result."""
+    """Workers of an engine (`docs/scale.md`)."""
 
-    use: Literal["local"] = "local"
-    """local: processes on this machine."""
     workers: int = Field(1, ge=1)
-    """Cells at one time; 1 on this machine is the command's own process."""
+    """Items at one time."""
+    gpus: float = Field(0, ge=0)
+    """GPUs of each worker on Ray and Slurm; on this machine they are dealt out."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """For the engine itself: arguments of `ray.init` such as address, or submitit's parameters such as timeout_min."""
+
+
+class CellsConfig(WorkersConfig):
+    """Where the cells of a study run. It changes no result."""
+
+    use: Literal["local", "ray", "slurm"] = "local"
+    """local: processes on this machine, with one worker the command's own; ray: a Ray cluster, or this machine as one;
+    slurm: an array of jobs."""
+
+
+class ScoreConfig(WorkersConfig):
+    """Who asks the models about the pool."""
+
+    use: Literal["here"] = "here"
+    """here: the command's own process."""
+    part: int | None = Field(None, ge=16)
+    """Texts of a part, which is the work that a stop loses. Default 16,384. Masks of dropout are drawn by part, so it must
+    stay the same while a run lasts."""
 
 
 class EngineConfig(Section):
-    """Where the work is done (`docs/scale.md`)."""
+    """Where the work is done (`docs/scale.md`); without it, in the command's own process."""
 
-    cells: WorkersConfig = Field(default_factory=WorkersConfig)
+    cells: CellsConfig = Field(default_factory=CellsConfig)
+    score: ScoreConfig = Field(default_factory=ScoreConfig)
     train: TrainerConfig = Field(default_factory=TrainerConfig)
     """Several processes for one training."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from guidestar.asking import Committee, Engine, Frozen, HeadStart, InParts, Lesson, Scorer, Weighted, kept, part_of
+from guidestar.asking import Committee, Engine, Frozen, HeadStart, Lesson, Scorer, Weighted, kept, part_of
 from guidestar.bench import PARTS, Bench
+from guidestar.config import fingerprint
 from guidestar.data.pool import Split
 from guidestar.errors import DataError, StoreError
 from guidestar.metrics.chosen import NAME as CHOSEN
@@ -24,7 +25,8 @@ from guidestar.query.recipes import Recipe
 from guidestar.records import Array, Example, Label
 from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
-from guidestar.store.same_start import same_start
+from guidestar.store.files import read_arrays
+from guidestar.store.same_start import keep_start, same_start
 from guidestar.store.store import Store
 
 
@@ -83,7 +85,7 @@ class Tuning:
         config = self.bench.config
         alone = None if self.recipe.committee else config.train.b_dropout
         scorer = self.engine.scorer(adapter, dtype=config.model.score_dtype, b_dropout=alone)
-        return InParts(scorer, Cache(self.store.folder / PARTS))
+        return self.bench.parts(scorer, self.store.folder / PARTS)
 
     @property
     def test(self) -> Split | None:
@@ -170,9 +172,10 @@ class Tuning:
             self.bench.progress.say("  the labels have changed: this training starts from the base model")
         previous = self.adapter(r - 1) if on else None
         lesson = self._lesson(r, phase_seed(self.seed, r, "train"), previous)
+        trainer = self.engine.trainer(self.bench.config, self.bench.dataset.hash)
+        asked = fingerprint(trainer.question(lesson)) if r == 0 else ""
         if config.early_stop == "oracle_epoch":
             lesson = replace(lesson, oracle=self.bench.fitting.test)
-        trainer = self.engine.trainer(self.bench.config, self.bench.dataset.hash)
 
         def fill(folder: Path) -> None:
             with self.clock(r, "train", len(labelled)) as tick:
@@ -190,17 +193,25 @@ class Tuning:
 
         if short := too_short(self.bench.training, self.engine.head, len(labelled)):
             self.bench.progress.say(f"  warning: {short}")
-        there = same_start(self.store, lesson.labelled) if r == 0 else None
+        there = same_start(self.store.folder, self.seed, asked, self.bench.starts) if r == 0 else None
         if there is None:
             self.store.add_adapter(r, fill)
-            return
-        self.bench.progress.say(f"  warm start: the adapter of {there.parent.parent.name} has the same labels and seed")
-        self.store.add_timing(r, "train", 0.0, len(labelled))
-        with Store.open(there.parent.parent) as other:
-            for name in (DYNAMICS, CHOSEN):
-                if other.has_arrays(0, name):  # a run of an older version has none
-                    self.store.add_arrays(0, name, other.arrays(0, name))
-        self.store.add_adapter(r, lambda folder: shutil.copytree(there, folder, dirs_exist_ok=True))
+        else:
+            self._copy_start(*there, len(labelled))
+        if r == 0:
+            arrays = [f"arrays/round-000-{name}.safetensors" for name in (DYNAMICS, CHOSEN)]
+            keep_start(self.store.folder, asked, ["adapters/round-000", *arrays])
+
+    def _copy_start(self, there: Path, names: Sequence[str], labels: int) -> None:
+        """Take the warm start of the run in another folder. names: what it consists of."""
+        self.bench.progress.say(f"  warm start: the adapter of {there.name} has the same labels and seed")
+        self.store.add_timing(0, "train", 0.0, labels)
+        for kind in (DYNAMICS, CHOSEN):
+            for name in names:
+                if name.startswith(f"arrays/round-000-{kind}."):  # a run of an older version has none
+                    self.store.add_arrays(0, kind, read_arrays(there / name))
+        adapter = there / "adapters" / "round-000"
+        self.store.add_adapter(0, lambda folder: shutil.copytree(adapter, folder, dirs_exist_ok=True))
 
     def _overlap(self, r: int, folder: Path) -> dict[str, Array]:
         """How many of SPEFT's entries the round before had, too, where its adapter is still there."""

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidestar import executors
-from guidestar.executors import AGAIN, Executor, Local, Lost, Worker, perform
+from guidestar.executors import AGAIN, Crew, Local, Lost, Worker, perform
 from guidestar.progress import Silent
-from guidestar.sections import WorkersConfig
+from guidestar.sections import CellsConfig
 
 
 def write(common: Any, item: Any) -> str | None:
@@ -58,11 +58,11 @@ class Fragile(Worker):
 
 
 @final
-class Fragiles(Executor):
+class Fragiles(Crew):
     """Workers that share a plan of what befalls them."""
 
     def __init__(self, workers: int, plan: list[str]) -> None:
-        super().__init__(WorkersConfig(workers=workers), Silent())
+        super().__init__(CellsConfig(workers=workers), Silent())
         self.plan, self.lock = plan, threading.Lock()
 
     def begin(self, i: int) -> Worker:
@@ -124,7 +124,7 @@ def test_processes_that_are_killed_lose_nothing(tmp_path: Path, monkeypatch: pyt
         def say(self, text: str) -> None:
             said.append(text)
 
-    failed = Local(WorkersConfig(workers=2), News()).run("test_executors:write", {"place": str(tmp_path)}, items)
+    failed = Local(CellsConfig(workers=2), News()).run("test_executors:write", {"place": str(tmp_path)}, items)
     assert failed.keys() == {"always", "wrong", "refuses"}
     assert "lost 3 times" in failed["always"]
     assert "ended with code -9" in failed["always"]

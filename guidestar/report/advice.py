@@ -36,7 +36,7 @@ def advise(folder: Path) -> list[dict[str, Any]]:
     places = runs_in(folder)
     found = []
     for place in places:
-        with Store.open(place) as store:
+        with Store.open(place, read=True) as store:
             if store.begun:
                 advice = stop_advice(store, settings(place, store.facts))
                 one = {"run": place.resolve().name, "finished": store.finished() is not None}

@@ -98,7 +98,7 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
     if not (place / DATABASE).is_file():
         return None
     found = []
-    with Store.open(place) as store:
+    with Store.open(place, read=True) as store:
         for metrics in measured:
             if "accuracy" not in metrics.values:
                 continue

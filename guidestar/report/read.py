@@ -120,7 +120,7 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 def _read(folder: Path) -> RunRecord | None:
     """A run folder's content, None if it was made but not begun."""
-    with Store.open(folder) as store:
+    with Store.open(folder, read=True) as store:
         if not store.begun:
             return None
         metrics, examples, since = store.metrics(), store.examples(), store.relabels.since

@@ -38,22 +38,25 @@ class Database:
         self._places = places
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False) -> Database:
+    def open(cls, path: Path, *, create: bool = False, read: bool = False) -> Database:
         """The database at `path`, its schema brought up to date and its pages checked. With `create`, made if it is
         missing, readable by its owner alone.
 
         One that cannot be written is read from a copy, made with its WAL in a temporary folder; writing then raises
-        StoreError. Raises LostRecord where files beside it show that it once held more.
+        StoreError. So is, with `read`, one that another machine may be writing: a WAL is for one machine. Raises LostRecord where files beside it show that it once held more.
         """
         with _plain_words(path), ExitStack() as places:
             if create:
                 with files.writing(path):
                     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            apart = read and files.run_elsewhere(path.parent)
             try:
-                connection = _connected(path, path.parent)
+                connection = None if apart else _connected(path, path.parent)
             except sqlite3.OperationalError as error:
                 if create or not any(sign in str(error) for sign in ("readonly", "unable to open")):
                     raise
+                connection = None
+            if connection is None:
                 copy = Path(places.enter_context(tempfile.TemporaryDirectory(prefix="guidestar-"))) / path.name
                 for end in ("", WAL):
                     if os.access(f"{path}{end}", os.R_OK):

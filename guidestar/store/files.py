@@ -3,7 +3,7 @@
 A power cut, SIGKILL or a full disk leaves at most a temporary (`.tmp-…`). Who writes one holds a lock on it, which the
 system gives back when the process ends, however it ends: so the next write in the same folder recognises what will never be finished, and
 removes it. Every durable step of the store, here and in the database, passes through `step`, so that a test can crash at
-each of them in turn.
+each of them in turn. A lock is of one machine, so a temporary and `run.lock` name theirs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,15 @@ from guidestar.errors import ConfigError, StoreError
 
 DATABASE = "run.sqlite"
 TEMPORARY = ".tmp-"
-_KEPT = {"adapters", "arrays", "annotations.count", "endpoint.jsonl"}  # in a run folder, beside run.sqlite and its own
+HOST = platform.node()
+ABANDONED = 7 * 86400.0  # seconds after which another machine's temporary counts as left over
+_KEPT = {
+    "adapters",
+    "arrays",
+    "annotations.count",
+    "endpoint.jsonl",
+    "start.json",
+}  # in a run folder, beside run.sqlite and its own
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -221,24 +231,51 @@ def running(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip()
-                if holder == str(os.getpid()):
+                holder, _, host = file.read().strip().partition(" ")
+                if (holder, host) == (str(os.getpid()), HOST):
                     raise StoreError(
                         f"{folder}: is open in this process already; close() the earlier Run, or use `with`"
                     ) from None
                 by = f"process {holder}" if holder else "another process"
+                by += f" of {host}" if host and host != HOST else ""
                 raise StoreError(f"{folder}: is in use by {by}; wait for its end or stop it") from None
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} {HOST}")
             file.flush()
         yield
 
 
+def run_elsewhere(folder: Path) -> bool:
+    """Whether another machine was the last to run in a folder, where it may be at work now."""
+    try:
+        host = (folder / "run.lock").read_text(encoding="utf-8").partition(" ")[2].strip()
+    except OSError:
+        return False
+    return host not in ("", HOST)
+
+
+def hold(file: int, *, wait: bool = True) -> bool:
+    """Lock an open file until it is closed; False if another process has it. On a file system without locks always True:
+    nothing that several machines share relies on it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True
+
+
 def clean(folder: Path) -> None:
-    """Remove the temporaries in `folder` whose process is gone; those that are being written stay."""
+    """Remove the temporaries in `folder` whose process is gone; those that are being written stay, and so do those of another
+    machine for a week."""
     with writing(folder):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             try:
+                host = leftover.name.rpartition("@")[2] if "@" in leftover.name else HOST
+                if host != HOST and time.time() - leftover.stat().st_mtime < ABANDONED:
+                    continue
                 descriptor = os.open(leftover, os.O_RDONLY)
             except OSError:  # finished or removed meanwhile, or somebody else's
                 continue
@@ -248,7 +285,7 @@ def clean(folder: Path) -> None:
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:
                     leftover.unlink(missing_ok=True)
-            except BlockingIOError:
+            except OSError:  # held, or nobody can tell
                 continue
             finally:
                 os.close(descriptor)
@@ -256,7 +293,7 @@ def clean(folder: Path) -> None:
 
 def _claim(descriptor: int, temporary: Path) -> None:
     """Hold a temporary that was just made. Raises FileNotFoundError in the moment's chance that `clean` was faster."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    hold(descriptor)
     if not temporary.exists():
         raise FileNotFoundError(errno.ENOENT, "another process took it for a leftover", str(temporary))
 
@@ -280,7 +317,7 @@ def _reason(error: Exception) -> str:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}@{HOST}")
 
 
 def _flush(descriptor: int) -> None:

@@ -1,45 +1,34 @@
-"""The warm start that several runs of one folder share."""
+"""The warm start that several runs of one folder share. A file beside each run says what its own was made of, so that nobody
+opens another run's database, which may be at work on another machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from guidestar.errors import StoreError
-from guidestar.records import Example, Flag, Note
-from guidestar.store.store import DATABASE, Store
+from guidestar.store import files
+
+START = "start.json"
 
 
-def same_start(store: Store, labelled: Sequence[tuple[Example, str]]) -> Path | None:
-    """The warm start's adapter in a folder beside `store`, of another strategy with this seed, if all it was made of
-    is the same. labelled: what the warm start of `store` is to be trained on."""
-    folder = store.folder
-    for place in sorted(folder.parent.glob(f"*-seed{store.facts['seed']}")):
-        if place == folder or not (place / DATABASE).is_file():
-            continue
+def keep_start(folder: Path, question: str, names: Sequence[str]) -> None:
+    """Say that the warm start of the run in `folder` is the answer to a question (a fingerprint of all that it depends on).
+    names: the files and folders in `folder` that it consists of, as far as they are there."""
+    made = {name: files.sha256(folder / name) for name in names if (folder / name).exists()}
+    files.write_bytes(folder / START, json.dumps({"question": question, "made": made}).encode())
+
+
+def same_start(folder: Path, seed: int, question: str, beside: Path | None = None) -> tuple[Path, list[str]] | None:
+    """The folder of another strategy's run with this seed whose warm start answers the question, and what it consists of.
+    folder: of the run that asks. beside: where the others lie; default: beside it."""
+    for file in sorted((beside or folder.parent).glob(f"*-seed{seed}/{START}")):
         try:
-            with Store.open(place) as other:
-                if _made_of_the_same(store, other, labelled):
-                    return other.adapter(0)
-        except StoreError:  # another run's damage is that run's concern; training gives the same adapter
+            said = json.loads(file.read_text(encoding="utf-8"))
+            whole = said["question"] == question and file.parent != folder
+            if whole and all(files.sha256(file.parent / name) == sha256 for name, sha256 in said["made"].items()):
+                return file.parent, list(said["made"])
+        except (OSError, ValueError, KeyError, StoreError):  # damaged or gone; training gives the same adapter
             continue
     return None
-
-
-def _made_of_the_same(store: Store, other: Store, labelled: Sequence[tuple[Example, str]]) -> bool:
-    if not other.begun or not other.has_adapter(0) or len(store.relabels) or len(other.relabels):
-        return False
-    given = [entry.id for entry in other.annotations.history() if not isinstance(entry.annotation, Flag | Note)]
-    if len(given) > len(set(given)) or other.trained_on(0) != len(labelled):
-        return False  # corrected or added to, maybe after the training
-    return (
-        _but_strategy(store.key) == _but_strategy(other.key)
-        and store.facts["model"] == other.facts["model"]
-        and labelled == [(example, label.answer) for example, label in other.annotations.labelled(0)]
-    )
-
-
-def _but_strategy(key: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's key without what chooses its queries: what the warm start depends on."""
-    return {name: value for name, value in key.items() if not name.startswith("strategy.")}

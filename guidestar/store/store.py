@@ -65,8 +65,9 @@ class Store:
     # --- opening ----------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, folder: Path, *, create: bool = False) -> Store:
-        """The store of a run folder, its schema brought up to date. With `create`, made if it is missing."""
+    def open(cls, folder: Path, *, create: bool = False, read: bool = False) -> Store:
+        """The store of a run folder, its schema brought up to date. With `create`, made if it is missing. read: nothing is
+        written; a run of another machine is then read from a copy."""
         path = folder / DATABASE
         if create:
             with files.writing(folder):
@@ -78,7 +79,7 @@ class Store:
             raise StoreError(f"{folder}: no such folder")
         elif not path.is_file():
             raise StoreError(f"{folder}: is not a run folder; it has no {DATABASE}")
-        return cls(folder, Database.open(path, create=create))
+        return cls(folder, Database.open(path, create=create, read=read))
 
     def close(self) -> None:
         """Close the database. The store cannot be used any more."""

@@ -8,19 +8,20 @@ the strategy alone belong into the same `out`, where the loop shares the warm st
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from guidestar.bench import Bench
-from guidestar.config import RunConfig, fingerprint
+from guidestar.config import CONFIG_FILE, RunConfig, fingerprint
 from guidestar.data.presets import apply_preset
 from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
@@ -101,19 +102,18 @@ def run_cells(
     shared = shared or Shared(out / "cache", news)
     results: list[CellResult] = []
     for cell in cells:
-        results.append(run_cell(cell, cells, out, shared, results))
+        results.append(run_cell(cell, cells, out, shared))
         if results[-1].state == "done" and after is not None:
             after(results)
     return results
 
 
-def run_cell(
-    cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, before: Sequence[CellResult] = ()
-) -> CellResult:
-    """Run one of a study's cells unless its result is there. before: those of others, which must have begun alike."""
+def run_cell(cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, *, apart: bool = False) -> CellResult:
+    """Run one of a study's cells unless its result is there. apart: on this machine's own disk, from where the run is
+    published when it is finished: `out` may be on a file system that several machines share, where SQLite cannot work."""
     if (one := kept(cell, out)) is None:
         shared.progress.say(f"cell {cells.index(cell) + 1} of {len(cells)}: {cell.name}")
-        one = _attempt(cell, out, shared, before, cells)
+        one = _attempt(cell, cells, out, shared, apart)
     if one.error:
         shared.progress.say(f"{cell.name} failed: {one.error}")
     return one
@@ -171,15 +171,20 @@ class Shared:
         self._kept = {}
 
 
-def _attempt(cell: Cell, out: Path, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> CellResult:
+def _attempt(cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, apart: bool) -> CellResult:
     """The cell's result now, or why there is none."""
-    with claim(out / "claims" / f"{cell.name}.lock") as mine:
+    lock = _scratch(cell).with_suffix(".lock") if apart else out / "claims" / f"{cell.name}.lock"
+    with claim(lock, wait=apart) as mine:
         if not mine:
             return CellResult(cell, "elsewhere")
         if (before_us := kept(cell, out)) is not None:  # finished by another process meanwhile
             return before_us
+        before = [
+            one for other in cells if other.config.seeds == cell.config.seeds and other is not cell
+            and (one := kept(other, out)) is not None
+        ]  # fmt: skip
         try:
-            result = _run(cell, shared, before, cells)
+            result = (_run_apart if apart else _run)(cell, shared, before, cells)
             files.write_bytes(result_path(out, cell.name), (json.dumps(result, indent=1) + "\n").encode())
         except GuidestarError as error:
             shared.forget()
@@ -188,6 +193,33 @@ def _attempt(cell: Cell, out: Path, shared: Shared, before: Sequence[CellResult]
             shared.forget()
             return CellResult(cell, "failed", error=f"{type(error).__name__}: {error}")
     return CellResult(cell, "done", result)
+
+
+def _scratch(cell: Cell) -> Path:
+    """A cell's folder on this machine's own disk, the same for every process of this user."""
+    home = Path(tempfile.gettempdir()) / f"guidestar-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.is_symlink() or home.stat().st_uid != os.getuid():
+        raise StoreError(f"{home}: belongs to somebody else; set TMPDIR to a folder of your own")
+    return home / fingerprint([str(run_folder(cell).absolute()), cell.fingerprint])[:16]
+
+
+def _run_apart(cell: Cell, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> Result:
+    """Run a cell in `_scratch` and publish its run. One that is begun again on this machine goes on there, on another
+    anew; both end alike."""
+    final, place = run_folder(cell), _scratch(cell)
+    group = [other for other in cells if other.config.out == cell.config.out]
+    moved = [replace(other, config=other.config.model_copy(update={"out": str(place)})) for other in group]
+    mine = moved[group.index(cell)]
+    own = run_folder(mine)
+    if final.is_dir() and not own.is_dir():  # begun by another engine
+        files.publish_folder(own, lambda folder: shutil.copytree(final, folder, dirs_exist_ok=True))
+    result = _run(mine, shared, before, moved, final.parent)
+    left = shutil.ignore_patterns("run.lock", f"{files.TEMPORARY}*")
+    files.publish_folder(final, lambda folder: shutil.copytree(own, folder, dirs_exist_ok=True, ignore=left))
+    files.write_bytes(final.parent / CONFIG_FILE, (place / CONFIG_FILE).read_bytes())
+    shutil.rmtree(place, ignore_errors=True)
+    return result
 
 
 @contextmanager
@@ -200,16 +232,14 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield files.hold(file.fileno(), wait=wait)
 
 
-def _run(cell: Cell, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell]) -> Result:
+def _run(
+    cell: Cell, shared: Shared, before: Sequence[CellResult], cells: Sequence[Cell], starts: Path | None = None
+) -> Result:
     bench = shared.bench(cell.config)
+    bench.starts = starts
     gold = oracle(bench.dataset)
     with Run(bench.config, bench=bench, may_grow=False) as run:  # a cell is one protocol from its first label on
         _keep_config_of_all(cell, bench, cells)

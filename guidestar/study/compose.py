@@ -132,6 +132,8 @@ def make_study(source: Source | StudyConfig, tables: str = "") -> Study:
         bench.add(study.change.model_dump(exclude_unset=True), ("change",))
         bench.data |= {"out": "", "seeds": [seed], "annotator": "oracle"}
         bench.follow(("seeds",), ("seeds",))
+        if of_runs := study.engine.model_dump(exclude={"cells"}, exclude_unset=True):
+            bench.data["engine"] = of_runs
         values = {**study.values, **dataset.values}
         first: dict[str, str] = {}
         plain: dict[str, Any] = {}

@@ -87,7 +87,7 @@ def costs(
     together = runs_in(home) if home == folder.absolute().parent else places
     asked = {place.resolve() for place in places}
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store.open(place)) for place in together]
+        stores = [stack.enter_context(Store.open(place, read=True)) for place in together]
         all_begun = [store for store in stores if store.begun and store.metrics()]
         begun = [store for store in all_begun if store.folder.resolve() in asked]
         if not begun:
@@ -140,7 +140,7 @@ def _rounds(folder: Path) -> dict[str, list[int]]:
     """Run -> [complete rounds, things that annotators did]: what a ledger depends on, besides prices."""
     complete = {}
     for place in runs_in(folder):
-        with Store.open(place) as store:
+        with Store.open(place, read=True) as store:
             if store.begun:
                 complete[place.resolve().name] = [len(store.metrics()), len(store.annotations.history())]
     return complete

@@ -53,7 +53,7 @@ def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Res
     test = bench.fitting.test
     if test is None:
         raise GuidestarError(f"{cell.name}: there is no test set to measure the few-shot model on")
-    with Store.open(run_folder(cell)) as store:
+    with Store.open(run_folder(cell), read=True) as store:
         labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
         facts = store.facts
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def run_probe(
     progress.say(f"probe {name} of {cell.name}")
     folder = run_folder(cell)
     answer = probe(folder, name, bench=shared.bench(cell.config), progress=progress, **options)
-    with Store.open(folder) as store:
+    with Store.open(folder, read=True) as store:
         facts = store.facts
     result = about(cell, facts) | _NO_RUN
     result |= {

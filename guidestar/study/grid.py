@@ -89,7 +89,8 @@ def run_study(
         items = {cell.name: {"cell": cell.name} for cell in cells if cell.name not in done}
         groups = {cell.name: engine.group_of(cell) for cell in cells}
         workers = EXECUTORS[engine_of.use](engine_of, news)
-        failed = workers.run("guidestar.study.grid:work", vars(order), items, groups)
+        common = {"order": vars(order), "apart": engine_of.use != "local"}
+        failed = workers.run("guidestar.study.grid:work", common, items, groups)
         elsewhere: list[str] = []
     else:
         tried = run_part(study, cells, shared, news)
@@ -121,22 +122,23 @@ def _say_rows(study: Study, one: CellResult, progress: Progress) -> None:
         progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
 
 
-_AT_WORK: dict[str, tuple[Study, Shared, list[CellResult]]] = {}  # in a worker: of the study whose cells it runs
+_AT_WORK: dict[str, tuple[Study, Shared]] = {}  # in a worker: of the study whose cells it runs
 
 
-def work(order: Mapping[str, Any], item: Mapping[str, str]) -> str | None:
-    """Run a cell in a worker; None, or why it failed. order: the fields of `Order`. item: {"cell": its name}."""
-    key = json.dumps(order)
+def work(common: Mapping[str, Any], item: Mapping[str, str]) -> str | None:
+    """Run a cell in a worker; None, or why it failed. common: "order", the fields of `Order`; "apart", see `run_cell`.
+    item: "cell", its name."""
+    key = json.dumps(common["order"])
     if key not in _AT_WORK:
         _AT_WORK.clear()
-        study = Order(**order).study()
-        _AT_WORK[key] = study, Shared(study.out / "cache", Plain()), []
-    study, shared, before = _AT_WORK[key]
+        study = Order(**common["order"]).study()
+        _AT_WORK[key] = study, Shared(study.out / "cache", Plain())
+    study, shared = _AT_WORK[key]
     cell = next(cell for cell in study.cells if cell.name == item["cell"])
-    before.append(engine.run_cell(cell, study.cells, study.out, shared, before))
-    if before[-1].state == "done":
-        _say_rows(study, before[-1], shared.progress)
-    return before[-1].error
+    one = engine.run_cell(cell, study.cells, study.out, shared, apart=common["apart"])
+    if one.state == "done":
+        _say_rows(study, one, shared.progress)
+    return one.error
 
 
 def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, Any], list[str]]:
@@ -272,7 +274,7 @@ def _answers(study: Study, progress: Progress) -> Answers:
     folders = {cell.name: run_folder(cell) for cell in study.cells}
 
     def read(folder: Path) -> Floats | None:
-        with Store.open(folder) as store:
+        with Store.open(folder, read=True) as store:
             metrics = store.metrics()
         return right_answers(folder, metrics)
 

@@ -137,7 +137,7 @@ def _standing(folder: Path, budget: int = 0) -> _Standing:
     """Where a run stands that is to have this budget."""
     if not (folder / DATABASE).is_file():
         return _Standing()
-    with Store.open(folder) as store:
+    with Store.open(folder, read=True) as store:
         if not store.begun:
             return _Standing()
         measured, why = store.metrics(), store.finished()
@@ -243,7 +243,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
     spent: Any = Counter()  # seconds by phase
     for name in plan["runs"]:
         if (folder / name / DATABASE).is_file():
-            with Store.open(folder / name) as store:
+            with Store.open(folder / name, read=True) as store:
                 for r, phase, seconds, _ in store.timings() if store.begun else ():
                     if r >= plan.get("complete", {}).get(name, 0):
                         spent[phase] += seconds

@@ -11,6 +11,7 @@ from guidestar import config as configs
 from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import ConfigError, StoreError
 from guidestar.query import strategies
+from guidestar.schema import deciding
 
 FORMAT = 1  # of the result files
 PLACES = ("folder", "pool", "test", "validation")  # keys of the data section that name files of one machine
@@ -44,6 +45,7 @@ def portable(config: RunConfig) -> dict[str, Any]:
     """A configuration as JSON-able data without the places of one machine; the data's hash stands for the files and
     the model's fingerprint for its folder."""
     plain = {key: value for key, value in config.plain().items() if key not in ELSEWHERE}
+    plain |= deciding(plain.pop("engine", None))
     plain["data"] = {key: value for key, value in plain["data"].items() if key not in PLACES}
     plain["model"] = {key: value for key, value in plain["model"].items() if key not in ("device", "batch_tokens")}
     plain["model"]["name"] = short(plain["model"]["name"])

@@ -172,7 +172,7 @@ class Subject:
         with ExitStack() as stack:
             for place in sorted(self.folder.absolute().parent.glob(f"*/{DATABASE}")):
                 if not place.parent.samefile(self.folder):
-                    store = stack.enter_context(Store.open(place.parent))
+                    store = stack.enter_context(Store.open(place.parent, read=True))
                     if store.begun and all(store.facts.get(k) == self.facts.get(k) for k in ("data_hash", "seed")):
                         same.setdefault(str(store.facts.get("strategy")), store)
             same.pop(self.strategy, None)

@@ -1,0 +1,139 @@
+"""A study on a Ray cluster and as jobs through submitit: workers are killed, and the results are those of one process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidestar.config import dump_yaml
+from guidestar.report import summary
+from guidestar.store import Store, files
+from guidestar.study import cells
+from guidestar.study.grid import run_study
+from guidestar.study.results import read_results
+
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of two CPUs on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
+    """Two strategies of one seed."""
+    return {
+        "out": "study",
+        "datasets": [{"name": "tickets", "data": {"preset": "demo", "folder": str(demo_data), "test_limit": 20}}],
+        "models": [{"name": "tiny", "model": {"name": str(tiny_folder)}}],
+        "peft": [{"name": "lora", "peft": LORA}],
+        "strategies": ["random", {"use": "star", "name": "star", "passes": 2}],
+        "seeds": [0],
+        "base": {
+            "model": {"dtype": "float32"},
+            "query": {"warm_start": 8, "batch": 4, "budget": 16, "candidates": 20},
+            "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.005},
+        },
+    }
+
+
+def write(folder: Path, plain: dict[str, Any], **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(dump_yaml(plain | changes))
+    return path
+
+
+def found(out: Path) -> dict[str, Any]:
+    """All that is measured and stored: results without clocks, and of every run its record and its last adapter."""
+    clocks = ("seconds", "timings", "hardware")
+    results: dict[str, Any] = {
+        one["name"]: {key: value for key, value in one.items() if key not in clocks} for one in read_results(out / "results")
+    }  # fmt: skip
+    for place in sorted((out / "runs").rglob("*-seed?")):
+        with Store.open(place, read=True) as store:
+            results[place.name] = store.dump(), files.sha256(place / "adapters" / "round-002")
+    return results
+
+
+@pytest.fixture(scope="module")
+def whole(plain: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process makes of the study."""
+    folder = tmp_path_factory.mktemp("one")
+    facts, text, code = run_study(write(folder, plain))
+    assert (facts["done"], code) == (2, 0), text
+    return found(folder / "study")
+
+
+class Killer(threading.Thread):
+    """Kills workers at random moments while they have a cell, by the process that its `run.lock` names."""
+
+    def __init__(self, places: list[Path], times: int, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.places, self.times, self.rng, self.killed = places, times, random.Random(seed), list[int]()
+
+    def run(self) -> None:
+        while len(self.killed) < self.times:
+            time.sleep(self.rng.uniform(0.05, 0.6))
+            locks = [file for place in self.places for file in place.glob("*/run.lock")]
+            for pid in {int(file.read_text().partition(" ")[0] or 0) for file in locks} - {
+                0,
+                *self.killed,
+                os.getpid(),
+            }:
+                os.kill(pid, signal.SIGKILL)
+                self.killed.append(pid)
+                break
+
+
+def scratches(path: Path) -> list[Path]:
+    from guidestar.study.compose import load_study
+
+    return [cells._scratch(cell) for cell in load_study(path).cells]
+
+
+@pytest.mark.parametrize("kills", [2])
+def test_workers_of_ray_are_killed_and_the_results_are_those_of_one_process(
+    cluster: None, plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path, kills: int
+) -> None:
+    path = write(tmp_path, plain, engine={"cells": {"use": "ray", "workers": 2}})
+    killer = Killer(scratches(path), kills, seed=kills)
+    killer.start()
+    facts, text, code = run_study(path)
+    killer.join(timeout=1)
+    assert (facts["done"], code) == (2, 0), text
+    assert killer.killed, "nobody was killed, so this showed nothing"
+    assert found(tmp_path / "study") == whole
+    home = tmp_path / "study" / "runs" / "tickets" / "tiny" / "lora"
+    assert {row["strategy"] for row in summary(home)["strategies"]} == {"random", "star"}
+    assert not [place for place in scratches(path) if place.exists()], "a scratch folder was left"
+
+
+def test_jobs_through_submitit_make_the_same(plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path) -> None:
+    """Its local executor stands for Slurm; a job that was killed is submitted again."""
+    submitit = pytest.importorskip("submitit")
+    options = {"cluster": "local", "folder": str(tmp_path / "jobs"), "timeout_min": 10}
+    path = write(tmp_path, plain, engine={"cells": {"use": "slurm", "workers": 2, "options": options}})
+    before, submitit.core.core.Job._results_timeout_s = submitit.core.core.Job._results_timeout_s, 1
+    killer = Killer(scratches(path), 1, seed=1)
+    killer.start()
+    try:
+        facts, text, code = run_study(path)
+    finally:
+        submitit.core.core.Job._results_timeout_s = before
+    assert (facts["done"], code) == (2, 0), text
+    assert killer.killed, "nobody was killed, so this showed nothing"
+    assert found(tmp_path / "study") == whole
