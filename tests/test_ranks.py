@@ -21,7 +21,7 @@ from guidestar.errors import ConfigError
 from guidestar.model.ranks import Ranks
 from guidestar.store import Store
 
-SETTINGS = {"epochs": 2, "batch_size": 5, "learning_rate": 5e-3, "b_decay": 20.0, "patience": 1}
+SETTINGS = {"epochs": 2, "batch_size": 7, "learning_rate": 5e-3, "b_decay": 20.0, "patience": 1}
 
 
 def launched(count: int, *command: str) -> None:
@@ -36,7 +36,7 @@ def launched(count: int, *command: str) -> None:
 
 
 def test_losses_and_gradients_are_those_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
-    """A batch of five and a last one of fewer: shares differ, and B decays (with b_decay 0 it ends elsewhere)."""
+    """A batch of seven and a last one of one, of which rank 1 has nothing; and B decays (with b_decay 0 it ends elsewhere)."""
     script = str(Path(__file__).with_name("two_ranks.py"))
     free = json.dumps({**SETTINGS, "b_decay": 0.0})
     launched(1, script, str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "one")

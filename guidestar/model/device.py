@@ -57,7 +57,8 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
 def prepare(device: torch.device) -> None:
     """Set what a GPU computes float32 products in: TF32, which has ten bits of bfloat16's seven and float32's range."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:
+            torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
 
 

@@ -51,8 +51,9 @@ class Lengths:
     response: float
 
 
-def this_machine(folder: Path, device: str) -> Machine:
-    """The memory that this process may use, and the disk behind `folder`."""
+def this_machine(folder: Path, device: str, spread: bool = False) -> Machine:
+    """The memory that this process may use, and the disk behind `folder`. spread: the model over all GPUs
+    (`model.device_map`)."""
     total, free = _main_memory()
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
     gpu = None
@@ -60,8 +61,9 @@ def this_machine(folder: Path, device: str) -> Machine:
         import torch
 
         if torch.cuda.is_available():
-            at = torch.device("cuda" if device == "auto" else device)
-            gpu = float(torch.cuda.get_device_properties(at).total_memory)
+            one = torch.device("cuda" if device == "auto" else device)
+            every = range(torch.cuda.device_count()) if spread else [one]
+            gpu = float(sum(torch.cuda.get_device_properties(at).total_memory for at in every))
     return Machine(total, free, float(shutil.disk_usage(place).free), gpu)
 
 

@@ -68,7 +68,11 @@ def plan_run(
     first = Bench(config)  # the shared one below has the same news to tell
     lengths = lengths_of(config, first.dataset)
     problems, facts = refusals(
-        config, machine or this_machine(folder, config.model.device), first.dataset, max(len(left), 1), lengths
+        config,
+        machine or this_machine(folder, config.model.device, bool(config.model.device_map)),
+        first.dataset,
+        max(len(left), 1),
+        lengths,
     )
     if problems:
         raise ConfigError("\n".join(f"this cannot fit: {problem}" for problem in problems))
