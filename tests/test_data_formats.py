@@ -353,6 +353,9 @@ def test_a_column_that_is_there_twice_is_refused_in_every_table(tmp_path: Path) 
         pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"]),
         tmp_path / "a.parquet",
     )
+    wide = pandas.DataFrame([["a"] * 10_001], columns=[f"c{i}" for i in range(10_001)])
+    with pytest.raises(DataError, match="the table has 10001 columns; allowed: up to 10000"):
+        list(read_rows(wide))
     for source in (str(tmp_path / "a.parquet"), pandas.DataFrame([["a", "b"]], columns=["text", "text"])):
         with pytest.raises(DataError, match="the table has the column 'text' twice; names must differ"):
             list(read_rows(source))

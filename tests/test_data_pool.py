@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +424,28 @@ def test_what_is_merged_is_said_and_a_label_that_only_the_test_has_is_warned_of(
         config(table(tmp_path / "plain.csv", numbered(12)), test=table(tmp_path / "t.csv", numbered(4, 20)))
     )
     assert not {"label_notes", "label_warnings"} & plain.facts.keys(), "nothing is said where nothing is to be said"
+
+
+@pytest.mark.parametrize(
+    ("change", "alike"),
+    [
+        (str.upper, True),
+        ("{}\u200b".format, True),
+        (lambda t: t.replace(" ", "\u00a0"), True),
+        (lambda t: t + "!", False),
+    ],
+)
+def test_a_text_of_the_test_set_that_the_pool_has_in_another_spelling_is_warned_of(
+    change: Callable[[str], str], alike: bool, tmp_path: Path
+) -> None:
+    rows = [(f"m\u00e9ssage number {i}", ("good", "bad")[i % 2]) for i in range(12)]
+    pool = table(tmp_path / "pool.csv", [(unicodedata.normalize("NFD", text), label) for text, label in rows])
+    test = table(tmp_path / "test.csv", [(change(rows[0][0]), "good"), ("quite another", "bad")])
+    found = load_dataset(config(pool, test=test))
+    warned = found.facts.get("label_warnings", [])
+    assert [line.startswith("1 texts of the test set also stand in the pool, but for case") for line in warned] == [
+        True
+    ] * alike
 
 
 def test_configured_labels_take_every_spelling(tmp_path: Path) -> None:

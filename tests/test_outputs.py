@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from page_help import QUESTIONS, make_run
 from test_exchange_clock import write
 
 from guidestar.cli import main
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, StoreError
 from guidestar.exchange import FORMATS, export_run
 from guidestar.exchange.containers import CONTAINERS
 from guidestar.exchange.outward import _is_export
@@ -94,6 +96,24 @@ def test_a_table_is_not_written_over_the_file_that_it_is_made_of(place: Path) ->
     before = files.sha256(place / "pool.csv")
     write_rows(["text", *PREDICTED], [], out, PREDICTED)
     assert files.sha256(place / "pool.csv") == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_for_which_there_is_no_room_leaves_the_earlier_one(place: Path, suffix: str) -> None:
+    """A real limit of the operating system on the size of files."""
+    out, rows = place / f"answers{suffix}", [dict.fromkeys(["text", *LABELLED], f"{i}" * 40) for i in range(500)]
+    write_rows(["text", *LABELLED], [row | {"round": 1} for row in rows[:2]], out, LABELLED)
+    before, there = files.sha256(out), sorted(place.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot be written"):
+            write_rows(["text", *LABELLED], [row | {"round": 1} for row in rows], out, LABELLED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (files.sha256(out), sorted(place.iterdir())) == (before, there)
 
 
 JSON = st.recursive(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from test_publish import _program
-from test_traits import LABELS, example, loaded, saved
+from test_traits import LABELS, SHAPE, SPECIAL, example, loaded, saved
 
 from guidestar import loop
 from guidestar.config import TaskConfig
@@ -201,3 +201,69 @@ def test_a_run_stops_goes_on_and_is_published_with_its_own_answers(
     ours = [row["answer"] for row in predict_file(folder, settings, str(tmp_path / "pool.csv"))]
     assert _of_the_card(published, texts, monkeypatch) == ours
     assert json.loads((published / "adapter_config.json").read_text())["base_model_name_or_path"] == str(model)
+
+
+TOKENIZERS = {  # how it cuts, what it puts around a text, and more
+    "a space before": ("bytes", "<s> $A", {"add_prefix_space": True}), "begin and end": ("bytes", "<s> $A </s>", {}),
+    "end": ("bytes", "$A </s>", {}), "begins twice": ("bytes", "<s> <s> $A", {}), "pads with its end": ("bytes", "<s> $A", {"pad_token": "</s>"}),
+    "nothing special": ("bytes", "$A", {"bos_token": None, "eos_token": None, "unk_token": None}),
+    "cuts and pads": ("bytes", "<s> $A", {"cut": 6}), "sentences": ("sentences", "<s> $A", {}), "pieces": ("pieces", "<s> $A <mask>", {}),
+    "likely pieces": ("likely", "<s> $A", {}), "words": ("words", "<s> $A", {}),
+}  # fmt: skip
+
+
+def _tokenizer(folder: Path, cuts: str, form: str, more: dict[str, Any]) -> int:
+    """A small tokenizer of some kind; how many tokens it has."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts, known = (
+        [f"{c} thing number {i} : good bad" for c in ("red", "blue") for i in range(24)],
+        {"special_tokens": SPECIAL, "show_progress": False},
+    )
+    before, alphabet = more.pop("add_prefix_space", False), pre_tokenizers.ByteLevel.alphabet()
+    raw, pre, decoder, trainer = {
+        "bytes": (models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=before), decoders.ByteLevel(), trainers.BpeTrainer(initial_alphabet=alphabet, vocab_size=0, **known)),
+        "sentences": (models.BPE(unk_token="<unk>"), pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace(prepend_scheme="first"), trainers.BpeTrainer(vocab_size=300, **known)),
+        "pieces": (models.WordPiece(unk_token="<unk>"), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(), trainers.WordPieceTrainer(vocab_size=200, **known)),
+        "likely": (models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", **known)),
+        "words": (models.WordLevel(unk_token="<unk>"), pre_tokenizers.Whitespace(), decoders.WordPiece(), trainers.WordLevelTrainer(**known)),
+    }[cuts]  # fmt: skip
+    made = Tokenizer(raw)
+    made.pre_tokenizer, made.decoder = pre, decoder
+    if cuts == "pieces":
+        made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.train_from_iterator([] if cuts == "bytes" else texts, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single=form, special_tokens=[(token, made.token_to_id(token)) for token in SPECIAL]
+    )
+    cut, names = more.pop("cut", None), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | more
+    if cut:
+        made.enable_truncation(cut)
+        made.enable_padding(length=cut, pad_id=1)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **{k: v for k, v in names.items() if v})
+    tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_both_hold_whatever_the_tokenizer(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def llama(family: str, folder: Path, *, encoder: bool) -> Path:
+        import transformers
+
+        cuts, form, more = TOKENIZERS[kind]
+        size = _tokenizer(folder, cuts, form, dict(more))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = transformers.LlamaConfig(**SHAPE, vocab_size=size, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+            model = transformers.LlamaForCausalLM(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data *= 3
+        model.save_pretrained(folder)
+        return folder
+
+    monkeypatch.setitem(globals(), "built", llama)
+    test_a_batch_says_what_plain_transformers_says_of_each_text("llama", False, tmp_path / "alone")
+    (tmp_path / "run").mkdir()
+    test_a_run_stops_goes_on_and_is_published_with_its_own_answers("llama", False, tmp_path / "run", monkeypatch)

@@ -207,9 +207,7 @@ def _separator(first: str) -> str:
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
-    if len(cells) > MOST_COLUMNS:
-        raise DataError(f"{where}: the header has {len(cells)} columns; allowed: up to {MOST_COLUMNS}")
-    for i, name in enumerate(cells):
+    for i, name in enumerate(cells[: MOST_COLUMNS + 1]):
         if not name.strip():
             hint = "; a table's row numbers? pandas leaves them out with to_csv(index=False)" if i == 0 else ""
             raise DataError(f"{where}: the header has no name for column {i + 1}{hint}")
@@ -217,6 +215,8 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
 
 
 def _distinct(names: list[str], where: str) -> list[str]:
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{where} has {len(names)} columns; allowed: up to {MOST_COLUMNS}")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{where} has the column {twice!r} twice; names must differ")

@@ -8,12 +8,14 @@ on the one and tested on the other is measured on something it never saw.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from guidestar.records import Example
+from guidestar.tasks.common import label_key
 
 ALWAYS, SELDOM = 0.95, 0.5  # share of the texts with a mark, from which it is form; up to which it is missing
 FEWEST = 20  # texts in a set, below which chance looks like form
+COMPARED = 20_000  # texts of the pool that are compared with those of the test set
 LOOKED = 2000  # texts of a set that are looked at
 
 
@@ -43,6 +45,23 @@ def differences(pool: Sequence[Example], other: Sequence[Example], name: str) ->
         f"{mark} in {mine:.0%} of the pool and in {others:.0%} of the {name} set"
         for mark, (mine, others) in both.items()
         if max(mine, others) >= ALWAYS and min(mine, others) <= SELDOM
+    ]
+
+
+def nearly_shared(pool: Sequence[Example], others: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A sentence for each set that has texts of the pool in another spelling; equal texts are left out before. Of a large pool
+    some are looked at."""
+
+    def keys(examples: Sequence[Example]) -> set[tuple[str, ...]]:
+        return {tuple(map(label_key, example.fields.values())) for example in examples}
+
+    there = {name: keys(examples) for name, examples in others.items()}
+    known = keys(pool[:: max(1, len(pool) // COMPARED)]) if there else set()
+    return [
+        f"{len(both)} texts of the {name} set also stand in the pool, but for case, white space or characters that are not seen; "
+        "they count as others, so the accuracy may be that of what was learnt by heart"
+        for name, texts in there.items()
+        if (both := texts & known)
     ]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from guidestar.config import DataConfig, RunConfig, TaskConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
-from guidestar.data.forms import differences
+from guidestar.data.forms import differences, nearly_shared
 from guidestar.data.messages import opened
 from guidestar.data.parts import Part, limited, raise_all, split_off, without_repeats, without_shared
 from guidestar.data.presets import Normalise, apply_preset
@@ -138,7 +138,11 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     facts |= used(examples, gold, splits, task, config.query.budget)
     doubts = [] if task_config.labels else [f"{line}; name the labels in task.labels" for line in doubtful(task.labels)]
     answered = {pool.names[c] for c in np.unique(pool.codes) if c >= 0}
-    if unknown := [*_never_in_pool(answered, splits, task), *doubts]:
+    if unknown := [
+        *_never_in_pool(answered, splits, task),
+        *doubts,
+        *nearly_shared(examples, {name: split.examples for name, split in splits.items() if split}),
+    ]:
         facts["label_warnings"] = unknown
     if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
         facts["form_differences"] = found

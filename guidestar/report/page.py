@@ -167,7 +167,7 @@ _COUNTS = {
     "shared_with_validation": "rows of the pool that also stand in the validation set",
     "validation_shared_with_test": "rows of the validation set that also stand in the test set",
     "label_notes": "labels with several spellings",
-    "label_warnings": "labels to be looked at",
+    "label_warnings": "labels and texts to be looked at",
     "truncated": "prompts that were cut to fit the context",
     "too_long": "prompts that do not fit the context and were left out",
     "pool": "examples in the pool used",
