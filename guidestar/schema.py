@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from guidestar.errors import allowed
-from guidestar.sections import EngineConfig, QueryConfig, Section, StrategyConfig, TaptConfig, TrainConfig
+from guidestar.sections import EngineConfig, QueryConfig, Section, StrategyConfig, TaptConfig, TrainConfig, impossible
 from guidestar.tasks import TASKS
 
 
@@ -316,74 +315,13 @@ class RunConfig(Section):
                     "needs a validation set, because the test set chooses nothing: give data.validation",
                 )
             )
-        judged = "patience" if self.train.patience else "early_stop"
-        if self.train.average and (self.train.patience or self.train.early_stop):
-            problems.append(("train.average", f"is set together with train.{judged}; leave one of them out"))
-        if self.train.learning_rate is None and self.train.recipe != "lean":
-            problems.append(("train.learning_rate", "is empty; give a number, or train.recipe: lean"))
-        if self.train.patience and self.train.early_stop:
-            problems.append(("train.early_stop", "is set together with train.patience; leave one of them out"))
+        problems += impossible(self.train, self.peft, self.model, self.engines)
         if self.annotator == "endpoint":
             problems += [
                 (f"endpoint.{key}", "is missing; annotator: endpoint needs it")
                 for key in ("url", "model")
                 if getattr(self.endpoint, key) is None
             ]
-        trainer = self.engine.train.use if self.engine else "here"
-        if trainer == "fsdp2":
-            problems.append(
-                (
-                    "engine.train.use",
-                    "is fsdp2, which is not there yet; allowed: here, ddp. A model that one GPU does not hold: model.quantize, or "
-                    "model.device_map: auto",
-                )
-            )
-        measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(self.train, key)]
-        if self.train.checkpointing and "train.activation_density" in measured:
-            problems.append(
-                ("train.checkpointing", "is set together with train.activation_density, which must see each layer once")
-            )
-        measured += [f"peft.{key}" for key in ("layers", "rank", "renew") if self.peft.get(key) in ("fisher", "search")]
-        if str(self.peft.get("peft_type", "")).upper() == "SPEFT":
-            measured.append("peft_type SPEFT")
-        if trainer == "ddp" and measured:
-            problems.append(
-                (
-                    "engine.train.use",
-                    f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out",
-                )
-            )
-        if trainer == "ddp" and self.model.device_map:
-            problems.append(
-                (
-                    "model.device_map",
-                    "is set together with engine.train.use: ddp, where each process has one GPU; leave one out",
-                )
-            )
-        if self.model.quantize and self.model.score_dtype:
-            problems.append(
-                (
-                    "model.score_dtype",
-                    "is set together with model.quantize, whose weights have no other precision; leave one of them out",
-                )
-            )
-        if self.model.quantize and str(self.peft.get("peft_type", "")).upper() == "FULL":
-            problems.append(
-                (
-                    "model.quantize",
-                    "is set together with peft_type FULL, which cannot train quantised weights; use an adapter, or leave it out",
-                )
-            )
-        if self.model.remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.model.revision or ""):
-            problems.append(("model.remote_code", "needs model.revision pinned to a commit of 40 hex digits"))
-        micro = self.train.micro_batch_size
-        if micro and self.train.batch_size % micro:
-            problems.append(
-                (
-                    "train.micro_batch_size",
-                    f"is {micro}, which does not divide batch_size {self.train.batch_size}",
-                )
-            )
         titles = [s.title for s in self.strategies]
         problems += [
             ("strategies", f"has two strategies called {t!r}; give one a `name`")

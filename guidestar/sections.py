@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -308,3 +308,41 @@ class EngineConfig(Section):
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     train: TrainerConfig = Field(default_factory=TrainerConfig)
     """Several processes for one training."""
+
+
+def impossible(
+    train: TrainConfig, peft: Mapping[str, Any], model: Any, engine: EngineConfig
+) -> Iterator[tuple[str, str]]:
+    """What of a training, its adapter, the base model and the processes cannot be together: (key, why)."""
+    kind, use = str(peft.get("peft_type", "")).upper(), engine.train.use
+    judged, micro = "patience" if train.patience else "early_stop", train.micro_batch_size
+    measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(train, key)]
+    measured += [f"peft.{key}" for key in ("layers", "rank") if peft.get(key) in ("fisher", "search")]
+    measured += ["peft_type SPEFT"] if kind == "SPEFT" else []
+    pinned = re.fullmatch(r"[0-9a-f]{40}", model.revision or "")
+    rules = [
+        (train.average and (train.patience or train.early_stop), "train.average",
+         f"is set together with train.{judged}; leave one of them out"),
+        (train.learning_rate is None and train.recipe != "lean", "train.learning_rate",
+         "is empty; give a number, or train.recipe: lean"),
+        (train.patience and train.early_stop, "train.early_stop",
+         "is set together with train.patience; leave one of them out"),
+        (use == "fsdp2", "engine.train.use",
+         "is fsdp2, which is not there yet; allowed: here, ddp. A model that one GPU does not hold: model.quantize, or "
+         "model.device_map: auto"),
+        (train.checkpointing and train.activation_density, "train.checkpointing",
+         "is set together with train.activation_density, which must see each layer once; leave one of them out"),
+        (use == "ddp" and measured, "engine.train.use",
+         f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out"),
+        (use == "ddp" and model.device_map, "model.device_map",
+         "is set together with engine.train.use: ddp, where each process has one GPU; leave one out"),
+        (model.quantize and model.score_dtype, "model.score_dtype",
+         "is set together with model.quantize, whose weights have no other precision; leave one of them out"),
+        (model.quantize and kind == "FULL", "model.quantize",
+         "is set together with peft_type FULL, which cannot train quantised weights; use an adapter, or leave it out"),
+        (model.remote_code and not pinned, "model.remote_code",
+         "needs model.revision pinned to a commit of 40 hex digits"),
+        (micro and train.batch_size % micro, "train.micro_batch_size",
+         f"is {micro}, which does not divide batch_size {train.batch_size}"),
+    ]  # fmt: skip
+    return ((key, why) for wrong, key, why in rules if wrong)
