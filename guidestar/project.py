@@ -32,7 +32,7 @@ class _Guess:
     """What is written down: the file, its answers and texts, and the model to begin with. asked: people label; ready: the
     labels are known. missing, blank: rows with a text and no answer, and without a text."""
 
-    found: Look
+    looked: Look
     answer: Answer
     texts: list[str]
     labels: list[str]
@@ -85,15 +85,15 @@ def write_config(
     if config.exists() and not force:
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
     check_output(config, is_configuration, "a configuration")
-    found = look(data)
-    guess = _guess(data, found, answer, text, labels)
+    looked = look(data)
+    guess = _guess(data, looked, answer, text, labels)
     notes = _notes(named.name, guess, guessed=answer is None)
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
                  pool=_relative(data, config.parent))  # fmt: skip
     write_bytes(config, _with_keys(body, keys).encode())
     return config, {
-        "rows": found.rows, "columns": found.columns, "text": ", ".join(guess.texts), "kind": guess.answer.kind,
+        "rows": looked.rows, "columns": looked.columns, "text": ", ".join(guess.texts), "kind": guess.answer.kind,
         "answer": guess.answer.column, "labels": guess.labels, "missing": guess.missing, "asked": guess.asked,
         "next": following(str(config), guess.asked, guess.ready), "notes": notes,
     }  # fmt: skip
@@ -116,13 +116,13 @@ def following(config: str, asked: bool, ready: bool) -> str:
 # --- guessing -------------------------------------------------------------------------------------
 
 
-def _guess(data: Path, found: Look, named: str | None, text: str | None, labels: Sequence[str] | None) -> _Guess:
-    given, texts = list(labels or []), text.split(",") if text and text not in found.cells else [text] if text else []
+def _guess(data: Path, looked: Look, named: str | None, text: str | None, labels: Sequence[str] | None) -> _Guess:
+    given, texts = list(labels or []), text.split(",") if text and text not in looked.cells else [text] if text else []
     for option, names in (("answer", [named] if named and named != NO_COLUMN else []), ("text", texts)):
         for name in names:
-            if name not in found.cells and not (found.messages and name in (CONVERSATION, RESPONSE)):
-                raise ConfigError(f"--{option} {name}: no such column; {allowed(found.columns, name)}")
-    answer = Answer(None) if named == NO_COLUMN else answer_of(found, named, given)
+            if name not in looked.cells and not (looked.messages and name in (CONVERSATION, RESPONSE)):
+                raise ConfigError(f"--{option} {name}: no such column; {allowed(looked.columns, name)}")
+    answer = Answer(None) if named == NO_COLUMN else answer_of(looked, named, given)
     if given and answer.kind not in _LABELLED:
         raise ConfigError(
             f"--labels: the answers in {answer.column!r} are no choice but {_KINDS[answer.kind]}; leave it out"
@@ -133,17 +133,17 @@ def _guess(data: Path, found: Look, named: str | None, text: str | None, labels:
         raise ConfigError(
             f"--labels: {answer.column!r} holds others, too: {', '.join(others[:5])}; name all, or give --answer {NO_COLUMN}"
         )
-    texts = texts or texts_of(found, answer.column)
+    texts = texts or texts_of(looked, answer.column)
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer.column!r}")
-    source = [found.messages if name == CONVERSATION and found.messages else name for name in texts]
-    there = [any(found.cells[name][i].strip() for name in source) for i in range(found.rows)]
-    answers = found.cells.get(answer.column or "", ["x"] * found.rows)
+    source = [looked.messages if name == CONVERSATION and looked.messages else name for name in texts]
+    there = [any(looked.cells[name][i].strip() for name in source) for i in range(looked.rows)]
+    answers = looked.cells.get(answer.column or "", ["x"] * looked.rows)
     missing = sum(not cell.strip() and has for cell, has in zip(answers, there, strict=True)) if answer.column else 0
-    lengths = sorted(sum(len(found.cells[name][i]) for name in source) for i in range(found.rows))
+    lengths = sorted(sum(len(looked.cells[name][i]) for name in source) for i in range(looked.rows))
     model, why, most = _model(answer.kind, lengths)
     return _Guess(
-        found, answer, texts, given or list(answer.labels), missing, there.count(False), model, why, most
+        looked, answer, texts, given or list(answer.labels), missing, there.count(False), model, why, most
     )  # fmt: skip
 
 
@@ -165,25 +165,25 @@ def _model(kind: str, lengths: list[int]) -> tuple[str, str, int | None]:
 
 def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
     """What is said on the screen, and stands as comments in the configuration."""
-    found, answer = guess.found, guess.answer
+    looked, answer = guess.looked, guess.answer
     count = len(guess.labels)
     what = {"choice": f"a choice of {count} labels", "multi_label": f"any number of {count} labels"} | _KINDS
-    more = " or more" if found.rows == LOOK else ""
+    more = " or more" if looked.rows == LOOK else ""
     text = "text" if len(guess.texts) == 1 else "texts"
-    notes = [f"{name}: {found.rows}{more} rows; columns: {_listed(found.columns)}"]
-    if found.header:
+    notes = [f"{name}: {looked.rows}{more} rows; columns: {_listed(looked.columns)}"]
+    if looked.header:
         notes.append(
-            f"the first line looks like a row and not like names, so the columns are called {_listed(found.header)} (data.header)"
+            f"the first line looks like a row and not like names, so the columns are called {_listed(looked.header)} (data.header)"
         )
-    if found.encoding:
-        read = "; ".join(f"as {encoding}: {shortened(place, 60)!r}" for encoding, place in found.readings)
+    if looked.encoding:
+        read = "; ".join(f"as {encoding}: {shortened(place, 60)!r}" for encoding, place in looked.readings)
         notes.append(
-            f"the file is not UTF-8 and was read as {found.encoding}; if letters are wrong, change data.encoding"
+            f"the file is not UTF-8 and was read as {looked.encoding}; if letters are wrong, change data.encoding"
             + (f". One place reads {read}" if read else "")
         )
-    if found.messages:
+    if looked.messages:
         notes.append(
-            f"{found.messages} holds conversations: the assistant's last message is the answer (data.messages)"
+            f"{looked.messages} holds conversations: the assistant's last message is the answer (data.messages)"
         )
     joined = ", ".join(guess.texts)
     notes.append(
@@ -198,18 +198,18 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
         )
     if answer.column and guess.missing:
         notes.append(
-            f"{guess.missing} of {found.rows} rows have no {answer.column}, so people will be asked; the labels that are "
+            f"{guess.missing} of {looked.rows} rows have no {answer.column}, so people will be asked; the labels that are "
             "there count from the start"
         )
     if guess.blank:
         notes.append(
-            f"{guess.blank} of {found.rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
+            f"{guess.blank} of {looked.rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
         )
     if answer.column and answer.kind == "choice":
-        notes += _merged(found.cells[answer.column], guess.labels)
+        notes += _merged(looked.cells[answer.column], guess.labels)
     if answer.column:
         notes += doubtful(answer.labels)
-    if id := id_of(found, [*guess.texts, answer.column or ""]):
+    if id := id_of(looked, [*guess.texts, answer.column or ""]):
         notes.append(f"id: {id}, by which `predict` and `score` call a row (data.id)")
     notes.append(f"model: {guess.model}, {guess.why}")
     if guess.max_length:
@@ -237,23 +237,23 @@ def _merged(cells: Sequence[str], labels: Sequence[str]) -> list[str]:
 
 
 def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: str, pool: str) -> str:
-    found, answer = guess.found, guess.answer
-    given = found.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
-    budget = given + max(8, min(400, (found.rows - given) // 2))
+    looked, answer = guess.looked, guess.answer
+    given = looked.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
+    budget = given + max(8, min(400, (looked.rows - given) // 2))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
     lean = guess.encoder and answer.kind == "choice"
     warm = max(2, min(20 if lean else 100, budget // 4))
     columns, template = _template(guess, chat)
-    labels: list[str] | None = guess.labels if found.rows < LOOK or not answer.column else []
+    labels: list[str] | None = guess.labels if looked.rows < LOOK or not answer.column else []
     if answer.kind not in _LABELLED or (
         guess.ready and not labels
     ):  # not all rows were looked at: the data have the labels
         labels = None
     return filled(
-        TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=found.rows, name=name, following=following, notes=notes, out=out,
-        asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=found.header,
-        encoding=found.encoding, messages=found.messages if CONVERSATION in guess.texts else None,
-        id=id_of(found, [*guess.texts, answer.column or ""]), answer=answer.column,
+        TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=looked.rows, name=name, following=following, notes=notes, out=out,
+        asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=looked.header,
+        encoding=looked.encoding, messages=looked.messages if CONVERSATION in guess.texts else None,
+        id=id_of(looked, [*guess.texts, answer.column or ""]), answer=answer.column,
         columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
         conversation=CONVERSATION in guess.texts,  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
@@ -264,7 +264,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
 
 def _template(guess: _Guess, chat: bool) -> tuple[dict[str, str], str]:
     """The template, and another name for each column whose own cannot stand in one."""
-    taken, called = set(guess.found.columns), dict[str, str]()
+    taken, called = set(guess.looked.columns), dict[str, str]()
     for text in guess.texts:
         fits = text.strip() and not set(text) & set("{}[].:!")
         free = (n for n in ("text", "input", "message", *map(str, range(9))) if n not in taken | set(called.values()))

@@ -115,17 +115,17 @@ def _like_the_rest(cell: str, values: Sequence[str]) -> bool | None:
 # --- which column is what -------------------------------------------------------------------------
 
 
-def answer_of(found: Look, named: str | None, given: Collection[str]) -> Answer:
+def answer_of(looked: Look, named: str | None, given: Collection[str]) -> Answer:
     """The column with the answers: one with few short values, or with several of a few labels, a telling name first; else a
     telling name with worked answers ("#### 7") or texts; else none.
 
     named: the column, where it is known. given: the labels, where they are known: a column that has none of them, or more
     others than those, is no answer.
     """
-    if found.messages is not None and named is None:
+    if looked.messages is not None and named is None:
         return Answer(RESPONSE, "text")
-    cells = {named: found.cells[named]} if named else found.cells
-    if named is None and {"instruction", "output"} <= found.cells.keys():
+    cells = {named: looked.cells[named]} if named else looked.cells
+    if named is None and {"instruction", "output"} <= looked.cells.keys():
         return Answer("output", "text")
     best: tuple[float, Answer] | None = None
     longest = None if named else max(cells, key=lambda name: sum(map(len, cells[name])))  # the text to be labelled
@@ -134,7 +134,7 @@ def answer_of(found: Look, named: str | None, given: Collection[str]) -> Answer:
         if name == longest:
             continue
         kinds = Counter(label_key(v) for v in values if visible(v))
-        few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, found.rows // 4)) and all(len(k) <= 40 for k in kinds)
+        few = 2 <= len(kinds) <= min(MOST_LABELS, max(2, looked.rows // 4)) and all(len(k) <= 40 for k in kinds)
         several = several_in(values)
         names = set(map(label_key, several)) or kinds.keys()
         if not (few or several) or (wanted and not named and 2 * len(wanted & names) < len(names)):
@@ -156,24 +156,24 @@ def answer_of(found: Look, named: str | None, given: Collection[str]) -> Answer:
     return Answer(None)
 
 
-def texts_of(found: Look, answer: str | None) -> list[str]:
+def texts_of(looked: Look, answer: str | None) -> list[str]:
     """The columns that the model must read: a conversation, an instruction with its input, a pair, or the longest texts."""
-    if answer == RESPONSE and found.messages is not None:
+    if answer == RESPONSE and looked.messages is not None:
         return [CONVERSATION]
-    if answer == "output" and "instruction" in found.cells:
-        return [name for name in _INSTRUCTION[:2] if any(found.cells.get(name, ()))]
-    left = {c.lower(): c for c in found.columns if c != answer and any(found.cells[c])}
+    if answer == "output" and "instruction" in looked.cells:
+        return [name for name in _INSTRUCTION[:2] if any(looked.cells.get(name, ()))]
+    left = {c.lower(): c for c in looked.columns if c != answer and any(looked.cells[c])}
     for first, second in PAIRS:
-        if first in left and second in left and found.messages is None:
+        if first in left and second in left and looked.messages is None:
             return [left[first], left[second]]
     if not left:
         return []
-    return [max(left.values(), key=lambda c: sum(map(len, found.cells[c])))]
+    return [max(left.values(), key=lambda c: sum(map(len, looked.cells[c])))]
 
 
-def id_of(found: Look, others: Collection[str]) -> str | None:
+def id_of(looked: Look, others: Collection[str]) -> str | None:
     """The column that names the rows: called so, short, never blank and never twice the same."""
-    for name, values in found.cells.items():
+    for name, values in looked.cells.items():
         short = all(0 < len(value) <= 64 for value in values)
         if name not in others and _ID.fullmatch(name) and short and len(set(values)) == len(values):
             return name

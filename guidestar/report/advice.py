@@ -34,23 +34,23 @@ def advise(folder: Path) -> list[dict[str, Any]]:
     Raises StoreError if a run cannot be read.
     """
     places = runs_in(folder)
-    found = []
+    runs = []
     for place in places:
         with Store.open(place, read=True) as store:
             if store.begun:
                 advice = stop_advice(store, settings(place, store.facts))
                 one = {"run": place.resolve().name, "finished": store.finished() is not None}
-                found.append(one | {"control": control(store), "stop": advice})
-    return found
+                runs.append(one | {"control": control(store), "stop": advice})
+    return runs
 
 
-def advice_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def advice_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The sentences of `advise` for a terminal, those of each run below its name.
 
     Of several runs, finished ones are left out: nobody has to decide about them any more.
     """
     lines: list[str] = []
-    for one in found if len(found) == 1 else [one for one in found if not one["finished"]]:
+    for one in runs if len(runs) == 1 else [one for one in runs if not one["finished"]]:
         if said := said_of(one):
             lines += [f"{one['run']}:", *(f"  {line}" for line in said)]
     return lines
@@ -66,8 +66,8 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> StopConfig:
     for path in (folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE):
         try:
             data = read_yaml(path.read_text(encoding="utf-8"), str(path))[0]
-            found = data.get("stop", {}) if isinstance(data, dict) else {}
-            return StopConfig.model_validate({"mode": found} if isinstance(found, str) else found)
+            given = data.get("stop", {}) if isinstance(data, dict) else {}
+            return StopConfig.model_validate({"mode": given} if isinstance(given, str) else given)
         except (OSError, ValueError, GuidestarError):
             continue
     return StopConfig.model_validate((facts.get("config") or {}).get("stop") or {})
@@ -95,14 +95,14 @@ def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
         "smoothness": _smoothness(store, range(since + 1, since + len(measured)), stop),
     }  # fmt: skip
     signals = {name: None if part is None else part["stop"] for name, part in parts.items()}
-    found = {
+    facts = {
         "mode": stop.mode,
         "advice": forecast.decide(signals),
         "signals": signals,
         **parts,
         "budget": _budget(store, measured),
     }
-    return found | {"sentences": list(_sentences(found, stop))}
+    return facts | {"sentences": list(_sentences(facts, stop))}
 
 
 # --- the curve ------------------------------------------------------------------------------------
@@ -245,9 +245,9 @@ _VERDICTS = {
 }
 
 
-def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
-    yield _VERDICTS[found["advice"]]
-    gain, agreement, confidence, budget = (found[k] for k in ("gain", "agreement", "confidence", "budget"))
+def _sentences(facts: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
+    yield _VERDICTS[facts["advice"]]
+    gain, agreement, confidence, budget = (facts[k] for k in ("gain", "agreement", "confidence", "budget"))
     if gain:
         yield (
             f"The next {gain['batch']} labels are expected to add {_points_of(gain)} to the accuracy ({gain['source']}, "
@@ -260,7 +260,7 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
             )
         if gain["source"] == "test set":
             yield "This was read off the test set: stopping by it makes the test accuracy a little too good."
-    elif found["mode"] == "stop":
+    elif facts["mode"] == "stop":
         yield (
             f"No gain is forecast: that takes {forecast.LEAST_ROUNDS} rounds measured on a validation set (data.validation) "
             "or on random picks (query.random_share), since the test set must choose nothing."
@@ -278,7 +278,7 @@ def _sentences(found: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
         trend = {True: "it has been falling", False: "it is not falling steadily", None: "too few rounds to judge"}
         last_means = ", ".join(f"{mean:.3f}" for mean in confidence["means"][-stop.rounds - 1 :])
         yield f"Mean confidence on {confidence['on']}: {last_means}; {trend[confidence['stop']]}."
-    if smooth := found["smoothness"]:
+    if smooth := facts["smoothness"]:
         yield _smoothness_sentence(smooth, stop)
     if budget["spent"]:
         yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
@@ -301,5 +301,5 @@ def _smoothness_sentence(smooth: Mapping[str, Any], stop: StopConfig) -> str:
 
 
 def _points_of(gain: Mapping[str, Any]) -> str:
-    found = Interval(gain["estimate"], gain["low"], gain["high"])
-    return f"{100 * found.estimate:.1f} points (90 % interval {100 * found.low:.1f} to {100 * found.high:.1f})"
+    interval = Interval(gain["estimate"], gain["low"], gain["high"])
+    return f"{100 * interval.estimate:.1f} points (90 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f})"

@@ -35,13 +35,13 @@ def analyses(folder: Path) -> list[Analysis]:
 
     A file that cannot be read is said to be so, since it can be made again.
     """
-    found: list[Analysis] = []
+    probes: list[Analysis] = []
     shown = 0
     for place in runs_in(folder):
         for file in sorted((place / FOLDER).glob("*.json")):
-            found.append(_read(place, file, MOST_PICTURES - shown))
-            shown += len(found[-1].pictures)
-    return found
+            probes.append(_read(place, file, MOST_PICTURES - shown))
+            shown += len(probes[-1].pictures)
+    return probes
 
 
 def _read(place: Path, file: Path, room: int) -> Analysis:

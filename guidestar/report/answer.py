@@ -96,11 +96,11 @@ def answer(known: Known) -> Answer:
 
 def answer_lines(known: Known) -> list[str]:
     """The answer for a terminal: the sentence, what must be known with it, where open runs stand, the next command."""
-    found = answer(known)
-    lines = [found.sentence, *found.cautions]
+    said = answer(known)
+    lines = [said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
     lines += [f"{run.run}: {state(run)}." for run in known.facts.runs if single or not run.finished]
-    return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in found.next[:1]]
+    return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
 
 
 # --- the sentence ---------------------------------------------------------------------------------
@@ -145,10 +145,10 @@ def _standing(known: Known) -> str:
         waits = asked if run.unanswered and run.due is None else waiting(run) or "it is trained next"
         return f"{count(run.given + run.held_out, 'label')} so far, no model yet: {waits}."
     after = f"after {count(run.labels, 'label')}"
-    if (found := _accuracy(known)) is None:
+    if (known_accuracy := _accuracy(known)) is None:
         why = "there is no test set, and too few random picks are answered to estimate it"
         return f"No accuracy is known {after}: {why}{_then(run, stop)}."
-    value, low, high, of = found
+    value, low, high, of = known_accuracy
     parts = [f"{around(value, low, high)} {after}, on {of}"]
     if facts.majority:
         always = f"always answering {facts.majority['label']!r} ({percent(facts.majority['share'])})"
@@ -185,8 +185,8 @@ def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
             return value, *wilson(value, n), f"{n:,} {split} examples"
     control = (known.advice[0].get("control") if known.advice else None) or {}
     for name, of in (("accuracy", "random picks"), ("corrected", "picks, corrected for how they were drawn")):
-        if found := control.get(name):
-            return found["estimate"], found["low"], found["high"], f"the pool, by {found['answers']} {of}"
+        if share := control.get(name):
+            return share["estimate"], share["low"], share["high"], f"the pool, by {share['answers']} {of}"
     return None
 
 
@@ -230,14 +230,14 @@ def _scores(known: Known) -> Iterator[Score]:
             yield Score(f"always {facts.majority['label']!r}", 0, _unknown(facts.majority["share"]), "")
 
 
-def score_rows(found: Answer) -> list[list[str]]:
+def score_rows(answer: Answer) -> list[list[str]]:
     """The table as text; empty columns are dashes."""
     return [
         [
             row.name, NOTHING if row.labels is None else f"{row.labels:,}" if row.labels else "none",
             _with_ends(row.score), row.cost or NOTHING,
         ]
-        for row in found.scores
+        for row in answer.scores
     ]  # fmt: skip
 
 
@@ -259,20 +259,20 @@ def band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
         return wilson(values[0], examples) if examples else (values[0], values[0])
     if len(values) == 2:
         return min(values), max(values)
-    found = t_interval(values)
-    return max(found.low, 0.0), min(found.high, 1.0)
+    ends = t_interval(values)
+    return max(ends.low, 0.0), min(ends.high, 1.0)
 
 
 def _frozen(known: Known) -> float | None:
     """Mean accuracy of the classifier on frozen features at the last common point; None if it was not measured."""
     at = known.facts.compared.labels[-1:]
-    found = [
+    accuracies = [
         m.values["frozen_accuracy"]
         for r in known.runs
         for m in r.present
         if [m.labels] == at and "frozen_accuracy" in m.values
     ]
-    return statistics.fmean(found) if found else None
+    return statistics.fmean(accuracies) if accuracies else None
 
 
 def _frozen_is_better(known: Known) -> bool:

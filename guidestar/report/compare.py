@@ -87,11 +87,11 @@ def beside_control(folder: Path, runs: Sequence[RunRecord]) -> Compared | None:
 def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list[int]]] | None:
     """All strategies beside each other over the datasets."""
     pairs = {
-        (i, row, column): comparison_of(found, data.floor)
+        (i, row, column): comparison_of(pair, data.floor)
         for i, data in enumerate(datasets)
         for row, column in combinations([*data.strategies, data.control], 2)
-        if (found := paired(data, row, column)) is not None
-        and can_claim(found.seeds, level)
+        if (pair := paired(data, row, column)) is not None
+        and can_claim(pair.seeds, level)
         and _unlike(data, (row, column), shared_seeds(data, row, column)) is None
     }
     if len(pairs) < 2:
@@ -99,47 +99,47 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
     kinds: list[dict[tuple[str, str], Kind]] = [{} for _ in datasets]
     for (i, row, column), decision in decide(pairs, level).items():
         kinds[i][row, column] = decision.kind
-    return {row: {column: list(n) for column, n in found.items()} for row, found in win_tie_loss(kinds).items()}
+    return {row: {column: list(n) for column, n in counts.items()} for row, counts in win_tie_loss(kinds).items()}
 
 
 # --- one strategy beside the control --------------------------------------------------------------
 
 
 def _row(
-    data: Dataset, name: str, found: Pair | None, decision: Decision | None, target: float | None, level: float
+    data: Dataset, name: str, pair: Pair | None, decision: Decision | None, target: float | None, level: float
 ) -> Row:
     names, seeds = (name, data.control), shared_seeds(data, name, data.control)
-    if found is None or decision is None:
+    if pair is None or decision is None:
         return _row_of_few(data, name, seeds, level, target)
-    differences, points = area_by_seed(found), found.shared
-    verdict = judge(found, level=level, target=target, names=names, decision=decision, floor=data.floor)
-    at_target = None if target is None else savings.saving_at(found, target, level)
-    areas = [curves[:, :points] @ savings.steps(points) for curves in (found.strategy, found.control)]
-    ends = [curves[:, points - 1] for curves in (found.strategy, found.control)]
+    differences, points = area_by_seed(pair), pair.shared
+    verdict = judge(pair, level=level, target=target, names=names, decision=decision, floor=data.floor)
+    at_target = None if target is None else savings.saving_at(pair, target, level)
+    areas = [curves[:, :points] @ savings.steps(points) for curves in (pair.strategy, pair.control)]
+    ends = [curves[:, points - 1] for curves in (pair.strategy, pair.control)]
     return Row(
         strategy=name,
         seeds=seeds,
-        examples=found.examples,
-        points=_points(found, level),
-        auc=_beside(areas, savings.area_difference(found, level)),
-        final=_beside(ends, savings.final_difference(found, level)),
-        ripl=savings.ripl_interval(found, level).plain(),
-        deficiency=savings.deficiency_interval(found, level=level).plain(),
+        examples=pair.examples,
+        points=_points(pair, level),
+        auc=_beside(areas, savings.area_difference(pair, level)),
+        final=_beside(ends, savings.final_difference(pair, level)),
+        ripl=savings.ripl_interval(pair, level).plain(),
+        deficiency=savings.deficiency_interval(pair, level=level).plain(),
         saved=Saved(
-            savings.saving_on_average(found, level).plain(),
-            savings.saving_at_the_end(found, level),
+            savings.saving_on_average(pair, level).plain(),
+            savings.saving_at_the_end(pair, level),
             at_target,
         ),
         effect_size=_effect_size(differences, level),
         p=Chances(
-            savings.area_p(found), decision.p, statistics.sign_flip_test(differences),
+            savings.area_p(pair), decision.p, statistics.sign_flip_test(differences),
             statistics.smallest_p(len(seeds)),
         ),
         intervals=_other_intervals(differences, level),
-        errors={"auc": _errors(found, savings.area(found)), "final": _errors(found, savings.final(found))},
+        errors={"auc": _errors(pair, savings.area(pair)), "final": _errors(pair, savings.final(pair))},
         noise=beside_floor(data.noise, float(differences.mean()), len(seeds)),
         verdict=_unlike(data, names, seeds) or verdict,
-        target_sentence=None if at_target is None else reached(at_target, found, names, level),
+        target_sentence=None if at_target is None else reached(at_target, pair, names, level),
     )  # fmt: skip
 
 
@@ -186,13 +186,13 @@ def _beside(sides: Sequence[Floats], difference: Interval | None) -> Beside:
     return Beside(own, other, {"estimate": apart, "low": None, "high": None})
 
 
-def _points(found: Pair, level: float) -> list[Point]:
+def _points(pair: Pair, level: float) -> list[Point]:
     """Both mean curves and the interval of their difference at every number of labels."""
-    unit, points = np.eye(found.shared), []
-    for k in range(found.shared):
-        apart = statistics.interval_of(found.moments, found.weigh(unit[k], -unit[k]), level)
-        both = _beside([found.strategy[:, k], found.control[:, k]], apart)
-        points.append(Point(both.strategy, both.control, both.difference, int(found.labels[k])))
+    unit, points = np.eye(pair.shared), []
+    for k in range(pair.shared):
+        apart = statistics.interval_of(pair.moments, pair.weigh(unit[k], -unit[k]), level)
+        both = _beside([pair.strategy[:, k], pair.control[:, k]], apart)
+        points.append(Point(both.strategy, both.control, both.difference, int(pair.labels[k])))
     return points
 
 
@@ -212,9 +212,9 @@ def _other_intervals(differences: Floats, level: float) -> dict[str, dict[str, f
     }
 
 
-def _errors(found: Pair, weights: Floats) -> StandardErrors:
-    error = statistics.errors(found.moments, weights)
-    known = found.examples is not None
+def _errors(pair: Pair, weights: Floats) -> StandardErrors:
+    error = statistics.errors(pair.moments, weights)
+    known = pair.examples is not None
     return StandardErrors(
         float(error.seeds), float(error.examples) if known else None, float(error.whole) if known else None
     )
@@ -249,13 +249,13 @@ def _about(data: Dataset, rows: Sequence[Row], level: float) -> Compared:
 
 def _unpaired(data: Dataset) -> list[str]:
     """Finished runs whose seed the other side has not finished."""
-    found = []
+    sentences = []
     for name, seed in data.runs:
         others = data.strategies if name == data.control else [data.control]
         if not any((other, seed) in data.runs for other in others):
             missing = f"{others[0]} has not" if len(others) == 1 else "no other strategy has"
-            found.append(f"{data.runs[name, seed].name} is left out: {missing} finished seed {seed}.")
-    return found
+            sentences.append(f"{data.runs[name, seed].name} is left out: {missing} finished seed {seed}.")
+    return sentences
 
 
 def _notes(data: Dataset, rows: Sequence[Row], test: int | None, level: float) -> list[str]:

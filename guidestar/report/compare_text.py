@@ -83,7 +83,7 @@ def _legend(facts: Comparisons) -> str:
 
 def _wins_text(wins: Mapping[str, Mapping[str, Sequence[int]]], datasets: int) -> str:
     names = list(wins)
-    pairs = sum(sum(counts) for found in wins.values() for counts in found.values()) // 2
+    pairs = sum(sum(counts) for columns in wins.values() for counts in columns.values()) // 2
     rows = [
         [name, *("-".join(map(str, wins[name][other])) if other in wins[name] else "" for other in names)]
         for name in names

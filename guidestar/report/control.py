@@ -63,7 +63,7 @@ def control(store: Store) -> dict[str, Any] | None:
     by_chance = [] if is_random(store.facts) else drawn_rounds(store, _judge(store))
     if not rounds and not by_chance:
         return None
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "answers": answered,
         "skipped": sum(one.skipped for one in rounds),
         "rounds": [
@@ -76,7 +76,7 @@ def control(store: Store) -> dict[str, Any] | None:
         "classes": class_shares(store),
         "corrected": corrected(by_chance, WINDOW),
     }
-    return found | {"sentences": _sentences(found, _swayed(store))}
+    return facts | {"sentences": _sentences(facts, _swayed(store))}
 
 
 def sampled(store: Store) -> list[Sampled]:
@@ -84,7 +84,7 @@ def sampled(store: Store) -> list[Sampled]:
     answers, said, measured = store.annotations.answers(), store.suggestions(), store.metrics()
     pool = int((store.facts.get("data") or {}).get("pool") or 0)
     right, everything = _judge(store), is_random(store.facts)
-    found, asked = [], 0
+    rounds, asked = [], 0
     for r in range(store.rounds()):
         picks = store.query(r).picks
         before, asked = asked, asked + len(picks)
@@ -99,8 +99,8 @@ def sampled(store: Store) -> list[Sampled]:
         ]
         skipped = len(drawn) - len(kinds[0])
         population = max(pool - before, len(drawn))
-        found.append(Sampled(r, measured[r - 1].labels, kinds[0], kinds[1], skipped, population, before))
-    return [one for one in found if one.random]
+        rounds.append(Sampled(r, measured[r - 1].labels, kinds[0], kinds[1], skipped, population, before))
+    return [one for one in rounds if one.random]
 
 
 def _apart(picks: Sequence[Pick], everything: bool) -> tuple[list[Pick], list[Pick]]:
@@ -163,7 +163,7 @@ def class_shares(store: Store) -> dict[str, Any] | None:
             draws[label].append(Draw(drawn[label], drawn.total(), population, *known))
         before += _labels_of(picks, answers, task)
         asked += len(picks)
-    if not before.total() or any(not found for found in draws.values()):
+    if not before.total() or any(not rounds for rounds in draws.values()):
         return None
     return {
         label: {"labelled": before[label] / before.total(), "pool": pool_share(draws[label]).plain()}
@@ -172,8 +172,8 @@ def class_shares(store: Store) -> dict[str, Any] | None:
 
 
 def _labels_of(picks: Sequence[Pick], answers: Mapping[str, Label | Skip], task: Task) -> Counter[str]:
-    found = (answers[pick.id] for pick in picks)
-    return Counter(part for answer in found if isinstance(answer, Label) for part in task.parts(answer.answer))
+    given = (answers[pick.id] for pick in picks)
+    return Counter(part for answer in given if isinstance(answer, Label) for part in task.parts(answer.answer))
 
 
 def _swayed(store: Store) -> bool:
@@ -187,16 +187,16 @@ def _swayed(store: Store) -> bool:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
-    accuracy, harder = found["accuracy"], found["harder"]
-    by_chance = [corrected_sentence(found["corrected"])] if found["corrected"] else []
+def _sentences(facts: Mapping[str, Any], swayed: bool) -> list[str]:
+    accuracy, harder = facts["accuracy"], facts["harder"]
+    by_chance = [corrected_sentence(facts["corrected"])] if facts["corrected"] else []
     if accuracy is None:
-        few = "answer" if found["answers"] == 1 else "answers"
-        if not found["answers"] and not by_chance:
+        few = "answer" if facts["answers"] == 1 else "answers"
+        if not facts["answers"] and not by_chance:
             return [
                 "The picks were drawn with chances too unequal to say something about the pool from so few of them."
             ]
-        said = f"Only {found['answers']} random {few} so far: too few to estimate the accuracy on the pool."
+        said = f"Only {facts['answers']} random {few} so far: too few to estimate the accuracy on the pool."
         return by_chance or [said]
     first, last = accuracy["rounds"]
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
@@ -205,22 +205,22 @@ def _sentences(found: Mapping[str, Any], swayed: bool) -> list[str]:
         f"{accuracy['right']} of {accuracy['answers']} random picks of {when}, each judged before it was trained on."
     ]
     lines += by_chance
-    if rest := found["pool_right"]:
+    if rest := facts["pool_right"]:
         lines.append(
             f"If the newest judged model answered the rest, about {percent(rest['estimate'])} of the whole pool would be "
             f"right ({in_percent(rest)}), labels counted as right."
         )
     if harder:
         lines.append(_harder_sentence(harder))
-    for label, shares in (found["classes"] or {}).items():
+    for label, shares in (facts["classes"] or {}).items():
         pool = shares["pool"]
         if not pool["low"] <= shares["labelled"] <= pool["high"]:
             lines.append(
                 f"{label!r} is {percent(shares['labelled'])} of the labels and about {percent(pool['estimate'])} of the "
                 f"pool ({in_percent(pool)}): the labels are no picture of the pool."
             )
-    if found["skipped"]:
-        lines.append(f"{found['skipped']} random picks were skipped; the estimates are for what people can answer.")
+    if facts["skipped"]:
+        lines.append(f"{facts['skipped']} random picks were skipped; the estimates are for what people can answer.")
     if swayed:
         lines.append("Annotators saw the model's answers, which may have swayed them: the accuracy may be too high.")
     return lines

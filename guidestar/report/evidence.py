@@ -115,16 +115,16 @@ def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) 
         data = apply_preset(config.data, config.task)[0]
         if any(str(source).startswith(HUB) for source in (data.pool, data.test, data.validation)):
             return None  # a report asks no network
-        found = load_dataset(config)
+        dataset = load_dataset(config)
     except (GuidestarError, ValueError, OSError):  # moved, changed, or another version's configuration
         return None
-    pairs = found.test.answered() if found.test is not None and found.hash == facts["data_hash"] else []
+    pairs = dataset.test.answered() if dataset.test is not None and dataset.hash == facts["data_hash"] else []
     return [example for example, _ in pairs] if [answer for _, answer in pairs] == list(gold) else None
 
 
 def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
     """Labels given in a run that a model, before it was trained on them, was almost sure are wrong."""
-    found = []
+    doubts = []
     for run in runs:
         for id, said in run.unseen.items():
             answer, p = run.answers.get(id), said.probabilities
@@ -135,5 +135,7 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
                 other = names[int(chances.argmax())]
                 example = run.examples[id]
                 where = f"{run.name}, {file_of(example.where)}"
-                found.append(Doubt(where, clipped(example.fields), answer.answer, other, p[answer.answer], p[other], 0))
-    return sorted(found, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]
+                doubts.append(
+                    Doubt(where, clipped(example.fields), answer.answer, other, p[answer.answer], p[other], 0)
+                )
+    return sorted(doubts, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]

@@ -39,30 +39,30 @@ def read_noise(places: Sequence[Path]) -> Noise | None:
     places: run folders. The floor is t √2 sd, with the pooled degrees of freedom: of one run that of its noise.json.
     Raises StoreError for a file that is no result of the probe.
     """
-    found = {
+    accuracies = {
         place.resolve().name: values for place in places if (values := _accuracies(place / NOISE_FILE)) is not None
     }
-    if not found:
+    if not accuracies:
         return None
-    degrees = sum(len(values) - 1 for values in found.values())
-    sd = math.sqrt(sum(float(np.var(values, ddof=1)) * (len(values) - 1) for values in found.values()) / degrees)
-    return Noise(float(t_quantile(degrees, LEVEL)) * math.sqrt(2) * sd, sd, degrees, sorted(found))
+    degrees = sum(len(values) - 1 for values in accuracies.values())
+    sd = math.sqrt(sum(float(np.var(values, ddof=1)) * (len(values) - 1) for values in accuracies.values()) / degrees)
+    return Noise(float(t_quantile(degrees, LEVEL)) * math.sqrt(2) * sd, sd, degrees, sorted(accuracies))
 
 
 def _accuracies(path: Path) -> list[float] | None:
     """The accuracies of the trainings of one probe; None if it was not run."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["accuracies"]
-        found = [float(value) for value in values]
+        accuracies = [float(value) for value in values]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(
             f"{path}: is no result of `guidestar probe RUN noise`; delete it, or run the probe again"
         ) from error
-    if len(found) < 2 or not all(0 <= value <= 1 for value in found):
-        raise StoreError(f"{path}: holds {len(found)} accuracies; expected two or more between 0 and 1; delete it")
-    return found
+    if len(accuracies) < 2 or not all(0 <= value <= 1 for value in accuracies):
+        raise StoreError(f"{path}: holds {len(accuracies)} accuracies; expected two or more between 0 and 1; delete it")
+    return accuracies
 
 
 @dataclass(frozen=True)

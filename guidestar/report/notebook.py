@@ -53,8 +53,8 @@ def compare(
     in it. Raises as `compared` does."""
     given = [folders] if isinstance(folders, (str, Path)) or not isinstance(folders, Iterable) else list(folders)
     places = [path_of(folder, "the folder of an experiment") for folder in given]
-    found = compared(places, control=control, target=target, level=level)
-    return Shown(plain(found), [Path(data.folder) for data in found.datasets])
+    comparisons = compared(places, control=control, target=target, level=level)
+    return Shown(plain(comparisons), [Path(data.folder) for data in comparisons.datasets])
 
 
 def html_of(folder: Path) -> str:
@@ -63,17 +63,17 @@ def html_of(folder: Path) -> str:
     Raises GuidestarError if there is no run.
     """
     known = read_all(folder)
-    found, curve = answer(known), pictures.learning_curve(known.runs, known.facts)
+    said, curve = answer(known), pictures.learning_curve(known.runs, known.facts)
     try:
         drawing = svg(curve.drawing, f"Learning curve of {known.facts.name}") if curve else ""
     except GuidestarError:
         drawing = ""
     header = ("", "labels", "accuracy (95 % interval)", "cost of a run")
-    rows = [header, *score_rows(found)] if found.scores else []
+    rows = [header, *score_rows(said)] if said.scores else []
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    lines = "".join(f"<p>{escape(line)}</p>" for line in found.cautions)
+    lines = "".join(f"<p>{escape(line)}</p>" for line in said.cautions)
     return (
-        f'<div class="guidestar" style="max-width:36rem;{_COLOURS}"><p><b>{escape(found.sentence)}</b></p>{lines}{drawing}'
+        f'<div class="guidestar" style="max-width:36rem;{_COLOURS}"><p><b>{escape(said.sentence)}</b></p>{lines}{drawing}'
         f"<table>{cells}</table></div>"
     )
 

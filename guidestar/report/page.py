@@ -86,8 +86,8 @@ def _is_report(path: Path) -> bool:
     return path.is_file() and b"Guidestar report</title>" in path.read_bytes()[:4000]
 
 
-def _there(found: Sequence[Chart | None]) -> list[Chart]:
-    return [chart for chart in found if chart is not None]
+def _there(drawn: Sequence[Chart | None]) -> list[Chart]:
+    return [chart for chart in drawn if chart is not None]
 
 
 def _picks_shown(runs: Sequence[RunRecord]) -> int:

@@ -47,18 +47,18 @@ class Dataset:
 
 def groups(folders: Sequence[Path]) -> list[tuple[Path, list[Path]]]:
     """(experiment folder, its folders to read): run folders that lie in one folder belong together."""
-    found: dict[Path, list[Path]] = {}
+    homes: dict[Path, list[Path]] = {}
     for folder in dict.fromkeys(folders):
         home = folder.resolve().parent if (folder / DATABASE).is_file() else folder.resolve()
-        found.setdefault(home, []).append(folder)
-    return list(found.items())
+        homes.setdefault(home, []).append(folder)
+    return list(homes.items())
 
 
 def read_dataset(
     home: Path, folders: Sequence[Path], control: str | None, read: Callable[[Path], Sequence[RunRecord]]
 ) -> Dataset:
-    found = {run.name: (run, folder) for folder in folders for run in read(folder)}
-    runs = [run for run, _ in found.values()]
+    by_name = {run.name: (run, folder) for folder in folders for run in read(folder)}
+    runs = [run for run, _ in by_name.values()]
     names = strategy_names(runs)
     if control is None:
         control = control_of(runs)
@@ -68,7 +68,7 @@ def read_dataset(
         raise ConfigError(f"{home}: has no strategy {control!r} to compare with; {allowed(names, control)}")
     whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.rounds)]
     left_out = [_why_left_out(run) for run in runs if run.name not in {one.name for one in whole}]
-    places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in found.items()}
+    places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in by_name.items()}
     correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.present)) is not None}
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
@@ -97,7 +97,7 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
     """Which test examples a run answered rightly after each round, (points, examples); None if it is not all known."""
     if not (place / DATABASE).is_file():
         return None
-    found = []
+    rounds = []
     with Store.open(place, read=True) as store:
         for metrics in measured:
             if "accuracy" not in metrics.values:
@@ -110,8 +110,8 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
                 right = arrays["log_probs"].argmax(axis=1) == arrays["gold"]
             if right is None or abs(float(np.mean(right)) - metrics.values["accuracy"]) > 1e-6:
                 return None  # measured on something else
-            found.append(np.asarray(right, dtype=np.float64))
-    return np.stack(found) if len({len(right) for right in found}) == 1 else None
+            rounds.append(np.asarray(right, dtype=np.float64))
+    return np.stack(rounds) if len({len(right) for right in rounds}) == 1 else None
 
 
 # --- pairing --------------------------------------------------------------------------------------

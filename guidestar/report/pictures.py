@@ -171,12 +171,12 @@ def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
     return [
         _Series(
             name, style,
-            np.concatenate([arrays["log_probs"] for arrays in found]).astype(np.float64),
-            np.concatenate([arrays["gold"] for arrays in found]),
-            [ece(arrays["log_probs"].astype(np.float64), arrays["gold"]) for arrays in found],
+            np.concatenate([arrays["log_probs"] for arrays in models]).astype(np.float64),
+            np.concatenate([arrays["gold"] for arrays in models]),
+            [ece(arrays["log_probs"].astype(np.float64), arrays["gold"]) for arrays in models],
         )
-        for name, style, found in groups
-        if found and all("log_probs" in arrays for arrays in found)
+        for name, style, models in groups
+        if models and all("log_probs" in arrays for arrays in models)
     ]  # fmt: skip
 
 

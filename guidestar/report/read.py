@@ -185,8 +185,8 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
         for run in runs
     ]
     names = sorted({name for one in facts for name in one} - {"query.random_share", "model.name", "model.revision"})
-    found = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
+    values_of = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
     for strategy in dict.fromkeys(run.strategy for run in runs):
         first = [str(run.budgets[0][0]) for run in runs if run.strategy == strategy and run.budgets]
-        found[f"query.budget at the start of {strategy}"] = list(dict.fromkeys(first))
-    return [f"{name}: {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+        values_of[f"query.budget at the start of {strategy}"] = list(dict.fromkeys(first))
+    return [f"{name}: {' and '.join(values)}" for name, values in values_of.items() if len(values) > 1]

@@ -62,15 +62,15 @@ def read_ledger_of(folder: Path) -> dict[str, Any] | None:
     """What costs.json says; None if it is not there. Raises StoreError if it cannot be read as a ledger."""
     path = folder / COSTS_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        ledger = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete it, `guidestar report` makes it anew") from error
     parts = {"runs", "unit", "sentences", "currency"}
-    if not isinstance(found, dict) or not parts <= found.keys():
+    if not isinstance(ledger, dict) or not parts <= ledger.keys():
         raise StoreError(f"{path}: is no ledger of costs; delete it, `guidestar report` makes it anew")
-    return found
+    return ledger
 
 
 def _cells(spent: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:

@@ -26,7 +26,7 @@ def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
     folder, facts = Path(folder), runs[0].facts
     data = facts.get("data") or {}
     compared, points = _comparable(runs)
-    found = Summary(
+    summary = Summary(
         sentence="",
         warnings=(),
         notes=(),
@@ -49,8 +49,8 @@ def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
         hardware=facts.get("hardware"),
         data_hash=facts.get("data_hash"),
     )
-    warnings = unlearnt({run.run: run.final for run in found.runs}, found.majority)
-    return replace(found, sentence=_sentence(found), warnings=warnings, notes=_notes(found, runs))
+    warnings = unlearnt({run.run: run.final for run in summary.runs}, summary.majority)
+    return replace(summary, sentence=_sentence(summary), warnings=warnings, notes=_notes(summary, runs))
 
 
 def unlearnt(reached: Mapping[str, float | None], majority: Mapping[str, Any] | None) -> list[str]:
@@ -69,10 +69,10 @@ def status_text(facts: Summary) -> str:
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the folders of one machine; the data's hash stands for its files."""
-    found = {key: value for key, value in config.items() if key != "out"}
+    kept = {key: value for key, value in config.items() if key != "out"}
     places = ("folder", "pool", "test", "validation")
-    found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in places}
-    return found
+    kept["data"] = {key: value for key, value in kept.get("data", {}).items() if key not in places}
+    return kept
 
 
 def waiting(run: RunFacts) -> str:
@@ -209,7 +209,7 @@ def shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:
     for run in runs:
         if run.queries:
             starts.setdefault(run.seed, []).append(frozenset(pick.id for pick in run.queries[0].picks))
-    return {str(seed): len(set(found)) == 1 for seed, found in sorted(starts.items()) if len(found) > 1}
+    return {str(seed): len(set(picks)) == 1 for seed, picks in sorted(starts.items()) if len(picks) > 1}
 
 
 def cautions(synthetic: bool, warm_starts: Mapping[str, bool]) -> list[str]:
@@ -226,13 +226,13 @@ def cautions(synthetic: bool, warm_starts: Mapping[str, bool]) -> list[str]:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _sentence(found: Summary) -> str:
+def _sentence(summary: Summary) -> str:
     """What came out, with no claim beyond it."""
-    rows, compared = found.strategies, found.compared
+    rows, compared = summary.strategies, summary.compared
     if not rows:
-        if any(run.rounds for run in found.runs) and not found.test:
+        if any(run.rounds for run in summary.runs) and not summary.test:
             return "There is no test set, so no accuracy is known."
-        if any(run.curve for run in found.runs):
+        if any(run.curve for run in summary.runs):
             return "The runs have no number of labels in common, so they cannot be set beside each other."
         return "Nothing is measured yet."
     several = len(compared.seeds) > 1
@@ -241,7 +241,7 @@ def _sentence(found: Summary) -> str:
         for row in rows
     ]
     reached[0] = reached[0].replace(f"{rows[0].strategy} ", f"{rows[0].strategy} reached an accuracy of ", 1)
-    where = f" on {found.test} {'synthetic ' if found.synthetic else ''}test examples" if found.test else ""
+    where = f" on {summary.test} {'synthetic ' if summary.synthetic else ''}test examples" if summary.test else ""
     spread = (
         f"mean ± standard deviation of {len(compared.seeds)} seeds"
         if several
@@ -256,16 +256,16 @@ ORACLE_EPOCH = (
 )
 
 
-def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
+def _notes(summary: Summary, runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know before believing the sentence."""
-    notes = cautions(found.synthetic, found.shared_warm_start)
+    notes = cautions(summary.synthetic, summary.shared_warm_start)
     if any(((run.facts.get("config") or {}).get("train") or {}).get("early_stop") == "oracle_epoch" for run in runs):
         notes.append(ORACLE_EPOCH)
     notes += [f"In the data {line}." for line in (runs[0].facts.get("data") or {}).get("label_notes", [])]
-    notes += _about_chance(found)
-    if majority := found.majority:
+    notes += _about_chance(summary)
+    if majority := summary.majority:
         always = f"Always answering {majority['label']!r}, the test set's most frequent label, gives"
-        untuned = f", the untuned model {found.base:.3f}" if found.base is not None else ""
+        untuned = f", the untuned model {summary.base:.3f}" if summary.base is not None else ""
         notes.append(f"{always} {majority['share']:.3f}{untuned}.")
     if raised := [run for run in runs if len(run.budgets) > 1]:
         where = [f"{run.name} {_raises(run)}" for run in raised]
@@ -274,14 +274,14 @@ def _notes(found: Summary, runs: Sequence[RunRecord]) -> list[str]:
     notes += [f"{run.name}, last training: {line}." for run in runs for line in sentences(run.chosen)]
     if unlike := differing(runs):
         notes.append(f"The runs were not made with the same configuration: {'; '.join(unlike[:5])}.")
-    seeds = {run.seed for run in found.runs}
-    left_out = sorted(seeds - set(found.compared.seeds))
-    if left_out and found.strategies:
+    seeds = {run.seed for run in summary.runs}
+    left_out = sorted(seeds - set(summary.compared.seeds))
+    if left_out and summary.strategies:
         notes.append(f"Seed {listed(left_out)} is left out of the comparison: not every strategy is done with it.")
-    points = len(found.compared.labels)
+    points = len(summary.compared.labels)
     if points and points < max(len(run.curve) for run in runs):
         notes.append(f"Not every run is as far, so they are compared over their first {points} points alone.")
-    for run in found.runs:
+    for run in summary.runs:
         if not run.finished:
             of = f" of {run.planned_rounds}" if run.planned_rounds else ""
             waits = f"; {waiting(run)}" if waiting(run) else ""
@@ -299,10 +299,10 @@ def _mixes(run: RunRecord) -> bool:
     return bool((run.facts.get("recipe") or {}).get("mix"))
 
 
-def _about_chance(found: Summary) -> list[str]:
+def _about_chance(summary: Summary) -> list[str]:
     """How far apart accuracies must be to mean something on a test set of this size; whether they are apart is for
     `compare` to say."""
-    rows, test = found.strategies, found.test
+    rows, test = summary.strategies, summary.test
     if not rows or not test:
         return []
     best = max(row.final.mean for row in rows)

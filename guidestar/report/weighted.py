@@ -39,7 +39,7 @@ class DrawnRound:
 def drawn_rounds(store: Store, right: Judge) -> list[DrawnRound]:
     """The rounds whose picks all have a probability and that the model of the round before was asked about."""
     answers, said, complete = store.annotations.answers(), store.suggestions(), len(store.metrics())
-    found = []
+    rounds = []
     for r in range(1, min(store.rounds(), complete + 1)):
         picks = store.query(r).picks
         if not picks or not all(pick.id in answers for pick in picks):
@@ -50,8 +50,8 @@ def drawn_rounds(store: Store, right: Judge) -> list[DrawnRound]:
         wrong = np.array([_wrong(said[pick.id], answers[pick.id], right) for pick in picks])
         population = _population(store, r)
         if population is not None and len(picks) <= population:
-            found.append(DrawnRound(r, Drawn(wrong, chances, population)))
-    return found
+            rounds.append(DrawnRound(r, Drawn(wrong, chances, population)))
+    return rounds
 
 
 def _population(store: Store, r: int) -> int | None:
@@ -94,13 +94,13 @@ def corrected(rounds: list[DrawnRound], window: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def corrected_sentence(found: Mapping[str, Any]) -> str:
+def corrected_sentence(facts: Mapping[str, Any]) -> str:
     """Both numbers, and what the correction rests on."""
-    first, last = found["rounds"]
+    first, last = facts["rounds"]
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
-    estimate, low, high, plain = (100 * found[name] for name in ("estimate", "low", "high", "uncorrected"))
+    estimate, low, high, plain = (100 * facts[name] for name in ("estimate", "low", "high", "uncorrected"))
     return (
-        f"All {found['answers']} picks of {when}, corrected for how probable each was to be drawn, put the accuracy on the "
+        f"All {facts['answers']} picks of {when}, corrected for how probable each was to be drawn, put the accuracy on the "
         f"unlabelled pool at about {estimate:.0f} % (95 % interval {low:.0f} to {high:.0f} %, as many as "
-        f"{found['effective']:.0f} random picks tell); uncorrected they would say {plain:.0f} %."
+        f"{facts['effective']:.0f} random picks tell); uncorrected they would say {plain:.0f} %."
     )
