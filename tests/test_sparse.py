@@ -21,10 +21,13 @@ from tiny_heads import moved, said, tiny
 from guidestar import loop
 from guidestar.config import RunConfig, TrainConfig
 from guidestar.errors import ConfigError
+from guidestar.metrics.chosen import NOT_RELU, sentences
 from guidestar.model import adapters, layers, sparse
 from guidestar.model.density import ActivationDensity, activations
 from guidestar.model.peft import speft
 from guidestar.model.train import train
+from guidestar.report.read import read_runs
+from guidestar.report.summary import summarise
 from guidestar.store import Store
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
@@ -403,6 +406,22 @@ def test_a_large_weight_makes_activations_zero(base: Any, tmp_path: Path) -> Non
     assert not any(m._forward_hooks for m in inner.modules())
 
 
+def test_what_a_training_chose_is_said() -> None:
+    said = sentences(
+        {
+            "fisher": np.array([1.0, 6.0, 2.0, 1.0]), "layers": np.array([1]), "ranks": np.array([[1.0, 0.9], [4.0, 0.5]]),
+            "importance": np.array([0.2, -0.1, 0.0, 0.4]), "density": np.array([[0.99, 0.97], [0.96, 0.96]]),
+        }
+    )  # fmt: skip
+    assert said == [
+        "Fisher information chose layer 1 of 4 (counted from 0), with 60 % of the information",
+        "rank 4 had the least loss on held-out labels (nats of a token by rank: 1: 0.900, 4: 0.500)",
+        "layers from the most to the least important by estimate: 1, 2, 0, 3",
+        "96 % of the activations are not zero, before the training 98 %",
+        NOT_RELU,
+    ]
+
+
 # --- in the loop -------------------------------------------------------------------------------------------
 
 
@@ -443,7 +462,10 @@ def test_a_run_that_was_killed_goes_on_as_one_that_was_not(
     assert (1, "training") in arrays[0]
     with Store.open(tmp_path / "whole" / "random-seed0") as store:
         kept = store.arrays(2, "training")
+    notes = " ".join(summarise(tmp_path / "whole", read_runs(tmp_path / "whole")).notes)
     if change["peft"]["peft_type"] == "SPEFT":
+        assert "of the chosen entries are those of the round before" in notes
         assert 0 < float(kept["mask_overlap"][0]) <= 1
     else:
         assert set(kept) == {"fisher", "layers", "importance", "density"}
+        assert "random-seed0, last training: Fisher information chose layer" in notes

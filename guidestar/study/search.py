@@ -125,13 +125,14 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
         raise ConfigError(
             "guidestar search judges by a validation set, for the test set chooses nothing: give data.validation"
         )
-    known = [example for example in data.pool if example.id in data.gold]
+    known = [i for i, id in enumerate(data.pool.ids) if id in data.gold]
     if len(known) < config.query.warm_start:
         raise ConfigError(
             f"{len(known)} rows of the pool have an answer; the search trains on query.warm_start of them"
         )
     drawn = generator(seed, 0, "search").choice(len(known), config.query.warm_start, replace=False)
-    labelled = [(known[i], data.gold[known[i].id]) for i in sorted(drawn.tolist())]
+    picked = [data.pool[known[i]] for i in sorted(drawn.tolist())]
+    labelled = [(example, data.gold[example.id]) for example in picked]
     start = bench.head_start(labelled, generator(seed, 0, "head start"))
     space = space_of(engine)
     place = bench.folder / FOLDER
