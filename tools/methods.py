@@ -99,7 +99,7 @@ def page(results: Path) -> str:
     parts = [
         _INTRO,
         f"- **numbers** are trained beside the head, in {steps.get('model', 'all-minilm-l6-v2')}; **MB** is what a training step of "
-        f"{steps.get('batch', 8)} short texts keeps for its backward pass, **ms** what it takes ({machine}; the model on synthetic texts).",
+        f"{steps.get('batch', 8)} short texts keeps for its backward pass, **ms** what it takes ({machine}; the model on synthetic texts). – is not measured yet.",
         "- **moves**: whether two dropout passes of the trained adapter differ, so that its uncertainty can be sampled. Where they do "
         "not, set `passes: 0`, or take a committee.",
         "- **random** and **lean**: accuracy in per cent after 50 labels of TREC-6, mean of the seeds in `results/studies/methods`; "
