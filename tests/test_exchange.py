@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -556,7 +557,8 @@ def test_what_was_changed_since_an_import_stays_and_is_told(run: Path, tmp_path:
     assert (counts["new"], counts["changed_since"]) == (0, 1)
     assert said[-1] == "1 answers are older than what the run has now, which stays as it is"
     assert state(run)["counts"][id] == Label("bad", "ann")
-    newer = write(tmp_path / "y.jsonl", [{"id": id, "answer": "good", "annotator": "ann", "at": "2030-01-01"}])
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    newer = write(tmp_path / "y.jsonl", [{"id": id, "answer": "good", "annotator": "ann", "at": soon}])
     assert import_file(run, newer, pool=())["new"] == 1, "said at another time, it is another decision"
 
 
