@@ -91,7 +91,8 @@ class Chooser:
         """The picks of round 0 whose labels are set aside as the test set: a random sample of what has no label yet, drawn
         without any model."""
         bench, notes = self._bench, self._store.annotations
-        size = self._first_query.held_out(len([e for e, _ in notes.labelled() if e.id in notes.extras()]))
+        given = notes.extras() - notes.grouped()
+        size = self._first_query.held_out(sum(e.id in given for e, _ in notes.labelled()))
         if not size or bench.simulation:
             return []
         pool = bench.pool if bench.config.data.too_long == "drop" else bench.dataset.pool  # else they are the same

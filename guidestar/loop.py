@@ -265,7 +265,8 @@ class Run:
         """Choose the examples of round r, from predictions alone, and store them behind those that were asked ahead."""
         settings, pool, asked = self.config.query, self.bench.pool, self.store.asked()
         ahead, aside = self.store.query(r).picks, self._aside(r)
-        extras = self.store.annotations.extras() if r == 0 else ()
+        notes = self.store.annotations
+        extras = notes.extras() - notes.grouped() if r == 0 else ()  # groups are look-alikes, and no warm start
         given = sum(e.id in extras for e, _ in self.tuning.labelled()) if extras else 0
         free = pool.without({*asked, *aside})
         left = max(settings.budget - self._spoken_for(len(self.tuning.labelled()), r) - len(aside), 0)

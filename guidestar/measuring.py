@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from guidestar.asking import LABELS, Measured, baselines, choice_values, evaluate, suggest
-from guidestar.records import Metrics
+from collections.abc import Sequence
+
+import numpy as np
+
+from guidestar.asking import LABELS, Ask, Measured, baselines, choice_values, evaluate, suggest
+from guidestar.query.prototypes import prototype_log_probs
+from guidestar.records import Example, Metrics, Suggestion
 from guidestar.rng import generator
 from guidestar.tuning import Tuning
 
@@ -42,6 +47,29 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     return baselines(features, labelled, test.answered(), classes, generator(tuning.seed, r, "baselines"))
 
 
+def first_guess(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
+    """What the untuned model takes some examples for, as suggestions of round -1: by the labels' words, and where it has none
+    (an encoder) by which label's name and description its own embeddings put nearest."""
+    task, base = tuning.bench.fitting.task, tuning.base()
+    with tuning.clock(0, "suggest", len(examples)) as tick:
+        if base.can(LABELS):
+            return suggest(base, examples, task, -1, tick)
+        means = tuning.bench.config.people.descriptions
+        said = [
+            f"{word}: {means[label]}" if means.get(label) else word
+            for label, word in zip(task.labels, task.words, strict=True)
+        ]
+        names = [Example(f"label {i}", {}, text) for i, text in enumerate(said)]
+        points = base([*names, *examples], Ask.of(["embedding"]), tick).arrays["embedding"][0].astype(np.float64)
+    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    known, classes = points[: len(names)], np.arange(len(names))
+    chances = np.exp(prototype_log_probs(points[len(names) :], known, classes, len(names)))
+    return {
+        e.id: Suggestion(task.labels[int(row.argmax())], dict(zip(task.labels, map(float, row), strict=True)), -1)
+        for e, row in zip(examples, chances, strict=True)
+    }
+
+
 def measure_base(tuning: Tuning) -> None:
     """The untuned model on the test set, for the report: choices only, where it costs one short pass."""
     task, test, store, base = tuning.bench.fitting.task, tuning.test, tuning.store, tuning.base()
@@ -60,13 +88,17 @@ def keep_suggestions(tuning: Tuning, r: int) -> None:
     """Keep what the model of the last round says to the examples of this one, which it was not trained on, and
     for a choice also to the labelled ones. Once, when the round is first asked.
 
-    Round 0 has no suggestions: the base model has not learned the task, and a wrong one costs more than none.
+    Round 0 has none, because the base model has not learned the task, unless its guesses are wanted (`people.first_guess`).
     Where nobody is shown any, those to the round's examples are still kept if some were drawn at random, since
     they estimate the model's accuracy (`metrics/sample.py`).
     """
     bench, store = tuning.bench, tuning.store
     unseen = bench.simulation or bench.config.people.suggestions == "off"
-    if r <= store.relabels.since or store.has_suggestions(r):  # nor does a model of other labels
+    if store.has_suggestions(r):
+        return
+    if r == 0 and bench.config.people.first_guess and not unseen and bench.fitting.task.classes:
+        store.add_suggestions(r, first_guess(tuning, [store.example(pick.id) for pick in store.query(r).picks]))
+    if r <= store.relabels.since:  # no model has learned the present labels
         return
     if unseen and not any("random" in pick.details for pick in store.query(r).picks):
         return

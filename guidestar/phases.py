@@ -14,7 +14,7 @@ from typing import Literal
 
 from guidestar.config import RunConfig
 from guidestar.model.recipe import epochs, settled
-from guidestar.progress import Progress, Tick, settle
+from guidestar.progress import Progress, Silent, Tick, settle
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.warm_start import warm_start_of
@@ -194,11 +194,12 @@ class Clock:
         self._spent: dict[tuple[int, str], tuple[float, int]] = {}  # (round, phase) -> seconds and items
 
     @contextmanager
-    def __call__(self, r: int, phase: str, count: int) -> Iterator[Tick]:
-        """Measure a phase of round r over `count` items and record it when the block ends well; yields its tick."""
+    def __call__(self, r: int, phase: str, count: int, *, quiet: bool = False) -> Iterator[Tick]:
+        """Measure a phase of round r over `count` items and record it when the block ends well; yields its tick. quiet: it
+        is known to cost nothing now, and nothing is said of it."""
         assert phase in PHASES, f"{phase} has no place in the table"
         start = time.perf_counter()
-        with self.progress.phase(phase) as tick:
+        with (Silent() if quiet else self.progress).phase(phase) as tick:
             yield tick
         settle()
         seconds, most = self._spent.get((r, phase), (0.0, 0))  # it may come twice, the second time from the cache

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
-from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, look, texts_of
+from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, is_numbers, look, texts_of
 from guidestar.data.messages import CONVERSATION, RESPONSE
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
@@ -23,6 +23,7 @@ NO_COLUMN = "none"  # of the answers, said on the command line
 _ENCODER, _LANGUAGE = "all-minilm-l6-v2", "smollm2-135m"
 ENCODED = 1000  # characters of a text that the encoder surely reads to its end
 TEMPLATES = Path(__file__).with_name("templates")
+_ASKED_OF = 800  # characters of labels and of what they mean, which go into the prompt of a language model
 _KINDS = {"number": "a final number", "text": "free text"}
 _LABELLED = ("choice", "multi_label")
 
@@ -30,7 +31,7 @@ _LABELLED = ("choice", "multi_label")
 @dataclass(frozen=True)
 class _Guess:
     """What is written down: the file, its answers and texts, and the model to begin with. asked: people label; ready: the
-    labels are known. missing, blank: rows with a text and no answer, and without a text."""
+    labels are known. missing, blank: rows with a text and no answer, and without a text. about: label -> what it means."""
 
     looked: Look
     answer: Answer
@@ -41,6 +42,7 @@ class _Guess:
     model: str
     why: str
     max_length: int | None
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def asked(self) -> bool:
@@ -69,13 +71,13 @@ def config_beside(data: Path) -> Path:
 
 def write_config(
     data: Path, out: Path | None, *, force: bool = False, answer: str | None = None, text: str | None = None,
-    labels: Sequence[str] | None = None, keys: Sequence[str] = (),
+    labels: Mapping[str, str] | Sequence[str] | None = None, keys: Sequence[str] = (),
 ) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """Look at a data file and write a configuration that runs, once it has labels.
 
     answer, text: the columns (of texts several, between commas); guessed without. answer "none": labels will be asked for.
-    labels: what a choice is between; without them those of the answer column, and without one none, which no command takes
-    before somebody has put them in. keys: `section.key=value` texts to write in the place of what is guessed.
+    labels: what a choice is between, maybe with what each means (`read_labels`); without them those of the answer column,
+    and without one none, which no command takes before somebody has put them in. keys: `section.key=value` texts to write in the place of what is guessed.
     Returns the path, and what was found: rows, columns, the chosen text and answer columns, how many rows lack an answer,
     notes for people. Raises DataError for a file that cannot be used, ConfigError if the configuration exists (unless
     `force`), for a column that is not there, or for labels where the answers are none.
@@ -86,7 +88,8 @@ def write_config(
         raise ConfigError(f"{config}: exists already; use --force to replace it, or --out for another name")
     check_output(config, is_configuration, "a configuration")
     looked = look(data)
-    guess = _guess(data, looked, answer, text, labels)
+    about = {label: text for label, text in labels.items() if text} if isinstance(labels, Mapping) else {}
+    guess = replace(_guess(data, looked, answer, text, None if labels is None else list(labels)), about=about)
     notes = _notes(named.name, guess, guessed=answer is None)
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
@@ -191,6 +194,9 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
         if answer.column
         else f"{text}: {joined}; no answer column: labels will be asked for"
     )
+    numbers = [c for c in looked.columns if is_numbers(looked.cells[c]) and c != id_of(looked, guess.texts)]
+    if answer.column is None and guessed and numbers:
+        notes.append(f"numbers in {_listed(numbers)}: --answer COLUMN makes one the answer")
     sure = answer.column is None or answer.column.lower() in TELLING | {RESPONSE, "output"}
     if guessed and not sure:
         notes.append(
@@ -259,6 +265,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
         head=("features" if lean else "auto") if guess.encoder else "", chat=chat, max_length=guess.max_length, warm=warm,
         batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),
+        about=json.dumps(dict(guess.about), ensure_ascii=False) if guess.about else "",
     )  # fmt: skip
 
 
@@ -270,7 +277,7 @@ def _template(guess: _Guess, chat: bool) -> tuple[dict[str, str], str]:
         free = (n for n in ("text", "input", "message", *map(str, range(9))) if n not in taken | set(called.values()))
         called[text] = text if fits else next(free)
     fields = [f"{{{name}}}" for name in called.values()]
-    labels = ", ".join(guess.labels)
+    labels = ", ".join(f"{name} ({guess.about[name]})" if name in guess.about else name for name in guess.labels)
     if chat:
         template = "\n\n".join(fields)
     elif guess.encoder:
@@ -278,7 +285,7 @@ def _template(guess: _Guess, chat: bool) -> tuple[dict[str, str], str]:
     else:
         parts = fields if len(fields) == 1 else [f"{name.capitalize()}: {{{name}}}" for name in called.values()]
         asked = "Which of these" if guess.answer.kind == "choice" else "All that hold of"
-        if guess.answer.kind in _LABELLED and 0 < len(labels) <= 200:
+        if guess.answer.kind in _LABELLED and 0 < len(labels) <= _ASKED_OF:
             parts.append(f"{asked}: {labels}?".replace("{", "{{").replace("}", "}}"))
         template = "\n".join([*parts, "Answer:"])
     return {name: text for text, name in called.items() if name != text}, template

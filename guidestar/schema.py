@@ -189,6 +189,11 @@ class PeopleConfig(Section):
     suggestions: Literal["auto", "shown", "hidden", "off"] = "auto"
     """The model's own answer beside an example; hidden ones can be asked for, off shows none. auto: hidden where
     agreement is measured, else shown."""
+    descriptions: dict[str, str] = Field(default_factory=dict)
+    """Label -> what it means, in a few words: beside its key, told to an endpoint, and read for a first guess."""
+    first_guess: bool = False
+    """Let the untuned model guess the labels of the first questions, too. Such a guess is often wrong (`docs/labelling.md`),
+    so it is hidden until somebody asks for it."""
     lease: float = Field(15.0, gt=0)
     """Minutes for which an example shown to one annotator is kept from the others."""
 

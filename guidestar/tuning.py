@@ -26,6 +26,7 @@ from guidestar.records import Array, Example, Label
 from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
 from guidestar.store.files import read_arrays
+from guidestar.store.likeness import keep_points
 from guidestar.store.same_start import keep_start, same_start
 from guidestar.store.store import Store
 
@@ -77,8 +78,10 @@ class Tuning:
         last bits of a feature may depend on its batch."""
         _ = self.engine  # the right one
         frozen, pool = self.bench.frozen, self.bench.standing
-        with self.clock(r, phase, len(pool)) as tick:
+        with self.clock(r, phase, len(pool), quiet=frozen.ready) as tick:
             frozen.read(pool, tick)
+        if self.bench.answered_by == "people":
+            keep_points(self.bench.folder, self.bench.dataset.hash, [e.id for e in pool], lambda: frozen.points(pool))
         return frozen
 
     def _in_parts(self, adapter: Path) -> Scorer:

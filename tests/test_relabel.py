@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,17 @@ from loops import (  # noqa: F401 - fixtures
     quick,
     unlabelled_data,
 )
-from page_help import make_run
+from page_client import decision, following, ids_of, post, save
+from page_help import make_run, served
+from test_page_ahead import until
 
 from guidestar.cli.main import main
 from guidestar.config import PeopleConfig, TaskConfig, load
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.loop import Run
 from guidestar.people.page.board import Board
+from guidestar.people.trainer import Trainer
+from guidestar.people.trainer import change_labels as relabelling
 from guidestar.records import Annotation, Example, Label, Pick, Query, Skip, Stop, Undo, Verdict
 from guidestar.relabel import Change, _changed, _choice, change_labels, labels_of
 from guidestar.report import build_report
@@ -336,3 +342,53 @@ def test_the_command(make_config: MakeConfig, unlabelled: dict[str, Any], capsys
     assert found["since"] == 0
     assert main(["labels", config["out"], "--rename", "nothing"]) == 2
     assert "--rename: found 'nothing'; expected OLD=NEW" in capsys.readouterr().err
+
+
+# --- on the page ----------------------------------------------------------------------------------
+
+
+def test_a_change_on_the_page_ends_the_training_and_starts_it_again(
+    make_config: MakeConfig, unlabelled: dict[str, Any], open_page: Callable[..., Any]
+) -> None:
+    config = make_config(
+        **{**SMALL, "data": unlabelled, "task": CHOICE, "annotator": "people", "strategies": ["random"]}
+    )
+    with Run(config) as run:
+        for example in run.ask():
+            run.tell(example.id, LABELS[0])
+    trainer = Trainer(Path(config["out"]), command=[sys.executable, "-c", "import time; time.sleep(600)"])
+    page = open_page(run.folder, trainer=trainer)
+    until(lambda: following(page, want=0)["state"]["trainer"]["kind"] == "training")
+    first: Any = trainer._process
+    version = following(page, want=0)["state"]["version"]
+    assert "no such" in relabelling(Path(config["out"]) / "elsewhere", "add", "x")
+    change = {"annotator": "ann", "kind": "split", "old": [LABELS[0]], "new": "one,two"}
+    found = post(page, "relabel", change)
+    assert found["labels"][:2] == [{"label": "one", "count": 0}, {"label": "two", "count": 0}]
+    assert found["again"] == 12
+    assert post(page, "classes", {"annotator": "ann"}) == found
+    assert following(page, want=0)["state"]["version"] == version + 1
+    assert first.poll() is not None, "what it learned would be of other labels"
+    again = ids_of(following(page, want=10))
+    assert len(again) == 10
+    save(page, *(decision(e, text="one") for e in again))
+    rest = ids_of(following(page, want=10))
+    save(page, *(decision(e, text="two") for e in rest))
+    until(lambda: following(page, want=0)["state"]["trainer"]["kind"] == "training")
+
+
+def test_open_pages_show_the_new_labels_by_themselves(asked: Path, enter: Callable[..., Any]) -> None:
+    with served(asked) as server:
+        page = enter(server)
+        page.wait_for_selector("#answers .answer")
+        page.click("#labels-open")
+        page.wait_for_selector("#labels-list li")
+        assert [b.is_disabled() for b in page.locator("#labels-kinds button").all()] == [True] * 4
+        page.fill("#labels-new", "x")
+        page.locator("#labels-list input").first.check()
+        assert [b.is_disabled() for b in page.locator("#labels-kinds button").all()] == [True, False, True, False]
+        page.click("#labels-close")
+        record(asked, Change.read("rename", "a=first"))
+        page.keyboard.press("1")
+        page.wait_for_selector("#answers .answer >> text=first")
+        page.wait_for_selector("#history-list >> text=first")

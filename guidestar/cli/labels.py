@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         arg("run", "FILE|RUN",
             "a file of texts, for which a configuration is written; a configuration; or the folder of a run"),
         keys("keys to change, for example query.budget=200"),
-        arg("--labels", "A,B,…", "for a file of texts: the labels; without them the page asks"),
+        arg("--labels", "A,B,…", "for a file of texts: the labels, or 'a = what it means; b'; without them the page asks"),
         arg("--train", None, "fine-tune in a process of its own after every round; default: yes, but for the folder of a run",
             action=argparse.BooleanOptionalAction, default=None),
         arg("--annotator", "NAME", "your name in the record; without it the page asks"),
@@ -103,12 +103,13 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
     """The configuration of a file of texts, written if it has none, and what was recognised in the file."""
     from guidestar.config import read_file
     from guidestar.project import config_beside, write_config
+    from guidestar.tasks.common import read_labels
 
     config = config_beside(data)
-    labels = [label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None
+    labels = read_labels(options.labels) if options.labels else None
     if config.exists():
         there = read_file(config)[0].get("task", {}).get("labels") or []
-        if labels and labels != [str(label) for label in there]:
+        if labels and list(labels) != [str(label) for label in there]:
             raise ConfigError(
                 f"{config}: exists already, with the labels {', '.join(map(str, there)) or 'of the file'}; --labels says "
                 f"{', '.join(labels)}. Leave --labels out to go on, or change them with: guidestar labels RUN"

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         flag("--force", "replace an existing configuration"),
         arg("--answer", "COLUMN", "the column with the labels, or none; default: a guess"),
         arg("--text", "COLUMN", "the column to be labelled, or several between commas; default: the longest texts"),
-        arg("--labels", "A,B,…", "the labels to choose from, where no column has them"),
+        arg("--labels", "A,B,…", "the labels to choose from, where no column has them; 'a = what it means; b' describes them"),
     )  # fmt: skip
     commands.add(
         "demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.",
@@ -129,11 +129,12 @@ def _demo(options: Options) -> int:
 
 def _init(options: Options) -> int:
     from guidestar.project import write_config
+    from guidestar.tasks.common import read_labels
 
     path, facts = write_config(
         Path(options.data), Path(options.out) if options.out else None,
         force=options.force, answer=options.answer, text=options.text,
-        labels=[label.strip() for label in options.labels.split(",") if label.strip()] if options.labels else None,
+        labels=read_labels(options.labels) if options.labels else None,
     )  # fmt: skip
     lines = [*facts["notes"], f"wrote {path}", f"next: {facts['next']}"]
     show(options, {"config": str(path), **facts}, "\n".join(lines))

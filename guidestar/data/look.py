@@ -147,13 +147,19 @@ def answer_of(looked: Look, named: str | None, given: Collection[str]) -> Answer
         return best[1]
     for name, values in cells.items():
         worked = all("####" in v for v in values if v)  # a worked answer may be longer than its question
-        kind = "number" if worked else "text"
+        kind = "number" if worked or is_numbers(values) else "text"
         if named and any(values):
             return Answer(name, kind)
         telling = name.lower() in TELLING and any(values) and len(cells) > 1 and (worked or name != longest)
         if telling and not given:
             return Answer(name, kind)
     return Answer(None)
+
+
+def is_numbers(values: Sequence[str]) -> bool:
+    """Whether a column holds numbers and nothing else."""
+    there = [value.strip() for value in values if value.strip()]
+    return bool(there) and all(_NUMBER.fullmatch(value) for value in there)
 
 
 def texts_of(looked: Look, answer: str | None) -> list[str]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from guidestar import config as configs
 from guidestar.config import RunConfig, TaskConfig
-from guidestar.data.pool import load_dataset
+from guidestar.data.pool import load_dataset, walk_examples
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
 from guidestar.errors import DataError
 from guidestar.exchange import containers
-from guidestar.exchange.matching import Index
+from guidestar.exchange.matching import OURS, Index
 from guidestar.exchange.outward import about_run, rows_of
 from guidestar.exchange.rows import About, Format, Given, Row, moment
 from guidestar.exchange.table import format_of, recognise
@@ -77,7 +78,7 @@ def import_file(
     the answers that name nobody. pool: the examples that may be labelled though nobody asked for them; read with the
     configuration beside the run if not given. skip_unknown: leave out rows about texts that are in neither.
 
-    A row is matched by our id, else by its text. The same file again changes nothing. Of what one annotator says about an
+    A row is matched by our id, else by its text, else by what the column `data.id` holds. The same file again changes nothing. Of what one annotator says about an
     example, in one file or in several, the newest by its own time counts. Returns counts: `new`, `unchanged` (stand so
     already), `changed_since` (the run has something newer, or it was imported before and has been changed in the run; left
     as they are), `not_asked` (examples added), `without_answer`, `rejected`, `kept_apart` (rows of the test and validation sets,
@@ -106,7 +107,8 @@ def import_file(
         problems: list[str] = []
         counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
         counts.update(rejected=0, kept_apart=0, unknown=0)
-        rows = _matched(_read(file, chosen, about, problems), index, problems, counts, skip_unknown)
+        read = _read(file, chosen, about, problems, _OwnIds(config) if config is not None and config.data.id else None)
+        rows = _matched(read, index, problems, counts, skip_unknown)
         statements = _statements(rows, _task(store, config), annotator or NOBODY, problems)
         if problems:
             more = [f"… and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
@@ -150,13 +152,39 @@ def _task(store: Store, config: RunConfig | None) -> Task:
 # --- the file -------------------------------------------------------------------------------------
 
 
-def _read(file: Path, chosen: Format, about: About, problems: list[str]) -> list[Row]:
+class _OwnIds:
+    """The ids that the user's files give to their rows, by the column `data.id`; the files are read when one is looked for."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.column = config, str(config.data.id)
+
+    @cached_property
+    def _ours(self) -> dict[str, str]:
+        data, _, _ = apply_preset(self.config.data, self.config.task)
+        sources = [source for source in (data.pool, data.test, data.validation) if source is not None]
+        walked = [pair for source in sources for pair in walk_examples(source, self.config)]
+        return {
+            row.values[self.column].strip(): e.id for row, e, _ in reversed(walked) if e and row.values.get(self.column)
+        }
+
+    def named(self, row: Row, record: Any, where: str) -> Row:
+        """The row with our id, if it has none and no text. Raises DataError for an own id that no row has."""
+        own = str(record.get(self.column) or "").strip() if isinstance(record, Mapping) else ""
+        if not own or row.text or row.fields or OURS.fullmatch(row.id):
+            return row
+        if own not in self._ours:
+            raise DataError(f"{where}: no row of the data has {own!r} in the column {self.column!r} (data.id)")
+        return replace(row, id=self._ours[own])
+
+
+def _read(file: Path, chosen: Format, about: About, problems: list[str], own: _OwnIds | None) -> list[Row]:
     rows: list[Row] = []
     for where, record in containers.load(file):
         try:
             if isinstance(record, DataError):
                 raise record
-            rows.append(replace(chosen.read(record, about, where), where=where))
+            row = replace(chosen.read(record, about, where), where=where)
+            rows.append(own.named(row, record, where) if own and row.says_something else row)
         except DataError as error:
             problems.append(str(error))
     return rows

@@ -17,7 +17,7 @@ Key = tuple[tuple[str, str], ...]
 K = TypeVar("K")
 
 
-_OURS = re.compile(r"[0-9a-f]{16}(-\d+)?")
+OURS = re.compile(r"[0-9a-f]{16}(-\d+)?")
 
 
 class Index:
@@ -44,7 +44,7 @@ class Index:
         Raises DataError if its id and its text are those of different examples, or if its text, but for white
         space, is that of several.
         """
-        if _OURS.fullmatch(row.id) and row.id not in self.known and row.id in self._pool.by_id:
+        if OURS.fullmatch(row.id) and row.id not in self.known and row.id in self._pool.by_id:
             return self._pool.find(row)  # a copy of what was asked has an id of its own
         return self._asked.find(row) or self._pool.find(row)
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from guidestar.config import EndpointConfig, RunConfig
@@ -50,7 +50,13 @@ def endpoint_annotator(
     Raises ConfigError for an address, key, price or guidelines that cannot be used, StoreError for a damaged ledger.
     """
     return EndpointAnnotator(
-        config.endpoint, task, store.folder, guidelines=_guidelines(config.people.guidelines), say=say, sleep=sleep
+        config.endpoint,
+        task,
+        store.folder,
+        guidelines=_guidelines(config.people.guidelines),
+        descriptions=config.people.descriptions,
+        say=say,
+        sleep=sleep,
     )
 
 
@@ -74,6 +80,7 @@ class EndpointAnnotator:
         folder: Path,
         *,
         guidelines: str = "",
+        descriptions: Mapping[str, str] | None = None,
         say: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
@@ -82,7 +89,7 @@ class EndpointAnnotator:
         self.name = f"{MACHINE}{config.model}"
         self.stopped: str | None = None  # why None is returned
         self._config, self._task, self._folder = config, task, folder
-        self._system = instructions(task, config.instructions, guidelines)
+        self._system = instructions(task, config.instructions, guidelines, descriptions or {})
         self._say = say or (lambda text: None)
         self._ledger = Ledger(folder)
         self._chat = Chat(config, sleep=sleep)
@@ -237,10 +244,13 @@ class EndpointAnnotator:
 # --- what is asked ------------------------------------------------------------------------------
 
 
-def instructions(task: Task, own: str | None = None, guidelines: str = "") -> str:
+def instructions(
+    task: Task, own: str | None = None, guidelines: str = "", descriptions: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """What the model is told before every example.
 
     own: the user's sentences instead of the first one. guidelines: text for people that the model gets too.
+    descriptions: label -> what it means.
     The form of the answer is always part of it, because the answer is read strictly.
     """
     parts = [own.strip() if own else "You are a careful annotator. Give the answer that fits the example best."]
@@ -248,7 +258,8 @@ def instructions(task: Task, own: str | None = None, guidelines: str = "") -> st
         parts.append(f"The guidelines for annotators:\n\n{guidelines.strip()}")
     if task.labels:
         names = [
-            word if word == label else f"{word} (also called {label})"
+            (word if word == label else f"{word} (also called {label})")
+            + (f": {descriptions[label]}" if descriptions.get(label) else "")
             for label, word in zip(task.labels, task.words, strict=True)
         ]
         parts.append("The labels:\n" + "\n".join(f"- {name}" for name in names))

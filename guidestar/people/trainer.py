@@ -106,6 +106,7 @@ class Trainer:
 
     def stop(self) -> None:
         """End the process. What it had recorded stays, and the next start goes on from there."""
+        self._done = None
         if self._process is None:
             return
         self._process.terminate()
@@ -133,6 +134,28 @@ class Trainer:
             self._not_before = self.clock() + _AGAIN
         else:
             self._kind = "failed"
+
+
+def change_labels(folder: Path, kind: str, text: str) -> str:
+    """Change the labels of the run in `folder` by `guidestar labels`, in a process of its own, because it loads the model.
+    Returns "", or why it cannot be done. Nobody may train there meanwhile."""
+    done = _guidestar("labels", str(folder), f"--{kind}={text}")
+    said = [line.removeprefix("guidestar: ") for line in done.stderr.splitlines() if line.startswith("guidestar: ")]
+    return "" if done.returncode == 0 else " ".join(said) or "it ended without a word"
+
+
+def status_of(folder: Path) -> tuple[str, str]:
+    """(what was reached and what more labels would bring, the next command) of the runs in a folder, by `guidestar status`
+    in a process of its own, which reads all of their record; ("", "") where it fails."""
+    lines = [line for line in _guidestar("status", str(folder)).stdout.splitlines() if line.strip()]
+    *said, following = lines or [""]
+    text, found, command = following.removeprefix("next: ").partition("guidestar ")
+    return " ".join([*said, f"Next: {text.strip()}"] if lines else []), found + command
+
+
+def _guidestar(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-P", "-m", "guidestar", *arguments)
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own
 
 
 def _popen(command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -15,8 +15,9 @@ from guidestar.metrics.scores import not_above_majority
 from guidestar.publish.snippet import TEMPLATES, Usage, call, program
 from guidestar.records import Label, Skip
 from guidestar.report.control import class_shares, control, in_percent
-from guidestar.report.read import is_random
+from guidestar.report.read import is_random, with_test_set
 from guidestar.store import Store
+from guidestar.store.annotations import GROUPS
 from guidestar.tasks import recorded_task
 from guidestar.words import filled, number, percent
 
@@ -37,8 +38,11 @@ def model_card(store: Store, r: int, usage: Usage, *, name: str, license: str | 
     front |= ({} if local else {"base_model": usage.base}) | ({"license": license} if license else {})
     front |= {"pipeline_tag": "text-classification" if usage.answers is not None or usage.head else "text-generation"}
     front |= {"tags": ["active-learning", "guidestar", *(["lora"] if peft == "LORA" else [])]}
-    values, test = measured.values, (facts.get("data") or {}).get("test")
+    values, data = measured.values, with_test_set(store).get("data") or {}
+    test, majority = data.get("test"), data.get("majority")
     metrics = [(SHOWN[key], value) for key, value in values.items() if key in SHOWN]
+    if majority and "accuracy" in values and "majority" not in values:
+        metrics.append((f"{SHOWN['majority']} ({majority['label']})", majority["share"]))
     validated = ((key.removeprefix("validation_"), value) for key, value in values.items() if key not in SHOWN)
     metrics += [(f"{SHOWN[key]}, validation set", value) for key, value in validated if key in SHOWN]
     interval = proportion(round(values["accuracy"] * test), test) if test and "accuracy" in values else None
@@ -54,7 +58,7 @@ def model_card(store: Store, r: int, usage: Usage, *, name: str, license: str | 
 def card_warnings(store: Store, r: int) -> list[str]:
     """What must be said before anybody uses the adapter of a round: it is no better than the majority baseline."""
     reached = {f"round {m.round}": m.values.get("accuracy") for m in store.metrics() if m.round == r}
-    return not_above_majority(reached, (store.facts.get("data") or {}).get("majority"))
+    return not_above_majority(reached, (with_test_set(store).get("data") or {}).get("majority"))
 
 
 def data_card(store: Store, r: int, *, license: str | None, with_labels: bool) -> str:
@@ -71,8 +75,8 @@ def data_card(store: Store, r: int, *, license: str | None, with_labels: bool) -
         later=sum(map(len, queries[1:])), random=is_random(facts), recipe={"measure": None, "select": None} | (facts.get("recipe") or {}),
         at_random=sum("random" in pick.details for picks in queries[1:] for pick in picks),
         bias=measured["sentences"] if measured else [none],
-        sources=Counter(e.source for e in store.annotations.history() if e.id in picked).most_common(),
-        people=len({answer.annotator for answer in given}), skipped=len(given) - len(labels),
+        sources=Counter(e.source for e in store.annotations.history() if e.id in picked or e.source in GROUPS).most_common(),
+        found=len(store.annotations.grouped()), people=len({answer.annotator for answer in given}), skipped=len(given) - len(labels),
         classes=list(_classes(labels, store)),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from guidestar.data.messages import CONVERSATION
 from guidestar.words import filled
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -72,7 +73,13 @@ def program(usage: Usage) -> str:
     source = source.split("from __future__ import annotations\n", 1)[1].replace("\nimport torch\n", "\n").strip()
     parts = [list(piece) for piece in pieces(usage.template)]
     return filled(
-        TEMPLATES / "snippet.py.jinja", {"repr": repr}, u=usage, pieces=parts, first=first, views_source=source
+        TEMPLATES / "snippet.py.jinja",
+        {"repr": repr},
+        u=usage,
+        pieces=parts,
+        first=first,
+        views_source=source,
+        talk=CONVERSATION if usage.chat and parts == [["", CONVERSATION]] and not usage.questions else "",
     )
 
 

@@ -133,7 +133,7 @@ def _read(folder: Path) -> RunRecord | None:
             names |= {"first": (present[0].round, "test"), "last": (present[-1].round, "test")}
         return RunRecord(
             name=folder.resolve().name,
-            facts=_with_test_set(store),
+            facts=with_test_set(store),
             queries=queries,
             examples={pick.id: examples[pick.id] for query in queries for pick in query.picks},
             answers=answers,
@@ -156,7 +156,7 @@ def _read(folder: Path) -> RunRecord | None:
         )
 
 
-def _with_test_set(store: Store) -> Mapping[str, Any]:
+def with_test_set(store: Store) -> Mapping[str, Any]:
     """A run's facts; where labels are set aside as the test set, its size and majority are those of these labels."""
     facts, held = store.facts, [label.answer for _, label in store.annotations.held_out()]
     if not held:

@@ -18,6 +18,10 @@ from guidestar.store.replay import Replay
 _REPLACE: tuple[tuple[str, ...], ...] = (("label", "skip", "undo"), ("flag", "unflag"), ("note",), ("verdict",))
 _COLUMNS = "number, example, kind, text, annotator, source, decision, annotated_at"
 TEST = "test"  # in the details of a pick: its label is set aside to test on
+GROUPS = (
+    "page+words",
+    "page+like",
+)  # sources of answers to several examples at once, which people looked for themselves
 Given = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source)
 _MANY = 500  # placeholders in one statement; SQLite allows at least 999
 
@@ -52,6 +56,7 @@ class Annotations:
         self._picks: dict[str, int] = {}  # example -> round, in the order of asking
         self._last_pick = 0
         self._apart: set[str] = set()  # picks that were set aside to test on
+        self._grouped: set[str] = set()  # examples that were ever answered in a group
         self._extras: dict[str, int] = {}  # example -> round, in the order of adding
         self._last_extra = 0
         self._examples: dict[str, Example] = {}
@@ -63,18 +68,21 @@ class Annotations:
 
         decision: an id made by the caller, which may send the same decision again: the second time changes nothing
         and gives False. Without one, what the annotator says already gives False.
-        source: where it came from, "page", "terminal", "endpoint", "import", "python" or "oracle".
+        source: where it came from, "page", "terminal", "endpoint", "import", "python", "oracle" or one of `GROUPS`.
 
         Raises StoreError if the example was neither asked for nor added, or if the decision is known with other
         content.
         """
         return self.add_many([(id, annotation, decision, source)])[0]
 
-    def add_many(self, items: Sequence[Given | tuple[*Given, datetime | None]]) -> list[bool]:
+    def add_many(
+        self, items: Sequence[Given | tuple[*Given, datetime | None]], extras: Sequence[Example] = ()
+    ) -> list[bool]:
         """`add` of several (id, annotation, decision, source) in one transaction: all of them or, on an error, none. A fifth
-        item is when it was said, where that is known and is not now."""
+        item is when it was said, where that is known and is not now. extras: examples to add first, as `add_extra` does."""
         name = items[0][0] if len(items) == 1 else f"{len(items)} at once"
         with self._db.transaction(f"annotate {name}"):
+            self._add_extra(extras)
             new = [self._append(*item) for item in items]
             newest = self._db.row("SELECT max(number) FROM annotations")[0]
         if any(new):
@@ -138,14 +146,17 @@ class Annotations:
         They belong to the current round: it is the first to train on their labels.
         """
         with self._db.transaction("add_extra"):
-            known = {id for (id,) in self._db.rows("SELECT id FROM examples")}
-            fresh = {example.id: example for example in examples if example.id not in known}
-            round = self._db.row("SELECT count(*) FROM metrics")[0]
-            for example in fresh.values():
-                insert_example(self._db, example)
-                self._db.execute(
-                    "INSERT INTO extras (example, round, added_at) VALUES (?, ?, ?)", example.id, round, timestamp()
-                )
+            return self._add_extra(examples)
+
+    def _add_extra(self, examples: Sequence[Example]) -> int:
+        known = {id for (id,) in self._db.rows("SELECT id FROM examples")} if examples else set()
+        fresh = {example.id: example for example in examples if example.id not in known}
+        round = self._db.row("SELECT count(*) FROM metrics")[0]
+        for example in fresh.values():
+            insert_example(self._db, example)
+            self._db.execute(
+                "INSERT INTO extras (example, round, added_at) VALUES (?, ?, ?)", example.id, round, timestamp()
+            )
         return len(fresh)
 
     def claim(self, id: str, annotator: str) -> None:
@@ -221,6 +232,12 @@ class Annotations:
         counts = self._now().counts
         return sum(isinstance(counts.get(id), Label) for id in self._apart)
 
+    def apart(self) -> set[str]:
+        """Ids of the examples that are set aside to test on, asked already or not."""
+        self._now()
+        sql = "SELECT example FROM reserve WHERE instr(details, ?)"
+        return self._apart | {id for (id,) in self._db.rows(sql, f'"{TEST}"')}
+
     def _pairs(self) -> list[tuple[tuple[Example, Label], int]]:
         counts = self._now().counts
         found = {id: (answer, r) for id, r in self._order().items() if isinstance(answer := counts.get(id), Label)}
@@ -230,6 +247,15 @@ class Annotations:
         """Ids of the examples that were added and not asked for."""
         self._now()
         return self._extras.keys() - self._picks.keys()
+
+    def grouped(self) -> set[str]:
+        """Ids of the examples that nobody asked for and whose label was given to a group of them (`GROUPS`)."""
+        return {id for id in self.extras() & self._grouped if isinstance(self._state.counts.get(id), Label)}
+
+    def given_back(self) -> set[str]:
+        """Ids of the examples that were added with a group whose answer was taken back: as if nobody had found them."""
+        lacking = self.extras() & self._grouped - self._state.counts.keys()
+        return lacking - self._state.again
 
     def claims(self, since: str = "") -> dict[str, dict[str, str]]:
         """Example -> annotator -> when it was last shown to them, UTC, ISO 8601. since: only what was shown from then on."""
@@ -272,6 +298,8 @@ class Annotations:
             if isinstance(found, Entry):
                 self._state.apply(found.number, found.id, found.annotation, found.at)
                 self._seen = found.number
+                if found.source in GROUPS:
+                    self._grouped.add(found.id)
             else:
                 self._relabels, change = found
                 self._state.relabel(change)

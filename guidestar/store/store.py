@@ -296,8 +296,9 @@ class Store:
         return {example.id: example for example in read_examples(self._db)}
 
     def asked(self) -> set[str]:
-        """Ids of all examples that were asked for or added as extras, answered or not."""
-        return {id for (id,) in self._db.rows("SELECT id FROM examples")}
+        """Ids of all examples that were asked for or added as extras, answered or not; without those of a group that was
+        taken back."""
+        return {id for (id,) in self._db.rows("SELECT id FROM examples")} - self.annotations.given_back()
 
     def add_suggestions(self, round: int, suggestions: Mapping[str, Suggestion]) -> None:
         """Record what the model itself answers to examples when a round is asked; once a round."""

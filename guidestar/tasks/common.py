@@ -121,6 +121,18 @@ def facts_of(task: Task) -> dict[str, Any]:
     return {"kind": task.kind, **labels, **({"renamed": renamed} if renamed else {})}
 
 
+def read_labels(text: str) -> dict[str, str]:
+    """Labels as people write them, between commas, semicolons or line ends: label -> what it means, "" where nobody says it.
+    Where something is said of one, and semicolons or lines part them, a comma parts none.
+
+    >>> read_labels("billing = money, refunds; other")
+    {'billing': 'money, refunds', 'other': ''}
+    """
+    said = "=" in text and re.search(r"[;\n]", text)  # then a comma may be a part of what is said
+    pairs = (part.partition("=") for part in re.split(r"[;\n]" if said else r"[;\n,]", text) if part.strip())
+    return {label.strip(): about.strip() for label, _, about in pairs}
+
+
 def form_of(task: Task) -> dict[str, Any]:
     """What the labelling page must know: {"kind", "labels": [{"label", "word"}], "buttons", "several", "numeric"}.
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from guidestar.errors import ConfigError, GuidestarError, StoreError
+from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.people.page import views, wire
 from guidestar.people.page.board import Board
 from guidestar.people.page.desk import Desk, NotReady, experiment_of, people_of
+from guidestar.people.page.finder import Finder
 from guidestar.people.page.guard import Guard, Keys
 from guidestar.people.page.setup import Setup
-from guidestar.people.trainer import Trainer, TrainerState
+from guidestar.people.trainer import Trainer, TrainerState, change_labels, status_of
 from guidestar.records import Stop
 
 HERE = Path(__file__).parent
@@ -72,7 +74,7 @@ def create_app(
             await asyncio.to_thread(desk.stop)
 
     return Starlette(
-        routes=[*_pages(folder, identity, annotator), *_doors(desk, news)],
+        routes=[*_pages(folder, identity, annotator), *_doors(desk, news, Finder(experiment_of(folder)))],
         middleware=[Middleware(Guard, keys=keys, hosts=hosts)],
         lifespan=lifespan,
     )
@@ -89,6 +91,17 @@ class _News:
     def __init__(self, trainer: Trainer | None, setup: Setup | None = None) -> None:
         self.trainer, self.setup = trainer, setup
         self.state = None if trainer is None else trainer.state()
+        self.reached = ("", "")  # of a finished run: what it reached, and the next command
+        self._told: object = None
+        self._alone = asyncio.Lock()  # a training is looked after, or the labels change
+
+    async def relabel(self, folder: Path, asked: wire.Relabel) -> str:
+        """Change the labels; a training that runs ends, for it would be of other labels, and starts again after it. Returns
+        "", or why it cannot be done."""
+        async with self._alone:
+            if self.trainer is not None:
+                await asyncio.to_thread(self.trainer.stop)
+            return await asyncio.to_thread(change_labels, folder, asked.kind, asked.text)
 
     async def watch(self, desk: Desk) -> None:
         """Look after the training as long as the page is served."""
@@ -103,10 +116,19 @@ class _News:
             except Exception:  # a run that cannot be read now may be read in a second
                 work = None
             try:
-                self.state = await asyncio.to_thread(self.trainer.tick, work)
+                async with self._alone:
+                    self.state = await asyncio.to_thread(self.trainer.tick, work)
             except Exception as error:  # whoever looks after the training must outlive what it sees
                 self.state = TrainerState("failed", tail=(f"{type(error).__name__}: {error}",))
+            await self._finished(desk)
             await asyncio.sleep(_LOOK)
+
+    async def _finished(self, desk: Desk) -> None:
+        """Learn once, and after each change of a label, what a finished run reached."""
+        with suppress(Exception):  # the page has a sentence of its own then
+            seen = await asyncio.wrap_future(desk.call(lambda board: (board.store.finished() is not None, board.seen)))
+            if seen[0] and seen != self._told:
+                self._told, self.reached = seen, await asyncio.to_thread(status_of, experiment_of(desk.folder))
 
     def not_begun(self, error: NotReady) -> views.Json:
         """What the page is told while there is no run."""
@@ -190,8 +212,9 @@ def _guidelines(folder: Path) -> str | None:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def _doors(desk: Desk, news: _News) -> list[Route]:
+def _doors(desk: Desk, news: _News, finder: Finder) -> list[Route]:
     """What the scripts of the page call. All are POST, so all pass the checks of a write."""
+    looking = ThreadPoolExecutor(1, "guidestar-find")  # a search of a large pool holds up nobody who labels
 
     async def save(request: Request) -> Response:
         asked = await _read(request, wire.Decisions)
@@ -209,7 +232,7 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
                 "examples": [views.example(board, id, asked.annotator) for id in ids],
                 "lost": lost,
                 "suggested": views.suggested(board, asked.hold),
-                "idle": None if ids or asked.hold else views.idle(board, asked.annotator, news.state),
+                "idle": None if ids or asked.hold else views.idle(board, asked.annotator, news.state, news.reached),
                 "state": views.state(board, asked.annotator, news.state),
             }
 
@@ -276,9 +299,44 @@ def _doors(desk: Desk, news: _News) -> list[Route]:
         news.retry()
         return JSONResponse({})
 
+    async def find(request: Request) -> Response:
+        asked = await _read(request, wire.Find)
+        barred = await _result(desk.call(lambda board: board.store.annotations.apart()))
+        found = await asyncio.get_running_loop().run_in_executor(looking, views.search, finder, asked, barred)
+        said = await _result(desk.call(lambda board: views.answered(board, [e["id"] for e in found["examples"]])))
+        return JSONResponse(found | {"said": said})
+
+    async def group(request: Request) -> Response:
+        asked = await _read(request, wire.Grouped)
+        pool = await asyncio.get_running_loop().run_in_executor(looking, lambda: finder.examples)
+        examples, source = [pool[id] for id in asked.ids if id in pool], f"page+{asked.how}"
+        try:
+            ids = await _result(
+                desk.call(lambda b: b.answer_group(asked.annotator, examples, asked.text, asked.group, source))
+            )
+        except DataError as error:
+            raise _Refused(422, str(error)) from None
+        return JSONResponse({"ids": ids})
+
+    async def ungroup(request: Request) -> Response:
+        asked = await _read(request, wire.Group)
+        return JSONResponse({"ids": await _result(desk.call(lambda b: b.undo_group(asked.annotator, asked.group)))})
+
+    async def classes(request: Request) -> Response:
+        await _read(request, wire.Who)
+        return JSONResponse(await _result(desk.call(views.classes)))
+
+    async def relabel(request: Request) -> Response:
+        asked = await _read(request, wire.Relabel)
+        await _result(desk.call(lambda board: None))  # there is a run
+        if problem := await news.relabel(experiment_of(desk.folder), asked):
+            raise _Refused(422, problem)
+        return JSONResponse(await _result(desk.call(views.classes)))
+
     handlers = {
         "save": save, "next": following, "state": state, "example": one, "history": history, "review": review,
-        "retry": retry, "labels": labels,
+        "retry": retry, "labels": labels, "find": find, "group": group, "ungroup": ungroup,
+        "classes": classes, "relabel": relabel,
     }  # fmt: skip
     return [Route(f"/api/{name}", _explained(handler), methods=["POST"]) for name, handler in handlers.items()]
 

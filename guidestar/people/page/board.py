@@ -17,8 +17,9 @@ from typing import Any
 from guidestar.config import PeopleConfig, QueryConfig
 from guidestar.people import queue
 from guidestar.people.queue import Item
-from guidestar.records import Annotation, Example, Label, Relabel, Skip, Suggestion, Verdict
+from guidestar.records import Annotation, Example, Label, Relabel, Skip, Suggestion, Undo, Verdict
 from guidestar.store import Entry, Store
+from guidestar.store.annotations import GROUPS, TEST
 from guidestar.store.replay import Replay
 from guidestar.tasks import Task, recorded_task
 
@@ -34,10 +35,10 @@ class Board:
 
     query: how many labels are asked for.
     replay: what all annotations amount to. items: what the queue looks at, in the order of asking. asked,
-    left: round -> examples, and those of them without an answer. labels: examples whose answer is a label. touched: annotator -> example -> when they
+    left, aside: round -> examples, those of them without an answer, and those that are set aside to test on. labels: examples whose answer is a label. touched: annotator -> example -> when they
     last did something to it, the newest last. times: annotator -> seconds of each answer. waited: annotator -> those
-    of them that were the first of a new round. decisions: what is recorded under a decision's id. seen: number of the
-    last entry taken in.
+    of them that were the first of a new round. decisions: what is recorded under a decision's id. groups: example -> who
+    answered it last and in which group. seen: number of the last entry taken in.
     """
 
     def __init__(self, store: Store, people: PeopleConfig, clock: Callable[[], float], *, ahead: bool = False) -> None:
@@ -50,18 +51,20 @@ class Board:
         self.items: dict[str, Item] = {}
         self.asked: Counter[int] = Counter()
         self.left: Counter[int] = Counter()
+        self.aside: Counter[int] = Counter()
         self.labels = 0
         self.touched: dict[str, dict[str, str]] = {}
         self.times: dict[str, list[float]] = {}
         self.waited: dict[str, set[float]] = {}
         self._reached: dict[str, int] = {}  # annotator -> the newest round that they answered in
         self.decisions: dict[str, tuple[str, Annotation]] = {}
+        self.groups: dict[str, tuple[str, str]] = {}
         self.round = 0
         self._order: list[str] = []  # every item, in the order of asking; what follows are places in it, rising
         self._waiting: list[int] = []  # without an answer
         self._second: list[int] = []  # with one, and another is wanted
         self._shown: dict[str, list[int]] = {}  # annotator -> in front of them, and open
-        self.seen = self._rounds = self._relabels = 0
+        self.seen = self._rounds = self.relabels = 0
         self._claims_at, self._claimed = float("-inf"), ""  # when claims were looked at, and the newest that was there
         self._examples: dict[str, Example] = {}
         self._suggested: tuple[object, dict[str, Suggestion]] = (None, {})
@@ -93,12 +96,13 @@ class Board:
                 self.items[pick.id] = Item(pick.id, r, shared, place=place)
                 self.asked[r] += 1
                 self.left[r] += 1
+                self.aside[r] += TEST in pick.details
                 self._order.append(pick.id)
                 self._waiting.append(place)
                 if pick.id in self.replay.current or pick.id in self.replay.verdicts:
                     changed[pick.id] = None  # it may have been answered before it was asked for
         self._rounds = rounds
-        for found in self.store.annotations.log(self.seen, self._relabels):
+        for found in self.store.annotations.log(self.seen, self.relabels):
             if isinstance(found, Entry):
                 self._apply(found)
                 changed[found.id] = None
@@ -129,7 +133,11 @@ class Board:
         touched = self.touched.setdefault(who, {})
         touched.pop(entry.id, None)
         touched[entry.id] = entry.at
-        if isinstance(entry.annotation, (Label, Skip)) and entry.source != "import":
+        if isinstance(entry.annotation, (Label, Skip, Undo)):
+            self.groups.pop(entry.id, None)
+        if entry.source in GROUPS and isinstance(entry.annotation, Label):
+            self.groups[entry.id] = who, str(entry.decision).removesuffix(f"-{entry.id}")
+        elif isinstance(entry.annotation, (Label, Skip)) and entry.source != "import":
             self.times.setdefault(who, []).append(_seconds(entry.at))
             self._enter_round(who, entry)
         if entry.decision is not None:
@@ -137,7 +145,7 @@ class Board:
 
     def _relabel(self, number: int, change: Relabel) -> None:
         self.replay.relabel(change)
-        self._relabels = number
+        self.relabels = number
         self.labels = sum(isinstance(answer, Label) for answer in self.replay.counts.values())
         self.facts = self.store.facts
         self.__dict__.pop("task", None)
@@ -281,6 +289,24 @@ class Board:
         """Record what annotators did. It is on the disk when this returns."""
         self.store.annotations.add_many(items)
         self.refresh()
+
+    def answer_group(self, who: str, examples: Sequence[Example], answer: str, group: str, source: str) -> list[str]:
+        """Give one answer to several examples of the pool that were found, in one transaction; those that have one, or are
+        set aside, stay as they are. group: the id of what is done here; sent again, it changes nothing. Returns the ids of
+        those that have the answer by this group now. Raises DataError for an answer that the task does not allow."""
+        label, apart = Label(self.task.parse_gold(answer, "answer"), who), self.store.annotations.apart()
+        free = [e for e in examples if e.id not in apart and e.id not in self.replay.counts]
+        fresh = {f"{group}-{e.id}": e for e in free if f"{group}-{e.id}" not in self.decisions}
+        self.store.annotations.add_many([(e.id, label, key, source) for key, e in fresh.items()], list(fresh.values()))
+        self.refresh()
+        return [e.id for e in examples if self.groups.get(e.id) == (who, group)]
+
+    def undo_group(self, who: str, group: str) -> list[str]:
+        """Take back all of a group that was not changed since. Returns the ids."""
+        ids = [id for id, given in self.groups.items() if given == (who, group)]
+        self.store.annotations.add_many([(id, Undo(who), None, "page") for id in ids])
+        self.refresh()
+        return ids
 
 
 def _put(places: list[int], place: int, there: bool) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
-from guidestar.errors import ConfigError, GuidestarError, StoreError
+from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError, StoreError
 from guidestar.people.page.desk import experiment_of
 from guidestar.people.page.wire import checked_name
 from guidestar.people.trainer import Trainer
-from guidestar.store import files, find_run, runs_in
+from guidestar.store import Store, files, find_run, runs_in
+from guidestar.store.store import BUDGET
 
 TOKEN_FILE = "label.token"  # noqa: S105 - the name of a file
 OPEN_FILE = "label-open.html"  # leads the browser to the link, whose token would else stand on its command line
@@ -62,6 +63,8 @@ def serve(
     loaded = configs.load(config, overrides) if config else None
     run = folder_of(loaded, train=train) if loaded else run
     check_folder(run, config, train=train)
+    if loaded is not None:
+        check_keys(run, loaded, overrides)
     annotator = None if annotator is None else checked_name(annotator)
     experiment = experiment_of(run)
     secret = read_secret(experiment / TOKEN_FILE)
@@ -133,6 +136,22 @@ def check_folder(run: Path, config: Path | None, *, train: bool) -> None:
         raise StoreError(f"{run}: found no run; `guidestar run` begins one and chooses what to ask")
     if train and config is None and not (experiment_of(run) / CONFIG_FILE).is_file():
         raise ConfigError(f"{experiment_of(run)}: has no {CONFIG_FILE}, so there is nothing to train by")
+
+
+def check_keys(run: Path, config: RunConfig, overrides: Sequence[str]) -> None:
+    """Raise ConfigMismatch where a key given with the command is another than a run in the folder was begun with, which its
+    training would only find out later. A larger budget is none."""
+    now = config.key()
+    for place in runs_in(run):
+        with Store.open(place) as store:
+            begun = store.key if store.begun else {}
+        for name in (text.partition("=")[0].strip() for text in overrides):
+            same = name not in begun or name not in now or begun[name] == now[name]
+            if not same and not (name == BUDGET and now[name] > begun[name]):
+                raise ConfigMismatch(
+                    f"{place}: was begun with {name}: {begun[name]}, found {now[name]}; leave it out to go on, or begin anew in "
+                    "another folder with out=FOLDER"
+                )
 
 
 # --- the secret -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from guidestar.config import read_file
 from guidestar.errors import ConfigError
 from guidestar.store.files import write_bytes
 from guidestar.tasks import Choice
+from guidestar.tasks.common import read_labels
 
 _EMPTY = re.compile(r"^( +)labels: *\[ *\][^\n]*$", re.MULTILINE)
 _HINT = re.compile(r"^ *# put your labels between the brackets[^\n]*\n", re.MULTILINE)
@@ -31,7 +32,8 @@ class Setup:
 
     def give(self, labels: Sequence[str]) -> None:
         """Write the labels into the configuration. Raises ConfigError for labels that cannot be used."""
-        labels = [label.strip() for label in labels if label.strip()]
+        about = read_labels("\n".join([*labels, ""]))
+        labels = list(about)
         Choice(tuple(labels), tuple(labels))  # says what is wrong with them
         text = self.config.read_text(encoding="utf-8")
         line = f"labels: {json.dumps(labels, ensure_ascii=False)}"
@@ -40,6 +42,8 @@ class Setup:
             raise ConfigError(
                 f"{self.config}: has no line `labels: []` to write the labels into; write them there yourself"
             )
+        if means := {label: text for label, text in about.items() if text}:
+            found += f"\npeople:\n  descriptions: {json.dumps(means, ensure_ascii=False)}\n"
         write_bytes(self.config, _NEXT.sub("Next:", found).encode())
         self.missing = False
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from guidestar.metrics.statistics import wilson
 from guidestar.people import queue
 from guidestar.people.endpoint import MACHINE
+from guidestar.people.page import wire
 from guidestar.people.page.board import Board
+from guidestar.people.page.finder import Finder
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
 from guidestar.records import Label, Skip, Stop, Suggestion
@@ -19,6 +22,7 @@ from guidestar.words import count, duration, hundredths, percent
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
 _EXCERPT = 160  # characters
+_LONG = 1000  # characters of a text in a list of many
 _OPEN = {  # last round or not -> what is to be done
     False: "The model is to be trained before the next round is chosen.",
     True: "The budget is spent. The model is to be trained once more; then the run is finished.",
@@ -48,16 +52,18 @@ def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: 
     mode = board.people.suggestions
     lasting = {
         "run": str(board.facts.get("name", board.store.folder.name)),
-        "task": form_of(board.task),
+        "task": _form(board),
         "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
         "several": board.people.overlap > 0,
     }
     return (lasting if whole else {}) | {
         "ready": True,
+        "version": board.relabels,  # of the labels
         "round": r,
         "last": max(board.query.rounds - 1, r),  # skipped examples are made up for in a further round
         "asked": board.asked[r] if board.asks or r < board.round else 0,  # not known while the model is loaded
         "done": board.asked[r] - board.left[r],
+        "aside": board.aside[r],
         "labels": board.labels,
         "budget": board.query.budget,
         "pace": queue.pace(times, board.clock(), board.waited.get(annotator, ())),
@@ -66,6 +72,12 @@ def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: 
         "training": _training(board, trainer),
         "trainer": _trainer(trainer),
     }
+
+
+def _form(board: Board) -> Json:
+    """What the page must know of the task, with what each label means, where somebody wrote it down."""
+    form, means = form_of(board.task), board.people.descriptions
+    return form | {"labels": [label | {"about": means.get(label["label"], "")} for label in form["labels"]]}
 
 
 def accuracy_text(values: Mapping[str, float], held_out: int) -> str:
@@ -93,10 +105,11 @@ def _training(board: Board, trainer: TrainerState | None) -> str:
     return f"Next training ready in {'less than a minute' if seconds < 60 else f'about {duration(seconds)}'}."
 
 
-def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
-    """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one."""
+def idle(board: Board, annotator: str, trainer: TrainerState | None, reached: tuple[str, str] = ("", "")) -> Json:
+    """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one. reached:
+    what `status` says of a finished run, and its next command."""
     if (finished := board.store.finished()) is not None:
-        return _finished(board, finished)
+        return _finished(board, finished, *reached)
     if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
         return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
@@ -124,8 +137,10 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None) -> Json:
     return {"kind": trainer.kind, "text": texts.get(trainer.kind, f"{what}The training is about to start.")}
 
 
-def _finished(board: Board, reason: Stop) -> Json:
-    """What the run ended with, and how to go on."""
+def _finished(board: Board, reason: Stop, said: str = "", command: str = "") -> Json:
+    """What the run ended with, and how to go on. said, command: what `guidestar status` says, once it is known."""
+    if said:
+        return {"kind": "finished", "text": said, "command": command}
     text, metrics, folder = f"The run is finished. {reason.value}", board.store.metrics(), board.store.folder
     if not metrics:
         return {"kind": "finished", "text": text}
@@ -159,7 +174,7 @@ def example(board: Board, id: str, annotator: str) -> Json:
     item = board.items.get(id)
     return {
         "id": id,
-        "fields": [{"name": name, "text": text} for name, text in found.fields.items()],
+        "fields": _fields(found.fields),
         "prompt": found.prompt,
         "where": found.where,
         "round": item.round if item else None,
@@ -192,13 +207,40 @@ def history(board: Board, annotator: str, skip: int, only: str) -> Json:
         }[only]
         if kept:
             answer = _answer(given[1]) if given else None
-            lines.append((id, {"id": id, "answer": answer, "flagged": flagged, "noted": noted, "at": at}))
+            who, group = board.groups.get(id, (annotator, None))
+            line = {"id": id, "answer": answer, "flagged": flagged, "noted": noted, "at": at}
+            lines.append((id, line | {"group": group if who == annotator else None}))
     return {
         "lines": [
             line | {"text": _excerpt(board.example(id).fields.values())} for id, line in lines[skip : skip + PAGE]
         ],
         "more": len(lines) > skip + PAGE,
     }
+
+
+def search(finder: Finder, asked: wire.Find, barred: set[str]) -> Json:
+    """Texts of the pool that were looked for, the beginning of long ones. same: nearly the text that they should be like."""
+    if asked.like is None:
+        examples, more = finder.words(asked.words, barred, asked.skip)
+    else:
+        examples, more = finder.like(asked.like, barred, asked.skip)
+    same = finder.nearly_same(asked.like, examples) if asked.like else set()
+    return {
+        "examples": [{"id": e.id, "fields": _fields(e.fields, _LONG), "same": e.id in same} for e in examples],
+        "more": more,
+    }
+
+
+def classes(board: Board) -> Json:
+    """The labels with the number of examples that have each, and how many examples are asked again."""
+    counts = Counter(answer.answer for answer in board.replay.counts.values() if isinstance(answer, Label))
+    labels = [{"label": label, "count": counts[label]} for label in board.task.labels]
+    return {"labels": labels, "again": len(board.replay.again)}
+
+
+def answered(board: Board, ids: Iterable[str]) -> Json:
+    """Example -> the answer that counts, for those of `ids` that have one."""
+    return {id: _answer(board.replay.counts[id]) for id in ids if id in board.replay.counts}
 
 
 # --- review ---------------------------------------------------------------------------------------
@@ -235,7 +277,7 @@ def _card(board: Board, id: str, doubt: Json | None) -> Json:
     counts, verdict = replay.counts.get(id), replay.verdicts.get(id)
     return {
         "id": id,
-        "fields": [{"name": name, "text": text} for name, text in found.fields.items()],
+        "fields": _fields(found.fields),
         "answers": [{"annotator": who, **_answer(a)} for who, (_, a) in sorted(replay.current.get(id, {}).items())],
         "counts": _answer(counts) if counts else None,
         "verdict": {"annotator": verdict.annotator, **_answer(verdict)} if verdict else None,
@@ -291,6 +333,13 @@ def _agreement(task: Task, said: dict[str, dict[str, Label]]) -> Json | None:
 # --- pieces ---------------------------------------------------------------------------------------
 
 
+def _fields(fields: Mapping[str, str], most: int | None = None) -> list[Json]:
+    return [
+        {"name": name, "text": text if most is None or len(text) <= most else f"{text[:most]} …"}
+        for name, text in fields.items()
+    ]
+
+
 def _answer(given: Label | Skip) -> Json:
     if isinstance(given, Label):
         return {"kind": "label", "text": given.answer}
@@ -303,7 +352,8 @@ def _suggestion(board: Board, id: str) -> Json | None:
     found: Suggestion | None = board.suggestions().get(id)
     if found is None:
         return None
-    return {"text": found.answer, "probability": found.probabilities.get(found.answer)}
+    said = {"text": found.answer, "probability": found.probabilities.get(found.answer)}
+    return said | {"guess": found.round < 0}
 
 
 def _excerpt(texts: Iterable[str]) -> str:

@@ -75,10 +75,45 @@ class Ask(Who):
     active: bool = True
 
 
-class Labels(Who):
-    """The labels that there are to choose from, given before a run begins."""
+class Find(Who):
+    """What to look for in the pool: words, or texts like one. skip: so many of them were shown."""
 
-    labels: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(min_length=2, max_length=1000)
+    words: Annotated[str, StringConstraints(max_length=1000)] = ""
+    like: Id | None = None
+    skip: int = Field(0, ge=0)
+
+
+class Group(Who):
+    """A group of answers that were given at once: its id, made in the browser."""
+
+    group: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,40}$")]
+
+
+class Grouped(Group):
+    """One answer for several texts that were found by words or by likeness."""
+
+    ids: list[Id] = Field(min_length=1, max_length=200)
+    text: Annotated[str, StringConstraints(max_length=TEXT)]
+    how: Literal["words", "like"]
+
+
+class Relabel(Who):
+    """A change of the labels: those that go, and what comes in their place; of a split, names between commas."""
+
+    kind: Literal["add", "rename", "merge", "split"]
+    old: list[Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=list, max_length=100)
+    new: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]*$")]
+
+    @property
+    def text(self) -> str:
+        """As `guidestar labels` takes it."""
+        return self.new if self.kind == "add" else f"{','.join(self.old)}={self.new}"
+
+
+class Labels(Who):
+    """The labels that there are to choose from, each maybe with "= what it means", given before a run begins."""
+
+    labels: list[Annotated[str, StringConstraints(min_length=1, max_length=500)]] = Field(min_length=2, max_length=1000)
 
 
 class Decision(_Body):

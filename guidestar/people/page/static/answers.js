@@ -148,6 +148,7 @@ export class Answers {
         { class: "name", dir: "auto" },
         option.word,
         bare(option.word) === bare(option.label) ? null : el("small", {}, ` ${option.label}`),
+        option.about ? el("small", { class: "about" }, option.about) : null,
       ),
       el("span", { class: "badge", dir: "auto" }),
     );

@@ -132,7 +132,7 @@ export class History {
 
   _line(line, pending) {
     const given = !line.answer ? "no answer" : line.answer.kind === "skip" ? "skipped" : this.nameOf(line.answer.text);
-    const marks = [line.flagged && "flagged", line.noted && "note", pending && "not saved yet"].filter(Boolean);
+    const marks = [line.flagged && "flagged", line.noted && "note", line.group && "in a group", pending && "not saved yet"].filter(Boolean);
     return el(
       "li",
       {},

@@ -1,10 +1,15 @@
 // The labelling page: one example at a time, the next ones already here.
 
 import { Answers, keep, labelName } from "./answers.js";
-import { $, dialogOpen, el, fields, fill, helpDialog, percent, show, typing } from "./dom.js";
+import { notBegun, remembered, setup } from "./begin.js";
+import { controls } from "./controls.js";
+import { arrived, isAnswer, lay, savedText } from "./decisions.js";
+import { $, dialogOpen, show } from "./dom.js";
+import { drawExample, drawMarks, drawSuggestion } from "./example.js";
+import { Finder } from "./find.js";
 import { History } from "./history.js";
 import { Outbox } from "./outbox.js";
-import { Progress, failure, notices } from "./progress.js";
+import { Progress, drawIdle, notices } from "./progress.js";
 import { Away, post } from "./server.js";
 import { whoever } from "./who.js";
 
@@ -73,78 +78,27 @@ class LabelPage {
   }
 
   begin(state) {
-    this.task = state.task;
+    this.setTask(state.task);
     this.showModel = state.suggestions === "shown";
-    this.answers = new Answers($("answers"), this.task, (text, event) => this.label(text, event));
-    this.answers.atOnce = remembered("at-once") !== "no";
     this.history = new History(this.annotator, {
       open: (id) => this.look(id),
       nameOf: (label) => labelName(this.task, label),
       waiting: () => this.mine(),
     });
     this.history.load().catch(() => {});
+    this.finder = new Finder(this.annotator, this.task, (ids) => this.grouped(ids));
     this.take(state);
-    this.buttons();
+    controls(this);
     this.outbox.flush();
     this.fetch();
   }
 
-  buttons() {
-    const help = helpDialog();
-    $("undo").onclick = () => this.undo();
-    $("skip").onclick = (event) => this.skip(event);
-    $("flag").onclick = () => this.flag();
-    $("note").onclick = () => this.note();
-    $("model").onclick = () => this.model();
-    $("back").onclick = () => this.step(1);
-    $("forth").onclick = () => this.step(-1);
-    $("at-once").checked = this.answers.atOnce;
-    $("at-once").onchange = () => {
-      this.answers.atOnce = $("at-once").checked;
-      remember("at-once", this.answers.atOnce ? "yes" : "no");
-    };
-    $("note-close").onclick = () => $("note-dialog").close();
-    $("note-form").onsubmit = () => this.noted();
-    $("note-box").onkeydown = (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("note-form").requestSubmit();
-    };
-    $("failed-retry").onclick = () => this.retry();
-    document.addEventListener("keydown", (event) => this.key(event, help));
-    for (const sign of ["keydown", "pointerdown", "pointermove", "wheel", "focus"]) {
-      window.addEventListener(sign, () => (this.moved = performance.now()), { capture: true, passive: true });
-    }
-  }
-
-  key(event, help) {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || dialogOpen() || typing(event.target)) return;
-    const keys = {
-      u: () => this.undo(),
-      Backspace: () => this.undo(),
-      s: () => this.skip(),
-      f: () => this.flag(),
-      n: () => this.note(),
-      m: () => this.model(),
-      d: () => this.draft(),
-      p: () => $("whole").toggleAttribute("open"),
-      "/": () => this.answers.focusSearch() || this.answers.focusBox(),
-      0: () => this.answers.none(),
-      "?": help,
-      ArrowLeft: () => this.step(1),
-      ArrowRight: () => this.step(-1),
-    };
-    const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
-    if (event.key === "Enter") {
-      const chosen = this.answers.chosen && event.target.closest?.(".answer");
-      if (!chosen && event.target.closest?.("button, a, summary")) return; // it presses that
-      if (event.repeat || !this.current || !this.answers.confirm()) return;
-    } else if (digit) {
-      if (event.repeat || !this.current || !this.answers.press(digit)) return;
-    } else {
-      const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-      if (!Object.hasOwn(keys, name) || (event.repeat && !name.startsWith("Arrow"))) return;
-      keys[name]();
-    }
-    event.preventDefault();
+  setTask(task) {
+    this.task = task;
+    this.answers = new Answers($("answers"), task, (text, event) => this.label(text, event));
+    this.answers.atOnce = remembered("at-once") !== "no";
+    this.finder?.setTask(task);
+    show($("labels-open"), task.kind === "choice");
   }
 
   // --- what the annotator does ---
@@ -176,6 +130,10 @@ class LabelPage {
       return;
     }
     const line = this.history.lines.find((one) => one.id === id);
+    if (line?.group && !this.past) {
+      this.finder.undo(line.group).then(() => this.say("Taken back: the whole group."), (error) => this.say(error.message));
+      return;
+    }
     const known = this.cache.get(id);
     this.setAside();
     if (known) {
@@ -294,20 +252,11 @@ class LabelPage {
     this.current = example;
     this.past = past;
     this.cache.set(example.id, example);
-    if (this.state.suggestions === "hidden") this.showModel = false;
-    const place = past
-      ? example.answer
-        ? `You ${example.answer.kind === "skip" ? "skipped this" : `answered ${labelName(this.task, example.answer.text)}`}. Another answer replaces it.`
-        : "From your history"
-      : example.second
-        ? "A second opinion"
-        : "Example";
-    $("place").textContent = place;
-    $("place").classList.toggle("hidden", place === "Example");
-    $("example").classList.toggle("past", past);
-    fill($("fields"), ...fields(example));
-    $("prompt").textContent = example.prompt;
-    $("whole").open = false;
+    const guess = Boolean(example.suggestion?.guess); // of a model that has learned nothing yet
+    if (guess || this.state.suggestions === "hidden") this.showModel = false;
+    else if (this.guessed) this.showModel = true;
+    this.guessed = guess;
+    drawExample(example, past, this.task);
     this.answers.set({ answer: example.answer, draftKey: this.draftKey(example) });
     this.suggestion();
     this.marks();
@@ -323,29 +272,13 @@ class LabelPage {
   }
 
   suggestion() {
-    const said = this.current?.suggestion;
-    const available = Boolean(said) && this.state.suggestions !== "off";
-    const shown = available && this.showModel;
-    if (shown) this.seen.add(this.current.id);
-    show($("model"), available);
-    $("model").setAttribute("aria-pressed", String(shown));
-    show($("suggestion"), shown);
-    if (!shown) return;
-    const choice = this.task.buttons;
-    fill(
-      $("suggestion"),
-      el("span", { class: "small" }, choice ? "The model says " : "The model’s draft: "),
-      el("strong", { dir: "auto" }, choice ? labelName(this.task, said.text) : said.text),
-      said.probability === null ? null : el("span", { class: "small" }, ` ${percent(said.probability)} sure`),
-      choice ? null : el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.draft() }, el("kbd", { "aria-hidden": "true" }, "d"), " Put it into the box"),
-    );
+    const said = this.state.suggestions === "off" ? null : this.current?.suggestion;
+    if (said && this.showModel) this.seen.add(this.current.id);
+    drawSuggestion(said, this.showModel, this.task, () => this.draft());
   }
 
   marks() {
-    $("flag").setAttribute("aria-pressed", String(this.current.flagged));
-    $("flag-text").textContent = this.current.flagged ? "Flagged" : "Flag";
-    $("note").classList.toggle("on", Boolean(this.current.note));
-    $("note-text").textContent = this.current.note ? "Note (1)" : "Note";
+    drawMarks(this.current);
   }
 
   draftKey(example) {
@@ -399,9 +332,32 @@ class LabelPage {
 
   /** What the server said about the run; what does not change it says once. */
   take(state) {
+    if (state.task) this.version = state.version;
+    else if (state.version !== this.version) this.renew();
     this.state = { ...this.state, ...state };
-    state = this.state;
-    this.progress.render(state, this.mine());
+    this.progress.render(this.state, this.mine());
+  }
+
+  /** The labels have changed: show the new ones, and what was said in them. */
+  async renew() {
+    if (this.renewing) return;
+    this.renewing = true;
+    try {
+      const state = await post("state", { annotator: this.annotator });
+      if (!state.ready) return;
+      this.setTask(state.task);
+      this.take(state);
+      this.cache.clear();
+      this.history.load().catch(() => {});
+      const { current, past } = this;
+      const one = current && (await this.get(current.id));
+      if (one && this.current === current) this.display(one, past);
+      this.say("The labels have changed.");
+    } catch (error) {
+      this.away(error.message);
+    } finally {
+      this.renewing = false;
+    }
   }
 
   /** Decisions are on the disk of the server, or refused. */
@@ -443,105 +399,25 @@ class LabelPage {
     if (this.history?.only === "all") this.history.load().catch(() => {});
   }
 
+  /** A group of examples was answered, or its answer was taken back. */
+  grouped(ids) {
+    for (const id of ids) this.cache.delete(id);
+    this.next = this.next.filter((one) => !ids.includes(one.id));
+    this.history.load().catch(() => {});
+    if (ids.includes(this.current?.id)) this.advance();
+    else this.fetch();
+  }
+
   mine() {
     return this.outbox.waiting().filter((one) => one.annotator === this.annotator);
   }
 
-  idle({ kind, text, command }, trainer) {
-    const titles = {
-      begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
-      complete: "Round complete", busy: "Round complete", idle: "Round complete",
-    };
-    const said = { failed: failure(trainer), training: trainer?.line, begin: trainer?.line };
-    const detail = command || said[kind] || "";
-    const title = titles[kind] || "";
-    if ($("idle-text").textContent !== text || $("idle").hidden) {
-      $("idle-title").textContent = title;
-      show($("idle-title"), title !== "");
-      $("idle-text").textContent = text;
-      show($("work"), false);
-      show($("idle"), true);
-      if (kind !== "wait" && !dialogOpen()) $("idle").focus({ preventScroll: true });
-    }
-    show($("idle-more"), Boolean(this.history) && this.history.newest() !== null && kind !== "wait");
-    $("idle-detail").textContent = detail;
-    show($("idle-detail"), detail !== "");
-    show($("idle-late"), kind === "finished");
-    show($("retry"), kind === "failed");
+  idle(why, trainer) {
+    drawIdle(why, trainer, Boolean(this.history) && this.history.newest() !== null);
   }
 
   say(text) {
     $("status").textContent = text;
-  }
-}
-
-const isAnswer = (decision) => decision.kind === "label" || decision.kind === "skip";
-
-/** An example from the server, with a short text for the history. */
-function arrived(example) {
-  const text = example.fields.map((field) => field.text.trim()).filter(Boolean).join(" · ").replace(/\s+/g, " ");
-  return { ...example, excerpt: text.length > 160 ? `${text.slice(0, 160)}…` : text };
-}
-
-/** Lay a decision that is on its way over what the server says. */
-function lay(decision, example) {
-  if (isAnswer(decision)) example.answer = { kind: decision.kind, text: decision.text || "" };
-  if (decision.kind === "undo") example.answer = null;
-  if (decision.kind === "flag") example.flagged = decision.on;
-  if (decision.kind === "note") example.note = decision.text;
-}
-
-function savedText(decision, task) {
-  const what = {
-    label: () => `Saved: ${labelName(task, decision.text)}`,
-    skip: () => "Saved: skipped",
-    undo: () => "Saved: taken back",
-    flag: () => (decision.on ? "Saved: flagged" : "Saved: flag removed"),
-    note: () => "Saved: note",
-  }[decision.kind];
-  return what ? what() : "Saved";
-}
-
-function notBegun(state) {
-  return state.trainer ? state.text : `${state.text} guidestar run begins it and chooses what to ask; this page then goes on by itself.`;
-}
-
-/** Ask for what only a person knows before a run can begin; done when the server has it. */
-function setup({ notes, config }, annotator) {
-  fill($("setup-notes"), ...notes.map((note) => el("li", { dir: "auto" }, note)));
-  $("setup-config").textContent = config;
-  show($("idle"), false);
-  show($("ask-labels"), true);
-  $("labels-box").focus();
-  return new Promise((resolve) => {
-    $("ask-labels").onsubmit = async (event) => {
-      event.preventDefault();
-      const labels = $("labels-box").value.split(/[\n,;]/).map((label) => label.trim()).filter(Boolean);
-      try {
-        if (labels.length < 2) throw new Error("Give at least two labels.");
-        await post("labels", { annotator, labels });
-        show($("ask-labels"), false);
-        resolve();
-      } catch (error) {
-        $("labels-error").textContent = error.message;
-      }
-    };
-  });
-}
-
-function remembered(name) {
-  try {
-    return localStorage.getItem(`guidestar:${name}`);
-  } catch {
-    return null;
-  }
-}
-
-function remember(name, value) {
-  try {
-    localStorage.setItem(`guidestar:${name}`, value);
-  } catch {
-    // then it is the default next time
   }
 }
 

@@ -1,6 +1,6 @@
 // Where the run stands, and what stands in the way.
 
-import { $, el, fill, plural, show } from "./dom.js";
+import { $, dialogOpen, el, fill, plural, show } from "./dom.js";
 
 export class Progress {
   /** state: from the server. waiting: decisions that it does not know of yet. */
@@ -10,6 +10,7 @@ export class Progress {
     show($("progress"), true);
     $("round-name").textContent = state.round === 0 ? "Round 0, the warm start" : `Round ${state.round} of ${state.last}`;
     $("round-count").textContent = state.asked ? `${done} / ${state.asked}` : "";
+    $("round-aside").textContent = state.aside ? `${state.aside} of them are set aside to test on` : "";
     $("round-bar").max = Math.max(state.budget, 1);
     $("round-bar").value = state.labels;
     $("labels").textContent = `${state.labels} of ${state.budget} labels`;
@@ -26,6 +27,30 @@ export class Progress {
 /** Why the training failed, and where its log is. */
 export function failure(trainer) {
   return trainer ? `${trainer.why || "It ended without a word."}\nLog: ${trainer.log}` : "";
+}
+
+/** Why no example is shown. changeable: there are answers that could be changed. */
+export function drawIdle({ kind, text, command }, trainer, changeable) {
+  const titles = {
+    begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
+    complete: "Round complete", busy: "Round complete", idle: "Round complete",
+  };
+  const said = { failed: failure(trainer), training: trainer?.line, begin: trainer?.line };
+  const detail = command || said[kind] || "";
+  const title = titles[kind] || "";
+  if ($("idle-text").textContent !== text || $("idle").hidden) {
+    $("idle-title").textContent = title;
+    show($("idle-title"), title !== "");
+    $("idle-text").textContent = text;
+    show($("work"), false);
+    show($("idle"), true);
+    if (kind !== "wait" && !dialogOpen()) $("idle").focus({ preventScroll: true });
+  }
+  show($("idle-more"), changeable && kind !== "wait");
+  $("idle-detail").textContent = detail;
+  show($("idle-detail"), detail !== "");
+  show($("idle-late"), kind === "finished");
+  show($("retry"), kind === "failed");
 }
 
 /** What is wrong, above everything else: no connection, answers that wait or were refused. */

@@ -13,9 +13,9 @@ export class Refused extends Error {
   }
 }
 
-export async function post(name, body) {
+export async function post(name, body, patience = PATIENCE) {
   const stop = new AbortController();
-  const timer = setTimeout(() => stop.abort(), PATIENCE);
+  const timer = setTimeout(() => stop.abort(), patience);
   let response;
   let data = null;
   try {
