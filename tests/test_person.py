@@ -120,7 +120,9 @@ def test_the_last_screen_says_what_status_says(tmp_path: Path) -> None:
         board = Board(store, people_of(run.parent), lambda: 0.0)
         text, command = status_of(run.parent)
         assert "after 4 labels" in text
+        assert "after 4 labels" in text
         assert "Next: " in text
+        assert "statistics" not in text + command
         assert command.startswith("guidestar ")
         assert idle(board, "ann", None, (text, command)) == {"kind": "finished", "text": text, "command": command}
         assert "The run is finished." in idle(board, "ann", None)["text"], "before it is known, or where it fails"

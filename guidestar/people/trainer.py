@@ -148,9 +148,11 @@ def status_of(folder: Path) -> tuple[str, str]:
     """(what was reached and what more labels would bring, the next command) of the runs in a folder, by `guidestar status`
     in a process of its own, which reads all of their record; ("", "") where it fails."""
     lines = [line for line in _guidestar("status", str(folder)).stdout.splitlines() if line.strip()]
-    *said, following = lines or [""]
-    text, found, command = following.removeprefix("next: ").partition("guidestar ")
-    return " ".join([*said, f"Next: {text.strip()}"] if lines else []), found + command
+    at = next((i for i, line in enumerate(lines) if line.startswith("next: ")), None)
+    if at is None:
+        return " ".join(lines), ""
+    text, begin, command = lines[at].removeprefix("next: ").partition("guidestar ")
+    return " ".join([*lines[:at], f"Next: {text.strip()}"]), begin + command
 
 
 def _guidestar(*arguments: str) -> subprocess.CompletedProcess[str]:
