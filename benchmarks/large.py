@@ -1,7 +1,7 @@
 """Time and memory of a large pool of short texts: `python -m benchmarks.large 10000 100000 [--out FILE]`.
 
 Real commands, each in a process of its own: `guidestar label FILE` until the first questions are ready, `guidestar run` with
-random and with lean (a tiny encoder), the same command again when all is finished, and `guidestar score`.
+random and lean (a tiny encoder), the same command again when all is finished, and `guidestar score`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def tiny_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     BertModel(BertConfig(
         vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-        max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
+        max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
     )).save_pretrained(folder / "model")  # fmt: skip
     tokenizer.save_pretrained(folder / "model")
     return folder / "model"
@@ -89,9 +90,12 @@ def watched(command: list[str], folder: Path, until: Callable[[], bool] | None =
     with (folder / "said.log").open("ab") as log:
         start, peak, before = time.monotonic(), 0, _processor()
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
-        while process.poll() is None and not (until and until()):
+        while process.poll() is None:
+            done = until is not None and until()
             peak = max(peak, sum(_peak(pid) for pid in _family(process.pid)))
-            time.sleep(0.2)
+            if done:
+                break
+            time.sleep(0.5)
         seconds, stopped = time.monotonic() - start, process.poll() is None
         if stopped:
             process.terminate()
@@ -106,13 +110,11 @@ def _processor() -> float:
 
 
 def _family(pid: int) -> list[int]:
+    """A process and its descendants, whichever of its threads started them."""
     found = [pid]
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(path.read_text().rpartition(")")[2].split()[1]) in found:
-                found.append(int(path.parent.name))
-        except (OSError, ValueError):
-            continue
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [p for child in path.read_text().split() for p in _family(int(child))]
     return found
 
 
@@ -140,8 +142,7 @@ def measure(n: int, model: Path, scratch: Path, only: list[str]) -> dict[str, An
     }  # fmt: skip
     write(folder / "pool.jsonl", n)
     write(folder / "texts.jsonl", n, answers=False)
-    (folder / "random.yaml").write_text(json.dumps(config | {"strategies": ["random"], "out": "runs/random"}))
-    (folder / "lean.yaml").write_text(json.dumps(config | {"strategies": ["lean"], "out": "runs/lean"}))
+    (folder / "pool.yaml").write_text(json.dumps(config))
     found: dict[str, Any] = {"texts": n, "load": os.getloadavg()[0]}
 
     def ready() -> bool:
@@ -159,12 +160,10 @@ def measure(n: int, model: Path, scratch: Path, only: list[str]) -> dict[str, An
     label = [*command, "label", "texts.jsonl", "--labels", ",".join(TOPICS), "--no-browser", f"model.name={model}"]
     steps = {
         "label": lambda: watched(label, folder, ready),
-        "random": lambda: watched([*command, "run", "random.yaml"], folder),
-        "random again": lambda: watched([*command, "run", "random.yaml"], folder),
-        "lean": lambda: watched([*command, "run", "lean.yaml"], folder),
-        "lean again": lambda: watched([*command, "run", "lean.yaml"], folder),
+        "run": lambda: watched([*command, "run", "pool.yaml"], folder),
+        "run again": lambda: watched([*command, "run", "pool.yaml"], folder),
         "score": lambda: watched(
-            [*command, "score", "runs/random", "texts.jsonl", "--keep", "kept", "--top", "10"], folder
+            [*command, "score", "runs/pool/random-seed0", "texts.jsonl", "--keep", "kept", "--top", "10"], folder
         ),
     }
     for name, step in steps.items():

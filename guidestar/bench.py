@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 
 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
-STANDING = 131_072  # examples of a larger pool, drawn once, of which frozen features are read
+STANDING = 65_536  # examples of a larger pool, drawn once, of which frozen features are read
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 

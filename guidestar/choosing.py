@@ -16,7 +16,7 @@ from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
 from guidestar.beginning import given_in
 from guidestar.bench import PARTS, Bench
 from guidestar.config import QueryConfig, StrategyConfig
-from guidestar.data.table import Pool
+from guidestar.data.table import Pool, ids_of
 from guidestar.query import strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
@@ -207,7 +207,7 @@ class Chooser:
         classes = self._bench.fitting.task.classes
         if self._bench.watched and classes and context.full is not None and "label_log_probs" in context.full.arrays:
             self._keep_answers(r, context.full)
-        ids, rng = [e.id for e in candidates], generator(self.tuning.seed, r, "query")
+        ids, rng = ids_of(candidates), generator(self.tuning.seed, r, "query")
         return strategies.choose(recipe, ids, context, k, rng, random_share=at_random / k)
 
     def _scored(

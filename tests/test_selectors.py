@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guidestar.errors import ModelError
 from guidestar.query import distances, selectors
@@ -216,3 +218,33 @@ def test_balance_equals_its_literal_version(seed):
     predicted, counts, order = g.integers(0, 4, 30), g.integers(0, 9, 4), g.permutation(30)[:25]
     for k in (0, 3, 12, 25, 60):
         assert balance(predicted, order, counts, k).tolist() == reference.balance(predicted, order, counts, k)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from([0.95, 0.98, 1.0]), st.integers(1, 40))
+def test_near_duplicates_by_hashes_are_those_of_all_pairs(seed: int, threshold: float, needed: int) -> None:
+    """Copies are all left out, of the near ones at least nine in ten, and nothing else: the literal way compares all pairs."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((300, 24))
+    rows, sources = rng.choice(300, 100, replace=False), rng.integers(0, 300, 100)
+    points[rows] = points[sources] + rng.choice([0.0, 0.02, 0.05], 100)[:, None] * rng.standard_normal((100, 24))
+    order = rng.permutation(300)
+    literal = selectors.drop_near_duplicates(points, order, threshold, needed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selectors, "ALL_PAIRS", 50)
+        hashed = selectors.drop_near_duplicates(points, order, threshold, needed)
+        again = selectors.drop_near_duplicates(points, order, threshold, needed)
+    assert np.array_equal(hashed, again)
+    left_out, found = set(order) - set(literal), set(order) - set(hashed)
+    assert len(found & left_out) >= 0.9 * len(left_out)
+    exact = selectors.directions(points.astype(np.float32))
+    for i in found:
+        assert (exact[i] @ exact[[j for j in hashed if j != i]].T >= threshold - 1e-6).any(), (
+            "left out beside nothing near"
+        )
+
+
+def test_few_planes_are_no_help_and_all_pairs_are_compared() -> None:
+    unit = selectors.directions(np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32))
+    assert selectors.Near.of(unit, 0.5) is None
+    assert selectors.Near.of(unit, 0.98) is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from loops import SMALL, quick, write_csv  # noqa: F401
 
@@ -15,6 +16,8 @@ from guidestar.asking.shortened import at_most, shortened
 from guidestar.bench import Bench, read_config
 from guidestar.config import DataConfig
 from guidestar.data.prompts import Template
+from guidestar.errors import DataError
+from guidestar.model import batches
 from guidestar.records import Example
 from guidestar.store import Store
 from guidestar.study.fit import lengths_of
@@ -77,3 +80,18 @@ def test_one_long_row_stops_no_run_and_decides_no_plan(
     assert cli.main(["predict", "--quiet", str(Path(config["out"])), str(tmp_path / "pool.csv")]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(said) == 30 and not any("error" in row for row in said)  # noqa: PT018
+
+
+def test_what_surely_fits_is_not_tokenized_and_nothing_changes(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The literal way tokenizes every prompt; a token that the model lacks is found whatever the length."""
+    rng, room = np.random.default_rng(0), 5
+    words = ["order", "Q", "7-", "é", "\n", "  ", "\u00ad", "ﷺ"]
+    texts = [" ".join(rng.choice(words, n)) for n in rng.integers(1, 400, 120)] + ["a" * n for n in range(450, 530, 7)]
+    examples = [Example(str(i), {}, f"x{text}") for i, text in enumerate(texts)]
+    literal = {e.id for e in examples if len(base.tokenizer(e.prompt)["input_ids"]) + room > base.max_length}
+    assert 0 < len(literal) < len(examples)
+    assert batches.too_long(base, examples, room) == literal
+    assert batches.too_long(base, examples, [room] * len(examples)) == literal
+    base.tokenizer.add_tokens(["<lacking>"])
+    with pytest.raises(DataError, match="holds '<lacking>'"):
+        batches.too_long(base, [Example("0", {}, "short <lacking> text")], room)

@@ -12,6 +12,7 @@ import numpy as np
 from guidestar.asking.scorer import Ask, Scorer, silent
 from guidestar.asking.trainer import HeadStart
 from guidestar.asking.wrappers import PART, question
+from guidestar.data.table import ids_of
 from guidestar.progress import Tick, behind
 from guidestar.query import probe
 from guidestar.query.distances import Points
@@ -42,13 +43,13 @@ class Frozen:
     @property
     def ready(self) -> bool:
         """Whether the features of the pool are in memory."""
-        return all(e.id in self._known for e in self.pool)
+        return all(id in self._known for id in ids_of(self.pool))
 
     def read(self, examples: Sequence[Example], tick: Tick = silent) -> None:
         """Read the features of many examples, part by part; they are kept on the disk in half precision, so that a process
         that was stopped goes on at the part it was in."""
         space = self.space(tick)
-        new = [i for i, e in enumerate(examples) if e.id not in self._known]
+        new = [i for i, id in enumerate(ids_of(examples)) if id not in self._known]
         if not new:
             return
         asked = {

@@ -23,7 +23,7 @@ from guidestar.data.messages import opened
 from guidestar.data.parts import Part, limited, raise_all, split_off, without_repeats, without_shared
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
-from guidestar.data.table import Gold, Keep, Pool, Read, Table, keep
+from guidestar.data.table import IN_MEMORY, Gold, Keep, Pool, Read, Table, keep
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.records import Example
 from guidestar.schema import canonical
@@ -415,13 +415,15 @@ def _hash(
         "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
     }
     answers = [*map(canonical, part.names), "null"]  # that of -1 is the last
-    pairs = (f'["{id}",{answers[code]}]' for id, code in zip(examples.ids, part.codes.tolist(), strict=True))
-    digest, separator = hashlib.sha256(b"{"), ""
-    for name in sorted([*others, "pool"]):
-        value = f"[{','.join(pairs)}]" if name == "pool" else canonical(others[name])
-        digest.update(f"{separator}{canonical(name)}:{value}".encode())
-        separator = ","
-    digest.update(b"}")
+    digest = hashlib.sha256(b"{")
+    for name in (names := sorted([*others, "pool"])):
+        digest.update(f"{canonical(name)}:{'[' if name == 'pool' else canonical(others[name])}".encode())
+        for start in range(0, len(part) if name == "pool" else 0, IN_MEMORY):
+            some = np.arange(start, min(start + IN_MEMORY, len(part)))
+            pairs = zip(examples.take(some).ids, part.codes[some].tolist(), strict=True)
+            text = ",".join(f'["{id}",{answers[code]}]' for id, code in pairs)
+            digest.update((f",{text}" if start else text).encode())
+        digest.update(("]" if name == "pool" else "").encode() + (b"}" if name == names[-1] else b","))
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ of ids and answers, 20 bytes a row. A `Pool` is a sequence of examples over some
 from __future__ import annotations
 
 import json
-import mmap
+import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class Table:
     """The rows of a source that have a text, in its order.
 
-    lines: a JSON line each, [where, text, …]. starts: (n + 1,) bytes. ids: (n,) the content hashes as numbers. codes: (n,) place
+    lines: bytes from a start to an end, of a JSON line a row, [where, text, …]. starts: (n + 1,). ids: (n,) the content hashes as numbers. codes: (n,) place
     of the answer in `cells`, -1 without one. cells: the different answers, by their first occurrence. about: JSON-able, of
     whoever read the rows.
     """
 
-    lines: bytes | mmap.mmap
+    lines: Callable[[int, int], bytes]
     starts: Rows
     ids: NDArray[np.uint64]
     codes: NDArray[np.int32]
@@ -49,7 +49,7 @@ class Table:
 
     def line(self, row: int) -> list[str]:
         """Where a row stands in the source, and its texts."""
-        found: list[str] = json.loads(self.lines[self.starts[row] : self.starts[row + 1]])
+        found: list[str] = json.loads(self.lines(int(self.starts[row]), int(self.starts[row + 1])))
         return found
 
     @classmethod
@@ -57,15 +57,27 @@ class Table:
         """The table of some rows, in memory. about: called when all are read."""
         with BytesIO() as file:
             arrays, cells = _written(read, file)
-            return cls(file.getvalue(), **arrays, cells=cells, about=about())
+            whole = file.getvalue()
+            return cls(lambda start, end: whole[start:end], **arrays, cells=cells, about=about())
 
     @classmethod
     def kept(cls, folder: Path) -> Table:
         """The table that `keep` wrote into a folder."""
         plain = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        with (folder / _LINES).open("rb") as file:
-            lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(lines, **load_file(folder / _ARRAYS), cells=plain["cells"], about=plain["about"])
+        return cls(_Lines(folder / _LINES), **load_file(folder / _ARRAYS), cells=plain["cells"], about=plain["about"])
+
+
+class _Lines:
+    """Pieces of a file, which is open as long as this is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def __call__(self, start: int, end: int) -> bytes:
+        return os.pread(self._descriptor, end - start, start)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 def keep(folder: Path, read: Iterable[Read], about: Callable[[], Mapping[str, Any]]) -> None:
@@ -228,6 +240,11 @@ class Gold(Mapping[str, str]):
     def of(self, pool: Pool) -> list[str]:
         """The answers of a part of the pool, of those that have one, in its order."""
         return [self.names[code] for code in self.codes[pool.rows].tolist() if code >= 0]
+
+
+def ids_of(examples: Sequence[Example]) -> list[str]:
+    """The ids of examples; those of a pool are not read for it."""
+    return examples.ids if isinstance(examples, Pool) else [e.id for e in examples]
 
 
 def copies_of(ids: NDArray[np.uint64]) -> NDArray[np.int32]:

@@ -115,6 +115,7 @@ def followed(batch: Batch, ids: torch.Tensor) -> Batch:
 
 # Padded tokens that a batch costs besides its own, by device; on others a batch costs more than any padding.
 _OVERHEAD = {"cpu": 64}
+_AROUND = 16  # tokens, at most, that a tokenizer puts around a text
 
 
 def read_batches(base: BaseModel, lengths: Sequence[int], exact: bool = False) -> list[list[int]]:
@@ -223,8 +224,21 @@ def too_long(base: BaseModel, examples: Sequence[Example], room: int | Sequence[
 
     Raises DataError for a prompt with a token that the model does not have.
     """
+    surely = [_fits_surely(base, e.prompt, needed) for e, needed in zip(examples, _each(room, examples), strict=True)]
+    if any(surely):
+        rooms = [needed for needed, sure in zip(_each(room, examples), surely, strict=True) if not sure]
+        return too_long(base, [e for e, sure in zip(examples, surely, strict=True) if not sure], rooms)
     sizes = zip(examples, _prompt_rows(base, examples), _each(room, examples), strict=True)
     return {e.id for e, row, needed in sizes if len(row) + needed > base.max_length}
+
+
+def _fits_surely(base: BaseModel, prompt: str, room: int) -> bool:
+    """Whether a prompt need not be tokenized to know that it fits and holds no token that the model lacks: no tokenizer makes
+    more than two tokens of an ASCII character, and of a million short texts the tokens would take a minute."""
+    if base.chat or not prompt.isascii() or 2 * len(prompt) + _AROUND + room > base.max_length:
+        return False
+    added = base.tokenizer.get_added_vocab().values()
+    return base.vocabulary is None or max(base.tokenizer.vocab_size - 1, *added, 0) < base.vocabulary
 
 
 def _prompt_rows(base: BaseModel, examples: Sequence[Example]) -> list[list[int]]:

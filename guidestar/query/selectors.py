@@ -6,18 +6,23 @@ position. Points are (n, width) embeddings. More of them: `batches`, `coverage`,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import ModelError
-from guidestar.query.distances import directions, finite_points, quiet_fit, to_each, to_nearest
+from guidestar.query.distances import chunks, directions, finite_points, quiet_fit, to_each, to_nearest
 from guidestar.records import Array
+from guidestar.rng import generator
 
 Positions = NDArray[np.intp]
 
 _BLOCK = 256  # rows compared at once for near-duplicates
+ALL_PAIRS = 16_384  # points up to which each is compared with all others
+_TABLES, _BITS, _RECALL = 24, (12, 26), 0.99  # of the hashes for more of them
 
 
 def top(scores: Array, k: int, rng: np.random.Generator) -> Positions:
@@ -115,6 +120,9 @@ def drop_near_duplicates(
     points: (n, width). order: positions, best first. k_needed: if fewer are distinct, the best of those left
     out are appended until there are this many, so that a batch is never short. enough: stop looking after
     this many distinct points. Returns positions in order.
+    Above `ALL_PAIRS` points, where that many may be kept, a point is compared with those alone that share one of 24 hashes
+    with it (`Near`): the cost then grows with the points and not with their square, copies are always found, and of the
+    points at just the threshold one in a hundred may be missed. Below a threshold of about 0.92 all are compared.
     Raises ModelError if an embedding is not finite.
     >>> points = np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])  # the second is nearly the first
     >>> drop_near_duplicates(points, [0, 1, 2], 0.98, k_needed=2)
@@ -127,20 +135,71 @@ def drop_near_duplicates(
     kept: list[int] = []
     left_out: list[int] = []
     distinct = np.empty_like(unit)
+    near = Near.of(unit, threshold) if min(len(order), enough) > ALL_PAIRS else None
     for start in range(0, len(order), _BLOCK):
         block = unit[start : start + _BLOCK]
-        similar = np.any(block @ distinct[: len(kept)].T >= limit, axis=1)
+        if near is None:
+            similar = np.any(block @ distinct[: len(kept)].T >= limit, axis=1)
+        else:
+            similar = np.array(
+                [np.any(distinct[near.kept_at(start + i)] @ one >= limit) for i, one in enumerate(block)]
+            )
         within = block @ block.T >= limit
         for i in range(len(block)):
             if similar[i]:
                 left_out.append(start + i)
             elif len(kept) < enough:
                 distinct[len(kept)] = block[i]
+                if near is not None:
+                    near.keep(start + i, len(kept))
                 kept.append(start + i)
                 similar |= within[i]
         if len(kept) >= enough:
             break
     return order[np.asarray(kept + left_out[: max(0, k_needed - len(kept))], dtype=np.intp)]
+
+
+@dataclass(frozen=True)
+class Near:
+    """Which of the points kept so far may lie near a point: those on the same side of as many random planes through the
+    origin, in one of several draws of planes.
+
+    keys: (tables, n), -1 for a point that shares its hash with no other. Source: Charikar 2002 (SimHash).
+    """
+
+    keys: NDArray[np.int32]
+    buckets: tuple[dict[int, list[int]], ...]
+
+    @classmethod
+    def of(cls, unit: Array, threshold: float) -> Near | None:
+        """For unit vectors, with as many planes as find two points whose cosine is `threshold` with probability 0.99; None
+        where these are so few that most points would share a hash."""
+        one = 1.0 - math.acos(min(threshold, 1.0)) / math.pi  # that a plane leaves both on one side
+        least, most = _BITS
+        share = 1.0 - (1.0 - _RECALL) ** (1.0 / _TABLES)
+        bits = most if one >= 1.0 else min(most, int(math.log(share) / math.log(one)))
+        if bits < least:
+            return None
+        rng, powers = generator(0, 0, "near-duplicates"), 1 << np.arange(bits, dtype=np.int32)
+        keys = np.empty((_TABLES, len(unit)), dtype=np.int32)
+        for table in keys:
+            planes = rng.standard_normal((unit.shape[1], bits), dtype=np.float32)
+            for part in chunks(len(unit), bits):
+                table[part] = (unit[part] @ planes > 0) @ powers
+            _, place, count = np.unique(table, return_inverse=True, return_counts=True)
+            table[count[place] == 1] = -1
+        return cls(keys, tuple({} for _ in keys))
+
+    def kept_at(self, i: int) -> list[int]:
+        """What was kept under a hash of point i."""
+        keys = zip(self.buckets, self.keys[:, i].tolist(), strict=True)
+        return list({place for bucket, key in keys if key >= 0 for place in bucket.get(key, ())})
+
+    def keep(self, i: int, place: int) -> None:
+        """Point i is kept, at a place among the kept."""
+        for bucket, key in zip(self.buckets, self.keys[:, i].tolist(), strict=True):
+            if key >= 0:
+                bucket.setdefault(key, []).append(place)
 
 
 def clip_outliers(scores: Array, share: float, at_least: int = 1) -> Positions:
