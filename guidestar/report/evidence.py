@@ -17,6 +17,7 @@ from guidestar.errors import GuidestarError
 from guidestar.metrics.scores import SURE, contradicted, hardest
 from guidestar.records import Example, Label
 from guidestar.report.read import RunRecord
+from guidestar.store.cache import Cache
 
 SHOWN = 10  # of the hardest examples and of the suspects, each
 
@@ -115,7 +116,7 @@ def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) 
         data = apply_preset(config.data, config.task)[0]
         if any(str(source).startswith(HUB) for source in (data.pool, data.test, data.validation)):
             return None  # a report asks no network
-        dataset = load_dataset(config)
+        dataset = load_dataset(config, Cache(copy.parent / "cache").folder)
     except (GuidestarError, ValueError, OSError):  # moved, changed, or another version's configuration
         return None
     pairs = dataset.test.answered() if dataset.test is not None and dataset.hash == facts["data_hash"] else []

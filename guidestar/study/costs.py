@@ -19,6 +19,7 @@ from typing import Any
 from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, CostConfig, TrainConfig
+from guidestar.data.table import IN_MEMORY
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
 from guidestar.metrics.cost import KINDS, Prices, Spent, forward, training
 from guidestar.model.recipe import epochs
@@ -200,7 +201,10 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
     lengths = {
         name: float(statistics.fmean(count([e.prompt for e in examples]))) if examples else 0.0
         for name, examples in (
-            ("pool", bench.dataset.pool),
+            (
+                "pool",
+                bench.dataset.pool[:: -(-len(bench.dataset.pool) // IN_MEMORY)],
+            ),  # of a large one a part tells the mean
             ("test", bench.dataset.test.examples if bench.dataset.test else ()),
             ("validation", bench.dataset.validation.examples if bench.dataset.validation else ()),
         )
