@@ -58,7 +58,8 @@ class Kronecker(nn.Module):
     def __init__(self, source: int, out: int, n: int, rank: int, zero: bool) -> None:
         super().__init__()
         self.s = nn.Parameter(torch.zeros(n, out // n, rank) if zero else torch.randn(n, out // n, rank) / rank**0.5)
-        self.t = nn.Parameter(torch.randn(n, rank, source // n) / (3 * source) ** 0.5)
+        wide = rank if zero else (3 * source) ** 0.5  # a step of s moves the weight about as far as s
+        self.t = nn.Parameter(torch.randn(n, rank, source // n) / wide)
         self.bias = nn.Parameter(torch.zeros(out))
 
     def weight(self, a: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,8 @@ def split(n: int, cores: int = CORES) -> list[int]:
 class TensorTrain(nn.Module):
     """A linear map without bias, (..., source) -> (..., out), whose weight is a tensor train.
 
-    Its numbers spread at the start as those of LoRA's A do, or are all 0 where `zero` is set.
+    Its numbers spread at the start as those of LoRA's A do. Where `zero` is set the last core is 0, and the others are so large
+    that a step moves the weight about as far as it moves the core: else nothing is learned in a hundred steps.
     Raises ValueError if `shape` is given and does not hold the weight.
     """
 
@@ -82,7 +83,7 @@ class TensorTrain(nn.Module):
                 f"tensor_shape {shape} holds {math.prod(sizes)} numbers, but {source} x {out} are {source * out}"
             )
         ranks = [1, *[rank] * (len(sizes) - 1), 1]
-        spread = (1 / (3 * source) / rank ** (len(sizes) - 1)) ** (0.5 / len(sizes))  # of each core
+        spread = (1 / (3 * source) / rank ** (len(sizes) - 1)) ** (0.5 / len(sizes)) if not zero else rank**-0.5
         self.cores = nn.ParameterList(
             spread * torch.randn(left, k, right) for left, k, right in zip(ranks[:-1], sizes, ranks[1:], strict=True)
         )
