@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def _one(name: str, found: dict[str, Any]) -> list[str]:
         parts += _racing(found["racing"])
     if "pool" in found:
         parts += _pool(found["pool"])
+    if "large" in found:
+        parts += _large(found["large"])
     return parts
 
 
@@ -157,6 +160,35 @@ def _pool(found: list[dict[str, Any]]) -> list[str]:
             f"{row['examples'] / row['seconds']:.0f} |"
         )
     return parts
+
+
+def _large(found: list[dict[str, Any]]) -> list[str]:
+    """Growth: the exponent of n between the first and the last size."""
+    load = f"{min(row['load'] for row in found):.0f} to {max(row['load'] for row in found):.0f}"
+    parts = [
+        "", "### From a file to a question, from a file to a finished run", "",
+        "`python -m benchmarks.large`: made-up messages of about ten words, a random encoder of two layers. label: until the first questions",
+        "are ready, page and trainer together; run: 40 labels with random and with lean, the report included; again: the same command when all "
+        f"is finished. Peak memory with the libraries', which take about 500 MB of a run; the load of the two cores was {load}.",
+        "", "| command | texts | seconds | seconds of the processor | peak |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    names = {"label": "label", "run": "run", "run again": "again"}
+    for name, title in names.items():
+        for row in found:
+            one = row[name]
+            parts.append(
+                f"| {title} | {row['texts']:,} | {one['seconds']:.0f} | {one['processor']:.1f} | {one['peak'] / 1e6:.0f} MB |"
+            )
+    first, last = found[0], found[-1]
+    grown = [
+        f"{title} {math.log(last[n]['processor'] / first[n]['processor']) / math.log(last['texts'] / first['texts']):.2f}"
+        for n, title in names.items()
+    ]
+    return [
+        *parts,
+        "",
+        f"The processor's seconds grow from the first size to the last as n to the power of: {', '.join(grown)}.",
+    ]
 
 
 def _ratio(found: dict[str, float], goal: Any = None) -> str:
