@@ -353,7 +353,7 @@ def _suggestion(board: Board, id: str) -> Json | None:
     if found is None:
         return None
     said = {"text": found.answer, "probability": found.probabilities.get(found.answer)}
-    return said | {"guess": found.round < 0}
+    return said | ({"guess": True} if found.round < 0 and board.people.first_guess else {})
 
 
 def _excerpt(texts: Iterable[str]) -> str:
