@@ -169,7 +169,7 @@ def _large(found: list[dict[str, Any]]) -> list[str]:
         "", "### From a file to a question, from a file to a finished run", "",
         "`python -m benchmarks.large`: made-up messages of about ten words, a random encoder of two layers. label: until the first questions",
         "are ready, page and trainer together; run: 40 labels with random and with lean, the report included; again: the same command when all "
-        f"is finished. Peak memory with the libraries', which take about 500 MB of a run; the load of the two cores was {load}.",
+        f"is finished. Peak memory with the libraries', which take about 500 MB of a run; the load of the two cores was {load}, and these commands had priority.",
         "", "| command | texts | seconds | seconds of the processor | peak |", "|---|---|---|---|---|",
     ]  # fmt: skip
     names = {"label": "label", "run": "run", "run again": "again"}
