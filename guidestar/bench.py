@@ -25,6 +25,7 @@ from guidestar.data.formats import read_rows
 from guidestar.data.pool import Dataset, load_dataset, template_of, used
 from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.executors import EXECUTORS
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
@@ -141,11 +142,19 @@ class Bench:
 
     def untuned(self, dtype: str | None = None) -> Scorer:
         """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
-        return Cached(self.parts(self.engine.scorer(dtype=dtype), self.cache / PARTS), Cache(self.cache))
+        return Cached(self.parts(self.cache / PARTS, dtype=dtype), Cache(self.cache))
 
-    def parts(self, scorer: Scorer, place: Path) -> Scorer:
-        """A scorer that asks about a large pool part by part. place: where finished parts are kept."""
-        return InParts(scorer, Cache(place), self.config.engines.score.part or PART)
+    def parts(self, place: Path, adapter: Path | None = None, **how: Any) -> Scorer:
+        """The model, bare or under an adapter, asked about a large pool part by part, by workers where `engine.score` has some.
+        place: where finished parts are kept. how: options of `Engine.scorer`."""
+        asks = self.config.engines.score
+        scorer = InParts(self.engine.scorer(adapter, **how), Cache(place), asks.part or PART)
+        if asks.use == "here":
+            return scorer
+        from guidestar.model.spread import Spread, who
+
+        workers = EXECUTORS[asks.use](asks, self.progress)
+        return Spread(scorer, workers, who(self.config, self.dataset.task, adapter, how))
 
     @cached_property
     def frozen(self) -> Frozen:

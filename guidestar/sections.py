@@ -294,8 +294,9 @@ class CellsConfig(WorkersConfig):
 class ScoreConfig(WorkersConfig):
     """Who asks the models about the pool."""
 
-    use: Literal["here"] = "here"
-    """here: the command's own process."""
+    use: Literal["here", "local", "ray"] = "here"
+    """here: the command's own process; local: processes on this machine; ray: workers of a Ray cluster. Measured text files
+    (`guidestar score`) and answers that are generated for the curve stay here."""
     part: int | None = Field(None, ge=16)
     """Texts of a part, which is the work that a stop loses. Default 16,384. Masks of dropout are drawn by part, so it must
     stay the same while a run lasts."""

@@ -87,8 +87,8 @@ class Tuning:
     def _in_parts(self, adapter: Path) -> Scorer:
         config = self.bench.config
         alone = None if self.recipe.committee else config.train.b_dropout
-        scorer = self.engine.scorer(adapter, dtype=config.model.score_dtype, b_dropout=alone)
-        return self.bench.parts(scorer, self.store.folder / PARTS)
+        _ = self.engine  # the right one
+        return self.bench.parts(self.store.folder / PARTS, adapter, dtype=config.model.score_dtype, b_dropout=alone)
 
     @property
     def test(self) -> Split | None:

@@ -7,13 +7,21 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from outside import dump
+from test_executors import Fragile
 
+from guidestar import executors
+from guidestar.asking import LABELS, Ask, Lesson
+from guidestar.bench import Bench, read_config
 from guidestar.config import dump_yaml
+from guidestar.executors import Crew, Worker
+from guidestar.model.spread import Spread
 from guidestar.report import summary
 from guidestar.store import Store, files
 from guidestar.study import cells
@@ -65,7 +73,7 @@ def found(out: Path) -> dict[str, Any]:
     }  # fmt: skip
     for place in sorted((out / "runs").rglob("*-seed?")):
         with Store.open(place, read=True) as store:
-            results[place.name] = store.dump(), files.sha256(place / "adapters" / "round-002")
+            results[place.name] = dump(store), files.sha256(place / "adapters" / "round-002")
     return results
 
 
@@ -120,6 +128,39 @@ def test_workers_of_ray_are_killed_and_the_results_are_those_of_one_process(
     home = tmp_path / "study" / "runs" / "tickets" / "tiny" / "lora"
     assert {row["strategy"] for row in summary(home)["strategies"]} == {"random", "star"}
     assert not [place for place in scratches(path) if place.exists()], "a scratch folder was left"
+
+
+class Here(Crew):
+    """Workers in this process: what goes in and out is text all the same."""
+
+    def begin(self, i: int) -> Worker:
+        return Fragile([], threading.Lock())
+
+
+def test_a_pool_scored_in_parts_by_workers_is_the_same(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bare model, and dropout passes under an adapter with masks by part: equal to the last bit."""
+    monkeypatch.setitem(executors.EXECUTORS, "local", Here)
+    here, away = (
+        Bench(read_config(make_config(engine={"score": {"use": use, "part": 16}}, train={"epochs": 1})))
+        for use in ("here", "local")
+    )
+    pool = list(here.pool[:40])
+    labelled = [(example, here.dataset.gold[example.id]) for example in pool[:8]]
+    here.engine.trainer(here.config, "data")(Lesson(labelled=labelled, seed=0), tmp_path / "adapter")
+    asks = [(None, LABELS), (tmp_path / "adapter", Ask.of(["label_log_probs", "embedding"], passes=2, seed=3))]
+    for i, (adapter, ask) in enumerate(asks):
+        whole = here.parts(tmp_path / f"here-{i}", adapter)(pool, ask)
+        spread = away.parts(tmp_path / f"away-{i}", adapter)
+        assert isinstance(spread, Spread)
+        parts = spread(pool, ask)
+        assert parts.ids == whole.ids
+        for name, array in whole.arrays.items():
+            np.testing.assert_array_equal(parts.arrays[name], array)
+        assert len(list((tmp_path / f"away-{i}").glob("part-*"))) == 3
+        next((tmp_path / f"away-{i}").glob("part-*")).unlink()
+        np.testing.assert_array_equal(spread(pool, ask).arrays["label_log_probs"], whole.arrays["label_log_probs"])
 
 
 def test_jobs_through_submitit_make_the_same(plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path) -> None:

@@ -114,8 +114,7 @@ class InParts(Around):
         whole: dict[str, Array] = {}
         with self.scorer:
             for start in range(0, n, self.size):
-                some = examples[start : start + self.size]
-                own = ask if ask.one_model else replace(ask, seed=ask.seed + start)
+                some, own = self.part(examples, start, ask)
                 for name, array in self._part(some, start, own, behind(tick, start, n)).items():
                     if name not in whole:
                         whole[name] = np.empty((array.shape[0], n, *array.shape[2:]), dtype=array.dtype)
@@ -123,8 +122,17 @@ class InParts(Around):
                 tick(start + len(some), n)
         return Predictions(tuple(e.id for e in examples), whole, self.labels)
 
+    def part(self, examples: Sequence[Example], start: int, ask: Ask) -> tuple[Sequence[Example], Ask]:
+        """The examples of the part that begins at `start`, and what they are asked."""
+        own = ask if ask.one_model else replace(ask, seed=ask.seed + start)
+        return examples[start : start + self.size], own
+
+    def asked(self, start: int, some: Sequence[Example], ask: Ask) -> tuple[str, dict[str, Any]]:
+        """The name and the question of a part in the cache."""
+        return f"part-{start:09d}", question(self.scorer, some, ask)
+
     def _part(self, some: Sequence[Example], start: int, ask: Ask, tick: Tick) -> Mapping[str, Array]:
-        asked = f"part-{start:09d}", question(self.scorer, some, ask)
+        asked = self.asked(start, some, ask)
         self._kept.append(self.cache.path(*asked, ".safetensors"))
         return self.cache.arrays(*asked, lambda: self.scorer(some, ask, tick).arrays)
 

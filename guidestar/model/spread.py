@@ -1,0 +1,116 @@
+"""A pool scored by workers of an engine, part by part: they get texts and no store, read the weights, and write arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+from guidestar.asking import Ask, InParts, Scorer, silent
+from guidestar.asking.wrappers import Around, question
+from guidestar.config import ModelConfig, RunConfig, TaskConfig
+from guidestar.errors import ConfigError, ModelError
+from guidestar.executors import Executor
+from guidestar.progress import Tick
+from guidestar.records import Example, Predictions
+from guidestar.store.cache import Cache
+from guidestar.tasks import Task, make_task, scored_labels, several
+
+
+def who(config: RunConfig, task: Task, adapter: Path | None, how: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker makes the same scorer of, JSON-able. how: options of `Engine.scorer`.
+
+    Raises ConfigError for a task that cannot be told in the keys of a configuration.
+    """
+    section = config.task.model_dump(mode="json", exclude_none=True) | {"kind": task.kind}
+    if task.labels:
+        section["labels"] = dict(zip(task.labels, task.words, strict=True))
+    if repr(_task(section, task.response)) != repr(task):
+        raise ConfigError(
+            f"engine.score: a task of kind {task.kind} is scored in this process alone; allowed: use: here"
+        )
+    model = config.model.model_dump(mode="json")
+    place = None if adapter is None else str(adapter.absolute())
+    return {"model": model, "task": section, "response": task.response, "adapter": place, "how": dict(how)}
+
+
+@final
+@dataclass(frozen=True)
+class Spread(Around):
+    """Has the parts of a large pool made by workers, then puts them together as `InParts` does, which finds them done."""
+
+    scorer: InParts
+    workers: Executor
+    who: Mapping[str, Any]
+
+    def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
+        self.check(ask)
+        missing = _Missing(self.scorer, examples, ask) if len(examples) > self.scorer.size else {}
+        if len(missing) > 1:
+            common = {"who": self.who, "place": str(self.scorer.cache.place.absolute())}
+            if failed := self.workers.run("guidestar.model.spread:score", common, missing):
+                name, why = next(iter(failed.items()))
+                raise ModelError(f"{len(failed)} of {len(missing)} parts of the pool were not scored; {name}: {why}")
+        return self.scorer(examples, ask, tick)
+
+
+class _Missing(Mapping[str, Mapping[str, Any]]):
+    """Name -> item of the parts that are not made yet; the texts of one are in memory while it is handed out."""
+
+    def __init__(self, scorer: InParts, examples: Sequence[Example], ask: Ask) -> None:
+        self.scorer, self.examples, self.ask = scorer, examples, ask
+        every = ((start, self._asked(start)) for start in range(0, len(examples), scorer.size))
+        self.starts = {asked[0]: start for start, asked in every if not scorer.cache.has(*asked)}
+
+    def _asked(self, start: int) -> tuple[str, Mapping[str, Any]]:
+        return self.scorer.asked(start, *self.scorer.part(self.examples, start, self.ask))
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        start = self.starts[name]
+        some, own = self.scorer.part(self.examples, start, self.ask)
+        gold = own.gold and {example.id: own.gold[example.id] for example in some if example.id in own.gold}
+        plain = {key: getattr(own, key) for key in ("passes", "seed", "dropout", "one_model", "samples", "temperature")}
+        file = self.scorer.cache.path(*self._asked(start)).name
+        texts = [{**asdict(example), "fields": dict(example.fields)} for example in some]
+        return {
+            "name": name,
+            "file": file,
+            "examples": texts,
+            "ask": {**plain, "needs": sorted(own.needs), "gold": gold},
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def score(common: Mapping[str, Any], item: Mapping[str, Any]) -> str | None:
+    """Make one part in a worker: its arrays, in a file under its fingerprint; or say why not."""
+    scorer = _scorer(json.dumps(common["who"]))
+    examples = [Example(**one) for one in item["examples"]]
+    ask = Ask(**{**item["ask"], "needs": frozenset(item["ask"]["needs"])})
+    cache, asked = Cache(Path(common["place"])), (item["name"], question(scorer, examples, ask))
+    if cache.path(*asked).name != item["file"]:
+        return "the model or the adapter that the worker read is another than here; both must lie at the same path"
+    cache.arrays(*asked, lambda: scorer(examples, ask).arrays)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _scorer(who: str) -> Scorer:
+    from guidestar.model import load
+    from guidestar.model.engine import OwnEngine
+
+    told = json.loads(who)
+    task = _task(told["task"], told["response"])
+    base = load.load(ModelConfig.model_validate(told["model"]), print, scored_labels(task), several(task))
+    return OwnEngine(base, task).scorer(told["adapter"] and Path(told["adapter"]), **told["how"])
+
+
+def _task(section: Mapping[str, Any], response: str) -> Task:
+    return make_task(TaskConfig.model_validate(section), [], response)
