@@ -133,7 +133,7 @@ BAD_DATA: dict[str, tuple[str | bytes | None, dict[str, Any], int, str]] = {
         "set lora_dropout in `peft` above 0, or passes to 0, or dropout to model where the model has its own",
     ),
     "an unknown key of PEFT": (
-        None, {"peft": {"peft_type": "LORA", "rank": 4, "lora_dropotu": 0.1}}, 2,
+        None, {"peft": {"peft_type": "LORA", "r": 4, "lora_dropotu": 0.1}}, 2,
         "peft: unknown key 'lora_dropotu' for LORA; did you mean 'lora_dropout'? allowed: ",
     ),
     "an unknown type of PEFT": (None, {"peft": {"peft_type": "LOAR"}}, 2, "peft.peft_type is 'LOAR'; did you mean 'LORA'?"),

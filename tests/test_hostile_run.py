@@ -37,7 +37,7 @@ COMMANDS = [
         "run CONFIG", "status OUT", "report OUT", "publish RUN --out HUB", "predict RUN FILE", "predict RUN FILE --out ROWS",
         "score RUN FILE", "label RUN --terminal", "label FILE --terminal MODEL", "agreement RUN", "export RUN",
         "export RUN --rows FILE --out ROWS", "import RUN FILE", "plan CONFIG", "compare OUT", "costs OUT", "probe RUN confidence",
-        "doctor OUT", "labels RUN", "labels RUN --add another",
+        "doctor OUT", "search CONFIG", "labels RUN", "labels RUN --add another",
     )
 ]  # fmt: skip
 NO_RUN = {"init", "demo", "paper", "study", "strategies", "measures", "models", "presets"}  # what they open is no run

@@ -83,7 +83,10 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
 
 
 def _is_report(path: Path) -> bool:
-    return path.is_file() and b"Guidestar report</title>" in path.read_bytes()[:4000]
+    if not path.is_file():
+        return False
+    begin = path.read_bytes()[:4000].lstrip()
+    return begin.lower().startswith(b"<!doctype html>") and b"Guidestar report</title>" in begin
 
 
 def _there(drawn: Sequence[Chart | None]) -> list[Chart]:
