@@ -160,7 +160,7 @@ def test_examples_come_in_the_order_of_asking_with_all_that_is_shown(page: TestC
         "answer": None, "note": "", "flagged": False, "suggestion": None,
     }  # fmt: skip
     state = post(page, "state", {"annotator": "ann"})
-    labels = [{"label": k, "word": v} for k, v in LABELS.items()]
+    labels = [{"label": k, "word": v, "about": ""} for k, v in LABELS.items()]
     assert state["task"] == {"kind": "choice", "labels": labels, "buttons": True, "several": False, "numeric": False}
     assert (state["round"], state["last"], state["asked"], state["done"]) == (0, 4, 12, 0)
     assert (state["labels"], state["budget"], state["finished"], state["accuracy"]) == (0, 30, None, "")

@@ -178,7 +178,8 @@ def test_memory_does_not_grow_with_the_file(config: Any, tmp_path: Path, monkeyp
 
     peak(200)  # what is loaded once
     small, large = peak(300), peak(3000)
-    assert large - small < 2 * 8 * (3000 - 300) + 100_000, f"{small} bytes for 300 rows, {large} for 3000"
+    allowed = 2 * 8 * (3000 - 300) + 300_000  # a row kept as Python objects would take a kilobyte
+    assert large - small < allowed, f"{small} bytes for 300 rows, {large} for 3000"
 
 
 def test_the_command_keeps_parts_and_gives_the_highest(

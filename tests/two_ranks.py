@@ -18,29 +18,35 @@ from test_train import LABELLED
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.model import load, ranks, train
 
-model, out, wanted = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-base = load.load(ModelConfig(name=str(model), dtype="float32"))
-base = dataclasses.replace(base, model=base.model.double())
-group, real = ranks.here(), ranks.Ranks.sum_gradients
-for settings, name in zip(wanted[::2], wanted[1::2], strict=True):
+
+def main() -> None:
+    model, out, wanted = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    base = load.load(ModelConfig(name=str(model), dtype="float32"))
+    base = dataclasses.replace(base, model=base.model.double())
+    group, real = ranks.here(), ranks.Ranks.sum_gradients
+    for settings, name in zip(wanted[::2], wanted[1::2], strict=True):
+        if group.rank:
+            order = group.listen()
+            train.follow(base, TrainConfig(**order["config"]), order)
+            continue
+        gradients: list[dict[str, torch.Tensor]] = []
+
+        def summed(self: Any, parameters: Any, kept: list[dict[str, torch.Tensor]] = gradients) -> None:
+            own = list(parameters)
+            real(self, own)
+            kept.append({str(i): p.grad.clone() for i, p in enumerate(own)})
+
+        ranks.Ranks.sum_gradients = summed  # type: ignore[method-assign]
+        folder, peft = out / name, {**PEFT, "lora_dropout": 0.0}
+        folder.mkdir()
+        config = TrainConfig(**json.loads(settings))
+        result = train.train(base, peft, config, LABELLED, choice(), folder, seed=4, validation=LABELLED[:4])
+        save_file(gradients[0], folder / "gradients.safetensors")
+        (folder / "result.json").write_text(json.dumps([result.losses, result.validation_losses, result.best_epoch]))
     if group.rank:
-        order = group.listen()
-        train.follow(base, TrainConfig(**order["config"]), order)
-        continue
-    gradients: list[dict[str, torch.Tensor]] = []
+        assert group.listen() == {"do": "end"}
+    ranks.leave()
 
-    def summed(self: Any, parameters: Any, kept: list[dict[str, torch.Tensor]] = gradients) -> None:
-        own = list(parameters)
-        real(self, own)
-        kept.append({str(i): p.grad.clone() for i, p in enumerate(own)})
 
-    ranks.Ranks.sum_gradients = summed  # type: ignore[method-assign]
-    folder, peft = out / name, {**PEFT, "lora_dropout": 0.0}
-    folder.mkdir()
-    config = TrainConfig(**json.loads(settings))
-    result = train.train(base, peft, config, LABELLED, choice(), folder, seed=4, validation=LABELLED[:4])
-    save_file(gradients[0], folder / "gradients.safetensors")
-    (folder / "result.json").write_text(json.dumps([result.losses, result.validation_losses, result.best_epoch]))
-if group.rank:
-    assert group.listen() == {"do": "end"}
-ranks.leave()
+if __name__ == "__main__":
+    main()
