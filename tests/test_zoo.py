@@ -182,12 +182,12 @@ def test_a_run_stops_goes_on_and_is_published_with_its_own_answers(
             "peft": {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}, "annotator": "oracle",
         }  # fmt: skip
 
-    with loop.Run(config("whole")) as run:
-        try:
+    try:
+        with loop.Run(config("whole")) as run:
             run.run(loop.oracle(run.bench.dataset))
-        except (ConfigError, ModelError) as error:
-            pytest.skip(f"refused: {error}")
-        whole = [m.values for m in run.metrics()]
+            whole = [m.values for m in run.metrics()]
+    except (ConfigError, ModelError) as error:
+        pytest.skip(f"refused: {error}")
     with loop.Run(config("stopped")) as run:
         gold = loop.oracle(run.bench.dataset)
         for asked in run.ask():

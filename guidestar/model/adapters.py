@@ -122,6 +122,12 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
                     f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
                     "is attached; every round and STAR's base uncertainty need them untouched. Leave them out and begin again"
                 )
+            if odd := _no_plain_layer(model):
+                _strip(base.model)
+                raise ConfigError(
+                    f"peft: this adapter does not fit the model: {odd}, which answers otherwise than a linear layer; name others in "
+                    "peft.target_modules"
+                )
             if getattr(config, "use_qalora", False) and not any(
                 getattr(layer, "lora_variant", None) for layer in tuner_layers(model)
             ):
@@ -136,6 +142,18 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
         return model
     model.peft_config["default"].base_model_name_or_path = base.name
     return _with_dropout(base, model, b_dropout)
+
+
+def _no_plain_layer(model: Any) -> str:
+    """A layer with an adapter that only inherits from `Linear`: routers of experts give several answers. "" if there is none."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer) and isinstance(own := layer.get_base_layer(), torch.nn.Linear):
+            kind = type(own)
+            if kind.__module__.startswith("transformers.") and kind.forward is not torch.nn.Linear.forward:
+                return f"{name} is a {kind.__name__}"
+    return ""
 
 
 def _on_layers(base: BaseModel, options: Mapping[str, Any], numbers: Sequence[int], seed: int) -> set[str]:
