@@ -116,32 +116,38 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
             except Exception as error:  # each type raises its own kinds
                 _strip(base.model)
                 raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
-            if _sums(own) != before:  # what `_keep_base` did not foresee
+            changed = _sums(own) != before  # what `_keep_base` did not foresee
+            if problem := _unfit(base, options, config, model, changed):
                 _strip(base.model)
-                raise ConfigError(
-                    f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
-                    "is attached; every round and STAR's base uncertainty need them untouched. Leave them out and begin again"
-                )
-            if odd := _no_plain_layer(model):
-                _strip(base.model)
-                raise ConfigError(
-                    f"peft: this adapter does not fit the model: {odd}, which answers otherwise than a linear layer; name others in "
-                    "peft.target_modules"
-                )
-            if getattr(config, "use_qalora", False) and not any(
-                getattr(layer, "lora_variant", None) for layer in tuner_layers(model)
-            ):
-                _strip(base.model)
-                raise ConfigError(
-                    f"peft.use_qalora is on, but PEFT has QA-LoRA for GPTQ layers alone, and {base.name} has none: it would do "
-                    "nothing; leave it out, and set model.quantize for QLoRA"
-                )
+                raise ConfigError(problem)
         if base.labels:
             heads.restart(inner(model))
     if full.is_full(model):
         return model
     model.peft_config["default"].base_model_name_or_path = base.name
     return _with_dropout(base, model, b_dropout)
+
+
+def _unfit(base: BaseModel, options: Mapping[str, Any], config: Any, model: Any, changed: bool) -> str:
+    """Why an adapter that PEFT has attached is not taken all the same; "" if it is. changed: the base's own weights."""
+    if changed:
+        return (
+            f"peft: these values of {options.get('peft_type', 'LORA')} change the base model's own weights when the adapter "
+            "is attached; every round and STAR's base uncertainty need them untouched. Leave them out and begin again"
+        )
+    if odd := _no_plain_layer(model):
+        return (
+            f"peft: this adapter does not fit the model: {odd}, which answers otherwise than a linear layer; name others in "
+            "peft.target_modules"
+        )
+    if getattr(config, "use_qalora", False) and not any(
+        getattr(layer, "lora_variant", None) for layer in tuner_layers(model)
+    ):
+        return (
+            f"peft.use_qalora is on, but PEFT has QA-LoRA for GPTQ layers alone, and {base.name} has none: it would do "
+            "nothing; leave it out, and set model.quantize for QLoRA"
+        )
+    return ""
 
 
 def _no_plain_layer(model: Any) -> str:

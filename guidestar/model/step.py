@@ -89,17 +89,15 @@ def _forward(layer: Any) -> Callable[..., torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         dropping = isinstance(drop, BitDropout) and drop.training
         cut, kept = (drop.cut, 1 - drop.p) if dropping else (0, 1.0)
-        out: torch.Tensor = _WholeLora.apply(x, w.weight, w.bias, a, b, cut, scaling / kept)
-        out = out.view(
-            *x.shape[:-1], -1
-        )  # here and not in the function: some models change what a layer gives in place
-        return out
+        rows = x.reshape(-1, x.shape[-1])  # its shape is put back here, since some models change the answer in place
+        out: torch.Tensor = _WholeLora.apply(rows, w.weight, w.bias, a, b, cut, scaling / kept)
+        return out.view(*x.shape[:-1], -1)
 
     return forward
 
 
 class _WholeLora(torch.autograd.Function):
-    """y = W x + bias + alpha · B A (m x); x: (..., in) -> (rows, out), in W's dtype.
+    """y = W x + bias + alpha · B A (m x); x: (..., in) -> (..., out), in W's dtype.
 
     m: a mask that keeps an element with probability 1 − cut/65536; what it is divided by stands in alpha. The gradients
     of A and B are sums in W's dtype, as under autocast, given in their own.
@@ -119,14 +117,14 @@ class _WholeLora(torch.autograd.Function):
         low = entering @ low_a.t()
         out.addmm_(low, low_b.t(), alpha=alpha)
         context.save_for_backward(entering, keep, low, w, low_a, low_b)
-        context.alpha, context.shape, context.dtypes = alpha, x.shape, (x.dtype, a.dtype, b.dtype)
-        return out
+        context.alpha, context.dtypes = alpha, (x.dtype, a.dtype, b.dtype)
+        return out if x.ndim == 2 else out.view(*x.shape[:-1], -1)  # a view must not be changed in place
 
     @staticmethod
     def backward(context: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         entering, keep, low, w, a, b = context.saved_tensors
         of_x, of_a, of_b = context.dtypes
-        grad = grads[0]
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
         of_low = torch.mm(grad, b).mul_(context.alpha)
         grad_a = torch.mm(of_low.t(), entering).to(of_a)
         grad_b = torch.mm(grad.t(), low).to(of_b).mul_(context.alpha)
@@ -137,4 +135,4 @@ class _WholeLora(torch.autograd.Function):
             grad_x.addmm_(of_low, a)
         else:
             grad_x.add_(masked(torch.mm(of_low, a), keep))
-        return grad_x.view(context.shape).to(of_x), None, None, grad_a, grad_b, None, None
+        return grad_x.view(*grads[0].shape[:-1], -1).to(of_x), None, None, grad_a, grad_b, None, None
