@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import literal_selectors as literal
 import numpy as np
 import pytest
 from loops import (  # noqa: F401 - fixtures
@@ -16,9 +17,11 @@ from loops import (  # noqa: F401 - fixtures
     nothing_stays,
     picks,
     quick,
+    sums,
 )
 
 from guidestar import loop
+from guidestar.asking import Ask
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError
 from guidestar.loop import Run, oracle
@@ -133,3 +136,34 @@ def test_a_large_pool_is_chosen_from_by_a_sample(make_config: MakeConfig, monkey
         assert [len(run.store.arrays(r, "scores")["score"]) for r in (1, 2)] == [20, 20]
         place = {e.id: i for i, e in enumerate(bench.pool)}
         assert max(place[id] for r in range(3) for id in picks(run, r)) > len(bench.pool) // 2
+
+
+@pytest.mark.parametrize("kind", ["number", "text"])
+def test_without_classes_the_doubt_is_the_entropy_of_the_response(
+    kind: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """`lean` covers the pool first; then it covers what the adapter of the round before doubts, by its response's entropy.
+    Every pick is beside the literal greedy choice."""
+    answer = "answer" if kind == "number" else "name"
+    data = {
+        "preset": None, "folder": None, "test_limit": 4, "pool": str(sums(tmp_path / "pool.jsonl", 30)),
+        "test": str(sums(tmp_path / "test.jsonl", 8)), "answer": answer, "template": "{question}\n",
+    }  # fmt: skip
+    config = config_of(make_config, ["lean"], warm_start=4, batch=3, budget=7, candidates=None)
+    config = {**config, "data": data, "task": {"kind": kind, "max_new_tokens": 6}}
+    bench = Bench(read_config(config))
+    with Run(bench.config, bench=bench) as run:
+        run.run(oracle(bench.dataset))
+        points, place = bench.frozen.points(bench.pool), {e.id: i for i, e in enumerate(bench.pool)}
+        known = [place[id] for id in picks(run, 0)]
+        free = [i for i in place.values() if i not in known]
+        with run.tuning.tuned(0) as scorer:
+            said = scorer([bench.pool[i] for i in free], Ask.of(["response_entropy"]))
+        doubt = said.arrays["response_entropy"][0]
+        later = [free.index(place[id]) for id in picks(run, 1)]
+        stored = run.store.arrays(1, "scores")["score"]
+        assert np.allclose(np.sort(stored), np.sort(doubt), rtol=1e-4)
+        assert np.ptp(stored) > 0.01 * stored.max()
+    start = literal.herding_gains(points, points[:0], known, np.ones(len(points)))
+    for chosen, best in [*start, *literal.herding_gains(points[free], points[known], later, doubt)]:
+        assert chosen == pytest.approx(best, rel=1e-3)

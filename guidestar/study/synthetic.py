@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,12 @@ _KINDS = {
 }
 
 
-def write_synthetic(folder: Path, seed: int = 0) -> None:
-    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl below `folder`; always the same bytes."""
+def write_synthetic(folder: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:
+    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl below `folder`; always the same bytes. sizes: rows of
+    each."""
     for name, make in (("GSM8K", _sum), ("BoolQ", _comparison), ("OBQA", _odd_one)):
-        rows = _different(make, sum(SIZES.values()), generator(seed, 0, f"synthetic/{name}"))
-        parts = {"train": rows[: SIZES["train"]], "test": rows[SIZES["train"] :]}
+        rows = _different(make, sum(sizes.values()), generator(seed, 0, f"synthetic/{name}"))
+        parts = {"train": rows[: sizes["train"]], "test": rows[sizes["train"] :]}
         if name == "OBQA":  # the published files differ in this way, and reading them must not mind
             parts["train"] = [
                 {**row, "question": re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])}
