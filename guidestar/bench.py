@@ -164,10 +164,10 @@ class Bench:
     def head_start(self, labelled: Labelled, rng: np.random.Generator) -> HeadStart | None:
         """The classifier on frozen features that a new head on features starts as (`model.head: features`); None for other
         heads. labelled: what is trained on. rng: of the folds that its temperature is found on."""
-        if self.engine.head != "features" or not self.fitting.task.classes:
+        if self.engine.head != "features":
             return None
         self.frozen.read(self.standing)  # together, as for choosing: the last bits of a feature may depend on its batch
-        return self.frozen.head_start(labelled, self.fitting.task.classes, rng)
+        return self.frozen.head_start(labelled, self.fitting.task, rng)
 
     @cached_property
     def fitting(self) -> Dataset:

@@ -243,15 +243,15 @@ class Chooser:
             [e for e, _ in labelled],
             strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe,
         )
-        frozen, labels = self.tuning.features(r), self._bench.fitting.task.classes
+        frozen, task = self.tuning.features(r), self._bench.fitting.task
 
         def said(examples: Sequence[Example], needs: frozenset[str], others: Predictions | None) -> Predictions | None:
             if not needs:
                 return others
             pairs, rng = labelled if "label_log_probs" in needs else [], generator(self.tuning.seed, r, "probe")
-            predicted = Probed.of(frozen, pairs, labels, rng)(examples, Ask(needs))
+            predicted = Probed.of(frozen, pairs, task, rng)(examples, Ask(needs))
             return Predictions(
-                predicted.ids, {**(others.arrays if others is not None else {}), **predicted.arrays}, labels
+                predicted.ids, {**(others.arrays if others is not None else {}), **predicted.arrays}, task.labels
             )
 
         return replace(

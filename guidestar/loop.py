@@ -19,7 +19,7 @@ from guidestar.bench import Bench, rank_of, read_config, several_processes
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, StoreError
-from guidestar.measuring import keep_suggestions, measure
+from guidestar.measuring import in_turn, keep_suggestions, measure
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.phases import Clock
 from guidestar.progress import Progress
@@ -279,6 +279,8 @@ class Run:
         elif k < wanted:
             self.bench.progress.say(f"only {k} examples are left in the pool; asking for those instead of {wanted}")
         chosen = self._chooser.picks(r, free, k)
+        if r == 0:
+            chosen = in_turn(self.tuning, chosen)
         if len(self.store.ahead):
             self.store.ahead.prepare(r, [], {})  # what was taken while the round was chosen is all that will be
         late = self.store.query(r).picks[len(ahead) :]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from guidestar.asking import LABELS, Ask, Measured, baselines, choice_values, evaluate, suggest
+from guidestar.errors import GuidestarError
 from guidestar.query.prototypes import prototype_log_probs
-from guidestar.records import Example, Metrics, Suggestion
+from guidestar.records import Example, Label, Metrics, Pick, Suggestion
 from guidestar.rng import generator
 from guidestar.tuning import Tuning
 
@@ -39,17 +41,64 @@ def measure(tuning: Tuning, r: int) -> Metrics:
 def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     """What needs no training, with the labels of round r (`asking.baselines`); empty where its features would cost more
     than they tell."""
-    classes, test = tuning.bench.fitting.task.classes, tuning.test
+    test = tuning.test
     if test is None or not tuning.cheap_features:
         return {}
     features, labelled = tuning.features(r, "measure features"), [(e, label.answer) for e, label in tuning.labelled(r)]
     features.read(test.examples)
-    return baselines(features, labelled, test.answered(), classes, generator(tuning.seed, r, "baselines"))
+    return baselines(
+        features, labelled, test.answered(), tuning.bench.fitting.task, generator(tuning.seed, r, "baselines")
+    )
+
+
+def in_turn(tuning: Tuning, picks: Sequence[Pick]) -> list[Pick]:
+    """The picks of round 0 in the order of asking: where guesses are wanted, the guessed labels in turn, the surest of each
+    first, so that the first answers meet every label; those without a guess come last."""
+    said = first_guess(tuning, list(tuning.bench.pool.named([pick.id for pick in picks]).values()))
+    sure = sorted(said, key=lambda id: -max(said[id].probabilities.values(), default=0.0))
+    met, turns = Counter[str](), dict[str, int]()
+    for id in sure:
+        turns[id] = met[said[id].answer]
+        met[said[id].answer] += 1
+    return sorted(picks, key=lambda pick: turns.get(pick.id, len(picks)))
 
 
 def first_guess(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
-    """What the untuned model takes some examples for, as suggestions of round -1: by the labels' words, and where it has none
-    (an encoder) by which label's name and description its own embeddings put nearest."""
+    """What the untuned model or the endpoint takes some examples for, as suggestions of round -1, each asked once; {} where
+    no guesses are wanted (`people.first_guess`)."""
+    config, new = tuning.bench.config.people, [e for e in examples if e.id not in tuning.guesses]
+    if tuning.bench.simulation or config.suggestions == "off" or not config.first_guess:
+        return {}
+    if config.first_guess == "endpoint":
+        tuning.guesses.update(_guess_of_endpoint(tuning, new) if new else {})
+    elif new and tuning.bench.fitting.task.classes:
+        tuning.guesses.update(_guess_of_model(tuning, new))
+    return {e.id: tuning.guesses[e.id] for e in examples if e.id in tuning.guesses}
+
+
+def _guess_of_endpoint(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
+    """Its answers, without probabilities. One that cannot be had is said, and people are asked without."""
+    from guidestar.people.endpoint import endpoint_annotator
+
+    bench, said = tuning.bench, dict[str, Suggestion]()
+    try:
+        with (
+            endpoint_annotator(bench.config, bench.fitting.task, tuning.store, say=bench.progress.say) as ask,
+            tuning.clock(0, "suggest", len(examples)) as tick,
+        ):
+            ask.prefetch(examples)
+            for i, example in enumerate(examples, 1):
+                if isinstance(answer := ask(example), Label):
+                    said[example.id] = Suggestion(answer.answer, {}, -1)
+                tick(i, len(examples))
+    except GuidestarError as error:
+        bench.progress.say(f"warning: no further first guess: {error}")
+    return said
+
+
+def _guess_of_model(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
+    """By the labels' words, and where the model has none (an encoder) by which label's name and description its own
+    embeddings put nearest."""
     task, base = tuning.bench.fitting.task, tuning.base()
     with tuning.clock(0, "suggest", len(examples)) as tick:
         if base.can(LABELS):
@@ -96,8 +145,8 @@ def keep_suggestions(tuning: Tuning, r: int) -> None:
     unseen = bench.simulation or bench.config.people.suggestions == "off"
     if store.has_suggestions(r):
         return
-    if r == 0 and bench.config.people.first_guess and not unseen and bench.fitting.task.classes:
-        store.add_suggestions(r, first_guess(tuning, [store.example(pick.id) for pick in store.query(r).picks]))
+    if r == 0 and (said := first_guess(tuning, [store.example(pick.id) for pick in store.query(r).picks])):
+        store.add_suggestions(r, said)
     if r <= store.relabels.since:  # no model has learned the present labels
         return
     if unseen and not any("random" in pick.details for pick in store.query(r).picks):

@@ -131,7 +131,7 @@ def _read(c: Course) -> Amounts:
 
 
 def _read_to_measure(c: Course) -> Amounts:
-    already = c.begun or any(_read(c).values()) or c.family != "choice"
+    already = c.begun or any(_read(c).values()) or c.answers != "labels"
     return {"base labels": c.pool * (not already and bool(c.head) and c.test > 0 and c.pool <= BASELINE_POOL)}
 
 

@@ -23,6 +23,9 @@ def settle() -> None:
         torch.cuda.synchronize()
 
 
+_TELLING = 5  # steps from which on their pace tells the rest; the first ones wait for much that comes once
+
+
 class Progress(Protocol):
     """Where a run's news go."""
 
@@ -67,7 +70,8 @@ class Plain:
             if now - last >= self.every and done < total:
                 last = now
                 rate = done / (now - start)
-                self.say(f"  {name} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
+                left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if done >= _TELLING else ""
+                self.say(f"  {name} {done}/{total}{left}")
 
         yield tick
 

@@ -89,7 +89,10 @@ def write_config(
     check_output(config, is_configuration, "a configuration")
     looked = look(data)
     about = {label: text for label, text in labels.items() if text} if isinstance(labels, Mapping) else {}
-    guess = replace(_guess(data, looked, answer, text, None if labels is None else list(labels)), about=about)
+    guess = replace(
+        _guess(data, looked, answer, text, None if labels is None else list(labels), "task.kind=multi_label" in keys),
+        about=about,
+    )
     notes = _notes(named.name, guess, guessed=answer is None)
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
@@ -119,13 +122,17 @@ def following(config: str, asked: bool, ready: bool) -> str:
 # --- guessing -------------------------------------------------------------------------------------
 
 
-def _guess(data: Path, looked: Look, named: str | None, text: str | None, labels: Sequence[str] | None) -> _Guess:
+def _guess(
+    data: Path, looked: Look, named: str | None, text: str | None, labels: Sequence[str] | None, several: bool
+) -> _Guess:
     given, texts = list(labels or []), text.split(",") if text and text not in looked.cells else [text] if text else []
     for option, names in (("answer", [named] if named and named != NO_COLUMN else []), ("text", texts)):
         for name in names:
             if name not in looked.cells and not (looked.messages and name in (CONVERSATION, RESPONSE)):
                 raise ConfigError(f"--{option} {name}: no such column; {allowed(looked.columns, name)}")
     answer = Answer(None) if named == NO_COLUMN else answer_of(looked, named, given)
+    if several and answer.column is None:
+        answer = replace(answer, kind="multi_label")
     if given and answer.kind not in _LABELLED:
         raise ConfigError(
             f"--labels: the answers in {answer.column!r} are no choice but {_KINDS[answer.kind]}; leave it out"
@@ -188,11 +195,14 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
         notes.append(
             f"{looked.messages} holds conversations: the assistant's last message is the answer (data.messages)"
         )
-    joined = ", ".join(guess.texts)
+    joined, asked = (
+        ", ".join(guess.texts),
+        "labels, any number for a text," if answer.kind == "multi_label" else "labels",
+    )
     notes.append(
         f"{text}: {joined}; answer: {answer.column} ({what[answer.kind]})"
         if answer.column
-        else f"{text}: {joined}; no answer column: labels will be asked for"
+        else f"{text}: {joined}; no answer column: {asked} will be asked for"
     )
     numbers = [c for c in looked.columns if is_numbers(looked.cells[c]) and c != id_of(looked, guess.texts)]
     if answer.column is None and guessed and numbers:
@@ -247,7 +257,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     given = looked.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
     budget = given + max(8, min(400, (looked.rows - given) // 2))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
-    lean = guess.encoder and answer.kind == "choice"
+    lean = guess.encoder  # which is taken where labels are told apart
     warm = max(2, min(20 if lean else 100, budget // 4))
     columns, template = _template(guess, chat)
     labels: list[str] | None = guess.labels if looked.rows < LOOK or not answer.column else []

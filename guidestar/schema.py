@@ -191,9 +191,10 @@ class PeopleConfig(Section):
     agreement is measured, else shown."""
     descriptions: dict[str, str] = Field(default_factory=dict)
     """Label -> what it means, in a few words: beside its key, told to an endpoint, and read for a first guess."""
-    first_guess: bool = False
-    """Let the untuned model guess the labels of the first questions, too. Such a guess is often wrong (`docs/labelling.md`),
-    so it is hidden until somebody asks for it."""
+    first_guess: bool | Literal["endpoint"] = False
+    """Let the untuned model, or the endpoint of `endpoint`, guess the labels of the first questions, too. The guessed labels
+    are asked for in turn, so that the first answers meet them all. Such a guess is often wrong (`docs/labelling.md`), so it
+    is hidden until somebody asks for it."""
     lease: float = Field(15.0, gt=0)
     """Minutes for which an example shown to one annotator is kept from the others."""
 
@@ -321,9 +322,10 @@ class RunConfig(Section):
                 )
             )
         problems += impossible(self.train, self.peft, self.model, self.engines)
-        if self.annotator == "endpoint":
+        guess = self.people.first_guess == "endpoint"
+        if self.annotator == "endpoint" or guess:
             problems += [
-                (f"endpoint.{key}", "is missing; annotator: endpoint needs it")
+                (f"endpoint.{key}", f"is missing; {'people.first_guess' if guess else 'annotator'}: endpoint needs it")
                 for key in ("url", "model")
                 if getattr(self.endpoint, key) is None
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,13 +22,14 @@ from guidestar.phases import BASELINE_POOL, Clock
 from guidestar.query import probe
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
-from guidestar.records import Array, Example, Label
+from guidestar.records import Array, Example, Label, Suggestion
 from guidestar.rng import generator, phase_seed
 from guidestar.store.cache import Cache
 from guidestar.store.files import read_arrays
 from guidestar.store.likeness import keep_points
 from guidestar.store.same_start import keep_start, same_start
 from guidestar.store.store import Store
+from guidestar.tasks import scored_labels
 
 
 def need_present_labels(store: Store, round: int) -> None:
@@ -49,6 +50,7 @@ class Tuning:
     recipe: Recipe
     seed: int
     clock: Clock
+    guesses: dict[str, Suggestion] = field(default_factory=dict, repr=False, compare=False)  # of round 0, by example
 
     # --- who answers ---
 
@@ -102,7 +104,7 @@ class Tuning:
         choosing: not where label words answer, nor in a large pool that no strategy reads."""
         dataset = self.bench.fitting
         small = bool(self.engine.head) and len(dataset.pool) <= BASELINE_POOL
-        return bool(dataset.task.classes) and (self.recipe.model == "frozen" or small)
+        return bool(scored_labels(dataset.task)) and (self.recipe.model == "frozen" or small)
 
     # --- what is learned from ---
 

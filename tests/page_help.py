@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,15 @@ QUESTIONS = (
     "Who invented the instant Polaroid camera ?",
 )
 TOKEN, SECRET = "t" * 43, "s" * 43
+
+
+def until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What a look comes to, once it is something."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+    return found
 
 
 def examples(texts: Sequence[str], start: int = 0) -> dict[str, Example]:

@@ -56,6 +56,17 @@ def test_too_few_rounds_promise_nothing(tmp_path: Path) -> None:
     assert then == f"next: go on where it stopped: guidestar run {tmp_path}"
 
 
+def test_a_run_of_the_command_line_that_has_not_begun_is_what_comes_next(tmp_path: Path) -> None:
+    """The seeds of the command line stand in the copy of the configuration."""
+    build(tmp_path, "star", 0, synthetic=False)
+    done = lines(tmp_path)[-1]
+    copy = {"out": ".", "strategies": ["star"], "seeds": [0], "data": {"pool": "a.csv", "template": "{text}"}}
+    for seeds in ([0], [0, 1]):
+        (tmp_path / "config.yaml").write_text(json.dumps(copy | {"seeds": seeds, "task": {"kind": "text"}}))
+        then = lines(tmp_path)[-1] if seeds == [0] else next(s for s in lines(tmp_path) if s.startswith("next: "))
+        assert then == (done if seeds == [0] else f"next: go on where it stopped: guidestar run {tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("share", "said"), [(0.95, ", no better than always"), (0.85, ", not clearly better than always")]
 )

@@ -90,14 +90,14 @@ class TestProbed(ScorerContract):
     @pytest.fixture
     def scorer(self, encoder: Any, tmp_path: Path) -> Scorer:
         labelled = [(e, LABELS[i % 2]) for i, e in enumerate(examples()[:6])]
-        return Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path / "f"), labelled, LABELS, GENERATOR)
+        return Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path / "f"), labelled, choice(), GENERATOR)
 
 
 class TestOfACausalModel(TestProbed):
     @pytest.fixture
     def scorer(self, base: Any, tmp_path: Path) -> Scorer:
         labelled = [(e, LABELS[i % 2]) for i, e in enumerate(examples()[:6])]
-        return Probed.of(frozen(OwnScorer(base, choice()), tmp_path / "f"), labelled, LABELS, GENERATOR)
+        return Probed.of(frozen(OwnScorer(base, choice()), tmp_path / "f"), labelled, choice(), GENERATOR)
 
 
 def test_what_was_read_needs_no_model_any_more(encoder: Any, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_was_read_needs_no_model_any_more(encoder: Any, tmp_path: Path) -> 
 
 
 def test_without_a_label_it_knows_where_texts_lie_and_no_label(encoder: Any, tmp_path: Path) -> None:
-    found = Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path), [], LABELS, GENERATOR)
+    found = Probed.of(frozen(OwnScorer(encoder, choice()), tmp_path), [], choice(), GENERATOR)
     assert found.can(Ask.of(["embedding"]))
     assert "no labelled example yet" in str(found.refusal(Ask.of(["label_log_probs"])))
 
@@ -120,10 +120,10 @@ def test_baselines_are_fitted_to_the_labels_and_measured_on_the_test_set(encoder
     known = [(e, LABELS[i % 2]) for i, e in enumerate(examples())]
     turned = [(e, LABELS[1 - i % 2]) for i, e in enumerate(examples())]
     features = frozen(OwnScorer(encoder, choice()), tmp_path)
-    right = baselines(features, known, known, LABELS, np.random.default_rng(0))
+    right = baselines(features, known, known, choice(), np.random.default_rng(0))
     assert right["frozen_accuracy"] == 1.0
     assert right["class_means_accuracy"] >= 0.75
-    wrong = baselines(features, known, turned, LABELS, np.random.default_rng(0))
+    wrong = baselines(features, known, turned, choice(), np.random.default_rng(0))
     assert {name: 1 - value for name, value in right.items()} == wrong
 
 

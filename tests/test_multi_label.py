@@ -20,6 +20,7 @@ from guidestar.asking.each import EachLabel, asked
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError, DataError
 from guidestar.publish import publish
+from guidestar.query import probe
 from guidestar.query.measures import MEASURES, evaluate_measure, measure_problems
 from guidestar.query.prototypes import label_prototypes, prototype_log_probs
 from guidestar.query.recipes import STRATEGIES, check
@@ -111,6 +112,7 @@ def test_every_strategy_works_or_says_why_not() -> None:
     assert "star" not in refused
     assert "entropy" not in refused
     assert "random" not in refused
+    assert "lean" not in refused
     for name in ("badge", "batch_bald", "cal"):
         assert any("is not defined for the task kind 'multi_label'" in p for p in refused[name]), name
 
@@ -127,6 +129,27 @@ def test_prototypes_of_each_label() -> None:
         label_prototypes(points, known, [("a",), ("b",), ("b",), ("a",), ("b",)], ("a", "b"), several=False),
         prototype_log_probs(points, known, np.array([0, 1, 1, 0, 1]), 2),
     )
+
+
+@examples(max_examples=20, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_a_classifier_of_several_labels_is_one_regression_for_each(m: int, labels: int, seed: int) -> None:
+    """Also where a label holds for none or for all of the labelled texts."""
+    rng = np.random.default_rng(seed)
+    points, others, held = rng.normal(size=(m, 3)), rng.normal(size=(5, 3)), rng.integers(0, 2, (m, labels))
+    found = probe.fit_each(points, held, np.random.default_rng(1))
+    logs, (weights, constants), again = found.log_probs(others), found.head, np.random.default_rng(1)
+    assert logs.shape == (5, labels, 2)
+    np.testing.assert_allclose(np.exp(logs).sum(-1), 1.0)
+    for c in range(labels):
+        alone = probe.fit(points, held[:, c], 2, again)
+        np.testing.assert_array_equal(logs[:, c], alone.log_probs(others))
+        odds = others @ weights[:, c] + constants[c]
+        if 0 < held[:, c].sum() < m:
+            shown = probe.smoothed(np.stack([np.zeros(5), odds], axis=1), m)
+            np.testing.assert_allclose(logs[:, c], shown, atol=1e-5)
+        else:
+            assert ((odds > 0) == bool(held[0, c])).all()
 
 
 # --- the loop ---------------------------------------------------------------------------------------
@@ -158,12 +181,13 @@ def settings(make_config: MakeConfig, folder: Path, **changes: Any) -> dict[str,
 @pytest.mark.parametrize("head", [True, False], ids=["head", "words"])
 def test_a_run_through_the_loop(make_config: MakeConfig, tmp_path: Path, tiny_encoder_folder: Path, head: bool) -> None:
     model = {"model": {"name": str(tiny_encoder_folder), "dtype": "float32"}} if head else {}
-    config = settings(make_config, tmp_path, **model, strategies=["star", "margin", "random", "k_means"])
+    config = settings(make_config, tmp_path, **model, strategies=["star", "margin", "random", "k_means", "lean"])
     assert set(loop.run(config).values()) == {Finished(Stop.BUDGET)}
     for name, dump in dumps(config["out"]).items():
         values = [json.loads(values) for _, _, values in dump["metrics"]]
         assert len(values) == 3, name
         assert all({"accuracy", "micro_f1", "macro_f1"} <= one.keys() for one in values), name
+        assert all(("frozen_accuracy" in one) == (head or name == "lean-seed0") for one in values), name
     with Store.open(Path(config["out"]) / "star-seed0") as store:
         assert store.facts["task"] == {
             "kind": "multi_label",
@@ -188,6 +212,19 @@ def test_a_head_learns_two_attributes(make_config: MakeConfig, tmp_path: Path, t
     always = max(task.measures([answer] * 60, gold)["micro_f1"] for answer in ("coloured; sized", "coloured", "sized"))
     values = [json.loads(v) for _, _, v in next(iter(dumps(config["out"]).values()))["metrics"]]
     assert values[-1]["micro_f1"] > always + 0.1, (values, always)
+
+
+def test_a_head_on_features_starts_as_the_classifier(
+    make_config: MakeConfig, tmp_path: Path, tiny_encoder_folder: Path
+) -> None:
+    """Without a step of training it says what the regressions say."""
+    model = {"name": str(tiny_encoder_folder), "dtype": "float32", "head": "features"}
+    train = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-12}
+    query = {"warm_start": 40, "batch": 10, "budget": 40, "candidates": None}
+    config = settings(make_config, tmp_path, model=model, train=train) | {"query": query, "strategies": ["lean"]}
+    loop.run(config)
+    values = [json.loads(v) for _, _, v in next(iter(dumps(config["out"]).values()))["metrics"]][-1]
+    assert values["accuracy"] == pytest.approx(values["frozen_accuracy"], abs=0.03)
 
 
 def assert_published_says_the_same(config: dict[str, Any], name: str, folder: Path) -> None:

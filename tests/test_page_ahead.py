@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from page_client import IDS, decision, following, ids_of, label_all, post, save
-from page_help import LABELS, QUESTIONS, examples, make_run
+from page_help import LABELS, QUESTIONS, examples, make_run, until
 from starlette.testclient import TestClient
 
 from guidestar import config as configs
@@ -29,14 +29,6 @@ SLEEPS = "import time; print('train 5/20, 1.0/s, 200 s left', flush=True); time.
 
 def trainer(folder: Path, program: str = SLEEPS) -> Trainer:
     return Trainer(folder, command=[sys.executable, "-c", program])
-
-
-def until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
-    return found
 
 
 def reserve(run: Path, round: int, count: int = 10) -> list[str]:

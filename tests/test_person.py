@@ -14,9 +14,11 @@ from conftest import LABELS
 from loops import CHOICE, SMALL, MakeConfig, nothing_stays, quick, unlabelled_data, write_csv  # noqa: F401 - fixtures
 from page_client import following, label_all, post
 from page_help import QUESTIONS, examples, make_run
+from test_endpoint import Server, completion, server  # noqa: F401 - a fixture
 
 from guidestar import config as configs
 from guidestar.asking import Ask
+from guidestar.bench import Bench, read_config
 from guidestar.data.formats import Row
 from guidestar.data.messages import CONVERSATION, opened, turns_in
 from guidestar.data.prompts import Template
@@ -64,12 +66,42 @@ def test_descriptions_go_into_the_configuration_and_stand_beside_the_keys(
     assert "Which of these: billing (money), other?" in loaded.data.template, "a language model reads long texts"
     assert loaded.key() == configs.load(config, ["people.descriptions={}"]).key(), "they may change while a run lasts"
     config, _ = write_config(data, tmp_path / "without.yaml")
+    assert not (Setup(config).asked() or {})["several"]
     Setup(config).give(["billing = money", "other"])
     assert configs.load(config).people.descriptions == {"billing": "money"}
     assert configs.load(config).task.labels == ["billing", "other"]
     run = make_run(tmp_path, people={"descriptions": {"HUM": "a person"}})
     labels = post(open_page(run), "state", {"annotator": "ann"})["task"]["labels"]
     assert {one["label"]: one["about"] for one in labels if one["about"]} == {"HUM": "a person"}
+
+
+def test_several_labels_are_asked_for_on_the_command_line_or_on_the_page(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "m.csv", [{"text": f"a short text {i}"} for i in range(40)])
+    written = [write_config(data, tmp_path / "a.yaml", labels=["a", "b"], keys=["task.kind=multi_label"])[0]]
+    for name, keys in (("b", ()), ("c", ["task.kind=multi_label"])):
+        written.append(write_config(data, tmp_path / f"{name}.yaml", keys=keys)[0])
+        assert (Setup(written[-1]).asked() or {})["several"] is bool(keys)
+        Setup(written[-1]).give(["a", "b"], several=True)
+    for config in map(configs.load, written):
+        assert (config.task.kind, config.task.labels) == ("multi_label", ["a", "b"])
+        assert [s.title for s in config.strategies] == ["lean"], "questions as fast as for classes"
+    again, _ = write_config(data, tmp_path / "d.yaml", keys=["task.kind=multi_label"])
+    Setup(again).give(["a", "b"], several=False)
+    assert configs.load(again).task.kind == "choice"
+
+
+def test_a_column_of_words_is_no_column_of_numbers(
+    make_config: MakeConfig, unlabelled: dict[str, Any], tmp_path: Path
+) -> None:
+    """One sentence, and not one for each row."""
+    data = write_csv(tmp_path / "m.csv", [{"text": f"text {i}", "kind": "a" if i % 3 else "b"} for i in range(90)])
+    section = {**unlabelled, "pool": str(data), "template": "{text}", "answer": "kind"}
+    config = make_config(data=section, task={"kind": "number"})
+    with pytest.raises(
+        DataError, match=r"the same holds of 90 of 90 answers, so task.kind 'number' does not fit"
+    ) as told:
+        Bench(read_config(config)).dataset  # noqa: B018
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("encoder", [False, True])
@@ -90,6 +122,8 @@ def test_a_first_guess_is_of_the_untuned_model_and_marked(
         assert said.keys() == {e.id for e in asked}
         assert {s.round for s in said.values()} == {-1}
         assert said == first_guess(run.tuning, asked)
+        met = [said[e.id].answer for e in asked]
+        assert len(set(met[: len(set(met))])) == len(set(met)), "each guessed label once, before any comes again"
         board = Board(run.store, people_of(run.folder.parent), lambda: 0.0)
         shown = example(board, asked[0].id, "ann")["suggestion"]
         assert shown["guess"]
@@ -105,6 +139,40 @@ def test_a_first_guess_is_of_the_untuned_model_and_marked(
             units = np.array([row / np.linalg.norm(row) for row in rows])
             nearest = (units[len(names) :] @ units[: len(names)].T).argmax(axis=1)
             assert [said[e.id].answer for e in asked] == [LABELS[i] for i in nearest]
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_first_guess_of_an_endpoint_orders_the_questions(
+    make_config: MakeConfig,
+    unlabelled: dict[str, Any],
+    server: Server,  # noqa: F811
+    away: bool,
+) -> None:
+    """One paid request an example, labels in turn, marked as the model's that guessed; without an answer people are asked all
+    the same."""
+
+    def says(request: dict[str, Any], number: int) -> tuple[int, dict[str, str], Any]:
+        told = request["messages"][1]["content"]
+        return (401, {}, {}) if away else completion(LABELS[sum(map(ord, told)) % len(LABELS)])
+
+    server.script = says
+    config = make_config(
+        **{**SMALL, "data": unlabelled, "task": CHOICE, "annotator": "people", "strategies": ["random"],
+           "people": {"first_guess": "endpoint"}, "endpoint": {"url": server.url, "model": "toy", "key": "TEST_KEY"}}
+    )  # fmt: skip
+    with Run(config) as run:
+        asked, said = run.ask(), run.store.suggestions()
+        assert asked
+        if away:
+            assert not said
+            return
+        assert len(server.requests) == len(asked) == len(said)
+        turns = [said[e.id].answer for e in asked]
+        rounds = [turns[:i].count(label) for i, label in enumerate(turns)]
+        assert rounds == sorted(rounds), "no label comes again before all others that were guessed have come"
+        board = Board(run.store, people_of(run.folder.parent), lambda: 0.0)
+        shown = example(board, asked[0].id, "ann")["suggestion"]
+        assert shown == {"text": turns[0], "probability": None, "guess": "toy"}
 
 
 # --- how a run ends -------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def test_it_is_the_head_on_the_views_of_single_texts(kind: str) -> None:
 
 def start_of(base: BaseModel, place: Path) -> tuple[Any, Probed]:
     frozen = Frozen(OwnScorer(base, choice()), [*examples(), *(e for e, _ in LABELLED)], Cache(place))
-    start = frozen.head_start(LABELLED, LABELS, np.random.default_rng(0))
-    return start, Probed.of(frozen, LABELLED, LABELS, np.random.default_rng(0))
+    start = frozen.head_start(LABELLED, choice(), np.random.default_rng(0))
+    return start, Probed.of(frozen, LABELLED, choice(), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("peft", [LORA, FULL, {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}])

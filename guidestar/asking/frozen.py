@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 
 from guidestar.asking.scorer import Ask, Scorer, silent
-from guidestar.asking.trainer import HeadStart
+from guidestar.asking.trainer import HeadStart, Labelled
 from guidestar.asking.wrappers import PART, question
 from guidestar.data.table import ids_of
 from guidestar.progress import Tick, behind
 from guidestar.query import probe
 from guidestar.query.distances import Points
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.prototypes import label_prototypes
 from guidestar.query.space import SAMPLE, Space, space_of
 from guidestar.records import Array, Example, Predictions
 from guidestar.rng import generator
 from guidestar.store.cache import Cache
+from guidestar.tasks import Task, several
 
 FEATURES = Ask.of(["features"])
 VIEWS = 2  # counted up where a text's views become others, so that kept ones are not taken for them
@@ -97,36 +98,37 @@ class Frozen:
         self._space.append(Space(arrays["centres"], arrays["directions"]))
         return self._space[0]
 
-    def head_start(
-        self, labelled: Sequence[tuple[Example, str]], labels: Sequence[str], rng: np.random.Generator
-    ) -> HeadStart:
-        """The classifier on these features, fitted to labelled examples, as a head on the features themselves.
+    def fit(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> probe.Probe | probe.EachProbe:
+        """The classifier on these features, fitted to labelled examples; where several labels may hold, one for each of them.
+        rng: of the folds that its temperature is found on."""
+        points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
+        return probe.fit_each(points, right, rng) if several(task) else probe.fit(points, right, len(task.labels), rng)
 
-        A label that nobody has given starts 3 nats below the least likely other.
-        """
-        classes = np.array([labels.index(answer) for _, answer in labelled], dtype=np.intp)
-        fitted = probe.fit(self.points([e for e, _ in labelled]), classes, len(labels), rng)
-        constants = np.where(
-            np.isfinite(fitted.constants), fitted.constants, fitted.constants[np.isfinite(fitted.constants)].min() - 3
-        )
-        space, heat = self.space(), fitted.temperature
-        return HeadStart(space.centres, space.directions @ fitted.weights / heat, constants / heat)
+    def head_start(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> HeadStart:
+        """The classifier, fitted to labelled examples, as a head on the features themselves."""
+        (weights, constants), space = self.fit(labelled, task, rng).head, self.space()
+        return HeadStart(space.centres, space.directions @ weights, constants)
+
+
+def _right(labelled: Labelled, task: Task) -> probe.Classes:
+    """The place of each answer's label, (m,); where several may hold, (m, labels) of 0 and 1."""
+    held = np.array([[label in task.parts(answer) for label in task.labels] for _, answer in labelled], dtype=np.intp)
+    return held if several(task) else held.argmax(axis=1)
 
 
 def baselines(
-    frozen: Frozen, labelled: Sequence[tuple[Example, str]], test: Sequence[tuple[Example, str]], labels: Sequence[str],
-    rng: np.random.Generator,
-) -> dict[str, float]:  # fmt: skip
+    frozen: Frozen, labelled: Labelled, test: Labelled, task: Task, rng: np.random.Generator
+) -> dict[str, float]:
     """What costs no training: accuracy on a test set of the classifier on frozen features, and of the nearest class mean,
     both fitted to the same labels. A tuned model that is not above them has not earned its training."""
-    place = {label: i for i, label in enumerate(labels)}
-    classes, gold = (np.array([place[answer] for _, answer in pairs], dtype=np.intp) for pairs in (labelled, test))
     known, points = (frozen.points([e for e, _ in pairs]) for pairs in (labelled, test))
+    parts, right = [task.parts(answer) for _, answer in labelled], _right(test, task)
     said = {
-        "frozen_accuracy": probe.fit(known, classes, len(labels), rng).log_probs(points),
-        "class_means_accuracy": prototype_log_probs(points, known, classes, len(labels)),
+        "frozen_accuracy": frozen.fit(labelled, task, rng).log_probs(points),
+        "class_means_accuracy": label_prototypes(points, known, parts, task.labels, several(task)),
     }
-    return {name: float((log_probs.argmax(axis=1) == gold).mean()) for name, log_probs in said.items()}
+    hits = {name: (log_probs.argmax(axis=-1) == right).reshape(len(test), -1) for name, log_probs in said.items()}
+    return {name: float(hit.all(axis=1).mean()) for name, hit in hits.items()}
 
 
 @final
@@ -138,20 +140,13 @@ class Probed(Scorer):
     """
 
     frozen: Frozen
-    fitted: probe.Probe | None
+    fitted: probe.Probe | probe.EachProbe | None
     names: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, frozen: Frozen, labelled: Iterable[tuple[Example, str]], labels: Sequence[str], rng: np.random.Generator
-    ) -> Probed:
+    def of(cls, frozen: Frozen, labelled: Labelled, task: Task, rng: np.random.Generator) -> Probed:
         """Fitted to labelled examples; rng: of the folds that its temperature is found on."""
-        pairs, place = list(labelled), {label: i for i, label in enumerate(labels)}
-        if not pairs:
-            return cls(frozen, None, tuple(labels))
-        classes = np.array([place[answer] for _, answer in pairs], dtype=np.intp)
-        points = frozen.points([e for e, _ in pairs])
-        return cls(frozen, probe.fit(points, classes, len(labels), rng), tuple(labels))
+        return cls(frozen, frozen.fit(labelled, task, rng) if labelled else None, tuple(task.labels))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -182,6 +177,7 @@ class Probed(Scorer):
     def plain(self) -> dict[str, Any]:
         facts = {**self.frozen.scorer.plain(), "probe": None, "labels": list(self.names)}
         if self.fitted is not None:
-            fitted = self.fitted
-            facts["probe"] = hashlib.sha256(fitted.weights.tobytes() + fitted.constants.tobytes()).hexdigest()
+            each = self.fitted.each if isinstance(self.fitted, probe.EachProbe) else (self.fitted,)
+            numbers = b"".join(one.weights.tobytes() + one.constants.tobytes() for one in each)
+            facts["probe"] = hashlib.sha256(numbers).hexdigest()
         return facts

@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
             "a file of texts, for which a configuration is written; a configuration; or the folder of a run"),
         keys("keys to change, for example query.budget=200"),
         arg("--labels", "A,B,…", "for a file of texts: the labels, or 'a = what it means; b'; without them the page asks"),
+        flag("--several", "for a file of texts: any number of the labels may hold for one text"),
         arg("--train", None, "fine-tune in a process of its own after every round; default: yes, but for the folder of a run",
             action=argparse.BooleanOptionalAction, default=None),
         arg("--annotator", "NAME", "your name in the record; without it the page asks"),
@@ -107,8 +108,14 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
 
     config = config_beside(data)
     labels = read_labels(options.labels) if options.labels else None
+    overrides = [*options.overrides, *(["task.kind=multi_label"] if options.several else [])]
     if config.exists():
-        there = read_file(config)[0].get("task", {}).get("labels") or []
+        task = read_file(config)[0].get("task", {})
+        if options.several and task.get("kind") != "multi_label":
+            raise ConfigError(
+                f"{config}: exists already, and there one label holds for a text; write task.kind: multi_label there"
+            )
+        there = task.get("labels") or []
         if labels and list(labels) != [str(label) for label in there]:
             raise ConfigError(
                 f"{config}: exists already, with the labels {', '.join(map(str, there)) or 'of the file'}; --labels says "
@@ -116,7 +123,7 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
             )
         say(f"{config} is there already and is used")
         return config, []
-    config, found = write_config(data, None, labels=labels, keys=options.overrides)
+    config, found = write_config(data, None, labels=labels, keys=overrides)
     for note in found["notes"]:
         say(note)
     say(f"wrote {config}")

@@ -20,7 +20,7 @@ from guidestar.config import DataConfig, RunConfig, TaskConfig, fingerprint
 from guidestar.data.formats import Row, read_rows
 from guidestar.data.forms import differences, nearly_shared
 from guidestar.data.messages import opened
-from guidestar.data.parts import Part, limited, raise_all, split_off, without_repeats, without_shared
+from guidestar.data.parts import SHOWN, Part, limited, raise_all, split_off, without_repeats, without_shared
 from guidestar.data.presets import Normalise, apply_preset
 from guidestar.data.prompts import Template, answer_column
 from guidestar.data.table import IN_MEMORY, Gold, Keep, Pool, Read, Table, keep
@@ -319,7 +319,14 @@ def _with_gold(tables: Mapping[str, Table], task: Task) -> tuple[dict[str, Part]
         except DataError as error:
             return str(error)
 
-    raise_all(problem(*one) for one in sorted(wrong, key=lambda pair: (order.index(id(pair[0])), pair[1])))
+    wrong.sort(key=lambda pair: (order.index(id(pair[0])), pair[1]))
+    answered = sum(int((table.codes >= 0).sum()) for table in tables.values())
+    if len(wrong) > max(SHOWN, answered // 2):  # the column is no such column: one sentence says more than many
+        raise DataError(
+            f"{problem(*wrong[0])}; the same holds of {len(wrong)} of {answered} answers, so task.kind {task.kind!r} does not "
+            "fit this column (data.answer)"
+        )
+    raise_all(problem(*one) for one in wrong)
     parts = {n: Part(t, np.arange(len(t)), coded[n], list(places)) for n, t in tables.items()}
     return parts, _spellings(spelled, task)
 

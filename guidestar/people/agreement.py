@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidestar.metrics.agreement import confusion, krippendorff_alpha, pairwise, per_class_agreement
+from guidestar.metrics.agreement import Unit, confusion, krippendorff_alpha, pairwise, per_class_agreement
 from guidestar.people.endpoint import MACHINE
 from guidestar.people.ledger import endpoint_usage
 from guidestar.people.page.board import Board
@@ -16,6 +16,7 @@ from guidestar.people.page.desk import experiment_of, people_of
 from guidestar.people.terminal import printable
 from guidestar.records import Label, Skip
 from guidestar.store import Store, find_run
+from guidestar.tasks import Task
 from guidestar.words import count, percent, shortened
 
 LEVEL = 0.95
@@ -41,8 +42,7 @@ def agreement_of(run: Path) -> dict[str, Any]:
             for id, one in given.items()
         }  # fmt: skip
         every = [{who: board.task.compared(answer) for who, answer in one.items()} for one in labels.values()]
-        people = [{who: answer for who, answer in unit.items() if _is_person(who)} for unit in every]
-        found = krippendorff_alpha(people, level=LEVEL)
+        people = [{who: answer for who, answer in unit.items() if is_person(who)} for unit in every]
         contested = [
             id for id, unit in zip(labels, people, strict=True) if len(set(unit.values())) > 1
         ]  # fmt: skip
@@ -53,22 +53,7 @@ def agreement_of(run: Path) -> dict[str, Any]:
             "labelled": sum(isinstance(answer, Label) for answer in store.annotations.answers().values()),
             "annotators": _annotators(given),
             "sources": _sources(store, given),
-            "alpha": found.alpha,
-            "low": found.low,
-            "high": found.high,
-            "level": LEVEL,
-            "observed": found.observed,
-            "compared": found.units,
-            "people": found.annotators,
-            "classes": {name: one._asdict() for name, one in per_class_agreement(people).items()}
-            if board.task.classes
-            else {},
-            "pairs": [{"annotators": list(pair), **one._asdict()} for pair, one in pairwise(every).items()],
-            "confused": [
-                {"labels": list(pair), "count": count}
-                for pair, count in confusion(people).items()
-                if board.task.classes
-            ],
+            **measured(people, every, board.task),
             "one_skipped": sum(_skipped_by_one(one) for one in given.values()),
             "disagreements": [
                 {"id": id, "where": store.example(id).where, "text": store.example(id).prompt, "answers": labels[id]}
@@ -81,6 +66,25 @@ def agreement_of(run: Path) -> dict[str, Any]:
             ],
             "endpoint": endpoint_usage(folder),
         }
+
+
+def measured(people: Sequence[Unit], every: Sequence[Unit], task: Task) -> dict[str, Any]:
+    """How far people agree, and every two annotators, as JSON-able numbers. people, every: of each example, annotator -> what
+    of their answer is compared."""
+    found = krippendorff_alpha(people, level=LEVEL)
+    by_label = people if task.classes else []
+    return {
+        "alpha": found.alpha, "low": found.low, "high": found.high, "level": LEVEL, "observed": found.observed,
+        "compared": found.units, "people": found.annotators,
+        "classes": {name: one._asdict() for name, one in per_class_agreement(by_label).items()},
+        "pairs": [{"annotators": list(pair), **one._asdict()} for pair, one in pairwise(every).items()],
+        "confused": [{"labels": list(pair), "count": times} for pair, times in confusion(by_label).items()],
+    }  # fmt: skip
+
+
+def is_person(annotator: str) -> bool:
+    """Whether somebody and no program answered under this name."""
+    return annotator != "oracle" and not annotator.startswith(MACHINE)
 
 
 def agreement_text(facts: Mapping[str, Any]) -> str:
@@ -100,10 +104,6 @@ def agreement_text(facts: Mapping[str, Any]) -> str:
 
 
 # --- facts --------------------------------------------------------------------------------------
-
-
-def _is_person(annotator: str) -> bool:
-    return annotator != "oracle" and not annotator.startswith(MACHINE)
 
 
 def _annotators(given: Mapping[str, Mapping[str, Label | Skip]]) -> dict[str, dict[str, int]]:
@@ -127,7 +127,7 @@ def _sources(store: Store, given: Mapping[str, Mapping[str, Label | Skip]]) -> d
 
 def _skipped_by_one(one: Mapping[str, Label | Skip]) -> bool:
     """Whether a person labelled what another person skipped."""
-    kinds = {type(answer) for who, answer in one.items() if _is_person(who)}
+    kinds = {type(answer) for who, answer in one.items() if is_person(who)}
     return len(kinds) > 1
 
 

@@ -92,7 +92,7 @@ class Chat:
             timeout=config.timeout,
             follow_redirects=False,
             # A proxy of the environment must not see what goes to this machine in the open.
-            trust_env=not _is_loopback(parts.hostname or ""),
+            trust_env=not is_loopback(parts.hostname or ""),
             limits=httpx.Limits(max_connections=config.parallel, max_keepalive_connections=config.parallel),
         )
 
@@ -250,7 +250,7 @@ def checked_address(url: str, key_name: str | None) -> SplitResult:
             f"endpoint.url for {host} holds a name, a password, a ? or a #; allowed: scheme, host, port and path. "
             "The key belongs into the environment variable that endpoint.key names"
         )
-    if parts.scheme == "http" and key_name is not None and not _is_loopback(host):
+    if parts.scheme == "http" and key_name is not None and not is_loopback(host):
         raise ConfigError(
             f"endpoint.url is http://{parts.netloc}, and {key_name} holds a key, which anybody on the way could read; "
             f"use https, or an address of this machine, or name an unset variable in endpoint.key"
@@ -277,13 +277,12 @@ def _key_in(variable: str) -> str | None:
     return key or None
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be reached, or reaches it, under an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host.lower() == "localhost"
 
 
 def _retry_after(value: str | None) -> float:

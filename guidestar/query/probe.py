@@ -42,6 +42,31 @@ class Probe:
             logs[part] = smoothed(scores / self.temperature, self.labelled)
         return logs
 
+    @property
+    def head(self) -> tuple[Array, Array]:
+        """Weights and constants, divided by the temperature. A label that nobody has given starts 3 nats below the least
+        likely other."""
+        known = np.isfinite(self.constants)
+        constants = np.where(known, self.constants, self.constants[known].min() - 3)
+        return self.weights / self.temperature, constants / self.temperature
+
+
+@dataclass(frozen=True)
+class EachProbe:
+    """A probe for each of several labels, of whether it holds: 0 or 1."""
+
+    each: tuple[Probe, ...]
+
+    def log_probs(self, points: Array) -> Array:
+        """Natural logs of "does not hold" and "holds", (n, width) -> (n, labels, 2)."""
+        return np.stack([one.log_probs(points) for one in self.each], axis=1)
+
+    @property
+    def head(self) -> tuple[Array, Array]:
+        """The log-odds that each label holds, as weights (width, labels) and constants (labels,)."""
+        heads = [one.head for one in self.each]
+        return np.stack([w[:, 1] - w[:, 0] for w, _ in heads], axis=1), np.array([c[1] - c[0] for _, c in heads])
+
 
 def fit(points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10.0) -> Probe:
     """The probe of some labelled examples, its temperature that of the least out-of-fold log-loss.
@@ -56,6 +81,11 @@ def fit(points: Array, classes: Classes, labels: int, rng: np.random.Generator, 
     weights, constants = _regression(points, classes, labels, strength)
     scores = out_of_fold(points, classes, labels, rng, strength)
     return Probe(weights, constants, temperature(scores, classes), len(classes))
+
+
+def fit_each(points: Array, held: Classes, rng: np.random.Generator) -> EachProbe:
+    """A probe for each label. points: (m, width). held: (m, labels), 1 where the label holds. Raises as `fit` does."""
+    return EachProbe(tuple(fit(points, column, 2, rng) for column in held.T))
 
 
 def out_of_fold(

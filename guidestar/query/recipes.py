@@ -340,10 +340,6 @@ def check(
     if kind not in recipe.selector.tasks:
         allowed_kinds = allowed(sorted(recipe.selector.tasks))
         problems.append(f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed_kinds}")
-    if kind == "multi_label" and recipe.model == "frozen" and name is not None:
-        problems.append(
-            "model is frozen, whose classifier tells classes apart; allowed with multi_label: a tuned model"
-        )
     if recipe.subpool == "anchors" and kind != "choice":
         problems.append(f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice")
     if recipe.balance and kind != "choice":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guidestar import config as configs
+from guidestar.errors import ConfigError
 from guidestar.metrics.forecast import LEAST_ROUNDS
 from guidestar.metrics.statistics import t_interval, wilson
 from guidestar.metrics.verdict import can_claim, least_seeds
@@ -293,22 +295,35 @@ def _cost(known: Known, strategy: str) -> str:
 # --- what to do next ------------------------------------------------------------------------------
 
 
+def _not_begun(known: Known) -> bool:
+    """Whether the configuration that the folder keeps, with the keys of the command line, names a run that is not there."""
+    if not (known.folder / configs.CONFIG_FILE).is_file():  # the folder of one run
+        return False
+    try:
+        config = configs.load(known.folder)
+    except ConfigError:  # of an older version
+        return False
+    there = {(run.strategy, run.seed) for run in known.facts.runs}
+    return any((strategy.title, seed) not in there for strategy in config.strategies for seed in config.seeds)
+
+
 def _next(known: Known) -> Iterator[Step]:
     facts, place = known.facts, shlex.quote(str(known.folder))
     asked = [run for run in facts.runs if run.unanswered and run.due is None and not run.finished]
     single = len(facts.runs) == 1
+    not_begun = _not_begun(known)
     if asked:
         run = known.folder if single else known.folder / asked[0].run
         text = f"answer the {count(asked[0].unanswered, 'question')} that wait{'s' * (asked[0].unanswered == 1)}:"
         yield Step(text, f"guidestar label {shlex.quote(str(run))}")
-    elif any(not run.finished for run in facts.runs):
+    elif any(not run.finished for run in facts.runs) or not_begun:
         yield Step("go on where it stopped:", f"guidestar run {place}")
     weak = bool(facts.warnings) or _frozen_is_better(known)
     if weak:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
     rows = known.compared.comparisons if known.compared else ()
     seeds = max((len(row.seeds) for row in rows), default=0)
-    done = all(run.finished for run in facts.runs)
+    done = all(run.finished for run in facts.runs) and not not_begun
     if done and rows and not can_claim(seeds):
         wanted = ",".join(map(str, range(least_seeds())))
         yield Step(

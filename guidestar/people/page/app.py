@@ -1,4 +1,4 @@
-"""The labelling page as a web application: two pages, a few static files, and one JSON door to the desk."""
+"""The labelling page as a web application: two pages, a few static files, and the JSON calls to the desk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
@@ -37,6 +37,8 @@ _GUIDELINES = 200_000  # characters of the guidelines that are shown
 _LOOK = 1.0  # seconds between two looks at the training
 
 Handler = Callable[[Request], Awaitable[Response]]
+Json = dict[str, Any]
+T = TypeVar("T")
 
 
 def create_app(
@@ -74,7 +76,7 @@ def create_app(
             await asyncio.to_thread(desk.stop)
 
     return Starlette(
-        routes=[*_pages(folder, identity, annotator), *_doors(desk, news, Finder(experiment_of(folder)))],
+        routes=[*_pages(folder, identity, annotator), *_Calls(desk, news).routes()],
         middleware=[Middleware(Guard, keys=keys, hosts=hosts)],
         lifespan=lifespan,
     )
@@ -104,24 +106,28 @@ class _News:
             return await asyncio.to_thread(change_labels, folder, asked.kind, asked.text)
 
     async def watch(self, desk: Desk) -> None:
-        """Look after the training as long as the page is served."""
-        while self.trainer is not None:
+        """Look after the training, and what a finished run reached, as long as the page is served."""
+        while True:
             if self.setup is not None and self.setup.missing:
                 await asyncio.sleep(_LOOK / 10)
                 continue
-            try:
-                work = await asyncio.wrap_future(desk.call(partial(_work, budget=self.trainer.budget)))
-            except NotReady:
-                work = "begin"
-            except Exception:  # a run that cannot be read now may be read in a second
-                work = None
-            try:
-                async with self._alone:
-                    self.state = await asyncio.to_thread(self.trainer.tick, work)
-            except Exception as error:  # whoever looks after the training must outlive what it sees
-                self.state = TrainerState("failed", tail=(f"{type(error).__name__}: {error}",))
+            if self.trainer is not None:
+                await self._look(self.trainer, desk)
             await self._finished(desk)
             await asyncio.sleep(_LOOK)
+
+    async def _look(self, trainer: Trainer, desk: Desk) -> None:
+        try:
+            work = await asyncio.wrap_future(desk.call(partial(_work, budget=trainer.budget)))
+        except NotReady:
+            work = "begin"
+        except Exception:  # a run that cannot be read now may be read in a second
+            work = None
+        try:
+            async with self._alone:
+                self.state = await asyncio.to_thread(trainer.tick, work)
+        except Exception as error:  # whoever looks after the training must outlive what it sees
+            self.state = TrainerState("failed", tail=(f"{type(error).__name__}: {error}",))
 
     async def _finished(self, desk: Desk) -> None:
         """Learn once, and after each change of a label, what a finished run reached."""
@@ -184,10 +190,9 @@ def _pages(folder: Path, identity: str, annotator: str | None) -> list[Route]:
 
     async def file(request: Request) -> Response:
         """From the table above; no name of a request ever becomes a path."""
-        found = static.get(request.path_params["name"])
-        if found is None:
+        if (kept := static.get(request.path_params["name"])) is None:
             raise HTTPException(404)
-        return Response(found[0], media_type=found[1])
+        return Response(kept[0], media_type=kept[1])
 
     return [
         Route("/", page("label")),
@@ -212,133 +217,133 @@ def _guidelines(folder: Path) -> str | None:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def _doors(desk: Desk, news: _News, finder: Finder) -> list[Route]:
-    """What the scripts of the page call. All are POST, so all pass the checks of a write."""
-    looking = ThreadPoolExecutor(1, "guidestar-find")  # a search of a large pool holds up nobody who labels
+class _Calls:
+    """What the scripts of the page call: POST /api/NAME, the body a record of `wire`, the answer JSON. All are POST, so all
+    pass the checks of a write."""
 
-    async def save(request: Request) -> Response:
-        asked = await _read(request, wire.Decisions)
-        outcomes = await _result(desk.save(asked.annotator, asked.decisions))
+    def __init__(self, desk: Desk, news: _News) -> None:
+        self.desk, self.news, self.finder = desk, news, Finder(experiment_of(desk.folder))
+        self._looking = ThreadPoolExecutor(1, "guidestar-find")  # a search of a large pool holds up nobody who labels
+
+    def routes(self) -> list[Route]:
+        """One for each method that takes a record."""
+        return [
+            Route(f"/api/{name}", self._answers(getattr(self, name), record), methods=["POST"])
+            for name, record in _RECORDS.items()
+        ]
+
+    def _answers(self, method: Callable[[Any], Awaitable[Json]], record: type[Any]) -> Handler:
+        """Errors as JSON: 422 for what was sent, 503 for what the server cannot do now and the browser should try again."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return JSONResponse(await method(_read(await request.body(), record)))
+            except _Refused as error:
+                return JSONResponse({"error": error.text}, error.status)
+            except GuidestarError as error:
+                return JSONResponse({"error": str(error)}, 503)
+
+        return answer
+
+    async def _at_desk(self, work: Callable[[Board], T]) -> T:
+        return await _result(self.desk.call(work))
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._looking, work)
+
+    async def save(self, asked: wire.Decisions) -> Json:
+        outcomes = await _result(self.desk.save(asked.annotator, asked.decisions))
+        now = await self._at_desk(lambda board: views.state(board, asked.annotator, self.news.state))
         results = [{"decision": o.decision, "refused": o.refused, "new": o.new} for o in outcomes]
-        now = await _result(desk.call(lambda board: views.state(board, asked.annotator, news.state)))
-        return JSONResponse({"results": results, "state": now})
+        return {"results": results, "state": now}
 
-    async def following(request: Request) -> Response:
-        asked = await _read(request, wire.Ask)
-
-        def work(board: Board) -> views.Json:
+    async def next(self, asked: wire.Ask) -> Json:
+        def work(board: Board) -> Json:
             ids, lost = board.offer(asked.annotator, asked.want, asked.have, asked.hold, active=asked.active)
+            waits = not ids and not asked.hold
             return {
                 "examples": [views.example(board, id, asked.annotator) for id in ids],
                 "lost": lost,
                 "suggested": views.suggested(board, asked.hold),
-                "idle": None if ids or asked.hold else views.idle(board, asked.annotator, news.state, news.reached),
-                "state": views.state(board, asked.annotator, news.state),
+                "idle": views.idle(board, asked.annotator, self.news.state, self.news.reached) if waits else None,
+                "state": views.state(board, asked.annotator, self.news.state),
             }
 
         try:
-            return JSONResponse(await _result(desk.call(work)))
+            return await self._at_desk(work)
         except NotReady as error:
-            return JSONResponse(
-                {"examples": [], "lost": [], "suggested": {}, "idle": None, "state": news.not_begun(error)}
-            )
+            return {"examples": [], "lost": [], "suggested": {}, "idle": None, "state": self.news.not_begun(error)}
 
-    async def state(request: Request) -> Response:
-        asked = await _read(request, wire.Who)
+    async def state(self, asked: wire.Who) -> Json:
         try:
-            return JSONResponse(
-                await _result(desk.call(lambda board: views.state(board, asked.annotator, news.state, whole=True)))
-            )
+            return await self._at_desk(lambda board: views.state(board, asked.annotator, self.news.state, whole=True))
         except NotReady as error:
-            return JSONResponse(news.not_begun(error))
+            return self.news.not_begun(error)
 
-    async def labels(request: Request) -> Response:
-        asked = await _read(request, wire.Labels)
-        if news.setup is None or not news.setup.missing:
+    async def labels(self, asked: wire.Labels) -> Json:
+        if self.news.setup is None or not self.news.setup.missing:
             raise _Refused(422, "The labels are known already.")
         try:
-            await asyncio.to_thread(news.setup.give, asked.labels)
+            await asyncio.to_thread(self.news.setup.give, asked.labels, asked.several)
         except ConfigError as error:
             raise _Refused(422, str(error)) from None
-        return JSONResponse({})
+        return {}
 
-    async def one(request: Request) -> Response:
-        asked = await _read(request, wire.One)
-
-        def work(board: Board) -> views.Json | None:
+    async def example(self, asked: wire.One) -> Json:
+        def work(board: Board) -> Json:
             try:
                 return views.example(board, asked.id, asked.annotator)
-            except StoreError:
-                return None
+            except StoreError as error:
+                raise _Refused(404, str(error)) from None
 
-        found = await _result(desk.call(work))
-        if found is None:
-            raise HTTPException(404)
-        return JSONResponse(found)
+        return await self._at_desk(work)
 
-    async def history(request: Request) -> Response:
-        asked = await _read(request, wire.Older)
-        return JSONResponse(
-            await _result(desk.call(lambda board: views.history(board, asked.annotator, asked.skip, asked.only)))
-        )
+    async def history(self, asked: wire.Older) -> Json:
+        return await self._at_desk(lambda board: views.history(board, asked.annotator, asked.skip, asked.only))
 
-    async def review(request: Request) -> Response:
-        asked = await _read(request, wire.Who)
-        return JSONResponse(
-            await _result(
-                desk.call(
-                    lambda board: (
-                        views.review(board) | {"state": views.state(board, asked.annotator, news.state, whole=True)}
-                    )
-                )
-            )
-        )
+    async def review(self, asked: wire.Who) -> Json:
+        state = await self.state(asked)
+        return await self._at_desk(views.review) | {"state": state}
 
-    async def retry(request: Request) -> Response:
-        await _read(request, wire.Who)
-        news.retry()
-        return JSONResponse({})
+    async def retry(self, asked: wire.Who) -> Json:
+        self.news.retry()
+        return {}
 
-    async def find(request: Request) -> Response:
-        asked = await _read(request, wire.Find)
-        barred = await _result(desk.call(lambda board: board.store.annotations.apart()))
-        found = await asyncio.get_running_loop().run_in_executor(looking, views.search, finder, asked, barred)
-        said = await _result(desk.call(lambda board: views.answered(board, [e["id"] for e in found["examples"]])))
-        return JSONResponse(found | {"said": said})
+    async def find(self, asked: wire.Find) -> Json:
+        barred = await self._at_desk(lambda board: board.store.annotations.apart())
+        found = await self._apart(partial(views.search, self.finder, asked, barred))
+        said = await self._at_desk(lambda board: views.answered(board, [e["id"] for e in found["examples"]]))
+        return found | {"said": said}
 
-    async def group(request: Request) -> Response:
-        asked = await _read(request, wire.Grouped)
-        pool = await asyncio.get_running_loop().run_in_executor(looking, lambda: finder.examples)
+    async def group(self, asked: wire.Grouped) -> Json:
+        pool = await self._apart(lambda: self.finder.examples)
         examples, source = [pool[id] for id in asked.ids if id in pool], f"page+{asked.how}"
         try:
-            ids = await _result(
-                desk.call(lambda b: b.answer_group(asked.annotator, examples, asked.text, asked.group, source))
+            ids = await self._at_desk(
+                lambda b: b.answer_group(asked.annotator, examples, asked.text, asked.group, source)
             )
         except DataError as error:
             raise _Refused(422, str(error)) from None
-        return JSONResponse({"ids": ids})
+        return {"ids": ids}
 
-    async def ungroup(request: Request) -> Response:
-        asked = await _read(request, wire.Group)
-        return JSONResponse({"ids": await _result(desk.call(lambda b: b.undo_group(asked.annotator, asked.group)))})
+    async def ungroup(self, asked: wire.Group) -> Json:
+        return {"ids": await self._at_desk(lambda board: board.undo_group(asked.annotator, asked.group))}
 
-    async def classes(request: Request) -> Response:
-        await _read(request, wire.Who)
-        return JSONResponse(await _result(desk.call(views.classes)))
+    async def classes(self, asked: wire.Who) -> Json:
+        return await self._at_desk(views.classes)
 
-    async def relabel(request: Request) -> Response:
-        asked = await _read(request, wire.Relabel)
-        await _result(desk.call(lambda board: None))  # there is a run
-        if problem := await news.relabel(experiment_of(desk.folder), asked):
+    async def relabel(self, asked: wire.Relabel) -> Json:
+        await self._at_desk(lambda board: None)  # there is a run
+        if problem := await self.news.relabel(experiment_of(self.desk.folder), asked):
             raise _Refused(422, problem)
-        return JSONResponse(await _result(desk.call(views.classes)))
+        return await self._at_desk(views.classes)
 
-    handlers = {
-        "save": save, "next": following, "state": state, "example": one, "history": history, "review": review,
-        "retry": retry, "labels": labels, "find": find, "group": group, "ungroup": ungroup,
-        "classes": classes, "relabel": relabel,
-    }  # fmt: skip
-    return [Route(f"/api/{name}", _explained(handler), methods=["POST"]) for name, handler in handlers.items()]
+
+_RECORDS: dict[str, type[Any]] = {
+    "save": wire.Decisions, "next": wire.Ask, "state": wire.Who, "labels": wire.Labels, "example": wire.One,
+    "history": wire.Older, "review": wire.Who, "retry": wire.Who, "find": wire.Find, "group": wire.Grouped,
+    "ungroup": wire.Group, "classes": wire.Who, "relabel": wire.Relabel,
+}  # fmt: skip
 
 
 class _Refused(Exception):
@@ -346,24 +351,10 @@ class _Refused(Exception):
         self.status, self.text = status, text
 
 
-def _explained(handler: Handler) -> Handler:
-    """Errors as JSON: 422 for what was sent, 503 for what the server cannot do now and the browser should try again."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except _Refused as error:
-            return JSONResponse({"error": error.text}, error.status)
-        except GuidestarError as error:
-            return JSONResponse({"error": str(error)}, 503)
-
-    return answer
-
-
-async def _read(request: Request, model: type[Any]) -> Any:
+def _read(body: bytes, record: type[Any]) -> Any:
     """The body as a record. Raises _Refused that says which key is wrong."""
     try:
-        return model.model_validate_json(await request.body())
+        return record.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"

@@ -18,6 +18,7 @@ from pathlib import Path
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError, StoreError
+from guidestar.people.chat import is_loopback
 from guidestar.people.page.desk import experiment_of
 from guidestar.people.page.wire import checked_name
 from guidestar.people.trainer import Trainer
@@ -55,16 +56,7 @@ def serve(
         raise GuidestarError(
             f"the labelling page needs {error.name}; install it with: pip install 'guidestar[label]'"
         ) from error
-    config = run if run.is_file() else None
-    if overrides and (config is None or not train):
-        raise ConfigError(
-            f"{' '.join(overrides)}: keys can be changed where a configuration is given and the page trains"
-        )
-    loaded = configs.load(config, overrides) if config else None
-    run = folder_of(loaded, train=train) if loaded else run
-    check_folder(run, config, train=train)
-    if loaded is not None:
-        check_keys(run, loaded, overrides)
+    config, loaded, run = _checked(run, overrides, train=train)
     annotator = None if annotator is None else checked_name(annotator)
     experiment = experiment_of(run)
     secret = read_secret(experiment / TOKEN_FILE)
@@ -115,6 +107,22 @@ def serve(
     finally:
         opener.unlink(missing_ok=True)
     return 0 if server.started else 1
+
+
+def _checked(run: Path, overrides: Sequence[str], *, train: bool) -> tuple[Path | None, RunConfig | None, Path]:
+    """(the file of the configuration, what it says, the folder to label in); for a folder the first two are None. Raises as
+    `serve` does."""
+    config = run if run.is_file() else None
+    if overrides and (config is None or not train):
+        raise ConfigError(
+            f"{' '.join(overrides)}: keys can be changed where a configuration is given and the page trains"
+        )
+    loaded = configs.load(config, overrides) if config else None
+    folder = folder_of(loaded, train=train) if loaded else run
+    check_folder(folder, config, train=train)
+    if loaded is not None:
+        check_keys(folder, loaded, overrides)
+    return config, loaded, folder
 
 
 def folder_of(config: RunConfig, *, train: bool) -> Path:
@@ -226,14 +234,6 @@ def listen(bind: str, port: int, *, fixed: bool) -> socket.socket:
         raise GuidestarError(f"cannot listen on {bind} port {port}: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener
-
-
-def is_loopback(bind: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return bind.lower() == "localhost"
 
 
 def names_of(bind: str) -> list[str]:

@@ -9,13 +9,13 @@ from typing import Any
 
 from guidestar.metrics.statistics import wilson
 from guidestar.people import queue
-from guidestar.people.endpoint import MACHINE
+from guidestar.people.agreement import is_person, measured
 from guidestar.people.page import wire
 from guidestar.people.page.board import Board
 from guidestar.people.page.finder import Finder
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
-from guidestar.records import Label, Skip, Stop, Suggestion
+from guidestar.records import Label, Skip, Suggestion
 from guidestar.tasks import Task, form_of
 from guidestar.words import count, duration, hundredths, percent
 
@@ -109,7 +109,8 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None, reached: tu
     """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one. reached:
     what `status` says of a finished run, and its next command."""
     if (finished := board.store.finished()) is not None:
-        return _finished(board, finished, *reached)
+        said, command = reached
+        return {"kind": "finished", "text": said or f"The run is finished. {finished.value}", "command": command}
     if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
         return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
@@ -135,36 +136,6 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None, reached: tu
         "failed": "The training has failed. Nothing you did is lost.",
     }
     return {"kind": trainer.kind, "text": texts.get(trainer.kind, f"{what}The training is about to start.")}
-
-
-def _finished(board: Board, reason: Stop, said: str = "", command: str = "") -> Json:
-    """What the run ended with, and how to go on. said, command: what `guidestar status` says, once it is known."""
-    if said:
-        return {"kind": "finished", "text": said, "command": command}
-    text, metrics, folder = f"The run is finished. {reason.value}", board.store.metrics(), board.store.folder
-    if not metrics:
-        return {"kind": "finished", "text": text}
-    last = metrics[-1]
-    if board.held_out:
-        reached = f" It reached {accuracy_text(last.values, board.held_out)}."
-    else:
-        measured = {"test": last.values.get("accuracy"), "validation": last.values.get("validation_accuracy")}
-        said = " and ".join(
-            f"{percent(value)} on the {name} set" for name, value in measured.items() if value is not None
-        )
-        reached = f" Accuracy: {said}." if said else ""
-    adapter = folder / "adapters" / f"round-{last.round:03d}"
-    return {
-        "kind": "finished",
-        "text": f"{text}{reached} The adapter was trained on {count(last.labels, 'label')} and lies in {adapter}. To have it "
-        "answer the rest of your texts:",
-        "command": f"guidestar predict {folder} {_pool(board)} > answers.jsonl",
-    }
-
-
-def _pool(board: Board) -> str:
-    """The file that was labelled."""
-    return str((board.facts.get("config") or {}).get("data", {}).get("pool") or "FILE")
 
 
 def example(board: Board, id: str, annotator: str) -> Json:
@@ -299,35 +270,9 @@ def _suspects(board: Board) -> list[Suspect]:
 
 def _agreement(task: Task, said: dict[str, dict[str, Label]]) -> Json | None:
     """Numbers over the examples that several people labelled, None while there are none."""
-    from guidestar.metrics.agreement import confusion, krippendorff_alpha, pairwise, per_class_agreement
-
-    units = [
-        {who: task.compared(a.answer) for who, a in given.items() if not who.startswith(MACHINE)}
-        for given in said.values()
-    ]
+    units = [{who: task.compared(a.answer) for who, a in given.items() if is_person(who)} for given in said.values()]
     units = [unit for unit in units if len(unit) > 1]
-    if not units:
-        return None
-    found = krippendorff_alpha(units)
-    return {
-        "alpha": found.alpha,
-        "low": found.low,
-        "high": found.high,
-        "units": found.units,
-        "observed": found.observed,
-        "classes": [
-            {"label": label, "agreement": c.agreement, "n": c.n} for label, c in per_class_agreement(units).items()
-        ]
-        if task.classes
-        else [],
-        "pairs": [
-            {"a": a, "b": b, "n": p.n, "observed": p.observed, "kappa": p.kappa}
-            for (a, b), p in pairwise(units).items()
-        ],
-        "confused": [{"a": a, "b": b, "n": n} for (a, b), n in list(confusion(units).items())[:10]]
-        if task.classes
-        else [],
-    }
+    return measured(units, units, task) if units else None
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -353,7 +298,11 @@ def _suggestion(board: Board, id: str) -> Json | None:
     if found is None:
         return None
     said = {"text": found.answer, "probability": found.probabilities.get(found.answer)}
-    return said | ({"guess": True} if found.round < 0 and board.people.first_guess else {})
+    if found.round >= 0 or not board.people.first_guess:
+        return said
+    asked = (board.facts.get("config") or {}).get("endpoint") or {}
+    other = board.people.first_guess == "endpoint"
+    return said | {"guess": asked.get("model", "the endpoint") if other else "the untuned model"}
 
 
 def _excerpt(texts: Iterable[str]) -> str:

@@ -111,9 +111,11 @@ class Relabel(Who):
 
 
 class Labels(Who):
-    """The labels that there are to choose from, each maybe with "= what it means", given before a run begins."""
+    """The labels that there are to choose from, each maybe with "= what it means", given before a run begins.
+    several: any number of them may hold for one text."""
 
     labels: list[Annotated[str, StringConstraints(min_length=1, max_length=500)]] = Field(min_length=2, max_length=1000)
+    several: bool = False
 
 
 class Decision(_Body):

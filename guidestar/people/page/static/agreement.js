@@ -31,18 +31,19 @@ export function agreement(found, state, nameOf) {
       "div",
       {},
       el("p", { class: "alpha" }, `α = ${number(found.alpha)}`),
-      el("p", { class: "small" }, `Krippendorff’s alpha over ${plural(found.units, "example", "examples")} with two labels or more${interval}. 1 is full agreement, 0 what chance gives. ${percent(found.observed)} of the pairs of labels agree.`),
-      found.units < 30 ? el("p", { class: "small" }, "With fewer than about 30 examples the interval is rough.") : null,
+      el("p", { class: "small" }, `Krippendorff’s alpha over ${plural(found.compared, "example", "examples")} with two labels or more${interval}. 1 is full agreement, 0 what chance gives. ${percent(found.observed)} of the pairs of labels agree.`),
+      found.compared < 30 ? el("p", { class: "small" }, "With fewer than about 30 examples the interval is rough.") : null,
     ),
   ];
-  if (found.classes.length) {
-    parts.push(el("div", {}, el("h3", {}, "By label"), table(["label", "agree", "examples"], found.classes.map((one) => [nameOf(one.label), percent(one.agreement), one.n]))));
+  const classes = Object.entries(found.classes);
+  if (classes.length) {
+    parts.push(el("div", {}, el("h3", {}, "By label"), table(["label", "agree", "examples"], classes.map(([label, one]) => [nameOf(label), percent(one.agreement), one.n]))));
   }
   if (found.pairs.length) {
-    parts.push(el("div", {}, el("h3", {}, "By pair"), table(["annotators", "agree", "kappa", "examples"], found.pairs.map((one) => [`${one.a}, ${one.b}`, percent(one.observed), number(one.kappa), one.n]))));
+    parts.push(el("div", {}, el("h3", {}, "By pair"), table(["annotators", "agree", "kappa", "examples"], found.pairs.map((one) => [one.annotators.join(", "), percent(one.observed), number(one.kappa), one.n]))));
   }
   if (found.confused.length) {
-    parts.push(el("div", {}, el("h3", {}, "Confused most"), table(["labels", "times"], found.confused.map((one) => [`${nameOf(one.a)}, ${nameOf(one.b)}`, one.n]))));
+    parts.push(el("div", {}, el("h3", {}, "Confused most"), table(["labels", "times"], found.confused.slice(0, 10).map((one) => [one.labels.map(nameOf).join(", "), one.count]))));
   }
   return parts;
 }

@@ -1,10 +1,11 @@
 // The answers of a task: buttons with their keys, a search where there are many, or a box for numbers and texts.
 
-import { el, fill, show } from "./dom.js";
+import { el, fill, keep, recall, show } from "./dom.js";
 
 const KEYS = 9; // labels that have a number key
 const MANY = 9; // labels above which there is a search
 
+export const DRAFTS = "sessionStorage"; // where a tab keeps what is typed and not saved
 const JOINT = "; "; // between the labels of one answer, where several may hold
 const NONE = "[]"; // the answer that none of them does
 
@@ -72,7 +73,7 @@ export class Answers {
       this._narrow();
     }
     if (this.box) {
-      this.box.value = kept(draftKey) ?? given ?? "";
+      this.box.value = recall(draftKey, DRAFTS) ?? given ?? "";
       this.problem.textContent = "";
       this._fit();
     }
@@ -128,7 +129,7 @@ export class Answers {
 
   /** Whether something is typed that is not saved. */
   get dirty() {
-    return this.box !== null && kept(this.draftKey) !== null;
+    return this.box !== null && recall(this.draftKey, DRAFTS) !== null;
   }
 
   _button(option, i) {
@@ -281,36 +282,16 @@ export class Answers {
       this.box.focus();
       return;
     }
-    keep(this.draftKey, null);
+    keep(this.draftKey, null, DRAFTS);
     this.given(text);
   }
 
   _keep() {
-    keep(this.draftKey, this.box.value.trim() ? this.box.value : null);
+    keep(this.draftKey, this.box.value.trim() ? this.box.value : null, DRAFTS);
   }
 
   _fit() {
     this.box.style.height = "auto";
     if (this.box.scrollHeight) this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 360)}px`;
-  }
-}
-
-// What is typed and not saved survives a reload of the tab.
-
-function kept(key) {
-  try {
-    return key === null ? null : sessionStorage.getItem(key);
-  } catch {
-    return null;
-  }
-}
-
-export function keep(key, text) {
-  try {
-    if (key === null) return;
-    if (text === null) sessionStorage.removeItem(key);
-    else sessionStorage.setItem(key, text);
-  } catch {
-    // then it does not
   }
 }

@@ -8,9 +8,10 @@ export function notBegun(state) {
 }
 
 /** Ask for what only a person knows before a run can begin; done when the server has it. */
-export function setup({ notes, config }, annotator) {
+export function setup({ notes, config, several }, annotator) {
   fill($("setup-notes"), ...notes.map((note) => el("li", { dir: "auto" }, note)));
   $("setup-config").textContent = config;
+  $("labels-several").checked = several;
   show($("idle"), false);
   show($("ask-labels"), true);
   $("labels-box").focus();
@@ -20,7 +21,7 @@ export function setup({ notes, config }, annotator) {
       const labels = $("labels-box").value.split(/[=][^]*[\n;]/.test($("labels-box").value) ? /[\n;]/ : /[\n;,]/).map((label) => label.trim()).filter(Boolean);
       try {
         if (labels.length < 2) throw new Error("Give at least two labels.");
-        await post("labels", { annotator, labels });
+        await post("labels", { annotator, labels, several: $("labels-several").checked });
         show($("ask-labels"), false);
         resolve();
       } catch (error) {
@@ -28,20 +29,4 @@ export function setup({ notes, config }, annotator) {
       }
     };
   });
-}
-
-export function remembered(name) {
-  try {
-    return localStorage.getItem(`guidestar:${name}`);
-  } catch {
-    return null;
-  }
-}
-
-export function remember(name, value) {
-  try {
-    localStorage.setItem(`guidestar:${name}`, value);
-  } catch {
-    // then it is the default next time
-  }
 }

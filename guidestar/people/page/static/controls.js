@@ -1,7 +1,6 @@
 // What buttons and keys of the labelling page do.
 
-import { remember } from "./begin.js";
-import { $, dialogOpen, helpDialog, typing } from "./dom.js";
+import { $, dialogOpen, helpDialog, keep, typing } from "./dom.js";
 import { labelsDialog } from "./labels.js";
 
 /** The buttons of the labelling page and its keys. */
@@ -20,7 +19,7 @@ export function controls(page) {
   $("at-once").checked = page.answers.atOnce;
   $("at-once").onchange = () => {
     page.answers.atOnce = $("at-once").checked;
-    remember("at-once", page.answers.atOnce ? "yes" : "no");
+    keep("guidestar:at-once", page.answers.atOnce ? "yes" : "no");
   };
   $("note-close").onclick = () => $("note-dialog").close();
   $("note-form").onsubmit = () => page.noted();

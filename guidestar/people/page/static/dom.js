@@ -37,6 +37,26 @@ export function fields(example) {
   );
 }
 
+/** What the browser remembers under a key, null where it has nothing or gives no storage. where: a storage of the window. */
+export function recall(key, where = "localStorage") {
+  try {
+    return window[where].getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+/** Remember a text under a key, null to forget it. Without a storage it is forgotten; without a key nothing is done. */
+export function keep(key, text, where = "localStorage") {
+  if (key === null) return;
+  try {
+    if (text === null) window[where].removeItem(key);
+    else window[where].setItem(key, text);
+  } catch {
+    // then it is asked for or typed again
+  }
+}
+
 export const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)}\u00a0%`);
 
 export function plural(n, one, many) {

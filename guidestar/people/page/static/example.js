@@ -26,7 +26,7 @@ export function drawSuggestion(said, shown, task, draft) {
   const choice = task.buttons;
   fill(
     $("suggestion"),
-    el("span", { class: "small" }, said.guess ? "A guess of the untuned model: " : choice ? "The model says " : "The model’s draft: "),
+    el("span", { class: "small" }, said.guess ? `A guess of ${said.guess}: ` : choice ? "The model says " : "The model’s draft: "),
     el("strong", { dir: "auto" }, choice ? labelName(task, said.text) : said.text),
     said.probability === null ? null : el("span", { class: "small" }, ` ${percent(said.probability)} sure`),
     choice ? null : el("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: draft }, el("kbd", { "aria-hidden": "true" }, "d"), " Put it into the box"),

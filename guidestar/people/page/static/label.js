@@ -1,10 +1,10 @@
 // The labelling page: one example at a time, the next ones already here.
 
-import { Answers, keep, labelName } from "./answers.js";
-import { notBegun, remembered, setup } from "./begin.js";
+import { Answers, DRAFTS, labelName } from "./answers.js";
+import { notBegun, setup } from "./begin.js";
 import { controls } from "./controls.js";
 import { arrived, isAnswer, lay, savedText } from "./decisions.js";
-import { $, dialogOpen, show } from "./dom.js";
+import { $, dialogOpen, keep, recall, show } from "./dom.js";
 import { drawExample, drawMarks, drawSuggestion } from "./example.js";
 import { Finder } from "./find.js";
 import { History } from "./history.js";
@@ -96,7 +96,7 @@ class LabelPage {
   setTask(task) {
     this.task = task;
     this.answers = new Answers($("answers"), task, (text, event) => this.label(text, event));
-    this.answers.atOnce = remembered("at-once") !== "no";
+    this.answers.atOnce = recall("guidestar:at-once") !== "no";
     this.finder?.setTask(task);
     show($("labels-open"), task.kind === "choice");
   }
@@ -117,7 +117,7 @@ class LabelPage {
   answer(given) {
     const example = this.current;
     example.answer = given;
-    keep(this.draftKey(example), null);
+    keep(this.draftKey(example), null, DRAFTS);
     this.decide(example, { ...given, seen: this.seen.has(example.id) });
     this.tabs?.postMessage({ answered: example.id });
     this.advance();

@@ -1,31 +1,14 @@
 // Who labels. A name and no account: it goes with every answer. Each tab has its own; a new tab begins with the last one.
 
-import { $, show } from "./dom.js";
+import { $, keep, recall, show } from "./dom.js";
 
 const NAME = /^[\p{L}\p{N}](?:[\p{L}\p{M}\p{N} ._@+-]{0,38}[\p{L}\p{M}\p{N}._@+-])?$/u;
-
-function remembered(key) {
-  try {
-    return sessionStorage.getItem(key) || localStorage.getItem(key) || "";
-  } catch {
-    return "";
-  }
-}
-
-function remember(key, name) {
-  try {
-    sessionStorage.setItem(key, name);
-    localStorage.setItem(key, name);
-  } catch {
-    // then it is asked for again next time
-  }
-}
 
 /** The annotator's name: given on the command line, known from before, or asked for. */
 export async function whoever(run) {
   const key = `guidestar:${run}:name`;
   const fixed = document.body.dataset.annotator;
-  const known = remembered(key).normalize("NFC");
+  const known = (recall(key, "sessionStorage") || recall(key) || "").normalize("NFC");
   const name = fixed || (NAME.test(known) ? known : await asked());
   if (!fixed) remember(key, name);
   $("who").textContent = name;
@@ -37,6 +20,10 @@ export async function whoever(run) {
     location.reload();
   });
   return name;
+}
+
+function remember(key, name) {
+  for (const where of ["sessionStorage", "localStorage"]) keep(key, name, where);
 }
 
 function asked(before = "") {
