@@ -51,7 +51,7 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     )
 
 
-def in_turn(tuning: Tuning, picks: Sequence[Pick]) -> list[Pick]:
+def in_turn(tuning: Tuning, picks: Sequence[Pick]) -> tuple[Pick, ...]:
     """The picks of round 0 in the order of asking: where guesses are wanted, the guessed labels in turn, the surest of each
     first, so that the first answers meet every label; those without a guess come last."""
     said = first_guess(tuning, list(tuning.bench.pool.named([pick.id for pick in picks]).values()))
@@ -60,7 +60,7 @@ def in_turn(tuning: Tuning, picks: Sequence[Pick]) -> list[Pick]:
     for id in sure:
         turns[id] = met[said[id].answer]
         met[said[id].answer] += 1
-    return sorted(picks, key=lambda pick: turns.get(pick.id, len(picks)))
+    return tuple(sorted(picks, key=lambda pick: turns.get(pick.id, len(picks))))
 
 
 def first_guess(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:

@@ -158,7 +158,7 @@ def test_a_first_guess_of_an_endpoint_orders_the_questions(
     server.script = says
     config = make_config(
         **{**SMALL, "data": unlabelled, "task": CHOICE, "annotator": "people", "strategies": ["random"],
-           "people": {"first_guess": "endpoint"}, "endpoint": {"url": server.url, "model": "toy", "key": "TEST_KEY"}}
+           "people": {"first_guess": "endpoint"}, "endpoint": {"url": server.url, "model": "toy", "key": "TEST_KEY", "parallel": 1}}
     )  # fmt: skip
     with Run(config) as run:
         asked, said = run.ask(), run.store.suggestions()
