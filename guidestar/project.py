@@ -11,7 +11,7 @@ from typing import Any
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
 from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, is_numbers, look, texts_of
-from guidestar.data.messages import CONVERSATION, RESPONSE
+from guidestar.data.messages import CONVERSATION, DIALOGUE, RESPONSE
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import Choice
@@ -26,6 +26,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 _ASKED_OF = 800  # characters of labels and of what they mean, which go into the prompt of a language model
 _KINDS = {"number": "a final number", "text": "free text"}
 _LABELLED = ("choice", "multi_label")
+_TURNS = (CONVERSATION, RESPONSE, DIALOGUE)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _guess(
     given, texts = list(labels or []), text.split(",") if text and text not in looked.cells else [text] if text else []
     for option, names in (("answer", [named] if named and named != NO_COLUMN else []), ("text", texts)):
         for name in names:
-            if name not in looked.cells and not (looked.messages and name in (CONVERSATION, RESPONSE)):
+            if name not in looked.cells and not (looked.messages and name in _TURNS):
                 raise ConfigError(f"--{option} {name}: no such column; {allowed(looked.columns, name)}")
     answer = Answer(None) if named == NO_COLUMN else answer_of(looked, named, given)
     if several and answer.column is None:
@@ -146,7 +147,7 @@ def _guess(
     texts = texts or texts_of(looked, answer.column)
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer.column!r}")
-    source = [looked.messages if name == CONVERSATION and looked.messages else name for name in texts]
+    source = [looked.messages if name in _TURNS and looked.messages else name for name in texts]
     there = [any(looked.cells[name][i].strip() for name in source) for i in range(looked.rows)]
     answers = looked.cells.get(answer.column or "", ["x"] * looked.rows)
     missing = sum(not cell.strip() and has for cell, has in zip(answers, there, strict=True)) if answer.column else 0
@@ -193,7 +194,13 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
         )
     if looked.messages:
         notes.append(
-            f"{looked.messages} holds conversations: the assistant's last message is the answer (data.messages)"
+            f"{looked.messages} holds conversations: "
+            + (
+                "the assistant's last message is the answer; --labels sorts whole conversations instead"
+                if answer.column == RESPONSE
+                else "all that was said is the text"
+            )
+            + " (data.messages)"
         )
     joined, asked = (
         ", ".join(guess.texts),
@@ -268,10 +275,10 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     return filled(
         TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=looked.rows, name=name, following=following, notes=notes, out=out,
         asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=looked.header,
-        encoding=looked.encoding, messages=looked.messages if CONVERSATION in guess.texts else None,
+        encoding=looked.encoding, messages=looked.messages if {*_TURNS} & {*guess.texts} else None,
         id=id_of(looked, [*guess.texts, answer.column or ""]), answer=answer.column,
         columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
-        conversation=CONVERSATION in guess.texts,  # whose last question must stay
+        conversation=looked.messages is not None and bool({*_TURNS} & {*guess.texts}),  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
         head=("features" if lean else "auto") if guess.encoder else "", chat=chat, max_length=guess.max_length, warm=warm,
         batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),

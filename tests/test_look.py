@@ -114,6 +114,21 @@ def chat(i: int) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_conversations_are_labelled_whole_where_labels_are_given(tmp_path: Path, labelled: bool) -> None:
+    """Those that end with the user, too; labels that stand beside some of them count."""
+    rows: list[dict[str, Any]] = [{"messages": chat(i)[: 2 + i % 2]} for i in range(40)]
+    rows = [row | {"mood": "ab"[i % 3 % 2] if i < 30 else ""} if labelled else row for i, row in enumerate(rows)]
+    config, notes = written(lines(tmp_path / "a.jsonl", rows), labels=["a", "b"])
+    assert (config.data.messages, config.model.chat, config.task.kind) == ("messages", False, "choice")
+    dataset = load_dataset(config)
+    assert [e.prompt for e in dataset.pool[:2]] == [
+        "System: Be kind.\n\nUser: What is 0+1?", "System: Be kind.\n\nUser: What is 1+1?\n\nAssistant: It is 2",
+    ]  # fmt: skip
+    assert len(dataset.gold) == (30 if labelled else 0)
+    assert any("all that was said is the text" in note for note in notes)
+
+
 def test_conversations_become_prompts_of_the_chat_template(tmp_path: Path) -> None:
     config, notes = written(lines(tmp_path / "a.jsonl", [{"messages": chat(i)} for i in range(40)]))
     assert (config.data.messages, config.model.chat, config.task.kind) == ("messages", True, "text")

@@ -257,17 +257,20 @@ def test_the_end_of_a_run_is_said(page: TestClient, run: Path, monkeypatch: pyte
     """In a sentence of the page's own until `status` has read the run; also where nobody trains beside the page."""
     from guidestar.records import Stop
 
-    said = ("", "")
+    said: dict[str, Any] = {}
     monkeypatch.setattr("guidestar.people.page.app.status_of", lambda folder: said)
     label_all(run, ["HUM"] * 12)
     with Store.open(run) as store:
         store.finish(Stop.BUDGET)
     reply = following(page, "ben")
-    idle = {"kind": "finished", "text": "The run is finished. The label budget is spent.", "command": ""}
+    idle = {"kind": "finished", "text": "The run is finished. The label budget is spent.", "more": [], "command": ""}
     assert reply["idle"] == idle
-    said = ("90 % after 12 labels. Next: publish it:", "guidestar publish runs/a")
+    step, other = {"text": "publish it:", "command": "guidestar publish a"}, {"text": "think of it.", "command": ""}
+    said = {"sentence": "90 % after 12 labels.", "cautions": ["Few."], "next": [other, step, step], "scores": []}
     save(page, decision(IDS[0], text="LOC"))  # what was read before this is of yesterday
-    until(lambda: following(page, "ben")["idle"] == {"kind": "finished", "text": said[0], "command": said[1]})
+    more = ["Few.", "Next: think of it.", "Or: publish it:"]
+    then = {"kind": "finished", "text": said["sentence"], "more": more, "command": "guidestar publish a"}
+    until(lambda: following(page, "ben")["idle"] == then)
 
 
 def test_a_round_that_makes_up_for_skips_is_counted_and_the_last_one_is_called_so(

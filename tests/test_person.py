@@ -186,15 +186,14 @@ def test_the_last_screen_says_what_status_says(tmp_path: Path) -> None:
         store.add_metrics(Metrics(0, 4, {"accuracy": 0.5}))
         store.finish(Stop.BUDGET)
         board = Board(store, people_of(run.parent), lambda: 0.0)
-        text, command = status_of(run.parent)
-        assert "after 4 labels" in text
-        assert "after 4 labels" in text
-        assert "Next: " in text
-        assert "statistics" not in text + command
-        assert command.startswith("guidestar ")
-        assert idle(board, "ann", None, (text, command)) == {"kind": "finished", "text": text, "command": command}
+        said = status_of(run.parent)
+        assert "after 4 labels" in said["sentence"]
+        shown = idle(board, "ann", None, said)
+        assert shown["text"] == said["sentence"]
+        assert any(line.startswith("Next: ") for line in shown["more"])
+        assert shown["command"].startswith("guidestar ")
         assert "The run is finished." in idle(board, "ann", None)["text"], "before it is known, or where it fails"
-    assert status_of(tmp_path / "nowhere") == ("", "")
+    assert status_of(tmp_path / "nowhere") == {}
 
 
 def test_the_page_says_how_many_questions_are_set_aside(tmp_path: Path, open_page: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from guidestar.data.formats import first_cells, read_rows
-from guidestar.data.messages import CONVERSATION, RESPONSE, is_conversation
+from guidestar.data.messages import CONVERSATION, DIALOGUE, RESPONSE, is_conversation
 from guidestar.data.textfile import guess_encoding, other_readings
 from guidestar.tasks import ANSWER, MOST_LABELS
 from guidestar.tasks.choice import labels_in
@@ -122,7 +122,7 @@ def answer_of(looked: Look, named: str | None, given: Collection[str]) -> Answer
     named: the column, where it is known. given: the labels, where they are known: a column that has none of them, or more
     others than those, is no answer.
     """
-    if looked.messages is not None and named is None:
+    if looked.messages is not None and named is None and not given:
         return Answer(RESPONSE, "text")
     cells = {named: looked.cells[named]} if named else looked.cells
     if named is None and {"instruction", "output"} <= looked.cells.keys():
@@ -164,13 +164,13 @@ def is_numbers(values: Sequence[str]) -> bool:
 
 def texts_of(looked: Look, answer: str | None) -> list[str]:
     """The columns that the model must read: a conversation, an instruction with its input, a pair, or the longest texts."""
-    if answer == RESPONSE and looked.messages is not None:
-        return [CONVERSATION]
+    if looked.messages is not None:
+        return [CONVERSATION if answer == RESPONSE else DIALOGUE]
     if answer == "output" and "instruction" in looked.cells:
         return [name for name in _INSTRUCTION[:2] if any(looked.cells.get(name, ()))]
     left = {c.lower(): c for c in looked.columns if c != answer and any(looked.cells[c])}
     for first, second in PAIRS:
-        if first in left and second in left and looked.messages is None:
+        if first in left and second in left:
             return [left[first], left[second]]
     if not left:
         return []

@@ -14,7 +14,7 @@ from typing import Any
 from guidestar.data.formats import Row
 from guidestar.errors import DataError
 
-CONVERSATION, RESPONSE = "conversation", "response"  # names of the two columns
+CONVERSATION, RESPONSE, DIALOGUE = "conversation", "response", "dialogue"  # names of the columns
 MARK = "\u2063"  # INVISIBLE SEPARATOR, before the name of who speaks
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
@@ -49,7 +49,7 @@ def _value(item: Any, *names: str) -> str | None:
 
 def opened(row: Row, column: str) -> Row:
     """The row with the columns `conversation` and `response`, made of the messages in a column; the response is the
-    assistant's last message, null where the conversation does not end in one.
+    assistant's last message, null where the conversation does not end in one. `dialogue` has all messages, for who labels them.
 
     Raises DataError for a cell that is no list of messages.
     """
@@ -62,7 +62,8 @@ def opened(row: Row, column: str) -> Row:
     answer = said[-1][1] if said[-1][0] == "assistant" else None
     asked = said[:-1] if answer is not None else said
     text = turns_as_text(asked)
-    values = {**row.values, CONVERSATION: text} | ({} if answer is None else {RESPONSE: answer})
+    dialogue = turns_as_text(said).replace(MARK, "")
+    values = {**row.values, CONVERSATION: text, DIALOGUE: dialogue} | ({} if answer is None else {RESPONSE: answer})
     return replace(row, values=values, nulls=(*row.nulls, *([RESPONSE] if answer is None else [])))
 
 

@@ -7,6 +7,7 @@ meanwhile is in the store, and the next start takes it up.
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from guidestar.errors import GuidestarError
 
@@ -144,15 +145,15 @@ def change_labels(folder: Path, kind: str, text: str) -> str:
     return "" if done.returncode == 0 else " ".join(said) or "it ended without a word"
 
 
-def status_of(folder: Path) -> tuple[str, str]:
-    """(what was reached and what more labels would bring, the next command) of the runs in a folder, by `guidestar status`
-    in a process of its own, which reads all of their record; ("", "") where it fails."""
-    lines = [line for line in _guidestar("status", str(folder)).stdout.splitlines() if line.strip()]
-    at = next((i for i, line in enumerate(lines) if line.startswith("next: ")), None)
-    if at is None:
-        return " ".join(lines), ""
-    text, begin, command = lines[at].removeprefix("next: ").partition("guidestar ")
-    return " ".join([*lines[:at], f"Next: {text.strip()}"]), begin + command
+def status_of(folder: Path) -> dict[str, Any]:
+    """What the runs in a folder reached and what more labels would bring ("sentence"), what must be known with it ("cautions")
+    and what to do ("next"): the answer of `guidestar status`, in a process of its own, which reads all of their record; {}
+    where it fails."""
+    try:
+        found: dict[str, Any] = json.loads(_guidestar("status", str(folder), "--json").stdout)["answer"]
+        return found
+    except (ValueError, LookupError):
+        return {}
 
 
 def _guidestar(*arguments: str) -> subprocess.CompletedProcess[str]:

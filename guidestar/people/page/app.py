@@ -93,7 +93,7 @@ class _News:
     def __init__(self, trainer: Trainer | None, setup: Setup | None = None) -> None:
         self.trainer, self.setup = trainer, setup
         self.state = None if trainer is None else trainer.state()
-        self.reached = ("", "")  # of a finished run: what it reached, and the next command
+        self.reached: Json = {}  # what a finished run reached, as `status_of` says it
         self._told: object = None
         self._alone = asyncio.Lock()  # a training is looked after, or the labels change
 

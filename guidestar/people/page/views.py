@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from guidestar.metrics.statistics import wilson
@@ -15,7 +16,7 @@ from guidestar.people.page.board import Board
 from guidestar.people.page.finder import Finder
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
-from guidestar.records import Label, Skip, Suggestion
+from guidestar.records import Label, Skip, Stop, Suggestion
 from guidestar.tasks import Task, form_of
 from guidestar.words import count, duration, hundredths, percent
 
@@ -105,12 +106,13 @@ def _training(board: Board, trainer: TrainerState | None) -> str:
     return f"Next training ready in {'less than a minute' if seconds < 60 else f'about {duration(seconds)}'}."
 
 
-def idle(board: Board, annotator: str, trainer: TrainerState | None, reached: tuple[str, str] = ("", "")) -> Json:
+def idle(
+    board: Board, annotator: str, trainer: TrainerState | None, reached: Mapping[str, Any] = MappingProxyType({})
+) -> Json:
     """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one. reached:
     what `status` says of a finished run, and its next command."""
     if (finished := board.store.finished()) is not None:
-        said, command = reached
-        return {"kind": "finished", "text": said or f"The run is finished. {finished.value}", "command": command}
+        return _finished(finished, **reached)
     if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
         return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
@@ -136,6 +138,19 @@ def idle(board: Board, annotator: str, trainer: TrainerState | None, reached: tu
         "failed": "The training has failed. Nothing you did is lost.",
     }
     return {"kind": trainer.kind, "text": texts.get(trainer.kind, f"{what}The training is about to start.")}
+
+
+def _finished(
+    stop: Stop, sentence: str = "", cautions: Sequence[str] = (), next: Sequence[Mapping[str, str]] = (), **_: Any
+) -> Json:
+    """What was reached, what must be known with it, and what to do next, up to the first command."""
+    more, command = [*cautions], ""
+    for i, step in enumerate(next):
+        more.append(f"{'Or' if i else 'Next'}: {step['text']}")
+        if command := step["command"]:
+            break
+    text = sentence or f"The run is finished. {stop.value}"
+    return {"kind": "finished", "text": text, "more": more, "command": command}
 
 
 def example(board: Board, id: str, annotator: str) -> Json:

@@ -30,7 +30,7 @@ export function failure(trainer) {
 }
 
 /** Why no example is shown. changeable: there are answers that could be changed. */
-export function drawIdle({ kind, text, command }, trainer, changeable) {
+export function drawIdle({ kind, text, more = [], command }, trainer, changeable) {
   const titles = {
     begin: "Not yet", training: "Training", finished: "Finished", failed: "The training failed", held: "Wait a moment",
     complete: "Round complete", busy: "Round complete", idle: "Round complete",
@@ -38,7 +38,11 @@ export function drawIdle({ kind, text, command }, trainer, changeable) {
   const said = { failed: failure(trainer), training: trainer?.line, begin: trainer?.line };
   const detail = command || said[kind] || "";
   const title = titles[kind] || "";
-  if ($("idle-text").textContent !== text || $("idle").hidden) {
+  const lines = [text, ...more].join("\n");
+  if ($("idle").dataset.says !== lines || $("idle").hidden) {
+    $("idle").dataset.says = lines; // unchanged, it is not read out again
+    fill($("idle-lines"), ...more.map((line) => el("p", {}, line)));
+    $("idle").classList.toggle("result", more.length > 0);
     $("idle-title").textContent = title;
     show($("idle-title"), title !== "");
     $("idle-text").textContent = text;
