@@ -16,7 +16,7 @@ Timed = dict[str, list[float]]
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Hardware and versions, as far as a time depends on them."""
-    from guidestar.bench import hardware, versions
+    from guidestar.beginning import hardware, versions
 
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),

@@ -29,8 +29,8 @@ from benchmarks import literal
 from benchmarks.machine import clock, describe, flops, matmul_speed, ratio, side_by_side
 from guidestar import config as configs
 from guidestar.config import ModelConfig, TrainConfig
-from guidestar.data.pool import read_examples
 from guidestar.data.presets import apply_preset
+from guidestar.data.stream import parts_of, survey
 from guidestar.model import adapters
 from guidestar.model.batches import encode_answer, encode_prompts
 from guidestar.model.load import BaseModel, load
@@ -101,10 +101,11 @@ def read_case(name: str, data: Path, n: int) -> Case:
     settings, task_config, _ = apply_preset(config.data, config.task)
     if settings.pool is None:
         raise SystemExit(f"{name}: no pool in {folder}")
-    examples, answers = read_examples(settings.pool, config)
     task = make_task(task_config, [], settings.response)
-    kept = list({e.id: (e, a) for e, a in zip(examples, answers, strict=True) if a is not None}.values())[:n]
-    return Case(name, [e for e, _ in kept], {e.id: task.parse_gold(a, e.where) for e, a in kept if a is not None}, task)
+    parts = parts_of(survey(settings.pool, config, lambda answer, where: None), 1024)
+    pairs = ((e, a) for part in parts for e, a in zip(part.examples, part.answers, strict=True) if a is not None)
+    kept = list({e.id: (e, a) for e, a in pairs}.values())[:n]
+    return Case(name, [e for e, _ in kept], {e.id: task.parse_gold(a, e.where) for e, a in kept}, task)
 
 
 def scoring(size: Size, case: Case, base: BaseModel, exact: BaseModel, folder: Path, speed: float) -> dict[str, Any]:

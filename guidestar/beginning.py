@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from guidestar import config as configs
 from guidestar import tasks
-from guidestar.bench import Bench, hardware, versions
+from guidestar.bench import Bench
 from guidestar.data.pool import Dataset
 from guidestar.query.recipes import ABOUT, Recipe
 from guidestar.records import Example, Label
@@ -23,18 +26,24 @@ def key_of(bench: Bench, recipe: Recipe, seed: int) -> dict[str, Any]:
     return key | configs.flat({"strategy": plain(recipe)})
 
 
-def facts_of(bench: Bench, strategy: str, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What a report says of a run, JSON-able."""
-    return {
-        **_known(bench, strategy, recipe, seed, bench.fitting),
-        "model": dict(bench.engine.facts),
-        "training": bench.training.model_dump(mode="json"),
-    }
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("guidestar", "torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _known(bench: Bench, strategy: str, recipe: Recipe, seed: int, dataset: Dataset) -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """The machine, as far as a result depends on it."""
+    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+
+
+def facts_of(bench: Bench, strategy: str, recipe: Recipe, seed: int, *, provisional: bool = False) -> dict[str, Any]:
+    """What a report says of a run, JSON-able. provisional: as far as it is known before the model is loaded, so that people can
+    be asked meanwhile."""
+    dataset = bench.dataset if provisional else bench.fitting
     held = bench.config.query.held_out(len(given_in(dataset)))
     return {
+        **({PROVISIONAL: True} if provisional else {}),
         "name": bench.folder.name,
         "strategy": strategy,
         "recipe": plain(recipe),
@@ -46,16 +55,8 @@ def _known(bench: Bench, strategy: str, recipe: Recipe, seed: int, dataset: Data
         "config": bench.config.plain(),
         "versions": versions(),
         "hardware": hardware(),
-    }
-
-
-def provisional_facts(bench: Bench, strategy: str, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """The facts as far as they are known before the model is loaded, so that people can be asked meanwhile."""
-    return {
-        PROVISIONAL: True,
-        **_known(bench, strategy, recipe, seed, bench.dataset),
-        "model": {"name": bench.config.model.name},
-        "training": bench.config.train.model_dump(mode="json"),
+        "model": {"name": bench.config.model.name} if provisional else dict(bench.engine.facts),
+        "training": (bench.config.train if provisional else bench.training).model_dump(mode="json"),
     }
 
 

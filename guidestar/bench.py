@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,8 @@ from guidestar.asking.shortened import shortened
 from guidestar.asking.wrappers import PART
 from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
 from guidestar.data.formats import read_rows
-from guidestar.data.pool import Dataset, load_dataset, template_of, used
+from guidestar.data.pool import Dataset, load_dataset, used
+from guidestar.data.presets import apply_preset
 from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
 from guidestar.executors import EXECUTORS
@@ -33,7 +32,7 @@ from guidestar.records import Example
 from guidestar.rng import generator
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
-from guidestar.tasks import scored_labels, several
+from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
 from guidestar.words import count, percent
 
 if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at a finished run
@@ -121,12 +120,21 @@ class Bench:
         return Cache(self.cache).folder(name, question, fill)
 
     @cached_property
+    def task(self) -> Task:
+        """What an answer is; the data are read for it only where they decide the labels."""
+        data, section, _ = apply_preset(self.config.data, self.config.task)
+        kind = TASKS.get(section.kind or "")
+        if kind is not None and kind.reads_labels and section.labels is None:
+            return self.dataset.task
+        return make_task(section, [], data.response)
+
+    @cached_property
     def base(self) -> BaseModel:
         """The base model, loaded when first needed."""
         from guidestar.model import load, ranks
 
         with self.progress.phase("loading model"):
-            task = self.dataset.task
+            task = self.task
             order = {"labels": list(scored_labels(task)), "several": several(task)}
             ranks.here().tell({"do": "load", "model": self.config.model.model_dump(mode="json"), **order})
             base = load.load(self.config.model, self.progress.say, scored_labels(task), several(task))
@@ -138,7 +146,7 @@ class Bench:
         """Who scores and trains."""
         from guidestar.model.engine import OwnEngine
 
-        return OwnEngine(self.base, self.dataset.task)
+        return OwnEngine(self.base, self.task)
 
     def untuned(self, dtype: str | None = None) -> Scorer:
         """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
@@ -185,19 +193,24 @@ class Bench:
             {e.id: answer for split in splits.values() for e, answer in split.answered()},
             whole.gold,  # type: ignore[arg-type]  # nothing is written into it
         )
-        prompts, cut, long = dict[int, str](), dict[str, None](), dict[str, str]()
+        prompts, cut, long = dict[int, str](), set[str](), dict[str, str]()
+
+        def changed(examples: Sequence[Example]) -> dict[int, Example]:
+            """Place -> the example that was cut. Those that cannot be are put into `long`."""
+            made, more = self.shortened(examples, answers)
+            long.update(more)
+            new = {i: e for i, (e, own) in enumerate(zip(made, examples, strict=True)) if e is not own}
+            cut.update(e.id for e in new.values())
+            return new
+
         for start in range(0, len(whole.pool), IN_MEMORY):  # a pool need not fit into memory
             some = whole.pool[start : start + IN_MEMORY]
-            examples, more = self.shortened(some, answers)
-            long |= more
-            changed = [i for i, (e, own) in enumerate(zip(examples, some, strict=True)) if e is not own]
-            prompts |= {start + i: examples[i].prompt for i in changed}
-            cut |= dict.fromkeys(some[i].id for i in changed)
+            prompts |= {start + i: e.prompt for i, e in changed(some).items()}
         for name, split in splits.items():
-            examples, more = self.shortened(split.examples, answers)
-            long |= more
-            cut |= dict.fromkeys(e.id for e, own in zip(examples, split.examples, strict=True) if e is not own)
-            splits[name] = dataclasses.replace(split, examples=tuple(examples))
+            new = changed(split.examples)
+            splits[name] = dataclasses.replace(
+                split, examples=tuple(new.get(i, e) for i, e in enumerate(split.examples))
+            )
         why = next(iter(long.values()), "")
         for line in self.engine.remarks(chain(whole.pool, held)):
             self.progress.say(f"data: {line}")
@@ -227,22 +240,15 @@ class Bench:
         if not long and not cut:
             return whole
         left = {"test": None, "validation": None} | splits
-        facts = {
-            **whole.facts,
-            **({"too_long": len(long)} if long else {}),
-            **({"truncated": len(cut)} if cut else {}),
-            **used(pool, whole.gold, left, whole.task, self.config.query.budget),
-        }
+        facts = dict(whole.facts) | {name: len(n) for name, n in (("too_long", long), ("truncated", cut)) if n}
+        facts |= used(pool, whole.gold, left, whole.task, self.config.query.budget)
         return dataclasses.replace(whole, pool=pool, facts=facts, **splits)
 
     def shortened(
         self, examples: Sequence[Example], answers: Mapping[str, str] | None = None
     ) -> tuple[list[Example], dict[str, str]]:
         """The examples as they fit the model's context, and a sentence for each that does not, by its id."""
-        scorer, data = self.engine.scorer(), self.config.data
-        if data.too_long != "truncate":
-            return list(examples), scorer.too_long(examples, answers)
-        return shortened(scorer, examples, template_of(self.config), data.cut or "end", answers)
+        return shortened(self.engine.scorer(), examples, self.config, answers)
 
     @property
     def pool(self) -> Pool:
@@ -394,17 +400,6 @@ class Bench:
                 problems.append(f"strategy {item.title}: {why}")
         if problems:
             raise ConfigError("\n".join(problems))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("guidestar", "torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, as far as a result depends on it."""
-    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
 
 
 def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

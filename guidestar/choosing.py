@@ -131,8 +131,8 @@ class Chooser:
         context = strategies.Context(t=r - 1, rounds=self._rounds, kind=family, labelled_classes=answers)
         context = fast._probed(candidates, strategies.needs(recipe, family)[0], context, r)
         rng = generator(self.tuning.seed, r, "ahead")
-        found = strategies.choose(recipe, [e.id for e in candidates], context, k, rng)
-        return [Pick(pick.id, pick.score, {AHEAD: 1.0, "frozen": 1.0, **pick.details}) for pick in found.picks]
+        selection = strategies.choose(recipe, [e.id for e in candidates], context, k, rng)
+        return [Pick(pick.id, pick.score, {AHEAD: 1.0, "frozen": 1.0, **pick.details}) for pick in selection.picks]
 
     def clean(self) -> None:
         """Remove what a stopped process would have gone on with: the round's picks are stored."""

@@ -174,7 +174,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"expected a configuration's file or the folder of a run; found {shortened(repr(path), 60)}")
     path = Path(path)
     if path.is_dir():
-        path = kept_in(path) or path / CONFIG_FILE
+        if (kept := kept_in(path)) is None:
+            raise ConfigError(
+                f"{path}: found no {CONFIG_FILE} in it or in the folder above it, which would say where data and model are"
+            )
+        path = kept
     data, lines = read_file(path)
     rebase(data, path.parent)
     touched = override(data, overrides)
@@ -187,17 +191,8 @@ def kept_in(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-_DATA = {
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".txt",
-    ".parquet",
-    ".gz",
-    ".xlsx",
-    ".xls",
-    ".ods",
-}  # what people give where a configuration is wanted
+# What people give where a configuration is wanted.
+_DATA = (".csv", ".tsv", ".jsonl", ".txt", ".parquet", ".gz", ".xlsx", ".xls", ".ods")
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:

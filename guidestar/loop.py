@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from guidestar import config as configs
 from guidestar import trackers
-from guidestar.beginning import facts_of, grow, key_of, provisional_facts, take_given
+from guidestar.beginning import facts_of, grow, key_of, take_given
 from guidestar.bench import Bench, rank_of, read_config, several_processes
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
@@ -206,7 +206,7 @@ class Run:
             key["schedule"] = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
         if may_grow and begun and (news := grow(store, key)):
             bench.progress.say(f"{self.strategy.title} seed {self.seed}: {news}")
-        store.begin(key, store.facts if begun else provisional_facts(*about) if ahead else facts_of(*about))
+        store.begin(key, store.facts if begun else facts_of(*about, provisional=ahead))
         bench.keep_config()
         if not bench.simulation and not store.has_query(0):
             if given := take_given(store, bench.dataset):

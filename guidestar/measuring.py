@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from guidestar.asking import LABELS, Ask, Measured, baselines, choice_values, evaluate, suggest
+from guidestar.asking import LABELS, Ask, baselines, choice_values, evaluate, suggest
 from guidestar.errors import GuidestarError
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.records import Example, Label, Metrics, Pick, Suggestion
@@ -18,21 +18,20 @@ from guidestar.tuning import Tuning
 def measure(tuning: Tuning, r: int) -> Metrics:
     """Measure the adapter of round r, and in round 0 the untuned model; all is stored."""
     bench, store = tuning.bench, tuning.store
-    splits = {"": ("test", "evaluate", tuning.test)}
+    splits = {"test": ("evaluate", "", tuning.test)}
     if not bench.simulation or bench.config.stop.mode == "stop":  # the test set stays for the curve
-        splits["validation_"] = ("validation", "validate", bench.fitting.validation)
-    given = {prefix: (name, phase, split) for prefix, (name, phase, split) in splits.items() if split is not None}
+        splits["validation"] = ("validate", "validation_", bench.fitting.validation)
+    there = {name: (phase, prefix, split) for name, (phase, prefix, split) in splits.items() if split is not None}
     if r == 0:
         measure_base(tuning)
-    said: dict[str, Measured] = {}
-    if given:
+    values = dict[str, float]()
+    if there:
         with tuning.tuned(r) as scorer:
-            for prefix, (_, phase, split) in given.items():
-                with tuning.clock(r, phase, len(split.examples)) as tick:
-                    said[prefix] = evaluate(scorer, split, bench.dataset.task, tick)
-    for prefix, (_, arrays) in said.items():
-        store.add_arrays(r, given[prefix][0], arrays, {})
-    values = {prefix + name: value for prefix, (values, _) in said.items() for name, value in values.items()}
+            for name, (phase, prefix, split) in there.items():
+                with tuning.clock(r, phase, len(split)) as tick:
+                    said, arrays = evaluate(scorer, split, bench.dataset.task, tick)
+                store.add_arrays(r, name, arrays, {})
+                values |= {prefix + measured: value for measured, value in said.items()}
     metrics = Metrics(r, store.trained_on(r), values | untrained(tuning, r))
     store.add_metrics(metrics)
     return metrics

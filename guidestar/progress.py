@@ -31,21 +31,16 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """One line of news."""
-
-    def phase(self, name: str):  # type: ignore[no-untyped-def]  # a context manager that yields a Tick
-        """A stretch of work; the yielded tick is called with (done, total)."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
+        return
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Tick]:
-        """Nothing."""
+        """A stretch of work; the yielded tick is called with (done, total)."""
         yield lambda done, total: None
+
+
+class Silent(Progress):
+    """Says nothing."""
 
 
 class Plain:

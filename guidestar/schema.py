@@ -7,11 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from guidestar.errors import allowed
@@ -245,13 +241,9 @@ class RunConfig(Section):
     task: TaskConfig = Field(default_factory=TaskConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     peft: dict[str, Any] = Field(
-        default_factory=lambda: {
-            "peft_type": "LORA",
-            "r": 16,
-            "lora_alpha": 32,
-            "lora_dropout": 0.1,
-            "target_modules": "all-linear",
-        }
+        default_factory=lambda: dict(
+            peft_type="LORA", r=16, lora_alpha=32, lora_dropout=0.1, target_modules="all-linear"
+        )
     )
     """The adapter, by PEFT's own keys."""
     query: QueryConfig = Field(default_factory=QueryConfig)
@@ -291,52 +283,29 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
-        problems: list[tuple[str, str]] = []
-        data, query = self.data, self.query
-        if not data.preset:
-            problems += [
-                (f"data.{key}", "is missing; give it, or a `preset`")
-                for key in ("pool", "template")
-                if getattr(data, key) is None
-            ]
-            if self.task.kind is None:
-                problems.append(("task.kind", f"is missing; {allowed(TASKS)}"))
-        if query.budget < query.warm_start:
-            problems.append(("query.budget", f"is {query.budget}, below query.warm_start {query.warm_start}"))
-        elif query.budget < query.warm_start + query.held_out():
-            problems.append(
-                (
-                    "query.hold_out",
-                    f"sets {query.held_out()} of {query.budget} labels aside and leaves less than query.warm_start",
-                )
-            )
-        if query.hold_out and (self.data.test or self.data.test_share):
-            problems.append(
-                ("query.hold_out", "is for data without a test set; leave it out, or data.test and data.test_share")
-            )
-        if self.train.patience and not data.validation and not data.preset:
-            problems.append(
-                (
-                    "train.patience",
-                    "needs a validation set, because the test set chooses nothing: give data.validation",
-                )
-            )
-        problems += impossible(self.train, self.peft, self.model, self.engines)
+        data, query, titles = self.data, self.query, [s.title for s in self.strategies]
         guess = self.people.first_guess == "endpoint"
-        if self.annotator == "endpoint" or guess:
-            problems += [
-                (f"endpoint.{key}", f"is missing; {'people.first_guess' if guess else 'annotator'}: endpoint needs it")
-                for key in ("url", "model")
-                if getattr(self.endpoint, key) is None
-            ]
-        titles = [s.title for s in self.strategies]
-        problems += [
-            ("strategies", f"has two strategies called {t!r}; give one a `name`")
-            for t in sorted({t for t in titles if titles.count(t) > 1})
-        ]
-        if len(set(self.seeds)) != len(self.seeds):
-            problems.append(("seeds", "has the same seed twice"))
-        if problems:
+        asked, asks = guess or self.annotator == "endpoint", "people.first_guess" if guess else "annotator"
+        rules = [
+            *((not data.preset and getattr(data, key) is None, f"data.{key}", "is missing; give it, or a `preset`")
+              for key in ("pool", "template")),
+            (not data.preset and self.task.kind is None, "task.kind", f"is missing; {allowed(TASKS)}"),
+            (query.budget < query.warm_start, "query.budget",
+             f"is {query.budget}, below query.warm_start {query.warm_start}"),
+            (query.warm_start <= query.budget < query.warm_start + query.held_out(), "query.hold_out",
+             f"sets {query.held_out()} of {query.budget} labels aside and leaves less than query.warm_start"),
+            (query.hold_out and (data.test or data.test_share), "query.hold_out",
+             "is for data without a test set; leave it out, or data.test and data.test_share"),
+            (self.train.patience and not data.validation and not data.preset, "train.patience",
+             "needs a validation set, because the test set chooses nothing: give data.validation"),
+            *((True, key, why) for key, why in impossible(self.train, self.peft, self.model, self.engines)),
+            *((asked and getattr(self.endpoint, key) is None, f"endpoint.{key}", f"is missing; {asks}: endpoint needs it")
+              for key in ("url", "model")),
+            *((titles.count(title) > 1, "strategies", f"has two strategies called {title!r}; give one a `name`")
+              for title in sorted(set(titles))),
+            (len(set(self.seeds)) != len(self.seeds), "seeds", "has the same seed twice"),
+        ]  # fmt: skip
+        if problems := [(key, why) for wrong, key, why in rules if wrong]:
             raise Problems(problems)
         return self
 

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.asking import LABELS, Ask, Engine, Scorer, suggest
+from guidestar import config as configs
+from guidestar.asking import LABELS, Ask, Scorer, suggest
 from guidestar.asking.shortened import shortened
 from guidestar.asking.wrappers import question
-from guidestar.bench import with_present_labels
-from guidestar.config import CONFIG_FILE, RunConfig, kept_in
-from guidestar.config import load as load_config
-from guidestar.data.pool import load_dataset, template_of
-from guidestar.data.presets import apply_preset
+from guidestar.bench import Bench, with_present_labels
+from guidestar.config import RunConfig
 from guidestar.data.stream import Part, parts_of, survey
 from guidestar.errors import ConfigError
 from guidestar.exchange.own_rows import PREDICTED, beside, blank_rows_kept, write_rows
@@ -33,7 +31,7 @@ from guidestar.query.recipes import SAMPLES, SOURCES
 from guidestar.records import Example
 from guidestar.store import find_run
 from guidestar.store.cache import Cache
-from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
+from guidestar.tasks import scored_labels
 from guidestar.tasks.multi_label import answer_of
 
 CHUNK = 1024  # examples predicted before their rows are given out
@@ -63,7 +61,8 @@ def score_file(
     Raises ConfigError for an unknown or unfit measure, DataError for a row that cannot be used, StoreError for a damaged
     part in `keep`.
     """
-    task = _task(config)
+    bench = Bench(config, progress or Silent())
+    config, task = bench.config, bench.task
     names = list(measures or [measure_room.default_measure(task.family)])
     rows_of_file = survey(source, config, task.parse_gold)
     labelled = rows_of_file.answered == rows_of_file.rows
@@ -78,8 +77,7 @@ def score_file(
     if problems:
         raise ConfigError("\n".join(problems))
 
-    progress = progress or Silent()
-    scorer = _engine(config, task, progress).scorer(
+    scorer = bench.engine.scorer(
         Path(adapter) if adapter else None, dtype=config.model.score_dtype,
         b_dropout=config.train.b_dropout if passes else None,
     )  # fmt: skip
@@ -90,11 +88,11 @@ def score_file(
     if (why := scorer.refusal(plain)) is not None:
         raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
     about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
-    with scorer, progress.phase("score") as tick:
+    with scorer, bench.progress.phase("score") as tick:
         for piece in parts_of(rows_of_file, CHUNK):
             start, whole, cells = piece.start, piece.examples, piece.answers
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
-            fit, errors = _fitting(scorer, whole, config, gold if plain.reads_gold else {})
+            fit, errors = shortened(scorer, whole, config, gold if plain.reads_gold else {})
             part, ask = [e for e in fit if e.id not in errors], replace(plain, seed=seed + start, gold=gold)
             make = partial(_values, scorer, part, ask, names, behind(tick, start, rows_of_file.rows))
             if keep is None:
@@ -109,25 +107,9 @@ def score_file(
                     continue
                 i = places[example.id]
                 if PREDICTION in values:
-                    row["prediction"] = _prediction(scorer.labels, values[PREDICTION][i])
+                    place = values[PREDICTION][i]
+                    row["prediction"] = answer_of(scorer.labels, place) if place.ndim else scorer.labels[int(place)]
                 yield row | {name: float(values[name][i]) for name in names}
-
-
-def _engine(config: RunConfig, task: Task, progress: Progress) -> Engine:
-    from guidestar.model import load
-    from guidestar.model.engine import OwnEngine
-
-    with progress.phase("loading model"):
-        return OwnEngine(load.load(config.model, progress.say, scored_labels(task), several(task)), task)
-
-
-def _fitting(
-    scorer: Scorer, examples: Sequence[Example], config: RunConfig, gold: Mapping[str, str] | None = None
-) -> tuple[Sequence[Example], dict[str, str]]:
-    """The examples as a run with this configuration reads them, and a sentence for each that does not fit, by its id."""
-    if config.data.too_long != "truncate":
-        return examples, scorer.too_long(examples, gold)
-    return shortened(scorer, examples, template_of(config), config.data.cut or "end", gold)
 
 
 def _values(
@@ -139,12 +121,6 @@ def _values(
     if "label_log_probs" in said.arrays:
         values[PREDICTION] = said.arrays["label_log_probs"].mean(0).argmax(-1)
     return values
-
-
-def _prediction(labels: Sequence[str], place: np.ndarray) -> str:
-    if place.ndim:
-        return answer_of(labels, place)
-    return labels[int(place)]
 
 
 def _named(part: Part, config: RunConfig) -> Iterator[tuple[Example, dict[str, Any]]]:
@@ -190,18 +166,16 @@ def predict_file(
     for a row that cannot be used.
     """
     folder = find_run(run)
-    config = with_present_labels(config, folder)
-    task = _task(config)
+    bench = Bench(with_present_labels(config, folder), progress or Silent())
+    config, task = bench.config, bench.task
     rows_of_file = survey(source, blank_rows_kept(config) if own else config, lambda answer, where: None)
     names = beside(rows_of_file.columns if own else (), PREDICTED)
-    adapter, chosen, begun = trained(folder, config, round, progress=progress)
+    adapter, chosen, begun = trained(folder, config, round, bench=bench)
 
-    progress = progress or Silent()
-    engine = _engine(config, task, progress)
-    engine.must_be(begun, folder, ["fingerprint"])
-    with engine.scorer(adapter) as scorer, progress.phase("predict") as tick:
+    bench.engine.must_be(begun, folder, ["fingerprint"])
+    with bench.engine.scorer(adapter) as scorer, bench.progress.phase("predict") as tick:
         for part in parts_of(rows_of_file, CHUNK):
-            fit, errors = _fitting(scorer, part.examples, config)
+            fit, errors = shortened(scorer, part.examples, config)
             some = [e for e in fit if e.id not in errors]
             answers = suggest(scorer, some, task, chosen, behind(tick, part.start, rows_of_file.rows)) if some else {}
             known: dict[str, dict[str, Any]] = {id: {"error": why} for id, why in errors.items()}
@@ -234,7 +208,7 @@ def predict(
     frame, source = not isinstance(data, (str, Path)), str(data) if isinstance(data, Path) else data
     rows = predict_file(
         folder,
-        load_config(kept_in(folder) or folder.parent / CONFIG_FILE),
+        configs.load(folder),
         source,
         round=round,
         progress=progress,
@@ -256,11 +230,3 @@ def write_predictions(rows: Iterator[dict[str, Any]], out: Path, source: object)
     """Write what `predict_file` gives with `own`; returns how many rows."""
     first = next(rows)  # all rows have the same keys in the end: those of the file, and ours
     return write_rows(list(first), chain([first], rows), out, PREDICTED, source)
-
-
-def _task(config: RunConfig) -> Task:
-    data, task_config, _ = apply_preset(config.data, config.task)
-    kind = TASKS.get(task_config.kind or "")
-    if kind is not None and kind.reads_labels and task_config.labels is None:  # they are those of the run's own data
-        return load_dataset(config).task
-    return make_task(task_config, [], data.response)

@@ -61,14 +61,10 @@ class QueryConfig(Section):
     (the batch that covers most), typical (of the largest clusters) or k_means. Default: each strategy's own, which
     is random but for `herding` and `lean`."""
 
-    hold_out: float | None = Field(
-        None,
-        ge=0,
-        le=0.5,
-        description="Where people or an endpoint answer and there is no test set: this share of the labels that are asked for is drawn at random, "
-        "asked first and set aside as the test set. Nothing is trained on it or chosen by it, so it costs these labels "
-        "(`docs/control.md`). Default: none.",
-    )
+    hold_out: float | None = Field(None, ge=0, le=0.5)
+    """Where people or an endpoint answer and there is no test set: this share of the labels that are asked for is drawn at
+    random, asked first and set aside as the test set. Nothing is trained on it or chosen by it, so it costs these labels
+    (`docs/control.md`). Default: none."""
 
     @property
     def rounds(self) -> int:

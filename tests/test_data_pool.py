@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_rows import read_examples
 
 from guidestar.bench import Bench
 from guidestar.config import DataConfig, RunConfig, TaskConfig, parse
 from guidestar.data.formats import Row, read_rows
-from guidestar.data.pool import Dataset, load_dataset, read_examples
+from guidestar.data.pool import Dataset, load_dataset
 from guidestar.data.prompts import Template
 from guidestar.errors import ConfigError, DataError, GuidestarError
 from guidestar.progress import Silent

@@ -14,7 +14,7 @@ import pytest
 from test_exchange import TOOLS, annotate, make_example, make_run, refused, state, write
 
 from guidestar.exchange import FORMATS, export_run, import_file
-from guidestar.exchange.containers import dump_csv
+from guidestar.exchange.containers import dumped, write_csv
 from guidestar.exchange.rows import KEY
 from guidestar.records import Flag, Label, Note, Skip, Verdict
 from guidestar.store import Store
@@ -222,10 +222,10 @@ def test_label_studios_csv_of_tasks_that_came_from_here(run: Path, tmp_path: Pat
     row = {"text": task["text"], KEY: json.dumps(task[KEY]), "answer": "Negative", "annotator": "5", "annotation_id": "9",
         "created_at": "2024-05-14", "updated_at": "", "lead_time": "1.5", "id": "12"}  # fmt: skip
     file = tmp_path / "project-7.csv"
-    file.write_bytes(dump_csv([row]))
+    file.write_bytes(dumped([row], write_csv))
     assert import_file(run, file, pool=())["new"] == 1
     assert said(run) == {BROKE: {"5": "negative"}}
-    file.write_bytes(dump_csv([{**row, "text": SOUND}]))
+    file.write_bytes(dumped([{**row, "text": SOUND}], write_csv))
     refused(run, file, rf"line 2: 'text' is not that of example {EXAMPLES[1].id}", pool=())
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from conftest import LABELS
+from literal_rows import read_examples
 
 from guidestar import cli, scoring
 from guidestar.bench import read_config
-from guidestar.data.pool import read_examples
 from guidestar.data.stream import parts_of, survey
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.model import predict as predict_room

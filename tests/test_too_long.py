@@ -14,7 +14,7 @@ from loops import SMALL, quick, write_csv  # noqa: F401
 from guidestar import cli, loop
 from guidestar.asking.shortened import at_most, shortened
 from guidestar.bench import Bench, read_config
-from guidestar.config import DataConfig
+from guidestar.config import DataConfig, RunConfig, parse
 from guidestar.data.prompts import Template
 from guidestar.errors import DataError
 from guidestar.model import batches
@@ -24,6 +24,11 @@ from guidestar.study.fit import lengths_of
 
 MakeConfig = Callable[..., dict[str, Any]]
 TEMPLATE = Template("A: {a}\nB: {b}\nTopic:", DataConfig(template="A: {a}\nB: {b}\nTopic:"))
+
+
+def cutting(cut: str) -> RunConfig:
+    data = {"pool": "pool.csv", "template": TEMPLATE.text, "too_long": "truncate", "cut": cut}
+    return parse({"data": data, "task": {"kind": "choice"}})
 
 
 class Counting:
@@ -43,7 +48,7 @@ def example(id: str, **fields: str) -> Example:
 @pytest.mark.parametrize("cut", ["end", "start", "middle"])
 def test_as_little_as_it_takes_is_cut_from_the_longest_text(cut: str) -> None:
     some = [example("1", a="x" * 500, b="short"), example("2", a="y", b="z"), example("3", a="u" * 90, b="v" * 70)]
-    found, bare = shortened(Counting(100), some, TEMPLATE, cut)  # type: ignore[arg-type]
+    found, bare = shortened(Counting(100), some, cutting(cut))  # type: ignore[arg-type]
     assert not bare
     assert found[1] is some[1]
     assert [e.fields for e in found] == [e.fields for e in some], "people see the whole text"
@@ -51,9 +56,9 @@ def test_as_little_as_it_takes_is_cut_from_the_longest_text(cut: str) -> None:
     assert all(e.prompt.startswith("A: ") and e.prompt.endswith("\nTopic:") for e in found)
     assert "short" in found[0].prompt
     assert found[0].prompt == at_most(some[0], found[0].prompt.count("x"), TEMPLATE, cut).prompt
-    again = shortened(Counting(100), some[::-1], TEMPLATE, cut)[0]  # type: ignore[arg-type]
+    again = shortened(Counting(100), some[::-1], cutting(cut))[0]  # type: ignore[arg-type]
     assert again[::-1] == found, "company and order play no part"
-    assert shortened(Counting(5), some, TEMPLATE, cut)[1].keys() == {"1", "2", "3"}, "the template alone is too long"
+    assert shortened(Counting(5), some, cutting(cut))[1].keys() == {"1", "2", "3"}, "the template alone is too long"
 
 
 def test_one_long_row_stops_no_run_and_decides_no_plan(

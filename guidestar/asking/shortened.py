@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from guidestar.asking.scorer import Scorer
+from guidestar.config import RunConfig
+from guidestar.data.pool import template_of
 from guidestar.data.prompts import Template
 from guidestar.records import Example
 
@@ -13,17 +15,18 @@ ROUNDS = 14  # of the search for how much fits: to a 16,000th of the longest tex
 
 
 def shortened(
-    scorer: Scorer, examples: Sequence[Example], template: Template, cut: str, answers: Mapping[str, str] | None = None
+    scorer: Scorer, examples: Sequence[Example], config: RunConfig, answers: Mapping[str, str] | None = None
 ) -> tuple[list[Example], dict[str, str]]:
-    """The examples in their order, each with a prompt that fits, and id -> a sentence for those for which nothing helps.
+    """The examples in their order, and id -> a sentence for those that do not fit the model's context; with `data.too_long`:
+    truncate each has a prompt that fits, and the sentences are of those for which nothing helps.
 
     No text of a prompt is longer than some number of characters, for each example the most that fits; the fields of an
-    example and its id stay whole. cut: what of a text is left out: its "end", its "start" or its "middle".
-    answers: gold ones by id, whose length is left free.
+    example and its id stay whole. answers: gold ones by id, whose length is left free.
     """
     long = scorer.too_long(examples, answers)
-    if not long:
-        return list(examples), {}
+    if not long or config.data.too_long != "truncate":
+        return list(examples), long
+    template, cut = template_of(config), config.data.cut or "end"
     low = {e.id: 0 for e in examples if e.id in long}
     high = {e.id: max(map(len, e.fields.values())) for e in examples if e.id in long}
     some = [e for e in examples if e.id in long]
@@ -39,7 +42,8 @@ def shortened(
 
 
 def at_most(example: Example, size: int, template: Template, cut: str) -> Example:
-    """The example with no text in its prompt longer than `size` characters."""
+    """The example with no text in its prompt longer than `size` characters. cut: what is left out: a text's "end", "start" or
+    "middle"."""
     fields = {name: _cut(text.strip(), size, cut) for name, text in example.fields.items()}
     return replace(example, prompt=template.fill(fields))
 

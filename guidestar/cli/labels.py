@@ -123,16 +123,16 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
             )
         say(f"{config} is there already and is used")
         return config, []
-    config, found = write_config(data, None, labels=labels, keys=overrides)
-    for note in found["notes"]:
+    config, about = write_config(data, None, labels=labels, keys=overrides)
+    for note in about["notes"]:
         say(note)
     say(f"wrote {config}")
-    if not found["asked"]:
+    if not about["asked"]:
         raise ConfigError(
-            f"{data}: every row has a label, in {found['answer']!r}, so there is nothing to ask. To try strategies on them: "
+            f"{data}: every row has a label, in {about['answer']!r}, so there is nothing to ask. To try strategies on them: "
             f"guidestar run {config}. To label anew: guidestar init {data} --force --answer none, then guidestar label {config}"
         )
-    return config, list(found["notes"])
+    return config, list(about["notes"])
 
 
 def _labels(options: Options) -> int:

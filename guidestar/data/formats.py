@@ -14,6 +14,7 @@ A source is one of
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import re
@@ -35,7 +36,6 @@ MOST_COLUMNS = 10_000
 PACKED = (".parquet", ".xlsx", ".xls", ".ods")  # compressed already
 _SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
-INSTALL = "install it with: pip install 'guidestar[data]'"
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """Column -> value as the source has it: a text, a number, a list, …; None where it holds nothing."""
-        found: dict[str, Any] = {c: json.loads(text) if c in self.typed else text for c, text in self.values.items()}
-        return found | dict.fromkeys(self.nulls)
+        values: dict[str, Any] = {c: json.loads(text) if c in self.typed else text for c, text in self.values.items()}
+        return values | dict.fromkeys(self.nulls)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ def read_rows(source: Any, *, header: list[str] | None = None, encoding: str | N
     encoding: of text files that are not UTF-8.
     Raises DataError if the source is missing, empty, of an unknown form, not UTF-8 or damaged.
     """
+    for row in read_each(source, header, encoding):
+        if isinstance(row, DataError):
+            raise row
+        yield row
+
+
+def read_each(source: Any, header: list[str] | None = None, encoding: str | None = None) -> Iterator[Row | DataError]:
+    """`read_rows`, with the error that names it in the place of a line or an element of JSON that is damaged alone."""
     try:
         rows = _open(source, Form(header, encoding)) if isinstance(source, str) else _from_frame(source)
         first = next(rows, None)
@@ -95,7 +103,7 @@ def read_rows(source: Any, *, header: list[str] | None = None, encoding: str | N
         raise DataError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open(source: str, form: Form) -> Iterator[Row]:
+def _open(source: str, form: Form) -> Iterator[Row | DataError]:
     if source.startswith(HUB):
         return _from_hub(source)
     if source.startswith(DEMO):
@@ -125,29 +133,38 @@ def _from_text(source: str, path: Path, form: Form) -> Iterator[Row]:
             yield Row(f"{source} line {number}", {"text": line.rstrip("\r\n")})
 
 
-def _from_json(source: str, path: Path, form: Form) -> Iterator[Row]:
-    """An array of objects; or, as many files are called .json, an object a line."""
+def _from_json(source: str, path: Path, form: Form) -> Iterator[Row | DataError]:
+    """An array of objects, or one object; or, as many files are called .json, an object a line."""
     lines = text_lines(path, source, form.encoding)
     first = next((line for line in lines if line.strip()), "")
-    if not first.lstrip().startswith("["):
+    if first.strip()[:1] == "{" and first.strip()[-1:] == "}":
         yield from _from_jsonl(source, path, form)
         return
-    found = parse_json("".join([first, *lines]), source)
-    for number, item in enumerate(found if isinstance(found, list) else [], 1):
+    value = parse_json("".join([first, *lines]), source)
+    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
         yield _object(f"{source} item {number}", item)
 
 
-def _object(where: str, found: Any) -> Row:
-    if not isinstance(found, dict):
-        raise DataError(f"{where}: found a JSON {_json_kind(found)}, expected an object {{…}}")
-    return _row(where, found)
-
-
-def _from_jsonl(source: str, path: Path, form: Form) -> Iterator[Row]:
+def _from_jsonl(source: str, path: Path, form: Form) -> Iterator[Row | DataError]:
     for number, line in enumerate(text_lines(path, source, form.encoding), 1):
         if line.strip():
             where = f"{source} line {number}"
-            yield _object(where, parse_json(line, where))
+            try:
+                value = parse_json(line, where)
+            except DataError as error:
+                yield error
+            else:
+                yield _object(where, value)
+
+
+def _object(where: str, value: Any) -> Row | DataError:
+    if not isinstance(value, dict):
+        kinds = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+        return DataError(f"{where}: found a JSON {kinds.get(type(value), 'number')}, expected an object {{…}}")
+    try:
+        return _row(where, value)
+    except DataError as error:
+        return error
 
 
 def _from_csv(source: str, path: Path, form: Form) -> Iterator[Row]:
@@ -233,51 +250,44 @@ def _from_frame(frame: Any) -> Iterator[Row]:
     for number, (index, *cells) in enumerate(frame.itertuples(name=None), 1):
         where = f"row {number}" if index == number - 1 else f"row {number} ({index})"
         plain = [cell.tolist() if hasattr(cell, "tolist") else cell for cell in cells]  # NumPy's numbers and arrays
-        found = dict(zip(names, plain, strict=True))
-        yield _row(where, {c: None if type(v).__name__ in ("NAType", "NaTType") else v for c, v in found.items()})
+        values = dict(zip(names, plain, strict=True))
+        yield _row(where, {c: None if type(v).__name__ in ("NAType", "NaTType") else v for c, v in values.items()})
 
 
 def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{source}: Parquet files need pyarrow; {INSTALL}") from error
+    pyarrow, parquet = (package(name, source) for name in ("pyarrow", "pyarrow.parquet"))
     try:
         with parquet.ParquetFile(path) as file:
             _distinct(file.schema_arrow.names, f"{source}: the table")
             names = _class_names(_features(file.schema_arrow.metadata or {}))
             number = 0
             for batch in file.iter_batches(batch_size=1024):
-                for found in batch.to_pylist():
+                for record in batch.to_pylist():
                     number += 1
-                    yield _row(f"{source} row {number}", found, names)
+                    yield _row(f"{source} row {number}", record, names)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not readable as Parquet: {error}") from error
 
 
 def _from_excel(source: str, path: Path, form: Form) -> Iterator[Row]:
     """The first sheet; its first row has the names, unless they are given."""
+    calamine = package("python_calamine", source, "excel")
     try:
-        from python_calamine import CalamineError, load_workbook
-    except ImportError as error:
-        raise DataError(f"{source}: Excel files need python-calamine; {INSTALL.replace('data', 'excel')}") from error
-    try:
-        rows = load_workbook(str(path)).get_sheet_by_index(0).to_python(skip_empty_area=True)
-    except (CalamineError, OSError) as error:
+        rows = calamine.load_workbook(str(path)).get_sheet_by_index(0).to_python(skip_empty_area=True)
+    except (calamine.CalamineError, OSError) as error:
         raise DataError(f"{source}: not readable as an Excel file: {error}") from error
     names = form.header
     for number, cells in enumerate(rows, 1):
-        found = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells]
+        values = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells]
         if names is None:
-            names = _checked_header([str(cell) for cell in found], f"{source} row {number}")
-        elif any(cell != "" for cell in found):
-            plain = [cell if isinstance(cell, (str, bool, int, float)) else str(cell) for cell in found]
+            names = _checked_header([str(cell) for cell in values], f"{source} row {number}")
+        elif any(cell != "" for cell in values):
+            plain = [cell if isinstance(cell, (str, bool, int, float)) else str(cell) for cell in values]
             yield _row(f"{source} row {number}", dict(zip(names, plain, strict=False)))
 
 
 def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
-    datasets = _datasets(source)
+    datasets = package("datasets", source)
     saved = any((Path(folder) / name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
         yield from _from_datasets(
@@ -291,7 +301,7 @@ def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
 
 def _from_hub(source: str) -> Iterator[Row]:
     name, config, split = parse_hub(source)
-    datasets = _datasets(source)
+    datasets = package("datasets", source)
     return _from_datasets(source, split, lambda: datasets.load_dataset(name, config))
 
 
@@ -305,37 +315,37 @@ def _from_datasets(source: str, split: str | None, load: Callable[[], Any]) -> I
             split = next(iter(loaded))
         if split not in loaded:
             plain, _ = _split_of(source)
-            found = "it has several splits" if split is None else f"no split {split!r}"
-            raise DataError(f"{source}: {found}; write {plain}@SPLIT, {allowed(loaded, split)}")
+            record = "it has several splits" if split is None else f"no split {split!r}"
+            raise DataError(f"{source}: {record}; write {plain}@SPLIT, {allowed(loaded, split)}")
         loaded = loaded[split]
     elif split is not None:
         raise DataError(f"{source}: no split {split!r}; the folder holds one set without splits")
     names = _class_names(getattr(loaded, "features", None) or {})
-    for number, found in enumerate(loaded, 1):
-        yield _row(f"{source} row {number}", found, names)
+    for number, record in enumerate(loaded, 1):
+        yield _row(f"{source} row {number}", record, names)
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> Mapping[str, Any]:
     """The features that `datasets` writes into a Parquet file: column -> its description; {} where there are none."""
     try:
-        found = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return features if isinstance(features, dict) else {}
 
 
 def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     """Column -> the names of its numbers, for columns of ClassLabel and of lists of them."""
-    found = {}
+    named = {}
     for column, feature in features.items():
         inner: Any = feature
         for _ in range(2):
             names = inner.get("names") if isinstance(inner, dict) else getattr(inner, "names", None)
             if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-                found[column] = list(names)
+                named[column] = list(names)
                 break
             inner = inner.get("feature") if isinstance(inner, dict) else getattr(inner, "feature", None)
-    return found
+    return named
 
 
 def parse_hub(source: str) -> tuple[str, str | None, str | None]:
@@ -359,12 +369,13 @@ def _split_of(source: str) -> tuple[str, str | None]:
     return place, split
 
 
-def _datasets(source: str) -> Any:
+def package(name: str, source: str, extra: str = "data") -> Any:
+    """An optional package. source: what needs it, for the message of the DataError that is raised where it is missing."""
     try:
-        import datasets
+        return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(f"{source}: folders and hub names need the package `datasets`; {INSTALL}") from error
-    return datasets
+        missing = name.partition(".")[0].replace("_", "-")
+        raise DataError(f"{source}: needs {missing}; install it with: pip install 'guidestar[{extra}]'") from error
 
 
 # --- synthetic data -----------------------------------------------------------------------------
@@ -375,24 +386,24 @@ def _from_demo(source: str) -> Iterator[Row]:
     name = source.removeprefix(DEMO)
     if name not in splits:
         raise DataError(f"{source}: no such part of the synthetic data; {allowed(splits, name)}")
-    for number, found in enumerate(splits[name], 1):
-        yield Row(f"{source} row {number}", found)
+    for number, record in enumerate(splits[name], 1):
+        yield Row(f"{source} row {number}", record)
 
 
 # --- values -------------------------------------------------------------------------------------
 
 
-def _row(where: str, found: Mapping[str, Any], names: Mapping[str, list[str]] | None = None) -> Row:
+def _row(where: str, record: Mapping[str, Any], names: Mapping[str, list[str]] | None = None) -> Row:
     """names: column -> the names of its numbers; −1 is how `datasets` writes "not labelled"."""
-    codes = {column: str(found[column]) for column in names or {} if isinstance(found.get(column), int)}
+    codes = {column: str(record[column]) for column in names or {} if isinstance(record.get(column), int)}
     if names:
-        found = {
+        record = {
             c: _named(value, names[c], f"{where}: the column {c!r}") if c in names else value
-            for c, value in found.items()
+            for c, value in record.items()
         }
-    texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in found.items()}
+    texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in record.items()}
     full = {name: text for name, text in texts.items() if text is not None}
-    typed = tuple(name for name in full if not isinstance(found[name], (str, bytes)))
+    typed = tuple(name for name in full if not isinstance(record[name], (str, bytes)))
     return Row(where, full, tuple(name for name, text in texts.items() if text is None), codes, typed)
 
 
@@ -426,19 +437,7 @@ def _as_text(value: Any, where: str) -> str | None:
     return text
 
 
-def _json_kind(value: object) -> str:
-    kinds = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return kinds.get(type(value), "number")
-
-
-READERS: dict[str, Callable[[str, Path, Form], Iterator[Row]]] = {
-    ".csv": _from_csv,
-    ".tsv": _from_csv,
-    ".jsonl": _from_jsonl,
-    ".json": _from_json,
-    ".txt": _from_text,
-    ".parquet": _from_parquet,
-    ".xlsx": _from_excel,
-    ".xls": _from_excel,
-    ".ods": _from_excel,
-}
+READERS: dict[str, Callable[[str, Path, Form], Iterator[Row | DataError]]] = {
+    ".csv": _from_csv, ".tsv": _from_csv, ".jsonl": _from_jsonl, ".json": _from_json, ".txt": _from_text,
+    ".parquet": _from_parquet, ".xlsx": _from_excel, ".xls": _from_excel, ".ods": _from_excel,
+}  # fmt: skip

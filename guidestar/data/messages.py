@@ -33,18 +33,18 @@ def _messages(cell: str) -> list[tuple[str, str]] | None:
         items = json.loads(cell)
     except (ValueError, RecursionError):
         return None
-    found = []
+    said = []
     for item in items if isinstance(items, list) else [None]:
         role, text = (_value(item, *names) for names in (("role", "from"), ("content", "value")))
         if role is None or text is None:
             return None
-        found.append((_ROLES.get(role.lower(), role.lower()), text.strip().replace(MARK, "")))
-    return found or None
+        said.append((_ROLES.get(role.lower(), role.lower()), text.strip().replace(MARK, "")))
+    return said or None
 
 
 def _value(item: Any, *names: str) -> str | None:
-    found = next((item[name] for name in names if name in item), None) if isinstance(item, dict) else None
-    return found if isinstance(found, str) else None
+    value = next((item[name] for name in names if name in item), None) if isinstance(item, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def opened(row: Row, column: str) -> Row:
@@ -87,6 +87,6 @@ def turns_in(prompt: str) -> list[dict[str, str]]:
     before, *marked = prompt.split(MARK)
     if not marked:
         return [{"role": "user", "content": prompt}]
-    found = [part.partition(": ") for part in marked]
-    turns = [{"role": role.lower(), "content": text.strip()} for role, _, text in found]
+    pairs = [part.partition(": ") for part in marked]
+    turns = [{"role": role.lower(), "content": text.strip()} for role, _, text in pairs]
     return [{"role": "system", "content": before.strip()}, *turns] if before.strip() else turns

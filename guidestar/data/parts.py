@@ -46,9 +46,9 @@ class Part:
 
 
 def raise_all(problems: Iterable[str]) -> None:
-    if found := list(problems):
-        more = [f"… and {len(found) - SHOWN} more rows like these"] if len(found) > SHOWN else []
-        raise DataError("\n".join([*found[:SHOWN], *more]))
+    if told := list(problems):
+        more = [f"… and {len(told) - SHOWN} more rows like these"] if len(told) > SHOWN else []
+        raise DataError("\n".join([*told[:SHOWN], *more]))
 
 
 def without_repeats(pool: Part, data: DataConfig) -> tuple[Part, int, int]:

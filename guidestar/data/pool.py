@@ -144,8 +144,8 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
         *nearly_shared(examples, {name: split.examples for name, split in splits.items() if split}),
     ]:
         facts["label_warnings"] = unknown
-    if found := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
-        facts["form_differences"] = found
+    if differing := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
+        facts["form_differences"] = differing
     cut = (data.cut or "end") if data.too_long == "truncate" else None
     return Dataset(
         pool=examples,
@@ -156,22 +156,6 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
         facts=facts,
         hash=_hash(examples, pool, splits, template.text, task, cut),
     )
-
-
-def read_examples(source: str, config: RunConfig) -> tuple[list[Example], list[str | None]]:
-    """Any file as examples under the template of a configuration, in the file's order.
-
-    Returns the examples and their answer cells as they stand in the file (`task.parse_gold` makes them
-    canonical); None where the file has no answer. Repeated rows stay, with ids of their own: ID, ID-2, ID-3, …
-    """
-    seen, examples, answers = Counter[str](), list[Example](), list[str | None]()
-    for _, example, answer in walk_examples(source, config):
-        if example is not None:
-            seen[example.id] += 1
-            count = seen[example.id]
-            examples.append(replace(example, id=f"{example.id}-{count}") if count > 1 else example)
-            answers.append(answer)
-    return examples, answers
 
 
 def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example | None, str | None]]:
@@ -373,14 +357,14 @@ def _class_facts(task: Task, answers: Sequence[str], test: Split | None) -> dict
     return facts
 
 
-def _spellings(found: Mapping[str, Counter[str]], task: Task) -> dict[str, Any]:
-    """found: canonical answer -> its spellings."""
+def _spellings(spelled: Mapping[str, Counter[str]], task: Task) -> dict[str, Any]:
+    """spelled: canonical answer -> its spellings."""
     notes = []
     for label in task.classes:
         ours = {label, task.words[task.labels.index(label)], task.response_text(label)}
         others = [
             f"{shown(name)} ({count} rows)"
-            for name, count in found.get(label, Counter()).most_common()
+            for name, count in spelled.get(label, Counter()).most_common()
             if name not in ours
         ]
         if others:
@@ -392,18 +376,18 @@ def _spellings(found: Mapping[str, Counter[str]], task: Task) -> dict[str, Any]:
 def _never_in_pool(answers: Collection[str], splits: Mapping[str, Split | None], task: Task) -> list[str]:
     """A sentence for each label of a test or validation set that no answered example of the pool has."""
     known = {part for answer in answers for part in task.parts(answer)}
-    found = []
+    sentences = []
     for name, split in splits.items():
         counts = Counter(
             part for answer in (split.answers if split and known else ()) if answer for part in task.parts(answer)
         )
-        found += [
+        sentences += [
             f"{count} of {len(split or ())} rows of the {name} set have the label {shown(label)}, which no answered row of the "
             "pool has, so no model can learn it; is it spelled in another way there?"
             for label, count in sorted(counts.items())
             if label not in known
         ]
-    return found
+    return sentences
 
 
 def _hash(

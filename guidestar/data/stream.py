@@ -35,7 +35,7 @@ class Survey:
 
 
 def survey(source: Any, config: RunConfig, check: Callable[[str, str], object]) -> Survey:
-    """Walk over any file that `read_examples` reads, or a DataFrame.
+    """Walk over any file that a pool may be, or a DataFrame.
 
     check: called with every answer cell and its place; it raises where the answer cannot be one.
     Raises DataError for a row that cannot be used.
@@ -65,16 +65,16 @@ class Part:
     answers: list[str | None]
 
 
-def parts_of(found: Survey, size: int) -> Iterator[Part]:
-    """The file in parts of `size` rows, with the ids of `read_examples`."""
-    walked, seen, start = walk_examples(found.source, found.config), Counter[str](), 0
+def parts_of(surveyed: Survey, size: int) -> Iterator[Part]:
+    """The file in parts of `size` rows, with ids that differ: ID, ID-2, ID-3, … for repeated rows."""
+    walked, seen, start = walk_examples(surveyed.source, surveyed.config), Counter[str](), 0
     while taken := list(islice(walked, size)):
         part = Part(start, [], [], [])
         for row, example, answer in taken:
             part.rows.append((row, None if example is None else len(part.examples)))
             if example is None:
                 continue
-            if example.id in found.repeated:
+            if example.id in surveyed.repeated:
                 seen[example.id] += 1
                 if (count := seen[example.id]) > 1:
                     example = replace(example, id=f"{example.id}-{count}")

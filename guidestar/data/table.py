@@ -49,8 +49,8 @@ class Table:
 
     def line(self, row: int) -> list[str]:
         """Where a row stands in the source, and its texts."""
-        found: list[str] = json.loads(self.lines(int(self.starts[row]), int(self.starts[row + 1])))
-        return found
+        cells: list[str] = json.loads(self.lines(int(self.starts[row]), int(self.starts[row + 1])))
+        return cells
 
     @classmethod
     def of(cls, read: Iterable[Read], about: Callable[[], Mapping[str, Any]]) -> Table:
@@ -159,13 +159,13 @@ class Pool(Sequence[Example]):
         keys, copies = np.array([k for k, _ in asked], np.uint64), np.array([c for _, c in asked], np.int64)
         order, values = self._index
         first, last = np.searchsorted(values, keys), np.searchsorted(values, keys, "right")
-        found = np.full(len(asked), -1, dtype=np.intp)
+        places = np.full(len(asked), -1, dtype=np.intp)
         there = np.flatnonzero((first < last) & (copies > 0))
-        found[there] = order[first[there]]
-        for i in there[self.copies[found[there]] != copies[there]]:  # of several copies another than the first
+        places[there] = order[first[there]]
+        for i in there[self.copies[places[there]] != copies[there]]:  # of several copies another than the first
             same = order[first[i] : last[i]]
-            found[i] = next(iter(same[self.copies[same] == copies[i]]), -1)
-        return found
+            places[i] = next(iter(same[self.copies[same] == copies[i]]), -1)
+        return places
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
@@ -176,10 +176,10 @@ class Pool(Sequence[Example]):
     def places(self, ids: Iterable[str]) -> NDArray[np.intp]:
         """The places of the examples with some ids, in their order. Raises KeyError for an id that is not here."""
         ids = list(ids)
-        found = self._find(ids)
-        if (found < 0).any():
-            raise KeyError(ids[int(np.argmin(found))])
-        return found
+        at = self._find(ids)
+        if (at < 0).any():
+            raise KeyError(ids[int(np.argmin(at))])
+        return at
 
     def named(self, ids: Collection[str]) -> dict[str, Example]:
         """Id -> example. Raises KeyError for an id that is not here."""
@@ -192,13 +192,13 @@ class Pool(Sequence[Example]):
 
     def only(self, ids: Iterable[str]) -> Pool:
         """Those with some ids, in the order of the pool."""
-        found = self._find(ids)
-        return self.take(np.unique(found[found >= 0]))
+        at = self._find(ids)
+        return self.take(np.unique(at[at >= 0]))
 
     def without(self, ids: Iterable[str]) -> Pool:
         """All but those with some ids."""
-        found = self._find(ids)
-        left = np.delete(np.arange(len(self)), found[found >= 0])
+        at = self._find(ids)
+        left = np.delete(np.arange(len(self)), at[at >= 0])
         return self if len(left) == len(self) else self.take(left)
 
     def with_prompts(self, prompts: Mapping[int, str]) -> Pool:

@@ -69,13 +69,13 @@ def other_readings(path: Path, guess: str) -> tuple[tuple[str, str], ...]:
     if first is None:
         return ()
     begin = max(start.rfind(b"\n", 0, first), first - 20) + 1
-    place, found = start[begin : first + 30].partition(b"\n")[0], dict[str, str]()
+    place, readings = start[begin : first + 30].partition(b"\n")[0], dict[str, str]()
     for name in (guess, "cp1252", "cp1250", "cp1257", "cp1251"):
         with suppress(UnicodeError, LookupError):
             text = place.decode(name).strip()
-            if text not in found.values():
-                found[name] = text
-    return tuple(found.items())
+            if text not in readings.values():
+                readings[name] = text
+    return tuple(readings.items())
 
 
 def text_lines(path: Path, source: str, named: str | None) -> Iterator[str]:
@@ -133,7 +133,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    made = dict(pairs)
+    if len(made) < len(pairs):
         raise ValueError(f"a name stands twice in one object: {', '.join(name for name, _ in pairs)[:200]}")
-    return found
+    return made

@@ -2,131 +2,138 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from guidestar.data import formats
-from guidestar.data.textfile import parse_json
-from guidestar.errors import DataError, allowed
+from guidestar.data.formats import package, read_each
+from guidestar.data.textfile import suffix_of
+from guidestar.errors import DataError
 
-Placed = Iterator[tuple[str, Any]]  # (file and line, what stands there)
-Records = list[dict[str, Any]]
+Records = Iterable[Mapping[str, Any]]
+# Writes records one by one into an open file. The mapping: column -> the name of ours that says its type, else it is a text.
+Write = Callable[[Records, IO[bytes], Mapping[str, str]], None]
 
 # A spreadsheet reads a cell as a formula if it begins with one of these, spaces before it or not.
 _FORMULA = tuple("=+-@＝＋－＠")
 _CONTROL = tuple("\t\r\n")
 SAFE = "spreadsheet_safe"  # the column whose presence says that such cells carry an apostrophe
-INSTALL = "install it with: pip install 'guidestar[data]'"
+PART = 1024  # rows of a file that are held at once
 
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of file. dump: its bytes; None for a folder, which `fill` writes. text: whether a terminal can show it."""
+    """A kind of file, or of folder, which `fill` writes. text: whether a terminal can show it."""
 
     suffix: str
-    dump: Callable[[Records], bytes] | None
-    fill: Callable[[Records, Path], None] | None = None
+    write: Write | None
+    fill: Callable[[Records, Path, Mapping[str, str]], None] | None = None
     text: bool = True
 
 
 # --- writing ------------------------------------------------------------------------------------
 
 
-def dump_jsonl(records: Records) -> bytes:
+def dumped(records: Sequence[Mapping[str, Any]], write: Write) -> bytes:
+    """The content of a file with all of some records."""
+    with io.BytesIO() as out:
+        write(records, out, columns_in(records))
+        return out.getvalue()
+
+
+def columns_in(records: Records) -> dict[str, str]:
+    """The columns of records of ours, each of the type of its name."""
+    return {name: name for record in records for name in record}
+
+
+def write_jsonl(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
     """One object a line."""
-    return "".join(f"{_json(record)}\n" for record in records).encode()
+    out.writelines(f"{_json(record)}\n".encode() for record in records)
 
 
-def dump_json(records: Records) -> bytes:
+def write_json(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
     """One array, an object a line."""
-    return ("[\n" + ",\n".join(map(_json, records)) + "\n]\n").encode()
+    out.write(("[\n" + ",\n".join(map(_json, records)) + "\n]\n").encode())
 
 
-def dump_csv(records: Records) -> bytes:
-    """A header and a line for each record; values are texts or None."""
-    names = list(dict.fromkeys(name for record in records for name in record))
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\r\n")  # with "\n" alone Python leaves cells that hold "\r" unquoted
-    writer.writerow(names)
-    writer.writerows([_cell(record.get(name)) for name in names] for record in records)
-    return out.getvalue().encode()
+def write_csv(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
+    """A header and a line for each record; what is no text is written as JSON."""
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\r\n")  # with "\n" alone Python leaves cells that hold "\r" unquoted
+    writer.writerow(columns)
+    writer.writerows([_text(record.get(name)) or "" for name in columns] for record in records)
+    text.detach()
 
 
-def dump_safe_csv(records: Records) -> bytes:
+def write_safe_csv(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
     """CSV in which no cell is a formula, and which Excel takes for UTF-8; reading it gives the same cells back.
 
     A cell that a spreadsheet could take for a formula, or that begins with an apostrophe, gets an apostrophe in
     front. The column `spreadsheet_safe` says so to the reader.
     """
-    safe = [{_guarded(k): _guarded(_cell(v)) for k, v in {**record, SAFE: "yes"}.items()} for record in records]
-    return b"\xef\xbb\xbf" + dump_csv(safe)
+    safe = ({_guarded(k): _guarded(_text(v) or "") for k, v in record.items()} | {SAFE: "yes"} for record in records)
+    out.write(codecs.BOM_UTF8)
+    write_csv(safe, out, dict.fromkeys([*map(_guarded, columns), SAFE], ""))
 
 
-def dump_parquet(records: Records) -> bytes:
+def write_parquet(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
     """A Parquet file with nested columns."""
-    pyarrow = _import("pyarrow")
-    from pyarrow import parquet
-
-    out = pyarrow.BufferOutputStream()
-    parquet.write_table(_table(pyarrow, records), out)
-    return bytes(out.getvalue().to_pybytes())
+    schema, rows = _schema(columns), iter(records)
+    with package("pyarrow.parquet", "a .parquet file").ParquetWriter(out, schema) as writer:
+        while part := list(islice(rows, PART)):
+            writer.write_table(_table(part, schema))
 
 
-def fill_datasets(records: Records, folder: Path) -> None:
+def fill_datasets(records: Records, folder: Path, columns: Mapping[str, str]) -> None:
     """What `save_to_disk` of `datasets` writes."""
-    datasets, pyarrow = _import("datasets"), _import("pyarrow")
+    datasets = package("datasets", "a folder of datasets")
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset(_table(pyarrow, records)).save_to_disk(folder)
+        datasets.Dataset(_table(records, _schema(columns))).save_to_disk(folder)
     finally:
         if not quiet:
             datasets.enable_progress_bars()
 
 
-def _table(pyarrow: Any, records: Records) -> Any:
-    """An Arrow table; columns that are none of ours are texts."""
-    text, whole = pyarrow.string(), pyarrow.int64()
-
-    def struct(**types: Any) -> Any:
-        return pyarrow.struct(list(types.items()))
-
-    given = struct(annotator=text, answer=text, skip=text, at=text)
-    chance = struct(label=text, probability=pyarrow.float64())
+def _schema(columns: Mapping[str, str]) -> Any:
+    pa = package("pyarrow", "a .parquet file")
+    text, whole, real = pa.string(), pa.int64(), pa.float64()
+    given = pa.struct({"annotator": text, "answer": text, "skip": text, "at": text})
+    chance = pa.struct({"label": text, "probability": real})
     types = {
         "round": whole,
-        "score": pyarrow.float64(),
-        "answers": pyarrow.list_(given),
+        "score": real,
+        "probability": real,
+        "answers": pa.list_(given),
         "verdict": given,
-        "flags": pyarrow.list_(text),
-        "notes": pyarrow.list_(struct(annotator=text, text=text)),
-        "suggestion": struct(answer=text, round=whole, probabilities=pyarrow.list_(chance)),
+        "flags": pa.list_(text),
+        "notes": pa.list_(pa.struct({"annotator": text, "text": text})),
+        "suggestion": pa.struct({"answer": text, "round": whole, "probabilities": pa.list_(chance)}),
     }
-    names = dict.fromkeys(name for record in records for name in record)
-    return pyarrow.Table.from_pylist(records, pyarrow.schema([(name, types.get(name, text)) for name in names]))
+    return pa.schema([(column, types.get(name, text)) for column, name in columns.items()])
 
 
-def _import(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DataError(f"this format needs the package {name}; {INSTALL}") from error
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
+def _table(records: Records, schema: Any) -> Any:
+    """An Arrow table; in a column of texts all else is its JSON, for the rows of a file need not agree on a type."""
+    pa = package("pyarrow", "a .parquet file")
+    texts = {field.name for field in schema if field.type == pa.string()}
+    rows = ({c: _text(r.get(c)) if c in texts else r.get(c) for c in schema.names} for r in records)
+    return pa.Table.from_pylist(list(rows), schema=schema)
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) or value is None else _json(value)
 
 
 def _guarded(cell: str) -> str:
@@ -134,95 +141,31 @@ def _guarded(cell: str) -> str:
     return f"'{cell}" if formula else cell
 
 
+CONTAINERS: dict[str, Container] = {
+    "jsonl": Container(".jsonl", write_jsonl),
+    "json": Container(".json", write_json),
+    "csv": Container(".csv", write_csv),
+    "parquet": Container(".parquet", write_parquet, text=False),
+    "datasets": Container("", None, fill_datasets, text=False),
+}
+
 # --- reading ------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> Placed:
-    """The records of a file, each with its place.
+def load(path: Path) -> Iterator[tuple[str, Any]]:
+    """The records of a file of any form that a pool may have, each with its place.
 
     Raises DataError if the file is missing, empty, of an unknown kind or damaged. Records that are damaged alone
     come as the error that names them, so that a caller can list all of them.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
-    if path.is_dir():
-        return _rows(path)
-    suffix = path.suffix.lower()
-    if suffix not in LOADERS:
-        raise DataError(f"{path}: found the extension {suffix!r}; {allowed(LOADERS, suffix)}, or a folder of datasets")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
-    return LOADERS[suffix](path)
-
-
-def _jsonl(path: Path) -> Placed:
-    with _reading(path), path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{path} line {number}"
-            try:
-                line = _decoded(raw, where)
-                if line.strip():
-                    yield where, _checked(parse_json(line, where), where)
-            except DataError as error:
-                yield where, error
-
-
-def _array(path: Path) -> Placed:
-    """The elements of a JSON array; an object alone is an array of one."""
-    with _reading(path):
-        value = parse_json(_decoded(path.read_bytes(), str(path)), str(path))
-    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        where = f"{path} item {number}"
-        yield where, _checked(item, where)
-
-
-def _checked(value: Any, where: str) -> Any:
-    """The record, or the error that says what is wrong with it."""
-    if not isinstance(value, dict):
-        kinds = {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
-        return DataError(f"{where}: found {kinds.get(type(value), 'a number')}, expected an object {{…}}")
-    try:
-        _json(value).encode()
-    except UnicodeEncodeError as error:
-        half = ord(error.object[error.start])
-        return DataError(f"{where}: holds half of a character (\\u{half:x}), which cannot be stored")
-    return value
-
-
-def _decoded(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start)
-        place = f"{where} line {line + 1}" if line else where
-        raise DataError(
-            f"{place}: found the byte 0x{raw[error.start]:02x}, which is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-def _rows(path: Path) -> Placed:
-    """CSV, Parquet and folders, as pools are read; an apostrophe that `dump_safe_csv` added is taken off."""
-    for row in formats.read_rows(str(path)):
-        values: dict[str, Any] = {**row.values, **dict.fromkeys(row.nulls)}
-        if SAFE in values and path.suffix.lower() == ".csv":
+    suffix = suffix_of(path)
+    for row in read_each(str(path)):
+        if isinstance(row, DataError):
+            yield str(path), row
+            continue
+        values: dict[str, Any] = (
+            row.plain() if suffix in (".json", ".jsonl") else {**row.values, **dict.fromkeys(row.nulls)}
+        )
+        if SAFE in values and suffix == ".csv":  # an apostrophe that `write_safe_csv` added is taken off
             values = {k.removeprefix("'"): v.removeprefix("'") for k, v in values.items() if k != SAFE}
         yield row.where, values
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-LOADERS: dict[str, Callable[[Path], Placed]] = {".jsonl": _jsonl, ".json": _array, ".csv": _rows, ".parquet": _rows}
-
-CONTAINERS: dict[str, Container] = {
-    "jsonl": Container(".jsonl", dump_jsonl),
-    "json": Container(".json", dump_json),
-    "csv": Container(".csv", dump_csv),
-    "parquet": Container(".parquet", dump_parquet, text=False),
-    "datasets": Container("", None, fill_datasets, text=False),
-}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
-from guidestar.config import RunConfig, TaskConfig
+from guidestar.config import DataConfig, RunConfig
 from guidestar.data.pool import load_dataset, walk_examples
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import answer_column
@@ -25,7 +25,7 @@ from guidestar.exchange.rows import About, Format, Given, Row, moment
 from guidestar.exchange.table import format_of, recognise
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import Store, find_run
-from guidestar.tasks import Task, make_task
+from guidestar.tasks import Task, recorded_task
 
 NOBODY = "import"  # who answers in a file without names, unless the user says
 SOURCE = "import"
@@ -137,16 +137,8 @@ def _about(about: About, index: Index, config: RunConfig | None) -> About:
 
 def _task(store: Store, config: RunConfig | None) -> Task:
     """The run's task, with the labels that the run has recorded."""
-    facts, response, task = store.facts["task"], "{answer}", TaskConfig()
-    if config is not None:
-        data, task, _ = apply_preset(config.data, config.task)
-        response = data.response
-    labels = dict(zip(facts.get("labels", ()), facts.get("words", facts.get("labels", ())), strict=True))
-    return make_task(
-        task.model_copy(update={"kind": facts["kind"], "labels": labels or None, "renamed": facts.get("renamed")}),
-        [],
-        response,
-    )
+    data, task, _ = (DataConfig(), None, None) if config is None else apply_preset(config.data, config.task)
+    return recorded_task(store.facts, data.response, task)
 
 
 # --- the file -------------------------------------------------------------------------------------

@@ -31,12 +31,7 @@ class Index:
     ) -> None:
         """kept_apart: examples of the test and validation sets, which are not to be labelled."""
         self.known = {example.id: example for example in examples}
-        self._asked = _Tables(tuple(self.known.values()))
-        self._read_pool, self._read_apart = pool, kept_apart
-
-    @cached_property
-    def _pool(self) -> _Tables:
-        return _Tables(tuple(self._read_pool()))
+        self._asked, self._pool, self._apart = _Tables(self.known.values), _Tables(pool), _Tables(kept_apart)
 
     def find(self, row: Row) -> Example | None:
         """The example of a row, None if there is none.
@@ -47,10 +42,6 @@ class Index:
         if OURS.fullmatch(row.id) and row.id not in self.known and row.id in self._pool.by_id:
             return self._pool.find(row)  # a copy of what was asked has an id of its own
         return self._asked.find(row) or self._pool.find(row)
-
-    @cached_property
-    def _apart(self) -> _Tables:
-        return _Tables(tuple(self._read_apart()))
 
     def is_kept_apart(self, row: Row) -> bool:
         """Whether a row without an example is one of the test or validation set."""
@@ -73,11 +64,16 @@ class Index:
 
 @dataclass(frozen=True)
 class _Tables:
-    examples: tuple[Example, ...]
+    """Some examples by what they are known by, read when they are first asked for."""
+
+    read: Callable[[], Iterable[Example]]
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        return tuple(self.read())
 
     @cached_property
     def by_id(self) -> dict[str, Example]:
-        """The examples by their ids."""
         return {example.id: example for example in self.examples}
 
     @cached_property

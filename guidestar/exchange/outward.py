@@ -53,32 +53,29 @@ def export_run(
         raise ConfigError(f"safe is for csv, which spreadsheets open; format is {format!r}")
     with Store.open(find_run(run)) as store:
         if log:
-            return _write(list(log_of(store)), "jsonl", out, containers.dump_jsonl)
+            return _write(log_of(store), "jsonl", out)
         rows = rows_of(store)
         about = dataclasses.replace(about_run(store, rows), question=question, suggestions=suggestions)
     records = [record for row in rows for record in chosen.write(row, about)]
     if chosen.hint is not None:
         say(chosen.hint(about))
-    dump = containers.dump_safe_csv if safe else containers.CONTAINERS[chosen.container].dump
-    return _write(records, chosen.container, out, dump)
+    return _write(records, chosen.container, out, safe)
 
 
-def _write(
-    records: containers.Records, name: str, out: Path | None, dump: Callable[[containers.Records], bytes] | None
-) -> Path | str:
+def _write(records: list[dict[str, Any]], name: str, out: Path | None, safe: bool = False) -> Path | str:
     container = containers.CONTAINERS[name]
+    write = containers.write_safe_csv if safe else container.write
     if out is None:
-        if dump is None or not container.text:
+        if write is None or not container.text:
             raise DataError(f"the format {name} cannot be shown as text; give a file or folder to write to")
-        return dump(records).decode()
-    if dump is not None and out.is_dir():
+        return containers.dumped(records, write).decode()
+    if write is not None and out.is_dir():
         raise DataError(f"{out}: is a folder; give the name of a file")
     files.check_output(out, _is_export, "an export")
-    if dump is not None:
-        files.write_bytes(out, dump(records))
-    elif container.fill is not None:
-        fill = container.fill
-        files.publish_folder(out, lambda folder: fill(records, folder))
+    if write is not None:
+        files.write_bytes(out, containers.dumped(records, write))
+    elif (fill := container.fill) is not None:
+        files.publish_folder(out, lambda folder: fill(records, folder, containers.columns_in(records)))
     return out
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from guidestar.errors import DataError
 from guidestar.records import Suggestion
@@ -18,6 +18,7 @@ KEY = "guidestar"  # the one key that we add to another tool's records; tools ha
 FIELD = "fields."  # stands before the name of a field that is also one of a format's own names
 
 Record = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -265,21 +266,20 @@ def nested(value: Any) -> Any:
 
 def as_list(value: Any, where: str) -> list[Any]:
     """A list; nothing is an empty one. Raises DataError for anything else."""
-    value = nested(value)
-    if value is None or value == "":
-        return []
-    if not isinstance(value, list):
-        raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected a list")
-    return value
+    return _shaped(value, list, "a list", where)
 
 
 def as_object(value: Any, where: str) -> Record:
     """An object; nothing is an empty one. Raises DataError for anything else."""
+    return _shaped(value, dict, "an object", where)
+
+
+def _shaped(value: Any, kind: type[T], what: str, where: str) -> T:
     value = nested(value)
     if value is None or value == "":
-        return {}
-    if not isinstance(value, Mapping):
-        raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected an object")
+        return kind()
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: found {shortened(repr(value), 60)}, expected {what}")
     return value
 
 

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from guidestar.data.textfile import suffix_of
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.exchange import argilla, containers, doccano, label_studio, prodigy, tables
 from guidestar.exchange.rows import Format
@@ -46,8 +47,9 @@ def recognise(file: Path) -> str:
 
     Raises DataError if it could be several, or none.
     """
-    if file.is_dir() or file.suffix.lower() == ".parquet":
-        return "datasets" if file.is_dir() else "parquet"
+    suffix = "datasets" if file.is_dir() else suffix_of(file).removeprefix(".")
+    if suffix in ("datasets", "parquet"):
+        return suffix
     records = [value for _, value in itertools.islice(containers.load(file), _LOOK) if isinstance(value, dict)]
     alike = [
         name for name, format in FORMATS.items() if format.mine and 2 * sum(map(format.mine, records)) > len(records)
@@ -56,8 +58,8 @@ def recognise(file: Path) -> str:
         raise DataError(f"{file}: could be {' or '.join(alike)}; say which with --format")
     if alike:
         return alike[0]
-    if (suffix := file.suffix.lower()) in (".csv", ".jsonl"):
-        return suffix[1:]
+    if suffix != "json":  # other tables are read as CSV files are
+        return "jsonl" if suffix == "jsonl" else "csv"
     keys: dict[str, Any] = records[0] if records else {}
     raise DataError(
         f"{file}: not the JSON of a known tool; its records have the keys {', '.join(keys) or '(none)'}. "

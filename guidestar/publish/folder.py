@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guidestar import config as configs
 from guidestar.asking.each import yes_or_no
 from guidestar.bench import Bench
-from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import Template
 from guidestar.errors import ConfigError, ModelError, StoreError
@@ -21,7 +19,7 @@ from guidestar.publish.cards import card_warnings, data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files, find_run
-from guidestar.tasks import make_task, several
+from guidestar.tasks import recorded_task, several
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
@@ -59,7 +57,7 @@ def publish(
             raise StoreError(f"{folder}: no round is complete yet, so there is nothing to publish")
         if round is not None and round not in measured:
             raise ConfigError(f"round is {round}; allowed: {', '.join(map(str, measured))}")
-    bench = bench or Bench(_configuration(folder))
+    bench = bench or Bench(configs.load(folder))
     adapter, chosen, _ = trained(folder, bench.config, measured[-1] if round is None else round, bench=bench)
     with Store.open(folder) as store:
         usage = _usage(store, bench, adapter, base)
@@ -109,27 +107,15 @@ def _is_published(folder: Path) -> bool:
         return False
 
 
-def _configuration(folder: Path) -> RunConfig:
-    place = configs.kept_in(folder)
-    if place is None:
-        raise ConfigError(
-            f"{folder}: found no {CONFIG_FILE} in it or in the folder above it, which names the base model"
-        )
-    return configs.load(place)
-
-
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
     from guidestar.model import full, heads
     from guidestar.model.batches import joint_of, label_tokens
+    from guidestar.model.peft import NAMES
 
     facts, config = store.facts, bench.config
     bench.engine.must_be(facts["model"], store.folder, ["fingerprint"])
     data, task_config, _ = apply_preset(config.data, config.task)
-    if known := facts["task"].get("labels"):
-        labels = dict(zip(known, facts["task"]["words"], strict=True))
-        task_config = task_config.model_copy(update={"kind": facts["task"]["kind"], "labels": labels, "renamed": None})
-    task = make_task(task_config, [], data.response)
-    whole = False
+    task, whole = recorded_task(facts, data.response, task_config), False
     prefix: tuple[int, ...] = ()
     answers: dict[str, tuple[int, ...]] | None = None
     behind_space = None
@@ -147,27 +133,16 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         if blank != filled:
             tokens = label_tokens(bench.base, task, blank)
             behind_space = (tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True)))
+    views = None
+    if heads.reads(model := bench.base.model) == "features":
+        views = (heads.answering(model), bench.base.encoder, heads.around(bench.base.tokenizer))
     return Usage(
-        base=base or bench.base.name, full=full.is_saved(adapter), own=_is_own(config.peft), dtype=facts["model"]["dtype"],
+        base=base or bench.base.name, full=full.is_saved(adapter), own=str(config.peft.get("peft_type", "LORA")).upper() in NAMES, dtype=facts["model"]["dtype"],
         template=data.template or "", chat=config.model.chat, remote_code=config.model.remote_code, prefix=prefix,
         answers=answers, behind_space=behind_space, whole=whole, eos=bench.base.eos, pad=bench.base.pad, max_new_tokens=task.max_new_tokens,
-        head=bench.base.labels, reads=heads.reads(bench.base.model), views=_views(bench.base), closing=tuple(facts["model"].get("closing", ())),
+        head=bench.base.labels, reads=heads.reads(model), views=views, closing=tuple(facts["model"].get("closing", ())),
         several=bench.base.several, questions=questions, quantize=bench.base.quantize,
     )  # fmt: skip
-
-
-def _views(base: Any) -> tuple[str, bool, tuple[int, int]] | None:
-    from guidestar.model import heads
-
-    if heads.reads(base.model) != "features":
-        return None
-    return heads.answering(base.model), base.encoder, heads.around(base.tokenizer)
-
-
-def _is_own(peft: Mapping[str, Any]) -> bool:
-    from guidestar.model.peft import NAMES
-
-    return str(peft.get("peft_type", "LORA")).upper() in NAMES
 
 
 def _rename_base(place: Path, usage: Usage) -> None:

@@ -240,8 +240,8 @@ class Annotations:
 
     def _pairs(self) -> list[tuple[tuple[Example, Label], int]]:
         counts = self._now().counts
-        found = {id: (answer, r) for id, r in self._order().items() if isinstance(answer := counts.get(id), Label)}
-        return [((e, answer), r) for e, (answer, r) in zip(self._loaded(found), found.values(), strict=True)]
+        labels = {id: (answer, r) for id, r in self._order().items() if isinstance(answer := counts.get(id), Label)}
+        return [((e, answer), r) for e, (answer, r) in zip(self._loaded(labels), labels.values(), strict=True)]
 
     def extras(self) -> set[str]:
         """Ids of the examples that were added and not asked for."""
@@ -294,14 +294,14 @@ class Annotations:
 
         The log is read first: what it speaks of was asked or added before, so the reads after it find that.
         """
-        for found in self.log(self._seen, self._relabels):
-            if isinstance(found, Entry):
-                self._state.apply(found.number, found.id, found.annotation, found.at)
-                self._seen = found.number
-                if found.source in GROUPS:
-                    self._grouped.add(found.id)
+        for entry in self.log(self._seen, self._relabels):
+            if isinstance(entry, Entry):
+                self._state.apply(entry.number, entry.id, entry.annotation, entry.at)
+                self._seen = entry.number
+                if entry.source in GROUPS:
+                    self._grouped.add(entry.id)
             else:
-                self._relabels, change = found
+                self._relabels, change = entry
                 self._state.relabel(change)
         sql = "SELECT rowid, example, round, details FROM picks WHERE rowid > ? ORDER BY rowid"  # the order of asking
         for number, id, round, details in self._db.rows(sql, self._last_pick):

@@ -57,25 +57,8 @@ def write_bytes(path: Path, data: bytes) -> str:
 
     Raises StoreError if it cannot be written; an earlier file at `path` is then untouched.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clean(path.parent)
-        temporary = _temporary(path)
-        # Only Exception: whatever else ends the process here would not tidy up either, and `clean` does.
-        try:
-            step(f"write {path.name}")
-            with temporary.open("xb") as file:
-                _claim(file.fileno(), temporary)
-                file.write(data)
-                file.flush()
-                _flush(file.fileno())
-                step(f"rename {path.name}")
-                temporary.replace(path)
-        except Exception:
-            temporary.unlink(missing_ok=True)
-            raise
-        step(f"renamed {path.name}")
-        _flush_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
     return sha256_of_bytes(data)
 
 
@@ -86,14 +69,20 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean(path.parent)
         temporary = _temporary(path)
+        # What ends the process otherwise would not tidy up either, and `clean` does.
         try:
+            step(f"write {path.name}")
             with temporary.open("xb") as held:
                 _claim(held.fileno(), temporary)
                 yield temporary
                 _flush(held.fileno())
+                step(f"rename {path.name}")
                 temporary.replace(path)
-        finally:
+        except (Exception, KeyboardInterrupt, SystemExit):
             temporary.unlink(missing_ok=True)
+            raise
+        step(f"renamed {path.name}")
+        _flush_folder(path.parent)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

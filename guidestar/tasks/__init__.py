@@ -6,8 +6,7 @@ A kind of task is one class with the surface of `Task` and one entry in `TASKS`;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from guidestar.errors import ConfigError, allowed
 from guidestar.tasks.choice import MOST_LABELS, Choice
@@ -53,21 +52,13 @@ def make_task(config: Any, cells: Sequence[str], response: str) -> Task:
     return TASKS[config.kind].build(config, cells, response)
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    """The `task` section that a run's facts stand for."""
-
-    kind: str
-    labels: dict[str, str] | None
-    renamed: dict[str, str] | None = None
-    marker: str = Number.marker
-    scoring: Literal["first_token", "sequence"] = "first_token"
-    max_new_tokens: int | None = None
-
-
-def recorded_task(facts: Mapping[str, Any], response: str = ANSWER) -> Task:
-    """The task of a run, from its facts alone. response: the template, which the facts of a run do not hold."""
+def recorded_task(facts: Mapping[str, Any], response: str = ANSWER, section: Any = None) -> Task:
+    """The task of a run, from its facts. response, section: the template and the `task` section of its configuration, which
+    the facts do not hold, as far as a preset fills them."""
     known = facts["task"]
     labels = dict(zip(known["labels"], known.get("words", known["labels"]), strict=True)) if "labels" in known else None
-    marker = ((facts.get("config") or {}).get("task") or {}).get("marker", Number.marker)
-    return make_task(_Recorded(known["kind"], labels, known.get("renamed"), marker), [], response)
+    if section is None:
+        marker = ((facts.get("config") or {}).get("task") or {}).get("marker", Settings.marker)
+        section = Settings(known["kind"], marker=marker)
+    more = {name: getattr(section, name) for name in ("scoring", "max_new_tokens", "marker")}
+    return make_task(Settings(known["kind"], labels, known.get("renamed"), **more), [], response)

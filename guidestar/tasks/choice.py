@@ -15,6 +15,7 @@ from guidestar.tasks.common import (
     ANSWER,
     Settings,
     Span,
+    Task,
     after_prefix,
     best_spelling,
     label_key,
@@ -28,7 +29,7 @@ _LEAD = re.compile(r"^(?:the )?(?:final )?(?:answer|label)(?: is)?\s*:?[\s*_]*",
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Task):
     """One of some labels. The canonical answer is the label; the model writes the label's word.
 
     labels, words: in the same order, at least two.
@@ -41,11 +42,9 @@ class Choice:
     kind: ClassVar[str] = "choice"
     about: ClassVar[str] = "one of some labels"
     family: ClassVar[str] = "choice"
-    numeric: ClassVar[bool] = False
-    any_text: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = True
-    labels: tuple[str, ...]
-    words: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     response: str = ANSWER
     scoring: Literal["first_token", "sequence"] = "first_token"
     max_new_tokens: int = 16
@@ -53,8 +52,8 @@ class Choice:
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
-            found = ", ".join(map(repr, self.labels)) or "none"
-            raise ConfigError(f"task.labels: a choice needs at least two labels, found {found}")
+            given = ", ".join(map(repr, self.labels)) or "none"
+            raise ConfigError(f"task.labels: a choice needs at least two labels, found {given}")
         for what, names in (("label", self.labels), ("word", self.words)):
             seen: dict[str, str] = {}
             for name in names:
@@ -94,11 +93,6 @@ class Choice:
         return f"Answer with exactly one of these and nothing else: {', '.join(self.words)}."
 
     @property
-    def stand_in(self) -> str:
-        """The first label."""
-        return self.labels[0]
-
-    @property
     def prefix(self) -> str:
         """The part of the response before the answer, "the correct answer is "."""
         return self.response.partition(ANSWER)[0]
@@ -134,29 +128,17 @@ class Choice:
         Case does not matter, except that a word of one letter is not looked for in running text in
         the other case (the article "a" is no answer A).
         """
-        found = self._find(text)
-        return None if found is None else self.labels[found[0]]
+        match = self._find(text)
+        return None if match is None else self.labels[match[0]]
 
     def answer_span(self, text: str) -> Span | None:
         """Character positions (start, end) of the label word in a response, None when there is none."""
-        found = self._find(text)
-        return None if found is None else found[1]
-
-    def correct(self, predicted: str | None, gold: str) -> bool:
-        """Whether the labels are the same."""
-        return predicted == gold
-
-    def compared(self, answer: str) -> str:
-        """The label."""
-        return answer
+        match = self._find(text)
+        return None if match is None else match[1]
 
     def parts(self, answer: str) -> tuple[str, ...]:
         """The label alone."""
         return (answer,)
-
-    def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
-        """None: those of a choice are made of its probabilities."""
-        return {}
 
     def read_reply(self, text: str) -> str:
         """The whole reply, its first or its last line must be a label or its word; marks around it (quotes, stars, a full

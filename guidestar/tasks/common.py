@@ -5,53 +5,42 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 ANSWER = "{answer}"
 Span = tuple[int, int]
 
 
-class Settings(Protocol):
+@dataclass(frozen=True)
+class Settings:
     """The `task` section of a configuration, as far as a kind reads it."""
 
-    @property
-    def labels(self) -> list[str] | dict[str, str] | None: ...
-    @property
-    def renamed(self) -> dict[str, str] | None: ...
-    @property
-    def scoring(self) -> Literal["first_token", "sequence"]: ...
-    @property
-    def max_new_tokens(self) -> int | None: ...
-    @property
-    def marker(self) -> str: ...
+    kind: str
+    labels: list[str] | dict[str, str] | None = None
+    renamed: dict[str, str] | None = None
+    scoring: Literal["first_token", "sequence"] = "first_token"
+    max_new_tokens: int | None = None
+    marker: str = "####"
 
 
 class Task(Protocol):
-    """What any kind of task can be asked. An answer in its canonical form is one text, whatever it holds.
+    """What any kind of task can be asked, with what most kinds answer. A canonical answer is one text, whatever it holds.
 
     kind: its name in configurations and in a run's facts. about: one line for lists of kinds.
     family: "choice", "multi_label", "number" or "text": the kind whose arrays, and so whose measures and strategies, fit it.
     numeric: an answer holds a number. any_text: every text is an answer, so that a command needs a mark of its own.
     reads_labels: labels that are not configured are read off the data.
-    labels, words: the label space that people see, and what the model writes for each; () without one.
-    classes: the labels of which exactly one is the answer and to which a model gives probabilities; () where answers
-    are generated and parsed. A kind can have labels and no classes: several may hold.
     response: the response template. max_new_tokens: the limit of a generated response.
     """
 
     kind: ClassVar[str]
     about: ClassVar[str]
     family: ClassVar[str]
-    numeric: ClassVar[bool]
-    any_text: ClassVar[bool]
-    reads_labels: ClassVar[bool]
+    numeric: ClassVar[bool] = False
+    any_text: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def words(self) -> tuple[str, ...]: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
     @property
     def response(self) -> str: ...
     @property
@@ -63,9 +52,25 @@ class Task(Protocol):
         ...
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The label space that people see; () without one."""
+        return ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the model writes for each of the labels."""
+        return ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of which exactly one is the answer and to which a model gives probabilities; () where answers are
+        generated and parsed. A kind can have labels and no classes: several may hold."""
+        return ()
+
+    @property
     def described(self) -> str:
         """What an answer is, for a card: "one of the labels …"."""
-        ...
+        return self.about
 
     @property
     def asked(self) -> str:
@@ -75,11 +80,11 @@ class Task(Protocol):
     @property
     def stand_in(self) -> str:
         """An answer that any example could have, for measuring time."""
-        ...
+        return self.labels[0] if self.labels else "1"
 
     def response_text(self, answer: str) -> str:
-        """The text that the model is taught to write for a canonical answer."""
-        ...
+        """The text that the model is taught to write for a canonical answer: the response template with it."""
+        return self.response.replace(ANSWER, answer)
 
     def parse_gold(self, raw: str, where: str) -> str:
         """The canonical answer from a file's cell or an annotator. Raises DataError naming the place."""
@@ -87,27 +92,35 @@ class Task(Protocol):
 
     def parse(self, text: str) -> str | None:
         """The answer in a generated response, None when there is none."""
-        ...
+        return None if (span := self.answer_span(text)) is None else text[slice(*span)]
 
     def answer_span(self, text: str) -> Span | None:
-        """Character positions (start, end) of the answer in a response, format words left out; None without one."""
-        ...
+        """Character positions (start, end) of the answer in a response, without the template's words and outer spaces; None
+        where nothing is left."""
+        prefix, _, suffix = (part.strip() for part in self.response.partition(ANSWER))
+        start = after_prefix(text, prefix)
+        body = text[start:].rstrip()
+        end = len(body) - len(suffix)
+        if end >= 0 and body[end:].casefold() == suffix.casefold():
+            body = body[:end].rstrip()
+        start += len(body) - len(body.lstrip())
+        return (start, start + len(body.strip())) if body.strip() else None
 
     def correct(self, predicted: str | None, gold: str) -> bool:
         """Whether a parsed answer agrees with a canonical one."""
-        ...
+        return predicted == gold
 
     def compared(self, answer: str) -> str:
         """What two people's answers have in common when they are the same."""
-        ...
+        return answer
 
     def parts(self, answer: str) -> tuple[str, ...]:
         """The labels that an answer holds, for counting; () for a kind without labels."""
-        ...
+        return ()
 
     def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
         """Metrics of parsed answers beside their accuracy, in the order of the examples."""
-        ...
+        return {}
 
     def read_reply(self, text: str) -> str:
         """The canonical answer in an annotating model's reply. Raises DataError for any form but the one asked for."""
@@ -235,18 +248,18 @@ def doubtful(labels: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(_resembles(label), []).append(label)
-    found = [
+    sentences = [
         f"the labels {' and '.join(map(shown, group))} may be one label in several spellings; they count as several"
         for group in groups.values()
         if len(group) > 1
     ]
     numbers = all(re.fullmatch("-?[0-9]+", label_key(label)) for label in labels)
-    found += [
+    sentences += [
         f"the label {label!r} is what tables write where there is no value, and counts as a label"
         for label in labels
         if label in _EMPTY or (numbers and label_key(label) == "-1")
     ]
-    return found
+    return sentences
 
 
 def _resembles(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from guidestar.errors import ConfigError, DataError
 from guidestar.tasks.choice import MOST_LABELS, Choice
-from guidestar.tasks.common import ANSWER, Settings, Span, after_prefix, best_spelling, label_key, labels_and_words
+from guidestar.tasks.common import ANSWER, Settings, Task, best_spelling, label_key, labels_and_words
 
 JOINT = "; "  # between the labels of one answer
 NONE = "[]"  # the answer that no label holds; an empty cell is no answer at all
@@ -30,7 +30,7 @@ def answer_of(labels: Sequence[str], held: Iterable[object]) -> str:
 
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabel(Task):
     """Any number of some labels. The canonical answer names those that hold in the order of `labels`, "billing; delivery",
     or is "[]" where none does.
 
@@ -41,12 +41,9 @@ class MultiLabel:
     kind: ClassVar[str] = "multi_label"
     about: ClassVar[str] = "any number of some labels"
     family: ClassVar[str] = "multi_label"
-    numeric: ClassVar[bool] = False
-    any_text: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = True
-    classes: ClassVar[tuple[str, ...]] = ()
-    labels: tuple[str, ...]
-    words: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     response: str = ANSWER
     max_new_tokens: int = 64
 
@@ -78,11 +75,6 @@ class MultiLabel:
             f"holds, answer {NONE}."
         )
 
-    @property
-    def stand_in(self) -> str:
-        """The first label."""
-        return self.labels[0]
-
     def response_text(self, answer: str) -> str:
         """The response template with the words of the labels. Raises DataError for an unknown label."""
         return self.response.replace(ANSWER, JOINT.join(map(self._one.response_text, self.parts(answer))) or NONE)
@@ -112,25 +104,9 @@ class MultiLabel:
     def parse(self, text: str) -> str | None:
         """The labels that a response names, None for anything else."""
         try:
-            return None if (span := self.answer_span(text)) is None else self.parse_gold(text[slice(*span)], "response")
+            return None if (named := super().parse(text)) is None else self.parse_gold(named, "response")
         except DataError:
             return None
-
-    def answer_span(self, text: str) -> Span | None:
-        """Character positions (start, end) of the labels in a response, None when it is empty."""
-        prefix, _, suffix = self.response.partition(ANSWER)
-        start = after_prefix(text, prefix)
-        body = text[start:].rstrip().removesuffix(suffix.strip()).rstrip()
-        start += len(body) - len(body.lstrip())
-        return (start, start + len(body.lstrip())) if body.strip() else None
-
-    def correct(self, predicted: str | None, gold: str) -> bool:
-        """Whether exactly the same labels hold."""
-        return predicted == gold
-
-    def compared(self, answer: str) -> str:
-        """The answer itself."""
-        return answer
 
     def parts(self, answer: str) -> tuple[str, ...]:
         """The labels that hold."""
@@ -158,8 +134,8 @@ class MultiLabel:
         """The whole reply or its last line must name labels. Raises DataError otherwise."""
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         for part in (text, lines[-1]):
-            if (found := self.parse(part.strip().rstrip("."))) is not None:
-                return found
+            if (answer := self.parse(part.strip().rstrip("."))) is not None:
+                return answer
         raise DataError(f"{' '.join(text.split())[:80]!r} names no labels, nor {NONE} for none")
 
     @cached_property

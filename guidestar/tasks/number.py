@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from guidestar.errors import ConfigError, DataError
-from guidestar.tasks.common import ANSWER, Settings, Span
+from guidestar.tasks.common import ANSWER, Settings, Span, Task
 
 # A number as people and models write it: sign, currency, thousands, decimals; or a fraction, also mixed.
 _NUMBER = re.compile(
@@ -32,7 +32,7 @@ _ANSWER_IS = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Task):
     """A final number after a worked answer (GSM8K).
 
     The canonical answer is the worked answer without calculator marks, ending in "#### NUMBER"; the
@@ -43,15 +43,8 @@ class Number:
     about: ClassVar[str] = "a final number after a worked answer"
     family: ClassVar[str] = "number"
     numeric: ClassVar[bool] = True
-    any_text: ClassVar[bool] = False
-    reads_labels: ClassVar[bool] = False
-    labels: ClassVar[tuple[str, ...]] = ()
-    words: ClassVar[tuple[str, ...]] = ()
-    classes: ClassVar[tuple[str, ...]] = ()
-    described: ClassVar[str] = about
-    stand_in: ClassVar[str] = "1"
     response: str = ANSWER
-    marker: str = "####"
+    marker: str = Settings.marker
     max_new_tokens: int = 256
 
     def __post_init__(self) -> None:
@@ -67,10 +60,6 @@ class Number:
     def asked(self) -> str:
         """How an answer is written."""
         return f"Write the solution step by step, and as the last line {self.marker} and the final number alone."
-
-    def response_text(self, answer: str) -> str:
-        """The response template with the worked answer."""
-        return self.response.replace(ANSWER, answer)
 
     def parse_gold(self, raw: str, where: str) -> str:
         """The worked answer of a cell; a bare number becomes "#### NUMBER".
@@ -118,8 +107,8 @@ class Number:
         """Whether the numbers are equal in value; `gold` may be the worked answer or a number alone."""
         if predicted is None:
             return False
-        found, wanted = self.parse(predicted), self.parse(gold)
-        return found is not None and wanted is not None and _value(found) == _value(wanted)
+        said, wanted = self.parse(predicted), self.parse(gold)
+        return said is not None and wanted is not None and _value(said) == _value(wanted)
 
     def compared(self, answer: str) -> str:
         """The value as one text, "-5/2" for "-2 1/2" and "-2.50"."""
@@ -127,14 +116,6 @@ class Number:
         if number is None or len(number) > _DIGITS:
             return answer if number is None else number
         return str(Fraction(_value(number)))
-
-    def parts(self, answer: str) -> tuple[str, ...]:
-        """None: numbers are not counted."""
-        return ()
-
-    def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
-        """None beside the accuracy."""
-        return {}
 
     def read_reply(self, text: str) -> str:
         """The number must stand behind the marker. Raises DataError otherwise."""

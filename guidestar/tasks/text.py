@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from guidestar.errors import DataError
-from guidestar.tasks.common import ANSWER, Settings, Span, after_prefix
+from guidestar.tasks.common import ANSWER, Settings, Task
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Task):
     """Free text, right when it equals the gold answer after normalisation.
 
     The normal form is SQuAD's (Rajpurkar et al. 2016): lower case, no punctuation, no articles (a, an,
@@ -24,15 +24,9 @@ class Text:
     kind: ClassVar[str] = "text"
     about: ClassVar[str] = "a text, compared by normalised exact match"
     family: ClassVar[str] = "text"
-    numeric: ClassVar[bool] = False
     any_text: ClassVar[bool] = True
-    reads_labels: ClassVar[bool] = False
-    labels: ClassVar[tuple[str, ...]] = ()
-    words: ClassVar[tuple[str, ...]] = ()
-    classes: ClassVar[tuple[str, ...]] = ()
     described: ClassVar[str] = "a text"
     asked: ClassVar[str] = "Answer with the text asked for and nothing else: no introduction, no explanation."
-    stand_in: ClassVar[str] = "1"
     response: str = ANSWER
     max_new_tokens: int = 64
 
@@ -41,32 +35,11 @@ class Text:
         """The same for all data; labels play no part."""
         return cls(response, config.max_new_tokens or cls.max_new_tokens)
 
-    def response_text(self, answer: str) -> str:
-        """The response template with the answer."""
-        return self.response.replace(ANSWER, answer)
-
     def parse_gold(self, raw: str, where: str) -> str:
         """The cell without outer spaces. Raises DataError if nothing is left."""
         if not raw.strip():
             raise DataError(f"{where}: the answer is empty; it must hold some text")
         return raw.strip()
-
-    def parse(self, text: str) -> str | None:
-        """The response without the template's words and outer spaces, None when nothing is left."""
-        span = self.answer_span(text)
-        return None if span is None else text[slice(*span)]
-
-    def answer_span(self, text: str) -> Span | None:
-        """Character positions (start, end) of the answer in a response, None when it is empty."""
-        prefix, _, suffix = self.response.partition(ANSWER)
-        start = after_prefix(text, prefix)
-        body = text[start:].rstrip()
-        end = len(body) - len(suffix.strip())
-        if end >= 0 and body[end:].casefold() == suffix.strip().casefold():
-            body = body[:end].rstrip()
-        start += len(body) - len(body.lstrip())
-        body = body.strip()
-        return (start, start + len(body)) if body else None
 
     def correct(self, predicted: str | None, gold: str) -> bool:
         """Whether the normal forms are equal."""
@@ -77,14 +50,6 @@ class Text:
     def compared(self, answer: str) -> str:
         """The normal form."""
         return normal_form(answer)
-
-    def parts(self, answer: str) -> tuple[str, ...]:
-        """None: texts are not counted."""
-        return ()
-
-    def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
-        """None beside the accuracy."""
-        return {}
 
     def read_reply(self, text: str) -> str:
         """Any text. Raises DataError for none."""

@@ -15,7 +15,6 @@ import numpy as np
 from guidestar import config as configs
 from guidestar.asking import LABELS, Engine, Scorer, choice_values
 from guidestar.bench import Bench
-from guidestar.config import CONFIG_FILE
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.progress import Progress, Silent
 from guidestar.records import Example, Metrics
@@ -103,13 +102,7 @@ class Subject:
         Raises ConfigError if there is no configuration beside the run, ConfigMismatch for other data.
         """
         if not self.benches:
-            place = configs.kept_in(self.folder)
-            if place is None:
-                raise ConfigError(
-                    f"{self.folder}: found no {CONFIG_FILE} in it or in the folder above it, "
-                    "which would say where the run's data and model are"
-                )
-            self.benches.append(Bench(configs.load(place), self.progress))
+            self.benches.append(Bench(configs.load(self.folder), self.progress))
         bench = self.benches[0]
         if bench.dataset.hash != self.facts["data_hash"]:
             raise ConfigMismatch(
