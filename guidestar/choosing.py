@@ -17,14 +17,14 @@ from guidestar.beginning import given_in
 from guidestar.bench import PARTS, Bench
 from guidestar.config import QueryConfig, StrategyConfig
 from guidestar.data.table import Pool, ids_of
-from guidestar.query import strategies
+from guidestar.query import mixing, strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
 from guidestar.query.prototypes import label_prototypes
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
 from guidestar.query.warm_start import WARM_STARTS, warm_start_of
-from guidestar.records import Example, Pick, Predictions
+from guidestar.records import Array, Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.annotations import TEST
 from guidestar.store.store import Store
@@ -32,6 +32,7 @@ from guidestar.tasks import several
 from guidestar.tuning import Tuning
 
 AHEAD = "ahead"  # in the details of a pick: it was asked before its round was chosen
+UNSEEN = "unseen"  # arrays of a round: what the tuned model said of its picks, from which it had not learned yet
 STATES = Ask.of(["embedding"])
 
 
@@ -72,8 +73,8 @@ class Chooser:
             return tuple(Pick(free[i].id, float("nan")) for i in rows)
         if k == 0:
             return ()
-        free = self._read(free, k) if self._recipe.model == "frozen" else free
-        most = CANDIDATES if self._recipe.model == "frozen" else len(free)  # more of them would choose no better
+        free = self._read(free, k) if self._recipe.by_probe else free
+        most = CANDIDATES if self._recipe.by_probe else len(free)  # more of them would choose no better
         block = self._candidates(free, max(k, self._bench.config.query.candidates or most), r)
         candidates, drawn = self._subpool(block, k, r)
         selection = self._select(candidates, block, k - len(drawn), r, 0 if drawn else self._random_picks(r, k))
@@ -200,15 +201,25 @@ class Chooser:
             labelled_base=self._base_labelled(r, Ask(of_labelled_base)) if of_labelled_base else None,
             labelled_classes=Counter(label.answer for _, label in self.tuning.labelled()),
         )  # fmt: skip
-        if tuned := needs - recipe.by_probe:
+        if tuned := recipe.by_tuned(needs):
             context = self._scored(candidates, tuned, context, k, r)
+        mixes = recipe.model == "mixed" and context.full is not None and "label_log_probs" in context.full.arrays
+        said = context.full.arrays["label_log_probs"][0] if mixes and context.full is not None else None
         if recipe.by_probe:
             context = self._probed(candidates, needs & recipe.by_probe, context, r)
+        if said is not None:
+            context = self._mixed(said, context, r)
         classes = self._bench.fitting.task.classes
         if self._bench.watched and classes and context.full is not None and "label_log_probs" in context.full.arrays:
             self._keep_answers(r, context.full)
         ids, rng = ids_of(candidates), generator(self.tuning.seed, r, "query")
-        return strategies.choose(recipe, ids, context, k, rng, random_share=at_random / k)
+        selection = strategies.choose(recipe, ids, context, k, rng, random_share=at_random / k)
+        if said is not None:
+            place = {id: i for i, id in enumerate(ids)}
+            rows = [place[pick.id] for pick in selection.picks]
+            unseen = {"row": self._bench.pool.places(ids[i] for i in rows).astype(np.int64), "log_probs": said[rows]}
+            self._store.add_arrays(r, UNSEEN, unseen)
+        return selection
 
     def _scored(
         self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, k: int, r: int
@@ -257,6 +268,27 @@ class Chooser:
         return replace(
             context, full=said(candidates, needs, context.full), labelled=said(known, of_labelled, context.labelled)
         )
+
+    def _mixed(self, tuned: Array, context: strategies.Context, r: int) -> strategies.Context:
+        """The context with the classifier's label probabilities mixed with the tuned model's, (n, labels) natural logs.
+
+        λ is that of the least log-loss on the labels of earlier rounds: what the tuned model of the time said of their picks,
+        and the classifier out of fold.
+        """
+        assert context.full is not None
+        store, pool = self._store, self._bench.pool
+        rounds = [i for i in range(store.relabels.since + 1, r) if store.has_arrays(i, UNSEEN)]
+        kept = [store.arrays(i, UNSEEN) for i in rounds]
+        said = {pool[row].id: logs for a in kept for row, logs in zip(a["row"], a["log_probs"], strict=True)}
+        answers = [(example, label.answer) for example, label in self.tuning.labelled()]
+        known, task = [i for i, (e, _) in enumerate(answers) if e.id in said], self._bench.fitting.task
+        own = self.tuning.features(r).unseen(answers, task, generator(self.tuning.seed, r, "unseen"))[known]
+        theirs = np.array([said[answers[i][0].id] for i in known]).reshape(own.shape)
+        right = np.array([task.labels.index(answers[i][1]) for i in known], dtype=np.intp)
+        lam = mixing.measured(own, theirs, right)
+        self._bench.progress.say(f"  λ of the classifier beside the tuned model: {lam:.2f}, by {len(known)} labels")
+        both = mixing.mixed(context.full.arrays["label_log_probs"][0], tuned, lam)[None]
+        return replace(context, full=replace(context.full, arrays={**context.full.arrays, "label_log_probs": both}))
 
     def _base_of(self, examples: Sequence[Example], block: Pool, r: int) -> Predictions:
         """The base model's arrays for some examples of a block, which are predicted in one fixed order whatever else is

@@ -101,7 +101,7 @@ def _scored(c: Course) -> Amounts:
     size = c.recipe.subpool_size or SUBPOOL_SIZE
     each = [n if c.recipe.subpool is None else min(n, size) for n in c.candidates]
     return dict.fromkeys(
-        kinds_of(strategies.needs(c.recipe, c.family)[0] - c.recipe.by_probe), sum(each) * c.recipe.walks
+        kinds_of(c.recipe.by_tuned(strategies.needs(c.recipe, c.family)[0])), sum(each) * c.recipe.walks
     )
 
 
@@ -125,7 +125,7 @@ def _read(c: Course) -> Amounts:
         "base labels": c.pool
         * (
             not c.begun
-            and (chosen or bool(c.config.train.pseudo_labels) or c.recipe.model == "frozen" or c.head == "features")
+            and (chosen or bool(c.config.train.pseudo_labels) or bool(c.recipe.by_probe) or c.head == "features")
         )
     }
 

@@ -109,9 +109,11 @@ class StrategyConfig(Section):
     """The name in folders and reports; default: the value of `use`."""
     measure: str | None = None
     """The uncertainty measure; auto is entropy for a choice, else response_entropy."""
-    model: Literal["tuned", "frozen"] | None = None
+    model: Literal["tuned", "frozen", "mixed"] | None = None
     """Whose label probabilities and embeddings are looked at: the tuned model's (default), or those of a classifier
-    on frozen features, which costs nothing and knows something after ten labels."""
+    on frozen features, which costs nothing and knows something after ten labels. mixed: the embeddings of the classifier, and
+    both models' probabilities, λ of the classifier's and 1 − λ of the tuned model's; λ is measured on the labels given so
+    far, as both models predicted them before they had seen them."""
     warm_start: WarmStart | None = None
     """How this strategy chooses round 0, if `query.warm_start_by` says nothing; default random."""
     passes: int | None = Field(None, ge=0, le=1000)

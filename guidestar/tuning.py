@@ -104,7 +104,7 @@ class Tuning:
         choosing: not where label words answer, nor in a large pool that no strategy reads."""
         dataset = self.bench.fitting
         small = bool(self.engine.head) and len(dataset.pool) <= BASELINE_POOL
-        return bool(scored_labels(dataset.task)) and (self.recipe.model == "frozen" or small)
+        return bool(scored_labels(dataset.task)) and (bool(self.recipe.by_probe) or small)
 
     # --- what is learned from ---
 

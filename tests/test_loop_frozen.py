@@ -21,7 +21,7 @@ from loops import (  # noqa: F401 - fixtures
 )
 
 from guidestar import loop
-from guidestar.asking import Ask
+from guidestar.asking import Ask, Probed
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError
 from guidestar.loop import Run, oracle
@@ -167,3 +167,44 @@ def test_without_classes_the_doubt_is_the_entropy_of_the_response(
     start = literal.herding_gains(points, points[:0], known, np.ones(len(points)))
     for chosen, best in [*start, *literal.herding_gains(points[free], points[known], later, doubt)]:
         assert chosen == pytest.approx(best, rel=1e-3)
+
+
+def test_a_measured_mix_is_the_classifiers_until_both_models_were_tested(make_config: MakeConfig) -> None:
+    """Round 1 has no evidence and asks what `lean` asks. Later λ is that of the literal search over the picks before, each
+    with what the adapter of its time said of it, and the classifier out of fold."""
+    from guidestar.query import mixing
+    from guidestar.rng import generator
+
+    mixed = {"use": "lean", "name": "mixed", "model": "mixed"}
+    config = config_of(make_config, ["lean", mixed], budget=16, candidates=None)
+    bench = Bench(read_config(config))
+    with Run(bench.config, bench=bench, strategy="lean") as lean:
+        lean.run(oracle(bench.dataset))
+        first = picks(lean, 1)
+    with Run(bench.config, bench=bench, strategy="mixed") as run:
+        run.run(oracle(bench.dataset))
+        assert picks(run, 1) == first
+        classes = bench.fitting.task.classes
+        pairs = [(e, label.answer) for e, label in run.tuning.labelled(1)]
+        late = [i for i, (e, _) in enumerate(pairs) if e.id in picks(run, 1)]
+        right = np.array([classes.index(pairs[i][1]) for i in late])
+        with run.tuning.tuned(0) as scorer:
+            theirs = scorer([pairs[i][0] for i in late], Ask.of(["label_log_probs"])).arrays["label_log_probs"][0]
+        own = bench.frozen.unseen(pairs, bench.fitting.task, generator(run.seed, 2, "unseen"))[late]
+        lam = mixing.measured(own, theirs, right)
+        free = [e for e in bench.pool if e.id not in {e.id for e, _ in pairs}]
+        with run.tuning.tuned(1) as scorer:
+            tuned = np.exp(scorer(free, Ask.of(["label_log_probs"])).arrays["label_log_probs"][0])
+        probe = Probed.of(bench.frozen, pairs, bench.fitting.task, generator(run.seed, 2, "probe"))
+        chances = np.exp(probe(free, Ask.of(["label_log_probs"])).arrays["label_log_probs"][0])
+        both = np.sort(lam * chances + (1 - lam) * tuned, axis=1)
+        margins = 1 - (both[:, -1] - both[:, -2])
+        np.testing.assert_allclose(run.store.arrays(2, "scores")["score"], margins, atol=1e-4)
+
+
+def test_a_mix_needs_one_label_a_text() -> None:
+    mixed = dataclasses.replace(STRATEGIES["lean"], model="mixed")
+    lora = {"peft_type": "LORA", "lora_dropout": 0.1}
+    assert check(mixed, "choice", simulation=False, peft=lora) == []
+    for kind in ("number", "text", "multi_label"):
+        assert any("model is mixed" in problem for problem in check(mixed, kind, simulation=False, peft=lora))

@@ -7,10 +7,24 @@ import math
 import numpy as np
 import pytest
 import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guidestar.config import MixConfig
 from guidestar.errors import ConfigError, ModelError
-from guidestar.query.mixing import SCALES, SCHEDULES, linear, minmax, mix, published, rank, schedule_for, weight
+from guidestar.query.mixing import (
+    SCALES,
+    SCHEDULES,
+    linear,
+    measured,
+    minmax,
+    mix,
+    mixed,
+    published,
+    rank,
+    schedule_for,
+    weight,
+)
 
 
 def test_linear_is_the_published_codes_for_ten_rounds():
@@ -100,3 +114,37 @@ def test_a_wrong_mix_is_refused():
             mix(np.ones(2), np.ones(2), lam)
     with pytest.raises(ModelError, match=r"\(2,\), those of the tuned model \(3,\)"):
         mix(np.ones(2), np.ones(3), 0.5)
+
+
+def likelihoods(seed, m, labels):
+    """Natural logs of two models' probabilities, and the right classes."""
+    rng = np.random.default_rng(seed)
+    first, second = (np.log(rng.dirichlet(np.full(labels, 0.7), size=m)) for _ in range(2))
+    return first, second, rng.integers(0, labels, m)
+
+
+@given(seed=st.integers(0, 10_000), m=st.integers(1, 30), labels=st.integers(2, 5))
+@settings(max_examples=25, deadline=None)
+def test_a_measured_weight_is_the_best_of_the_literal_ones(seed, m, labels):
+    first, second, classes = likelihoods(seed, m, labels)
+    best, least = None, math.inf
+    for hundredths in range(100, -1, -1):
+        lam, loss = hundredths / 100, 0.0
+        for one, other, c in zip(np.exp(first), np.exp(second), classes, strict=True):
+            loss -= math.log(lam * one[c] + (1 - lam) * other[c]) / m
+        if loss < least - 1e-12:
+            best, least = lam, loss
+    lam = measured(first, second, classes)
+    chances = np.exp(mixed(first, second, lam))
+    assert chances.sum(axis=1) == pytest.approx(np.ones(m))
+    assert -np.log(chances[np.arange(m), classes]).mean() == pytest.approx(least, abs=1e-9)
+    assert lam == pytest.approx(best, abs=0.011)
+
+
+def test_a_measured_weight_goes_to_who_is_right():
+    _, second, classes = likelihoods(0, 40, 3)
+    knows = np.log(0.02 + 0.94 * np.eye(3)[classes])
+    assert measured(knows, second, classes) > 0.9
+    assert measured(second, knows, classes) < 0.1
+    assert measured(second, second, classes) == 1.0, "of equals the first"
+    assert measured(second[:0], knows[:0], classes[:0]) == 1.0, "without evidence the first alone"

@@ -18,7 +18,7 @@ from guidestar.study import gains
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, group_of, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
-from tools import lean_pools
+from tools import ablation, lean_pools
 
 Group = tuple[str, str, str]
 
@@ -78,7 +78,8 @@ def comparisons(studies: Path) -> str:
         parts += [*_section(place, facts), ""]
     if not studies_there:
         parts += ["No study is kept yet.", ""]
-    parts += [*_published(studies_there), *lean_pools.section(studies.parent / lean_pools.FILE), ""]
+    measured = (part for tool in (lean_pools, ablation) for part in tool.section(studies.parent / tool.FILE))
+    parts += [*_published(studies_there), *measured, ""]
     return "\n".join(parts)
 
 

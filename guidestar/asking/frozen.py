@@ -104,6 +104,12 @@ class Frozen:
         points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
         return probe.fit_each(points, right, rng) if several(task) else probe.fit(points, right, len(task.labels), rng)
 
+    def unseen(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> Array:
+        """What the classifier says of labelled examples out of fold, (m, labels) natural logs."""
+        points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
+        scores = probe.out_of_fold(points, right, len(task.labels), rng)
+        return probe.smoothed(scores / probe.temperature(scores, right), len(right))
+
     def head_start(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> HeadStart:
         """The classifier, fitted to labelled examples, as a head on the features themselves."""
         (weights, constants), space = self.fit(labelled, task, rng).head, self.space()

@@ -1,4 +1,5 @@
-"""STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5): schedules of λ, scales, the mix.
+"""STAR's dynamic uncertainty, μ = λ(t) μ_base + (1 − λ(t)) μ_full (eq. 5): schedules of λ, scales, the mix; and a λ that is
+measured instead.
 
 t counts the queries after the warm start from 0; `rounds` is the number of points of the learning curve.
 Source: Zhang, Wu, Zhou, Xu 2024, arXiv 2403.01165.
@@ -13,6 +14,7 @@ import numpy as np
 
 from guidestar.config import MixConfig
 from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.query.probe import Classes, log_loss
 from guidestar.records import Array
 
 Schedule = Callable[[int, int], float]
@@ -160,3 +162,29 @@ def mix(base: Array, full: Array, lam: float, scale: str = "raw") -> Array:
         raise ModelError(f"base uncertainties have shape {base.shape}, those of the tuned model {full.shape}")
     of_base, of_full = SCALES[scale]
     return lam * of_base(base) + (1.0 - lam) * of_full(full)
+
+
+def mixed(first: Array, second: Array, lam: float) -> Array:
+    """Natural logs of λ p₁ + (1 − λ) p₂, all arrays (n, labels).
+
+    >>> np.exp(mixed(np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]]), 0.25)).round(3).tolist()
+    [[0.8, 0.2]]
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.logaddexp(first + np.log(lam), second + np.log1p(-lam)))
+
+
+def measured(first: Array, second: Array, classes: Classes) -> float:
+    """The λ, in hundredths, whose mix has the least log-loss on labels that neither model had seen; the largest of equals,
+    and 1 without any label.
+
+    first, second: (m, labels) natural logs of two models' probabilities. classes: (m,) positions of the right labels.
+    Source: stacking (Wolpert 1992); with probabilities: Smyth and Wolpert 1999.
+    >>> measured(np.log([[0.9, 0.1], [0.1, 0.9]]), np.log([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 0]))
+    0.0
+    """
+    if not len(classes):
+        return 1.0
+    grid = np.linspace(1.0, 0.0, 101)
+    losses = np.array([log_loss(mixed(first, second, lam), classes) for lam in grid])
+    return float(grid[np.argmax(losses <= losses.min() + 1e-9)])

@@ -33,7 +33,8 @@ class Recipe:
         is common or our own.
     measure: name of an uncertainty measure, "auto" (entropy for a choice, else response_entropy) or None.
     model: "frozen" where label probabilities and embeddings are those of a classifier on frozen features
-        (`query/probe.py`), and anything else the tuned model's; None is the tuned model's all.
+        (`query/probe.py`), and anything else the tuned model's; "mixed" where the probabilities are both models', mixed by a
+        measured λ (`mixing.measured`); None is the tuned model's all.
     warm_start: how round 0 is chosen, a name of `WARM_STARTS`; None is at random.
     passes: K Monte-Carlo passes with the adapter's dropout on; 0 is one plain pass.
     dropout: "model" for passes with the model's own dropout on too, as in its training; None is the adapter's alone.
@@ -94,13 +95,17 @@ class Recipe:
         'response_entropy'
         """
         if self.measure == "auto":
-            return "margin" if self.model == "frozen" and kind == "choice" else default_measure(kind)
+            return "margin" if self.by_probe and kind == "choice" else default_measure(kind)
         return self.measure
 
     @property
     def by_probe(self) -> frozenset[str]:
-        """Arrays that a classifier on frozen features gives, and not the tuned model."""
-        return frozenset({"embedding", "label_log_probs"}) if self.model == "frozen" else frozenset()
+        """Arrays that a classifier on frozen features gives."""
+        return table.EMBEDDING | table.PREDICTED if self.model in ("frozen", "mixed") else frozenset()
+
+    def by_tuned(self, needs: frozenset[str]) -> frozenset[str]:
+        """Those of some arrays that the tuned model is asked for."""
+        return needs - self.by_probe | (needs & table.PREDICTED if self.model == "mixed" else frozenset())
 
     @property
     def selector(self) -> table.Selector:
@@ -342,6 +347,10 @@ def check(
         problems.append(f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed_kinds}")
     if recipe.subpool == "anchors" and kind != "choice":
         problems.append(f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice")
+    if recipe.model == "mixed" and kind != "choice":
+        problems.append(
+            f"model is mixed, and the task kind {kind!r} has no probabilities of one label; allowed: frozen"
+        )
     if recipe.balance and kind != "choice":
         problems.append(f"balance needs predicted classes, which the task kind {kind!r} does not have; allowed: choice")
     return problems
@@ -409,8 +418,10 @@ def misfits(recipe: Recipe) -> list[str]:
             for key in ("samples", "temperature")
             if getattr(recipe, key) is not None
         ]
-    if recipe.model == "frozen" and (recipe.passes or recipe.committee or recipe.racing):
-        problems.append("model is frozen, which has no dropout and no members; leave passes, committee and racing out")
+    if recipe.by_probe and (recipe.passes or recipe.committee or recipe.racing):
+        problems.append(
+            f"model is {recipe.model}, which has no dropout and no members; leave passes, committee and racing out"
+        )
     if recipe.subpool is None and recipe.subpool_size is not None:
         problems.append("subpool_size is set, but there is no subpool")
     return problems + (_race_misfits(recipe) if recipe.racing else [])

@@ -1,0 +1,250 @@
+"""What each part of the recipe for few labels is worth: all-MiniLM-L6-v2 on TREC-6, trained once, at 50 labels.
+
+`python -m tools.ablation FOLDER FILE 10,11,12 [ROW …]` adds these seeds to FILE; FOLDER holds the preset's files. A cell that is
+there is not made again. The labels are chosen in three rounds (10, 20, 20) as a run of the same seed chooses them, which
+needs no adapter; so a cell costs one training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.asking import LABELS, Ask, Lesson, Probed
+from guidestar.bench import Bench, hardware, read_config, versions
+from guidestar.metrics.statistics import t_interval
+from guidestar.metrics.verdict import comparison, decide
+from guidestar.query import probe
+from guidestar.query.strategies import STRATEGIES, Context, choose
+from guidestar.query.warm_start import WARM_STARTS
+from guidestar.records import Example
+from guidestar.rng import generator, phase_seed
+from guidestar.store.files import write_bytes
+from guidestar.words import hundredths, percent
+
+FILE = Path("statistics") / "lean-ablation.json"  # below `results`
+ROUNDS = (10, 20, 20)  # labels asked for
+
+_LORA = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear"}
+_BOTTLENECK = {"peft_type": "BOTTLENECK", "r": 24, "bottleneck_dropout": 0.1, "target_modules": ["output.dense"]}
+_FULL = {"peft_type": "FULL"}
+_HERDING = "herding"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to choose and train. start: how the first labels are chosen, None at random. last: the frozen features, and so the
+    head, are the mean of the last layer alone."""
+
+    about: str
+    strategy: str = "random"
+    start: str | None = None
+    model: Mapping[str, Any] = field(default_factory=lambda: {"head": "features"})
+    train: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "lean"})
+    peft: Mapping[str, Any] = field(default_factory=lambda: _LORA)
+    last: bool = False
+
+
+ROWS = {
+    "plain": Row("random, default training of an encoder (R0)", model={"head": "classifier"}, train={}),
+    "floor": Row("R0 with a floor of 260 steps", model={"head": "classifier"}),
+    "r1": Row("and a head on features, 130 steps (R1)"),
+    "start": Row("and a herding start", start=_HERDING),
+    "lean": Row("and herding of the doubt (`lean`)", "lean", _HERDING),
+    "pseudo": Row("`lean` with pseudo-labels", "lean", _HERDING, train={"recipe": "lean", "pseudo_labels": 0.3}),
+    "last": Row("`lean` on the last layer's mean alone", "lean", _HERDING, last=True),
+    "r1-last": Row("R1 on the last layer's mean alone", last=True),
+    "bottleneck": Row("`lean`, bottleneck adapter", "lean", _HERDING, peft=_BOTTLENECK),
+    "r1-bottleneck": Row("R1, bottleneck adapter", peft=_BOTTLENECK),
+    "full": Row("`lean`, fully tuned", "lean", _HERDING, peft=_FULL),
+    "r1-full": Row("R1, fully tuned", peft=_FULL),
+}
+
+# Who serves, by the name of its accuracy.
+SERVED = {"accuracy": "adapter", "frozen_accuracy": "regression", "mean_accuracy": "their mean"}
+
+# What is set beside what: (row, who serves), of each side.
+BESIDE = [
+    *((one, "accuracy", other, "accuracy") for one, other in (
+        ("floor", "plain"), ("r1", "floor"), ("start", "r1"), ("lean", "start"), ("lean", "r1"), ("pseudo", "lean"),
+        ("lean", "last"), ("last", "r1-last"), ("bottleneck", "r1-bottleneck"), ("full", "r1-full"),
+    )),
+    ("lean", "frozen_accuracy", "lean", "accuracy"), ("lean", "mean_accuracy", "lean", "accuracy"),
+]  # fmt: skip
+
+
+# --- one cell -----------------------------------------------------------------------------------
+
+
+def picked(bench: Bench, row: Row, seed: int) -> list[tuple[Example, str]]:
+    """The labels that a run of this seed would have, in the order of asking."""
+    recipe, task, frozen = STRATEGIES[row.strategy], bench.fitting.task, bench.frozen
+    labelled: list[tuple[Example, str]] = []
+    for r, k in enumerate(ROUNDS):
+        free = bench.pool.without({e.id for e, _ in labelled})
+        if r == 0:
+            rng = generator(seed, 0, "warm_start")
+            start = (
+                WARM_STARTS[row.start](frozen.points(free), k, rng) if row.start else rng.choice(len(free), k, False)
+            )
+            ids = [free[i].id for i in start]
+        else:
+            full = known = None
+            if recipe.model == "frozen":
+                scorer = Probed.of(frozen, labelled, task, generator(seed, r, "probe"))
+                full = scorer(free, Ask.of(["label_log_probs", "embedding"]))
+                known = scorer([e for e, _ in labelled], Ask.of(["embedding"]))
+            context = Context(t=r - 1, rounds=len(ROUNDS), kind="choice", full=full, labelled=known)
+            picks = choose(recipe, list(free.ids), context, k, generator(seed, r, "query")).picks
+            ids = [pick.id for pick in picks]
+        labelled += [(e, bench.dataset.gold[e.id]) for e in free.named(ids).values()]
+    return labelled
+
+
+def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
+    """One line of the file: three ways of serving one training. place: a folder for what is kept between cells."""
+    row, r = ROWS[name], len(ROUNDS) - 1
+    if row.last:
+        _last_layer_alone()
+    bench = Bench(read_config({
+        "out": str(place / f"{row.model['head']}{'-last' * row.last}"), "strategies": [row.strategy], "annotator": "oracle",
+        "data": {"preset": "trec-6", "folder": str(data), "template": "{text}"},
+        "model": {"name": "all-minilm-l6-v2", "dtype": "float32", **row.model}, "peft": dict(row.peft), "train": dict(row.train),
+        "query": {"warm_start": ROUNDS[0], "batch": ROUNDS[1], "budget": sum(ROUNDS)},
+    }))  # fmt: skip
+    bench.check()
+    test, task = bench.fitting.test, bench.fitting.task
+    assert test is not None
+    bench.frozen.read(bench.standing)
+    bench.frozen.read(test.examples)
+    labelled = picked(bench, row, seed)
+    lesson = Lesson(
+        labelled=labelled, seed=phase_seed(seed, r, "train"), extra=_pseudo_labels(bench, row, seed, labelled),
+        start=bench.head_start(labelled, generator(seed, r, "head start")),
+    )  # fmt: skip
+    folder = place / "adapter"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    bench.engine.trainer(bench.config, bench.dataset.hash)(lesson, folder)
+    with bench.engine.scorer(folder) as scorer:
+        tuned = scorer(test.examples, LABELS).arrays["label_log_probs"][0]
+    probed = Probed.of(bench.frozen, labelled, task, generator(seed, r, "baselines"))
+    frozen = probed(test.examples, LABELS).arrays["label_log_probs"][0]
+    gold = np.array([task.classes.index(answer) for _, answer in test.answered()])
+    right = [said.argmax(axis=1) == gold for said in (tuned, frozen, np.logaddexp(tuned, frozen))]
+    hits = [bench.dataset.gold[e.id] == answer for e, answer, _ in lesson.extra]
+    return {
+        "row": name, "seed": seed, "classes": len({answer for _, answer in labelled}), "pseudo": len(hits),
+        "pseudo_purity": float(np.mean(hits)) if hits else None,
+        **{key: float(one.mean()) for key, one in zip(SERVED, right, strict=True)},
+        "nll": probe.log_loss(tuned, gold), "frozen_nll": probe.log_loss(frozen, gold),
+    }  # fmt: skip
+
+
+def _pseudo_labels(
+    bench: Bench, row: Row, seed: int, labelled: Sequence[tuple[Example, str]]
+) -> list[tuple[Example, str, float]]:
+    weight, classes = row.train.get("pseudo_labels"), bench.fitting.task.classes
+    if not weight:
+        return []
+    answers = {e.id: answer for e, answer in labelled}
+    rows = np.array([i for i, id in enumerate(bench.pool.ids) if id in answers])
+    given = np.array([classes.index(answers[bench.pool[i].id]) for i in rows])
+    points, rng = bench.frozen.points(bench.pool), generator(seed, len(ROUNDS) - 1, "pseudo-labels")
+    chosen, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
+    return [(bench.pool[i], classes[c], weight) for i, c in zip(chosen, said, strict=True)]
+
+
+def _last_layer_alone() -> None:
+    """Make one view of six, for the rest of this process; no key of a configuration does that, because nobody would want it."""
+    from guidestar.model import states, views
+
+    six = views.views
+    views.BLOCKS = states.BLOCKS = 1  # type: ignore[attr-defined]
+    views.views = states.views = lambda *told: six(*told)[:, 2:3]  # type: ignore[attr-defined, assignment]
+
+
+# --- the file and its page -----------------------------------------------------------------------
+
+
+def section(file: Path) -> list[str]:
+    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
+    if not file.is_file():
+        return []
+    told = json.loads(file.read_text(encoding="utf-8"))
+    cells = {(line["row"], line["seed"]): line for line in told["rows"]}
+    seeds = sorted({seed for _, seed in cells})
+    lines = [
+        "", "## What each part of `lean` is worth", "",
+        f"TREC-6, all-MiniLM-L6-v2, {sum(ROUNDS)} labels, trained once; each row changes one thing. Accuracy in per cent, mean ± standard "
+        f"deviation of the seeds ({', '.join(map(str, seeds))}), by who serves: the adapter, the regression on frozen features that its "
+        f"head starts as, and the mean of both's probabilities. torch {told['versions']['torch']}, peft {told['versions']['peft']}, "
+        f"{told['hardware']['machine']} (`python -m tools.ablation`).",
+        "", f"| row | what it is | seeds | {' | '.join(SERVED.values())} |", f"|---|---|---|{'---|' * len(SERVED)}",
+    ]  # fmt: skip
+    for name, row in ROWS.items():
+        if own := [cells[name, seed] for seed in seeds if (name, seed) in cells]:
+            shown = [_spread([line[key] for line in own]) for key in SERVED]
+            lines.append(f"| {name} | {row.about} | {len(own)} | {' | '.join(shown)} |")
+    pairs = {
+        pair: [100 * (cells[pair[0], seed][pair[1]] - cells[pair[2], seed][pair[3]]) for seed in seeds
+               if {(pair[0], seed), (pair[2], seed)} <= cells.keys()]
+        for pair in BESIDE
+    }  # fmt: skip
+    said = decide({pair: comparison(differences) for pair, differences in pairs.items() if len(differences) > 1})
+    lines += [
+        "", f"Differences in points, 95 % interval, paired by seed; verdicts after correction for all {len(said)}.", "",
+        "| row | beside | points | seeds | verdict |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for pair, decision in said.items():
+        ends = t_interval(pairs[pair])
+        shown = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
+        one, other = (f"{name}{'' if by == 'accuracy' else f', {SERVED[by]}'}" for name, by in (pair[:2], pair[2:]))
+        lines.append(
+            f"| {one} | {other} | {shown[0]} ({shown[1]} to {shown[2]}) | {len(pairs[pair])} | {decision.word} |"
+        )
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {100 * float(np.std(values, ddof=1)):.1f}" if len(values) > 1 else ""
+    return f"{100 * float(np.mean(values)):.1f}{spread}"
+
+
+def _cells(
+    data: Path, names: Sequence[str], seeds: Sequence[int], place: Path, done: set[tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """Each cell in a process of its own, since one of them changes what features are."""
+    for seed in seeds:
+        for name in names:
+            if (name, seed) not in done:
+                program = [sys.executable, "-m", "tools.ablation", "cell", str(data), name, str(seed), str(place)]
+                said = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
+                yield json.loads(said.strip().splitlines()[-1])
+
+
+def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
+    """Add what is missing to the file; it is written after every cell."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    done = {(line["row"], line["seed"]) for line in rows}
+    for line in _cells(data, names, seeds, path.with_suffix(""), done):
+        rows.append(line)
+        joined = ",\n".join(map(json.dumps, rows))
+        about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}'
+        write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+        print(f"{line['row']} seed {line['seed']}: {percent(line['accuracy'])}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cell":
+        print(json.dumps(cell(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))))
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))], sys.argv[4:] or [*ROWS])
