@@ -18,9 +18,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, linear, plus
-
-ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+from guidestar.model.peft.common import ACTIVATIONS, BlockConfig, OwnLayer, OwnModel, dropout, linear, plus
 
 
 @dataclass
@@ -29,8 +27,7 @@ class BottleneckConfig(BlockConfig):
 
     NAME = "BOTTLENECK"
     COUNTS = ("r",)
-    RATE = "bottleneck_dropout"
-    CHOICES = {"placement": ("series", "parallel"), "activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
+    CHOICES = {"placement": ("series", "parallel")}  # noqa: RUF012 - a ClassVar
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck."})
     placement: str = field(default="series", metadata={"help": "series or parallel."})
@@ -55,6 +52,19 @@ def squeezed(x: torch.Tensor, down: nn.Linear, up: nn.Linear, drop: nn.Module, a
     low = down(drop(x.to(down.weight.dtype)))
     added: torch.Tensor = up(ACTIVATIONS[activation]()(low))
     return added
+
+
+class Bottleneck(nn.Module):
+    """U f(D drop(x)) with a bias each, as a part of other types."""
+
+    def __init__(self, source: int, r: int, out: int, activation: str, rate: float) -> None:
+        super().__init__()
+        self.down, self.up = new_bottleneck(source, r, out, bias=True)
+        self.activation, self.drop = activation, dropout(rate)
+
+    def squeeze(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., source) -> (..., out)."""
+        return squeezed(x, self.down, self.up, self.drop, self.activation)
 
 
 class BottleneckLayer(OwnLayer):

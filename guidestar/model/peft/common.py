@@ -13,18 +13,19 @@ from torch import nn
 
 # The last layers of the attention and of the feed-forward network, of models built like Llama or like BERT.
 HOULSBY = ("o_proj", "down_proj", "output.dense")
+ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 @dataclass
 class OwnConfig(PeftConfig):
     """Keys of every own type. Raises ValueError for a value that is not allowed.
 
-    NAME: the peft_type. COUNTS: keys that are 1 or more. RATE: the key of the dropout. CHOICES: key -> allowed values.
+    NAME: the peft_type; its dropout is the key `name_dropout`. COUNTS: keys that are 1 or more. CHOICES: key -> allowed values
+    (`activation` has those of `ACTIVATIONS`).
     """
 
     NAME: ClassVar[str]
     COUNTS: ClassVar[Collection[str]] = ()
-    RATE: ClassVar[str]
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
 
     target_modules: list[str] | str | None = field(
@@ -39,11 +40,12 @@ class OwnConfig(PeftConfig):
         for key in self.COUNTS:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; allowed: 1 or more")
-        for key, known in self.CHOICES.items():
-            if getattr(self, key) not in known:
+        for key, known in {**self.CHOICES, "activation": ACTIVATIONS}.items():
+            if getattr(self, key, "relu") not in known:
                 raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {', '.join(known)}")
-        if not 0 <= getattr(self, self.RATE) < 1:
-            raise ValueError(f"{self.RATE} is {getattr(self, self.RATE)}; allowed: from 0 to below 1")
+        rate = f"{self.NAME.lower()}_dropout"
+        if not 0 <= getattr(self, rate) < 1:
+            raise ValueError(f"{rate} is {getattr(self, rate)}; allowed: from 0 to below 1")
         for key in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, key), list):
                 setattr(self, key, set(getattr(self, key)))
@@ -122,7 +124,7 @@ class PartLayer(OwnLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         out = self.base_layer(*args, **kwargs)
-        return plus(out, (self.parts[name](args[0], out) for name in self.names()))
+        return plus(out, (self.parts[name](first_input(args, kwargs), out) for name in self.names()))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add to the weight what the adapters add. Raises ValueError for what is no matrix, or with `safe_merge` not finite."""
@@ -197,11 +199,19 @@ class OwnModel(BaseTuner):
 
 
 class PartModel(OwnModel):
-    """A model whose modules have parts, which `part` makes. The name of their table is the prefix."""
+    """A model whose modules have parts, which `part` makes. The name of their table is the prefix. UNMERGED: see `OwnLayer`."""
+
+    UNMERGED: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Give a type that names no class of layers one with its names."""
+        if "tuner_layer_cls" not in vars(cls):
+            names = {"adapter_layer_names": (cls.prefix,), "UNMERGED": cls.UNMERGED}
+            cls.tuner_layer_cls = type(f"{cls.__name__.removesuffix('Model')}Layer", (PartLayer,), names)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """As PEFT's own. What the new adapter's layers share begins as nothing."""
-        self._shared: dict[Any, nn.Module] = {}
+        self._new, self._shared = adapter_name, dict[Any, nn.Module]()
         super().inject_adapter(model, adapter_name, *args, **options)
 
     def part(self, config: Any, module: Any, where: str) -> nn.Module | None:
@@ -217,17 +227,19 @@ class PartModel(OwnModel):
             self._shared[key] = make()
         return new, self._shared[key]
 
+    def put(self, parent: nn.Module, name: str, part: nn.Module) -> None:
+        """Give the module of that name in `parent` a part of the new adapter."""
+        target = getattr(parent, name)
+        layer = target if isinstance(target, PartLayer) else self.tuner_layer_cls(target)
+        layer.add(self._new, part, self.active_adapters, self.peft_config[self._new].inference_mode)
+        self._replace_module(parent, name, layer, target)
+
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
         current_key: str, **optional: Any,
     ) -> None:  # fmt: skip
-        part = self.part(peft_config, unwrapped(target), current_key)
-        if part is None:
-            return
-        layer = target if isinstance(target, PartLayer) else self.tuner_layer_cls(target)
-        layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
-        if layer is not target:
-            self._replace_module(parent, target_name, layer, target)
+        if (part := self.part(peft_config, unwrapped(target), current_key)) is not None:
+            self.put(parent, target_name, part)
 
 
 def unwrapped(module: Any) -> Any:
@@ -240,6 +252,11 @@ def linear(module: Any, where: str, what: str) -> nn.Linear:
     if not isinstance(module, nn.Linear):
         raise TypeError(f"{where} is a {type(module).__name__}; {what} needs a linear layer")
     return module
+
+
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a module was called with: of an attention (batch, tokens, width), which some models give by its name."""
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 def dropout(rate: float) -> nn.Module:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus, unwrapped
+from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, first_input, plus, unwrapped
 
 
 @dataclass
@@ -27,7 +27,6 @@ class GatedPrefixConfig(BlockConfig):
 
     NAME = "GATED_PREFIX"
     COUNTS = ("num_virtual_tokens",)
-    RATE = "gated_prefix_dropout"
 
     target_modules: list[str] | str | None = field(default_factory=lambda: ["self_attn", "attention.self"])
     num_virtual_tokens: int = field(default=30, metadata={"help": "p, keys and values of each layer."})
@@ -65,12 +64,6 @@ def attention_of(module: Any, where: str) -> Attention:
         f"{where} is a {type(module).__name__}; a prefix needs an attention module with "
         + ", or with ".join(", ".join(name for name in family if name) for family in _FAMILIES)
     )
-
-
-def attended(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """What an attention module was called with, (batch, tokens, width)."""
-    x: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    return x
 
 
 def looked_up(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, drop: nn.Module) -> torch.Tensor:
@@ -122,7 +115,7 @@ class GatedPrefixLayer(OwnLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the attention module's own; what the prefix adds goes into the first thing it returns."""
         out = self.base_layer(*args, **kwargs)
-        return plus(out, (self._added(attended(args, kwargs), name) for name in self.names()))
+        return plus(out, (self._added(first_input(args, kwargs), name) for name in self.names()))
 
     def _added(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
