@@ -94,7 +94,7 @@ class Listener:
             self._epochs.append((log_probs, correct))
         self._parts.clear()
 
-    def found(self) -> Dynamics:
+    def dynamics(self) -> Dynamics:
         """What was said in the complete epochs."""
         n = len(self.ids)
         log_probs = np.array([values for values, _ in self._epochs]).reshape(-1, n)

@@ -29,18 +29,10 @@ ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
 
 def predict(
-    base: BaseModel,
-    model: Model,
-    examples: Sequence[Example],
-    needs: Collection[str],
-    task: Task,
-    *,
-    passes: int = 0,
-    seed: int = 0,
-    gold: Mapping[str, str] | None = None,
-    tick: Tick = lambda done, total: None,
+    base: BaseModel, model: Model, examples: Sequence[Example], needs: Collection[str], task: Task, *,
+    passes: int = 0, seed: int = 0, gold: Mapping[str, str] | None = None, tick: Tick = lambda done, total: None,
     whole_dropout: bool = False,
-) -> Predictions:
+) -> Predictions:  # fmt: skip
     """Arrays named in `needs` for all examples, from one walk over them.
 
     base, model: the base model, and itself or a PEFT model on it.
@@ -99,14 +91,9 @@ def predict(
 
 
 def respond(
-    base: BaseModel,
-    model: Model,
-    examples: Sequence[Example],
-    task: Task,
-    tick: Tick = lambda done, total: None,
-    *,
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, tick: Tick = lambda done, total: None, *,
     stop: str | None = None,
-) -> Responses:
+) -> Responses:  # fmt: skip
     """Generate a greedy response to every example with one plain pass.
 
     stop: a text that ends a response as the end token does; it is cut off the texts and counts in the arrays.

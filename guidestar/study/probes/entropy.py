@@ -48,15 +48,12 @@ def entropy(subject: Subject, *, top: int = 1000, limit: int | None = None, meas
         trained[i] = [example.id in known for example in sample.examples]
     names = ["base", *(str(metrics.round) for metrics in rounds)]
     facts: dict[str, Any] = {
-        "measure": measures[0],
-        "pool": sample.considered,
-        "top": int(sample.top.sum()),
-        "random": int(sample.control.sum()) or None,
-        "rows": names,
+        "measure": measures[0], "pool": sample.considered, "top": int(sample.top.sum()),
+        "random": int(sample.control.sum()) or None, "rows": names,
         "labels": [0, *(metrics.labels for metrics in rounds)],
         "labelled": trained[:, sample.top].sum(axis=1).tolist(),
         "measures": {name: _correlated(values[name], trained, sample) for name in measures},
-    }
+    }  # fmt: skip
     pairs = _pairs(rounds)
     drawn = []
     for name in measures:

@@ -54,14 +54,10 @@ def calibration(log_probs: Array, gold: Indices) -> dict[str, Any]:
     sure, missed = confidence(log_probs), wrong(log_probs, gold)
     accuracy = float((~missed).mean())
     return {
-        "examples": len(gold),
-        "accuracy": accuracy,
-        "ece": ece(log_probs.astype(np.float64), gold),
-        "confidence": float(sure.mean()),
-        "overconfidence": float(sure.mean()) - accuracy,
-        "right": spread(sure[~missed]),
-        "wrong": spread(sure[missed]),
-    }
+        "examples": len(gold), "accuracy": accuracy, "ece": ece(log_probs.astype(np.float64), gold),
+        "confidence": float(sure.mean()), "overconfidence": float(sure.mean()) - accuracy,
+        "right": spread(sure[~missed]), "wrong": spread(sure[missed]),
+    }  # fmt: skip
 
 
 def spread(values: Array) -> dict[str, float]:

@@ -44,12 +44,10 @@ def picks(subject: Subject) -> Answer:
     pool = int((subject.facts.get("data") or {}).get("pool") or 0)
     left = pool - int(subject.facts["config"]["query"]["warm_start"]) if pool else 0
     facts = {
-        "rounds": shared,
-        "strategies": list(ids),
-        "overlap": plain(matrix),
+        "rounds": shared, "strategies": list(ids), "overlap": plain(matrix),
         "chance": {key: number(expected_jaccard(len(ids[name]), len(one), left)) for key, one in ids.items()},
         "picks": described,
-    }
+    }  # fmt: skip
     rows: Rows = [
         [key, *(described[key][column] for column in _COLUMNS), *facts["overlap"][i]] for i, key in enumerate(ids)
     ]
