@@ -59,59 +59,38 @@ class BlockConfig(OwnConfig):
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
 
 
-class OwnLayer(nn.Module, BaseTunerLayer):
-    """A module of the base model with the parts of one or several adapters.
+class PartLayer(nn.Module, BaseTunerLayer):
+    """A module with one part for each adapter: y = module(x) + part(x, module(x)).
 
-    UNMERGED: what it is and why it is never merged into the module's weights, for the message. TABLE: what holds the parts of `adapter_layer_names`.
+    A part with a method `delta` adds that matrix, (out, in), to the module's weight; the others cannot be merged. UNMERGED: what
+    those are and why, for the message. The one name in `adapter_layer_names` is that of the table of parts.
     """
 
     UNMERGED: ClassVar[str]
-    TABLE: ClassVar[type[nn.ModuleDict] | type[nn.ParameterDict]] = nn.ModuleDict
     other_param_names: tuple[str, ...] = ()
 
-    def __init__(self, base_layer: nn.Module, active: str | list[str]) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        for name in self.adapter_layer_names:
-            setattr(self, name, self.TABLE({}))
-        for name in self.other_param_names:
-            setattr(self, name, nn.ModuleDict({}))
+        setattr(self, self.adapter_layer_names[0], nn.ModuleDict({}))
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._active_adapter = active
+        self._active_adapter: list[str] = []
+        self.before: list[torch.Tensor] = []  # the weight without what was merged
 
     if TYPE_CHECKING:  # torch's says Tensor | Module, whatever it is
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def names(self) -> list[str]:
-        """The active adapters that have a part here; none when they are disabled."""
-        here = getattr(self, self.adapter_layer_names[0])
-        idle = self.disable_adapters or self.merged
-        return [] if idle else [name for name in self.active_adapters if name in here]
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raises ValueError: what the adapter adds is no product of a matrix with the input."""
-        raise ValueError(f"{self.UNMERGED} cannot be merged into the weights")
-
-    def unmerge(self) -> None:
-        """Nothing is ever merged."""
-
-
-class PartLayer(OwnLayer):
-    """A module with one part for each adapter: y = module(x) + part(x, module(x)).
-
-    A part with a method `delta` adds that matrix, (out, in), to the module's weight; the others cannot be merged.
-    """
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer, [])
-        self.before: list[torch.Tensor] = []  # the weight without what was merged
-
     @property
     def parts(self) -> nn.ModuleDict:
         """The parts by their adapters."""
         return getattr(self, self.adapter_layer_names[0])
+
+    def names(self) -> list[str]:
+        """The active adapters that have a part here; none when they are disabled."""
+        idle = self.disable_adapters or self.merged
+        return [] if idle else [name for name in self.active_adapters if name in self.parts]
 
     def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
         """Give an adapter its part, where and in what precision the module is."""
@@ -133,7 +112,7 @@ class PartLayer(OwnLayer):
                 continue
             part: Any = self.parts[name]
             if not hasattr(part, "delta"):
-                super().merge()
+                raise ValueError(f"{self.UNMERGED} cannot be merged into the weights")
             weight = self.get_base_layer().weight
             with torch.no_grad():
                 delta = part.delta().float()
@@ -169,39 +148,15 @@ class Sharing(nn.Module):
         return self._borrowed[0]
 
 
-class OwnModel(BaseTuner):
-    """A model with layers of an own type. Their constructor takes (module, adapter's name, config, module's name)."""
+class PartModel(BaseTuner):
+    """A model whose modules have parts, which `part` makes. The name of their table is the prefix.
 
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    SAVED: what stands in a file before the names of a part's tensors; "" is the prefix and a dot. UNMERGED: see `PartLayer`.
+    """
 
-    def _create_and_replace(
-        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
-        current_key: str, **optional: Any,
-    ) -> None:  # fmt: skip
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """PEFT's own does not find the name before the name of a part of a part."""
-        plain: str = super()._remove_adapter_name_from_key(
-            key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.prefix}."), adapter_name
-        )
-        return plain
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT's own asks the module for a weight, which an attention has not
-
-
-class PartModel(OwnModel):
-    """A model whose modules have parts, which `part` makes. The name of their table is the prefix. UNMERGED: see `OwnLayer`."""
-
+    SAVED: ClassVar[str] = ""
     UNMERGED: ClassVar[str] = ""
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init_subclass__(cls) -> None:
         """Give a type that names no class of layers one with its names."""
@@ -240,6 +195,15 @@ class PartModel(OwnModel):
     ) -> None:  # fmt: skip
         if (part := self.part(peft_config, unwrapped(target), current_key)) is not None:
             self.put(parent, target_name, part)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """PEFT's own does not find the name before the name of a part of a part."""
+        plain = key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.SAVED or f'{cls.prefix}.'}")
+        return str(super()._remove_adapter_name_from_key(plain, adapter_name))
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT's own asks the module for a weight, which an attention has not
 
 
 def unwrapped(module: Any) -> Any:

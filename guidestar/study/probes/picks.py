@@ -151,14 +151,8 @@ def moving_type_token(texts: Sequence[str], window: int = 50) -> float:
     if not tokens:
         return float("nan")
     window = min(window, len(tokens))
-    counts, total = Counter(tokens[:window]), 0
-    for i in range(window, len(tokens) + 1):
-        total += len(counts)
-        if i < len(tokens):
-            counts[tokens[i]] += 1
-            counts[tokens[i - window]] -= 1
-            counts -= Counter()
-    return total / window / (len(tokens) - window + 1)
+    starts = range(len(tokens) - window + 1)
+    return sum(len(set(tokens[i : i + window])) for i in starts) / window / len(starts)
 
 
 def mean_similarity(texts: Sequence[str], most: int = 300) -> float:
