@@ -143,9 +143,7 @@ STRATEGIES: dict[str, Recipe] = {
         "STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre", source="zhang2024",
         passes=3, mix=_STAR, select="k_center", **_DISTINCT,
     ),
-    "k_center": _paper(
-        "greedy k-centre on the model's hidden states (core-set)", "sener2018", select="k_center"
-    ),
+    "k_center": _paper("greedy k-centre on the model's hidden states (core-set)", "sener2018", select="k_center"),
     "uncertain_k_center": Recipe(
         "4 batches of highest entropy without near-duplicates, then greedy k-centre", source="sener2018",
         select="k_center", **_DISTINCT,
@@ -182,9 +180,7 @@ STRATEGIES: dict[str, Recipe] = {
     "facility_location": _paper(
         "every example finds something similar in the batch", "wei2015", select="facility_location"
     ),
-    "log_det": _paper(
-        "D-optimal design on the model's hidden states (FisherSFT)", "deb2025", select="log_det"
-    ),
+    "log_det": _paper("D-optimal design on the model's hidden states (FisherSFT)", "deb2025", select="log_det"),
     "dal": _paper(
         "least like the labelled, by a classifier of labelled against unlabelled", "gissin2019",
         select="discriminative",
@@ -208,19 +204,13 @@ STRATEGIES: dict[str, Recipe] = {
         "greedy: covers most of what a classifier on frozen features doubts; the first labels are chosen, too",
         role="recommended", source="bae2025", measure="auto", select="herding", model="frozen", warm_start="herding",
     ),
-    "prob_cover": _paper(
-        "most examples within a radius, base model's states", "yehuda2022", select="prob_cover"
-    ),
+    "prob_cover": _paper("most examples within a radius, base model's states", "yehuda2022", select="prob_cover"),
     "star_k_center": Recipe(
         "greedy k-centre on STAR's mix of distances in the base and in the tuned model, each divided by its radius",
         source="zhang2024", mix=MixConfig(scale="minmax"), select="mixed_k_center",
     ),
-    "power_entropy": _paper(
-        "drawn in proportion to the entropy", "kirsch2023", measure="entropy", select="power"
-    ),
-    "gibbs_entropy": _paper(
-        "drawn in proportion to exp(entropy/σ)", "kirsch2023", measure="entropy", select="gibbs"
-    ),
+    "power_entropy": _paper("drawn in proportion to the entropy", "kirsch2023", measure="entropy", select="power"),
+    "gibbs_entropy": _paper("drawn in proportion to exp(entropy/σ)", "kirsch2023", measure="entropy", select="gibbs"),
     "uncertain_badge": Recipe(
         "10 batches of highest entropy, then BADGE", source="ash2020", measure="entropy", prefilter=10.0, select="badge"
     ),
