@@ -35,12 +35,8 @@ def predict(
 ) -> Predictions:  # fmt: skip
     """Arrays named in `needs` for all examples, from one walk over them.
 
-    base, model: the base model, and itself or a PEFT model on it.
-    needs: names of `ARRAYS`; see `Predictions` for shapes. nats and tokens.
-    passes: K > 0 gives K Monte-Carlo passes with the adapter's dropout on (leading axis K); 0 one plain pass.
-    whole_dropout: in those passes the model's own dropout is on, too.
-    seed: of the dropout masks. gold: answers by id, for the "gold_…" arrays only.
-    tick: called with (examples done, examples in all).
+    base, model: the base model, and itself or a PEFT model on it. needs to gold: as an `Ask` has them; names are those of
+    `ARRAYS`. whole_dropout: in Monte-Carlo passes the model's own dropout is on, too. tick: called with (examples done, in all).
 
     Raises NoVariance when all K passes are equal, ModelError for non-finite logits (naming the example),
     DataError for a prompt that does not fit.

@@ -56,16 +56,8 @@ def train(
 ) -> Trained:  # fmt: skip
     """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
 
-    seed: of the adapter's start, the order of examples and the dropout masks.
-    previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is (`model/pretrain.py`); what
-        decays goes to the start of an adapter that is not, and a classification head is new either way.
-    validation: examples for early stopping (config.patience); never the test set.
-    extra: further answers with what each counts, pseudo-labels for instance, where a label counts 1. A soft answer is
-        several of one example, each with its share.
-    start: of a new head that reads features.
-    oracle: that test set, for `early_stop: oracle_epoch` alone, which keeps its best epoch.
-    tick: called with (steps done, steps in all).
-
+    seed to oracle: as a `Lesson` has them. From a pretrained adapter, too, what decays goes to the start of one that is not, and
+    a classification head is new. tick: called with (steps done, steps in all).
     Raises ModelError when the loss is not finite or the adapter has nothing to train.
     """
     if not labelled:
