@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loops import SMALL, MakeConfig, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, nothing_stays  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 
 from guidestar import loop
