@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -342,64 +342,63 @@ class Bench:
         model and check them with it. Nobody should be asked for labels that cannot be used. It is done once."""
         if self._checked:
             return
-        simulation, rule = self.simulation, self.config.train.early_stop
-        problems: list[str] = []
-        if simulation and (missing := len(self.dataset.pool) - len(self.dataset.gold)):
-            problems.append(f"annotator is oracle, but {missing} pool rows have no answer (data.answer)")
-        for item in self.config.strategies:
-            try:
-                recipe = strategies.resolve(item)
-                if recipe.committee and rule == "oracle_epoch":
-                    problems.append(f"strategy {item.title}: a committee has no train.early_stop: oracle_epoch")
-                problems += [
-                    f"strategy {item.title}: {problem}"
-                    for problem in strategies.check(
-                        recipe, self.dataset.task.family, simulation, self.config.peft, self.config.train.b_dropout
-                    )
-                ]
-                if recipe.committee and self.config.train.start == "previous":
-                    problems.append(
-                        f"strategy {item.title}: the members of a committee start afresh in every round, and train.start is "
-                        "previous, so that they would have learned less than the round's own adapter; set it to base"
-                    )
-            except ConfigError as error:
-                problems.append(str(error))
-        from guidestar.model import adapters
-
-        try:
-            adapters.make_config(self.config.peft)
-        except ConfigError as error:
-            problems.append(str(error))
-        if self.config.train.patience and self.dataset.validation is None:  # a preset might have brought one
-            problems.append("train.patience needs a validation set: give data.validation")
-        if rule == "oracle_epoch" and not (simulation and self.dataset.test):
-            problems.append(
-                "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
-            )
-        if rule in ("beast", "smoothest_epoch") and not self.dataset.task.classes:
-            problems.append(
-                f"train.early_stop: {rule} asks how smooth classes are, which the task kind "
-                f"{self.dataset.task.kind!r} does not have; allowed: choice, or no early_stop"
-            )
-        if self.config.train.pseudo_labels and several(self.dataset.task):
-            problems.append("train.pseudo_labels are of one label a text, and several may hold here; leave it out")
-        if problems:
-            raise ConfigError("\n".join(problems))
+        _refuse(self._impossible())
         _ = self.fitting
-        self._check_scores()
+        _refuse(self._unscorable())
         self.engine.check_adapter(self.config)
         self._checked = True
 
-    def _check_scores(self) -> None:
-        """Raise ConfigError for strategies that ask a model for what it cannot say."""
+    def _impossible(self) -> Iterator[str]:
+        """What cannot work, as far as it is known before the model is loaded."""
+        from guidestar.model import adapters
+
+        config, dataset, simulation = self.config, self.dataset, self.simulation
+        train, rule, task = config.train, config.train.early_stop, dataset.task
+        if simulation and (missing := len(dataset.pool) - len(dataset.gold)):
+            yield f"annotator is oracle, but {missing} pool rows have no answer (data.answer)"
+        for item in config.strategies:
+            try:
+                recipe = strategies.resolve(item)
+                wrong = list(strategies.check(recipe, task.family, simulation, config.peft, train.b_dropout))
+            except ConfigError as error:
+                yield str(error)
+                continue
+            if recipe.committee and rule == "oracle_epoch":
+                wrong.append("a committee has no train.early_stop: oracle_epoch")
+            if recipe.committee and train.start == "previous":
+                wrong.append(
+                    "the members of a committee start afresh in every round, and train.start is previous, so that they would "
+                    "have learned less than the round's own adapter; set it to base"
+                )
+            yield from (f"strategy {item.title}: {why}" for why in wrong)
+        try:
+            adapters.make_config(config.peft)
+        except ConfigError as error:
+            yield str(error)
+        if train.patience and dataset.validation is None:  # a preset might have brought one
+            yield "train.patience needs a validation set: give data.validation"
+        if rule == "oracle_epoch" and not (simulation and dataset.test):
+            yield "train.early_stop: oracle_epoch looks at the test set's answers: it needs a simulation with one"
+        if rule in ("beast", "smoothest_epoch") and not task.classes:
+            yield (
+                f"train.early_stop: {rule} asks how smooth classes are, which the task kind {task.kind!r} does not have; "
+                "allowed: choice, or no early_stop"
+            )
+        if train.pseudo_labels and several(task):
+            yield "train.pseudo_labels are of one label a text, and several may hold here; leave it out"
+
+    def _unscorable(self) -> Iterator[str]:
+        """Strategies that ask a model for what it cannot say."""
         tuned = self.engine.scorer(self.folder / "none-yet")  # it is not asked, only whether it can
-        problems = []
         for item in self.config.strategies:
             needs = strategies.needs(strategies.resolve(item), self.dataset.task.family)
             if (why := tuned.refusal(Ask.of(needs[0] | needs[1], gold={}, samples=SAMPLES))) is not None:
-                problems.append(f"strategy {item.title}: {why}")
-        if problems:
-            raise ConfigError("\n".join(problems))
+                yield f"strategy {item.title}: {why}"
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if listed := list(problems):
+        raise ConfigError("\n".join(listed))
 
 
 def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

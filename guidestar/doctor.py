@@ -15,8 +15,11 @@ from typing import Any, Literal
 from guidestar import config as configs
 from guidestar.config import CONFIG_FILE
 from guidestar.errors import ForeignDatabase, GuidestarError, LostRecord, NewerDatabase, StoreError
+from guidestar.metrics.memory import GIB
 from guidestar.store import Store, files, runs_in
 from guidestar.store.store import DATABASE
+from guidestar.study.fit import this_machine
+from guidestar.words import count
 
 State = Literal["ok", "note", "problem"]
 EXTRAS = {
@@ -61,8 +64,8 @@ def text(findings: Sequence[Finding]) -> str:
         if f.fix:
             lines.append(f"{'':<{9 + width}}  fix: {f.fix}")
     problems, notes = (sum(f.state == state for f in findings) for state in ("problem", "note"))
-    count = f"{problems} {'problem' if problems == 1 else 'problems'}, {notes} {'note' if notes == 1 else 'notes'}"
-    return "\n".join([*lines, "", count if problems or notes else "all is well"])
+    counts = f"{count(problems, 'problem')}, {count(notes, 'note')}"
+    return "\n".join([*lines, "", counts if problems or notes else "all is well"])
 
 
 # --- packages -------------------------------------------------------------------------------------
@@ -109,14 +112,19 @@ def machine(place: Path) -> Iterator[Finding]:
     yield Finding("processor", "ok", f"{cores} cores, {platform.machine()}")
     if importlib.util.find_spec("torch") is not None:  # else it is among the packages that are missing
         yield from _with_torch(cores or 1)
-    total, free = _memory()
-    if total is not None and free is not None:
-        short = free < LEAST_MEMORY
+    there = this_machine(place, "cpu")
+    if there.memory is not None and there.free is not None:
+        short = there.free < LEAST_MEMORY * GIB
         yield Finding(
-            "memory", "note" if short else "ok", f"{free:.1f} of {total:.1f} GiB free",
+            "memory", "note" if short else "ok", f"{there.free / GIB:.1f} of {there.memory / GIB:.1f} GiB free",
             "close other programs, or lower model.batch_tokens and train.micro_batch_size" if short else "",
         )  # fmt: skip
-    yield _disk("disk", place)
+    if there.disk is not None:
+        short = there.disk < LEAST_DISK * GIB
+        yield Finding(
+            "disk", "note" if short else "ok", f"{there.disk / GIB:.1f} GiB free at {place.resolve()}",
+            "make room: adapters of old rounds may be deleted, they are trained again if they are needed" if short else "",
+        )  # fmt: skip
 
 
 def _with_torch(cores: int) -> Iterator[Finding]:
@@ -155,29 +163,6 @@ def _accelerator(torch: Any) -> Finding:
     built = torch.version.cuda or getattr(torch.version, "hip", None)
     fix = "check the driver with nvidia-smi" if built and shutil.which("nvidia-smi") else ""
     return Finding("accelerator", "note", f"none, the processor is used in {precision}", fix)
-
-
-def _memory() -> tuple[float | None, float | None]:
-    """(total, free) in GiB, None where the system does not say."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return None, None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
-    except (OSError, StopIteration, ValueError):
-        return None, None
-    return total, free
-
-
-def _disk(about: str, place: Path) -> Finding:
-    free = shutil.disk_usage(place).free / 2**30
-    short = free < LEAST_DISK
-    return Finding(
-        about, "note" if short else "ok", f"{free:.1f} GiB free at {place.resolve()}",
-        "make room: adapters of old rounds may be deleted, they are trained again if they are needed" if short else "",
-    )  # fmt: skip
 
 
 # --- runs -----------------------------------------------------------------------------------------

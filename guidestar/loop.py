@@ -6,7 +6,7 @@ anywhere and opened again. `run` goes through every strategy and seed of a confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -248,30 +248,22 @@ class Run:
             return Stop.BUDGET
         if not self.bench.pool.without(asked):
             return Stop.EMPTY
-        return Stop.ADVISED if self.config.stop.mode == "stop" and self._stop_advised() else None
+        if self.config.stop.mode != "stop":
+            return None
+        from guidestar.report.advice import stop_advice
+
+        advice = stop_advice(self.store, self.config.stop)
+        return Stop.ADVISED if advice is not None and advice["advice"] == "stop" else None
 
     def _relabelled(self, r: int) -> bool:
         """Whether no model knows the present labels yet when round r begins: it then asks for nothing new, trains on what is
         there, and the rounds after it can choose again."""
         return r > 0 and self.store.relabels.since == r
 
-    def _stop_advised(self) -> bool:
-        from guidestar.report.advice import stop_advice
-
-        advice = stop_advice(self.store, self.config.stop)
-        return advice is not None and advice["advice"] == "stop"
-
     def _query(self, r: int) -> None:
         """Choose the examples of round r, from predictions alone, and store them behind those that were asked ahead."""
-        settings, pool, asked = self.config.query, self.bench.pool, self.store.asked()
-        ahead, aside = self.store.query(r).picks, self._aside(r)
-        notes = self.store.annotations
-        extras = notes.extras() - notes.grouped() if r == 0 else ()  # groups are look-alikes, and no warm start
-        given = sum(e.id in extras for e, _ in self.tuning.labelled()) if extras else 0
-        free = pool.without({*asked, *aside})
-        left = max(settings.budget - self._spoken_for(len(self.tuning.labelled()), r) - len(aside), 0)
-        size = (settings.batch if r else settings.warm_start) - given - sum(TEST not in pick.details for pick in ahead)
-        wanted = 0 if self._relabelled(r) else min(max(size, 0), left)
+        pool, ahead, aside = self.bench.pool, self.store.query(r).picks, self._aside(r)
+        free, wanted = pool.without({*self.store.asked(), *aside}), self._wanted(r, ahead, aside)
         k = min(wanted, len(free))
         if k == 0 and not ahead:
             why = "in the new set of labels" if self._relabelled(r) else "that came in since the last"
@@ -292,18 +284,27 @@ class Run:
         self._chooser.clean()
         self._reserve(r + 1)
 
+    def _wanted(self, r: int, ahead: Sequence[Pick], aside: Collection[str]) -> int:
+        """How many examples round r asks for beside those that were asked ahead and those that are set aside."""
+        if self._relabelled(r):
+            return 0
+        settings, notes, labelled = self.config.query, self.store.annotations, self.tuning.labelled()
+        extras = notes.extras() - notes.grouped() if r == 0 else ()  # groups are look-alikes, and no warm start
+        given = sum(e.id in extras for e, _ in labelled) if extras else 0
+        size = (settings.batch if r else settings.warm_start) - given - sum(TEST not in pick.details for pick in ahead)
+        return max(min(size, self._left(len(labelled), r, aside)), 0)
+
     def _reserve(self, r: int) -> None:
         """Have questions of round r ready for people who have answered all others, so that they need not wait for a
         model. In round 0 none is loaded yet."""
         if self.bench.answered_by != "people":
             return
-        settings, asked, aside = self.config.query, self.store.asked(), self._aside(r)
+        settings, aside = self.config.query, self._aside(r)
         pool = self.bench.pool if r else self.bench.dataset.pool
         labels = len(self.tuning.labelled() if r else self.store.annotations.labelled())
-        left = settings.budget - self._spoken_for(labels, r) - len(aside)
         most = max(2 * settings.batch, RESERVE) if r else max(settings.warm_start - labels, RESERVE)
-        free = pool.without({*asked, *aside})
-        for chosen in self._chooser.ahead(free, max(0, min(left, most, len(free))), r):
+        free = pool.without({*self.store.asked(), *aside})
+        for chosen in self._chooser.ahead(free, max(0, min(self._left(labels, r, aside), most, len(free))), r):
             picks = [*aside.values(), *chosen]
             self.store.ahead.prepare(r, picks, pool.named([pick.id for pick in picks]))
 
@@ -312,12 +313,12 @@ class Run:
         asked = self.store.asked() if r == 0 else set()
         return {} if r else {pick.id: pick for pick in self._chooser.to_hold_out() if pick.id not in asked}
 
-    def _spoken_for(self, labels: int, r: int) -> int:
-        """How much of the budget is used: `labels`, those that are set aside, and questions up to round r that wait."""
+    def _left(self, labels: int, r: int, aside: Collection[str]) -> int:
+        """What is left of the budget after `labels`, those that are or will be set aside, and questions up to round r that wait."""
         store, answers = self.store, self.store.annotations.answers()
         asked = {pick.id for i in range(store.current_round(), r + 1) for pick in store.query(i).picks}
-        asked |= set(store.annotations.asked_again())
-        return labels + len(store.annotations.held_out()) + sum(id not in answers for id in asked)
+        waiting = sum(id not in answers for id in asked | set(store.annotations.asked_again()))
+        return self.config.query.budget - labels - len(store.annotations.held_out()) - waiting - len(aside)
 
     @cached_property
     def _tracking(self) -> trackers.Tracking:
@@ -329,30 +330,20 @@ class Run:
         return tracking
 
     def _told(self, last: Metrics) -> None:
-        """Tell the terminal and the tracker of a finished round."""
+        """Tell the terminal and the tracker of a finished round: labels, accuracy, seconds by phase, what a race saved."""
         seconds = {phase: spent for at, phase, spent, _ in self.store.timings() if at == last.round}
-        self.bench.progress.say(self._line(last, seconds))
+        measured = [name for name in ("accuracy", "validation_accuracy") if name in last.values]
+        accuracy = "".join(f", {name.replace('_', ' ')} {last.values[name]:.3f}" for name in measured)
+        line = f"{self.strategy.title} seed {self.seed} round {last.round}: {last.labels} labels{accuracy}"
+        line += f" ({', '.join(f'{phase} {value:.1f} s' for phase, value in seconds.items())})"
+        if self.recipe.racing and self.store.has_arrays(last.round, "scores"):
+            counts = self.store.arrays(last.round, "scores")["passes"]
+            made, all_ = int(counts.sum()), self.recipe.passes * len(counts)
+            line += f"; racing made {made} of {all_} passes, {all_ / made:.1f} times fewer"
+        self.bench.progress.say(line)
         if self.config.tracker != "none":
             spent = {f"seconds/{phase}": value for phase, value in seconds.items()}
             self._tracking.log(last.round, {**last.values, "labels": last.labels, **spent})
-
-    def _line(self, last: Metrics, seconds: Mapping[str, float]) -> str:
-        """One line for a finished round: labels, accuracy, seconds by phase."""
-        measured = [name for name in ("accuracy", "validation_accuracy") if name in last.values]
-        accuracy = "".join(f", {name.replace('_', ' ')} {last.values[name]:.3f}" for name in measured)
-        spent = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
-        return (
-            f"{self.strategy.title} seed {self.seed} round {last.round}: {last.labels} labels{accuracy} ({spent})"
-            f"{self._raced(last.round)}"
-        )
-
-    def _raced(self, r: int) -> str:
-        """What a race saved, for the line of its round."""
-        if not self.recipe.racing or not self.store.has_arrays(r, "scores"):
-            return ""
-        counts = self.store.arrays(r, "scores")["passes"]
-        made, all_ = int(counts.sum()), self.recipe.passes * len(counts)
-        return f"; racing made {made} of {all_} passes, {all_ / made:.1f} times fewer"
 
 
 def run(
@@ -424,11 +415,8 @@ def trained(
 
 
 def _strategy(config: RunConfig, name: str | None) -> StrategyConfig:
-    if name is None:
-        return config.strategies[0]
-    for strategy in config.strategies:
-        if strategy.title == name:
-            return strategy
-    raise ConfigError(
-        f"strategy {name!r} is not in the configuration; allowed: {', '.join(s.title for s in config.strategies)}"
-    )
+    chosen = next((strategy for strategy in config.strategies if name in (None, strategy.title)), None)
+    if chosen is None:
+        titles = ", ".join(strategy.title for strategy in config.strategies)
+        raise ConfigError(f"strategy {name!r} is not in the configuration; allowed: {titles}")
+    return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def write_config(
         _guess(data, looked, answer, text, None if labels is None else list(labels), "task.kind=multi_label" in keys),
         about=about,
     )
-    notes = _notes(named.name, guess, guessed=answer is None)
+    notes = list(_notes(named.name, guess, guessed=answer is None))
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",
                  pool=_relative(data, config.parent))  # fmt: skip
@@ -174,72 +174,49 @@ def _model(kind: str, lengths: list[int]) -> tuple[str, str, int | None]:
     return _LANGUAGE, why, limit
 
 
-def _notes(name: str, guess: _Guess, guessed: bool) -> list[str]:
+def _notes(name: str, guess: _Guess, guessed: bool) -> Iterator[str]:
     """What is said on the screen, and stands as comments in the configuration."""
-    looked, answer = guess.looked, guess.answer
-    count = len(guess.labels)
-    what = {"choice": f"a choice of {count} labels", "multi_label": f"any number of {count} labels"} | _KINDS
-    more = " or more" if looked.rows == LOOK else ""
-    text = "text" if len(guess.texts) == 1 else "texts"
-    notes = [f"{name}: {looked.rows}{more} rows; columns: {_listed(looked.columns)}"]
+    looked, answer, rows = guess.looked, guess.answer, guess.looked.rows
+    yield f"{name}: {rows}{' or more' if rows == LOOK else ''} rows; columns: {_listed(looked.columns)}"
     if looked.header:
-        notes.append(
-            f"the first line looks like a row and not like names, so the columns are called {_listed(looked.header)} (data.header)"
-        )
+        yield f"the first line looks like a row and not like names, so the columns are called {_listed(looked.header)} (data.header)"
     if looked.encoding:
         read = "; ".join(f"as {encoding}: {shortened(place, 60)!r}" for encoding, place in looked.readings)
-        notes.append(
-            f"the file is not UTF-8 and was read as {looked.encoding}; if letters are wrong, change data.encoding"
-            + (f". One place reads {read}" if read else "")
-        )
+        told = f"the file is not UTF-8 and was read as {looked.encoding}; if letters are wrong, change data.encoding"
+        yield told + (f". One place reads {read}" if read else "")
     if looked.messages:
-        notes.append(
-            f"{looked.messages} holds conversations: "
-            + (
-                "the assistant's last message is the answer; --labels sorts whole conversations instead"
-                if answer.column == RESPONSE
-                else "all that was said is the text"
-            )
-            + " (data.messages)"
-        )
-    joined, asked = (
-        ", ".join(guess.texts),
-        "labels, any number for a text," if answer.kind == "multi_label" else "labels",
-    )
-    notes.append(
-        f"{text}: {joined}; answer: {answer.column} ({what[answer.kind]})"
-        if answer.column
-        else f"{text}: {joined}; no answer column: {asked} will be asked for"
-    )
+        whole = "the assistant's last message is the answer; --labels sorts whole conversations instead"
+        said = whole if answer.column == RESPONSE else "all that was said is the text"
+        yield f"{looked.messages} holds conversations: {said} (data.messages)"
+    texts = f"{'text' if len(guess.texts) == 1 else 'texts'}: {', '.join(guess.texts)}"
+    if answer.column:
+        count = len(guess.labels)
+        what = {"choice": f"a choice of {count} labels", "multi_label": f"any number of {count} labels"} | _KINDS
+        yield f"{texts}; answer: {answer.column} ({what[answer.kind]})"
+    else:
+        asked = "labels, any number for a text," if answer.kind == "multi_label" else "labels"
+        yield f"{texts}; no answer column: {asked} will be asked for"
     numbers = [c for c in looked.columns if is_numbers(looked.cells[c]) and c != id_of(looked, guess.texts)]
     if answer.column is None and guessed and numbers:
-        notes.append(f"numbers in {_listed(numbers)}: --answer COLUMN makes one the answer")
-    sure = answer.column is None or answer.column.lower() in TELLING | {RESPONSE, "output"}
-    if guessed and not sure:
-        notes.append(
-            f"guessed: if {answer.column} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}"
-        )
+        yield f"numbers in {_listed(numbers)}: --answer COLUMN makes one the answer"
+    if answer.column and guessed and answer.column.lower() not in TELLING | {RESPONSE, "output"}:
+        yield f"guessed: if {answer.column} holds no labels, start again with --answer COLUMN, or --answer {NO_COLUMN}"
     if answer.column and guess.missing:
-        notes.append(
-            f"{guess.missing} of {looked.rows} rows have no {answer.column}, so people will be asked; the labels that are "
-            "there count from the start"
+        yield (
+            f"{guess.missing} of {rows} rows have no {answer.column}, so people will be asked; the labels that are there count "
+            "from the start"
         )
     if guess.blank:
-        notes.append(
-            f"{guess.blank} of {looked.rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
-        )
+        yield f"{guess.blank} of {rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
     if answer.column and answer.kind == "choice":
-        notes += _merged(looked.cells[answer.column], guess.labels)
+        yield from _merged(looked.cells[answer.column], guess.labels)
     if answer.column:
-        notes += doubtful(answer.labels)
+        yield from doubtful(answer.labels)
     if id := id_of(looked, [*guess.texts, answer.column or ""]):
-        notes.append(f"id: {id}, by which `predict` and `score` call a row (data.id)")
-    notes.append(f"model: {guess.model}, {guess.why}")
+        yield f"id: {id}, by which `predict` and `score` call a row (data.id)"
+    yield f"model: {guess.model}, {guess.why}"
     if guess.max_length:
-        notes.append(
-            f"a few texts are far longer than the others: {guess.max_length} tokens are read, the rest is cut (model.max_length)"
-        )
-    return notes
+        yield f"a few texts are far longer than the others: {guess.max_length} tokens are read, the rest is cut (model.max_length)"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from loops import SMALL, MakeConfig
+from loops import SMALL, MakeConfig, quick  # noqa: F401
 
 from guidestar import config as configs
 from guidestar import doctor, loop
@@ -151,7 +151,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 
 def test_a_machine_short_of_everything_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_memory", lambda: (8.0, 0.5))
+    monkeypatch.setattr("guidestar.study.fit._main_memory", lambda: (8.0 * 2**30, 0.5 * 2**30))
     monkeypatch.setattr(doctor, "LEAST_DISK", 1e9)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4096)
     monkeypatch.setattr("os.access", lambda *args: False)

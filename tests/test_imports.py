@@ -33,7 +33,8 @@ ORDER = [
     ["choosing", "measuring"],
     ["loop"],
     ["publish", "relabel", "scoring"],
-    ["study", "doctor"],
+    ["study"],
+    ["doctor"],
     ["cli"],
     ["__main__"],
 ]

@@ -16,6 +16,7 @@ from loops import (  # noqa: F401 - fixtures
     crash_points,
     nothing_stays,
     picks,
+    quick,
     sums,
 )
 

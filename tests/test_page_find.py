@@ -13,6 +13,7 @@ from loops import (  # noqa: F401 - fixtures
     CHOICE,
     MakeConfig,
     nothing_stays,
+    quick,
     trained_labels,
     unlabelled_data,
 )

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from guidestar.asking import LABELS, Ask, Lesson, Probed
-from guidestar.bench import Bench, hardware, read_config, versions
+from guidestar.beginning import hardware, versions
+from guidestar.bench import Bench, read_config
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
 from guidestar.query import probe

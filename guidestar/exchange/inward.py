@@ -30,6 +30,7 @@ from guidestar.tasks import Task, recorded_task
 NOBODY = "import"  # who answers in a file without names, unless the user says
 SOURCE = "import"
 SHOWN = 20  # problems listed at once
+COUNTS = ("new", "unchanged", "changed_since", "not_asked", "without_answer", "rejected", "kept_apart", "unknown")
 
 
 Slot = tuple[str, str, str]  # example, kind, annotator; a verdict has one slot for all
@@ -105,8 +106,7 @@ def import_file(
         )
         about = replace(_about(about_run(store, rows_known), index, config), question=question)
         problems: list[str] = []
-        counts = Counter(dict.fromkeys(("new", "unchanged", "changed_since", "not_asked", "without_answer"), 0))
-        counts.update(rejected=0, kept_apart=0, unknown=0)
+        counts = Counter(dict.fromkeys(COUNTS, 0))
         read = _read(file, chosen, about, problems, _OwnIds(config) if config is not None and config.data.id else None)
         rows = _matched(read, index, problems, counts, skip_unknown)
         statements = _statements(rows, _task(store, config), annotator or NOBODY, problems)

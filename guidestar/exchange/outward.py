@@ -12,14 +12,9 @@ from guidestar.errors import ConfigError, DataError
 from guidestar.exchange import containers, tables
 from guidestar.exchange.rows import KEY, About, Given, Row
 from guidestar.exchange.table import format_of
-from guidestar.records import Flag, Label, Note, Skip, Undo, Verdict
+from guidestar.records import Label, Skip
 from guidestar.store import Store, files, find_run
 from guidestar.tasks import recorded_task, scored_labels, several
-
-_KINDS: dict[type[Any], str] = {
-    Label: "label", Skip: "skip", Undo: "undo", Flag: "flag", Note: "note", Verdict: "verdict",
-}  # fmt: skip
-
 
 _LOG = {"number", "kind", "source", "decision", "at"}  # in every line of a log
 
@@ -156,7 +151,7 @@ def log_of(store: Store) -> list[dict[str, Any]]:
         {
             "number": entry.number,
             "id": entry.id,
-            "kind": _KINDS[type(entry.annotation)],
+            "kind": type(entry.annotation).__name__.lower(),
             **dataclasses.asdict(entry.annotation),
             "source": entry.source,
             "decision": entry.decision,

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.common import ACTIVATIONS, HOULSBY, BlockConfig, PartModel, dropout, linear
+from guidestar.model.peft.bottleneck import ACTIVATIONS
+from guidestar.model.peft.common import HOULSBY, BlockConfig, PartLayer, PartModel, dropout, linear
 
 CORES = 5  # as the paper's shapes have
 
@@ -31,7 +32,8 @@ class LorettaConfig(BlockConfig):
 
     NAME = "LORETTA"
     COUNTS = ("r", "tensor_rank")
-    CHOICES = {"mode": ("adp", "rep")}  # noqa: RUF012 - a ClassVar
+    RATE = "loretta_dropout"
+    CHOICES = {"mode": ("adp", "rep"), "activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
 
     mode: str = field(default="adp", metadata={"help": "adp, a bottleneck adapter, or rep, a LoRA."})
     r: int = field(default=64, metadata={"help": "Width of the bottleneck, or LoRA's rank."})
@@ -138,11 +140,18 @@ class Reparametrised(Train):
         return self.scaling * self.high.weight().float() @ self.low.weight().float()
 
 
+class LorettaLayer(PartLayer):
+    """A linear layer with tensor trains for each adapter."""
+
+    UNMERGED = "a LoRETTA adapter of mode adp is not linear and"
+    adapter_layer_names = ("loretta",)
+
+
 class LorettaModel(PartModel):
     """A model whose linear layers carry tensor trains."""
 
     prefix = "loretta"
-    UNMERGED = "a LoRETTA adapter of mode adp is not linear and"
+    tuner_layer_cls = LorettaLayer
 
     def part(self, config: LorettaConfig, module: Any, where: str) -> Train:
         layer = linear(module, where, "LoRETTA")
