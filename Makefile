@@ -12,9 +12,9 @@ DATA ?= data
 demo: $(VENV)/.demo
 	$(BIN)/guidestar demo --out $(DEMO)
 
-# JOBS: tests at one time; each takes a core and about 1 GB of memory. PYTEST: options; CI gives --known-skips.
+# JOBS: tests at one time, each a core and about 1 GB of memory; one that is done helps another. PYTEST: options; CI gives --known-skips.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 test-all: $(VENV)/.demo
 	$(BIN)/python -m pytest -m ""

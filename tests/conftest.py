@@ -7,9 +7,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wait for each other
 
+import functools
 import hashlib
 import shutil
 import signal
+import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
@@ -20,8 +23,33 @@ import numpy as np
 import pytest
 
 from guidestar.data.demo import SHARES
+from guidestar.store import files
 
 LABELS = list(SHARES)
+
+
+class Unflushed(sqlite3.Connection):
+    """A database that does not wait for the disk."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute("PRAGMA synchronous = OFF" if sql.startswith("PRAGMA synchronous") else sql, *values)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unflushed() -> Iterator[None]:
+    """Nothing waits for the disk, for no power is cut here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_flush", lambda descriptor: None)
+        patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Unflushed))
+        yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """PEFT writes no model card, which is thrown away."""
+    if peft := sys.modules.get("peft"):
+        peft.PeftModel.create_or_update_model_card = lambda *args: None
+
+
 pytest_plugins = ["skips"]
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and the commands they start would, too.

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from forks import Forked
+
 from guidestar import config as configs
 from guidestar.people.page import create_app
 from guidestar.people.page import server as page_server
@@ -122,18 +124,22 @@ sys.exit(serve(Path(sys.argv[1]), train=False, port=int(sys.argv[2]), bind="127.
 
 
 class Server:
-    """`guidestar label` as a process of its own, which can be killed and started again."""
+    """`guidestar label` as a process of its own, which can be killed and started again.
+
+    process: how one begins; `subprocess.Popen` where what it was started with matters.
+    """
 
     def __init__(
-        self, run: Path, port: int | None = None, program: str = _SERVE, arguments: Sequence[str] = ()
-    ) -> None:
+        self, run: Path, port: int | None = None, program: str = _SERVE, arguments: Sequence[str] = (),
+        process: type[subprocess.Popen[str]] = Forked,
+    ) -> None:  # fmt: skip
         self.run, self.port, self.program, self.arguments = run, port or free_port(), program, list(arguments)
-        self.process: subprocess.Popen[str] | None = None
+        self.begin, self.process = process, None
         self.link = ""
 
     def start(self) -> Server:
         """Start it and wait until it answers."""
-        self.process = subprocess.Popen(
+        self.process = self.begin(
             [sys.executable, "-W", "ignore", "-c", self.program, str(self.run), str(self.port), *self.arguments],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

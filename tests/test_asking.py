@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 import pytest
 from conftest import LABELS
-from loops import SMALL, quick  # noqa: F401 - fixtures
+from loops import SMALL
 from test_predict import PEFT, adapter, choice, examples  # noqa: F401 - fixtures
 
 from guidestar.asking import (

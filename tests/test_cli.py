@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LABELS
+from forks import Forked
 from outside import COMMAND, dump, recorded
 
 from guidestar import cli, loop
@@ -164,13 +165,12 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(
     file = config_file(strategies=["star"], **longer)
     folder = tmp_path / "run" / "star-seed0"
     for number, code, done in ((signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)):
-        with subprocess.Popen(
-            [*COMMAND, "run", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        command = [*COMMAND, "run", str(file)]
+        with Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None and (
                 recorded(tmp_path / "run", "annotations") < 12 or recorded(tmp_path / "run", "adapters") < done
             ):
-                time.sleep(0.002)
+                time.sleep(0.005)
             process.send_signal(number)
             out, err = process.communicate()
         # Interrupted inside an `exec` of a library, Python ends by the signal itself; to a shell that is 130 too.

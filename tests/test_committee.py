@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, Crash, dumps, picks, quick  # noqa: F401
+from loops import SMALL, Crash, dumps, picks
 from reference import answer_entropy
 
 from guidestar import loop

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loops import SMALL, MakeConfig, answer_all, quick  # noqa: F401
+from loops import SMALL, MakeConfig, answer_all
 
 from guidestar import loop
 from guidestar.bench import Bench, read_config

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from loops import SMALL, MakeConfig, quick  # noqa: F401
+from loops import SMALL, MakeConfig
 
 from guidestar import config as configs
 from guidestar import doctor, loop

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loops import SMALL, MakeConfig, quick  # noqa: F401
+from loops import SMALL, MakeConfig
 
 import guidestar
 from guidestar import loop

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LABELS
-from loops import SMALL, MakeConfig, answer_all, dumps, labels_of, nothing_stays, picks, quick, sums  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, answer_all, dumps, labels_of, nothing_stays, picks, sums  # noqa: F401 - fixtures
 
 from guidestar import loop
 from guidestar.bench import read_config

@@ -17,7 +17,6 @@ from loops import (  # noqa: F401 - fixtures
     crash_everywhere,
     nothing_stays,
     picks,
-    quick,
     trained_labels,
     unlabelled_data,
     write_csv,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import LABELS
-from loops import CHOICE, SMALL, MakeConfig, nothing_stays, picks, quick, unlabelled_data, write_csv  # noqa: F401 - fixtures
+from loops import CHOICE, SMALL, MakeConfig, nothing_stays, picks, unlabelled_data, write_csv  # noqa: F401 - fixtures
 
 from guidestar import loop
 from guidestar.bench import Bench, read_config
@@ -40,11 +40,19 @@ def poisoned_picks(make_config: MakeConfig, out: Path, strategy: str, poison: bo
         return [example.id for example in run.ask()]
 
 
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a clean and a poisoned experiment, in each of which the strategies share the training of the warm start."""
+    return tmp_path_factory.mktemp("experiments")
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_cannot_see_the_labels_of_the_pool(strategy: str, make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_strategy_cannot_see_the_labels_of_the_pool(
+    strategy: str, make_config: MakeConfig, experiments: Path
+) -> None:
     """Every label not asked for is replaced: the next picks are the same. Oracles see the change, which shows
     that the poison reaches as far as it should."""
-    clean, poisoned = (poisoned_picks(make_config, tmp_path / str(p), strategy, p) for p in (False, True))
+    clean, poisoned = (poisoned_picks(make_config, experiments / str(p), strategy, p) for p in (False, True))
     if strategy.startswith("oracle_"):
         assert clean != poisoned, "the poison does not act, so the test says nothing"
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loops import SMALL, MakeConfig, dumps, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, dumps, nothing_stays  # noqa: F401 - fixtures
 
 from guidestar import loop
 from guidestar.config import PeopleConfig, RunConfig

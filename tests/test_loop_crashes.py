@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from loops import SMALL, MakeConfig, crash_everywhere, crash_points, dumps, nothing_stays, picks, quick  # noqa: F401 - fixtures
+from forks import Forked
+from loops import SMALL, MakeConfig, crash_everywhere, crash_points, dumps, nothing_stays, picks  # noqa: F401 - fixtures
 from outside import COMMAND, recorded
 
 from guidestar import loop
@@ -61,11 +62,10 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(make_confi
     lot, deaths, goal = random.Random(7), 0, 0
     while True:
         goal = recorded(killed) + lot.randint(10, 20)
-        with subprocess.Popen(
-            [*COMMAND, "run", "--quiet", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as process:
+        command = [*COMMAND, "run", "--quiet", str(file)]
+        with Forked(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             while process.poll() is None and recorded(killed) < goal:
-                time.sleep(0.002)
+                time.sleep(0.005)
             process.kill()
             assert process.stderr is not None
             errors = process.stderr.read().decode()

@@ -16,7 +16,6 @@ from loops import (  # noqa: F401 - fixtures
     crash_points,
     nothing_stays,
     picks,
-    quick,
     sums,
 )
 

@@ -20,7 +20,6 @@ from loops import (  # noqa: F401 - fixtures
     dumps,
     nothing_stays,
     picks,
-    quick,
     sums,
     trained_labels,
     unlabelled_data,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, Crash, MakeConfig, dumps, nothing_stays, picks, quick  # noqa: F401 - fixtures
+from loops import SMALL, Crash, MakeConfig, dumps, nothing_stays, picks  # noqa: F401 - fixtures
 
 from guidestar import loop
 from guidestar.asking import InParts

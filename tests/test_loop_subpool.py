@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loops import SMALL, MakeConfig, nothing_stays, picks, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, nothing_stays, picks  # noqa: F401 - fixtures
 
 from guidestar.bench import Bench, read_config
 from guidestar.loop import Run, oracle

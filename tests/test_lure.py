@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, MakeConfig, answer_all, quick  # noqa: F401
+from loops import SMALL, MakeConfig, answer_all
 
 from guidestar.loop import Run
 from guidestar.metrics.sample import Drawn, effective_number, lure_share, lure_weights

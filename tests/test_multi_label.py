@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from loops import SMALL, dumps, quick, write_csv  # noqa: F401
+from loops import SMALL, dumps, write_csv
 
 from guidestar import loop
 from guidestar.asking.answers import likeliest_sets

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, MakeConfig, dumps, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, dumps, nothing_stays  # noqa: F401 - fixtures
 
 from guidestar import load_code, loop
 from guidestar.cli import main

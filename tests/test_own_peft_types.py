@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from loops import SMALL, MakeConfig, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, nothing_stays  # noqa: F401 - fixtures
+from safetensors.torch import load_file
 
 from guidestar import loop
 from guidestar.config import parse
@@ -26,6 +28,10 @@ SERIES = {
 }  # fmt: skip
 PARALLEL = {**SERIES, "placement": "parallel", "scaling": 2.0, "activation": "relu", "target_modules": ["q_proj"]}
 PREFIX = {"peft_type": "GATED_PREFIX", "num_virtual_tokens": 5, "gated_prefix_dropout": 0.2}
+SAVED = {
+    "BOTTLENECK": {f"bottleneck_{part}.{kind}" for part in ("down", "up") for kind in ("weight", "bias")},
+    "GATED_PREFIX": {"gated_prefix_keys", "gated_prefix_values", "gated_prefix_gate"},
+}
 EVERY = pytest.mark.parametrize("options", [SERIES, PARALLEL, PREFIX], ids=["series", "parallel", "prefix"])
 BOTH = pytest.mark.parametrize("options", [SERIES, PARALLEL], ids=["series", "parallel"])
 
@@ -145,7 +151,8 @@ def test_the_output_is_the_formulas(base: Any, options: dict[str, Any]) -> None:
     name = options["target_modules"][0]
     layer = model.get_base_model().model.layers[0].self_attn.get_submodule(name)
     x = torch.randn(3, layer.base_layer.in_features)
-    w, down, up = layer.base_layer.weight, layer.bottleneck_down["default"], layer.bottleneck_up["default"]
+    w, part = layer.base_layer.weight, layer.parts["default"]
+    down, up = part.down, part.up
     h = x @ w.T
     read = h if options is SERIES else x
     low = read @ down.weight.T + down.bias
@@ -171,6 +178,8 @@ def test_saved_and_loaded_it_says_the_same(base: Any, options: dict[str, Any], t
     adapters.save(model, tmp_path)
     adapters.detach(model)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == options["peft_type"]
+    names = {re.sub(r".*\.(?=bottleneck|gated)", "", key) for key in load_file(tmp_path / "adapter_model.safetensors")}
+    assert names == SAVED[options["peft_type"]], "what is on people's disks has these names"
     with adapters.adapted(base, tmp_path) as again:
         assert torch.equal(logits(base, again), said)
 
@@ -182,9 +191,8 @@ def test_the_prefix_is_an_attention_of_its_own(base: Any) -> None:
     layer = model.get_base_model().model.layers[1].self_attn
     attention = layer.base_layer
     x = torch.randn(2, 4, base.model.config.hidden_size)
-    keys, values, gate = (
-        getattr(layer, f"gated_prefix_{part}")["default"].detach() for part in ("keys", "values", "gate")
-    )
+    part = layer.parts["default"]
+    keys, values, gate = (tensor.detach() for tensor in (part.keys, part.values, part.gate))
     size, heads = attention.head_dim, len(gate)
     found = torch.zeros(2, 4, heads * size)
     for head in range(heads):
@@ -197,7 +205,7 @@ def test_the_prefix_is_an_attention_of_its_own(base: Any) -> None:
                 found[b, t, head * size : (head + 1) * size] = gate[head] * sum(
                     w * v for w, v in zip(share, values[group], strict=True)
                 )
-    torch.testing.assert_close(layer._added(x, "default"), found @ attention.o_proj.weight.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part(x, None), found @ attention.o_proj.weight.T, rtol=1e-4, atol=1e-5)
 
 
 def test_the_prefix_does_not_care_about_padding_or_a_cache(base: Any, data: Any) -> None:
@@ -214,7 +222,7 @@ def test_the_prefix_does_not_care_about_padding_or_a_cache(base: Any, data: Any)
 
 def test_the_gate_is_its_b(base: Any) -> None:
     model = adapters.attach(base, PREFIX, seed=0)
-    assert {name.split(".")[-2] for name in adapters.anchors(model)} == {"gated_prefix_gate"}
+    assert {name.split(".")[-1] for name in adapters.anchors(model)} == {"gate"}
 
 
 def test_a_second_adapter_beside_the_first(base: Any) -> None:
@@ -234,8 +242,8 @@ def test_a_second_adapter_beside_the_first(base: Any) -> None:
 def test_its_b_is_the_up_projection(base: Any) -> None:
     """What is constant at the start decays in STAR's eq. 6: U and the biases, not D."""
     model = adapters.attach(base, SERIES, seed=0)
-    found = {name.split(".")[-3] + "." + name.split(".")[-1] for name in adapters.anchors(model)}
-    assert found == {"bottleneck_up.weight", "bottleneck_up.bias", "bottleneck_down.bias"}
+    found = {".".join(name.split(".")[-2:]) for name in adapters.anchors(model)}
+    assert found == {"up.weight", "up.bias", "down.bias"}
 
 
 @EVERY

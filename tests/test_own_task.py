@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from loops import SMALL, dumps, nothing_stays, quick, write_csv  # noqa: F401
+from loops import SMALL, dumps, nothing_stays, write_csv  # noqa: F401
 
 from guidestar import loop
 from guidestar.errors import ConfigError, DataError

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def test_the_link_is_on_no_command_line_and_for_its_owner_alone(
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"{browser} %s")
     program = page_serve().replace("open_browser=False", "open_browser=True")
-    server = Server(run, program=program).start()
+    server = Server(run, program=program, process=subprocess.Popen).start()
     try:
         for _ in range(600):
             if noted.exists() and noted.read_text():

@@ -13,7 +13,6 @@ from loops import (  # noqa: F401 - fixtures
     CHOICE,
     MakeConfig,
     nothing_stays,
-    quick,
     trained_labels,
     unlabelled_data,
 )

@@ -60,7 +60,7 @@ CASES = {
     ),
     "BEFT": Case({}, ("beft_bias",), still=NO_DROPOUT),
     "BOFT": Case({"boft_block_size": 8, "boft_dropout": 0.3}, ("boft_R", "boft_s")),
-    "BOTTLENECK": Case(dropping("bottleneck"), ("bottleneck_up", "bottleneck_down.default.bias")),
+    "BOTTLENECK": Case(dropping("bottleneck"), ("up.weight", "up.bias", "down.bias")),
     "C3A": Case({"block_size": 8}, start="its kernels are drawn", still=NO_DROPOUT),
     "CARTRIDGE": Case({"num_virtual_tokens": 4}, start=PROMPT, still=NO_DROPOUT, where=None),
     "COMPACTER": Case({"r": 8, "compacter_dropout": 0.3}, ("up.s", "up.bias", "down.bias"), where=None),
@@ -73,7 +73,7 @@ CASES = {
     "FOURIERFT": Case({"n_frequency": 16}, start="its coefficients are drawn", still=NO_DROPOUT),
     "FROD": Case({"frod_dropout": 0.3}, ("frod_lambda_s_values",)),
     "GATED_PREFIX": Case(
-        {"num_virtual_tokens": 4, "gated_prefix_dropout": 0.3}, ("gated_prefix_gate",), where=None
+        {"num_virtual_tokens": 4, "gated_prefix_dropout": 0.3}, ("gate",), where=None
     ),
     "GLORA": Case({"r": 4}, ("Xd",), still=NO_DROPOUT),
     "GRALORA": Case(dropping("gralora"), ("gralora_B",)),

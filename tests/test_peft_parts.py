@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from loops import SMALL, MakeConfig, crash_everywhere, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, crash_everywhere, nothing_stays  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 from tiny_heads import KINDS, moved, said, texts, tiny
 

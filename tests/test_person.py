@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import LABELS
-from loops import CHOICE, SMALL, MakeConfig, nothing_stays, quick, unlabelled_data, write_csv  # noqa: F401 - fixtures
+from loops import CHOICE, SMALL, MakeConfig, nothing_stays, unlabelled_data, write_csv  # noqa: F401 - fixtures
 from page_client import following, label_all, post
 from page_help import QUESTIONS, examples, make_run
 from test_endpoint import Server, completion, server  # noqa: F401 - a fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, MakeConfig, quick, sums  # noqa: F401
+from loops import SMALL, MakeConfig, sums
 from sklearn.metrics import roc_auc_score
 
 from guidestar import loop

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import SMALL, MakeConfig, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, nothing_stays  # noqa: F401 - fixtures
 
 from guidestar.config import parse
 from guidestar.errors import ConfigError, ConfigMismatch

@@ -14,7 +14,7 @@ import torch
 from conftest import LABELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import SMALL, MakeConfig, dumps, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, MakeConfig, dumps, nothing_stays  # noqa: F401 - fixtures
 from test_predict import choice, examples
 from tiny_heads import moved, said, tiny
 

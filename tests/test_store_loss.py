@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import SMALL, MakeConfig, quick  # noqa: F401
+from loops import SMALL, MakeConfig
 from outside import dump
 from page_help import ask, examples
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import LABELS
-from loops import SMALL, Crash, dumps, nothing_stays, quick  # noqa: F401 - fixtures
+from loops import SMALL, Crash, dumps, nothing_stays  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
 

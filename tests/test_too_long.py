@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loops import SMALL, quick, write_csv  # noqa: F401
+from loops import SMALL, write_csv
 
 from guidestar import cli, loop
 from guidestar.asking.shortened import at_most, shortened

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loops import SMALL, MakeConfig, quick  # noqa: F401 - a fixture
+from loops import SMALL, MakeConfig
 from outside import dump
 from tiny_heads import moved, said, texts, tiny
 

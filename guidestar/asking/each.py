@@ -26,6 +26,11 @@ LABELS = frozenset({"label_log_probs"})
 STATES = frozenset({"embedding", "features", "representation_gradient"})
 
 
+def _each(task: Task) -> dict[str, Any]:
+    """The questions, JSON-able."""
+    return {"each": [list(pair) for pair in zip(task.labels, task.words, strict=True)]}
+
+
 def yes_or_no(task: Task) -> Choice:
     """The task of one question; "no" first, as `Predictions` has the outcomes of a label."""
     return Choice(("no", "yes"), ("no", "yes"), task.response)
@@ -85,10 +90,7 @@ class EachLabel(Around):
         return self.scorer.refusal(ask)
 
     def plain(self) -> dict[str, Any]:
-        return {
-            **self.scorer.plain(),
-            "each": [list(pair) for pair in zip(self.task.labels, self.task.words, strict=True)],
-        }
+        return {**self.scorer.plain(), **_each(self.task)}
 
     def respond(self, examples: Sequence[Example], stop: str | None = None, tick: Tick = silent) -> Any:
         raise ConfigError("a language model that is asked about each label alone writes no responses")
@@ -117,10 +119,7 @@ class EachLabelTrainer(Trainer):
         return replace(trained, dynamics=Dynamics(ids, one.log_probs.reshape(shape).sum(axis=2), correct, one.over))
 
     def plain(self) -> dict[str, Any]:
-        return {
-            **self.trainer.plain(),
-            "each": [list(pair) for pair in zip(self.task.labels, self.task.words, strict=True)],
-        }
+        return {**self.trainer.plain(), **_each(self.task)}
 
     def question(self, lesson: Lesson) -> dict[str, Any]:
         return super().question(self._each(lesson))

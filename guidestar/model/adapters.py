@@ -208,12 +208,8 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dr
         raise ModelError(f"{folder}: adapter_model.safetensors is missing")
     try:
         model = PeftModel.from_pretrained(
-            base.model,
-            folder,
-            is_trainable=trainable,
-            autocast_adapter_dtype=trainable,
-            local_files_only=True,
-        )
+            base.model, folder, is_trainable=trainable, autocast_adapter_dtype=trainable, local_files_only=True,
+        )  # fmt: skip
     except Exception as error:  # peft and safetensors raise many kinds for a damaged or foreign adapter
         _strip(base.model)
         raise ModelError(f"{folder}: the adapter cannot be loaded on {base.name}: {error}") from error

@@ -38,12 +38,12 @@ def activations(model: Model) -> list[nn.Module]:
     }
     added = {id(child) for _, _, child in own_parts(model)}
     every = adapters.inner(model).named_modules()
-    found = [m for name, m in every if type(m) in kinds and id(m) not in added and block_of(name)]
-    if not found:
+    modules = [m for name, m in every if type(m) in kinds and id(m) not in added and block_of(name)]
+    if not modules:
         raise ConfigError(
             "train.activation_density finds no activation function in the layers of this model; leave it out"
         )
-    return found
+    return modules
 
 
 class ActivationDensity:

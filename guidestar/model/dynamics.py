@@ -1,6 +1,6 @@
 """What a model predicts for its training examples while it is trained: in the training pass, dropout on, before the step.
 
-It costs no pass of its own. From it forgetting events and data maps are made (`study/analyses/dynamics.py`).
+It costs no pass of its own. From it forgetting events and data maps are made (`study/probes/forgetting.py`).
 Source: Toneva et al. 2019; Swayamdipta et al. 2020.
 """
 
@@ -94,7 +94,7 @@ class Listener:
             self._epochs.append((log_probs, correct))
         self._parts.clear()
 
-    def found(self) -> Dynamics:
+    def dynamics(self) -> Dynamics:
         """What was said in the complete epochs."""
         n = len(self.ids)
         log_probs = np.array([values for values, _ in self._epochs]).reshape(-1, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -23,14 +24,18 @@ from guidestar.tasks import Task, scored_labels, several
 
 
 @final
+@dataclass(frozen=True)
 class OwnTrainer(Trainer):
-    """Fine-tunes an adapter on the base model, on this machine (`model/train.py`)."""
+    """Fine-tunes an adapter on the base model, on this machine (`model/train.py`).
 
-    def __init__(
-        self, base: BaseModel, task: Task, peft: Mapping[str, Any], config: TrainConfig, data_hash: str = ""
-    ) -> None:
-        """peft: the adapter's settings. data_hash: of data and template; ids stand for examples in `question`."""
-        self.base, self.task, self.peft, self.config, self.data_hash = base, task, dict(peft), config, data_hash
+    peft: the adapter's settings. data_hash: of data and template; ids stand for examples in `question`.
+    """
+
+    base: BaseModel
+    task: Task
+    peft: dict[str, Any]
+    config: TrainConfig
+    data_hash: str = ""
 
     def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
         return train.train(
@@ -50,19 +55,15 @@ class OwnTrainer(Trainer):
 
 
 @final
+@dataclass(frozen=True)
 class OwnPretrainer(Trainer):
     """Trains an adapter on prompts alone (`model/pretrain.py`); the answers of its lessons are not read."""
 
-    def __init__(
-        self, base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, data_hash: str, b_dropout: float | None
-    ) -> None:
-        self.base, self.peft, self.config, self.data_hash, self.b_dropout = (
-            base,
-            dict(peft),
-            config,
-            data_hash,
-            b_dropout,
-        )
+    base: BaseModel
+    peft: dict[str, Any]
+    config: TaptConfig
+    data_hash: str
+    b_dropout: float | None
 
     def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
         examples = [example for example, _ in lesson.labelled]

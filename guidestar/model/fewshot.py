@@ -20,15 +20,9 @@ from guidestar.tasks import Task
 
 
 def few_shot(
-    base: BaseModel,
-    labelled: Sequence[Demonstration],
-    split: Split,
-    task: Task,
-    *,
-    shots: int,
-    seed: int,
+    base: BaseModel, labelled: Sequence[Demonstration], split: Split, task: Task, *, shots: int, seed: int,
     tick: Tick = silent,
-) -> Measured:
+) -> Measured:  # fmt: skip
     """`evaluate` for the bare base model that reads demonstrations before every prompt.
 
     The same demonstrations for every example: `choose_demonstrations` of `labelled` by `seed`, and of those as many

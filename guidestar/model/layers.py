@@ -38,8 +38,8 @@ def block_of(name: str) -> str | None:
     >>> block_of("base_model.model.layers.3.self_attn.q_proj.lora_A.default.weight")
     'base_model.model.layers.3'
     """
-    found = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
-    return found[0] if found else None
+    number = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
+    return number[0] if number else None
 
 
 def in_order(blocks: Iterable[str]) -> list[str]:
@@ -102,14 +102,14 @@ def fisher(
 
     loss: −log p of one row, in nats.
     """
-    found = torch.zeros(len(parts), dtype=torch.float64)
+    total = torch.zeros(len(parts), dtype=torch.float64)
     every = [p for some in parts.values() for p in some]
     for row in rows:
         grads = iter(torch.autograd.grad(loss(row), every, allow_unused=True))
         for i, some in enumerate(parts.values()):
             squares = [grad.double().square().sum().cpu() for _ in some if (grad := next(grads)) is not None]
-            found[i] += sum(squares, torch.zeros((), dtype=torch.float64))
-    values: Array = (found / len(rows)).numpy()
+            total[i] += sum(squares, torch.zeros((), dtype=torch.float64))
+    values: Array = (total / len(rows)).numpy()
     return values
 
 

@@ -82,13 +82,7 @@ def load(
     Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device, and for a
     head that does not fit the model or the task.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        GenerationConfig,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -121,21 +115,8 @@ def load(
     if "device_map" not in how:
         model.to(device)
     limit, known = traits.context(model, config.max_length), traits.vocabulary(model)
-    if classifies:
-        eos: tuple[int, ...] = ()
-        pad = traits.padding(tokenizer, [i for i in [tokenizer.eos_token_id] if i is not None], known)
-        model.config.pad_token_id = pad  # by which a causal model finds a text's last token
-        limit = min(limit, tokenizer.model_max_length)
-    else:
-        contiguous_head(model)
-        eos = _eos(model, tokenizer, folder, known)
-        pad = traits.padding(tokenizer, eos, known)
-        # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
-        model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
-    try:
-        setattr(model, UNPADDED, traits.unpadded(model, pad, known, right=classifies))
-    except Exception as error:  # each family raises its own
-        raise ModelError(f"{folder}: the model is there, but cannot read a short text: {error}") from error
+    limit = min(limit, tokenizer.model_max_length) if classifies else limit
+    eos, pad = _ends(model, tokenizer, folder, known, classifies)
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
@@ -153,6 +134,28 @@ def load(
         normalized=classifies and traits.normalized(folder), closing=() if classifies else traits.closing(tokenizer, eos),
         vocabulary=known, several=classifies and several, quantize=config.quantize,
     )  # fmt: skip
+
+
+def _ends(model: Model, tokenizer: Any, folder: Path, known: int, classifies: bool) -> tuple[tuple[int, ...], int]:
+    """The ids that end a response, none with a head, and the padding's; the model is told of them. Raises ModelError for a model
+    that cannot read a short text."""
+    from transformers import GenerationConfig
+
+    if classifies:
+        eos: tuple[int, ...] = ()
+        pad = traits.padding(tokenizer, [i for i in [tokenizer.eos_token_id] if i is not None], known)
+        model.config.pad_token_id = pad  # by which a causal model finds a text's last token
+    else:
+        contiguous_head(model)
+        eos = _eos(model, tokenizer, folder, known)
+        pad = traits.padding(tokenizer, eos, known)
+        # A model's own defaults, such as a repetition penalty, would act on greedy responses and their entropies.
+        model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
+    try:
+        setattr(model, UNPADDED, traits.unpadded(model, pad, known, right=classifies))
+    except Exception as error:  # each family raises its own
+        raise ModelError(f"{folder}: the model is there, but cannot read a short text: {error}") from error
+    return eos, pad
 
 
 def _placed(config: ModelConfig, device: torch.device) -> dict[str, Any]:

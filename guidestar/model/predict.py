@@ -29,26 +29,14 @@ ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
 
 def predict(
-    base: BaseModel,
-    model: Model,
-    examples: Sequence[Example],
-    needs: Collection[str],
-    task: Task,
-    *,
-    passes: int = 0,
-    seed: int = 0,
-    gold: Mapping[str, str] | None = None,
-    tick: Tick = lambda done, total: None,
+    base: BaseModel, model: Model, examples: Sequence[Example], needs: Collection[str], task: Task, *,
+    passes: int = 0, seed: int = 0, gold: Mapping[str, str] | None = None, tick: Tick = lambda done, total: None,
     whole_dropout: bool = False,
-) -> Predictions:
+) -> Predictions:  # fmt: skip
     """Arrays named in `needs` for all examples, from one walk over them.
 
-    base, model: the base model, and itself or a PEFT model on it.
-    needs: names of `ARRAYS`; see `Predictions` for shapes. nats and tokens.
-    passes: K > 0 gives K Monte-Carlo passes with the adapter's dropout on (leading axis K); 0 one plain pass.
-    whole_dropout: in those passes the model's own dropout is on, too.
-    seed: of the dropout masks. gold: answers by id, for the "gold_…" arrays only.
-    tick: called with (examples done, examples in all).
+    base, model: the base model, and itself or a PEFT model on it. needs to gold: as an `Ask` has them; names are those of
+    `ARRAYS`. whole_dropout: in Monte-Carlo passes the model's own dropout is on, too. tick: called with (examples done, in all).
 
     Raises NoVariance when all K passes are equal, ModelError for non-finite logits (naming the example),
     DataError for a prompt that does not fit.
@@ -99,14 +87,9 @@ def predict(
 
 
 def respond(
-    base: BaseModel,
-    model: Model,
-    examples: Sequence[Example],
-    task: Task,
-    tick: Tick = lambda done, total: None,
-    *,
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, tick: Tick = lambda done, total: None, *,
     stop: str | None = None,
-) -> Responses:
+) -> Responses:  # fmt: skip
     """Generate a greedy response to every example with one plain pass.
 
     stop: a text that ends a response as the end token does; it is cut off the texts and counts in the arrays.

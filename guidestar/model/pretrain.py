@@ -35,16 +35,9 @@ MOST = 512  # padded tokens whose distributions over the vocabulary exist at one
 
 
 def pretrain(
-    base: BaseModel,
-    peft: Mapping[str, Any],
-    config: TaptConfig,
-    examples: Sequence[Example],
-    folder: Path,
-    *,
-    seed: int,
-    b_dropout: float | None = None,
-    tick: Tick = lambda done, total: None,
-) -> list[float]:
+    base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], folder: Path, *,
+    seed: int, b_dropout: float | None = None, tick: Tick = lambda done, total: None,
+) -> list[float]:  # fmt: skip
     """Train an adapter on the prompts alone and write it to `folder`. Returns the mean −log p of each epoch, in nats a
     token. The base model is left as it was.
 

@@ -28,18 +28,10 @@ from guidestar.tasks import Task
 
 
 def predict_samples(
-    base: BaseModel,
-    model: Model,
-    examples: Sequence[Example],
-    needs: Collection[str],
-    task: Task,
-    *,
-    passes: int,
-    seed: int = 0,
-    b_dropout: float | None = None,
-    gold: Mapping[str, str] | None = None,
+    base: BaseModel, model: Model, examples: Sequence[Example], needs: Collection[str], task: Task, *, passes: int,
+    seed: int = 0, b_dropout: float | None = None, gold: Mapping[str, str] | None = None,
     tick: Tick = lambda done, total: None,
-) -> Predictions:
+) -> Predictions:  # fmt: skip
     """As `predict` with `passes`, but pass k is one model for all examples. b_dropout: rate before LoRA's B, or None.
 
     Raises NoVariance for an adapter whose dropout is not a module of its own, or when all passes are equal.

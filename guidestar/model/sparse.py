@@ -99,11 +99,11 @@ class Beside:
     def end(self) -> dict[str, Array]:
         """What was estimated and measured, by layer: `importance` (`layers.Sampled`), and the `density` of activations of
         this training's rows, before and after it, (2, layers)."""
-        found = {} if self._sampled is None else self._sampled.end()
+        arrays = {} if self._sampled is None else self._sampled.end()
         if self._first is not None and (after := self._measured()) is not None:
-            found["density"] = np.stack([self._first, after])
+            arrays["density"] = np.stack([self._first, after])
         self.close()
-        return found
+        return arrays
 
     def close(self) -> None:
         """Listen to the model no longer."""
@@ -127,9 +127,9 @@ def by_fisher(
             raise ConfigError(
                 f"peft.layers: fisher needs an adapter on several layers, and this one is on {len(parts)}"
             )
-        found = layers.fisher(lambda row: loss([row]), parts, rows)
-    chosen = layers.largest(found, own.get("layers_share", layers.SHARE))
-    arrays = {"fisher": found, "layers": np.asarray(chosen)}
+        information = layers.fisher(lambda row: loss([row]), parts, rows)
+    chosen = layers.largest(information, own.get("layers_share", layers.SHARE))
+    arrays = {"fisher": information, "layers": np.asarray(chosen)}
     options["layers"] = chosen
     if "rank" in own:
         held, rest = rows[::FOLDS], [row for i, row in enumerate(rows) if i % FOLDS]

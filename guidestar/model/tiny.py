@@ -16,14 +16,8 @@ PAD, END = "<pad>", "</s>"
 
 
 def build_tiny_model(
-    folder: Path,
-    texts: Sequence[str],
-    *,
-    seed: int = 0,
-    steps: int = 300,
-    width: int = 64,
-    vocabulary: int = 600,
-) -> Path:
+    folder: Path, texts: Sequence[str], *, seed: int = 0, steps: int = 300, width: int = 64, vocabulary: int = 600,
+) -> Path:  # fmt: skip
     """Write a tiny causal language model to `folder` as safetensors; returns `folder`.
 
     texts: what it is trained to continue, at least one; repeatable by `seed` on one machine.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate
+from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate, silent
 from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
@@ -50,34 +50,14 @@ class _Row:
 
 
 def train(
-    base: BaseModel,
-    peft: dict[str, Any],
-    config: TrainConfig,
-    labelled: Labelled,
-    task: Task,
-    folder: Path,
-    *,
-    seed: int,
-    previous: Path | None = None,
-    pretrained: Path | None = None,
-    validation: Labelled = (),
-    extra: Sequence[Weighted] = (),
-    start: HeadStart | None = None,
-    oracle: Split | None = None,
-    tick: Tick = lambda done, total: None,
-) -> Trained:
+    base: BaseModel, peft: dict[str, Any], config: TrainConfig, labelled: Labelled, task: Task, folder: Path, *, seed: int,
+    previous: Path | None = None, pretrained: Path | None = None, validation: Labelled = (),
+    extra: Sequence[Weighted] = (), start: HeadStart | None = None, oracle: Split | None = None, tick: Tick = silent,
+) -> Trained:  # fmt: skip
     """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
 
-    seed: of the adapter's start, the order of examples and the dropout masks.
-    previous: an adapter to go on from; None starts afresh. pretrained: where a fresh start is (`model/pretrain.py`); what
-        decays goes to the start of an adapter that is not, and a classification head is new either way.
-    validation: examples for early stopping (config.patience); never the test set.
-    extra: further answers with what each counts, pseudo-labels for instance, where a label counts 1. A soft answer is
-        several of one example, each with its share.
-    start: of a new head that reads features.
-    oracle: that test set, for `early_stop: oracle_epoch` alone, which keeps its best epoch.
-    tick: called with (steps done, steps in all).
-
+    seed to oracle: as a `Lesson` has them. From a pretrained adapter, too, what decays goes to the start of one that is not, and
+    a classification head is new. tick: called with (steps done, steps in all).
     Raises ModelError when the loss is not finite or the adapter has nothing to train.
     """
     if not labelled:
@@ -86,7 +66,7 @@ def train(
     answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
     rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
     config = settled(config, heads.kind(base), peft)
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
 
     @contextmanager
     def begun(peft: dict[str, Any]) -> Iterator[tuple[Model, dict[str, torch.Tensor], sparse.Loss]]:
@@ -104,13 +84,12 @@ def train(
     @contextmanager
     def attempt(peft: Mapping[str, Any], some: Sequence[_Row]) -> Iterator[tuple[Model, sparse.Loss]]:
         with begun(dict(peft)) as (model, starts, loss):
-            few, silent = sparse.brief(config), lambda done, total: None
-            _fit(base, model, few, list(some), None, starts, seed, silent, Listener(base, task, labelled), None)
+            _Loop(base, model, sparse.brief(config), some, starts, seed, listener=Listener(base, task, labelled)).run()
             model.eval()
             yield model, loss
 
     if peft.get("layers") == "fisher":
-        peft, found = sparse.by_fisher(peft, rows, attempt, seed)
+        peft, arrays = sparse.by_fisher(peft, rows, attempt, seed)
     with begun(peft) as (model, starts, loss):
         listener = Listener(base, task, labelled)
         over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
@@ -127,13 +106,15 @@ def train(
                     "rows": [astuple(row) for row in rows], "judged": judge is not None, "over": over is not None,
                 }
             )  # fmt: skip
-            result = _fit(base, model, config, rows, judge, starts, seed, tick, listener, over, beside)
-            found |= beside.end()
+            loop = _Loop(
+                base, model, config, rows, starts, seed, tick, judge=judge, over=over, listener=listener, beside=beside
+            )
+            result, arrays = loop.run(), arrays | beside.end()
         finally:
             beside.close()
         adapters.save(model, folder)
-    dynamics = listener.found() if group.count == 1 else None  # it heard its share alone
-    return replace(result, cut=cut, dynamics=dynamics, arrays=found)
+    dynamics = listener.dynamics() if group.count == 1 else None  # it heard its share alone
+    return replace(result, cut=cut, dynamics=dynamics, arrays=arrays)
 
 
 def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> None:
@@ -144,7 +125,7 @@ def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> No
     judge = (lambda: 0.0) if order["judged"] else None
     over = (lambda: False) if order["over"] else None
     try:
-        _fit(base, model, config, rows, judge, starts, order["seed"], lambda done, total: None, None, over)
+        _Loop(base, model, config, rows, starts, order["seed"], judge=judge, over=over).run()
     finally:
         adapters.detach(model)
 
@@ -164,14 +145,9 @@ def _fit_head(base: BaseModel, model: Model, rows: list[_Row]) -> None:
 
 
 def _judge(
-    base: BaseModel,
-    model: Model,
-    config: TrainConfig,
-    labelled: Labelled,
-    held_out: list[_Row],
-    oracle: Split | None,
+    base: BaseModel, model: Model, config: TrainConfig, labelled: Labelled, held_out: list[_Row], oracle: Split | None,
     task: Task,
-) -> Callable[[], float] | None:
+) -> Callable[[], float] | None:  # fmt: skip
     """What is asked after each epoch, the lower the better, to keep the best one; None keeps the last."""
     if config.early_stop == "oracle_epoch" and oracle is not None:
         split = oracle
@@ -214,98 +190,104 @@ def _begin(
     return model, starts
 
 
-def _fit(
-    base: BaseModel,
-    model: Model,
-    config: TrainConfig,
-    rows: list[_Row],
-    judge: Callable[[], float] | None,
-    starts: dict[str, torch.Tensor],
-    seed: int,
-    tick: Tick,
-    listener: Listener | None,
-    over: Callable[[], bool] | None,
-    beside: sparse.Beside | None = None,
-) -> Trained:
-    """The loop. config: settled."""
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if not trainable:
-        raise ModelError("the adapter has no trainable tensor")
-    epochs, length = _plan(rows, config, seed, adapters.exact_lengths(model))
-    total = sum(map(len, epochs))
-    anchored = [(p, starts[n]) for n, p in trainable.items() if n in starts]
-    optimizer, schedule = _optimizer(base, config, trainable, starts, length)
-    accelerator = accelerator_of(base)
-    stepper = accelerator.prepare_optimizer(optimizer)  # unscales half-precision gradients
-    group = ranks.here()
-    group.agree(p.data for p in trainable.values())
-    micro = config.micro_batch_size or config.batch_size
-    averaged = Average(trainable, total - round((config.average or 0.0) * total))
+class _Loop:
+    """The epochs of one training. config: settled. judge: what is asked after each epoch, the lower the better, to keep the best
+    one. over: whether to end after an epoch."""
 
-    losses: list[float] = []
-    judged: list[float] = []
-    best: dict[str, torch.Tensor] = {}
-    done, best_epoch = 0, len(epochs) - 1
-    with seeded(group.seed(seed), base.device):
-        for epoch, batches in enumerate(epochs):
-            model.train()
-            spent, tokens = torch.zeros((), device=base.device), 0
-            with step.cheaper(base, model), step.checkpointed(model, bool(config.checkpointing)):
-                for batch in batches:
-                    count = sum(len(row.response) for row in batch)
-                    if beside is not None:
-                        beside.before(done, optimizer)
-                    mine = group.share(batch)
-                    for start in range(0, len(mine), micro):
-                        with accelerator.autocast():
-                            loss = _loss(base, model, mine[start : start + micro], listener)
-                        if not loss.requires_grad:  # reversible layers, such as Reformer's
-                            raise ModelError("no gradient reaches the adapter through this model; choose another model")
-                        more = 0.0 if beside is None else beside.term(min(micro, len(mine) - start) / len(batch))
-                        accelerator.backward(loss / count + more)
-                        spent += loss.detach()
-                    tokens += count
-                    group.sum_gradients(trainable.values())
-                    accelerator.clip_grad_norm_(list(trainable.values()), config.clip)
-                    decay_towards(
-                        [pair for pair in anchored if pair[0].requires_grad], schedule.get_last_lr()[0] * config.b_decay
+    def __init__(
+        self, base: BaseModel, model: Model, config: TrainConfig, rows: Sequence[_Row], starts: Mapping[str, torch.Tensor],
+        seed: int, tick: Tick = silent, *, judge: Callable[[], float] | None = None, over: Callable[[], bool] | None = None,
+        listener: Listener | None = None, beside: sparse.Beside | None = None,
+    ) -> None:  # fmt: skip
+        """starts: of the tensors that decay. Raises ModelError if there is nothing to train."""
+        self.base, self.model, self.config, self.seed, self.tick = base, model, config, seed, tick
+        self.judge, self.over, self.listener, self.beside = judge, over, listener, beside
+        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise ModelError("the adapter has no trainable tensor")
+        self.epochs, length = _plan(rows, config, seed, adapters.exact_lengths(model))
+        self.done, self.total = 0, sum(map(len, self.epochs))
+        self.anchored = [(p, starts[n]) for n, p in self.trainable.items() if n in starts]
+        self.optimizer, self.schedule = _optimizer(base, config, self.trainable, starts, length)
+        self.accelerator = accelerator_of(base)
+        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)  # unscales half-precision gradients
+        self.group = ranks.here()
+        self.group.agree(p.data for p in self.trainable.values())
+        self.averaged = Average(self.trainable, self.total - round((config.average or 0.0) * self.total))
+
+    def run(self) -> Trained:
+        """Raises ModelError for a loss that is not finite."""
+        losses, judged, best, best_epoch = [], [], dict[str, torch.Tensor](), len(self.epochs) - 1
+        with seeded(self.group.seed(self.seed), self.base.device):
+            for epoch, batches in enumerate(self.epochs):
+                losses.append(self._epoch(batches))
+                if not np.isfinite(losses[-1]):
+                    raise ModelError(
+                        f"the training loss is {losses[-1]} in epoch {epoch + 1}; try a lower train.learning_rate "
+                        f"(now {self.config.learning_rate}) or model.dtype: float32"
                     )
-                    stepper.step()
-                    if not stepper.step_was_skipped:
-                        schedule.step()
-                    stepper.zero_grad()
-                    done += 1
-                    averaged.after(done)
-                    tick(done, total)
-            if listener is not None:
-                listener.epoch()
-            losses.append(group.total(spent) / tokens)
-            if not np.isfinite(losses[-1]):
-                raise ModelError(
-                    f"the training loss is {losses[-1]} in epoch {epoch + 1}; try a lower train.learning_rate "
-                    f"(now {config.learning_rate}) or model.dtype: float32"
-                )
-            if judge is not None:
-                with accelerator.autocast():
-                    judged.append(group.asked(judge))
-                if not np.isfinite(judged[-1]):
-                    raise ModelError(f"the validation loss is {judged[-1]} in epoch {epoch + 1}")
-                if judged[-1] == min(judged):
-                    best_epoch, best = epoch, {n: p.detach().clone() for n, p in trainable.items()}
-                elif config.patience and epoch - best_epoch >= config.patience:
+                if self.judge is not None:
+                    judged.append(self._asked(self.judge))
+                    if not np.isfinite(judged[-1]):
+                        raise ModelError(f"the validation loss is {judged[-1]} in epoch {epoch + 1}")
+                    if judged[-1] == min(judged):
+                        best_epoch, best = epoch, {n: p.detach().clone() for n, p in self.trainable.items()}
+                    elif self.config.patience and epoch - best_epoch >= self.config.patience:
+                        break
+                if self.over is not None and self._asked(self.over):
                     break
-            if over is not None:
-                with accelerator.autocast():
-                    ended = bool(group.asked(over))
-                if ended:
-                    break
-    with torch.no_grad():
-        for name, state in (best or averaged.state).items():
-            trainable[name].copy_(state)
-    return Trained(tuple(losses), tuple(judged), done, min(best_epoch, len(losses) - 1))
+        with torch.no_grad():
+            for name, state in (best or self.averaged.state).items():
+                self.trainable[name].copy_(state)
+        return Trained(tuple(losses), tuple(judged), self.done, min(best_epoch, len(losses) - 1))
+
+    def _asked(self, question: Callable[[], float]) -> float:
+        with self.accelerator.autocast():
+            return self.group.asked(question)
+
+    def _epoch(self, batches: Sequence[Sequence[_Row]]) -> float:
+        """The mean loss of an epoch, in nats a token."""
+        self.model.train()
+        spent, tokens = torch.zeros((), device=self.base.device), 0
+        with step.cheaper(self.base, self.model), step.checkpointed(self.model, bool(self.config.checkpointing)):
+            for batch in batches:
+                self._gradients(batch, spent)
+                tokens += sum(len(row.response) for row in batch)
+                self._step()
+        if self.listener is not None:
+            self.listener.epoch()
+        return self.group.total(spent) / tokens
+
+    def _gradients(self, batch: Sequence[_Row], spent: torch.Tensor) -> None:
+        """Those of a batch, a part of it at a time. spent: the loss is added to it."""
+        if self.beside is not None:
+            self.beside.before(self.done, self.optimizer)
+        count, mine = sum(len(row.response) for row in batch), self.group.share(batch)
+        micro = self.config.micro_batch_size or self.config.batch_size
+        for start in range(0, len(mine), micro):
+            with self.accelerator.autocast():
+                loss = _loss(self.base, self.model, mine[start : start + micro], self.listener)
+            if not loss.requires_grad:  # reversible layers, such as Reformer's
+                raise ModelError("no gradient reaches the adapter through this model; choose another model")
+            more = 0.0 if self.beside is None else self.beside.term(min(micro, len(mine) - start) / len(batch))
+            self.accelerator.backward(loss / count + more)
+            spent += loss.detach()
+        self.group.sum_gradients(self.trainable.values())
+
+    def _step(self) -> None:
+        self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.config.clip)
+        anchored = [pair for pair in self.anchored if pair[0].requires_grad]
+        decay_towards(anchored, self.schedule.get_last_lr()[0] * self.config.b_decay)
+        self.stepper.step()
+        if not self.stepper.step_was_skipped:
+            self.schedule.step()
+        self.stepper.zero_grad()
+        self.done += 1
+        self.averaged.after(self.done)
+        self.tick(self.done, self.total)
 
 
-def _plan(rows: list[_Row], config: TrainConfig, seed: int, exact: bool) -> tuple[list[list[list[_Row]]], int]:
+def _plan(rows: Sequence[_Row], config: TrainConfig, seed: int, exact: bool) -> tuple[list[list[list[_Row]]], int]:
     """The batches of every epoch, and the length of the schedule in steps.
 
     Epochs go on until there are `min_steps` steps. Behind the schedule's end the learning rate is 0, and a step at rate 0
@@ -325,12 +307,9 @@ def _plan(rows: list[_Row], config: TrainConfig, seed: int, exact: bool) -> tupl
 
 
 def _optimizer(
-    base: BaseModel,
-    config: TrainConfig,
-    trainable: Mapping[str, torch.nn.Parameter],
-    starts: Mapping[str, torch.Tensor],
+    base: BaseModel, config: TrainConfig, trainable: Mapping[str, torch.nn.Parameter], starts: Mapping[str, torch.Tensor],
     length: int,
-) -> tuple[torch.optim.Optimizer, Any]:
+) -> tuple[torch.optim.Optimizer, Any]:  # fmt: skip
     """AdamW and its schedule of `length` steps. What has a start decays by `decay_towards` alone."""
     from transformers import get_linear_schedule_with_warmup
 

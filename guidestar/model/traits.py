@@ -113,8 +113,8 @@ def unpadded(model: heads.Model, pad: int, known: int, right: bool) -> bool:
 
     def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         more = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False} if told else {}
-        found: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, **more)[0].float()
-        return found
+        last: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, **more)[0].float()
+        return last
 
     weight = model.get_input_embeddings().weight
     ids = torch.tensor([[(7 * i + 3) % known for i in range(8)]], device=weight.device)

@@ -1,7 +1,7 @@
 """Views of a text: six states of a model, and a classification head that reads them.
 
 Means over the tokens of a lower, a middle and an upper layer know what a text is about; the states of single tokens in
-the last layers know how it is put. `features.py` reads them of the frozen model, for a classifier that costs nothing. The
+the last layers know how it is put. `states.py` reads them of the frozen model, for a classifier that costs nothing. The
 head here is that classifier made part of the model: it starts where the classifier ends, and is then trained with the
 adapter. Torch alone is imported, because a published model's card holds this file.
 """

@@ -60,14 +60,9 @@ def facility_location(points: Array, labelled_points: Array | None, k: int, rng:
 
 
 def prob_cover(
-    points: Array,
-    labelled_points: Array | None,
-    k: int,
-    rng: np.random.Generator,
-    clusters: int = 2,
-    radius: float | None = None,
-    purity: float = 0.95,
-) -> Positions:
+    points: Array, labelled_points: Array | None, k: int, rng: np.random.Generator, clusters: int = 2,
+    radius: float | None = None, purity: float = 0.95,
+) -> Positions:  # fmt: skip
     """Greedy choice of the balls that cover most: each time the candidate with most uncovered examples within `radius`.
 
     What lies within `radius` of a labelled example is covered from the start. When nothing uncovered is left, the rest
@@ -125,13 +120,9 @@ def pure_radius(points: Points, clusters: int, purity: float, rng: np.random.Gen
 
 
 def typical(
-    points: Array,
-    labelled_points: Array | None,
-    k: int,
-    rng: np.random.Generator,
-    neighbours: int = 20,
+    points: Array, labelled_points: Array | None, k: int, rng: np.random.Generator, neighbours: int = 20,
     most_clusters: int = 500,
-) -> Positions:
+) -> Positions:  # fmt: skip
     """The most typical candidate of each of the largest clusters that nothing is labelled in.
 
     Labelled examples and candidates are put into min(m + k, most_clusters) clusters by k-means. Clusters of more than

@@ -66,11 +66,7 @@ def published(t: int, rounds: int) -> float:
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {
-    "linear": linear,
-    "cosine": cosine,
-    "exponential": exponential,
-    "constant": constant,
-    "published": published,
+    function.__name__: function for function in (linear, cosine, exponential, constant, published)
 }
 
 
@@ -131,7 +127,6 @@ def rank(values: Array) -> Array:
 
 
 Scale = Callable[[Array], Array]
-
 # What the base's and what the full model's values go through. `published` is the published code's: the base's in
 # [0, 1], the full model's as they are, so that λ hardly matters where those are sums over many tokens.
 SCALES: dict[str, tuple[Scale, Scale]] = {

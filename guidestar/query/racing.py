@@ -25,7 +25,7 @@ _NEIGHBOURS = 101
 
 @dataclass(frozen=True)
 class Race:
-    """What a race found. picks: (k,) positions, highest mean first; means: (n,) over the passes made; passes: (n,)
+    """The outcome of a race. picks: (k,) positions, highest mean first; means: (n,) over the passes made; passes: (n,)
     how many those were; total: how many all would have been."""
 
     picks: Positions
@@ -52,8 +52,8 @@ def race(draw: Callable[[int, Positions], Array], n: int, k: int, passes: int, *
     Source: successive elimination with acceptance, Even-Dar, Mannor, Mansour 2006; Bubeck, Wang, Viswanathan 2013. The
     intervals are Student's for a finite population, each example's variance shrunk towards its neighbours'.
     >>> exact = np.array([3.0, 1.0, 2.0, 0.0])
-    >>> found = race(lambda j, rows: exact[rows] + 0.01 * (-1) ** (j + rows), 4, 2, 10)
-    >>> found.picks, found.passes
+    >>> finished = race(lambda j, rows: exact[rows] + 0.01 * (-1) ** (j + rows), 4, 2, 10)
+    >>> finished.picks, finished.passes
     (array([0, 2]), array([ 2,  2, 10,  2]))
     """
     if passes <= FIRST:

@@ -143,9 +143,7 @@ STRATEGIES: dict[str, Recipe] = {
         "STAR's 4 batches of highest scores without near-duplicates, then greedy k-centre", source="zhang2024",
         passes=3, mix=_STAR, select="k_center", **_DISTINCT,
     ),
-    "k_center": _paper(
-        "greedy k-centre on the model's hidden states (core-set)", "sener2018", select="k_center"
-    ),
+    "k_center": _paper("greedy k-centre on the model's hidden states (core-set)", "sener2018", select="k_center"),
     "uncertain_k_center": Recipe(
         "4 batches of highest entropy without near-duplicates, then greedy k-centre", source="sener2018",
         select="k_center", **_DISTINCT,
@@ -182,9 +180,7 @@ STRATEGIES: dict[str, Recipe] = {
     "facility_location": _paper(
         "every example finds something similar in the batch", "wei2015", select="facility_location"
     ),
-    "log_det": _paper(
-        "D-optimal design on the model's hidden states (FisherSFT)", "deb2025", select="log_det"
-    ),
+    "log_det": _paper("D-optimal design on the model's hidden states (FisherSFT)", "deb2025", select="log_det"),
     "dal": _paper(
         "least like the labelled, by a classifier of labelled against unlabelled", "gissin2019",
         select="discriminative",
@@ -208,19 +204,13 @@ STRATEGIES: dict[str, Recipe] = {
         "greedy: covers most of what a classifier on frozen features doubts; the first labels are chosen, too",
         role="recommended", source="bae2025", measure="auto", select="herding", model="frozen", warm_start="herding",
     ),
-    "prob_cover": _paper(
-        "most examples within a radius, base model's states", "yehuda2022", select="prob_cover"
-    ),
+    "prob_cover": _paper("most examples within a radius, base model's states", "yehuda2022", select="prob_cover"),
     "star_k_center": Recipe(
         "greedy k-centre on STAR's mix of distances in the base and in the tuned model, each divided by its radius",
         source="zhang2024", mix=MixConfig(scale="minmax"), select="mixed_k_center",
     ),
-    "power_entropy": _paper(
-        "drawn in proportion to the entropy", "kirsch2023", measure="entropy", select="power"
-    ),
-    "gibbs_entropy": _paper(
-        "drawn in proportion to exp(entropy/σ)", "kirsch2023", measure="entropy", select="gibbs"
-    ),
+    "power_entropy": _paper("drawn in proportion to the entropy", "kirsch2023", measure="entropy", select="power"),
+    "gibbs_entropy": _paper("drawn in proportion to exp(entropy/σ)", "kirsch2023", measure="entropy", select="gibbs"),
     "uncertain_badge": Recipe(
         "10 batches of highest entropy, then BADGE", source="ash2020", measure="entropy", prefilter=10.0, select="badge"
     ),
@@ -298,62 +288,49 @@ def check(
     >>> check(STRATEGIES["star"], "choice", simulation=False, peft={"peft_type": "LORA", "lora_dropout": 0.1})
     []
     """
+    name, selector, passes = recipe.measure_for(kind), recipe.selector, recipe.passes
+    measure, peft_type = MEASURES.get(name or ""), str(peft.get("peft_type", "LORA")).upper()
+    dropout = b_dropout or any("dropout" in key and value for key, value in peft.items())
+    means = sorted(n for n, m in MEASURES.items() if not m.over_passes and m.max_passes is None and kind in m.tasks)
+    rules: list[tuple[object, str]] = [
+        (recipe.racing and measure is not None and measure.over_passes,
+         f"racing compares means over passes, and measure {name!r} is none; {allowed(means)}"),
+        (recipe.committee and passes,
+         f"committee is {recipe.committee} and passes is {passes}, but the members are the passes; set passes to 0"),
+    ]  # fmt: skip
     problems = misfits(recipe) + table.option_problems(recipe.select, recipe.options)
-    name = recipe.measure_for(kind)
-    if recipe.racing and name in MEASURES and MEASURES[name].over_passes:
-        means = sorted(n for n, m in MEASURES.items() if not m.over_passes and m.max_passes is None and kind in m.tasks)
-        problems.append(f"racing compares means over passes, and measure {name!r} is none; {allowed(means)}")
-    if recipe.committee and recipe.passes:
-        problems.append(
-            f"committee is {recipe.committee} and passes is {recipe.passes}, but the members are the passes; set passes to 0"
-        )
-    if name is not None:
-        problems += measure_problems(name, kind, simulation)
-        least = MEASURES[name].min_passes if name in MEASURES else 1
-        if recipe.sampled:
-            if recipe.committee:
-                problems.append(f"committee is {recipe.committee}, but measure {name!r} samples from one model")
-        elif least > max(recipe.passes, recipe.committee or 1):
-            problems.append(f"passes is {recipe.passes}; measure {name!r} needs at least {least}")
-        elif recipe.committee and name in MEASURES and MEASURES[name].max_passes == 0:
-            problems.append(f"committee is {recipe.committee}, but measure {name!r} is defined for one model")
-        if least > 1 and recipe.mix is not None:
-            problems.append(f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none")
-        most = MEASURES[name].max_passes if name in MEASURES else None
-        if most is not None and recipe.passes > most:
-            how_many = "; how many responses are sampled is `samples`" if recipe.sampled else ""
-            problems.append(
-                f"passes is {recipe.passes}; measure {name!r} is defined for one plain pass; set passes to {most}{how_many}"
-            )
-    peft_type = str(peft.get("peft_type", "LORA")).upper()
-    if recipe.dropout == "model":
-        if recipe.selector.one_model:
-            problems.append(
-                f"dropout is model, but select {recipe.select!r} draws the adapter's alone; leave dropout out"
-            )
-    elif recipe.passes and peft_type == "FULL":
-        problems.append(
-            f"passes is {recipe.passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the "
-            "model's own stays off; set passes to 0, or dropout to model where the model was trained with some"
-        )
-    elif recipe.passes and not b_dropout and not any("dropout" in key and value for key, value in peft.items()):
-        key = "lora_dropout" if "LORA" in peft_type else "a dropout key"
-        problems.append(
-            f"passes is {recipe.passes}, but the {peft_type} adapter has no dropout, so that all passes "
-            f"would be equal; set {key} in `peft` above 0, or passes to 0, or dropout to model where the model has its own"
-        )
-    if kind not in recipe.selector.tasks:
-        allowed_kinds = allowed(sorted(recipe.selector.tasks))
-        problems.append(f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed_kinds}")
-    if recipe.subpool == "anchors" and kind != "choice":
-        problems.append(f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice")
-    if recipe.model == "mixed" and kind != "choice":
-        problems.append(
-            f"model is mixed, and the task kind {kind!r} has no probabilities of one label; allowed: frozen"
-        )
-    if recipe.balance and kind != "choice":
-        problems.append(f"balance needs predicted classes, which the task kind {kind!r} does not have; allowed: choice")
-    return problems
+    problems += [why for wrong, why in rules if wrong] + (measure_problems(name, kind, simulation) if name else [])
+    least, most = (measure.min_passes, measure.max_passes) if measure is not None else (1, None)
+    rules = [
+        (recipe.sampled and recipe.committee, f"committee is {recipe.committee}, but measure {name!r} samples from one model"),
+        (not recipe.sampled and least > max(passes, recipe.committee or 1),
+         f"passes is {passes}; measure {name!r} needs at least {least}"),
+        (not recipe.sampled and recipe.committee and most == 0,
+         f"committee is {recipe.committee}, but measure {name!r} is defined for one model"),
+        (least > 1 and recipe.mix is not None,
+         f"mix: measure {name!r} needs {least} passes, and the base model has one; set mix: none"),
+        (most is not None and passes > most,
+         f"passes is {passes}; measure {name!r} is defined for one plain pass; set passes to {most}"
+         + ("; how many responses are sampled is `samples`" if recipe.sampled else "")),
+        (recipe.dropout == "model" and selector.one_model,
+         f"dropout is model, but select {recipe.select!r} draws the adapter's alone; leave dropout out"),
+        (recipe.dropout != "model" and passes and peft_type == "FULL",
+         f"passes is {passes}, but full fine-tuning has no adapter whose dropout could be sampled, and the model's own stays off; "
+         "set passes to 0, or dropout to model where the model was trained with some"),
+        (recipe.dropout != "model" and passes and peft_type != "FULL" and not dropout,
+         f"passes is {passes}, but the {peft_type} adapter has no dropout, so that all passes would be equal; set "
+         f"{'lora_dropout' if 'LORA' in peft_type else 'a dropout key'} in `peft` above 0, or passes to 0, or dropout to model where "
+         "the model has its own"),
+        (kind not in selector.tasks,
+         f"select {recipe.select!r} is not defined for the task kind {kind!r}; {allowed(sorted(selector.tasks))}"),
+        (recipe.subpool == "anchors" and kind != "choice",
+         f"subpool 'anchors' needs classes, which the task kind {kind!r} does not have; allowed: choice"),
+        (recipe.model == "mixed" and kind != "choice",
+         f"model is mixed, and the task kind {kind!r} has no probabilities of one label; allowed: frozen"),
+        (recipe.balance and kind != "choice",
+         f"balance needs predicted classes, which the task kind {kind!r} does not have; allowed: choice"),
+    ]  # fmt: skip
+    return problems + [why for wrong, why in rules if wrong]
 
 
 def needs(recipe: Recipe, kind: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -389,66 +366,55 @@ def labelled_needs(recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
 
 def misfits(recipe: Recipe) -> list[str]:
     """Steps of a recipe that cannot go together, whatever the task, in sentences."""
-    problems = []
-    selector = recipe.selector
-    mixes = selector.mixes
+    selector, mix, problems = recipe.selector, recipe.mix, []
     if recipe.measure is None:
-        if selector.scored:
-            problems.append(f"select is {recipe.select!r}, which needs a measure to rank by")
         voted = "label_log_probs" in selector.full
-        used = {"mix": mixes, "passes": voted, "committee": voted}
-        plain = (("mix", None), ("prefilter", None), ("clip_outliers", 0.0), ("passes", 0), ("committee", None))
-        for key, unset in plain:
-            if getattr(recipe, key) != unset and not used.get(key):
-                problems.append(f"{key} is set, but there is no measure for it to work on")
-    if mixes and recipe.mix is None:
-        problems.append(f"select is {recipe.select!r}, which mixes distances and needs a mix")
-    if mixes and recipe.mix is not None and recipe.mix.scale not in ("raw", "minmax"):
-        problems.append(f"mix.scale is {recipe.mix.scale!r}, which distances do not have; allowed: raw, minmax")
-    if recipe.select == "power" and recipe.mix is not None and recipe.mix.schedule == "published":
-        problems.append(
-            "mix.schedule is 'published', whose λ is below 0 from the eleventh round on, and select 'power' needs scores above "
-            "0; allowed: another schedule, or select gibbs or soft_rank"
-        )
-    if max(recipe.passes, recipe.committee or 0) < selector.min_passes:
-        problems.append(f"passes is {recipe.passes}; select {recipe.select!r} needs at least {selector.min_passes}")
-    if not recipe.sampled:
+        used = {"mix": selector.mixes, "passes": voted, "committee": voted}
+        problems = [f"select is {recipe.select!r}, which needs a measure to rank by"] if selector.scored else []
         problems += [
-            f"{key} is set, but measure {recipe.measure!r} samples no responses; allowed with: answer_consistency"
-            for key in ("samples", "temperature")
-            if getattr(recipe, key) is not None
+            f"{key} is set, but there is no measure for it to work on"
+            for key in ("mix", "prefilter", "clip_outliers", "passes", "committee")
+            if _is_set(recipe, key) and not used.get(key)
         ]
-    if recipe.by_probe and (recipe.passes or recipe.committee or recipe.racing):
-        problems.append(
-            f"model is {recipe.model}, which has no dropout and no members; leave passes, committee and racing out"
-        )
-    if recipe.subpool is None and recipe.subpool_size is not None:
-        problems.append("subpool_size is set, but there is no subpool")
-    return problems + (_race_misfits(recipe) if recipe.racing else [])
+    rules = [
+        (selector.mixes and mix is None, f"select is {recipe.select!r}, which mixes distances and needs a mix"),
+        (selector.mixes and mix is not None and mix.scale not in ("raw", "minmax"),
+         f"mix.scale is {mix and mix.scale!r}, which distances do not have; allowed: raw, minmax"),
+        (recipe.select == "power" and mix is not None and mix.schedule == "published",
+         "mix.schedule is 'published', whose λ is below 0 from the eleventh round on, and select 'power' needs scores above 0; "
+         "allowed: another schedule, or select gibbs or soft_rank"),
+        (max(recipe.passes, recipe.committee or 0) < selector.min_passes,
+         f"passes is {recipe.passes}; select {recipe.select!r} needs at least {selector.min_passes}"),
+        *((not recipe.sampled and _is_set(recipe, key),
+           f"{key} is set, but measure {recipe.measure!r} samples no responses; allowed with: answer_consistency")
+          for key in ("samples", "temperature")),
+        (bool(recipe.by_probe and (recipe.passes or recipe.committee or recipe.racing)),
+         f"model is {recipe.model}, which has no dropout and no members; leave passes, committee and racing out"),
+        (recipe.subpool is None and recipe.subpool_size is not None, "subpool_size is set, but there is no subpool"),
+    ]  # fmt: skip
+    return problems + [why for wrong, why in rules if wrong] + (_race_misfits(recipe) if recipe.racing else [])
+
+
+def _is_set(recipe: Recipe, key: str) -> bool:
+    """Whether a part of a recipe is another than it is without a word."""
+    return bool(getattr(recipe, key) != getattr(Recipe, key))
 
 
 def _race_misfits(recipe: Recipe) -> list[str]:
     """What a race cannot go with: it tells which k candidates have the highest mean, neither their order nor what
     comes behind them."""
-    problems = []
-    if recipe.measure is None:
-        problems.append("racing is set, but there is no measure to race by")
-    if recipe.passes <= FIRST:
-        problems.append(
-            f"racing needs more than {FIRST} passes, found {recipe.passes}; set passes higher, or racing: false"
-        )
-    if recipe.select != "top":
-        problems.append(
-            f"racing finds the highest scores and no more, which select {recipe.select!r} needs; allowed: top"
-        )
-    if recipe.mix is not None and recipe.mix.scale != "raw":
-        problems.append(
-            f"racing: mix.scale is {recipe.mix.scale!r}, which depends on all passes of all candidates; allowed: raw"
-        )
-    for key, unset in (("clip_outliers", 0.0), ("near_duplicates", None), ("balance", False)):
-        if getattr(recipe, key) != unset:
-            problems.append(
-                f"racing tells which candidates have the highest scores, not their order, which {key} needs; "
-                f"leave {key} out, or set racing: false"
-            )
-    return problems
+    mix = recipe.mix
+    rules = [
+        (recipe.measure is None, "racing is set, but there is no measure to race by"),
+        (recipe.passes <= FIRST,
+         f"racing needs more than {FIRST} passes, found {recipe.passes}; set passes higher, or racing: false"),
+        (recipe.select != "top",
+         f"racing finds the highest scores and no more, which select {recipe.select!r} needs; allowed: top"),
+        (mix is not None and mix.scale != "raw",
+         f"racing: mix.scale is {mix and mix.scale!r}, which depends on all passes of all candidates; allowed: raw"),
+        *((_is_set(recipe, key),
+           f"racing tells which candidates have the highest scores, not their order, which {key} needs; leave {key} out, or set "
+           "racing: false")
+          for key in ("clip_outliers", "near_duplicates", "balance")),
+    ]  # fmt: skip
+    return [why for wrong, why in rules if wrong]

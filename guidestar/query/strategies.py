@@ -71,13 +71,9 @@ class Selection:
 
 
 def choose(
-    recipe: Recipe,
-    candidates: Sequence[str],
-    context: Context,
-    k: int,
-    rng: np.random.Generator,
+    recipe: Recipe, candidates: Sequence[str], context: Context, k: int, rng: np.random.Generator,
     random_share: float = 0.0,
-) -> Selection:
+) -> Selection:  # fmt: skip
     """Choose min(k, n) of the candidates.
 
     random_share: this share of the batch, rounded, is drawn uniformly from all candidates before anything
@@ -200,17 +196,9 @@ def _score(
 
 
 def _compose(
-    recipe: Recipe,
-    left: Positions,
-    score: Array | None,
-    lam: float | None,
-    full: Predictions | None,
-    base: Predictions | None,
-    context: Context,
-    k: int,
-    rng: np.random.Generator,
-    won: NDArray[np.bool_] | None,
-) -> Positions:
+    recipe: Recipe, left: Positions, score: Array | None, lam: float | None, full: Predictions | None,
+    base: Predictions | None, context: Context, k: int, rng: np.random.Generator, won: NDArray[np.bool_] | None,
+) -> Positions:  # fmt: skip
     """The steps after scoring, on the positions `left`; `left` is kept best first between the steps. After a race
     those that `won` come first: an example that was out early may have ended with a mean above the last winner's."""
     if recipe.clip_outliers and score is not None:

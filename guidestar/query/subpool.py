@@ -18,14 +18,9 @@ from guidestar.records import Array
 
 
 def anchor_pool(
-    points: Array,
-    labelled_points: Array,
-    labelled_classes: Sequence[str],
-    size: int,
-    rng: np.random.Generator,
-    anchors: int = 10,
-    neighbours: int = 50,
-) -> Positions:
+    points: Array, labelled_points: Array, labelled_classes: Sequence[str], size: int, rng: np.random.Generator,
+    anchors: int = 10, neighbours: int = 50,
+) -> Positions:  # fmt: skip
     """The candidates most similar to anchors of every class, the rare ones with as many anchors as the common.
 
     `anchors` labelled examples of each class are drawn by k-means++; each brings its `neighbours` most similar

@@ -134,7 +134,8 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     picked = [data.pool[known[i]] for i in sorted(drawn.tolist())]
     labelled = [(example, data.gold[example.id]) for example in picked]
     start = bench.head_start(labelled, generator(seed, 0, "head start"))
-    space = space_of(engine)
+    layers = _attached(engine, {"peft_type": "AUTOPEFT", "prefix": 0})[1]
+    space = Space(sizes_of(int(engine.base.model.config.hidden_size)), layers)
     place = bench.folder / FOLDER
     key = {**config.key(), "seed": seed, "data": data.hash, "sizes": list(space.sizes), "layers": space.layers}
     done = _kept(place / TRIALS, key)
@@ -149,7 +150,7 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
             with engine.scorer(Path(folder)) as scorer:
                 assert data.validation is not None
                 values, _ = evaluate(scorer, data.validation, data.task)
-        return Trial(point, float(values["accuracy"]), numbers_of(engine, adapter))
+        return Trial(point, float(values["accuracy"]), _attached(engine, adapter)[0])
 
     say: Callable[[str], None] = progress.say
     with progress.phase("search") as tick:
@@ -163,23 +164,14 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     return _written(config, bench, space, done, place, len(labelled), len(data.validation))
 
 
-def space_of(engine: Any) -> Space:
-    """The space of a model: of its width, and of the layers that an adapter finds."""
-    from guidestar.model import adapters
-
-    model = adapters.attach(engine.base, {"peft_type": "AUTOPEFT", "prefix": 0}, seed=0)
-    layers = {block_of(name) for name, p in model.named_parameters() if p.requires_grad and ".autopeft." in name}
-    adapters.detach(model)
-    return Space(sizes_of(int(engine.base.model.config.hidden_size)), len(layers))
-
-
-def numbers_of(engine: Any, adapter: Mapping[str, Any]) -> int:
-    """Trained numbers of an adapter, beside a head."""
+def _attached(engine: Any, adapter: Mapping[str, Any]) -> tuple[int, int]:
+    """Of an adapter on the model: its trained numbers beside a head, and how many layers have some."""
     from guidestar.model import adapters
 
     model = adapters.attach(engine.base, adapter, seed=0)
     try:
-        return adapters.numbers(model)
+        layers = {block_of(name) for name, p in model.named_parameters() if p.requires_grad and ".autopeft." in name}
+        return adapters.numbers(model), len(layers)
     finally:
         adapters.detach(model)
 
@@ -187,10 +179,10 @@ def numbers_of(engine: Any, adapter: Mapping[str, Any]) -> int:
 def _kept(path: Path, key: Mapping[str, Any]) -> list[Trial]:
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["key"] != json.loads(json.dumps(key)):
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if kept["key"] != json.loads(json.dumps(key)):
         raise ConfigMismatch(f"{path}: is a search with another configuration; give `out` another folder, or remove it")
-    return [Trial(**one) for one in found["trials"]]
+    return [Trial(**one) for one in kept["trials"]]
 
 
 def _written(
@@ -211,13 +203,8 @@ def _written(
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         others = [one for one in done if one.numbers and one not in kept]
-        axes.plot(
-            [one.numbers for one in others],
-            [100 * one.accuracy for one in others],
-            **(look(None) | {"linestyle": "none"}),
-            label="tried",
-        )
-        axes.plot([one.numbers for one in kept], [100 * one.accuracy for one in kept], **look(0), label="front")
+        for some, label, style in ((others, "tried", look(None) | {"linestyle": "none"}), (kept, "front", look(0))):
+            axes.plot([one.numbers for one in some], [100 * one.accuracy for one in some], **style, label=label)
         axes.set(xscale="log", xlabel="trained numbers", ylabel="accuracy on validation, %")
         axes.legend()
 

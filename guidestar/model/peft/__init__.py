@@ -6,17 +6,10 @@ from importlib import import_module
 
 # peft_type -> file of this folder and what the names of its classes begin with
 _TYPES = {
-    "AUTOPEFT": ("autopeft", "AutoPeft"),
-    "BOTTLENECK": ("bottleneck", "Bottleneck"),
-    "COMPACTER": ("compacter", "Compacter"),
-    "GATED_PREFIX": ("prefix", "GatedPrefix"),
-    "INVERSION": ("inversion", "Inversion"),
-    "LORETTA": ("loretta", "Loretta"),
-    "LORTA": ("lorta", "Lorta"),
-    "PICA": ("pica", "Pica"),
-    "SPEFT": ("speft", "Speft"),
-    "UNIPELT": ("unipelt", "UniPelt"),
-}
+    "AUTOPEFT": ("autopeft", "AutoPeft"), "BOTTLENECK": ("bottleneck", "Bottleneck"), "COMPACTER": ("compacter", "Compacter"),
+    "GATED_PREFIX": ("prefix", "GatedPrefix"), "INVERSION": ("inversion", "Inversion"), "LORETTA": ("loretta", "Loretta"),
+    "LORTA": ("lorta", "Lorta"), "PICA": ("pica", "Pica"), "SPEFT": ("speft", "Speft"), "UNIPELT": ("unipelt", "UniPelt"),
+}  # fmt: skip
 NAMES = tuple(_TYPES)
 
 

@@ -18,10 +18,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
-from guidestar.model.peft.common import BlockConfig, PartLayer, PartModel, dropout, plus
-from guidestar.model.peft.prefix import attended, attention_of, looked_up, projected
-from guidestar.model.peft.unipelt import _WHERE
+from guidestar.model.peft.bottleneck import new_bottleneck, squeezed
+from guidestar.model.peft.common import BlockConfig, PartModel, dropout
+from guidestar.model.peft.prefix import attention_of, looked_up, projected
+from guidestar.model.peft.unipelt import WHERE
 
 SIZES = ("series", "parallel", "prefix")
 
@@ -31,10 +31,8 @@ class AutoPeftConfig(BlockConfig):
     """Its keys; `target_modules` are attention modules, and the linear layers that end a feed-forward network."""
 
     NAME = "AUTOPEFT"
-    RATE = "autopeft_dropout"
-    CHOICES = {"activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
 
-    target_modules: list[str] | str | None = field(default=_WHERE)
+    target_modules: list[str] | str | None = field(default=WHERE)
     series: int = field(default=48, metadata={"help": "Width of the bottleneck in series; 0: none."})
     parallel: int = field(default=48, metadata={"help": "Width of the one in parallel; 0: none."})
     prefix: int = field(default=12, metadata={"help": "Keys and values of each attention; 0: none."})
@@ -82,23 +80,11 @@ class _Prefix(nn.Module):
         return projected(heads, base, self.attention)
 
 
-class AutoPeftLayer(PartLayer):
-    """An attention module or a linear layer with the parts of each adapter."""
-
-    UNMERGED = "an AutoPEFT adapter is not linear and"
-    adapter_layer_names = ("autopeft",)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
-        out, x = self.base_layer(*args, **kwargs), attended(args, kwargs)
-        return plus(out, (self.parts[name](x, out) for name in self.names()))
-
-
 class AutoPeftModel(PartModel):
     """A model whose attention modules and feed-forward networks carry such parts."""
 
     prefix = "autopeft"
-    tuner_layer_cls = AutoPeftLayer
+    UNMERGED = "an AutoPEFT adapter is not linear and"
 
     def part(self, config: Any, module: Any, where: str) -> nn.Module | None:
         """As `PartModel` wants it."""

@@ -13,14 +13,12 @@ Source: Houlsby et al. 2019; Pfeiffer et al. 2021; He, Zhou, Ma, Berg-Kirkpatric
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, linear, plus
-
-ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+from guidestar.model.peft.common import ACTIVATIONS, BlockConfig, PartModel, dropout, linear
 
 
 @dataclass
@@ -29,8 +27,7 @@ class BottleneckConfig(BlockConfig):
 
     NAME = "BOTTLENECK"
     COUNTS = ("r",)
-    RATE = "bottleneck_dropout"
-    CHOICES = {"placement": ("series", "parallel"), "activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
+    CHOICES = {"placement": ("series", "parallel")}  # noqa: RUF012 - a ClassVar
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck."})
     placement: str = field(default="series", metadata={"help": "series or parallel."})
@@ -57,45 +54,38 @@ def squeezed(x: torch.Tensor, down: nn.Linear, up: nn.Linear, drop: nn.Module, a
     return added
 
 
-class BottleneckLayer(OwnLayer):
-    """A linear layer with one bottleneck for each adapter. Raises TypeError for a module of another kind."""
+class Bottleneck(nn.Module):
+    """U f(D drop(x))."""
 
-    UNMERGED = "a bottleneck adapter is not linear and"
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
-    other_param_names = ("bottleneck_dropout",)
+    def __init__(self, source: int, r: int, out: int, activation: str, rate: float, bias: bool = True) -> None:
+        super().__init__()
+        self.down, self.up = new_bottleneck(source, r, out, bias)
+        self.activation, self.drop = activation, dropout(rate)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, where: str) -> None:
-        super().__init__(linear(base_layer, where, "a bottleneck adapter"), adapter_name)
-        self.bottleneck_config: dict[str, BottleneckConfig] = {}
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Add an adapter; it becomes the active one where the others were none."""
-        base = self.get_base_layer()
-        source = base.out_features if config.placement == "series" else base.in_features
-        down, up = new_bottleneck(source, config.r, base.out_features, config.bottleneck_bias)
-        self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
-        self.bottleneck_dropout[adapter_name] = dropout(config.bottleneck_dropout)
-        self.bottleneck_config[adapter_name] = config
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """(..., in) -> (..., out). Several active adapters each see the layer's own output."""
-        plain = self.base_layer(x, *args, **kwargs)
-
-        def added(name: str) -> torch.Tensor:
-            config = self.bottleneck_config[name]
-            source = plain if config.placement == "series" else x
-            down, up = (cast(nn.Linear, part[name]) for part in (self.bottleneck_down, self.bottleneck_up))
-            return config.scaling * squeezed(source, down, up, self.bottleneck_dropout[name], config.activation)
-
-        out: torch.Tensor = plus(plain, map(added, self.names()))
-        return out
+    def squeeze(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., source) -> (..., out)."""
+        return squeezed(x, self.down, self.up, self.drop, self.activation)
 
 
-class BottleneckModel(OwnModel):
+class Placed(Bottleneck):
+    """s · U f(D drop(h)) or s · U f(D drop(x))."""
+
+    def __init__(self, config: BottleneckConfig, layer: nn.Linear) -> None:
+        series, out = config.placement == "series", layer.out_features
+        source, rate = out if series else layer.in_features, config.bottleneck_dropout
+        super().__init__(source, config.r, out, config.activation, rate, config.bottleneck_bias)
+        self.series, self.scaling = series, config.scaling
+
+    def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return self.scaling * self.squeeze(out if self.series else x)
+
+
+class BottleneckModel(PartModel):
     """A model whose linear layers carry bottleneck adapters."""
 
-    prefix = "bottleneck_"
-    tuner_layer_cls = BottleneckLayer
+    prefix = "bottleneck_part"  # "bottleneck" alone is the name of modules of MobileBERT
+    SAVED = "bottleneck_"
+    UNMERGED = "a bottleneck adapter is not linear and"
+
+    def part(self, config: BottleneckConfig, module: Any, where: str) -> Placed:
+        return Placed(config, linear(module, where, "a bottleneck adapter"))

@@ -13,18 +13,19 @@ from torch import nn
 
 # The last layers of the attention and of the feed-forward network, of models built like Llama or like BERT.
 HOULSBY = ("o_proj", "down_proj", "output.dense")
+ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 @dataclass
 class OwnConfig(PeftConfig):
     """Keys of every own type. Raises ValueError for a value that is not allowed.
 
-    NAME: the peft_type. COUNTS: keys that are 1 or more. RATE: the key of the dropout. CHOICES: key -> allowed values.
+    NAME: the peft_type; its dropout is the key `name_dropout`. COUNTS: keys that are 1 or more. CHOICES: key -> allowed values
+    (`activation` has those of `ACTIVATIONS`).
     """
 
     NAME: ClassVar[str]
     COUNTS: ClassVar[Collection[str]] = ()
-    RATE: ClassVar[str]
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
 
     target_modules: list[str] | str | None = field(
@@ -39,11 +40,12 @@ class OwnConfig(PeftConfig):
         for key in self.COUNTS:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; allowed: 1 or more")
-        for key, known in self.CHOICES.items():
-            if getattr(self, key) not in known:
+        for key, known in {**self.CHOICES, "activation": ACTIVATIONS}.items():
+            if getattr(self, key, "relu") not in known:
                 raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {', '.join(known)}")
-        if not 0 <= getattr(self, self.RATE) < 1:
-            raise ValueError(f"{self.RATE} is {getattr(self, self.RATE)}; allowed: from 0 to below 1")
+        rate = f"{self.NAME.lower()}_dropout"
+        if not 0 <= getattr(self, rate) < 1:
+            raise ValueError(f"{rate} is {getattr(self, rate)}; allowed: from 0 to below 1")
         for key in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, key), list):
                 setattr(self, key, set(getattr(self, key)))
@@ -57,59 +59,38 @@ class BlockConfig(OwnConfig):
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
 
 
-class OwnLayer(nn.Module, BaseTunerLayer):
-    """A module of the base model with the parts of one or several adapters.
+class PartLayer(nn.Module, BaseTunerLayer):
+    """A module with one part for each adapter: y = module(x) + part(x, module(x)).
 
-    UNMERGED: what it is and why it is never merged into the module's weights, for the message. TABLE: what holds the parts of `adapter_layer_names`.
+    A part with a method `delta` adds that matrix, (out, in), to the module's weight; the others cannot be merged. UNMERGED: what
+    those are and why, for the message. The one name in `adapter_layer_names` is that of the table of parts.
     """
 
     UNMERGED: ClassVar[str]
-    TABLE: ClassVar[type[nn.ModuleDict] | type[nn.ParameterDict]] = nn.ModuleDict
     other_param_names: tuple[str, ...] = ()
 
-    def __init__(self, base_layer: nn.Module, active: str | list[str]) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        for name in self.adapter_layer_names:
-            setattr(self, name, self.TABLE({}))
-        for name in self.other_param_names:
-            setattr(self, name, nn.ModuleDict({}))
+        setattr(self, self.adapter_layer_names[0], nn.ModuleDict({}))
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._active_adapter = active
+        self._active_adapter: list[str] = []
+        self.before: list[torch.Tensor] = []  # the weight without what was merged
 
     if TYPE_CHECKING:  # torch's says Tensor | Module, whatever it is
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def names(self) -> list[str]:
-        """The active adapters that have a part here; none when they are disabled."""
-        here = getattr(self, self.adapter_layer_names[0])
-        idle = self.disable_adapters or self.merged
-        return [] if idle else [name for name in self.active_adapters if name in here]
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raises ValueError: what the adapter adds is no product of a matrix with the input."""
-        raise ValueError(f"{self.UNMERGED} cannot be merged into the weights")
-
-    def unmerge(self) -> None:
-        """Nothing is ever merged."""
-
-
-class PartLayer(OwnLayer):
-    """A module with one part for each adapter: y = module(x) + part(x, module(x)).
-
-    A part with a method `delta` adds that matrix, (out, in), to the module's weight; the others cannot be merged.
-    """
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer, [])
-        self.before: list[torch.Tensor] = []  # the weight without what was merged
-
     @property
     def parts(self) -> nn.ModuleDict:
         """The parts by their adapters."""
         return getattr(self, self.adapter_layer_names[0])
+
+    def names(self) -> list[str]:
+        """The active adapters that have a part here; none when they are disabled."""
+        idle = self.disable_adapters or self.merged
+        return [] if idle else [name for name in self.active_adapters if name in self.parts]
 
     def add(self, adapter_name: str, part: nn.Module, active: list[str], inference_mode: bool) -> None:
         """Give an adapter its part, where and in what precision the module is."""
@@ -122,7 +103,7 @@ class PartLayer(OwnLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         out = self.base_layer(*args, **kwargs)
-        return plus(out, (self.parts[name](args[0], out) for name in self.names()))
+        return plus(out, (self.parts[name](first_input(args, kwargs), out) for name in self.names()))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add to the weight what the adapters add. Raises ValueError for what is no matrix, or with `safe_merge` not finite."""
@@ -131,7 +112,7 @@ class PartLayer(OwnLayer):
                 continue
             part: Any = self.parts[name]
             if not hasattr(part, "delta"):
-                super().merge()
+                raise ValueError(f"{self.UNMERGED} cannot be merged into the weights")
             weight = self.get_base_layer().weight
             with torch.no_grad():
                 delta = part.delta().float()
@@ -167,41 +148,25 @@ class Sharing(nn.Module):
         return self._borrowed[0]
 
 
-class OwnModel(BaseTuner):
-    """A model with layers of an own type. Their constructor takes (module, adapter's name, config, module's name)."""
+class PartModel(BaseTuner):
+    """A model whose modules have parts, which `part` makes. The name of their table is the prefix.
 
+    SAVED: what stands in a file before the names of a part's tensors; "" is the prefix and a dot. UNMERGED: see `PartLayer`.
+    """
+
+    SAVED: ClassVar[str] = ""
+    UNMERGED: ClassVar[str] = ""
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
-    def _create_and_replace(
-        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
-        current_key: str, **optional: Any,
-    ) -> None:  # fmt: skip
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """PEFT's own does not find the name before the name of a part of a part."""
-        plain: str = super()._remove_adapter_name_from_key(
-            key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.prefix}."), adapter_name
-        )
-        return plain
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT's own asks the module for a weight, which an attention has not
-
-
-class PartModel(OwnModel):
-    """A model whose modules have parts, which `part` makes. The name of their table is the prefix."""
+    def __init_subclass__(cls) -> None:
+        """Give a type that names no class of layers one with its names."""
+        if "tuner_layer_cls" not in vars(cls):
+            names = {"adapter_layer_names": (cls.prefix,), "UNMERGED": cls.UNMERGED}
+            cls.tuner_layer_cls = type(f"{cls.__name__.removesuffix('Model')}Layer", (PartLayer,), names)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """As PEFT's own. What the new adapter's layers share begins as nothing."""
-        self._shared: dict[Any, nn.Module] = {}
+        self._new, self._shared = adapter_name, dict[Any, nn.Module]()
         super().inject_adapter(model, adapter_name, *args, **options)
 
     def part(self, config: Any, module: Any, where: str) -> nn.Module | None:
@@ -217,17 +182,28 @@ class PartModel(OwnModel):
             self._shared[key] = make()
         return new, self._shared[key]
 
+    def put(self, parent: nn.Module, name: str, part: nn.Module) -> None:
+        """Give the module of that name in `parent` a part of the new adapter."""
+        target = getattr(parent, name)
+        layer = target if isinstance(target, PartLayer) else self.tuner_layer_cls(target)
+        layer.add(self._new, part, self.active_adapters, self.peft_config[self._new].inference_mode)
+        self._replace_module(parent, name, layer, target)
+
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
         current_key: str, **optional: Any,
     ) -> None:  # fmt: skip
-        part = self.part(peft_config, unwrapped(target), current_key)
-        if part is None:
-            return
-        layer = target if isinstance(target, PartLayer) else self.tuner_layer_cls(target)
-        layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
-        if layer is not target:
-            self._replace_module(parent, target_name, layer, target)
+        if (part := self.part(peft_config, unwrapped(target), current_key)) is not None:
+            self.put(parent, target_name, part)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """PEFT's own does not find the name before the name of a part of a part."""
+        plain = key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.SAVED or f'{cls.prefix}.'}")
+        return str(super()._remove_adapter_name_from_key(plain, adapter_name))
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT's own asks the module for a weight, which an attention has not
 
 
 def unwrapped(module: Any) -> Any:
@@ -240,6 +216,11 @@ def linear(module: Any, where: str, what: str) -> nn.Linear:
     if not isinstance(module, nn.Linear):
         raise TypeError(f"{where} is a {type(module).__name__}; {what} needs a linear layer")
     return module
+
+
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a module was called with: of an attention (batch, tokens, width), which some models give by its name."""
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 def dropout(rate: float) -> nn.Module:

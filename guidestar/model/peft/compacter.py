@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.bottleneck import ACTIVATIONS
-from guidestar.model.peft.common import HOULSBY, BlockConfig, PartLayer, PartModel, Sharing, dropout, linear
+from guidestar.model.peft.common import ACTIVATIONS, HOULSBY, BlockConfig, PartModel, Sharing, dropout, linear
 
 
 @dataclass
@@ -28,8 +27,6 @@ class CompacterConfig(BlockConfig):
 
     NAME = "COMPACTER"
     COUNTS = ("r", "phm_dim", "phm_rank")
-    RATE = "compacter_dropout"
-    CHOICES = {"activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
 
     target_modules: list[str] | str | None = field(default_factory=lambda: list(HOULSBY))
     r: int = field(default=24, metadata={"help": "Width of the bottleneck; a multiple of phm_dim."})
@@ -87,18 +84,11 @@ class Compact(Sharing):
         return added
 
 
-class CompacterLayer(PartLayer):
-    """A linear layer with a compact adapter behind it."""
-
-    UNMERGED = "a Compacter adapter is not linear and"
-    adapter_layer_names = ("compacter",)
-
-
 class CompacterModel(PartModel):
     """A model whose linear layers carry compact adapters."""
 
     prefix = "compacter"
-    tuner_layer_cls = CompacterLayer
+    UNMERGED = "a Compacter adapter is not linear and"
 
     def part(self, config: CompacterConfig, module: Any, where: str) -> Compact:
         width, n = linear(module, where, "Compacter").out_features, config.phm_dim

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidestar.model.peft.bottleneck import new_bottleneck, squeezed
+from guidestar.model.peft.bottleneck import Bottleneck
 from guidestar.model.peft.common import dropout
 from guidestar.model.peft.prefix import Attention, looked_up
 
@@ -29,35 +29,34 @@ class Gate(nn.Linear):
 
 
 class GatedLora(nn.Module):
-    """g(x) · s · B A drop(x)."""
+    """g(x) · s · B A drop(x). kind: lora_q or lora_v."""
 
-    def __init__(self, source: int, out: int, r: int, scaling: float, rate: float) -> None:
+    def __init__(self, kind: str, source: int, out: int, r: int, scaling: float, rate: float) -> None:
         super().__init__()
+        self.kind = kind
         self.lora_A, self.lora_B = nn.Linear(source, r, bias=False), nn.Linear(r, out, bias=False)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
         self.gate = Gate(source, None)
-        self.scaling = scaling
-        self.drop = dropout(rate)
+        self.scaling, self.drop = scaling, dropout(rate)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         low = self.lora_A(self.drop(x.to(self.lora_A.weight.dtype)))
         added: torch.Tensor = self.gate(x) * self.scaling * self.lora_B(low)
         return added
 
 
-class GatedBottleneck(nn.Module):
+class GatedBottleneck(Bottleneck):
     """g(h) · U f(D drop(h)), behind the linear layer whose output h is."""
 
-    def __init__(self, width: int, r: int, activation: str, rate: float, seen: Seen | None) -> None:
-        super().__init__()
-        self.down, self.up = new_bottleneck(width, r, width, bias=True)
-        self.gate = Gate(width, seen)
-        self.activation = activation
-        self.drop = dropout(rate)
+    kind = "bottleneck"
 
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.gate(h) * squeezed(h, self.down, self.up, self.drop, self.activation)
+    def __init__(self, width: int, r: int, activation: str, rate: float, seen: Seen | None) -> None:
+        super().__init__(width, r, width, activation, rate)
+        self.gate = Gate(width, seen)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = self.gate(h) * self.squeeze(h)
         return added
 
 
@@ -82,12 +81,14 @@ class GatedPrefix(nn.Module):
     tokens: shared by all layers of an adapter; the first layer owns them, the others borrow them.
     """
 
+    kind = "prefix"
+
     def __init__(
-        self, width: int, attention: Attention, tokens: Tokens, owner: bool, rate: float, seen: Seen | None
+        self, width: int, attention: Attention, owned: bool, tokens: Any, rate: float, seen: Seen | None
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.tokens = tokens if owner else None
+        self.tokens = tokens if owned else None
         self.borrowed = (tokens,)  # in a tuple torch does not count it as a part of this layer
         out = attention.groups * attention.size
         self.keys, self.values = (nn.Linear(tokens.first.out_features, out) for _ in range(2))
@@ -106,14 +107,10 @@ class GatedPrefix(nn.Module):
 
 
 class Seen:
-    """What the layers of one adapter share: the mask of the batch at work, and the tokens of the prefix.
-
-    mask: (rows, tokens) with 1 for real tokens; None, all are real.
-    """
+    """What the layers of one adapter must know of the batch at work. mask: (rows, tokens), 1 for real tokens; None, all are."""
 
     def __init__(self) -> None:
         self.mask: torch.Tensor | None = None
-        self.tokens: Tokens | None = None
         self.hooks: list[Any] = []
 
     def watch(self, model: nn.Module) -> None:

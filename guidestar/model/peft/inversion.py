@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidestar.model.peft.bottleneck import ACTIVATIONS, new_bottleneck, squeezed
-from guidestar.model.peft.common import HOULSBY, OwnConfig, PartLayer, PartModel, Sharing, dropout, unwrapped
+from guidestar.model.peft.bottleneck import Bottleneck
+from guidestar.model.peft.common import HOULSBY, OwnConfig, PartLayer, PartModel, Sharing, unwrapped
 
 _EMBEDDINGS = ("embed_tokens", "embeddings.LayerNorm")
 _WHERE = r"(.*\.)?(" + "|".join(name.replace(".", r"\.") for name in (*_EMBEDDINGS, "lm_head", *HOULSBY)) + ")"
@@ -33,8 +33,7 @@ class InversionConfig(OwnConfig):
 
     NAME = "INVERSION"
     COUNTS = ("r", "inv_adapter_reduction_factor")
-    RATE = "inversion_dropout"
-    CHOICES = {"inv_adapter": ("nice", "glow"), "activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
+    CHOICES = {"inv_adapter": ("nice", "glow")}  # noqa: RUF012 - a ClassVar
 
     target_modules: list[str] | str | None = field(default=_WHERE)
     inv_adapter: str = field(default="nice", metadata={"help": "nice or glow."})
@@ -48,19 +47,18 @@ class InversionConfig(OwnConfig):
     inversion_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters F, G and the bottlenecks."})
 
 
-class Half(nn.Module):
+class Half(Bottleneck):
     """F or G: how one half of an embedding moves the other, and back."""
 
     def __init__(self, source: int, out: int, config: InversionConfig) -> None:
-        super().__init__()
-        self.affine = config.inv_adapter == "glow"
+        affine = config.inv_adapter == "glow"
         inner = max(1, int(source // config.inv_adapter_reduction_factor))
-        self.down, self.up = new_bottleneck(source, inner, (1 + self.affine) * out, bias=True)
-        self.drop = dropout(config.inversion_dropout)
+        super().__init__(source, inner, (1 + affine) * out, "relu", config.inversion_dropout)
+        self.affine = affine
 
     def parts(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Log of the factor, if there is one, and the shift."""
-        made = squeezed(x, self.down, self.up, self.drop, "relu")
+        made = self.squeeze(x)
         if not self.affine:
             return None, made
         log, shift = made.chunk(2, dim=-1)
@@ -111,16 +109,11 @@ class Before(Sharing):
     """Its inverse before the vocabulary's projection."""
 
 
-class Bottleneck(nn.Module):
+class Series(Bottleneck):
     """U f(D drop(h))."""
 
-    def __init__(self, width: int, config: InversionConfig) -> None:
-        super().__init__()
-        self.down, self.up = new_bottleneck(width, config.r, width, bias=True)
-        self.activation, self.drop = config.activation, dropout(config.inversion_dropout)
-
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return squeezed(out, self.down, self.up, self.drop, self.activation)
+        return self.squeeze(out)
 
 
 class InversionLayer(PartLayer):
@@ -161,7 +154,8 @@ class InversionModel(PartModel):
             )
         embedded = self.model.get_input_embeddings().weight
         if isinstance(module, nn.Linear) and unwrapped(self.model.get_output_embeddings()) is not module:
-            return Bottleneck(module.out_features, config)
+            width = module.out_features
+            return Series(width, config.r, width, config.activation, config.inversion_dropout)
         if isinstance(module, nn.Linear) and weight is not embedded:
             return None
         owned, coupling = self.share("coupling", lambda: Coupling(weight.shape[-1], config))

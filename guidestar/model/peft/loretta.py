@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.bottleneck import ACTIVATIONS
-from guidestar.model.peft.common import HOULSBY, BlockConfig, PartLayer, PartModel, dropout, linear
+from guidestar.model.peft.common import ACTIVATIONS, HOULSBY, BlockConfig, PartModel, dropout, linear
 
 CORES = 5  # as the paper's shapes have
 
@@ -32,8 +31,7 @@ class LorettaConfig(BlockConfig):
 
     NAME = "LORETTA"
     COUNTS = ("r", "tensor_rank")
-    RATE = "loretta_dropout"
-    CHOICES = {"mode": ("adp", "rep"), "activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
+    CHOICES = {"mode": ("adp", "rep")}  # noqa: RUF012 - a ClassVar
 
     mode: str = field(default="adp", metadata={"help": "adp, a bottleneck adapter, or rep, a LoRA."})
     r: int = field(default=64, metadata={"help": "Width of the bottleneck, or LoRA's rank."})
@@ -140,18 +138,11 @@ class Reparametrised(Train):
         return self.scaling * self.high.weight().float() @ self.low.weight().float()
 
 
-class LorettaLayer(PartLayer):
-    """A linear layer with tensor trains for each adapter."""
-
-    UNMERGED = "a LoRETTA adapter of mode adp is not linear and"
-    adapter_layer_names = ("loretta",)
-
-
 class LorettaModel(PartModel):
     """A model whose linear layers carry tensor trains."""
 
     prefix = "loretta"
-    tuner_layer_cls = LorettaLayer
+    UNMERGED = "a LoRETTA adapter of mode adp is not linear and"
 
     def part(self, config: LorettaConfig, module: Any, where: str) -> Train:
         layer = linear(module, where, "LoRETTA")

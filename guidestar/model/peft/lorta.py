@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, PartLayer, PartModel, Sharing, dropout, linear
+from guidestar.model.peft.common import BlockConfig, PartModel, Sharing, dropout, linear
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "attention.output.dense")
 
@@ -31,7 +31,6 @@ class LortaConfig(BlockConfig):
 
     NAME = "LORTA"
     COUNTS = ("r",)
-    RATE = "lorta_dropout"
 
     target_modules: list[str] | str | None = field(default_factory=lambda: list(_ATTENTION))
     r: int = field(default=8, metadata={"help": "Rank of the tensor."})
@@ -83,17 +82,10 @@ class Slice(Sharing):
         return added
 
 
-class LortaLayer(PartLayer):
-    """A linear layer with a slice of each adapter's tensor."""
-
-    adapter_layer_names = ("lorta",)
-
-
 class LortaModel(PartModel):
     """A model whose attention carries slices of a tensor."""
 
     prefix = "lorta"
-    tuner_layer_cls = LortaLayer
 
     def part(self, config: LortaConfig, module: Any, where: str) -> Slice:
         layer = linear(module, where, "LoRTA")

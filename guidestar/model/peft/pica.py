@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from guidestar.model.device import seeded
-from guidestar.model.peft.common import BlockConfig, PartLayer, PartModel, Sharing, dropout, linear
+from guidestar.model.peft.common import BlockConfig, PartModel, Sharing, dropout, linear
 
 _EXACT = 512  # above it a random projection and four passes find the vectors, in a tenth of the time
 _known: WeakKeyDictionary[nn.Module, tuple[Any, torch.Tensor]] = WeakKeyDictionary()
@@ -33,7 +33,6 @@ class PicaConfig(BlockConfig):
 
     NAME = "PICA"
     COUNTS = ("r",)
-    RATE = "pica_dropout"
 
     r: int = field(default=16, metadata={"help": "Number of singular vectors."})
     pica_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters P."})
@@ -75,17 +74,10 @@ class Projection(Sharing):
         return added
 
 
-class PicaLayer(PartLayer):
-    """A linear layer with a projection for each adapter."""
-
-    adapter_layer_names = ("pica",)
-
-
 class PicaModel(PartModel):
     """A model whose linear layers carry projections."""
 
     prefix = "pica"
-    tuner_layer_cls = PicaLayer
 
     def part(self, config: PicaConfig, module: Any, where: str) -> Projection:
         layer = linear(module, where, "PiCa")

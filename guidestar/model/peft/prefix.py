@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from guidestar.model.peft.common import BlockConfig, OwnLayer, OwnModel, dropout, plus, unwrapped
+from guidestar.model.peft.common import BlockConfig, PartModel, dropout, unwrapped
 
 
 @dataclass
@@ -27,7 +27,6 @@ class GatedPrefixConfig(BlockConfig):
 
     NAME = "GATED_PREFIX"
     COUNTS = ("num_virtual_tokens",)
-    RATE = "gated_prefix_dropout"
 
     target_modules: list[str] | str | None = field(default_factory=lambda: ["self_attn", "attention.self"])
     num_virtual_tokens: int = field(default=30, metadata={"help": "p, keys and values of each layer."})
@@ -67,12 +66,6 @@ def attention_of(module: Any, where: str) -> Attention:
     )
 
 
-def attended(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """What an attention module was called with, (batch, tokens, width)."""
-    x: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    return x
-
-
 def looked_up(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, drop: nn.Module) -> torch.Tensor:
     """drop(softmax(q Kᵀ/√d)) V for each head, in the dtype of the keys.
 
@@ -93,48 +86,30 @@ def projected(heads: torch.Tensor, module: Any, attention: Attention) -> torch.T
     return F.linear(heads.to(weight.dtype), weight)
 
 
-class GatedPrefixLayer(OwnLayer):
-    """An attention module with one prefix for each adapter."""
+class Gated(nn.Module):
+    """W_o [g · softmax(q Kᵀ/√d) V]. base: the attention module."""
 
-    UNMERGED = "a gated prefix"
-    TABLE = nn.ParameterDict
-    adapter_layer_names = ("gated_prefix_keys", "gated_prefix_values", "gated_prefix_gate")
-    other_param_names = ("gated_prefix_dropout",)
+    def __init__(self, config: GatedPrefixConfig, base: nn.Module, where: str) -> None:
+        super().__init__()
+        self.attention, self.base = attention_of(base, where), (base,)  # in a tuple it is no part of this module
+        shape = (self.attention.groups, config.num_virtual_tokens, self.attention.size)
+        self.keys, self.values = nn.Parameter(torch.randn(shape)), nn.Parameter(0.1 * torch.randn(shape))
+        self.gate = nn.Parameter(0.0 * torch.randn(self.attention.heads))
+        self.drop = dropout(config.gated_prefix_dropout)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: GatedPrefixConfig, where: str) -> None:
-        super().__init__(base_layer, adapter_name)
-        self.attention = attention_of(base_layer, where)
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: GatedPrefixConfig) -> None:
-        """Add an adapter; it becomes the active one where the others were none."""
-        like = next(self.get_base_layer().parameters())
-        at, p = self.attention, config.num_virtual_tokens
-        for table, shape, spread in (
-            (self.gated_prefix_keys, (at.groups, p, at.size), 1.0),
-            (self.gated_prefix_values, (at.groups, p, at.size), 0.1),
-            (self.gated_prefix_gate, (at.heads,), 0.0),
-        ):
-            table[adapter_name] = nn.Parameter((spread * torch.randn(shape)).to(like.device, like.dtype))
-        self.gated_prefix_dropout[adapter_name] = dropout(config.gated_prefix_dropout)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the attention module's own; what the prefix adds goes into the first thing it returns."""
-        out = self.base_layer(*args, **kwargs)
-        return plus(out, (self._added(attended(args, kwargs), name) for name in self.names()))
-
-    def _added(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, out: Any) -> torch.Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
-        base: Any = self.get_base_layer()
-        tables = (self.gated_prefix_keys, self.gated_prefix_values, self.gated_prefix_gate)
-        keys, values, gate = (table[name] for table in tables)
-        heads = looked_up(getattr(base, self.attention.query)(x), keys, values, self.gated_prefix_dropout[name])
-        return projected(heads * gate.view(len(keys), -1, 1), base, self.attention)
+        (base,) = self.base
+        heads = looked_up(getattr(base, self.attention.query)(x), self.keys, self.values, self.drop)
+        return projected(heads * self.gate.view(len(self.keys), -1, 1), base, self.attention)
 
 
-class GatedPrefixModel(OwnModel):
+class GatedPrefixModel(PartModel):
     """A model whose attention layers carry gated prefixes."""
 
-    prefix = "gated_prefix_"
-    tuner_layer_cls = GatedPrefixLayer
+    prefix = "gated_prefix_part"
+    SAVED = "gated_prefix_"
+    UNMERGED = "a gated prefix"
+
+    def part(self, config: GatedPrefixConfig, module: Any, where: str) -> Gated:
+        return Gated(config, module, where)

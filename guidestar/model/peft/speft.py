@@ -111,12 +111,9 @@ _FORMULAS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 
 
 def salience(
-    how: str,
-    weights: Sequence[nn.Parameter],
-    loss: Callable[[Sequence[Any]], torch.Tensor],
-    rows: Sequence[Any],
+    how: str, weights: Sequence[nn.Parameter], loss: Callable[[Sequence[Any]], torch.Tensor], rows: Sequence[Any],
     size: int,
-) -> list[torch.Tensor]:
+) -> list[torch.Tensor]:  # fmt: skip
     """The salience of every weight, tensors of the weights' shapes in float32.
 
     loss: the sum of −log p over some rows, in nats. size: rows of one pass.
@@ -131,16 +128,16 @@ def salience(
     try:
         if how == "fisher":
             every = (torch.autograd.grad(loss([row]), weights) for row in rows)
-            found = _summed([g.float().square() / n for g in grads] for grads in every)
+            sums = _summed([g.float().square() / n for g in grads] for grads in every)
         else:
-            found = _summed(torch.autograd.grad(loss(part) / n, weights) for part in parts)
+            sums = _summed(torch.autograd.grad(loss(part) / n, weights) for part in parts)
         if how == "grasp":
             with sdpa_kernel(SDPBackend.MATH):  # the others cannot be differentiated twice
-                found = _summed(_turned(loss(part) / n, weights, found) for part in parts)
+                sums = _summed(_turned(loss(part) / n, weights, sums) for part in parts)
     finally:
         for w in weights:
             w.requires_grad_(False)
-    return [_FORMULAS[how](w.detach().float(), g) for w, g in zip(weights, found, strict=True)]
+    return [_FORMULAS[how](w.detach().float(), g) for w, g in zip(weights, sums, strict=True)]
 
 
 def _turned(
@@ -189,12 +186,12 @@ def overlap(one: Path, other: Path) -> float | None:
     files = [folder / "adapter_model.safetensors" for folder in (one, other)]
     if not all(file.is_file() for file in files):
         return None
-    found = [{k: v.long() for k, v in load_file(f).items() if k.endswith("shira_indices")} for f in files]
-    if not found[0] or found[0].keys() != found[1].keys():
+    entries = [{k: v.long() for k, v in load_file(f).items() if k.endswith("shira_indices")} for f in files]
+    if not entries[0] or entries[0].keys() != entries[1].keys():
         return None
     both = total = 0
-    for key, (rows, columns) in found[0].items():
-        width = 1 + int(max(columns.max(), found[1][key][1].max()))
-        mine, theirs = (m[0] * width + m[1] for m in (torch.stack([rows, columns]), found[1][key]))
+    for key, (rows, columns) in entries[0].items():
+        width = 1 + int(max(columns.max(), entries[1][key][1].max()))
+        mine, theirs = (m[0] * width + m[1] for m in (torch.stack([rows, columns]), entries[1][key]))
         both, total = both + int(torch.isin(mine, theirs).sum()), total + len(mine)
     return both / total

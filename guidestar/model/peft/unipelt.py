@@ -24,14 +24,13 @@ import torch
 from torch import nn
 
 from guidestar.errors import ModelError
-from guidestar.model.peft.bottleneck import ACTIVATIONS
-from guidestar.model.peft.common import OwnConfig, OwnModel, PartLayer, linear, plus, unwrapped
+from guidestar.model.peft.common import OwnConfig, PartLayer, PartModel, first_input, linear, plus, unwrapped
 from guidestar.model.peft.gated import GatedBottleneck, GatedLora, GatedPrefix, Seen, Tokens
-from guidestar.model.peft.prefix import attended, attention_of, projected
+from guidestar.model.peft.prefix import attention_of, projected
 
 KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
 # Attention modules and the last linear layers of the blocks, of models built like Llama or like BERT.
-_WHERE = r"(.*\.)?(self_attn|attention\.self|mlp\.down_proj|layer\.\d+\.output\.dense)"
+WHERE = r"(.*\.)?(self_attn|attention\.self|mlp\.down_proj|layer\.\d+\.output\.dense)"
 
 
 @dataclass
@@ -41,10 +40,8 @@ class UniPeltConfig(OwnConfig):
 
     NAME = "UNIPELT"
     COUNTS = ("r", "num_virtual_tokens", "encoder_hidden_size", "reduction_factor")
-    RATE = "unipelt_dropout"
-    CHOICES = {"activation": ACTIVATIONS}  # noqa: RUF012 - a ClassVar
 
-    target_modules: list[str] | str | None = field(default=_WHERE)
+    target_modules: list[str] | str | None = field(default=WHERE)
     r: int = field(default=8, metadata={"help": "Rank of LoRA on query and value."})
     lora_alpha: float = field(default=2.0, metadata={"help": "LoRA's factor s is lora_alpha / r."})
     num_virtual_tokens: int = field(default=10, metadata={"help": "p, keys and values of each layer."})
@@ -55,25 +52,26 @@ class UniPeltConfig(OwnConfig):
 
 
 class UniPeltLayer(PartLayer):
-    """A layer with one gated part of each adapter. kind: lora_q, lora_v, prefix or bottleneck."""
+    """A layer with one gated part of each adapter."""
 
     UNMERGED = "a UniPELT adapter has gates and"
     adapter_layer_names = ("unipelt",)
 
-    def __init__(self, base_layer: nn.Module, kind: str) -> None:
-        super().__init__(base_layer)
-        self.kind = kind
+    @property
+    def kind(self) -> str:
+        """lora_q, lora_v, prefix or bottleneck."""
+        part: Any = next(iter(self.parts.values()))
+        return str(part.kind)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own; what the parts add goes into it, or into the first thing it returns."""
-        parts: list[Any] = [self.unipelt[name] for name in self.names()]
-        if self.kind == "prefix" and parts:
-            x, base = attended(args, kwargs), self.get_base_layer()
-            with self._query(parts[0].attention.query) as caught:
-                out = self.base_layer(*args, **kwargs)
-            return plus(out, (projected(part(x, caught[0]), base, part.attention) for part in parts))
-        out = self.base_layer(*args, **kwargs)
-        return plus(out, (part(out if self.kind == "bottleneck" else args[0]) for part in parts))
+        parts: list[Any] = [self.parts[name] for name in self.names()]
+        if not parts or self.kind != "prefix":
+            return super().forward(*args, **kwargs)
+        x, base = first_input(args, kwargs), self.get_base_layer()
+        with self._query(parts[0].attention.query) as caught:
+            out = self.base_layer(*args, **kwargs)
+        return plus(out, (projected(part(x, caught[0]), base, part.attention) for part in parts))
 
     @contextmanager
     def _query(self, name: str) -> Iterator[list[torch.Tensor]]:
@@ -83,7 +81,7 @@ class UniPeltLayer(PartLayer):
             yield caught
 
 
-class UniPeltModel(OwnModel):
+class UniPeltModel(PartModel):
     """A model whose attention modules and feed-forward networks carry gated parts."""
 
     prefix = "unipelt"
@@ -96,36 +94,20 @@ class UniPeltModel(OwnModel):
         super().inject_adapter(model, adapter_name, *args, **options)
         self.seen[adapter_name].watch(model)
 
-    def _create_and_replace(
-        self, peft_config: UniPeltConfig, adapter_name: str, target: nn.Module, target_name: str,
-        parent: nn.Module, current_key: str, **optional: Any,
-    ) -> None:  # fmt: skip
-        seen, rate = self.seen[adapter_name], peft_config.unipelt_dropout
-        pooled = None if self._writes(peft_config) else seen
-        plain: Any = unwrapped(target)
-
-        def put(parent: nn.Module, name: str, kind: str, part: nn.Module) -> None:
-            layer = getattr(parent, name)
-            if not isinstance(layer, UniPeltLayer):
-                layer = UniPeltLayer(layer, kind)
-                setattr(parent, name, layer)
-            layer.add(adapter_name, part, self.active_adapters, peft_config.inference_mode)
-
-        if isinstance(plain, nn.Linear):
-            narrow = max(1, int(plain.out_features // peft_config.reduction_factor))
-            part = GatedBottleneck(plain.out_features, narrow, peft_config.activation, rate, pooled)
-            put(parent, target_name, "bottleneck", part)
-            return
-        attention = attention_of(plain, current_key)
-        r, scaling, width = peft_config.r, peft_config.lora_alpha / peft_config.r, 0
+    def part(self, config: UniPeltConfig, module: Any, where: str) -> nn.Module:
+        """The bottleneck or the prefix; what an attention's query and value get is put there besides."""
+        rate, pooled = config.unipelt_dropout, None if self._writes(config) else self.seen[self._new]
+        if isinstance(module, nn.Linear):
+            narrow = max(1, int(module.out_features // config.reduction_factor))
+            return GatedBottleneck(module.out_features, narrow, config.activation, rate, pooled)
+        attention, width = attention_of(module, where), 0
         for kind, name in (("lora_q", attention.query), ("lora_v", attention.value)):
-            at = linear(unwrapped(getattr(plain, name)), f"{current_key}.{name}", "UniPELT")
+            at = linear(unwrapped(getattr(module, name)), f"{where}.{name}", "UniPELT")
             width = at.in_features
-            put(plain, name, kind, GatedLora(width, at.out_features, r, scaling, rate))
-        owner = seen.tokens is None
-        if seen.tokens is None:
-            seen.tokens = Tokens(peft_config.num_virtual_tokens, width, peft_config.encoder_hidden_size)
-        put(parent, target_name, "prefix", GatedPrefix(width, attention, seen.tokens, owner, rate, pooled))
+            lora = GatedLora(kind, width, at.out_features, config.r, config.lora_alpha / config.r, rate)
+            self.put(module, name, lora)
+        made = self.share("tokens", lambda: Tokens(config.num_virtual_tokens, width, config.encoder_hidden_size))
+        return GatedPrefix(width, attention, *made, rate, pooled)
 
     def _writes(self, config: UniPeltConfig) -> bool:
         """Whether tokens must not know of those behind them."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.asking import Ask
+from guidestar.asking import Ask, Engine
 from guidestar.errors import ConfigError, allowed
 from guidestar.metrics.diagnostics import LEAST
+from guidestar.progress import Tick
 from guidestar.query.measures import MEASURES, default_measure, evaluate_measure, measure_problems
 from guidestar.records import Array, Example, Metrics, Predictions
 from guidestar.rng import generator
-from guidestar.store import files
 from guidestar.study.probes import figures, numbers
 from guidestar.study.probes.run import Answer, Arrays, Figure, Rows, Subject, at_least, plain
 from guidestar.tasks import recorded_task
@@ -48,15 +48,12 @@ def entropy(subject: Subject, *, top: int = 1000, limit: int | None = None, meas
         trained[i] = [example.id in known for example in sample.examples]
     names = ["base", *(str(metrics.round) for metrics in rounds)]
     facts: dict[str, Any] = {
-        "measure": measures[0],
-        "pool": sample.considered,
-        "top": int(sample.top.sum()),
-        "random": int(sample.control.sum()) or None,
-        "rows": names,
+        "measure": measures[0], "pool": sample.considered, "top": int(sample.top.sum()),
+        "random": int(sample.control.sum()) or None, "rows": names,
         "labels": [0, *(metrics.labels for metrics in rounds)],
         "labelled": trained[:, sample.top].sum(axis=1).tolist(),
         "measures": {name: _correlated(values[name], trained, sample) for name in measures},
-    }
+    }  # fmt: skip
     pairs = _pairs(rounds)
     drawn = []
     for name in measures:
@@ -149,17 +146,13 @@ def _values(subject: Subject, measures: Sequence[str], rounds: Sequence[int], sa
     """Measure -> (1 + rounds, examples): the base model's values, then each round's."""
     needs = _needs(measures)
     predictions = [sample.base]
+    asked = {"needs": sorted(needs), "ids": [e.id for e in sample.examples]}
+
+    def said(engine: Engine, adapter: Path | None, tick: Tick) -> Arrays:
+        return engine.scorer(adapter)(sample.examples, Ask(needs), tick).arrays
+
     for r in rounds:
-        adapter = subject.store.adapter(r)
-        asked = subject.question | {
-            "adapter": files.sha256(adapter), "needs": sorted(needs), "ids": [e.id for e in sample.examples],
-        }  # fmt: skip
-
-        def compute(r: int = r, adapter: Path = adapter) -> Arrays:
-            with subject.progress.phase(f"round {r}") as tick:
-                return subject.engine.scorer(adapter)(sample.examples, Ask(needs), tick).arrays
-
-        arrays = subject.cached(f"entropy-round-{r:03d}", asked, compute)
+        arrays = subject.of_model(f"entropy-round-{r:03d}", r, asked, said)
         predictions.append(Predictions(sample.base.ids, arrays, sample.base.labels))
     return {name: np.stack([evaluate_measure(name, one) for one in predictions]) for name in measures}
 

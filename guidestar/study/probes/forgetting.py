@@ -51,15 +51,11 @@ def forgetting(subject: Subject, *, round: int | None = None, pool: bool = False
     counts = {str(k): int((events == k).sum()) for k in range(MOST_EVENTS)}
     counts[f"{MOST_EVENTS}+"] = int(((events >= MOST_EVENTS) & (events != NEVER)).sum())
     facts = {
-        "on": "pool" if chosen is None else "labels",
-        "round": chosen,
-        "epochs": len(said.log_probs),
-        "examples": len(said.ids),
-        "over": said.over,
+        "on": "pool" if chosen is None else "labels", "round": chosen, "epochs": len(said.log_probs),
+        "examples": len(said.ids), "over": said.over,
         "continued": subject.facts["config"]["train"]["start"] == "previous",
-        "events": counts | {"never": int((events == NEVER).sum())},
-        "groups": groups,
-    }
+        "events": counts | {"never": int((events == NEVER).sum())}, "groups": groups,
+    }  # fmt: skip
     shown = [name for name, group in groups.items() if group["regions"] is not None]
     shares = np.array([[groups[name]["regions"][region] for region in REGIONS] for name in shown], dtype=float)
     rows: Rows = [

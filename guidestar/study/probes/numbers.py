@@ -5,7 +5,6 @@ Pure NumPy. Log-probabilities are natural logs over the labels, (n, labels); ent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,14 +53,10 @@ def calibration(log_probs: Array, gold: Indices) -> dict[str, Any]:
     sure, missed = confidence(log_probs), wrong(log_probs, gold)
     accuracy = float((~missed).mean())
     return {
-        "examples": len(gold),
-        "accuracy": accuracy,
-        "ece": ece(log_probs.astype(np.float64), gold),
-        "confidence": float(sure.mean()),
-        "overconfidence": float(sure.mean()) - accuracy,
-        "right": spread(sure[~missed]),
-        "wrong": spread(sure[missed]),
-    }
+        "examples": len(gold), "accuracy": accuracy, "ece": ece(log_probs.astype(np.float64), gold),
+        "confidence": float(sure.mean()), "overconfidence": float(sure.mean()) - accuracy,
+        "right": spread(sure[~missed]), "wrong": spread(sure[missed]),
+    }  # fmt: skip
 
 
 def spread(values: Array) -> dict[str, float]:
@@ -160,19 +155,13 @@ def changes(before: Array, after: Array, gold: Indices) -> dict[str, dict[str, A
     Raises DataError if the arrays are not of the same examples.
     """
     if before.shape != after.shape or len(gold) != len(after):
-        raise DataError(f"found predictions of shape {before.shape} and {after.shape} for {len(gold)} gold answers")
+        raise DataError(f"the predictions are of shape {before.shape} and {after.shape} for {len(gold)} gold answers")
     before, after = before.astype(np.float64), after.astype(np.float64)
     moved = {"confidence": confidence(after) - confidence(before), "entropy": entropy(after) - entropy(before)}
+    same, missed = before.argmax(axis=1) == after.argmax(axis=1), wrong(after, gold)
+    masks = (same, same & ~missed, same & missed, ~same, ~same & ~missed, ~same & missed)
     return {
         name: {"n": int(mask.sum()), "share": float(mask.mean())}
         | {what: spread(values[mask]) for what, values in moved.items()}
-        for name, mask in groups(before, after, gold).items()
+        for name, mask in zip(GROUPS, masks, strict=True)
     }
-
-
-def groups(before: Array, after: Array, gold: Indices) -> Mapping[str, Mask]:
-    """Which examples are in which of `GROUPS`; arguments as for `changes`."""
-    same = before.argmax(axis=1) == after.argmax(axis=1)
-    missed = wrong(after, gold)
-    masks = (same, same & ~missed, same & missed, ~same, ~same & ~missed, ~same & missed)
-    return dict(zip(GROUPS, masks, strict=True))

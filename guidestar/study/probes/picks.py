@@ -44,12 +44,10 @@ def picks(subject: Subject) -> Answer:
     pool = int((subject.facts.get("data") or {}).get("pool") or 0)
     left = pool - int(subject.facts["config"]["query"]["warm_start"]) if pool else 0
     facts = {
-        "rounds": shared,
-        "strategies": list(ids),
-        "overlap": plain(matrix),
+        "rounds": shared, "strategies": list(ids), "overlap": plain(matrix),
         "chance": {key: number(expected_jaccard(len(ids[name]), len(one), left)) for key, one in ids.items()},
         "picks": described,
-    }
+    }  # fmt: skip
     rows: Rows = [
         [key, *(described[key][column] for column in _COLUMNS), *facts["overlap"][i]] for i, key in enumerate(ids)
     ]
@@ -153,14 +151,8 @@ def moving_type_token(texts: Sequence[str], window: int = 50) -> float:
     if not tokens:
         return float("nan")
     window = min(window, len(tokens))
-    counts, total = Counter(tokens[:window]), 0
-    for i in range(window, len(tokens) + 1):
-        total += len(counts)
-        if i < len(tokens):
-            counts[tokens[i]] += 1
-            counts[tokens[i - window]] -= 1
-            counts -= Counter()
-    return total / window / (len(tokens) - window + 1)
+    starts = range(len(tokens) - window + 1)
+    return sum(len(set(tokens[i : i + window])) for i in starts) / window / len(starts)
 
 
 def mean_similarity(texts: Sequence[str], most: int = 300) -> float:

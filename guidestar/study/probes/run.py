@@ -16,7 +16,7 @@ from guidestar import config as configs
 from guidestar.asking import LABELS, Engine, Scorer, choice_values
 from guidestar.bench import Bench
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
-from guidestar.progress import Progress, Silent
+from guidestar.progress import Progress, Silent, Tick
 from guidestar.records import Example, Metrics
 from guidestar.rng import generator
 from guidestar.store import Store, files, find_run
@@ -27,6 +27,7 @@ from guidestar.tasks import recorded_task
 
 Arrays = Mapping[str, np.ndarray]
 Rows = list[Sequence[object]]
+Say = Callable[[Engine, Path | None, Tick], Arrays]  # of the engine, an adapter and who hears how far it is
 
 FOLDER = "probes"  # in the run's folder
 TEXTS = 100  # that a probe of states or gates looks at
@@ -198,18 +199,24 @@ class Subject:
         """Arrays from the disk if this question was asked before, else computed and kept."""
         return Cache(self.place).arrays(name, question, lambda: dict(compute()))
 
-    def inside(self, what: str, r: int | None, examples: Sequence[Example]) -> Arrays:
-        """What `Engine.inside` shows of the base model (None) or of a round's adapter; from the disk where it is."""
+    def of_model(self, name: str, r: int | None, asked: Mapping[str, Any], say: Say) -> Arrays:
+        """What the base model (None) or a round's adapter says; from the disk where it is. asked: all that it depends on beside
+        the run and the adapter."""
         adapter = None if r is None else self.store.adapter(r)
-        asked = {**self.question, "ids": [e.id for e in examples], "what": what}
-        asked |= {} if adapter is None else {"adapter": files.sha256(adapter)}
+        whose = {} if adapter is None else {"adapter": files.sha256(adapter)}
 
         def compute() -> Arrays:
             engine = self.engine
             with self.progress.phase("base model" if r is None else f"round {r}") as tick:
-                return engine.inside(what, examples, adapter, tick)
+                return say(engine, adapter, tick)
 
-        return self.cached(f"{what}-{'base' if r is None else r}", asked, compute)
+        return self.cached(name, {**self.question, **asked, **whose}, compute)
+
+    def inside(self, what: str, r: int | None, examples: Sequence[Example]) -> Arrays:
+        """What `Engine.inside` shows of the base model (None) or of a round's adapter."""
+        asked = {"ids": [e.id for e in examples], "what": what}
+        name = f"{what}-{'base' if r is None else r}"
+        return self.of_model(name, r, asked, lambda engine, *on: engine.inside(what, examples, *on))
 
     def texts_of(self, texts: int) -> list[Example]:
         """Examples to look at: of the test set, or of the pool where there is none, drawn by the run's seed."""

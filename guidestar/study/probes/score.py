@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.asking import LABELS
+from guidestar.asking import LABELS, Engine
 from guidestar.data.pool import Split
 from guidestar.errors import ConfigError
 from guidestar.metrics import diagnostics
+from guidestar.progress import Tick
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.records import Array, Predictions
 from guidestar.report.style import look
@@ -78,30 +79,25 @@ def score(subject: Subject, *, passes: int | None = None) -> Answer:
 
 def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Arrays:
     """What the base model (r = −1) or the adapter of round r says to the split, from the disk if it was asked before."""
-    adapter = subject.store.adapter(r) if r >= 0 else None
-    recorded = {title: sha256 for kind, _, title, sha256 in subject.store.recorded() if kind == "adapters"}
-    asked = subject.question | {
-        "on": where, "examples": [e.id for e, _ in split.answered()], "passes": passes if r >= 0 else 0,
-        "adapter": recorded[adapter.name] if adapter else None,
-    }  # fmt: skip
-    return subject.cached("score", asked, lambda: _predicted(subject, split, r, adapter, passes))
+    pairs, task = split.answered(), subject.bench.fitting.task
+    examples, b_dropout = [e for e, _ in pairs], subject.bench.config.train.b_dropout
 
+    def said(engine: Engine, adapter: Path | None, tick: Tick) -> Arrays:
+        with engine.scorer(adapter, b_dropout=b_dropout if adapter else None) as scorer:
+            if not task.classes:
+                answers = scorer.respond(examples, None, tick)
+                right = [task.correct(task.parse(t), a) for t, (_, a) in zip(answers.texts, pairs, strict=True)]
+                return {"correct": np.asarray(right, dtype=np.uint8)} | {
+                    k: np.asarray(v) for k, v in answers.arrays.items()
+                }
+            arrays = {"log_probs": scorer(examples, LABELS, tick).arrays["label_log_probs"][0]}
+            if passes and adapter is not None:
+                ask = replace(LABELS, passes=passes, seed=phase_seed(subject.seed, r, "probe/score"))
+                arrays[_PASSES] = scorer(examples, ask, tick).arrays["label_log_probs"]
+            return arrays
 
-def _predicted(subject: Subject, split: Split, r: int, adapter: Path | None, passes: int) -> Arrays:
-    bench, pairs = subject.bench, split.answered()
-    task, examples = bench.fitting.task, [e for e, _ in pairs]
-    name = "base model" if adapter is None else f"round {r}"
-    scorer = subject.engine.scorer(adapter, b_dropout=bench.config.train.b_dropout if adapter else None)
-    with scorer, subject.progress.phase(name) as tick:
-        if not task.classes:
-            said = scorer.respond(examples, None, tick)
-            right = [task.correct(task.parse(t), a) for t, (_, a) in zip(said.texts, pairs, strict=True)]
-            return {"correct": np.asarray(right, dtype=np.uint8)} | {k: np.asarray(v) for k, v in said.arrays.items()}
-        arrays = {"log_probs": scorer(examples, LABELS, tick).arrays["label_log_probs"][0]}
-        if passes and adapter is not None:
-            ask = replace(LABELS, passes=passes, seed=phase_seed(subject.seed, r, "probe/score"))
-            arrays[_PASSES] = scorer(examples, ask, tick).arrays["label_log_probs"]
-        return arrays
+    asked = {"on": where, "examples": [e.id for e in examples], "passes": passes if r >= 0 else 0}
+    return subject.of_model("score", r if r >= 0 else None, asked, said)
 
 
 def _scores(arrays: Arrays, kind: str) -> dict[str, Array]:
