@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import two_ranks
 import yaml
+from forks import Forked
+from page_help import free_port
 from safetensors.torch import load_file
 
 from guidestar import config as configs
@@ -35,12 +38,28 @@ def launched(count: int, *command: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_losses_and_gradients_are_those_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
+def forked(count: int, *command: str) -> None:
+    """The same processes with what torchrun tells them, without the seconds of its own start and theirs."""
+    told = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        Forked([sys.executable, *command], env={**told, "RANK": str(i), "LOCAL_RANK": str(i)}, stderr=subprocess.PIPE, text=True)
+        for i in range(count)
+    ]  # fmt: skip
+    for process in processes:
+        _, said = process.communicate(timeout=500)
+        assert process.returncode == 0, said[-3000:]
+
+
+def test_losses_and_gradients_are_those_of_one_process(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch of seven and a last one of one, of which rank 1 has nothing; and B decays (with b_decay 0 it ends elsewhere)."""
-    script = str(Path(__file__).with_name("two_ranks.py"))
-    free = json.dumps({**SETTINGS, "b_decay": 0.0})
-    launched(1, script, str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "one")
-    launched(2, script, str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "two", free, "free")
+    settings, free = json.dumps(SETTINGS), json.dumps({**SETTINGS, "b_decay": 0.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["two_ranks", str(tiny_folder), str(tmp_path), settings, "one"])
+        patch.setattr(Ranks, "sum_gradients", Ranks.sum_gradients)  # it is spied on there
+        two_ranks.main()
+    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path), settings, "two", free, "free")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two", "free")]
     assert results[0][2] == results[1][2]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
@@ -69,8 +88,8 @@ def test_a_run_by_two_processes_is_that_of_one(make_config: Callable[..., dict[s
 
     loop.run(config("one"))
     (file := tmp_path / "two.yaml").write_text(yaml.safe_dump(config("two")))
-    for _ in range(2):  # the second time nothing is left to do, and the other process is sent home all the same
-        launched(2, "-m", "guidestar", "run", str(file))
+    launched(2, "-m", "guidestar", "run", str(file))
+    forked(2, "-m", "guidestar", "run", str(file))  # nothing is left to do; the other process is sent home all the same
     measured, weights = [], []
     for name in ("one", "two"):
         folder = tmp_path / name / "random-seed0"

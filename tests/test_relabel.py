@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import LABELS
+from forks import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import (  # noqa: F401 - fixtures
@@ -20,7 +22,6 @@ from loops import (  # noqa: F401 - fixtures
     MakeConfig,
     crash_everywhere,
     nothing_stays,
-    quick,
     unlabelled_data,
 )
 from page_client import decision, following, ids_of, post, save
@@ -348,8 +349,9 @@ def test_the_command(make_config: MakeConfig, unlabelled: dict[str, Any], capsys
 
 
 def test_a_change_on_the_page_ends_the_training_and_starts_it_again(
-    make_config: MakeConfig, unlabelled: dict[str, Any], open_page: Callable[..., Any]
+    make_config: MakeConfig, unlabelled: dict[str, Any], open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Forked)
     config = make_config(
         **{**SMALL, "data": unlabelled, "task": CHOICE, "annotator": "people", "strategies": ["random"]}
     )

@@ -1,4 +1,4 @@
-"""A training by as many processes as torchrun starts, in float64: `torchrun … two_ranks.py MODEL OUT SETTINGS…`, each of the
+"""A training by as many processes as are started, in float64: `two_ranks MODEL OUT SETTINGS…`, each of the
 settings a JSON object with a folder's name in OUT behind it.
 
 Rank 0 writes the adapters and the gradients of the first steps to OUT; the others follow it as they do in a run.
