@@ -307,6 +307,14 @@ def _not_begun(known: Known) -> bool:
     return any((strategy.title, seed) not in there for strategy in config.strategies for seed in config.seeds)
 
 
+def _raised(known: Known, budget: int) -> str:
+    """The command that goes on with a larger budget: on the page where people answer and the configuration is there."""
+    kept = known.folder / configs.CONFIG_FILE
+    if known.facts.runs[0].held_out and kept.is_file():
+        return f"guidestar label {shlex.quote(str(kept))} query.budget={budget}"
+    return f"guidestar run {shlex.quote(str(known.folder))} query.budget={budget}"
+
+
 def _next(known: Known) -> Iterator[Step]:
     facts, place = known.facts, shlex.quote(str(known.folder))
     asked = [run for run in facts.runs if run.unanswered and run.due is None and not run.finished]
@@ -318,12 +326,16 @@ def _next(known: Known) -> Iterator[Step]:
         yield Step(text, f"guidestar label {shlex.quote(str(run))}")
     elif any(not run.finished for run in facts.runs) or not_begun:
         yield Step("go on where it stopped:", f"guidestar run {place}")
+    done = all(run.finished for run in facts.runs) and not not_begun
+    only = facts.runs[0] if single else None
+    if untold := done and only is not None and only.held_out and only.held_out < LEAST_TESTS:
+        text = "label more: with so few set aside nobody knows how good it is."
+        yield Step(text, _raised(known, 2 * (only.given + only.held_out)))
     weak = bool(facts.warnings) or _frozen_is_better(known)
-    if weak:
+    if weak and not untold:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
     rows = known.compared.comparisons if known.compared else ()
     seeds = max((len(row.seeds) for row in rows), default=0)
-    done = all(run.finished for run in facts.runs) and not not_begun
     if done and rows and not can_claim(seeds):
         wanted = ",".join(map(str, range(least_seeds())))
         yield Step(
@@ -335,7 +347,7 @@ def _next(known: Known) -> Iterator[Step]:
     budget = stop.get("budget") or {}
     if done and single and stop.get("advice") == "go on" and budget.get("spent"):
         more = budget["labels"] + ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
-        yield Step("label more:", f"guidestar run {place} query.budget={more}")
+        yield Step("label more:", _raised(known, more))
     if done and not weak and any(run.rounds for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run
         yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")
