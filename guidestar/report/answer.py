@@ -307,10 +307,12 @@ def _not_begun(known: Known) -> bool:
     return any((strategy.title, seed) not in there for strategy in config.strategies for seed in config.seeds)
 
 
-def _raised(known: Known, budget: int) -> str:
-    """The command that goes on with a larger budget: on the page where people answer and the configuration is there."""
-    kept = known.folder / configs.CONFIG_FILE
-    if known.facts.runs[0].held_out and kept.is_file():
+def _more(known: Known) -> str:
+    """The command that goes on for another batch: on the page where people answer and the configuration is there."""
+    run, kept = known.facts.runs[0], known.folder / configs.CONFIG_FILE
+    batch = ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
+    budget = run.given + run.held_out + batch
+    if run.held_out and kept.is_file():
         return f"guidestar label {shlex.quote(str(kept))} query.budget={budget}"
     return f"guidestar run {shlex.quote(str(known.folder))} query.budget={budget}"
 
@@ -329,8 +331,7 @@ def _next(known: Known) -> Iterator[Step]:
     done = all(run.finished for run in facts.runs) and not not_begun
     only = facts.runs[0] if single else None
     if untold := done and only is not None and only.held_out and only.held_out < LEAST_TESTS:
-        text = "label more: with so few set aside nobody knows how good it is."
-        yield Step(text, _raised(known, 2 * (only.given + only.held_out)))
+        yield Step("label more before it is judged or used: so few set aside do not tell how good it is.", _more(known))
     weak = bool(facts.warnings) or _frozen_is_better(known)
     if weak and not untold:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
@@ -346,8 +347,7 @@ def _next(known: Known) -> Iterator[Step]:
     stop = (known.advice[0].get("stop") or {}) if single and known.advice else {}
     budget = stop.get("budget") or {}
     if done and single and stop.get("advice") == "go on" and budget.get("spent"):
-        more = budget["labels"] + ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
-        yield Step("label more:", _raised(known, more))
+        yield Step("label more:", _more(known))
     if done and not weak and any(run.rounds for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run
         yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")

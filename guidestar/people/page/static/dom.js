@@ -73,7 +73,10 @@ export const dialogOpen = () => document.querySelector("dialog[open]") !== null;
 
 /** The help dialog, on both pages. */
 export function helpDialog() {
-  const open = () => $("help").showModal();
+  const open = () => {
+    $("help").showModal();
+    $("help").scrollTop = 0; // its button has the focus and lies below many keys
+  };
   $("help-open").addEventListener("click", open);
   return open;
 }

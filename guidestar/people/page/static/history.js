@@ -1,5 +1,6 @@
 // The list of what one did: newest first, each line opens its example so that the answer can be changed.
 
+import { lay } from "./decisions.js";
 import { $, el, show } from "./dom.js";
 import { post } from "./server.js";
 
@@ -86,12 +87,9 @@ export class History {
   }
 
   _overlay(one) {
-    let line = this.lines.find((found) => found.id === one.id);
-    if (!line) line = { id: one.id, answer: null, flagged: false, noted: false, text: one.excerpt || "" };
-    else this.lines.splice(this.lines.indexOf(line), 1);
-    if (one.kind === "label" || one.kind === "skip") line.answer = { kind: one.kind, text: one.text || "" };
-    if (one.kind === "undo") line.answer = null;
-    if (one.kind === "flag") line.flagged = one.on;
+    const at = this.lines.findIndex((found) => found.id === one.id);
+    const line = at < 0 ? { id: one.id, answer: null, flagged: false, noted: false, text: one.excerpt || "" } : this.lines.splice(at, 1)[0];
+    lay(one, line);
     if (one.kind === "note") line.noted = Boolean(one.text);
     if (line.answer || line.flagged || line.noted) this.lines.unshift(line);
   }
