@@ -83,7 +83,6 @@ CHOICE = Choice(LABELS, LABELS)
         ("g", ("guidelines", "")),
         ("?", ("help", "")),
         ("q", ("quit", "")),
-        (">", ("page", ">")),
         ("", ("empty", "")),
         (" \t ", ("empty", "")),
         ("p", ("wrong", "p could be: place, person")),
@@ -229,17 +228,15 @@ def test_an_overlap_is_asked_twice(tmp_path):
     ]
 
 
-def test_many_labels_have_pages(tmp_path):
+def test_many_labels_stand_beside_each_other(tmp_path):
     labels = [f"label {n:02d}" for n in range(1, 21)]
     folder = tmp_path / "run"
     begin(folder, ["a", "b", "c"], task={"kind": "choice", "labels": labels, "words": labels})
-    shown = label(folder, ["<", ">", ">", ">", "12", "label 20", "label 1", "?", "q"])
-    assert "labels 1 to 9 of 20; > and < for the others" in shown
-    assert "  19  label 19\n  20  label 20\n  labels 19 to 20 of 20" in shown
+    shown = label(folder, ["12", "label 20", "label 1", "?", "q"])
+    assert "   1  label 01    2  label 02    3  label 03 " in shown
+    assert "  19  label 19   20  label 20\n" in shown
     assert [answer.answer for answer in answers(folder).values()] == ["label 12", "label 20"]
     assert "label 1 could be: label 10, label 11" in shown
-    assert "  >  more labels" in shown
-    assert "  >  more labels" not in help_text(CHOICE)
 
 
 def test_texts_over_several_lines(tmp_path):

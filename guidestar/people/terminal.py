@@ -24,7 +24,8 @@ from guidestar.store import Store, find_run
 from guidestar.tasks import Task, several
 
 SOURCE = "terminal"
-PAGE = 9  # labels shown at one time
+FEW = 9  # labels up to which each has a line of its own
+WIDTH = 100  # characters of a line with several
 
 _COMMANDS = {
     "s": "skip, with a reason if you like: s too short",
@@ -32,8 +33,6 @@ _COMMANDS = {
     "f": "flag for a second look, or take the flag away",
     "n": "note: n two topics; n alone removes it",
     "g": "guidelines",
-    ">": "more labels",
-    "<": "the labels before",
     "?": "this help",
     "q": "quit; everything saved stays saved",
 }
@@ -68,7 +67,6 @@ class _Session:
         self.board, self.name, self.stdin, self.stdout = board, name, stdin, stdout
         self.saved = False  # anything yet
         self.again: list[str] = []  # ids to show before the queue's, the last one first
-        self.page = 0
 
     def run(self) -> None:
         """Example after example."""
@@ -126,7 +124,6 @@ class _Session:
 
     def _ask(self, example: Example) -> bool:
         """Show it and read lines until it has an answer; False to quit."""
-        self.page = 0
         self._show(example)
         while (line := self._line()) is not None:
             kind, text = read_line(line, self.board.task)
@@ -166,9 +163,6 @@ class _Session:
             self._save(example, Flag(self.name, on), "saved: flagged" if on else "saved: flag taken away")
         elif kind == "note":
             self._save(example, Note(text, self.name), "saved: noted" if text else "saved: note removed")
-        elif kind == "page":
-            self.page = max(0, min(self.page + (1 if text == ">" else -1), _pages(self.board.task) - 1))
-            self.say(_menu(self.board.task, self.page))
         elif kind == "help":
             self.say(help_text(self.board.task))
         elif kind == "guidelines":
@@ -220,7 +214,7 @@ class _Session:
             lines.append(f"your note: {notes[self.name]}")
         if flagged:
             lines.append("flagged by you")
-        self.say("\n".join([*lines, "", _menu(self.board.task, self.page)]))
+        self.say("\n".join([*lines, "", _menu(self.board.task)]))
 
     def _guidelines(self) -> str:
         path = self.board.people.guidelines
@@ -236,7 +230,7 @@ class _Session:
 
 
 def read_line(line: str, task: Task) -> tuple[str, str]:
-    """What a line means: ("answer", canonical answer), ("skip", reason), ("note", text), ("page", "<" or ">"),
+    """What a line means: ("answer", canonical answer), ("skip", reason), ("note", text),
     ("undo" | "flag" | "guidelines" | "help" | "quit" | "empty", ""), or ("wrong", what to say).
 
     A choice is answered by its label or word, its number, or a beginning that only one label has; a command comes
@@ -303,12 +297,11 @@ def _command(text: str) -> tuple[str, str] | None:
     alone = {"u": "undo", "f": "flag", "g": "guidelines", "?": "help", "q": "quit"}
     if rest:
         return None
-    return ("page", letter) if letter in ("<", ">") else (alone[letter], "") if letter in alone else None
+    return (alone[letter], "") if letter in alone else None
 
 
 def help_text(task: Task) -> str:
     """How to answer, and the commands."""
-    paged = _pages(task) > 1
     colon = ":" if task.any_text else ""
     if task.classes:
         number = "its number, " if _numbered(task) else ""
@@ -320,29 +313,25 @@ def help_text(task: Task) -> str:
         answer = "Type the answer. A line that ends in a backslash goes on in the next one."
         if colon:
             answer += " Commands begin with a colon; a text that does is written with two."
-    rows = [f"  {colon}{key}  {text}" for key, text in _COMMANDS.items() if paged or key not in "<>"]
+    rows = [f"  {colon}{key}  {text}" for key, text in _COMMANDS.items()]
     return "\n".join([answer, *rows, "  an empty line shows the example again"])
 
 
-def _menu(task: Task, page: int) -> str:
+def _menu(task: Task) -> str:
+    """The labels with their numbers; many of them stand beside each other."""
     if not task.classes:
         return f"all that hold of: {'; '.join(task.labels)} ([] if none does):" if several(task) else "the answer:"
-    first = page * PAGE
-    shown = [
-        label if label == word else f"{label} ({word})" for label, word in zip(task.labels, task.words, strict=True)
-    ]  # fmt: skip
-    width = len(str(len(shown)))
-    rows = [
-        f"  {number:>{width}}  {name}" if _numbered(task) else f"  {name}"
-        for number, name in enumerate(shown[first : first + PAGE], first + 1)
-    ]
-    if (pages := _pages(task)) > 1:
-        rows.append(f"  labels {first + 1} to {min(first + PAGE, len(shown))} of {len(shown)}; > and < for the others")
-    return "\n".join(rows) if pages > 0 else ""
-
-
-def _pages(task: Task) -> int:
-    return max(1, -(-len(task.classes) // PAGE))
+    pairs = zip(task.labels, task.words, strict=True)
+    names = [label if label == word else f"{label} ({word})" for label, word in pairs]
+    width = len(str(len(names)))
+    if _numbered(task):
+        names = [f"{number:>{width}}  {name}" for number, name in enumerate(names, 1)]
+    if len(names) <= FEW:
+        return "\n".join(f"  {name}" for name in names)
+    column = max(map(len, names)) + 3
+    beside = max(1, WIDTH // column)
+    rows = (names[i : i + beside] for i in range(0, len(names), beside))
+    return "\n".join("  " + "".join(f"{name:<{column}}" for name in row).rstrip() for row in rows)
 
 
 def _numbered(task: Task) -> bool:
