@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import guidestar
+from guidestar.model import tiny
 from guidestar.records import Finished
 from guidestar.report.answer import answer, read_all
 
@@ -48,9 +50,11 @@ def test_an_example_runs(name: str, tmp_path: Path, tiny_encoder_folder: Path, t
     assert "12 labels" in answer(read_all(tmp_path)).sentence or len(config.strategies) > 1
 
 
-def test_the_notebook_runs_offline_and_shows_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_offline_and_shows_its_results(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tests' tiny model where it builds its own, which is as small."""
     pytest.importorskip("pandas")
     monkeypatch.chdir(EXAMPLES.parent)
+    monkeypatch.setattr(tiny, "build_tiny_model", lambda folder, texts, steps: shutil.copytree(tiny_folder, folder))
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
     names: dict[str, Any] = {}
     shown = [found for cell in cells if cell["cell_type"] == "code" if (found := _show("".join(cell["source"]), names))]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import LABELS
-from loops import CHOICE, SMALL, Crash, MakeConfig, answer_all, dumps, nothing_stays, quick, unlabelled_data  # noqa: F401 - fixtures
+from forks import Forked
+from loops import CHOICE, SMALL, Crash, MakeConfig, answer_all, dumps, nothing_stays, unlabelled_data  # noqa: F401 - fixtures
 from outside import COMMAND
 
 from guidestar import loop
@@ -197,10 +198,11 @@ def test_a_second_process_on_a_run_folder_is_refused(make_config: MakeConfig, tm
         first = run.ask()
         with pytest.raises(StoreError, match="star-seed0: is open in this process already; close"):
             Run(config)
-        second = subprocess.run([*COMMAND, "run", str(file)], capture_output=True, text=True)
+        with Forked([*COMMAND, "run", str(file)], stderr=subprocess.PIPE, text=True) as second:
+            _, said = second.communicate()
         assert second.returncode == 1
-        assert f"is in use by process {os.getpid()}; wait for its end or stop it" in second.stderr
-        assert "Traceback" not in second.stderr
+        assert f"is in use by process {os.getpid()}; wait for its end or stop it" in said
+        assert "Traceback" not in said
         assert run.ask() == first, "the first is not disturbed"
     with Run(config) as run:
         assert run.ask() == first, "the lock is given back when the run is closed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forks import Forked
 from page_help import make_run, served, until
 
 from guidestar import config as configs
@@ -180,9 +182,10 @@ def test_a_training_that_fails_is_told_on_the_page_and_can_be_tried_again(tmp_pa
 
 
 def test_from_a_configuration_to_the_end_with_the_page_alone(
-    tmp_path: Path, make_config: Callable[..., dict[str, Any]]
+    tmp_path: Path, make_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing on the tiny model: begun by the page's own training process, two rounds, answered meanwhile."""
+    monkeypatch.setattr(subprocess, "Popen", Forked)
     place = tmp_path / "run"
     place.mkdir()
     config = make_config(
