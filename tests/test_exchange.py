@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -649,6 +650,29 @@ def test_missing_files_and_columns(run: Path, tmp_path: Path) -> None:
     refused(run, file, r"line 1: no column with answers", pool=())
     refused(run, file, r"line 1: no column 'moode'; did you mean 'mood'\?", format="jsonl:moode", pool=())
     assert import_file(run, file, format="jsonl:mood", pool=())["new"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tsv", b"text\tlabel\nSo good\tgood\n"),
+        ("x.csv.gz", gzip.compress(b"text;label\nSo good;good\n")),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "So good", "label": "good"}\n')),
+        ("x.jsonl", '{"text": "So good", "label": "good"}\n'.encode("utf-16")),
+    ],
+)
+def test_labels_come_in_every_form_that_a_pool_may_have(run: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert import_file(run, tmp_path / name, pool=())["new"] == 1
+
+
+def test_one_object_alone_is_a_file_of_one(run: Path, tmp_path: Path) -> None:
+    task = {"data": {"text": "So good"}, "annotations": [{"result": [
+        {"from_name": "answer", "to_name": "text", "type": "choices", "value": {"choices": ["good"]}}]}]}  # fmt: skip
+    for text in (json.dumps(task), json.dumps(task, indent=2)):
+        (tmp_path / "one.json").write_text(text)
+        assert [found for _, found in load(tmp_path / "one.json")] == [task]
+    assert import_file(run, tmp_path / "one.json", pool=())["new"] == 1
 
 
 def test_every_format_is_recognised_by_what_it_holds(run: Path, tmp_path: Path) -> None:

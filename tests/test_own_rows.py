@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import guidestar
 from guidestar import cli, loop
 from guidestar.data.formats import read_rows
 from guidestar.errors import ConfigError
-from guidestar.exchange.own_rows import PREDICTED, beside, write_rows
+from guidestar.exchange.own_rows import LABELLED, PREDICTED, beside, write_rows
 
 ROWS = [
     {"ticket": "T-9", "text": "where is my parcel", "answer": "old", "n": "1"},
@@ -136,3 +137,26 @@ def test_names_that_are_taken_get_another() -> None:
     assert beside(["answer"], PREDICTED) == {
         "answer": "guidestar_answer", "probability": "probability", "error": "error",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("names", [LABELLED, PREDICTED])
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_a_column_of_ones_own_may_be_called_as_ours(suffix: str, names: tuple[str, ...], data: st.DataObject) -> None:
+    """Whatever stands in "round" or "probability" of a user's file, ours is a number beside it."""
+    values = st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1) | st.integers()
+    columns = ["round", "probability", "score", "answers"]
+    ours = beside(columns, names)
+    row = {name: data.draw(values, label=name) for name in columns} | {
+        column: {"round": 3, "probability": 0.5}.get(name) for name, column in ours.items()
+    }
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place, f"out{suffix}")
+        assert write_rows([*columns, *ours.values()], [row], out, names) == 1
+        (back,) = (one.plain() for one in read_rows(str(out)))
+    number = str if suffix == ".csv" else lambda value: value
+    own = {c: "" if suffix == ".csv" and row[c] is None else row[c] for c in columns}
+    texts = own if suffix == ".jsonl" else {c: str(v) if isinstance(v, int) else v for c, v in own.items()}
+    assert {c: back[c] for c in columns} == texts
+    assert back[ours["round"]] == number(3) if "round" in ours else back[ours["probability"]] == number(0.5)
