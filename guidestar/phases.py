@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from guidestar.config import RunConfig
+from guidestar.metrics.cost import Spent, forward, training
 from guidestar.model.recipe import epochs, settled
 from guidestar.progress import Progress, Silent, Tick, settle
 from guidestar.query import strategies
@@ -21,46 +24,56 @@ from guidestar.query.warm_start import warm_start_of
 from guidestar.store import Store
 
 BASELINE_POOL = 20_000  # examples; the features of a larger pool are not read for baselines alone
-Amounts = Mapping[str, int]  # kind of work -> examples, passes and epochs multiplied in
+FIXED = "fixed"  # the kind of work that every training has once, whatever it is trained on
+Amounts = Mapping[str, int]  # kind of work -> examples, passes and epochs multiplied in; of `FIXED` trainings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """A run before it is gone through.
 
-    labels: that each round is trained on. family: of the task's kind. pool, test, validation: sizes; of a validation set
-    only if it is measured every round. first: the warm start's training is not another run's. begun: the first of
-    `labels` is complete already. suggested: the model answers, too, before people are asked. watched: its states of the
-    picks are kept for advice. head: what its classification head reads; an untuned one is not measured.
+    family: of the task's kind. pool, test, validation: sizes; of a validation set only if it is measured every round.
+    first: the warm start's training is not another run's. before: labels of the rounds that are complete already, 0 where
+    none is. suggested: the model answers, too, before people are asked. watched: its states of the picks are kept for
+    advice. head: what its classification head reads; an untuned one is not measured.
     """
 
     config: RunConfig
-    recipe: Recipe
     family: str
-    labels: tuple[int, ...]
     pool: int
     test: int
     validation: int = 0
     first: bool = True
-    begun: bool = False
+    before: int = 0
     suggested: bool = False
     watched: bool = False
     head: str = ""
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of its strategy."""
+        return strategies.resolve(self.config.strategies[0])
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """That each round is trained on; where it was begun, from the last complete round on."""
+        query, end = self.config.query, min(self.config.query.budget, self.pool)
+        first = self.before or min(query.warm_start, self.pool)
+        return (first, *range(first + query.batch, end, query.batch), end) if first < end else (first,)
+
     def epochs(self, labels: int) -> int:
         """Passes over the labels of one training."""
-        training = settled(self.config.train, self.head, self.config.peft)
-        return epochs(training, labels)
+        return epochs(settled(self.config.train, self.head, self.config.peft), labels)
 
     @property
     def trained(self) -> tuple[int, ...]:
         """Labels of each training that is not copied from another run."""
-        return self.labels if self.first and not self.begun else self.labels[1:]
+        return self.labels if self.first and not self.before else self.labels[1:]
 
     @property
     def measured(self) -> int:
         """Rounds that are measured."""
-        return len(self.labels) - self.begun
+        return len(self.labels) - bool(self.before)
 
     @property
     def answers(self) -> str:
@@ -96,6 +109,13 @@ class Phase:
         """Whether the runs of an experiment share all of it."""
         return self.shared == "all" and not (self.whole and config.query.candidates)
 
+    def spent(
+        self, tokens: float, parameters: float, *, frozen: bool, seconds: float = 0.0, money: float = 0.0
+    ) -> Spent:
+        """What so many tokens take a model of so many parameters. frozen: only an adapter is trained."""
+        operations = training(parameters, tokens, frozen=frozen) if self.trains else forward(parameters, tokens)
+        return Spent(seconds, tokens, operations, money)
+
 
 def _scored(c: Course) -> Amounts:
     size = c.recipe.subpool_size or SUBPOOL_SIZE
@@ -124,23 +144,23 @@ def _read(c: Course) -> Amounts:
     return {
         "base labels": c.pool
         * (
-            not c.begun
+            not c.before
             and (chosen or bool(c.config.train.pseudo_labels) or bool(c.recipe.by_probe) or c.head == "features")
         )
     }
 
 
 def _read_to_measure(c: Course) -> Amounts:
-    already = c.begun or any(_read(c).values()) or c.answers != "labels"
+    already = c.before or any(_read(c).values()) or c.answers != "labels"
     return {"base labels": c.pool * (not already and bool(c.head) and c.test > 0 and c.pool <= BASELINE_POOL)}
 
 
 def _pretrained(c: Course) -> Amounts:
-    return {"train": 0 if c.config.tapt is None or c.begun else c.config.tapt.epochs * c.pool}
+    return {} if c.config.tapt is None or c.before else {"train": c.config.tapt.epochs * c.pool, FIXED: 1}
 
 
-def _members(c: Course) -> Amounts:
-    return {"train": sum(c.epochs(known) * known for known in c.labels[:-1]) * ((c.recipe.committee or 1) - 1)}
+def _trainings(c: Course, labels: Sequence[int], times: int = 1) -> Amounts:
+    return {"train": times * sum(c.epochs(known) * known for known in labels), FIXED: times * len(labels)}
 
 
 PHASES: dict[str, Phase] = {
@@ -149,10 +169,13 @@ PHASES: dict[str, Phase] = {
     "pretrain": Phase(purpose="training", trains=True, shared="all", amounts=_pretrained),
     "train": Phase(
         purpose="training", over="labelled", trains=True, shared="seed",
-        amounts=lambda c: {"train": sum(c.epochs(known) * known for known in c.trained)},
+        amounts=lambda c: _trainings(c, c.trained),
     ),
     "score": Phase(purpose="choosing", walks=True, amounts=_scored),
-    "train committee": Phase(purpose="choosing", over="labelled", trains=True, amounts=_members),
+    "train committee": Phase(
+        purpose="choosing", over="labelled", trains=True,
+        amounts=lambda c: _trainings(c, c.labels[:-1], (c.recipe.committee or 1) - 1),
+    ),
     "score base labelled": Phase(purpose="choosing", amounts=_scored_labelled),
     "score base": Phase(purpose="choosing", shared="all", whole=True, amounts=_scored_base),
     "evaluate": Phase(purpose="measuring", over="test", amounts=lambda c: {c.answers: c.test * c.measured}),
@@ -164,16 +187,24 @@ PHASES: dict[str, Phase] = {
     "suggest": Phase(purpose="choosing", amounts=_suggested),
     "evaluate base": Phase(
         purpose="measuring", over="test", shared="all",
-        amounts=lambda c: {"base labels": c.test * (c.family == "choice" and not c.head and not c.begun)},
+        amounts=lambda c: {"base labels": c.test * (c.family == "choice" and not c.head and not c.before)},
     ),
 }  # fmt: skip
 
 
-def amounts(course: Course) -> dict[tuple[str, str], int]:
-    """(phase, kind of work) -> examples, of all phases that a run has. What a cache may hold is counted in full."""
+Work = dict[tuple[str, str], int]  # (phase, kind of work) -> amount
+
+
+def amounts(course: Course) -> Work:
+    """The work of all phases that a run has. What a cache may hold is counted in full."""
     return {
         (name, kind): count for name, phase in PHASES.items() for kind, count in phase.amounts(course).items() if count
     }
+
+
+def examples(work: Work) -> Counter[str]:
+    """Examples of each phase, passes and epochs multiplied in."""
+    return sum((Counter({phase: n}) for (phase, kind), n in work.items() if kind != FIXED), Counter())
 
 
 def kinds_of(needs: frozenset[str]) -> list[str]:

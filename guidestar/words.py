@@ -208,6 +208,39 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table for a terminal: the first `left` columns to the left, numbers to the right.
+
+    >>> aligned(["", "AUC"], [["star", "0.5"]])
+    ['      AUC', 'star  0.5']
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown that can also be read as it is.
+
+    >>> print(markdown_table(["", "AUC"], [["star", "0.5"]]))
+    |      | AUC |
+    |------|-----|
+    | star | 0.5 |
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    body = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in [header, *rows]
+    ]
+    return "\n".join([body[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *body[1:]])
+
+
 def filled(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: Any) -> str:
     """A Jinja file of this package, plain text and no HTML, with the values and filters that it names. Raises jinja2's
     UndefinedError for a name that is not given."""

@@ -59,7 +59,6 @@ def test_a_table_from_plan_to_figures(done: tuple[Path, dict[str, Any], str, int
         "table.md",
         "table.csv",
         "facts.json",
-        "compare.txt",
         *(f"curves-openbookqa.{x}" for x in ("png", "pdf", "csv")),
     ):
         assert (out / "table1" / name).stat().st_size > 200, name

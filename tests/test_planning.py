@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from guidestar import config as configs
-from guidestar import loop
+from guidestar import loop, phases
 from guidestar.bench import Bench
 from guidestar.cli import main
 from guidestar.config import TrainConfig
@@ -344,14 +344,7 @@ def test_people_are_planned_for_without_any_answer(make_config: Make) -> None:
         done: dict[str, int] = {}
         for _, phase, _, count in run.store.timings():
             done[phase] = done.get(phase, 0) + count * (2 if phase == "train" else 1)
-    watched = len(dataset.validation) if dataset.validation else 0
-    work = plan.work_of(
-        config, "choice", len(dataset.pool), len(dataset.test or ()), validation=watched, suggested=True, watched=True
-    )
-    planned: dict[str, int] = {}
-    for (phase, _), count in work.amounts.items():
-        planned[phase] = planned.get(phase, 0) + count
-    assert planned == done
+    assert phases.examples(phases.amounts(plan.course_of(bench, True, 0))) == done
 
 
 def test_a_pool_without_answers_can_be_measured(make_config: Make, tmp_path: Path) -> None:

@@ -155,12 +155,9 @@ def test_the_table_is_what_the_cells_hold(finished: tuple[Path, dict[str, Any], 
     assert json.loads((out / "facts.json").read_text())["rows"] == facts["rows"]
 
 
-def test_compare_and_curves_are_of_every_adapter(finished: tuple[Path, dict[str, Any], Lines]) -> None:
+def test_curves_are_of_every_adapter(finished: tuple[Path, dict[str, Any], Lines]) -> None:
     path, facts, _ = finished
     out = path.parent / "study"
-    text = (out / "compare.txt").read_text()
-    assert "tickets, tiny, lora, beside random, 8 to 16 labels" in text
-    assert "tickets, tiny, series, beside random" in text
     assert any("comparisons have fewer than 5 seeds. They cannot show a gain" in one for one in facts["reading"])
     assert [row["peft"] for row in facts["above"]] == ["lora", "series", None]
     assert "**mean of 2 adapters**" in (out / "table.md").read_text()
@@ -329,7 +326,6 @@ def test_results_without_their_runs_are_enough_for_the_table(
         assert row["verdict"] == before["verdict"], "said of these test examples alone"
         if before["ripl"]:
             assert row["ripl"]["estimate"] == pytest.approx(before["ripl"]["estimate"])
-    assert not (tmp_path / "study" / "compare.txt").exists()
 
 
 def test_a_changed_configuration_is_refused_for_what_was_begun(

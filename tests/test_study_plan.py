@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from guidestar import config as configs
+from guidestar.phases import FIXED, Course, amounts, examples
 from guidestar.progress import Silent
 from guidestar.study import plan
 from guidestar.study.cells import Cell, Shared, run_cells
@@ -51,41 +52,48 @@ def test_the_plan_counts_what_the_runs_do(plain: dict[str, Any], tmp_path: Path,
     assert firsts == [True, False, False, False]
     for one, first in zip(found, firsts, strict=True):
         assert one.result, one.error
-        work = plan.work_of(one.cell.config, "choice", 60, 15, first=first)
+        course = Course(config=one.cell.config, family="choice", pool=60, test=15, first=first)
         recipe = one.result["recipe"]
         done: dict[str, int] = {}
         for r, phase, _, count in one.result["timings"]:
             copied = phase == "train" and r == 0 and not first
             times = {"train": 2, "score": max(recipe["passes"], 1)}.get(phase, 1)
             done[phase] = done.get(phase, 0) + (0 if copied else count * times)
-        planned: dict[str, int] = {}
-        for (phase, _), count in work.amounts.items():
-            planned[phase] = planned.get(phase, 0) + count
         if "candidates" not in query:  # from round 2 on the whole pool's base scores come from the cache
             bases = [count for _, phase, _, count in one.result["timings"] if phase == "score base"]
             assert all(count == 60 for count in bases)
             done = {phase: 60 if phase == "score base" else count for phase, count in done.items()}
-        assert planned == done, one.cell.name
-        assert work.rounds == len(one.result["rounds"])
-        assert work.labels == one.result["curve"][-1][0]
+        assert examples(amounts(course)) == done, one.cell.name
+        assert course.measured == len(one.result["rounds"])
+        assert course.labels[-1] == one.result["curve"][-1][0]
 
 
 def test_the_last_batch_may_be_smaller_and_the_pool_may_end() -> None:
     config = configs.parse(
         {"data": {"preset": "trec-6"}, "strategies": ["star"], "query": {"warm_start": 10, "batch": 4, "budget": 99}}
     )
-    work = plan.work_of(config, "choice", 21, 7)
-    assert (work.rounds, work.labels, work.trainings) == (4, 21, 4)  # 10, 14, 18, 21
-    assert work.amounts["train", "train"] == config.train.epochs * (10 + 14 + 18 + 21)
-    assert work.amounts["score", "labels"] == 3 * (11 + 7 + 3)
-    assert work.amounts["score base", "base labels"] == 21
-    assert work.amounts["evaluate", "labels"] == 4 * 7
+    course = Course(config=config, family="choice", pool=21, test=7)
+    assert course.labels == (10, 14, 18, 21)
+    work = amounts(course)
+    assert work["train", "train"] == config.train.epochs * (10 + 14 + 18 + 21)
+    assert work["train", FIXED] == 4
+    assert work["score", "labels"] == 3 * (11 + 7 + 3)
+    assert work["score base", "base labels"] == 21
+    assert work["evaluate", "labels"] == 4 * 7
 
 
-def test_seconds_are_examples_times_rates() -> None:
-    work = plan.Work(3, 20, 2, {("train", "train"): 100, ("score", "labels"): 10, ("score", "gold"): 5})
-    rates = {"train": (0.1, 0.2), "fixed": (1.0, 2.0), "labels": (0.5, 1.0), "gold": (1.0, 3.0)}
-    assert plan.cost(work, rates) == {"train": (12.0, 24.0), "score": (10.0, 25.0)}
+@pytest.mark.parametrize("pool", [3, 10, 12, 18, 21, 500])
+@pytest.mark.parametrize("before", [0, 14])
+def test_the_labels_of_the_rounds_are_those_counted_one_by_one(pool: int, before: int) -> None:
+    config = configs.parse(
+        {"data": {"preset": "trec-6"}, "strategies": ["star"], "query": {"warm_start": 10, "batch": 4, "budget": 30}}
+    )
+    labels = [before or min(10, pool)]
+    while labels[-1] < min(30, pool):
+        labels.append(min(labels[-1] + 4, 30, pool))
+    course = Course(config=config, family="choice", pool=pool, test=7, before=before)
+    assert course.labels == tuple(labels)
+    assert course.measured == len(labels) - bool(before)
 
 
 def test_a_measured_plan(plain: dict[str, Any], tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_a_finished_study_needs_no_model(
 
 
 def test_the_time_taken_beside_the_time_planned() -> None:
-    planned = plan.Plan(2, 1, 3, 20, 9, 9, {"train": (100.0, 200.0)})
+    planned = plan.Plan(2, 1, 3, 20, {"train": (100.0, 200.0)})
     old = {"name": "a", "seconds": {"train": 1000.0}}
     new = {"name": "b", "seconds": {"train": 150.0, "score": 30.0}}
     assert plan.compared(planned, [old], [old, new]) == [
@@ -133,12 +141,10 @@ def test_the_time_taken_beside_the_time_planned() -> None:
 
 def test_what_the_cache_holds_is_planned_once(plain: dict[str, Any], tmp_path: Path) -> None:
     """The base model sees the test set once, and a whole pool once for each kind of work."""
-    work = plan.Work(
-        2, 9, 2, {("evaluate base", "base labels"): 7, ("score base", "base gold"): 60, ("train", "train"): 3}
-    )
+    work = {("evaluate base", "base labels"): 7, ("score base", "base gold"): 60, ("train", "train"): 3}
     cached: set[tuple[str, str, str]] = set()
     whole, some = cells_of(plain, tmp_path)[0], cells_of(plain, tmp_path, candidates=20)[0]
-    assert plan._once(work, whole, "data", cached).amounts == work.amounts
-    assert plan._once(work, whole, "data", cached).amounts == {("train", "train"): 3}
-    assert ("score base", "base gold") in plan._once(work, some, "data", cached).amounts, "other candidates each time"
-    assert plan._once(work, whole, "other data", cached).amounts == work.amounts
+    assert plan._once(work, whole, "data", cached) == work
+    assert plan._once(work, whole, "data", cached) == {("train", "train"): 3}
+    assert ("score base", "base gold") in plan._once(work, some, "data", cached), "other candidates each time"
+    assert plan._once(work, whole, "other data", cached) == work

@@ -1,6 +1,6 @@
 """docs/comparisons.md: what the studies in `results/studies` found, beside what was published on the same data.
 
-Each folder there holds what `guidestar study` wrote: `study.yaml`, `facts.json`, `compare.txt` and `results/`.
+Each folder there holds what `guidestar study` wrote: `study.yaml`, `facts.json` and `results/`.
 """
 
 from __future__ import annotations

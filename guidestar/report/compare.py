@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,15 +11,13 @@ import numpy as np
 
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings, statistics
-from guidestar.metrics.savings import Pair, auc
+from guidestar.metrics.savings import Pair
 from guidestar.metrics.statistics import LEVEL, Floats, Interval
 from guidestar.metrics.verdict import (
     Decision,
     Kind,
     Verdict,
-    area_by_seed,
     can_claim,
-    comparison_of,
     decide,
     few_seeds,
     judge,
@@ -28,9 +27,9 @@ from guidestar.metrics.verdict import (
 from guidestar.report.compare_text import compare_text
 from guidestar.report.facts import Beside, Chances, Compared, Comparisons, Point, Row, Saved, StandardErrors
 from guidestar.report.noise import beside_floor, noise_notes, small_gain
-from guidestar.report.pairing import Dataset, accuracies, grids, groups, paired, read_dataset, shared_seeds, told_apart
+from guidestar.report.pairing import Both, Dataset, groups, read_dataset, told_apart
 from guidestar.report.read import RunRecord, differing, read_runs
-from guidestar.report.summary import cautions, shared_labels, unlearnt
+from guidestar.report.summary import cautions, unlearnt
 from guidestar.rng import generator
 
 __all__ = ["compare_text", "compared"]
@@ -53,8 +52,8 @@ def compared(
         if value is not None and not 0 < value < 1:
             raise ConfigError(f"{name} is {value}; allowed: a fraction between 0 and 1")
     datasets = told_apart([read_dataset(name, group, control, read) for name, group in groups(folders)])
-    pairs = {(i, name): paired(data, name, data.control) for i, data in enumerate(datasets) for name in data.strategies}
-    decided = decide({key: comparison_of(one, datasets[key[0]].floor) for key, one in pairs.items() if one}, level)
+    both = {(i, name): data.beside(name, data.control) for i, data in enumerate(datasets) for name in data.strategies}
+    decided = decide({key: one.comparison(datasets[key[0]].floor) for key, one in both.items() if one.pair}, level)
     return Comparisons(
         level=level,
         target=target,
@@ -62,7 +61,7 @@ def compared(
         datasets=[
             _about(
                 data,
-                [_row(data, name, pairs[i, name], decided.get((i, name)), target, level) for name in data.strategies],
+                [_row(data, name, both[i, name], decided.get((i, name)), target, level) for name in data.strategies],
                 level,
             )
             for i, data in enumerate(datasets)
@@ -87,12 +86,12 @@ def beside_control(folder: Path, runs: Sequence[RunRecord]) -> Compared | None:
 def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list[int]]] | None:
     """All strategies beside each other over the datasets."""
     pairs = {
-        (i, row, column): comparison_of(pair, data.floor)
+        (i, row, column): both.comparison(data.floor)
         for i, data in enumerate(datasets)
         for row, column in combinations([*data.strategies, data.control], 2)
-        if (pair := paired(data, row, column)) is not None
-        and can_claim(pair.seeds, level)
-        and _unlike(data, (row, column), shared_seeds(data, row, column)) is None
+        if (both := data.beside(row, column)).pair
+        and can_claim(len(both.seeds), level)
+        and _unlike(data, (row, column), both.seeds) is None
     }
     if len(pairs) < 2:
         return None
@@ -105,31 +104,29 @@ def _wins(datasets: Sequence[Dataset], level: float) -> dict[str, dict[str, list
 # --- one strategy beside the control --------------------------------------------------------------
 
 
-def _row(
-    data: Dataset, name: str, pair: Pair | None, decision: Decision | None, target: float | None, level: float
-) -> Row:
-    names, seeds = (name, data.control), shared_seeds(data, name, data.control)
-    if pair is None or decision is None:
-        return _row_of_few(data, name, seeds, level, target)
-    differences, points = area_by_seed(pair), pair.shared
-    verdict = judge(pair, level=level, target=target, names=names, decision=decision, floor=data.floor)
+def _row(data: Dataset, name: str, both: Both, decision: Decision | None, target: float | None, level: float) -> Row:
+    names, seeds, (own, control) = (name, data.control), list(both.seeds), both.areas
+    differences, unlike = own - control, _unlike(data, (name, data.control), both.seeds)
+    mean = float(differences.mean()) if len(differences) else None
+    row = Row(
+        strategy=name, seeds=seeds, examples=None, auc=_beside(both.areas, None), final=_beside(both.ends, None),
+        noise=beside_floor(data.noise, mean, len(seeds)),
+        verdict=unlike or few_seeds(differences, names, level, data.floor),
+        target_sentence=target
+        and f"How many labels an accuracy of {target:g} takes beside {data.control} is said from two seeds on.",
+    )  # fmt: skip
+    if (pair := both.pair) is None or decision is None:
+        return row
     at_target = None if target is None else savings.saving_at(pair, target, level)
-    areas = [curves[:, :points] @ savings.steps(points) for curves in (pair.strategy, pair.control)]
-    ends = [curves[:, points - 1] for curves in (pair.strategy, pair.control)]
-    return Row(
-        strategy=name,
-        seeds=seeds,
+    return replace(
+        row,
         examples=pair.examples,
         points=_points(pair, level),
-        auc=_beside(areas, savings.area_difference(pair, level)),
-        final=_beside(ends, savings.final_difference(pair, level)),
+        auc=_beside(both.areas, savings.area_difference(pair, level)),
+        final=_beside(both.ends, savings.final_difference(pair, level)),
         ripl=savings.ripl_interval(pair, level).plain(),
         deficiency=savings.deficiency_interval(pair, level=level).plain(),
-        saved=Saved(
-            savings.saving_on_average(pair, level).plain(),
-            savings.saving_at_the_end(pair, level),
-            at_target,
-        ),
+        saved=Saved(savings.saving_on_average(pair, level).plain(), savings.saving_at_the_end(pair, level), at_target),
         effect_size=_effect_size(differences, level),
         p=Chances(
             savings.area_p(pair), decision.p, statistics.sign_flip_test(differences),
@@ -137,8 +134,7 @@ def _row(
         ),
         intervals=_other_intervals(differences, level),
         errors={"auc": _errors(pair, savings.area(pair)), "final": _errors(pair, savings.final(pair))},
-        noise=beside_floor(data.noise, float(differences.mean()), len(seeds)),
-        verdict=_unlike(data, names, seeds) or verdict,
+        verdict=unlike or judge(pair, level=level, target=target, names=names, decision=decision, floor=data.floor),
         target_sentence=None if at_target is None else reached(at_target, pair, names, level),
     )  # fmt: skip
 
@@ -153,28 +149,6 @@ def _unlike(data: Dataset, names: tuple[str, str], seeds: Sequence[int]) -> Verd
             "that of the strategies alone.",
         )
     return None
-
-
-def _row_of_few(data: Dataset, name: str, seeds: Sequence[int], level: float, target: float | None) -> Row:
-    """The same for a strategy with one seed or none in common with the control, or no point."""
-    own, other = grids(data, name, data.control, seeds) if seeds else ([], [])
-    points = min(len(own), len(other))
-    sides = [accuracies([data.runs[s, seed] for seed in seeds], own[:points]) for s in (name, data.control)]
-    areas = [np.array([auc(curve) for curve in side]) if points else np.array([]) for side in sides]
-    ends = [side[:, -1] if points else np.array([]) for side in sides]
-    differences = areas[0] - areas[1]
-    names = (name, data.control)
-    few = target and f"How many labels an accuracy of {target:g} takes beside {data.control} is said from two seeds on."
-    return Row(
-        strategy=name,
-        seeds=list(seeds),
-        examples=None,
-        auc=_beside(areas, None),
-        final=_beside(ends, None),
-        noise=beside_floor(data.noise, float(differences.mean()) if len(differences) else None, len(seeds)),
-        verdict=_unlike(data, names, seeds) or few_seeds(differences, names, level, data.floor),
-        target_sentence=few or None,
-    )
 
 
 def _beside(sides: Sequence[Floats], difference: Interval | None) -> Beside:
@@ -236,7 +210,7 @@ def _about(data: Dataset, rows: Sequence[Row], level: float) -> Compared:
         folder=str(data.folder),
         control=data.control,
         test=about.get("test"),
-        labels=max((shared_labels([run]) for run in runs), key=len, default=[]),
+        labels=max(([labels for labels, _ in run.curve] for run in runs), key=len, default=[]),
         synthetic=bool(facts.get("synthetic")),
         shared_warm_start=data.warm_starts,
         noise=data.noise,
@@ -294,14 +268,11 @@ def _notes(data: Dataset, rows: Sequence[Row], test: int | None, level: float) -
 
 def _cut(data: Dataset) -> str | None:
     """A note if curves are compared over fewer points than they have."""
-    lengths = {run.name: len(run.curve) for run in data.runs.values()}
     for name in data.strategies:
-        seeds = shared_seeds(data, name, data.control)
-        if not seeds:
-            continue
-        own, other = grids(data, name, data.control, seeds)
-        used = min(len(own), len(other))
-        longest = max(lengths[data.runs[side, seed].name] for side in (name, data.control) for seed in seeds)
-        if used < longest:
-            return f"{name} and {data.control} have only their first {used} numbers of labels in common, of {longest}."
+        both = data.beside(name, data.control)
+        longest = max(
+            (len(data.curves[side][seed].points) for side in (name, data.control) for seed in both.seeds), default=0
+        )
+        if both.points < longest:
+            return f"{name} and {data.control} have only their first {both.points} numbers of labels in common, of {longest}."
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from guidestar.report.facts import Compared, Comparisons, Row
-from guidestar.words import NOTHING, bounded, chance, count, ends, level_of, number, paired, share
+from guidestar.words import NOTHING, aligned, bounded, chance, count, ends, level_of, number, paired, share
 
 
 def compare_text(facts: Comparisons) -> str:
@@ -31,37 +31,45 @@ def _dataset_text(data: Compared) -> str:
         if row.target_sentence:
             lines.append(f"  At the target: {row.target_sentence}")
     if shown := [row for row in rows if row.auc.strategy is not None]:
-        header = ["", "seeds", "AUC", control, "RIPL", "deficiency", "final", control]
-        lines += ["", *_table(header, [_curve_row(row) for row in shown])]
+        names = {"AUC control": control, "final control": control}
+        lines += [
+            "",
+            *_block(shown, ["seeds", "AUC", "AUC control", "RIPL", "deficiency", "final", "final control"], names),
+        ]
     if any(row.p is not None for row in rows):
-        header = ["", "labels saved on average", "at the end"]
-        lines += ["", *_table(header, [_saved_row(row) for row in rows])]
-        header = ["", "difference of AUC", "bootstrap", "sign flips", "d_z", "p", "Holm", "exact p"]
-        lines += ["", *_table(header, [_tests_row(row) for row in rows])]
+        lines += ["", *_block(rows, ["labels saved on average", "at the end"])]
+        lines += ["", *_block(rows, ["difference of AUC", "bootstrap", "sign flips", "d_z", "p", "Holm", "exact p"])]
     rest = [*data.left_out, *data.notes]
     return "\n".join([*lines, *([""] if rest else []), *rest])
 
 
-def _curve_row(row: Row) -> list[str]:
-    return [
-        row.strategy, str(len(row.seeds)), number(row.auc.strategy), number(row.auc.control), share(row.ripl),
-        bounded(row.deficiency), number(row.final.strategy), number(row.final.control),
-    ]  # fmt: skip
+def _block(rows: Sequence[Row], columns: Sequence[str], names: Mapping[str, str] | None = None) -> list[str]:
+    """Some columns of `cells` as a table. names: column -> what stands above it, where that is not its name."""
+    header = ["", *((names or {}).get(column, column) for column in columns)]
+    return aligned(header, [[row.strategy, *(cells(row)[column] for column in columns)] for row in rows])
 
 
-def _saved_row(row: Row) -> list[str]:
-    if row.saved is None:
-        return [row.strategy, NOTHING, NOTHING]
-    end = row.saved.at_the_end
-    return [row.strategy, share(row.saved.on_average), share(end.share.plain(), end.bound) if end else NOTHING]
-
-
-def _tests_row(row: Row) -> list[str]:
-    p, others = row.p, row.intervals or {}
-    return [
-        row.strategy, paired(row.auc.difference), ends(others.get("bootstrap")), ends(others.get("sign_flips")),
-        number((row.effect_size or {}).get("estimate"), 2), *(map(chance, (p.t, p.holm, p.sign_flips)) if p else [NOTHING] * 3),
-    ]  # fmt: skip
+def cells(row: Row) -> dict[str, str]:
+    """All that is shown of a strategy beside the control: column -> text."""
+    p, others, end = row.p, row.intervals or {}, row.saved.at_the_end if row.saved else None
+    return {
+        "seeds": str(len(row.seeds)),
+        "AUC": number(row.auc.strategy),
+        "AUC control": number(row.auc.control),
+        "RIPL": share(row.ripl),
+        "deficiency": bounded(row.deficiency),
+        "final": number(row.final.strategy),
+        "final control": number(row.final.control),
+        "labels saved on average": share(row.saved.on_average if row.saved else None),
+        "at the end": share(end.share.plain(), end.bound) if end else NOTHING,
+        "difference of AUC": paired(row.auc.difference),
+        "bootstrap": ends(others.get("bootstrap")),
+        "sign flips": ends(others.get("sign_flips")),
+        "d_z": number((row.effect_size or {}).get("estimate"), 2),
+        "p": chance(p and p.t),
+        "Holm": chance(p and p.holm),
+        "exact p": chance(p and p.sign_flips),
+    }
 
 
 def _legend(facts: Comparisons) -> str:
@@ -90,15 +98,4 @@ def _wins_text(wins: Mapping[str, Mapping[str, Sequence[int]]], datasets: int) -
     ]
     where = f"{datasets} datasets" if datasets > 1 else "one dataset"
     head = f"Won-tied-lost of each row against each column, over {where}, corrected for all {pairs} pairs:"
-    return "\n".join([head, "", *_table(["", *names], rows)])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, the first to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
-    ]
+    return "\n".join([head, "", *aligned(["", *names], rows)])

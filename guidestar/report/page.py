@@ -17,13 +17,14 @@ from guidestar.report.advice import said_of
 from guidestar.report.analyses import analyses
 from guidestar.report.answer import answer, read_all, score_rows
 from guidestar.report.charts import Chart
+from guidestar.report.compare_text import cells
 from guidestar.report.evidence import evidence
 from guidestar.report.facts import Compared, Summary
 from guidestar.report.picks import MOST_PICKS, rounds_of
 from guidestar.report.read import RunRecord, path_of
 from guidestar.report.spending import spending
 from guidestar.store import files
-from guidestar.words import NOTHING, bounded, chance, number, paired, percent, plain, share, spread
+from guidestar.words import percent, plain, spread
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -114,16 +115,14 @@ def _areas(facts: Summary) -> list[list[object]]:
     ]
 
 
-def _beside(compared: Compared | None) -> list[list[object]]:
-    return [
-        [
-            row.strategy, len(row.seeds), paired(row.auc.difference), share(row.ripl), bounded(row.deficiency),
-            share(row.saved.on_average), share(end.share.plain(), end.bound) if (end := row.saved.at_the_end) else NOTHING,
-            number((row.effect_size or {}).get("estimate"), 2), chance(row.p.t), chance(row.p.holm), chance(row.p.sign_flips),
-        ]
-        for row in (compared.comparisons if compared else ())
-        if row.p is not None and row.saved is not None
-    ]  # fmt: skip
+_BESIDE = (
+    "seeds", "difference of AUC", "RIPL", "deficiency", "labels saved on average", "at the end", "d_z", "p", "Holm", "exact p",
+)  # fmt: skip
+
+
+def _beside(compared: Compared | None) -> list[list[str]]:
+    rows = [row for row in (compared.comparisons if compared else ()) if row.p is not None]
+    return [[row.strategy, *(cells(row)[column] for column in _BESIDE)] for row in rows]
 
 
 # --- to repeat it ---------------------------------------------------------------------------------

@@ -5,33 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from guidestar.errors import ConfigError, allowed
 from guidestar.metrics import savings
-from guidestar.metrics.savings import Pair
+from guidestar.metrics.savings import Pair, auc
 from guidestar.metrics.statistics import Floats
+from guidestar.metrics.verdict import Comparison, comparison, comparison_of
 from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord
-from guidestar.report.summary import control_of, shared_labels, shared_warm_start, strategy_names
+from guidestar.report.summary import Points, control_of, shared_labels, shared_warm_start, strategy_names
 from guidestar.store import Store
 from guidestar.store.store import DATABASE
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The finished runs of one experiment. strategies: all but the control, in the configuration's order. correct: run
-    -> (points, examples), where all of them are known. noise: of training alone, where a run was probed for it."""
+    """The finished runs of one experiment. strategies: all but the control, in the configuration's order. curves: strategy
+    -> seed -> of its run. noise: of training alone, where a run was probed for it."""
 
     name: str
     folder: Path
     runs: Mapping[tuple[str, int], RunRecord]
     control: str
     strategies: Sequence[str]
-    correct: Mapping[str, Floats]
+    curves: Mapping[str, Mapping[int, Curve]]
     left_out: Sequence[str]
     warm_starts: Mapping[str, bool]
     noise: Noise | None = None
@@ -40,6 +42,10 @@ class Dataset:
     def floor(self) -> float | None:
         """How far two single trainings may be apart by chance, if that was measured."""
         return None if self.noise is None else self.noise.floor
+
+    def beside(self, row: str, column: str) -> Both:
+        """Two of the strategies."""
+        return side_by_side(self.curves[row], self.curves[column])
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -69,10 +75,13 @@ def read_dataset(
     whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.rounds)]
     left_out = [_why_left_out(run) for run in runs if run.name not in {one.name for one in whole}]
     places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in by_name.items()}
-    correct = {run.name: known for run in whole if (known := right_answers(places[run.name], run.present)) is not None}
+    curves: dict[str, dict[int, Curve]] = {name: {} for name in names}
+    for run in whole:
+        correct = right_answers(places[run.name], run.present)
+        curves[run.strategy][run.seed] = Curve(run.curve, correct, run.facts.get("data_hash"))
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
-        [name for name in names if name != control], correct, left_out, shared_warm_start(whole),
+        [name for name in names if name != control], curves, left_out, shared_warm_start(whole),
         read_noise(list(places.values())),
     )  # fmt: skip
 
@@ -117,37 +126,69 @@ def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
 # --- pairing --------------------------------------------------------------------------------------
 
 
-def shared_seeds(data: Dataset, row: str, column: str) -> list[int]:
-    """The seeds that both have finished."""
-    return sorted(seed for name, seed in data.runs if name == row and (column, seed) in data.runs)
+@dataclass(frozen=True)
+class Curve:
+    """A learning curve. correct: (points, examples), 1 where a test example was answered rightly; None where that is not
+    known of all. data: what it was measured on; on the same data in the same order, answers are paired, too."""
+
+    points: Points
+    correct: Floats | None = None
+    data: str | None = None
 
 
-def grids(data: Dataset, row: str, column: str, seeds: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Numbers of labels of the points of both; one is the beginning of the other."""
-    own, other = (shared_labels([data.runs[name, seed] for seed in seeds]) for name in (row, column))
-    shared = min(len(own), len(other))
-    if own[:shared] != other[:shared]:
-        own = other = shared_labels([data.runs[name, seed] for name in (row, column) for seed in seeds])
-    return own, other
+@dataclass(frozen=True)
+class Both:
+    """Two strategies over the seeds that both have. points: numbers of labels that all these curves have in common from the
+    start. pair: their curves; None for fewer than two seeds or without a common point. areas, ends: (seeds,) of either, over
+    the common points."""
+
+    seeds: tuple[int, ...]
+    points: int
+    pair: Pair | None
+    areas: tuple[Floats, Floats]
+    ends: tuple[Floats, Floats]
+
+    def comparison(self, floor: float | None) -> Comparison:
+        """What a verdict is made from. floor: see `Comparison`."""
+        if self.pair is None:
+            return comparison(self.areas[0] - self.areas[1], floor)
+        return comparison_of(self.pair, floor)
 
 
-def paired(data: Dataset, row: str, column: str) -> Pair | None:
-    """The curves of two strategies; None for fewer than two seeds or without a common point."""
-    seeds = shared_seeds(data, row, column)
-    own, other = grids(data, row, column, seeds) if len(seeds) > 1 else ([], [])
-    if not own:
-        return None
-    runs = [data.runs[name, seed] for name in (row, column) for seed in seeds]
-    known = all(run.name in data.correct for run in runs) and len({data.correct[r.name].shape[1] for r in runs}) == 1
-    known = known and len({run.facts.get("data_hash") for run in runs}) == 1  # one test set in one order
-    sides = []
-    for name, labels in ((row, own), (column, other)):
-        chosen = [data.runs[name, seed] for seed in seeds]
-        sides.append(
-            np.stack([data.correct[run.name][: len(labels)] for run in chosen]) if known else accuracies(chosen, labels)
+def side_by_side(own: Mapping[int, Curve], other: Mapping[int, Curve]) -> Both:
+    """Two strategies, whose curves are given by seed. One may be longer than the other, if it begins alike."""
+    seeds = tuple(sorted(own.keys() & other.keys()))
+    sides = [[one[seed] for seed in seeds] for one in (own, other)]
+    labels = [shared_labels(curve.points for curve in side) for side in sides]
+    points = min(map(len, labels))
+    if labels[0][:points] != labels[1][:points]:
+        labels = [shared_labels(curve.points for side in sides for curve in side)] * 2
+        points = len(labels[0])
+    pair = None
+    if len(seeds) > 1 and points:
+        curves = [*sides[0], *sides[1]]
+        sizes = {None if curve.correct is None else curve.correct.shape[1] for curve in curves}
+        known = None not in sizes and len(sizes) == 1 and len({curve.data for curve in curves}) == 1
+        pair = savings.pair(
+            *(
+                np.stack([_heights(curve, len(at), known) for curve in side])
+                for side, at in zip(sides, labels, strict=True)
+            ),
+            *labels,
         )
-    return savings.pair(sides[0], sides[1], own, other)
+    whole = (
+        [[_heights(curve, points) for curve in side] for side in sides]
+        if pair is None
+        else [pair.strategy, pair.control]
+    )
+    areas, ends = (
+        [np.array([of(values[:points]) for values in side if points]) for side in whole] for of in (auc, itemgetter(-1))
+    )
+    return Both(seeds, points, pair, (areas[0], areas[1]), (ends[0], ends[1]))
 
 
-def accuracies(runs: Sequence[RunRecord], labels: Sequence[int]) -> Floats:
-    return np.array([[value for _, value in run.curve[: len(labels)]] for run in runs], dtype=np.float64)
+def _heights(curve: Curve, points: int, known: bool = False) -> Floats:
+    """(points,) accuracies, or (points, examples) where single answers are known."""
+    if known and curve.correct is not None:
+        return curve.correct[:points]
+    return np.array([value for _, value in curve.points[:points]], dtype=np.float64)

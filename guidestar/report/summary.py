@@ -20,6 +20,8 @@ from guidestar.report.read import RunRecord, differing
 from guidestar.store.store import DATABASE
 from guidestar.words import count, duration, listed
 
+Points = Sequence[Sequence[float]]  # (labels, accuracy) of each round of a learning curve
+
 
 def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
     """The experiment of these runs."""
@@ -156,13 +158,13 @@ def _comparable(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], int]:
     names = strategy_names(runs)
     seeds = {run.seed for run in runs if all((name, run.seed) in whole for name in names)}
     chosen = [run for run in measured if run.seed in seeds] if seeds else measured
-    points = len(shared_labels(chosen))
+    points = len(shared_labels(run.curve for run in chosen))
     return (chosen, points) if points else ([], 0)
 
 
-def shared_labels(runs: Iterable[RunRecord]) -> list[int]:
+def shared_labels(curves: Iterable[Points]) -> list[float]:
     """The numbers of labels that all curves have in common from the start."""
-    points = zip(*(run.curve for run in runs), strict=False)
+    points = zip(*curves, strict=False)
     return [at[0][0] for at in takewhile(lambda at: len({labels for labels, _ in at}) == 1, points)]
 
 

@@ -21,7 +21,7 @@ from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, CostConfig, TrainConfig
 from guidestar.data.table import IN_MEMORY
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
-from guidestar.metrics.cost import KINDS, Prices, Spent, forward, training
+from guidestar.metrics.cost import KINDS, Prices, Spent
 from guidestar.model.recipe import epochs
 from guidestar.people.ledger import read_ledger
 from guidestar.phases import PHASES
@@ -33,7 +33,7 @@ from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
 from guidestar.study.drawing import save_figure
 from guidestar.study.fit import pretrained
-from guidestar.words import duration
+from guidestar.words import aligned, duration
 
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
 BY_HAND = {"page", "terminal"}
@@ -159,10 +159,7 @@ def costs_text(facts: Mapping[str, Any]) -> str:
         for run in facts["runs"]
         for kind, spent in run["kinds"].items()
     ]  # fmt: skip
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in [header, *rows]]  # fmt: skip
-    return "\n".join([*lines, "", *facts["sentences"], *facts["files"]])
+    return "\n".join([*aligned(header, rows, left=2), "", *facts["sentences"], *facts["files"]])
 
 
 # --- counting -------------------------------------------------------------------------------------
@@ -227,8 +224,9 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
             tokens = n * lengths[phase.over] * (walks if phase.walks else 1)
         seen.add(name)
         frozen = str(bench.config.peft.get("peft_type", "")).upper() != "FULL"
-        operations = training(parameters, tokens, frozen=frozen) if phase.trains else forward(parameters, tokens)
-        rounds[r][phase.purpose] += Spent(seconds, tokens, operations, prices.machine(seconds))
+        rounds[r][phase.purpose] += phase.spent(
+            tokens, parameters, frozen=frozen, seconds=seconds, money=prices.machine(seconds)
+        )
     for r, spent in enumerate(_labelling(store, bench, prices, known)):
         rounds[r]["labelling"] += spent
     return Bill(
@@ -299,12 +297,7 @@ def _spent(bill: Bill, priced: bool) -> list[float]:
 
 
 def _plain(bill: Bill, spent: Sequence[float]) -> dict[str, Any]:
-    kinds = {}
-    for kind in KINDS:
-        total = Spent()
-        for one in bill.rounds:
-            total = total + one[kind]
-        kinds[kind] = asdict(total)
+    kinds = {kind: asdict(sum((one[kind] for one in bill.rounds), Spent())) for kind in KINDS}
     rows = [
         {"round": r, "labels": labels, "accuracy": accuracy, "spent": spent[r], "total": asdict(total)}
         | {kind: asdict(spent) for kind, spent in one.items()}

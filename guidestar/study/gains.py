@@ -9,7 +9,7 @@ import numpy as np
 
 from guidestar.metrics import statistics
 from guidestar.study.results import Result, group_of
-from guidestar.words import hundredths
+from guidestar.words import hundredths, markdown_table
 
 Seeds = dict[int, float]  # seed -> area of a strategy − area of the control
 
@@ -84,8 +84,7 @@ def markdown(rows: Sequence[Gain], control: str | None) -> str:
         + [_points_of(row.above.get(name)) for name in names]
         for row in rows
     ]
-    head = [f"AUC above {control}, points", *names]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+    return markdown_table([f"AUC above {control}, points", *names], lines)
 
 
 def _points_of(value: Above | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from guidestar.errors import ConfigError
 from guidestar.executors import EXECUTORS
 from guidestar.progress import Plain, Progress, Silent
-from guidestar.report.compare import compare_text, compared
 from guidestar.report.noise import read_noise
 from guidestar.report.pairing import right_answers
 from guidestar.report.summary import ORACLE_EPOCH
@@ -166,12 +165,6 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
         _write(study.place / "table.md", "\n".join(body)),
         _write(study.place / "table.csv", as_csv(made.lines)),
     ]
-    folders = _comparable(study, results)
-    compares = engine.tried(progress, lambda: compared(list(folders), control=study.control)) if folders else None
-    if compares:
-        named = [replace(data, name=folders.get(Path(data.folder), data.name)) for data in compares.datasets]
-        text = compare_text(replace(compares, datasets=named))
-        written.append(_write(study.place / "compare.txt", text + "\n"))
     written += engine.tried(progress, lambda: figures.learning_curves(study, results)) or []
     facts = {
         "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,
@@ -302,20 +295,6 @@ def _floor(study: Study, progress: Progress) -> Floor:
         return None if noise is None else float(noise.floor)
 
     return floor
-
-
-def _comparable(study: Study, results: Sequence[Result]) -> dict[Path, str]:
-    """Folders on this disk with a finished control and another row, and what to call them."""
-    homes = {cell.name: Path(cell.config.out).resolve() for cell in study.cells}
-    methods: dict[Path, set[str]] = {}
-    for one in results:
-        if one["curve"]:
-            methods.setdefault(homes[one["name"]], set()).add(str(one["tags"]["method"]))
-    return {
-        home: ", ".join(home.relative_to(study.out.resolve() / "runs").parts)
-        for home, names in methods.items()
-        if study.control in names and len(names) > 1 and home.is_dir()
-    }
 
 
 def _write(path: Path, text: str) -> Path:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from guidestar.bench import Bench
 from guidestar.config import RunConfig, fingerprint
 from guidestar.errors import GuidestarError
 from guidestar.model.recipe import too_short
-from guidestar.phases import PHASES, Course, amounts
+from guidestar.phases import FIXED, PHASES, Course, Work, amounts, examples
 from guidestar.progress import settle
-from guidestar.query import strategies
 from guidestar.records import Example
 from guidestar.study.cells import Cell, Shared
 from guidestar.study.results import Result
@@ -40,30 +39,15 @@ Rates = Mapping[str, Range]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a cell has to do. labels: asked for in all. rounds: points of its curve. amounts: (phase, kind of work) ->
-    examples, passes and epochs multiplied in. trainings: those that are not copied from another strategy. members: those
-    of committees."""
-
-    rounds: int
-    labels: int
-    trainings: int
-    amounts: Mapping[tuple[str, str], int]
-    members: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
     """A study before it runs. seconds: phase -> range, of the cells that are still to run. tokens: mean tokens of a
-    prompt, by dataset. examples: by phase, epochs and passes multiplied in. unplanned: cells that could not be measured, and why.
-    warnings: sentences."""
+    prompt, by dataset. examples: by phase, epochs and passes multiplied in. unplanned: cells that could not be measured,
+    and why. warnings: sentences."""
 
     cells: int
     done: int
     rounds: int
     labels: int
-    trained: int
-    passes: int
     seconds: Mapping[str, Range]
     tokens: Mapping[str, float] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
@@ -90,72 +74,69 @@ def make_plan(
     Loads model and data, and measures each dataset with each kind of adapter once. A cell that cannot be measured is
     named in the plan: it will fail, and the others need not.
     """
+    courses: list[Course] = []
     seconds: dict[str, Range] = {}
     tokens: dict[str, float] = {}
-    works: list[Work] = []
     measured: dict[str, Rates] = {}
     unplanned: dict[str, str] = {}
     cached: set[tuple[str, str, str]] = set()
-    short: list[str] = []
-    examples: Counter[str] = Counter()  # of each phase
+    short: dict[str, None] = {}
+    counted: Counter[str] = Counter()
     for cell, first in zip(cells, first_of_warm_start(cells), strict=True):
         if cell.name in done:
             continue
-        name = str(cell.tags.get("dataset", cell.name))
-        key = fingerprint([name, cell.config.peft.get("peft_type"), cell.config.plain()["model"]])
+        name, model = str(cell.tags.get("dataset", cell.name)), cell.config.plain()["model"]
+        key = fingerprint([name, cell.config.peft.get("peft_type"), model])
         try:
             bench = shared.bench(cell.config)
-            data = bench.fitting
-            test = len(data.test) if data.test else 0
-            validated = not bench.simulation or cell.config.stop.mode == "stop"  # as the loop has it
-            work = work_of(
-                cell.config, data.task.family, len(data.pool), test, first=first,
-                validation=len(data.validation) if data.validation and validated else 0,
-                suggested=not bench.simulation and cell.config.people.suggestions != "off",
-                watched=bench.watched, head=bench.engine.head, before=(begun or {}).get(cell.name, 0),
-            )  # fmt: skip
-            known = (begun or {}).get(cell.name, 0) or min(cell.config.query.warm_start, len(data.pool))
-            short.append(too_short(bench.training, bench.engine.head, known))
-            work = _once(work, cell, fingerprint([data.hash, cell.config.plain()["model"]]), cached)
+            course = course_of(bench, first, (begun or {}).get(cell.name, 0))
+            short[too_short(bench.training, course.head, course.labels[0])] = None
+            work = _once(amounts(course), cell, fingerprint([bench.fitting.hash, model]), cached)
             tokens.setdefault(name, _mean_tokens(bench))
-            kinds = {kind for _, kind in work.amounts}
-            measured[key] = _measure(bench, cell.config, kinds, measured.get(key, {}), clock)
+            measured[key] = _measure(bench, cell.config, {kind for _, kind in work}, measured.get(key, {}), clock)
         except Exception as error:  # torch and PEFT raise many kinds; the cell itself will say it again
-            unplanned[cell.name] = (
-                str(error) if isinstance(error, GuidestarError) else f"{type(error).__name__}: {error}"
-            )
-            if not isinstance(error, GuidestarError):
+            ours = isinstance(error, GuidestarError)
+            unplanned[cell.name] = str(error) if ours else f"{type(error).__name__}: {error}"
+            if not ours:
                 shared.forget()
             continue
-        works.append(work)
-        for (phase, _), n in work.amounts.items():
-            examples[phase] += n
-        for phase, ends in cost(work, measured[key]).items():
-            add(seconds, phase, ends)
+        courses.append(course)
+        counted += examples(work)
+        for (phase, kind), n in work.items():
+            low, high = measured[key][kind]
+            before = seconds.get(phase, (0.0, 0.0))
+            seconds[phase] = before[0] + n * low, before[1] + n * high
     return Plan(
         cells=len(cells),
         done=sum(cell.name in done for cell in cells),
-        rounds=sum(work.rounds for work in works),
-        labels=sum(work.labels for work in works),
-        trained=examples["train"],
-        passes=sum(n for phase, n in examples.items() if phase.startswith("score")),
+        rounds=sum(course.measured for course in courses),
+        labels=sum(course.labels[-1] - course.before for course in courses),
         seconds=seconds,
         tokens=tokens,
-        examples=dict(examples),
+        examples=dict(counted),
         unplanned=unplanned,
-        warnings=[sentence for sentence in dict.fromkeys(short) if sentence],
+        warnings=[sentence for sentence in short if sentence],
     )
+
+
+def course_of(bench: Bench, first: bool, before: int) -> Course:
+    """The run of a bench with one strategy; see `Course`."""
+    data, config = bench.fitting, bench.config
+    validated = not bench.simulation or config.stop.mode == "stop"  # as the loop has it
+    return Course(
+        config=config, family=data.task.family, pool=len(data.pool), test=len(data.test or ()),
+        validation=len(data.validation or ()) if validated else 0, first=first, before=before,
+        suggested=not bench.simulation and config.people.suggestions != "off", watched=bench.watched,
+        head=bench.engine.head,
+    )  # fmt: skip
 
 
 def _once(work: Work, cell: Cell, data: str, cached: set[tuple[str, str, str]]) -> Work:
     """The work without what an earlier cell leaves in the cache: base scores of the test set, and of a whole pool."""
-    left = dict(work.amounts)
-    for phase, kind in work.amounts:
-        if PHASES[phase].once(cell.config):
-            if (data, phase, kind) in cached:
-                del left[phase, kind]
-            cached.add((data, phase, kind))
-    return replace(work, amounts=left)
+    shared = {(phase, kind) for phase, kind in work if PHASES[phase].once(cell.config)}
+    left = {key: n for key, n in work.items() if key not in shared or (data, *key) not in cached}
+    cached |= {(data, *key) for key in shared}
+    return left
 
 
 def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
@@ -164,65 +145,15 @@ def first_of_warm_start(cells: Sequence[Cell]) -> list[bool]:
     return [place not in places[:i] for i, place in enumerate(places)]
 
 
-def work_of(
-    config: RunConfig,
-    kind: str,
-    pool: int,
-    test: int,
-    *,
-    first: bool = True,
-    validation: int = 0,
-    suggested: bool = False,
-    watched: bool = False,
-    head: str = "",
-    before: int = 0,
-) -> Work:
-    """What one run with this configuration does. kind: of the task. pool, test: sizes. first: it trains its own warm
-    start. validation: size of a validation set that is measured every round. suggested: the model answers, too, before
-    people are asked. watched: its states of the picks are kept for advice. headed: it answers with a
-    classification head, so that an untuned one is not measured. before: labels of the rounds that are complete already.
-
-    Base scores are counted in full, though a cache may hold them (see `_once`).
-    """
-    recipe, budget = strategies.resolve(config.strategies[0]), min(config.query.budget, pool)
-    labels = [before or min(config.query.warm_start, pool)]
-    while labels[-1] < budget:
-        labels.append(min(labels[-1] + config.query.batch, budget))
-    course = Course(
-        config=config, recipe=recipe, family=kind, labels=tuple(labels), pool=pool, test=test, validation=validation,
-        first=first, begun=bool(before), suggested=suggested, watched=watched, head=head,
-    )  # fmt: skip
-    members = ((recipe.committee or 1) - 1) * (len(labels) - 1)
-    return Work(course.measured, labels[-1] - before, len(course.trained), amounts(course), members)
-
-
-def add(ranges: dict[str, Range], name: str, ends: Range) -> None:
-    """Add to the range of a name; there may be none yet."""
-    before = ranges.get(name, (0.0, 0.0))
-    ranges[name] = (before[0] + ends[0], before[1] + ends[1])
-
-
-def cost(work: Work, rates: Rates) -> dict[str, Range]:
-    """Seconds by phase. rates: kind of work -> seconds an example, and "fixed", seconds a training."""
-    seconds: dict[str, Range] = {}
-    for (phase, kind), count in work.amounts.items():
-        low, high = (count * rate for rate in rates[kind])
-        if kind == "train":
-            trainings = {"train": work.trainings, "train committee": work.members}.get(phase, 1)
-            low, high = (a + trainings * b for a, b in zip((low, high), rates["fixed"], strict=True))
-        add(seconds, phase, (low, high))
-    return seconds
-
-
 # --- measuring ----------------------------------------------------------------------------------
 
 
 def _measure(
     bench: Bench, config: RunConfig, kinds: set[str], known: Rates, clock: Callable[[], float]
 ) -> dict[str, Range]:
-    """Seconds an example for each kind of work that is not known yet."""
-    rates = dict(known)
-    left = {kind for kind in kinds if kind not in rates} | {kind for kind in ("train", "fixed") if kind not in rates}
+    """Seconds an example for each kind of work that is not known yet, and of `FIXED` seconds a training."""
+    rates, wanted = dict(known), kinds | {"train", FIXED}
+    left = wanted - rates.keys()
     if not left:
         return rates
     engine = bench.engine
@@ -244,8 +175,8 @@ def _measure(
         end = now()
         steps = [b - a for a, b in itertools.pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
         rates["train"] = _widened([step / min(size, len(rows)) for step in steps])
-        rates["fixed"] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
-        if ours := sorted(k for k in left if not k.startswith("base ") and k not in ("train", "fixed")):
+        rates[FIXED] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
+        if ours := sorted(k for k in left - {"train", FIXED} if not k.startswith("base ")):
             with engine.scorer(place) as scorer:
                 rates |= {kind: _predicting(bench, scorer, kind, now) for kind in ours}
     return rates
@@ -303,15 +234,16 @@ def _widened(times: Sequence[float]) -> Range:
 
 def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
     """The plan as lines for a terminal. rows: what runs, one line each."""
-    low, high = plan.total
     left = plan.cells - plan.done
     lines = [title, *(f"  {row}" for row in rows)]
     lines.append(f"{plan.cells} runs, {plan.done} done; {left} to go: {plan.rounds} rounds, {plan.labels} labels")
     if left:
-        lines.append(f"to go: {plan.trained} examples to train on (epochs counted), {plan.passes} passes to score")
+        passes = sum(n for phase, n in plan.examples.items() if phase.startswith("score"))
+        trained = plan.examples.get("train", 0)
+        lines.append(f"to go: {trained} examples to train on (epochs counted), {passes} passes to score")
         lines += [f"  {name}: about {mean:.0f} tokens a prompt" for name, mean in plan.tokens.items()]
         lines += [f"  {phase}: {span(seconds, duration)}" for phase, seconds in plan.seconds.items()]
-        lines.append(f"estimated time on this machine: {span((low, high), duration)}")
+        lines.append(f"estimated time on this machine: {span(plan.total, duration)}")
         lines += [f"warning: {sentence}" for sentence in plan.warnings]
         lines += [f"not in the estimate: {name}: {why}" for name, why in plan.unplanned.items()]
     return "\n".join(lines)

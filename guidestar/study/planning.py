@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +23,7 @@ from guidestar import config as configs
 from guidestar.bench import Bench
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, StoreError
-from guidestar.metrics import cost
-from guidestar.metrics.memory import Range
+from guidestar.metrics.cost import Spent
 from guidestar.phases import PHASES
 from guidestar.progress import Progress, Silent
 from guidestar.records import Stop
@@ -151,24 +150,16 @@ def _standing(folder: Path, budget: int = 0) -> _Standing:
 
 def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Tokens and operations by what they are for. A generated response is counted with its prompt alone at least."""
-    tokens: dict[str, Range] = {}
-    operations: dict[str, Range] = {}
-    frozen = sizes["trained"] < sizes["parameters"]
-    for phase, examples in planned.examples.items():
-        kind = PHASES[phase].purpose
-        more = lengths.response if PHASES[phase].over == "labelled" else 0.0
-        ends = (examples * (lengths.mean + min(more, 1.0)), examples * (lengths.mean + lengths.response))
-        work = [
-            cost.training(sizes["parameters"], n, frozen=frozen)
-            if PHASES[phase].trains
-            else cost.forward(sizes["parameters"], n)
-            for n in ends
-        ]
-        plans.add(tokens, kind, ends)
-        plans.add(operations, kind, (work[0], work[1]))
+    frozen, ends = sizes["trained"] < sizes["parameters"], (defaultdict(Spent), defaultdict(Spent))
+    for name, examples in planned.examples.items():
+        phase = PHASES[name]
+        least = min(lengths.response, 1.0) if phase.over == "labelled" else 0.0
+        for end, response in zip(ends, (least, lengths.response), strict=True):
+            tokens = examples * (lengths.mean + response)
+            end[phase.purpose] += phase.spent(tokens, sizes["parameters"], frozen=frozen)
     return {
-        "tokens": {kind: list(ends) for kind, ends in tokens.items()},
-        "operations": {kind: list(ends) for kind, ends in operations.items()},
+        what: {kind: [getattr(end[kind], what) for end in ends] for kind in ends[0]}
+        for what in ("tokens", "operations")
     }
 
 

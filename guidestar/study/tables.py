@@ -6,19 +6,17 @@ import csv
 import io
 import math
 import statistics as means
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from guidestar.metrics import savings, statistics
-from guidestar.metrics.savings import Pair, auc
 from guidestar.metrics.statistics import Floats, Interval
-from guidestar.metrics.verdict import Decision, can_claim, comparison, comparison_of, decide, judge
+from guidestar.metrics.verdict import Decision, can_claim, decide, judge
+from guidestar.report.pairing import Both, Curve, side_by_side
 from guidestar.study.compose import Row
 from guidestar.study.results import Result
-from guidestar.words import hundredths, number, percent, share
+from guidestar.words import hundredths, markdown_table, number, percent, share
 from guidestar.words import spread as spread_in_words
 
 FEW_SHOT = "few-shot"  # the method's name of the base model with demonstrations
@@ -30,6 +28,7 @@ NOTE = (
 
 Place = tuple[str, str]  # dataset and model, the latter empty where a study names none
 Key = tuple[str, Place, str, str]  # a group of results, where, the runs of a row and of the row beside it
+Sides = tuple[Mapping[int, Result], Mapping[int, Result]]  # of a row and of the row beside it: seed -> result
 Answers = Callable[[Result], Floats | None]  # (points, test examples), 1 where one was answered rightly
 Floor = Callable[[Sequence[Result]], float | None]
 
@@ -185,7 +184,7 @@ class _Draft:
 
     lines: list[Line] = field(default_factory=list)
     same: list[tuple[Place, str, str]] = field(default_factory=list)
-    sides: dict[Key, tuple[dict[int, Result], dict[int, Result]]] = field(default_factory=dict)
+    sides: dict[Key, Sides] = field(default_factory=dict)
     names: dict[Key, tuple[str, str]] = field(default_factory=dict)
     controls: dict[int, Key] = field(default_factory=dict)
     pairs: dict[tuple[Place, str, str], Key] = field(default_factory=dict)
@@ -236,74 +235,30 @@ def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
 
 
 def _compared(
-    sides: Mapping[Key, tuple[Mapping[int, Result], Mapping[int, Result]]],
-    names: Mapping[Key, tuple[str, str]],
-    answers: Answers,
-    floor: Floor,
+    sides: Mapping[Key, Sides], names: Mapping[Key, tuple[str, str]], answers: Answers, floor: Floor
 ) -> dict[Key | None, Beside]:
     """Each pair over its common seeds; pairs without one, or without a common point, are left out."""
-    both = {key: [(own[s], other[s]) for s in own if s in other] for key, (own, other) in sides.items()}
-    both = {key: two_sides for key, two_sides in both.items() if two_sides and shared_labels(two_sides)}
-    pairs = {key: pair_of(two_sides, answers) for key, two_sides in both.items() if len(two_sides) > 1}
-    floors = {key: floor([one for two in two_sides for one in two]) for key, two_sides in both.items()}
-    page = {
-        key: comparison_of(pairs[key], floors[key])
-        if key in pairs
-        else comparison(_differences(two_sides), floors[key])
-        for key, two_sides in both.items()
-    }
-    decided = decide(page)
-    return {
-        key: _beside(names[key], two_sides, pairs.get(key), decided[key], floors[key])
-        for key, two_sides in both.items()
-    }
+    made = {key: side_by_side(*(_curves(side, answers) for side in pair)) for key, pair in sides.items()}
+    made = {key: both for key, both in made.items() if both.points}
+    floors = {key: floor([side[s] for s in both.seeds for side in sides[key]]) for key, both in made.items()}
+    decided = decide({key: both.comparison(floors[key]) for key, both in made.items()})
+    return {key: _beside(names[key], both, decided[key], floors[key]) for key, both in made.items()}
 
 
-def _beside(
-    names: tuple[str, str], both: Sequence[tuple[Result, Result]], pair: Pair | None, decision: Decision, floor: float | None
-) -> Beside:  # fmt: skip
-    seeds = tuple(int(one["tags"]["seed"]) for one, _ in both)
-    if pair is None:
-        (difference,) = _differences(both)
-        top = auc(_heights(both[0][1], len(shared_labels(both))))
-        ripl = Interval(difference / (1 - top), -math.inf, math.inf) if top < 1 else None
-        return Beside(seeds, Interval(difference, -math.inf, math.inf), ripl, decision.word)
-    sentence = judge(pair, names=names, decision=decision, floor=floor).sentence if can_claim(len(seeds)) else ""
-    gain = savings.ripl_interval(pair)
+def _curves(results: Mapping[int, Result], answers: Answers) -> dict[int, Curve]:
+    return {seed: Curve(one["curve"], answers(one), one["data"]["hash"]) for seed, one in results.items()}
+
+
+def _beside(names: tuple[str, str], both: Both, decision: Decision, floor: float | None) -> Beside:
+    own, top = (float(areas.mean()) for areas in both.areas)
+    if both.pair is None:
+        ripl = Interval((own - top) / (1 - top), -math.inf, math.inf) if top < 1 else None
+        return Beside(both.seeds, Interval(own - top, -math.inf, math.inf), ripl, decision.word)
+    claims = can_claim(len(both.seeds))
+    sentence = judge(both.pair, names=names, decision=decision, floor=floor).sentence if claims else ""
+    gain = savings.ripl_interval(both.pair)
     ripl = gain if math.isfinite(gain.estimate) else None
-    return Beside(seeds, savings.area_difference(pair), ripl, decision.word, sentence)
-
-
-def shared_labels(both: Sequence[tuple[Result, Result]]) -> list[float]:
-    """The numbers of labels that all curves have in common from the start."""
-    labels: list[float] = []
-    for points in zip(*(one["curve"] for pair in both for one in pair), strict=False):
-        if len({at for at, _ in points}) > 1:
-            break
-        labels.append(points[0][0])
-    return labels
-
-
-def _heights(one: Result, points: int) -> list[float]:
-    return [value for _, value in one["curve"][:points]]
-
-
-def _differences(both: Sequence[tuple[Result, Result]]) -> list[float]:
-    points = len(shared_labels(both))
-    return [auc(_heights(own, points)) - auc(_heights(other, points)) for own, other in both]
-
-
-def pair_of(both: Sequence[tuple[Result, Result]], answers: Answers) -> Pair:
-    """The curves of two rows, paired by seed; with every test example where all of them are known and the same."""
-    labels = shared_labels(both)
-    known = [answers(one) for pair in both for one in pair]
-    sizes = {None if one is None else one.shape[1] for one in known}
-    alike = len({one["data"]["hash"] for pair in both for one in pair}) == 1 if None not in sizes else False
-    if len(sizes) == 1 and alike:
-        cut = np.stack([one[: len(labels)] for one in known if one is not None])
-        return savings.pair(cut[0::2], cut[1::2], labels)
-    own, other = (np.array([_heights(pair[i], len(labels)) for pair in both]) for i in (0, 1))
-    return savings.pair(own, other, labels)
+    return Beside(both.seeds, savings.area_difference(both.pair), ripl, decision.word, sentence)
 
 
 def baselines(place: Place, results: Sequence[Result]) -> str:
@@ -342,13 +297,7 @@ def markdown(lines: Sequence[Line]) -> str:
         "published: RIPL": [number(line.published[1], 2) for line in lines],
     }
     shown = {name: cells for name, cells in columns.items() if set(cells) - {"", "–"}}
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in shown.items()}
-
-    def written(cells: Iterator[str]) -> str:
-        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths.values(), strict=True)) + " |"
-
-    head = [written(iter(shown)), "|" + "|".join("-" * (w + 2) for w in widths.values()) + "|"]
-    return "\n".join([*head, *(written(iter(cells)) for cells in zip(*shown.values(), strict=True))])
+    return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
 
 
 HEADER = (
