@@ -253,7 +253,7 @@ class Run:
         from guidestar.report.advice import stop_advice
 
         advice = stop_advice(self.store, self.config.stop)
-        return Stop.ADVISED if advice is not None and advice["advice"] == "stop" else None
+        return Stop.ADVISED if advice is not None and advice.advice == "stop" else None
 
     def _relabelled(self, r: int) -> bool:
         """Whether no model knows the present labels yet when round r begins: it then asks for nothing new, trains on what is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from guidestar.metrics.sample import Draw, difference, mean_share, pool_share
 from guidestar.metrics.smoothness import smoothness
 from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop, Suggestion
 from guidestar.report import advice as advice_room
-from guidestar.report.advice import advice_lines, advise, settings, stop_advice
-from guidestar.report.control import control
+from guidestar.report.advice import Advised, Budget, advice_lines, advise, settings, stop_advice
+from guidestar.report.control import ClassShares, control
+from guidestar.report.facts import plain
 from guidestar.store import Store
 
 PEOPLE: dict[str, Any] = {**SMALL, "annotator": "people", "strategies": ["entropy"]}
@@ -59,32 +61,33 @@ def test_the_random_picks_estimate_accuracy_classes_and_difficulty(tmp_path: Pat
     with _store(tmp_path / "run") as store:
         found = control(store)
     assert found is not None
-    assert [(one["round"], one["labels"], one["right"], one["answers"]) for one in found["rounds"]] == [
+    assert [(one["round"], one["labels"], one["right"], one["answers"]) for one in found.rounds] == [
         (1, 10, 3, 4), (2, 20, 3, 4),
     ]  # fmt: skip
     draws = [Draw(3, 4, 90), Draw(3, 4, 80)]
-    assert found["accuracy"] == {**mean_share(draws).plain(), "answers": 8, "right": 6, "rounds": [1, 2]}
-    assert found["harder"] == difference([(4, 6), (4, 6)], [(1, 4), (1, 4)]).plain()
+    assert plain(found.accuracy) == {**mean_share(draws).plain(), "answers": 8, "right": 6, "rounds": [1, 2]}
+    assert found.harder == difference([(4, 6), (4, 6)], [(1, 4), (1, 4)])
     expected = pool_share([Draw(2, 10, 100), Draw(1, 4, 90, 2, 10), Draw(1, 4, 80, 7, 20)])
-    assert found["classes"]["b"] == {"labelled": 12 / 30, "pool": expected.plain()}
-    assert "about 75 %" in found["sentences"][0]
-    assert "6 of 8 random picks of rounds 1 to 2" in found["sentences"][0]
-    assert any("not known: +42 points of error" in line for line in found["sentences"])
+    assert (found.classes or {})["b"] == ClassShares(12 / 30, expected)
+    assert "about 75 %" in found.sentences[0]
+    assert "6 of 8 random picks of rounds 1 to 2" in found.sentences[0]
+    assert any("not known: +42 points of error" in line for line in found.sentences)
 
 
 def test_a_random_strategy_is_a_sample_throughout(tmp_path: Path) -> None:
     with _store(tmp_path / "run", recipe={"select": "random", "measure": None}) as store:
         found = control(store)
     assert found is not None
-    assert (found["answers"], found["harder"]) == (20, None)
+    assert (found.answers, found.harder) == (20, None)
 
 
 def test_answers_to_numbers_are_compared_by_value(tmp_path: Path) -> None:
     with _store(tmp_path / "run", task={"kind": "text"}) as store:
         texts = control(store)
     assert texts is not None
-    assert texts["classes"] is None
-    assert texts["accuracy"]["right"] == 6, "the article 'a' is no word of an answer, and still equals itself"
+    assert texts.classes is None
+    assert texts.accuracy is not None
+    assert texts.accuracy.right == 6, "the article 'a' is no word of an answer, and still equals itself"
 
 
 def test_skipped_picks_are_counted_and_open_rounds_wait(tmp_path: Path) -> None:
@@ -92,8 +95,8 @@ def test_skipped_picks_are_counted_and_open_rounds_wait(tmp_path: Path) -> None:
         store.annotations.add(store.query(2).picks[1].id, Skip("unclear"), source="python")
         found = control(store)
         assert found is not None
-        assert (found["answers"], found["skipped"]) == (7, 1)
-        assert any("1 random picks were skipped" in line for line in found["sentences"])
+        assert (found.answers, found.skipped) == (7, 1)
+        assert any("1 random picks were skipped" in line for line in found.sentences)
 
 
 # --- the loop -----------------------------------------------------------------------------------
@@ -113,9 +116,9 @@ def test_people_get_a_random_tenth_kept_over_small_batches(make_config: MakeConf
         assert marks == [0, 0, 1, 0], "a tenth of 12 picks after the warm start"
         found = control(run.store)
         assert found is not None
-        assert [one["round"] for one in found["rounds"]] == [2]
-        assert found["accuracy"] is None
-        assert "Only 1 random answer so far" in found["sentences"][0]
+        assert [one["round"] for one in found.rounds] == [2]
+        assert found.accuracy is None
+        assert "Only 1 random answer so far" in found.sentences[0]
 
 
 def test_simulations_and_random_strategies_have_no_random_share(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_predictions_of_rounds_with_random_picks_are_kept_though_nobody_sees_the
             answer_all(run, examples)
         found = control(run.store)
         assert found is not None
-        assert found["answers"] == 6
+        assert found.answers == 6
         said = run.store.suggestions(trained=True)
         asked = {pick.id for r in (1, 2, 3) for pick in run.store.query(r).picks}
         assert set(said) == asked, "those of the round alone"
@@ -197,11 +200,12 @@ def test_a_flat_curve_with_settled_predictions_is_a_reason_to_stop(empty: Store)
     _with_curve(empty, [0.8, 0.88, 0.9, 0.9, 0.9, 0.9, 0.9], [labels] * 7)
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["advice"] == "stop"
-    assert found["signals"] == {"gain": True, "agreement": True, "confidence": False, "smoothness": None}
-    assert found["gain"]["source"] == "validation set"
-    assert found["budget"] == {"spent": False, "labels": 400, "budget": 600, "left": 200, "rounds": 4}
-    assert found["sentences"][0].startswith("Advice: stop.")
+    assert found.advice == "stop"
+    assert found.signals == {"gain": True, "agreement": True, "confidence": False, "smoothness": None}
+    assert found.gain is not None
+    assert found.gain.source == "validation set"
+    assert found.budget == Budget(False, 400, 600, 200, 4)
+    assert found.sentences[0].startswith("Advice: stop.")
     assert stop_advice(empty, StopConfig(mode="off")) is None
 
 
@@ -210,10 +214,11 @@ def test_a_rising_curve_is_a_reason_to_go_on(empty: Store) -> None:
     _with_curve(empty, [0.5, 0.6, 0.67, 0.72, 0.76, 0.79], [rng.integers(0, 2, 1000) for _ in range(6)])
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["advice"] == "go on"
-    assert found["gain"]["low"] > 0.005
-    assert found["gain"]["forecasts"] == 2
-    assert found["sentences"][0].startswith("Advice: go on.")
+    assert found.advice == "go on"
+    assert found.gain is not None
+    assert found.gain.low > 0.005
+    assert found.gain.forecasts == 2
+    assert found.sentences[0].startswith("Advice: go on.")
 
 
 def test_labels_taken_back_leave_the_rounds_that_had_more(empty: Store) -> None:
@@ -227,15 +232,15 @@ def test_labels_taken_back_leave_the_rounds_that_had_more(empty: Store) -> None:
         empty.add_metrics(Metrics(r, labels, {"validation_accuracy": 0.5 + 0.03 * r}))
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["gain"] is not None
+    assert found.gain is not None
 
 
 def test_few_rounds_give_no_advice(empty: Store) -> None:
     _with_curve(empty, [0.5, 0.6], [np.zeros(10, dtype=int)] * 2)
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["advice"] == "unknown"
-    assert found["gain"] is None
+    assert found.advice == "unknown"
+    assert found.gain is None
 
 
 def test_the_test_set_does_not_end_a_run(empty: Store) -> None:
@@ -249,15 +254,17 @@ def test_the_test_set_does_not_end_a_run(empty: Store) -> None:
     advised, ending = (stop_advice(empty, StopConfig(mode=mode)) for mode in ("advise", "stop"))
     assert advised is not None
     assert ending is not None
-    assert (advised["advice"], ending["advice"]) == ("stop", "unknown")
-    assert any("read off the test set" in line for line in advised["sentences"])
-    assert any("the test set must choose nothing" in line for line in ending["sentences"])
+    assert (advised.advice, ending.advice) == ("stop", "unknown")
+    assert any("read off the test set" in line for line in advised.sentences)
+    assert any("the test set must choose nothing" in line for line in ending.sentences)
 
 
 def test_a_run_stops_only_when_asked_to_and_goes_on_when_asked_again(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advice_room, "stop_advice", lambda store, stop: {"advice": "stop"} if store.metrics() else None)
+    monkeypatch.setattr(
+        advice_room, "stop_advice", lambda store, stop: SimpleNamespace(advice="stop") if store.metrics() else None
+    )
     config = make_config(**SMALL, strategies=["entropy"])
     assert loop.run(config | {"stop": "stop"})["entropy-seed0"].reason is Stop.ADVISED
     with Store.open(Path(config["out"]) / "entropy-seed0") as store:
@@ -277,7 +284,8 @@ def test_a_run_that_may_stop_keeps_what_it_needs_for_it(make_config: MakeConfig,
         assert "validation_accuracy" in store.metrics()[0].values
         found = stop_advice(store, StopConfig(mode="stop"))
     assert found is not None
-    assert found["agreement"]["on"] == "the validation set"
+    assert found.agreement is not None
+    assert found.agreement.on == "the validation set"
 
 
 def test_agreement_on_candidates_compares_the_same_examples(empty: Store) -> None:
@@ -286,8 +294,8 @@ def test_agreement_on_candidates_compares_the_same_examples(empty: Store) -> Non
     said, where = advice_room._said(empty, range(2), True)
     found = advice_room._agreement(said, where, StopConfig())
     assert found is not None
-    assert found["examples"] == 2
-    assert found["kappas"] == [0.0]
+    assert found.examples == 2
+    assert found.kappas == [0.0]
 
 
 def test_stop_is_a_word_or_a_section(tmp_path: Path, make_config: MakeConfig) -> None:
@@ -324,8 +332,8 @@ def test_status_says_it_and_writes_it_as_json(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_finished_runs_of_an_experiment_are_not_advised() -> None:
-    said = {"control": None, "stop": {"sentences": ["Advice: stop."]}}
-    runs = [{"run": "a", "finished": True, **said}, {"run": "b", "finished": False, **said}]
+    said: Any = SimpleNamespace(sentences=["Advice: stop."])
+    runs = [Advised("a", True, None, said), Advised("b", False, None, said)]
     assert advice_lines(runs) == ["b:", "  Advice: stop."]
 
 
@@ -376,13 +384,14 @@ def test_smoothness_that_no_longer_rises_is_a_sign_to_stop(empty: Store) -> None
     _batches(empty, [0.2, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    smooth = found["smoothness"]
-    assert smooth["rounds"] == [4, 5, 6, 7, 8, 9]
-    assert found["signals"]["smoothness"] is True
+    smooth = found.smoothness
+    assert smooth is not None
+    assert smooth.rounds == [4, 5, 6, 7, 8, 9]
+    assert found.signals["smoothness"] is True
     last = empty.arrays(9, "picks")["embedding"]
-    assert smooth["alphas"][-1] == smoothness(last, np.arange(40) % 2)
-    assert np.mean(smooth["alphas"][3:]) > 1.05 * smooth["chance"]
-    (line,) = (line for line in found["sentences"] if "Besov" in line)
+    assert smooth.alphas[-1] == smoothness(last, np.arange(40) % 2)
+    assert np.mean(smooth.alphas[3:]) > 1.05 * smooth.chance
+    (line,) = (line for line in found.sentences if "Besov" in line)
     assert line.endswith("it has levelled off.")
 
 
@@ -390,34 +399,33 @@ def test_rising_smoothness_is_a_sign_to_go_on_and_chance_is_none(empty: Store, t
     _batches(empty, [0.0, 0.2, 0.4, 1.5, 2.5, 3.5])
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["signals"]["smoothness"] is False
-    assert any(line.endswith("it is still rising.") for line in found["sentences"])
+    assert found.signals["smoothness"] is False
+    assert any(line.endswith("it is still rising.") for line in found.sentences)
     with Store.open(tmp_path / "blind", create=True) as blind:
         blind.begin({}, empty.facts)
         _batches(blind, [0.0] * 6)
         nothing = stop_advice(blind, StopConfig())
     assert nothing is not None
-    assert nothing["signals"]["smoothness"] is None
-    assert any("no better than chance" in line for line in nothing["sentences"])
+    assert nothing.signals["smoothness"] is None
+    assert any("no better than chance" in line for line in nothing.sentences)
 
 
 def test_few_or_small_batches_give_no_sign_of_smoothness(empty: Store, tmp_path: Path) -> None:
     _batches(empty, [3.0] * 5, skipped=4)
     found = stop_advice(empty, StopConfig())
     assert found is not None
-    assert found["signals"]["smoothness"] is None
-    assert any("too few batches to judge (6)" in line for line in found["sentences"])
+    assert found.signals["smoothness"] is None
+    assert any("too few batches to judge (6)" in line for line in found.sentences)
     states = empty.arrays(5, "picks")["embedding"]
-    assert found["smoothness"]["alphas"][-1] == smoothness(states[4:], np.arange(4, 40) % 2), (
-        "skipped ones are left out"
-    )
+    assert found.smoothness is not None
+    assert found.smoothness.alphas[-1] == smoothness(states[4:], np.arange(4, 40) % 2), "skipped ones are left out"
     with Store.open(tmp_path / "small", create=True) as small:
         small.begin({}, empty.facts)
         _batches(small, [3.0] * 6, size=12, skipped=3)
         nothing = stop_advice(small, StopConfig())
     assert nothing is not None
-    assert nothing["smoothness"] is None
-    assert not any("Besov" in line for line in nothing["sentences"])
+    assert nothing.smoothness is None
+    assert not any("Besov" in line for line in nothing.sentences)
 
 
 def test_the_loop_keeps_the_states_of_the_picks_by_the_model_that_chose_them(make_config: MakeConfig) -> None:

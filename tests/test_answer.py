@@ -159,7 +159,8 @@ def test_what_is_set_aside_costs_labels_of_the_budget(tmp_path: Path) -> None:
     set_aside(tmp_path, ["billing"] * 24)
     known = read_all(tmp_path)
     (advice,) = known.advice
-    assert (advice["stop"]["budget"]["labels"], advice["stop"]["budget"]["left"]) == (36, 0)
+    assert advice.stop is not None
+    assert (advice.stop.budget.labels, advice.stop.budget.left) == (36, 0)
     said = advice_lines(known.advice)
     assert "  The budget of 36 labels is spent; a larger query.budget goes on from here." in said
     assert not any("Left of the budget" in line for line in said)

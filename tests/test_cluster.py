@@ -69,7 +69,7 @@ def found(out: Path) -> dict[str, Any]:
     """All that is measured and stored: results without clocks, and of every run its record and its last adapter."""
     clocks = ("seconds", "timings", "hardware")
     results: dict[str, Any] = {
-        one["name"]: {key: value for key, value in one.items() if key not in clocks} for one in read_results(out / "results")
+        one.name: {key: value for key, value in one.plain().items() if key not in clocks} for one in read_results(out / "results")
     }  # fmt: skip
     for place in sorted((out / "runs").rglob("*-seed?")):
         with Store.open(place, read=True) as store:

@@ -149,9 +149,8 @@ def test_what_is_said_of_it(make_config: MakeConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     loop.run(make_config(**of(14, strategies=["star", "random"])))
     (spent, _) = advise(out)
-    assert (
-        spent["stop"]["sentences"][-1] == "The budget of 14 labels is spent; a larger query.budget goes on from here."
-    )
+    assert spent.stop is not None
+    assert spent.stop.sentences[-1] == "The budget of 14 labels is spent; a larger query.budget goes on from here."
     loop.run(make_config(**of(16, strategies=["star", "random"])))
     notes = [note for note in summary(out)["notes"] if "raised" in note]
     assert notes == [

@@ -6,7 +6,8 @@ from loops import SMALL, MakeConfig, nothing_stays, picks  # noqa: F401 - fixtur
 
 from guidestar.bench import Bench, read_config
 from guidestar.loop import Run, oracle
-from guidestar.study.plan import work_of
+from guidestar.phases import amounts, examples
+from guidestar.study.plan import course_of
 
 
 def config_of(make_config: MakeConfig, **query: object) -> dict:
@@ -57,10 +58,7 @@ def test_a_plan_counts_what_is_scored(make_config: MakeConfig) -> None:
         done: dict[str, int] = {}
         for _, phase, _, count in run.store.timings():
             done[phase] = done.get(phase, 0) + count
-    work = work_of(bench.config, "choice", len(bench.fitting.pool), len(bench.fitting.test))
-    planned: dict[str, int] = {}
-    for (phase, _), count in work.amounts.items():
-        planned[phase] = planned.get(phase, 0) + count
+    planned = examples(amounts(course_of(bench, True, 0)))
     for phase in ("score", "score base", "score base labelled"):
         assert planned[phase] == done[phase]
 

@@ -190,12 +190,14 @@ def test_equal_chances_leave_the_share_as_it_is(tmp_path: Path) -> None:
     with _store(tmp_path / "run") as store:
         found = control(store)
     assert found is not None
-    numbers = [found["corrected"][name] for name in ("estimate", "uncorrected", "answers", "effective")]
+    share = found.corrected
+    assert share is not None
+    numbers = [share.estimate, share.uncorrected, share.answers, share.effective]
     assert numbers == pytest.approx([0.8, 0.8, 20, 20.0])
-    assert found["corrected"]["rounds"] == [1, 1]
-    assert found["sentences"] == [
+    assert share.rounds == (1, 1)
+    assert found.sentences == [
         "All 20 picks of round 1, corrected for how probable each was to be drawn, put the accuracy on the unlabelled pool "
-        f"at about 80 % (95 % interval {100 * found['corrected']['low']:.0f} to {100 * found['corrected']['high']:.0f} %, as "
+        f"at about 80 % (95 % interval {100 * share.low:.0f} to {100 * share.high:.0f} %, as "
         "many as 20 random picks tell); uncorrected they would say 80 %."
     ]
 
@@ -208,8 +210,9 @@ def test_errors_that_were_probable_count_less(tmp_path: Path) -> None:
         fewer = drawn_rounds(store, lambda said, label: said.answer == label.answer)
     assert found is not None
     weights = lure_weights(chances, 90)
-    assert found["corrected"]["estimate"] == pytest.approx(1 - weights[::5].sum() / 20)
-    assert found["corrected"]["estimate"] > 0.9 > found["corrected"]["uncorrected"]
+    assert found.corrected is not None
+    assert found.corrected.estimate == pytest.approx(1 - weights[::5].sum() / 20)
+    assert found.corrected.estimate > 0.9 > found.corrected.uncorrected
     assert [one.answers for one in fewer] == [19]
 
 
@@ -231,8 +234,8 @@ def test_chances_too_unequal_say_nothing(tmp_path: Path) -> None:
     with _store(tmp_path / "run", chances=[1e-4, *([0.5] * 19)]) as store:
         found = control(store)
     assert found is not None
-    assert found["corrected"] is None
-    assert found["sentences"] == [
+    assert found.corrected is None
+    assert found.sentences == [
         "The picks were drawn with chances too unequal to say something about the pool from so few of them."
     ]
 
@@ -250,7 +253,7 @@ def test_a_run_s_picks_speak_for_what_they_were_drawn_from(make_config: MakeConf
         assert [pick.details["probability"] for pick in lucky] == [1 / (40 - i) for i in range(len(lucky))]
         found = control(run.store)
         assert found is not None
-        assert found["corrected"] == corrected(rounds, 30)
+        assert found.corrected == corrected(rounds, 30)
     with Run(config, strategy="anchor_entropy") as run:
         for _ in range(2):
             answer_all(run, run.ask())

@@ -25,7 +25,7 @@ from guidestar.query.measures import evaluate_measure
 from guidestar.query.recipes import SOURCES, resolve
 from guidestar.query.strategies import Context, choose
 from guidestar.records import Predictions
-from guidestar.study.results import config_fingerprint, made_with, portable, recipe
+from guidestar.study.results import Result, config_fingerprint, made_with, portable, recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "own.md"
 
@@ -166,7 +166,9 @@ def test_a_result_of_an_edited_file_is_not_kept(mine: Path, tmp_path: Path) -> N
         {"out": str(tmp_path), "data": data, "task": {"kind": "choice"}, "strategies": ["gini"]}
     )
     load_code(mine)
-    made = {"fingerprint": config_fingerprint(config), "config": portable(config), "recipe": recipe(config)}
+    made = Result(
+        name="", tags={}, fingerprint=config_fingerprint(config), config=portable(config), recipe=recipe(config)
+    )
     assert made_with(made, config)
     mine.write_text(mine.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
     load_code(mine)

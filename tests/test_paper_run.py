@@ -72,7 +72,7 @@ def test_curves_csv_is_what_the_cells_hold(done: tuple[Path, dict[str, Any], str
     lines = (out / "table1" / "curves-openbookqa.csv").read_text().splitlines()[1:]
     found = [[line.split(",")[3], int(line.split(",")[6]), float(line.split(",")[7])] for line in lines]
     order = ["random-decay", "pe-decay", "me-decay", "pe-star", "me-star"]
-    results = {one["tags"]["method"]: one for one in read_results(out / "results")}
+    results = {one.method: one.plain() for one in read_results(out / "results")}
     assert found == [[name, *point] for name in order for point in results[name]["curve"]]
 
 
@@ -86,7 +86,7 @@ def test_what_a_result_file_says(done: tuple[Path, dict[str, Any], str, int], mo
     few = json.loads(result_path(out, "openbookqa/few-shot/seed0").read_text())
     assert 0 <= few["final"] <= 1
     assert few["metrics"]["shots"] == 4
-    starts = {json.dumps(one["warm_start"]) for one in read_results(out / "results") if one["warm_start"]}
+    starts = {json.dumps(one.warm_start) for one in read_results(out / "results") if one.warm_start}
     assert len(starts) == 1
 
 

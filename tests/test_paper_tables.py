@@ -20,6 +20,7 @@ from guidestar.metrics.statistics import Interval
 from guidestar.study import figures, tables
 from guidestar.study.compose import Row
 from guidestar.study.reading import beside, reading, warm_starts
+from guidestar.study.results import Result
 from guidestar.study.studyfile import shipped
 from guidestar.study.tables import Beside, Line, Table, as_csv, baselines, markdown, table
 from tools.reproduction import EARLIER, conclusion, reproduction, study_of
@@ -31,11 +32,11 @@ ROWS = STUDY.rows
 
 def result(
     method: str, seed: int, curve: Sequence[float], *, dataset: str = "boolq", scale: str = "small", **changes: Any
-) -> dict[str, Any]:
+) -> Result:
     """A made-up result file of a run over 100, 200, … labels."""
     area = sum((a + b) / 2 for a, b in pairwise(curve)) / (len(curve) - 1)
-    return {
-        "format": 1, "name": f"{dataset}/{method}/seed{seed}", "fingerprint": f"{method}{seed}",
+    made: dict[str, Any] = {
+        "name": f"{dataset}/{method}/seed{seed}", "fingerprint": f"{method}{seed}",
         "tags": {"scale": scale, "dataset": dataset, "method": method, "seed": seed},
         "config": {
             "query": {"warm_start": 100, "batch": 100, "budget": 100 * len(curve), "candidates": None},
@@ -50,6 +51,7 @@ def result(
         "rounds": [], "curve": [[100 * (i + 1), value] for i, value in enumerate(curve)], "auc": area, "final": curve[-1],
         "seconds": {"train": 60.0, "score": 30.0}, "timings": [], "finished": "BUDGET",
     } | changes  # fmt: skip
+    return Result(**made)
 
 
 RESULTS = [
@@ -66,8 +68,8 @@ RESULTS = [
 ]
 
 
-def table_of(results: Sequence[dict[str, Any]] = RESULTS, rows: Sequence[Row] = ROWS, **more: Any) -> Table:
-    return table(rows, [one for one in results if one["tags"]["dataset"] == "boolq"], **more)
+def table_of(results: Sequence[Result] = RESULTS, rows: Sequence[Row] = ROWS, **more: Any) -> Table:
+    return table(rows, [one for one in results if one.tag("dataset") == "boolq"], **more)
 
 
 def line_of(found: Table, row: str) -> Line:
@@ -80,7 +82,7 @@ def beside_of(found: Table, row: str) -> Beside:
     return one
 
 
-def said_of(results: Sequence[dict[str, Any]], rows: Sequence[Row] = ROWS, **more: Any) -> str:
+def said_of(results: Sequence[Result], rows: Sequence[Row] = ROWS, **more: Any) -> str:
     return "\n".join(reading(table_of(results, rows, **more), rows, results))
 
 
@@ -132,13 +134,13 @@ def test_ripl_takes_the_seeds_that_both_have() -> None:
     assert one.ripl is not None
     assert one.ripl.estimate == pytest.approx((0.5875 - 0.585) / (1 - 0.585))
     assert one.seeds == (0,)
-    alone = line_of(table_of([one for one in RESULTS if one["tags"]["method"] != "random-decay"]), "me-star")
+    alone = line_of(table_of([one for one in RESULTS if one.method != "random-decay"]), "me-star")
     assert alone.auc is not None
     assert alone.beside is None
 
 
 def test_a_cell_without_a_test_set_or_with_a_perfect_control_gives_no_ripl() -> None:
-    blind = result("me-decay", 0, [0.5, 0.5]) | {"curve": [], "auc": None, "final": None}
+    blind = result("me-decay", 0, [0.5, 0.5], curve=[], auc=None, final=None)
     assert line_of(table_of([RESULTS[0], blind]), "me-decay").auc is None
     perfect = [result("random-decay", 0, [1.0, 1.0]), result("me-decay", 0, [1.0, 1.0])]
     assert beside_of(table_of(perfect), "me-decay").ripl is None
@@ -152,7 +154,7 @@ def test_equal_runs_are_one_row() -> None:
 
 
 def test_what_must_not_be_compared_is_said() -> None:
-    def said(other: dict[str, Any]) -> str:
+    def said(other: Result) -> str:
         made = [*RESULTS[:3], other]
         return "\n".join(beside(table_of(made), made))
 
@@ -161,13 +163,13 @@ def test_what_must_not_be_compared_is_said() -> None:
     start = {"pool": "q", "seed": 1, "size": 1, "picks": "x"}
     assert "different pools" in said(result("me-decay", 1, [0.5, 0.5, 0.5], warm_start=start))
     odd = result("me-decay", 1, [0.5, 0.5, 0.5])
-    odd["data"] = odd["data"] | {"form_differences": ["Pool and test prompts differ in form."]}
+    odd = replace(odd, data={**odd.data, "form_differences": ["Pool and test prompts differ in form."]})
     assert "Pool and test prompts differ in form." in said(odd)
     assert said(RESULTS[3]).count("\n") == 0, "the baselines alone"
 
 
 def test_a_warm_start_that_was_trained_twice_is_told() -> None:
-    def trained(method: str, seed: int, curve: list[float], **more: Any) -> dict[str, Any]:
+    def trained(method: str, seed: int, curve: list[float], **more: Any) -> Result:
         return result(method, seed, curve, timings=[[0, "train", 9.0, 100]], **more)
 
     assert warm_starts(RESULTS) == []
@@ -177,7 +179,7 @@ def test_a_warm_start_that_was_trained_twice_is_told() -> None:
         "seed. Its accuracies lie up to 4.00 points apart: so much can training alone change."
     ]
     other = trained("me-star", 1, [0.58, 0.6])
-    other["config"] = other["config"] | {"train": {"b_decay": 0.0}}
+    other = replace(other, config={**other.config, "train": {"b_decay": 0.0}})
     assert warm_starts([*again, other]) == warm_starts(again), "another training"
 
 
@@ -245,9 +247,9 @@ def test_markdown_has_the_papers_numbers_and_the_baselines() -> None:
     assert "3.67" in star
     assert "+7.12 (" in star or "+7.13 (" in star
     assert "model" not in lines[0], "no column is empty in all rows"
-    few = result("few-shot", 0, [0.5, 0.45]) | {"auc": None, "curve": [], "final": 0.45}
+    few = result("few-shot", 0, [0.5, 0.45], auc=None, curve=[])
     assert "untuned model 41.00, untuned model with demonstrations (few-shot) 45.00." in baselines(("boolq", ""), [few])
-    elsewhere = [one | {"tags": one["tags"] | {"dataset": "trec-6"}} for one in RESULTS[:4]]
+    elsewhere = [replace(one, tags={**one.tags, "dataset": "trec-6"}) for one in RESULTS[:4]]
     assert "published" not in markdown(table(ROWS, elsewhere).lines)
 
 
@@ -296,7 +298,7 @@ def test_a_curve_is_the_mean_of_the_seeds_that_are_as_long() -> None:
 
 def test_the_csv_beside_a_figure_is_the_results(tmp_path: Path) -> None:
     study = replace(STUDY, place=tmp_path)
-    mine = [one for one in RESULTS if one["tags"]["dataset"] == "boolq"]
+    mine = [one for one in RESULTS if one.tag("dataset") == "boolq"]
     written = figures.learning_curves(study, mine)
     assert sorted(path.name for path in written) == [f"curves-boolq.{kind}" for kind in ("csv", "pdf", "png")]
     assert (tmp_path / "curves-boolq.png").read_bytes().startswith(b"\x89PNG")
@@ -306,7 +308,7 @@ def test_the_csv_beside_a_figure_is_the_results(tmp_path: Path) -> None:
     found: dict[tuple[str, int], list[list[float]]] = {}
     for row in rows:
         found.setdefault((row["method"], int(row["seed"])), []).append([int(row["labels"]), float(row["accuracy"])])
-    assert found == {(r["tags"]["method"], r["tags"]["seed"]): r["curve"] for r in mine}
+    assert found == {(r.method, r.seed): r.curve for r in mine}
     before = [path.read_bytes() for path in written]
     figures.learning_curves(study, mine)
     assert [path.read_bytes() for path in written] == before
@@ -336,11 +338,11 @@ def test_many_panels_make_a_figure_for_each_dataset(tmp_path: Path) -> None:
 # --- the reproduction page ------------------------------------------------------------------------
 
 
-def written(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
+def written(folder: Path, results: Sequence[Result]) -> Path:
     for one in results:
-        path = folder / one["tags"]["scale"] / f"{one['name']}.json"
+        path = folder / one.tag("scale") / f"{one.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
+        path.write_text(json.dumps(one.plain()))
     return folder
 
 
@@ -380,7 +382,7 @@ def test_the_page_sets_paper_and_here_side_by_side(tmp_path: Path) -> None:
 
 
 def test_tiny_results_are_no_evidence(tmp_path: Path) -> None:
-    page = reproduction(written(tmp_path, [one | {"tags": one["tags"] | {"scale": "tiny"}} for one in RESULTS]))
+    page = reproduction(written(tmp_path, [replace(one, tags={**one.tags, "scale": "tiny"}) for one in RESULTS]))
     assert page == reproduction(tmp_path / "none")
 
 
@@ -394,9 +396,9 @@ def test_datasets_beyond_the_papers_are_shown_and_not_asked_for(tmp_path: Path) 
 
 
 def test_probes_speak_on_the_page(tmp_path: Path) -> None:
-    probe = result("probe-confidence", 0, [0.5, 0.5])
-    probe["tags"]["probed"] = "random"
-    probe |= {"sentences": ["The tuned model is surer."], "auc": None, "curve": [], "seconds": {}}
+    nothing: dict[str, Any] = {"auc": None, "curve": [], "seconds": {}}
+    probe = result("probe-confidence", 0, [0.5, 0.5], sentences=["The tuned model is surer."], **nothing)
+    probe = replace(probe, tags={**probe.tags, "probed": "random"})
     page = reproduction(written(tmp_path, [probe]))
     assert "### Figure 2" in page
     assert "- The tuned model is surer." in page

@@ -16,7 +16,7 @@ from guidestar.store import Store, files
 from guidestar.study import cells as engine
 from guidestar.study import costs, reading
 from guidestar.study.cells import Cell, CellResult, part_of, run_cells
-from guidestar.study.results import made_with, portable, read_results, result_path
+from guidestar.study.results import Result, made_with, portable, read_results, result_path
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"use": "random"},
@@ -77,7 +77,7 @@ def without_seconds(result: Any) -> Any:
 
 
 def results_of(out: Path) -> dict[str, Any]:
-    return {one["name"]: without_seconds(one) for one in read_results(out / "results")}
+    return {one.name: without_seconds(one.plain()) for one in read_results(out / "results")}
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_cells_that_began_with_other_examples_are_refused(
 def test_a_strategy_with_a_warm_start_of_its_own_stands_beside_random(plain: dict[str, Any], tmp_path: Path) -> None:
     found = run_cells(make_cells(plain, tmp_path, names=("random", "lean")), tmp_path)
     assert [(one.state, one.error) for one in found] == [("done", None)] * 2
-    begun = [one.result["warm_start"] for one in found if one.result]
+    begun = [one.result.warm_start for one in found if one.result]
     assert [one["by"] for one in begun] == ["random", "herding"]
     assert begun[0]["picks"] != begun[1]["picks"]
     said = reading.warm_starts([one.result for one in found if one.result])
@@ -297,13 +297,13 @@ def test_a_result_older_than_a_key_of_the_configuration_counts(
 ) -> None:
     out, results = whole
     cell = make_cells(plain, out)[1]
-    old = json.loads(json.dumps(results[cell.name]))
-    del old["config"]["train"]["schedule_steps"]
-    old["fingerprint"] = "of an older version"
+    config = json.loads(json.dumps(results[cell.name]["config"]))
+    old = Result(name=cell.name, tags={}, fingerprint="of an older version", config=config)
+    del config["train"]["schedule_steps"]
     assert made_with(old, cell.config)
-    old["config"]["train"]["epochs"] = 3
+    config["train"]["epochs"] = 3
     assert not made_with(old, cell.config)
-    old["config"]["train"] = {"steps": 7}  # a key that is gone
+    config["train"] = {"steps": 7}  # a key that is gone
     assert not made_with(old, cell.config)
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from guidestar.study import grid
 from guidestar.study.compose import Row, load_study
 from guidestar.study.grid import run_study
 from guidestar.study.reading import warm_starts
-from guidestar.study.results import read_results, result_path
+from guidestar.study.results import Result, read_results, result_path
 from guidestar.study.studyfile import PROTOCOLS, StudyConfig
 from guidestar.study.tables import markdown, table
 from guidestar.tuning import Tuning
@@ -89,7 +90,9 @@ def write(folder: Path, plain: dict[str, Any], **changes: Any) -> Path:
 def results_of(out: Path) -> dict[str, Any]:
     """Without what clocks say, and where a warm start's adapter came from."""
     unmeasured = ("seconds", "timings", "hardware")
-    return {one["name"]: {k: v for k, v in one.items() if k not in unmeasured} for one in read_results(out / "results")}
+    return {
+        one.name: {k: v for k, v in one.plain().items() if k not in unmeasured} for one in read_results(out / "results")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +127,9 @@ def test_one_training_of_a_warm_start_for_each_adapter_and_seed(
 ) -> None:
     path, facts, lines = finished
     results = read_results(path.parent / "study" / "results")
-    spent = [s for one in results for r, phase, s, _ in one["timings"] if (r, phase) == (0, "train")]
+    spent = [s for one in results for r, phase, s, _ in one.timings if (r, phase) == (0, "train")]
     assert sum(value > 0 for value in spent) == 4, "two adapters × two seeds"
-    assert len({one["warm_start"]["picks"] for one in results}) == 2, "one for each seed, for both adapters"
+    assert len({(one.warm_start or {})["picks"] for one in results}) == 2, "one for each seed, for both adapters"
     assert facts["reading"][0].startswith("Every strategy of a seed began with the same examples")
     assert sum("warm start: the adapter of random-seed" in text for text in lines.said) == 4
 
@@ -475,17 +478,18 @@ def test_the_page_names_every_key_and_its_file_is_good(tmp_path: Path) -> None:
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def made(method: str, seed: int, curve: list[float], **changes: Any) -> dict[str, Any]:
+def made(method: str, seed: int, curve: list[float], **changes: Any) -> Result:
     """A result as far as tables read it."""
     points = [[10 * (i + 1), value] for i, value in enumerate(curve)]
     area = auc(curve)
     start = {"pool": "p", "seed": seed, "size": 10, "picks": f"picks{seed}"}
-    tags = {"dataset": "d", "model": "m", "peft": "p", "method": method, "seed": seed}
+    tags: dict[str, str | int] = {"dataset": "d", "model": "m", "peft": "p", "method": method, "seed": seed}
     spent = [[0, "train", 1.0 if method == "random" else 0.0, 10]]
-    return {
-        "name": f"{method}{seed}", "tags": tags, "curve": points, "auc": area, "final": curve[-1], "warm_start": start,
-        "timings": spent, "data": {"hash": "h"}, **changes,
-    }  # fmt: skip
+    one = Result(
+        name=f"{method}{seed}", tags=tags, curve=points, auc=area, final=curve[-1], warm_start=start, timings=spent,
+        data={"hash": "h"},
+    )  # fmt: skip
+    return replace(one, **changes)
 
 
 RANDOM = [[0.2, 0.4, 0.6], [0.3, 0.4, 0.5], [0.2, 0.5, 0.6]]
@@ -528,16 +532,16 @@ def test_answers_to_test_examples_widen_the_intervals_where_both_have_them() -> 
     """The same means; with every example known, the interval speaks of new examples too."""
     results = [made(name, s, c[s]) for name, c in (("random", RANDOM), ("me", CHOSEN)) for s in range(3)]
     rng = np.random.default_rng(0)
-    kept = {one["name"]: np.array([rng.permutation(np.arange(20) < round(20 * v)) for _, v in one["curve"]], dtype=float)
+    kept = {one.name: np.array([rng.permutation(np.arange(20) < round(20 * v)) for _, v in one.curve], dtype=float)
             for one in results}  # fmt: skip
-    known = table(ROWS, results, answers=lambda one: kept[one["name"]]).lines[1].beside
+    known = table(ROWS, results, answers=lambda one: kept[one.name]).lines[1].beside
     alone = table(ROWS, results).lines[1].beside
     assert known is not None
     assert alone is not None
     expected = [np.stack([kept[f"{name}{s}"] for s in range(3)]) for name in ("me", "random")]
     assert known.ripl == savings.ripl_interval(savings.pair(*expected, [10, 20, 30]))
     assert known.ripl != alone.ripl
-    lacking = table(ROWS, results, answers=lambda one: None if one["name"] == "me2" else kept[one["name"]])
+    lacking = table(ROWS, results, answers=lambda one: None if one.name == "me2" else kept[one.name])
     assert lacking.lines[1].beside == alone
 
 
@@ -563,7 +567,7 @@ def test_verdicts_are_corrected_for_all_rows_of_the_table() -> None:
 def test_a_warm_start_that_is_not_shared_is_said() -> None:
     results = [made("random", 0, RANDOM[0]), made("me", 0, CHOSEN[0])]
     assert warm_starts(results) == []
-    start = results[1]["warm_start"]
+    start = results[1].warm_start or {}
     other = made("me", 0, CHOSEN[0], warm_start={**start, "picks": "others"})
     assert "d, seed 0: the runs did not begin with the same 10 examples" in warm_starts([results[0], other])[0]
     larger = made("me", 0, CHOSEN[0], warm_start={**start, "size": 20})

@@ -13,6 +13,7 @@ from guidestar.phases import FIXED, Course, amounts, examples
 from guidestar.progress import Silent
 from guidestar.study import plan
 from guidestar.study.cells import Cell, Shared, run_cells
+from guidestar.study.results import Result
 
 STRATEGIES: list[dict[str, Any]] = [
     {"use": "random", "name": "random"},
@@ -131,8 +132,8 @@ def test_a_finished_study_needs_no_model(
 
 def test_the_time_taken_beside_the_time_planned() -> None:
     planned = plan.Plan(2, 1, 3, 20, {"train": (100.0, 200.0)})
-    old = {"name": "a", "seconds": {"train": 1000.0}}
-    new = {"name": "b", "seconds": {"train": 150.0, "score": 30.0}}
+    old = Result(name="a", tags={}, seconds={"train": 1000.0})
+    new = Result(name="b", tags={}, seconds={"train": 150.0, "score": 30.0})
     assert plan.compared(planned, [old], [old, new]) == [
         "  train: 2 min, planned 2 min to 3 min",
         "  score: 30 s, not planned",

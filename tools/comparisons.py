@@ -16,7 +16,7 @@ from guidestar.metrics.statistics import Interval
 from guidestar.metrics.verdict import can_claim
 from guidestar.study import gains
 from guidestar.study.compose import Row
-from guidestar.study.results import Result, group_of, read_results
+from guidestar.study.results import Result, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
 from tools import ablation, lean_pools
 
@@ -91,8 +91,8 @@ def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     if notes:
         yield " ".join(notes)
         yield ""
-    for group in dict.fromkeys(group_of(one) for one in results):
-        yield f"- {_setting(group, [one for one in results if group_of(one) == group])}"
+    for group in dict.fromkeys(one.group for one in results):
+        yield f"- {_setting(group, [one for one in results if one.group == group])}"
     yield ""
     yield f"{facts['done']} of {facts['cells']} runs are done."
     yield ""
@@ -130,14 +130,14 @@ def _comment(place: Path) -> list[str]:
 
 def _setting(group: Group, results: Sequence[Result]) -> str:
     """What was run, and where."""
-    one, seeds = results[0], sorted({int(r["tags"]["seed"]) for r in results})
-    config: dict[str, Any] = one["config"]
-    query, train, data = config["query"], config["train"], one["data"]
+    one, seeds = results[0], sorted({r.seed for r in results})
+    config: dict[str, Any] = one.config
+    query, train, data = config["query"], config["train"], one.data
     majority = f", majority {100 * data['majority']['share']:.1f} %" if data.get("majority") else ""
-    versions, hardware = one["versions"], one["hardware"]
+    versions, hardware = one.versions, one.hardware
     return (
-        f"**{', '.join(filter(None, group))}**: {one['model']['name']} ({one['model']['parameters'] / 1e6:.1f} million parameters, "
-        f"{one['model']['dtype']}), {_peft(config['peft'])}; {query['warm_start']} labels to begin with, {query['batch']} a "
+        f"**{', '.join(filter(None, group))}**: {one.model['name']} ({one.model['parameters'] / 1e6:.1f} million parameters, "
+        f"{one.model['dtype']}), {_peft(config['peft'])}; {query['warm_start']} labels to begin with, {query['batch']} a "
         f"round, {query['budget']} in all; {query['candidates'] or 'all'} candidates scored a round; {_training(train)}, "
         f"`b_decay` {train['b_decay']}; {data['test']} test "
         f"examples{majority}; seeds {', '.join(map(str, seeds))}; {hardware['machine']}, {hardware['threads']} thread; torch "
@@ -181,13 +181,11 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
     cells = {}
     groups: dict[Group, list[Result]] = {}
     for one in read_results(place / "results"):
-        if one["curve"] and one["tags"]["dataset"] == "subj" and one["tags"]["method"] in ("random", "mc"):
-            groups.setdefault(group_of(one), []).append(one)
+        if one.curve and one.tag("dataset") == "subj" and one.method in ("random", "mc"):
+            groups.setdefault(one.group, []).append(one)
     for group, results in groups.items():
-        seeds = {
-            name: {int(r["tags"]["seed"]) for r in results if r["tags"]["method"] == name} for name in ("random", "mc")
-        }
-        common = [r for r in results if int(r["tags"]["seed"]) in seeds["random"] & seeds["mc"]]
+        seeds = {name: {r.seed for r in results if r.method == name} for name in ("random", "mc")}
+        common = [r for r in results if r.seed in seeds["random"] & seeds["mc"]]
         if common:
             control, mc = table(_rows(group[2]), common).lines
             areas = [f"{100 * line.auc.mean:.1f}" for line in (control, mc) if line.auc]

@@ -30,8 +30,8 @@ def evidence(studies: Path) -> list[dict[str, Any]]:
         about: dict[Place, dict[str, Any]] = {}
         control = json.loads(file.read_text(encoding="utf-8")).get("control") or "random"
         for place, pairs in _pairs(file.parent, control):
-            page[place] = comparison([float(own["auc"]) - float(other["auc"]) for own, other in pairs])
-            about[place] = {"control": control, "labels": [pairs[0][0]["curve"][at][0] for at in (0, -1)]}
+            page[place] = comparison([own.area - other.area for own, other in pairs])
+            about[place] = {"control": control, "labels": [pairs[0][0].curve[at][0] for at in (0, -1)]}
         rows += [
             dict(zip(("strategy", "study", "dataset", "model", "peft"), place, strict=True))
             | about[place]
@@ -53,10 +53,9 @@ def _pairs(study: Path, control: str) -> Iterator[tuple[Place, Sequence[tuple[Re
     """Results of a strategy and of the control over the same numbers of labels, one pair for each seed."""
     found: dict[tuple[str, ...], dict[str, dict[int, Result]]] = {}
     for one in read_results(study / "results"):
-        if one["curve"]:
-            setting = tuple(str(one["tags"].get(key, "")) for key in ("dataset", "model", "peft"))
-            by_seed = found.setdefault(setting, {}).setdefault(str(one["tags"]["method"]), {})
-            by_seed[int(one["tags"]["seed"])] = one
+        if one.curve:
+            by_seed = found.setdefault(one.group, {}).setdefault(one.method, {})
+            by_seed[one.seed] = one
     for (dataset, model, peft), rows in found.items():
         base = rows.get(control, {})
         for name in (name for name in STRATEGIES if name in rows and name != control):
@@ -65,8 +64,8 @@ def _pairs(study: Path, control: str) -> Iterator[tuple[Place, Sequence[tuple[Re
                 yield (name, study.name, dataset, model, peft), pairs
 
 
-def _alike(own: Result, other: Mapping[str, Any] | None) -> bool:
-    return other is not None and [at for at, _ in own["curve"]] == [at for at, _ in other["curve"]]
+def _alike(own: Result, other: Result | None) -> bool:
+    return other is not None and [at for at, _ in own.curve] == [at for at, _ in other.curve]
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -140,12 +140,12 @@ def _line(
         "full": "full",
     }.get(name)
     for method_there in ("entropy", "star"):
-        mine = [one for one in before if peft and one["tags"].get("peft") == peft]
+        mine = [one for one in before if peft and one.tag("peft") == peft]
         value, beside = _mean(mine, "method", method_there), _mean(mine, "method", "random")
         accuracies.append(f"{value} ({beside})" if value else "")
     return "| " + " | ".join([method, source, *shown, *(one or "not run" for one in accuracies)]) + " |"
 
 
 def _mean(results: Sequence[Result], tag: str, value: str) -> str:
-    found = [one["curve"][-1][1] for one in results if one["tags"].get(tag) == value and one["curve"]]
+    found = [one.curve[-1][1] for one in results if one.tag(tag) == value and one.curve]
     return f"{100 * fmean(found):.1f}" if found else ""

@@ -47,16 +47,16 @@ class Evidence:
 
     def of(self, method: str) -> dict[int, Result]:
         """Seed -> the paper study's run of a method."""
-        return {int(r["tags"]["seed"]): r for r in self.paper if r["tags"]["method"] == method and r["curve"]}
+        return {r.seed: r for r in self.paper if r.method == method and r.curve}
 
     def probe(self, name: str) -> list[str]:
         """What a probe of the paper study said."""
-        return [text for r in self.paper if r["tags"]["method"] == f"probe-{name}" for text in r["sentences"]]
+        return [text for r in self.paper if r.method == f"probe-{name}" for text in r.sentences]
 
     def against(self, method: str, control: str, label: str) -> str:
         """A sentence on the area of one method beside another's, paired by seed."""
         mine, theirs = self.of(method), self.of(control)
-        return beside(label, [mine[s]["auc"] - theirs[s]["auc"] for s in sorted(mine.keys() & theirs.keys())])
+        return beside(label, [mine[s].area - theirs[s].area for s in sorted(mine.keys() & theirs.keys())])
 
 
 def beside(label: str, differences: Sequence[float]) -> str:
@@ -79,7 +79,7 @@ def _gap(files: Evidence) -> Iterator[str]:
     yield from files.probe("confidence")[2:5]
     for method, label in (("random", "random"), ("me", "ME"), ("me-star", "ME with STAR")):
         runs = files.of(method).values()
-        rounds = zip(*[[r["metrics"]["ece"] for r in run["rounds"]] for run in runs], strict=True)
+        rounds = zip(*[[r["metrics"]["ece"] for r in run.rounds] for run in runs], strict=True)
         errors = listed(number(float(np.mean(each)), 3) for each in rounds)
         yield f"Expected calibration error of {label} by round, mean of {count(len(runs), 'seed')}: {errors}."
 
@@ -104,8 +104,8 @@ def _matrices(files: Evidence) -> Iterator[str]:
     yield files.against("pe-dynamic-l2", "pe-dynamic", "decay of B added to the mix (PE)")
     yield files.against("pe-dynamic-mc", "pe-dynamic", "dropout passes added to the mix (PE)")
     run = next(iter(files.of("me-star").values()))
-    train = run["config"]["train"]
-    steps = [train["epochs"] * -(-r["labels"] // train["batch_size"]) for r in run["rounds"]]
+    train = run.config["train"]
+    steps = [train["epochs"] * -(-r["labels"] // train["batch_size"]) for r in run.rounds]
     # Decoupled decay: the product over the steps of 1 − rate · β, with a linear fall after the warm-up.
     shrunk = [1 - float(np.exp(-train["learning_rate"] * train["b_decay"] * n / 2)) for n in steps]
     yield (
@@ -128,15 +128,11 @@ def _pooled(studies: dict[str, list[Result]], strategy: str, dataset: str) -> li
     """Strategy − random, the mean over adapters of every study and seed: what shares examples is one value."""
     added: dict[tuple[str, int], list[float]] = defaultdict(list)
     for name, results in studies.items():
-        own = {
-            (str(r["tags"].get("peft")), str(r["tags"]["method"]), int(r["tags"]["seed"])): r
-            for r in results
-            if r["tags"]["dataset"] == dataset and r["curve"]
-        }
+        own = {(r.tag("peft"), r.method, r.seed): r for r in results if r.tag("dataset") == dataset and r.curve}
         for (peft, method, seed), r in own.items():
             control = own.get((peft, "random", seed))
-            if method == strategy and control and len(control["curve"]) == len(r["curve"]):
-                added[name, seed].append(r["auc"] - control["auc"])
+            if method == strategy and control and len(control.curve) == len(r.curve):
+                added[name, seed].append(r.area - control.area)
     return [float(np.mean(each)) for _, each in sorted(added.items())]
 
 
@@ -157,7 +153,7 @@ def _adapters(files: Evidence) -> Iterator[str]:
         1
         for name in ("adapters", "compare", "subj")
         for r in files.studies[name]
-        if r["tags"]["method"] in ("star", "star_mean") and r["curve"]
+        if r.method in ("star", "star_mean") and r.curve
     )
     yield (
         f"On disk are {pairs} runs of STAR with all-MiniLM-L6-v2 in three studies. They are not so many independent ones: adapters of "
@@ -181,14 +177,14 @@ def _nothing(files: Evidence) -> Iterator[str]:
 
 
 def _limits(files: Evidence) -> Iterator[str]:
-    base, tuned = (files.of("random")[0][key] for key in ("base", "rounds"))
-    last = tuned[-1]
+    run = files.of("random")[0]
+    base, last = run.base or {}, run.rounds[-1]
     yield (
         f"SmolLM2-135M on TREC-6: the untuned model is right on {hundredths(base['accuracy'], 1)} % of the test questions, less than the "
         f"majority class ({hundredths(last['metrics']['majority'], 1)} %); after {last['labels']} random labels on "
         f"{hundredths(last['metrics']['accuracy'], 1)} %. What the base model doubts is the label words, not the question."
     )
-    areas = [run["auc"] for run in files.of("random").values()]
+    areas = [run.area for run in files.of("random").values()]
     yield f"The area of random alone has a standard deviation of {hundredths(float(np.std(areas, ddof=1)), 1)} points over {count(len(areas), 'seed')}."
 
 

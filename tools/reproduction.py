@@ -48,7 +48,7 @@ def reproduction(results: Path) -> str:
 
     Raises StoreError for a file that cannot be read.
     """
-    kept = [one for one in read_results(results) if one["tags"].get("scale") in ON_THE_PAGE] if results.is_dir() else []
+    kept = [one for one in read_results(results) if one.tag("scale") in ON_THE_PAGE] if results.is_dir() else []
     parts = [
         _INTRO.format(slip=_sentence(study_of("table2", "paper", "gsm8k").config.datasets[0].note), least=least_seeds())
     ]
@@ -81,7 +81,7 @@ def _settings(scale: str) -> list[str]:
 
 
 def _of(results: Sequence[Result], scale: str, dataset: str) -> list[Result]:
-    return [one for one in results if (one["tags"]["scale"], one["tags"]["dataset"]) == (scale, dataset)]
+    return [one for one in results if (one.tag("scale"), one.tag("dataset")) == (scale, dataset)]
 
 
 def _asked(where: Where, results: Sequence[Result]) -> Asked:
@@ -93,7 +93,7 @@ def _asked(where: Where, results: Sequence[Result]) -> Asked:
 
 def _runs(study: Study, results: Sequence[Result]) -> dict[Where, str]:
     """Row -> the runs that it has, earlier ones where there are no others."""
-    made = {one["tags"]["method"] for one in results}
+    made = {one.method for one in results}
     return {
         key: EARLIER[run] if run not in made and EARLIER.get(run) in made else run for key, run in study.runs.items()
     }
@@ -103,7 +103,7 @@ def _was_run(name: str, scale: str, dataset: str, results: Sequence[Result]) -> 
     """Whether a row was run that no earlier table asks for, or the study's probe."""
     if name == "fig5" or not results:  # the curves of table 1
         return False
-    made = {str(one["tags"]["method"]) for one in results}
+    made = {one.method for one in results}
     study = study_of(name, scale, dataset)
     if study.config.probe:
         return f"probe-{study.config.probe.name}" in made
@@ -127,10 +127,10 @@ def _section(name: str, scale: str, made: Mapping[Where, Table], results: Sequen
         if note := study.config.datasets[0].note:
             yield from (_sentence(note), "")
         if probe := study.config.probe:
-            yield from _probed(name, [one for one in mine if one["tags"]["method"] == f"probe-{probe.name}"])
+            yield from _probed(name, [one for one in mine if one.method == f"probe-{probe.name}"])
             continue
         runs = _runs(study, mine)
-        taken = [one for one in mine if one["tags"]["method"] in runs.values()]
+        taken = [one for one in mine if one.method in runs.values()]
         rows = [replace(row, tasks=()) for row in study.rows]
         yield from (_markdown(made[scale, name, dataset]), "")
         yield from (
@@ -143,7 +143,7 @@ def _section(name: str, scale: str, made: Mapping[Where, Table], results: Sequen
 
 
 def _beside_runs(mine: Sequence[Result], taken: Sequence[Result]) -> list[Result]:
-    return [*taken, *(one for one in mine if one["tags"]["method"] == "few-shot")]
+    return [*taken, *(one for one in mine if one.method == "few-shot")]
 
 
 def _markdown(table: Table) -> str:
@@ -187,9 +187,9 @@ def conclusion(line: Line) -> str:
 
 def _probed(name: str, probes: Sequence[Result]) -> Iterator[str]:
     for one in probes:
-        yield f"The run probed: {one['tags']['probed']}, seed {one['tags']['seed']}, {one['model']['name']}."
+        yield f"The run probed: {one.tag('probed')}, seed {one.seed}, {one.model['name']}."
         yield ""
-        yield from (f"- {sentence}" for sentence in one["sentences"])
+        yield from (f"- {sentence}" for sentence in one.sentences)
     if name == "fig2":
         yield (
             f"- The paper, with LLaMA-2-7B on BoolQ: accuracy {FIGURE_2['few-shot']} with demonstrations, "
@@ -200,19 +200,19 @@ def _probed(name: str, probes: Sequence[Result]) -> Iterator[str]:
 def _setup(made: Sequence[Result]) -> str:
     """How the rows were made, and how long that took."""
     one = made[0]
-    config, machine = one["config"], one["hardware"]
+    config, machine = one.config, one.hardware
     query, train, peft = config["query"], config["train"], config["peft"]
-    seconds = sum(sum(other["seconds"].values()) for other in made)
+    seconds = sum(sum(other.seconds.values()) for other in made)
     processor = (
         machine.get("gpu") or f"{machine['machine']}, {machine.get('threads', machine['cores'])} thread(s) a run"
     )
     return (
-        f"{one['model']['name']} in {one['model']['dtype']}, {peft.get('peft_type', 'LORA')} r {peft.get('r', '–')} alpha "
+        f"{one.model['name']} in {one.model['dtype']}, {peft.get('peft_type', 'LORA')} r {peft.get('r', '–')} alpha "
         f"{peft.get('lora_alpha', '–')}, {train['epochs']} epochs, batch {train['batch_size']}, learning rate "
         f"{train['learning_rate']:g}; {query['warm_start']} labels to begin with, {query['batch']} a round, {query['budget']} in "
         f"all; {query['candidates'] or 'all'} candidates scored a round; {len(made)} runs, {duration(seconds)} in all on "
-        f"{processor}; torch {one['versions']['torch']}, transformers {one['versions']['transformers']}, "
-        f"peft {one['versions']['peft']}."
+        f"{processor}; torch {one.versions['torch']}, transformers {one.versions['transformers']}, "
+        f"peft {one.versions['peft']}."
     )
 
 

@@ -151,7 +151,7 @@ def _status(options: Options) -> int:
 
     run = folder(options.run)
     known, asked, planned = read_all(run), usage_of(run), planning.compared(run)
-    facts = plain(known.facts) | {"answer": plain(answer(known)), "advice": known.advice}
+    facts = plain(known.facts) | {"answer": plain(answer(known)), "advice": plain(known.advice)}
     facts |= ({"endpoint": asked} if asked else {}) | ({"plan": planned} if planned else {})
     lines = [*answer_lines(known), *(usage_text(name, usage) for name, usage in asked.items())]
     if options.all:

@@ -74,7 +74,7 @@ def data_card(store: Store, r: int, *, license: str | None, with_labels: bool) -
         with_labels=with_labels, licence=license or NO_LICENCE, round=r, start=len(queries[0]),
         later=sum(map(len, queries[1:])), random=is_random(facts), recipe={"measure": None, "select": None} | (facts.get("recipe") or {}),
         at_random=sum("random" in pick.details for picks in queries[1:] for pick in picks),
-        bias=measured["sentences"] if measured else [none],
+        bias=measured.sentences if measured else [none],
         sources=Counter(e.source for e in store.annotations.history() if e.id in picked or e.source in GROUPS).most_common(),
         found=len(store.annotations.grouped()), people=len({answer.annotator for answer in given}), skipped=len(given) - len(labels),
         classes=list(_classes(labels, store)),
@@ -86,6 +86,6 @@ def _classes(labels: Sequence[Label], store: Store) -> Iterator[tuple[str, int, 
     task, shares = recorded_task(store.facts), class_shares(store) or {}
     counts = Counter(part for label in labels for part in task.parts(label.answer))
     for name in store.facts["task"].get("labels") or () if labels else ():
-        pool = shares.get(name, {}).get("pool")
-        estimate = f"{percent(pool['estimate'])} ({in_percent(pool)})" if pool else "–"
+        pool = shares[name].pool if name in shares else None
+        estimate = f"{percent(pool.estimate)} ({in_percent(pool)})" if pool else "–"
         yield name, counts[name], percent(counts[name] / len(labels)), estimate

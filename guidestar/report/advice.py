@@ -6,6 +6,7 @@ Nothing here ends a run: the loop asks `stop_advice` only where the configuratio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,47 +19,127 @@ from guidestar.metrics import forecast
 from guidestar.metrics.smoothness import levelled, shuffled, smoothness
 from guidestar.metrics.statistics import Interval
 from guidestar.records import Label, Metrics, Stop
-from guidestar.report.control import control, sampled
+from guidestar.report.control import Control, control, sampled
 from guidestar.schema import StopConfig
 from guidestar.store import Store, runs_in
 from guidestar.words import count
 
-LEAST_PICKS = 10  # labelled picks of a round below which their smoothness is not computed
 Said = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # by model: rows, their labels, their confidences
+LEAST_PICKS = 10  # labelled picks of a round below which their smoothness is not computed
 
 
-def advise(folder: Path) -> list[dict[str, Any]]:
-    """For each run of an experiment folder, or the one of a run folder: "run", "finished", "control", "stop"; JSON-able.
+@dataclass(frozen=True)
+class Gain:
+    """What the next `batch` labels may add to the accuracy. source, rounds: what it is read off. estimate, low, high: 90 %.
+    chance: of the gain that is worth it. plateau: where the curve ends. held: of so many forecasts of earlier rounds, those
+    that held. stop: the gain is not worth it."""
 
-    "control" and "stop" are None where nothing can be said. Each has "sentences" for people.
-    Raises StoreError if a run cannot be read.
-    """
-    places = runs_in(folder)
+    source: str
+    rounds: int
+    batch: int
+    estimate: float
+    low: float
+    high: float
+    chance: float
+    plateau: Interval
+    forecasts: int
+    held: int
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far each model and the one before agree. on: which examples, how many. stop: they are settled."""
+
+    on: str
+    examples: int
+    kappas: Sequence[float]
+    stop: bool | None
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Mean confidence of each model. on: which examples. stop: it has been falling."""
+
+    on: str
+    means: Sequence[float]
+    stop: bool | None
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """Besov α of the batches of some rounds, by the model that chose them; chance: with the labels shuffled. stop: it has
+    levelled off."""
+
+    rounds: Sequence[int]
+    alphas: Sequence[float]
+    chance: float
+    stop: bool | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """labels: that were paid for. left, rounds: of the budget, None where there is none."""
+
+    spent: bool
+    labels: int
+    budget: int | None
+    left: int | None
+    rounds: int | None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Whether more labels hardly pay. signals: name -> true says stop, None is not known; what they rest on has the same
+    names. sentences: for people."""
+
+    mode: str
+    advice: forecast.Advice
+    signals: Mapping[str, bool | None]
+    gain: Gain | None
+    agreement: Agreement | None
+    confidence: Confidence | None
+    smoothness: Smoothness | None
+    budget: Budget
+    sentences: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Advised:
+    """A run: what its random picks say, and whether to go on; None where nothing can be said."""
+
+    run: str
+    finished: bool
+    control: Control | None
+    stop: Advice | None
+
+    @property
+    def sentences(self) -> list[str]:
+        """Of both, for people."""
+        return [line for part in (self.control, self.stop) if part is not None for line in part.sentences]
+
+
+def advise(folder: Path) -> list[Advised]:
+    """Each run of an experiment folder, or the one of a run folder. Raises StoreError if a run cannot be read."""
     runs = []
-    for place in places:
+    for place in runs_in(folder):
         with Store.open(place, read=True) as store:
             if store.begun:
-                advice = stop_advice(store, settings(place, store.facts))
-                one = {"run": place.resolve().name, "finished": store.finished() is not None}
-                runs.append(one | {"control": control(store), "stop": advice})
+                advice, finished = stop_advice(store, settings(place, store.facts)), store.finished() is not None
+                runs.append(Advised(place.resolve().name, finished, control(store), advice))
     return runs
 
 
-def advice_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def advice_lines(runs: Sequence[Advised]) -> list[str]:
     """The sentences of `advise` for a terminal, those of each run below its name.
 
     Of several runs, finished ones are left out: nobody has to decide about them any more.
     """
     lines: list[str] = []
-    for one in runs if len(runs) == 1 else [one for one in runs if not one["finished"]]:
-        if said := said_of(one):
-            lines += [f"{one['run']}:", *(f"  {line}" for line in said)]
+    for one in runs if len(runs) == 1 else [one for one in runs if not one.finished]:
+        if one.sentences:
+            lines += [f"{one.run}:", *(f"  {line}" for line in one.sentences)]
     return lines
-
-
-def said_of(one: Mapping[str, Any]) -> list[str]:
-    """The sentences about one run of `advise`."""
-    return [line for part in ("control", "stop") for line in (one[part] or {}).get("sentences", ())]
 
 
 def settings(folder: Path, facts: Mapping[str, Any]) -> StopConfig:
@@ -73,11 +154,9 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> StopConfig:
     return StopConfig.model_validate((facts.get("config") or {}).get("stop") or {})
 
 
-def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
+def stop_advice(store: Store, stop: StopConfig) -> Advice | None:
     """Whether more labels hardly pay; None where that is not wanted, or nothing is measured.
 
-    Keys: "mode"; "advice" ("stop", "go on" or "unknown"); "signals" (gain, agreement, confidence, smoothness: true says
-    stop, None is not known); the same names with what they rest on, or None; "budget"; "sentences".
     With the mode `stop` the test set is not looked at, since it must choose nothing; else it is where there is neither
     a validation set nor a random share.
     """
@@ -86,29 +165,22 @@ def stop_advice(store: Store, stop: StopConfig) -> dict[str, Any] | None:
     if stop.mode == "off" or not measured:
         return None
     with_test = stop.mode != "stop"
-    gain = _gain(store, measured, stop, with_test)
     said, where = _said(store, range(since, since + len(measured)), with_test)
-    agreement = _agreement(said, where, stop)
-    confidence = _confidence(said, where, stop)
-    parts = {
-        "gain": gain, "agreement": agreement, "confidence": confidence,
+    parts: dict[str, Any] = {
+        "gain": _gain(store, measured, stop, with_test),
+        "agreement": _agreement(said, where, stop),
+        "confidence": _confidence(said, where, stop),
         "smoothness": _smoothness(store, range(since + 1, since + len(measured)), stop),
-    }  # fmt: skip
-    signals = {name: None if part is None else part["stop"] for name, part in parts.items()}
-    facts = {
-        "mode": stop.mode,
-        "advice": forecast.decide(signals),
-        "signals": signals,
-        **parts,
-        "budget": _budget(store, measured),
     }
-    return facts | {"sentences": list(_sentences(facts, stop))}
+    signals = {name: None if part is None else part.stop for name, part in parts.items()}
+    said_so = Advice(stop.mode, forecast.decide(signals), signals, **parts, budget=_budget(store, measured))
+    return replace(said_so, sentences=list(_sentences(said_so, stop)))
 
 
 # --- the curve ------------------------------------------------------------------------------------
 
 
-def _gain(store: Store, measured: Sequence[Metrics], stop: StopConfig, with_test: bool) -> dict[str, Any] | None:
+def _gain(store: Store, measured: Sequence[Metrics], stop: StopConfig, with_test: bool) -> Gain | None:
     source, points = _points(store, measured, with_test)
     if len(points) < forecast.LEAST_ROUNDS:
         return None
@@ -117,17 +189,11 @@ def _gain(store: Store, measured: Sequence[Metrics], stop: StopConfig, with_test
     curve = forecast.fit_curve(labels, values, examples)
     next_round = forecast.gain(curve, now, now + batch, stop.gain)
     held = forecast.hold_back(labels, values, examples)
-    return {
-        "source": source,
-        "rounds": len(points),
-        "batch": batch,
-        **next_round.interval.plain(),
-        "chance": next_round.chance,
-        "plateau": curve.plateau().plain(),
-        "forecasts": len(held),
-        "held": sum(one.held for one in held),
-        "stop": next_round.interval.high < stop.gain,
-    }
+    ends = next_round.interval
+    return Gain(
+        source, len(points), batch, ends.estimate, ends.low, ends.high, next_round.chance, curve.plateau(), len(held),
+        sum(one.held for one in held), ends.high < stop.gain,
+    )  # fmt: skip
 
 
 def _points(store: Store, measured: Sequence[Metrics], with_test: bool) -> tuple[str, list[tuple[float, float, float]]]:
@@ -176,7 +242,7 @@ def _said(store: Store, rounds: range, with_test: bool) -> tuple[Said, str]:
     return [(one["row"], one["label"], one["confidence"]) for one in kept], "unlabelled candidates"
 
 
-def _agreement(said: Said, where: str, stop: StopConfig) -> dict[str, Any] | None:
+def _agreement(said: Said, where: str, stop: StopConfig) -> Agreement | None:
     kappas, shared = [], 0
     for (rows, labels, _), (later_rows, later, _) in pairwise(said):
         _, at, later_at = np.intersect1d(rows, later_rows, return_indices=True)
@@ -185,17 +251,16 @@ def _agreement(said: Said, where: str, stop: StopConfig) -> dict[str, Any] | Non
         kappas.append(forecast.kappa(labels[at], later[later_at]))
         shared = len(at)
     settled = forecast.settled(kappas, stop.agreement, stop.rounds)
-    return {"on": where, "examples": shared, "kappas": kappas, "stop": settled} if kappas else None
+    return Agreement(where, shared, kappas, settled) if kappas else None
 
 
-def _confidence(said: Said, where: str, stop: StopConfig) -> dict[str, Any] | None:
+def _confidence(said: Said, where: str, stop: StopConfig) -> Confidence | None:
     means = [float(np.mean(sure)) for _, _, sure in said]
-    return {"on": where, "means": means, "stop": forecast.falling(means, stop.rounds)} if means else None
+    return Confidence(where, means, forecast.falling(means, stop.rounds)) if means else None
 
 
-def _smoothness(store: Store, rounds: range, stop: StopConfig) -> dict[str, Any] | None:
-    """Besov α of the newest batches, by the model that chose them; None where their states were not kept, or for batches
-    too small for it."""
+def _smoothness(store: Store, rounds: range, stop: StopConfig) -> Smoothness | None:
+    """Of the newest batches; None where their states were not kept, or for batches too small for it."""
     classes = {label: i for i, label in enumerate(store.facts.get("task", {}).get("labels") or [])}
     kept = [r for r in rounds if store.has_arrays(r, "picks")][-2 * stop.rounds :]
     answers = store.annotations.answers() if classes and kept else {}
@@ -214,7 +279,7 @@ def _smoothness(store: Store, rounds: range, stop: StopConfig) -> dict[str, Any]
         return None
     chance = float(np.mean(chances[-stop.rounds :]))
     settled = levelled(alphas, chances, stop.rounds)
-    return {"rounds": used, "alphas": alphas, "chance": chance, "stop": settled}
+    return Smoothness(used, alphas, chance, settled)
 
 
 # --- budget and words -----------------------------------------------------------------------------
@@ -224,18 +289,12 @@ def _query(store: Store) -> dict[str, Any]:
     return (store.facts.get("config") or {}).get("query") or {}
 
 
-def _budget(store: Store, measured: Sequence[Metrics]) -> dict[str, Any]:
+def _budget(store: Store, measured: Sequence[Metrics]) -> Budget:
     labels = measured[-1].labels + len(store.annotations.held_out())  # what is set aside costs labels too
     budget, batch = _query(store).get("budget"), _query(store).get("batch")
     left = max(budget - labels, 0) if budget else None
-    spent = store.finished() is Stop.BUDGET
-    return {
-        "spent": spent,
-        "labels": labels,
-        "budget": budget,
-        "left": left,
-        "rounds": -(-left // batch) if left and batch else left,
-    }
+    rounds = -(-left // batch) if left and batch else left
+    return Budget(store.finished() is Stop.BUDGET, labels, budget, left, rounds)
 
 
 _VERDICTS = {
@@ -245,22 +304,23 @@ _VERDICTS = {
 }
 
 
-def _sentences(facts: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
-    yield _VERDICTS[facts["advice"]]
-    gain, agreement, confidence, budget = (facts[k] for k in ("gain", "agreement", "confidence", "budget"))
+def _sentences(facts: Advice, stop: StopConfig) -> Iterator[str]:
+    yield _VERDICTS[facts.advice]
+    gain, agreement, confidence, budget = facts.gain, facts.agreement, facts.confidence, facts.budget
     if gain:
         yield (
-            f"The next {gain['batch']} labels are expected to add {_points_of(gain)} to the accuracy ({gain['source']}, "
-            f"{gain['rounds']} rounds); a gain of {100 * stop.gain:g} points or more has a chance of {gain['chance']:.0%}."
+            f"The next {gain.batch} labels are expected to add {100 * gain.estimate:.1f} points (90 % interval "
+            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}) to the accuracy ({gain.source}, {gain.rounds} rounds); a gain of "
+            f"{100 * stop.gain:g} points or more has a chance of {gain.chance:.0%}."
         )
-        if gain["forecasts"]:
+        if gain.forecasts:
             yield (
-                f"Of {gain['forecasts']} rounds forecast from the rounds before them, {gain['held']} lay in their 90 % "
+                f"Of {gain.forecasts} rounds forecast from the rounds before them, {gain.held} lay in their 90 % "
                 "interval."
             )
-        if gain["source"] == "test set":
+        if gain.source == "test set":
             yield "This was read off the test set: stopping by it makes the test accuracy a little too good."
-    elif facts["mode"] == "stop":
+    elif facts.mode == "stop":
         yield (
             f"No gain is forecast: that takes {forecast.LEAST_ROUNDS} rounds measured on a validation set (data.validation) "
             "or on random picks (query.random_share), since the test set must choose nothing."
@@ -268,38 +328,33 @@ def _sentences(facts: Mapping[str, Any], stop: StopConfig) -> Iterator[str]:
     else:
         yield f"No gain is forecast: that takes {forecast.LEAST_ROUNDS} measured rounds."
     if agreement:
-        last = agreement["kappas"][-stop.rounds :]
-        few = "" if agreement["examples"] >= 300 else f", only {agreement['examples']} examples"
+        last = agreement.kappas[-stop.rounds :]
+        few = "" if agreement.examples >= 300 else f", only {agreement.examples} examples"
         yield (
-            f"Consecutive models agree with a κ of {', '.join(f'{k:.3f}' for k in last)} on {agreement['on']}{few}; "
+            f"Consecutive models agree with a κ of {', '.join(f'{k:.3f}' for k in last)} on {agreement.on}{few}; "
             f"{stop.agreement:g} on average over {stop.rounds} counts as settled."
         )
-    if confidence and len(confidence["means"]) > 1:
+    if confidence and len(confidence.means) > 1:
         trend = {True: "it has been falling", False: "it is not falling steadily", None: "too few rounds to judge"}
-        last_means = ", ".join(f"{mean:.3f}" for mean in confidence["means"][-stop.rounds - 1 :])
-        yield f"Mean confidence on {confidence['on']}: {last_means}; {trend[confidence['stop']]}."
-    if smooth := facts["smoothness"]:
-        yield _smoothness_sentence(smooth, stop)
-    if budget["spent"]:
-        yield f"The budget of {budget['budget']} labels is spent; a larger query.budget goes on from here."
-    elif budget["left"]:
-        yield f"Left of the budget: {count(budget['left'], 'label')}, {count(budget['rounds'], 'round')}."
+        last_means = ", ".join(f"{mean:.3f}" for mean in confidence.means[-stop.rounds - 1 :])
+        yield f"Mean confidence on {confidence.on}: {last_means}; {trend[confidence.stop]}."
+    if facts.smoothness:
+        yield _smoothness_sentence(facts.smoothness, stop)
+    if budget.spent:
+        yield f"The budget of {budget.budget} labels is spent; a larger query.budget goes on from here."
+    elif budget.left:
+        yield f"Left of the budget: {count(budget.left, 'label')}, {count(budget.rounds or 0, 'round')}."
 
 
-def _smoothness_sentence(smooth: Mapping[str, Any], stop: StopConfig) -> str:
-    alphas = smooth["alphas"]
+def _smoothness_sentence(smooth: Smoothness, stop: StopConfig) -> str:
+    alphas = smooth.alphas
     if len(alphas) < 2 * stop.rounds:
         trend = f"too few batches to judge ({2 * stop.rounds})"
-    elif smooth["stop"] is None:
+    elif smooth.stop is None:
         trend = "the model tells these labels apart no better than chance, so this says nothing"
     else:
-        trend = "it has levelled off" if smooth["stop"] else "it is still rising"
+        trend = "it has levelled off" if smooth.stop else "it is still rising"
     return (
         f"Smoothness of each new batch by the model that chose it (Besov α): {', '.join(f'{a:.2f}' for a in alphas)}; with "
-        f"shuffled labels {smooth['chance']:.2f}; {trend}."
+        f"shuffled labels {smooth.chance:.2f}; {trend}."
     )
-
-
-def _points_of(gain: Mapping[str, Any]) -> str:
-    interval = Interval(gain["estimate"], gain["low"], gain["high"])
-    return f"{100 * interval.estimate:.1f} points (90 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f})"

@@ -16,7 +16,7 @@ from guidestar.metrics.forecast import LEAST_ROUNDS
 from guidestar.metrics.statistics import t_interval, wilson
 from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.records import Stop
-from guidestar.report.advice import advise
+from guidestar.report.advice import Advice, Advised, advise
 from guidestar.report.compare import beside_control
 from guidestar.report.facts import Compared, Ends, Row, RunFacts, Summary
 from guidestar.report.read import RunRecord, read_runs
@@ -35,7 +35,7 @@ class Known:
     runs: Sequence[RunRecord]
     facts: Summary
     compared: Compared | None
-    advice: Sequence[Mapping[str, Any]]
+    advice: Sequence[Advised]
     costs: Mapping[str, Any] | None
 
 
@@ -140,8 +140,7 @@ def _best(rows: Sequence[Row]) -> Row:
 
 def _standing(known: Known) -> str:
     """One run: accuracy, what the next labels would bring, whether to go on."""
-    (run,), facts, said = known.facts.runs, known.facts, known.advice[0] if known.advice else {}
-    stop = said.get("stop") or {}
+    (run,), facts, stop = known.facts.runs, known.facts, known.advice[0].stop if known.advice else None
     if not run.rounds:
         asked = f"{count(run.unanswered, 'question')} of the first round wait{'s' * (run.unanswered == 1)}"
         waits = asked if run.unanswered and run.due is None else waiting(run) or "it is trained next"
@@ -158,15 +157,15 @@ def _standing(known: Known) -> str:
             parts[0] += f", no better than {always}"
         elif low <= facts.majority["share"]:
             parts[0] += f", not clearly better than {always}"
-    if gain := stop.get("gain"):
-        parts.append(f"{gain['batch']} more labels would bring {_about(gain['estimate'])}")
+    if stop and stop.gain:
+        parts.append(f"{stop.gain.batch} more labels would bring {_about(stop.gain.estimate)}")
     elif stop and not run.finished:
         parts.append(f"what more labels would bring is known after {LEAST_ROUNDS} rounds")
     return "; ".join(parts) + _then(run, stop) + "."
 
 
-def _then(run: RunFacts, stop: Mapping[str, Any]) -> str:
-    advised = {"stop": "stop", "go on": "go on"}.get(stop.get("advice", ""), "")
+def _then(run: RunFacts, stop: Advice | None) -> str:
+    advised = stop.advice if stop and stop.advice != "unknown" else ""
     if run.finished and run.finished != Stop.BUDGET.value:
         return f"; {run.finished.rstrip('.')[0].lower()}{run.finished.rstrip('.')[1:]}"
     spent = "the budget is spent" if run.finished else ""
@@ -185,11 +184,11 @@ def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
             n := len(said) or data.get(split)
         ):  # of what is set aside, as many as there were then
             return value, *wilson(value, n), f"{n:,} {split} examples"
-    control = (known.advice[0].get("control") if known.advice else None) or {}
-    for name, of in (("accuracy", "random picks"), ("corrected", "picks, corrected for how they were drawn")):
-        if share := control.get(name):
-            return share["estimate"], share["low"], share["high"], f"the pool, by {share['answers']} {of}"
-    return None
+    if (control := known.advice[0].control if known.advice else None) is None:
+        return None
+    share = control.accuracy or control.corrected
+    of = "random picks" if control.accuracy else "picks, corrected for how they were drawn"
+    return None if share is None else (share.estimate, share.low, share.high, f"the pool, by {share.answers} {of}")
 
 
 def around(value: float, low: float, high: float) -> str:
@@ -344,9 +343,8 @@ def _next(known: Known) -> Iterator[Step]:
         )
     elif done and facts.strategies and facts.control is None and not single:
         yield Step("put `random` beside it in `strategies`: without it nobody knows whether choosing paid.", "")
-    stop = (known.advice[0].get("stop") or {}) if single and known.advice else {}
-    budget = stop.get("budget") or {}
-    if done and single and stop.get("advice") == "go on" and budget.get("spent"):
+    stop = known.advice[0].stop if single and known.advice else None
+    if done and stop and stop.advice == "go on" and stop.budget.spent:
         yield Step("label more:", _more(known))
     if done and not weak and any(run.rounds for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run

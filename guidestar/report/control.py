@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
+from guidestar.metrics.statistics import Interval
 from guidestar.records import Label, Pick, Skip
 from guidestar.report.read import is_random
-from guidestar.report.weighted import corrected, corrected_sentence, drawn_rounds
+from guidestar.report.weighted import Corrected, corrected, corrected_sentence, drawn_rounds
 from guidestar.store import Store
 from guidestar.tasks import Task, recorded_task
 from guidestar.words import hundredths, percent
@@ -46,16 +47,50 @@ class Sampled:
         return Draw(sum(self.random), len(self.random), self.population, self.labelled, self.labelled)
 
 
-def control(store: Store) -> dict[str, Any] | None:
-    """Facts and sentences from the random picks of a run, and from those drawn with known probabilities; None where there
-    are none after the warm start.
+@dataclass(frozen=True)
+class PoolAccuracy:
+    """An accuracy on what was unlabelled, by `answers` random picks of the first to the last of `rounds`, of which `right`
+    were."""
 
-    Keys: "answers" (random ones), "skipped", "rounds" (one by one), "accuracy" (of the newest rounds, an interval with
-    "rounds" and "answers"), "pool_right" (share of the pool that would be right if the model answered the rest),
-    "harder" (share of errors among the strategy's picks less that among random ones, an interval), "classes" (label ->
-    "labelled" share and the "pool" interval), "corrected" (accuracy by all picks, see `weighted.corrected`), "sentences".
-    Intervals are 95 %; what cannot be said is None.
+    estimate: float
+    low: float
+    high: float
+    answers: int
+    right: int
+    rounds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """A label's share among the labels, and of the pool by estimate."""
+
+    labelled: float
+    pool: Interval
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the random picks of a run say, and those drawn with known probabilities. Intervals are 95 %; what cannot be said
+    is None.
+
+    answers: to random picks. rounds: "round", "labels", "right" and "answers" of each. accuracy: of the newest rounds.
+    pool_right: share of the pool that would be right if the model answered the rest. harder: share of errors among the
+    strategy's picks less that among random ones. corrected: accuracy by all picks. sentences: for people.
     """
+
+    answers: int
+    skipped: int
+    rounds: Sequence[Mapping[str, int]]
+    accuracy: PoolAccuracy | None
+    pool_right: Interval | None
+    harder: Interval | None
+    classes: Mapping[str, ClassShares] | None
+    corrected: Corrected | None
+    sentences: Sequence[str] = ()
+
+
+def control(store: Store) -> Control | None:
+    """What can be said; None where there are no such picks after the warm start."""
     if not store.begun:
         return None
     rounds = sampled(store)
@@ -63,20 +98,20 @@ def control(store: Store) -> dict[str, Any] | None:
     by_chance = [] if is_random(store.facts) else drawn_rounds(store, _judge(store))
     if not rounds and not by_chance:
         return None
-    facts: dict[str, Any] = {
-        "answers": answered,
-        "skipped": sum(one.skipped for one in rounds),
-        "rounds": [
+    known = Control(
+        answers=answered,
+        skipped=sum(one.skipped for one in rounds),
+        rounds=[
             {"round": one.round, "labels": one.labels, "right": sum(one.random), "answers": len(one.random)}
             for one in rounds
         ],
-        "accuracy": _accuracy(rounds) if answered >= LEAST else None,
-        "pool_right": rest_share(rounds[-1].draw).plain() if rounds and len(rounds[-1].random) >= LEAST else None,
-        "harder": _harder(rounds) if answered >= LEAST else None,
-        "classes": class_shares(store),
-        "corrected": corrected(by_chance, WINDOW),
-    }
-    return facts | {"sentences": _sentences(facts, _swayed(store))}
+        accuracy=_accuracy(rounds) if answered >= LEAST else None,
+        pool_right=rest_share(rounds[-1].draw) if rounds and len(rounds[-1].random) >= LEAST else None,
+        harder=_harder(rounds) if answered >= LEAST else None,
+        classes=class_shares(store),
+        corrected=corrected(by_chance, WINDOW),
+    )
+    return replace(known, sentences=_sentences(known, _swayed(store)))
 
 
 def sampled(store: Store) -> list[Sampled]:
@@ -115,34 +150,29 @@ def _judge(store: Store) -> Any:
     return lambda said, label: task.compared(said.answer) == task.compared(label.answer)
 
 
-def _accuracy(rounds: Sequence[Sampled]) -> dict[str, Any]:
+def _accuracy(rounds: Sequence[Sampled]) -> PoolAccuracy:
     """Of the newest rounds that hold `WINDOW` random answers together, or of all."""
     count, start = 0, len(rounds)
     while start and count < WINDOW:
         start -= 1
         count += len(rounds[start].random)
     newest = rounds[start:]
-    return {
-        **mean_share([one.draw for one in newest]).plain(),
-        "answers": count,
-        "right": sum(sum(one.random) for one in newest),
-        "rounds": [newest[0].round, newest[-1].round],
-    }
+    share, right = mean_share([one.draw for one in newest]), sum(sum(one.random) for one in newest)
+    return PoolAccuracy(share.estimate, share.low, share.high, count, right, (newest[0].round, newest[-1].round))
 
 
-def _harder(rounds: Sequence[Sampled]) -> dict[str, Any] | None:
+def _harder(rounds: Sequence[Sampled]) -> Interval | None:
     chosen, random = (
         [(len(kind) - sum(kind), len(kind)) for kind in kinds]
         for kinds in ([one.chosen for one in rounds], [one.random for one in rounds])
     )
     if not any(c[1] and r[1] for c, r in zip(chosen, random, strict=True)):
         return None
-    return difference(chosen, random).plain()
+    return difference(chosen, random)
 
 
-def class_shares(store: Store) -> dict[str, Any] | None:
-    """Label -> its share among the labels, "labelled", and the interval of its share of the "pool", from the warm start
-    and the random picks; None for a task without labels, or before the first round is answered."""
+def class_shares(store: Store) -> dict[str, ClassShares] | None:
+    """Label -> its shares, that of the pool from the warm start and the random picks; None for a task without labels, or before the first round is answered."""
     task = recorded_task(store.facts)
     labels = task.labels
     pool = int((store.facts.get("data") or {}).get("pool") or 0)
@@ -165,10 +195,7 @@ def class_shares(store: Store) -> dict[str, Any] | None:
         asked += len(picks)
     if not before.total() or any(not rounds for rounds in draws.values()):
         return None
-    return {
-        label: {"labelled": before[label] / before.total(), "pool": pool_share(draws[label]).plain()}
-        for label in labels
-    }
+    return {label: ClassShares(before[label] / before.total(), pool_share(draws[label])) for label in labels}
 
 
 def _labels_of(picks: Sequence[Pick], answers: Mapping[str, Label | Skip], task: Task) -> Counter[str]:
@@ -187,47 +214,47 @@ def _swayed(store: Store) -> bool:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _sentences(facts: Mapping[str, Any], swayed: bool) -> list[str]:
-    accuracy, harder = facts["accuracy"], facts["harder"]
-    by_chance = [corrected_sentence(facts["corrected"])] if facts["corrected"] else []
+def _sentences(facts: Control, swayed: bool) -> list[str]:
+    accuracy = facts.accuracy
+    by_chance = [corrected_sentence(facts.corrected)] if facts.corrected else []
     if accuracy is None:
-        few = "answer" if facts["answers"] == 1 else "answers"
-        if not facts["answers"] and not by_chance:
+        few = "answer" if facts.answers == 1 else "answers"
+        if not facts.answers and not by_chance:
             return [
                 "The picks were drawn with chances too unequal to say something about the pool from so few of them."
             ]
-        said = f"Only {facts['answers']} random {few} so far: too few to estimate the accuracy on the pool."
+        said = f"Only {facts.answers} random {few} so far: too few to estimate the accuracy on the pool."
         return by_chance or [said]
-    first, last = accuracy["rounds"]
+    first, last = accuracy.rounds
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
     lines = [
-        f"Accuracy on the unlabelled pool: about {percent(accuracy['estimate'])} (95 % interval {in_percent(accuracy)}), from "
-        f"{accuracy['right']} of {accuracy['answers']} random picks of {when}, each judged before it was trained on."
+        f"Accuracy on the unlabelled pool: about {percent(accuracy.estimate)} (95 % interval {in_percent(accuracy)}), from "
+        f"{accuracy.right} of {accuracy.answers} random picks of {when}, each judged before it was trained on."
     ]
     lines += by_chance
-    if rest := facts["pool_right"]:
+    if rest := facts.pool_right:
         lines.append(
-            f"If the newest judged model answered the rest, about {percent(rest['estimate'])} of the whole pool would be "
+            f"If the newest judged model answered the rest, about {percent(rest.estimate)} of the whole pool would be "
             f"right ({in_percent(rest)}), labels counted as right."
         )
-    if harder:
-        lines.append(_harder_sentence(harder))
-    for label, shares in (facts["classes"] or {}).items():
-        pool = shares["pool"]
-        if not pool["low"] <= shares["labelled"] <= pool["high"]:
+    if facts.harder:
+        lines.append(_harder_sentence(facts.harder))
+    for label, shares in (facts.classes or {}).items():
+        pool = shares.pool
+        if shares.labelled not in pool:
             lines.append(
-                f"{label!r} is {percent(shares['labelled'])} of the labels and about {percent(pool['estimate'])} of the "
+                f"{label!r} is {percent(shares.labelled)} of the labels and about {percent(pool.estimate)} of the "
                 f"pool ({in_percent(pool)}): the labels are no picture of the pool."
             )
-    if facts["skipped"]:
-        lines.append(f"{facts['skipped']} random picks were skipped; the estimates are for what people can answer.")
+    if facts.skipped:
+        lines.append(f"{facts.skipped} random picks were skipped; the estimates are for what people can answer.")
     if swayed:
         lines.append("Annotators saw the model's answers, which may have swayed them: the accuracy may be too high.")
     return lines
 
 
-def _harder_sentence(harder: Mapping[str, float]) -> str:
-    points, low, high = (100 * harder[name] for name in ("estimate", "low", "high"))
+def _harder_sentence(harder: Interval) -> str:
+    points, low, high = 100 * harder.estimate, 100 * harder.low, 100 * harder.high
     between = f"95 % interval {low:+.0f} to {high:+.0f}"
     if low > 0:
         return f"The strategy's picks are harder than the pool: wrong {points:.0f} points more often ({between})."
@@ -236,6 +263,6 @@ def _harder_sentence(harder: Mapping[str, float]) -> str:
     return f"Whether the strategy's picks are harder than the pool is not known: {points:+.0f} points of error ({between})."
 
 
-def in_percent(interval: Mapping[str, float]) -> str:
+def in_percent(interval: Interval | PoolAccuracy) -> str:
     """'65 to 89 %'."""
-    return f"{hundredths(interval['low'], 0)} to {percent(interval['high'])}"
+    return f"{hundredths(interval.low, 0)} to {percent(interval.high)}"

@@ -13,7 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from guidestar.config import flat, kept_in
 from guidestar.report import charts, pictures
-from guidestar.report.advice import said_of
 from guidestar.report.analyses import analyses
 from guidestar.report.answer import answer, read_all, score_rows
 from guidestar.report.charts import Chart
@@ -68,7 +67,7 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
         behaviour=behaviour,
         doubts=evidence(runs, folder),
         analyses=analyses(folder),
-        advice=[(one["run"], said) for one in known.advice if (said := said_of(one))],
+        advice=[(one.run, one.sentences) for one in known.advice if one.sentences],
         time=time,
         spent=spent,
         runs=[(run, rounds_of(run, _picks_shown(runs))) for run in runs],

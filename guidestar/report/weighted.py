@@ -9,9 +9,8 @@ right, so that right answers have the large weights and errors the small ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -67,13 +66,23 @@ def _wrong(said: Suggestion, answer: Label | Skip, right: Judge) -> float:
     return float(not right(said, answer)) if isinstance(answer, Label) else float("nan")
 
 
-def corrected(rounds: list[DrawnRound], window: int) -> dict[str, Any] | None:
-    """The accuracy on what was unlabelled, by the newest rounds that hold `window` answers together; None without any,
-    or where weights differ so much that few picks decide.
+@dataclass(frozen=True)
+class Corrected:
+    """An accuracy on what was unlabelled. uncorrected: the share of right answers among the picks. effective: Kish's number
+    of the answers. rounds: the first and the last."""
 
-    Keys: "estimate", "low", "high", "uncorrected" (the share of right answers among the picks), "answers", "effective"
-    (Kish's number of them), "rounds" (first and last).
-    """
+    estimate: float
+    low: float
+    high: float
+    uncorrected: float
+    answers: int
+    effective: float
+    rounds: tuple[int, int]
+
+
+def corrected(rounds: list[DrawnRound], window: int) -> Corrected | None:
+    """By the newest rounds that hold `window` answers together; None without any, or where weights differ so much that few
+    picks decide."""
     count, start = 0, len(rounds)
     while start and count < window:
         start -= 1
@@ -87,20 +96,19 @@ def corrected(rounds: list[DrawnRound], window: int) -> dict[str, Any] | None:
     if effective < LEAST_EFFECTIVE:
         return None
     errors = lure_share([one.drawn for one in newest])
-    return {
-        "estimate": 1 - errors.estimate, "low": 1 - errors.high, "high": 1 - errors.low,
-        "uncorrected": 1 - float(np.nanmean(hits)), "answers": count, "effective": effective,
-        "rounds": [newest[0].round, newest[-1].round],
-    }  # fmt: skip
+    return Corrected(
+        1 - errors.estimate, 1 - errors.high, 1 - errors.low, 1 - float(np.nanmean(hits)), count, effective,
+        (newest[0].round, newest[-1].round),
+    )  # fmt: skip
 
 
-def corrected_sentence(facts: Mapping[str, Any]) -> str:
+def corrected_sentence(facts: Corrected) -> str:
     """Both numbers, and what the correction rests on."""
-    first, last = facts["rounds"]
+    first, last = facts.rounds
     when = f"round {last}" if first == last else f"rounds {first} to {last}"
-    estimate, low, high, plain = (100 * facts[name] for name in ("estimate", "low", "high", "uncorrected"))
+    estimate, low, high, plain = (100 * x for x in (facts.estimate, facts.low, facts.high, facts.uncorrected))
     return (
-        f"All {facts['answers']} picks of {when}, corrected for how probable each was to be drawn, put the accuracy on the "
+        f"All {facts.answers} picks of {when}, corrected for how probable each was to be drawn, put the accuracy on the "
         f"unlabelled pool at about {estimate:.0f} % (95 % interval {low:.0f} to {high:.0f} %, as many as "
-        f"{facts['effective']:.0f} random picks tell); uncorrected they would say {plain:.0f} %."
+        f"{facts.effective:.0f} random picks tell); uncorrected they would say {plain:.0f} %."
     )

@@ -8,7 +8,6 @@ the strategy alone belong into the same `out`, where the loop shares the warm st
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,6 @@ from guidestar.progress import Progress, Silent
 from guidestar.query.warm_start import warm_start_of
 from guidestar.store import files
 from guidestar.study.results import (
-    FORMAT,
     Result,
     config_fingerprint,
     made_with,
@@ -40,6 +38,7 @@ from guidestar.study.results import (
     recipe,
     result_path,
     short,
+    write_result,
 )
 
 State = Literal["done", "kept", "failed", "elsewhere"]
@@ -185,7 +184,7 @@ def _attempt(cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, apart
         ]  # fmt: skip
         try:
             result = (_run_apart if apart else _run)(cell, shared, before, cells)
-            files.write_bytes(result_path(out, cell.name), (json.dumps(result, indent=1) + "\n").encode())
+            write_result(out, result)
         except GuidestarError as error:
             shared.forget()
             return CellResult(cell, "failed", error=str(error))
@@ -284,7 +283,7 @@ def check_warm_start(mine: Mapping[str, Any], others: Sequence[CellResult]) -> N
     """Raise StoreError if a cell of the same pool, seed and size began with other examples."""
     same = ("pool", "seed", "size")
     for other in others:
-        theirs = other.result and other.result["warm_start"]
+        theirs = other.result and other.result.warm_start
         if not theirs or theirs.get("by", "random") != mine["by"]:  # a strategy may choose a warm start of its own
             continue
         if all(theirs[key] == mine[key] for key in same) and theirs["picks"] != mine["picks"]:
@@ -302,40 +301,39 @@ def _result(cell: Cell, run: Run) -> Result:
     for _, phase, spent, _ in timings:
         seconds[phase] += spent
     finished = store.finished()
-    return {
-        **about(cell, facts),
-        "base": _base(run),
-        "warm_start": _warm_start(run),
-        "rounds": [
+    return replace(
+        about(cell, facts),
+        base=_base(run),
+        warm_start=_warm_start(run),
+        rounds=[
             {"round": m.round, "labels": m.labels, "metrics": dict(m.values), "picked": _balance(run, m.round)}
             for m in metrics
         ],
-        "curve": curve,
-        "auc": auc([value for _, value in curve]) if curve else None,
-        "final": curve[-1][1] if curve else None,
-        "seconds": {phase: round(spent, 3) for phase, spent in seconds.items()},
-        "timings": [[r, phase, round(spent, 3), count] for r, phase, spent, count in timings],
-        "finished": finished.name if finished else None,
-    }
+        curve=curve,
+        auc=auc([value for _, value in curve]) if curve else None,
+        final=curve[-1][1] if curve else None,
+        seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
+        timings=[[r, phase, round(spent, 3), count] for r, phase, spent, count in timings],
+        finished=finished.name if finished else None,
+    )
 
 
 def about(cell: Cell, facts: Mapping[str, Any]) -> Result:
-    """What every result file begins with. facts: of the cell's run."""
+    """A result of a cell before anything was measured. facts: of its run."""
     data, _, _ = apply_preset(cell.config.data, cell.config.task)
-    return {
-        "format": FORMAT,
-        "name": cell.name,
-        "tags": dict(cell.tags),
-        "fingerprint": cell.fingerprint,
-        "config": portable(cell.config),
-        "recipe": recipe(cell.config),
-        "prompt": {"template": data.template, "response": data.response},
-        "model": {**facts["model"], "name": short(facts["model"]["name"])},
-        "versions": facts["versions"],
-        "hardware": {**facts["hardware"], **_device()},
-        "data": {**facts["data"], "hash": facts["data_hash"], "synthetic": facts["synthetic"]},
-        "task": facts["task"]["kind"],
-    }
+    return Result(
+        name=cell.name,
+        tags=dict(cell.tags),
+        fingerprint=cell.fingerprint,
+        config=portable(cell.config),
+        recipe=recipe(cell.config),
+        prompt={"template": data.template, "response": data.response},
+        model={**facts["model"], "name": short(facts["model"]["name"])},
+        versions=facts["versions"],
+        hardware={**facts["hardware"], **_device()},
+        data={**facts["data"], "hash": facts["data_hash"], "synthetic": facts["synthetic"]},
+        task=facts["task"]["kind"],
+    )
 
 
 def _device() -> dict[str, Any]:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from guidestar.config import fingerprint
 from guidestar.errors import GuidestarError
 from guidestar.progress import Progress
-from guidestar.store import Store, files
+from guidestar.store import Store
 from guidestar.study.cells import Cell, Shared, about, claim, run_folder
 from guidestar.study.probes import probe
-from guidestar.study.results import Result, read_result, result_path
+from guidestar.study.results import Result, read_result, result_path, write_result
 from guidestar.study.tables import FEW_SHOT
-
-# What a result file of no run has in place of a run's keys.
-_NO_RUN: Result = {
-    "base": None, "warm_start": None, "rounds": [], "curve": [], "auc": None, "timings": [], "finished": None,
-}  # fmt: skip
 
 
 def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progress: Progress) -> list[Result]:
@@ -39,11 +34,11 @@ def few_shot(cells: Sequence[Cell], shots: int, out: Path, shared: Shared, progr
         with claim(out / "claims" / f"{name}.lock") as mine:
             if not mine:
                 continue
-            if not path.is_file() or read_result(path)["fingerprint"] != key:
+            if not path.is_file() or read_result(path).fingerprint != key:
                 progress.say(f"{name}: the untuned model with {shots} demonstrations")
                 result = _few_shot(cell, shots, shared, progress)
                 tags = {key: value for key, value in cell.tags.items() if key != "peft"} | {"method": FEW_SHOT}
-                _write(path, result | {"name": name, "tags": tags, "fingerprint": key})
+                write_result(out, replace(result, name=name, tags=tags, fingerprint=key))
         results.append(read_result(path))
     return results
 
@@ -60,7 +55,7 @@ def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Res
     with progress.phase("few-shot") as tick:
         values, _ = bench.engine.few_shot(labelled, test, shots=shots, seed=cell.config.seeds[0], tick=tick)
     seconds = {"few-shot": round(time.perf_counter() - start, 3)}
-    return about(cell, facts) | _NO_RUN | {"final": values["accuracy"], "metrics": values, "seconds": seconds}
+    return replace(about(cell, facts), final=values["accuracy"], metrics=values, seconds=seconds)
 
 
 def run_probe(
@@ -72,14 +67,14 @@ def run_probe(
     answer = probe(folder, name, bench=shared.bench(cell.config), progress=progress, **options)
     with Store.open(folder, read=True) as store:
         facts = store.facts
-    result = about(cell, facts) | _NO_RUN
-    result |= {
-        "name": _named(cell, f"probe-{name}"),
-        "tags": {**cell.tags, "method": f"probe-{name}", "probed": cell.tags["method"]},
-        "fingerprint": fingerprint({"cell": cell.fingerprint, "probe": name, "options": options}),
-        "final": None, "seconds": {}, "sentences": list(answer.sentences), "facts": dict(answer.facts),
-    }  # fmt: skip
-    _write(result_path(out, result["name"]), result)
+    result = replace(
+        about(cell, facts),
+        name=_named(cell, f"probe-{name}"),
+        tags={**cell.tags, "method": f"probe-{name}", "probed": cell.tags["method"]},
+        fingerprint=fingerprint({"cell": cell.fingerprint, "probe": name, "options": options}),
+        sentences=list(answer.sentences), facts=dict(answer.facts),
+    )  # fmt: skip
+    write_result(out, result)
     return result, answer.files
 
 
@@ -87,7 +82,3 @@ def _named(cell: Cell, what: str) -> str:
     """The name of a result beside a cell's."""
     tags = cell.tags
     return "/".join(str(part) for part in (tags["dataset"], tags.get("model"), what, f"seed{tags['seed']}") if part)
-
-
-def _write(path: Path, result: Result) -> None:
-    files.write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())

@@ -13,7 +13,6 @@ from guidestar.report.style import MUTED, look
 from guidestar.study.compose import Row, Study
 from guidestar.study.drawing import PAGE, save_figure
 from guidestar.study.results import Result
-from guidestar.study.tables import place_of, row_of
 
 MOST_LINES = 6  # of a panel; more are a tangle
 MOST_TICKS = 6
@@ -41,8 +40,8 @@ Panel = tuple[str, list[tuple[int, str, Curve]]]  # its title, and the style, th
 
 def curve_of(results: Sequence[Result]) -> Curve | None:
     """The mean learning curve of one row over the seeds that are as long as the longest; None without any."""
-    longest = max((len(one["curve"]) for one in results), default=0)
-    whole = [one["curve"] for one in results if len(one["curve"]) == longest]
+    longest = max((len(one.curve) for one in results), default=0)
+    whole = [one.curve for one in results if len(one.curve) == longest]
     if not longest:
         return None
     points = list(zip(*whole, strict=True))
@@ -75,11 +74,11 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
     panels = panels_of(study.rows, study.config.panels)
     looks = _looks(study.rows, panels)
     written: list[Path] = []
-    for place in dict.fromkeys(map(place_of, results)):
+    for place in dict.fromkeys(one.place for one in results):
         runs: dict[str, list[Result]] = {}
         for one in results:
-            if place_of(one) == place and one["curve"]:
-                runs.setdefault(row_of(one["tags"]), []).append(one)
+            if one.place == place and one.curve:
+                runs.setdefault(one.row, []).append(one)
         of_row = {row.name: runs.get(study.runs.get((*place, row.name), ""), []) for row in study.rows}
         drawn: list[Panel] = []
         for title, names in panels.items():
@@ -89,12 +88,12 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
         if not any(curves for _, curves in drawn):
             continue
         points = [
-            [place[0], row.name, row.label, one["tags"]["method"], one["tags"]["seed"], r, *point]
+            [place[0], row.name, row.label, one.method, one.seed, r, *point]
             for row in study.rows
             for one in of_row[row.name]
-            for r, point in enumerate(one["curve"])
+            for r, point in enumerate(one.curve)
         ]
-        majorities = (one["data"].get("majority") for some in runs.values() for one in some)
+        majorities = (one.data.get("majority") for some in runs.values() for one in some)
         level = next((majority["share"] for majority in majorities if majority), None)
         note = f"{', '.join(filter(None, place))}. {' '.join(study.config.notes)} {_BANDS}".strip()
         lines, named = -(-len(drawn) // COLUMNS), len({name for _, curves in drawn for _, name, _ in curves}) + 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guidestar.metrics import statistics
-from guidestar.study.results import Result, group_of
+from guidestar.study.results import Result
 from guidestar.words import hundredths, markdown_table
 
 Seeds = dict[int, float]  # seed -> area of a strategy − area of the control
@@ -43,16 +43,11 @@ def gains(results: Sequence[Result], strategies: Sequence[str], control: str | N
     the mean of each seed that all of them have, then over the seeds, for the adapters of a seed share their examples.
     """
     added: dict[tuple[str, str, str], dict[str, Seeds]] = {}
-    own = {(group_of(one), str(one["tags"]["method"]), int(one["tags"]["seed"])): one for one in results}
+    own = {(one.group, one.method, one.seed): one for one in results}
     for (group, method, seed), one in own.items():
         base = own.get((group, control or "", seed))
-        if (
-            method != control
-            and base
-            and one["curve"]
-            and [at for at, _ in one["curve"]] == [at for at, _ in base["curve"]]
-        ):
-            added.setdefault(group, {}).setdefault(method, {})[seed] = one["auc"] - base["auc"]
+        if method != control and base and one.curve and [at for at, _ in one.curve] == [at for at, _ in base.curve]:
+            added.setdefault(group, {}).setdefault(method, {})[seed] = one.area - base.area
     names = [name for name in strategies if any(name in one for one in added.values())]
     rows = []
     for dataset, model in dict.fromkeys(group[:2] for group in added):

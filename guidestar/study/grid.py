@@ -23,8 +23,8 @@ from guidestar.study import extras, figures, gains, plan
 from guidestar.study.cells import Cell, CellResult, Shared, run_folder
 from guidestar.study.compose import Study, filled, load_study
 from guidestar.study.reading import beside, reading, warm_starts
-from guidestar.study.results import Result, group_of
-from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, row_of, table
+from guidestar.study.results import Result, row_of
+from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, table
 from guidestar.words import count
 
 Found = tuple[dict[str, Any], str, int]
@@ -75,7 +75,7 @@ def run_study(
     cells = study.cells if part is None else engine.part_of(study.cells, part)
     shared = Shared(study.out / "cache", news)
     before = _results(cells, study.out)
-    planned = plan.make_plan(cells, {one["name"] for one in before}, shared)
+    planned = plan.make_plan(cells, {one.name for one in before}, shared)
     text = plan.plan_text(planned, title(study), _what_runs(study, cells))
     if spread and planned.done < planned.cells:
         text += f"\nthat is the work of one process; {engine_of.workers} share it"
@@ -84,7 +84,7 @@ def run_study(
     news.say(text)
     if spread and planned.cells > planned.done:
         shared.forget()  # the memory is the workers'
-        done = {one["name"] for one in before}
+        done = {one.name for one in before}
         items = {cell.name: {"cell": cell.name} for cell in cells if cell.name not in done}
         groups = {cell.name: engine.group_of(cell) for cell in cells}
         workers = EXECUTORS[engine_of.use](engine_of, news)
@@ -97,7 +97,7 @@ def run_study(
         elsewhere = [one.cell.name for one in tried if one.state == "elsewhere"]
     facts, lines = finish(study, shared, news)
     now = _results(cells, study.out)
-    done = {one["name"] for one in now}
+    done = {one.name for one in now}
     failed = {name: error for name, error in failed.items() if name not in done}  # another process finished it
     seconds = plan.compared(planned, before, now)
     lines += ["time by phase, of all processes:", *seconds] if seconds else []
@@ -116,8 +116,8 @@ def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Prog
 
 
 def _say_rows(study: Study, one: CellResult, progress: Progress) -> None:
-    if one.result and one.result["curve"]:
-        near = [other for other in _results(study.cells, study.out) if group_of(other) == group_of(one.result)]
+    if one.result and one.result.curve:
+        near = [other for other in _results(study.cells, study.out) if other.group == one.result.group]
         progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
 
 
@@ -148,12 +148,12 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
         names.index(name) if name in names else -1 for names, name in zip(given, place, strict=True)
     ])  # fmt: skip
     order = {place: i for i, place in enumerate(by_file)}
-    results = sorted(_results(study.cells, study.out), key=lambda one: order[group_of(one)])
+    results = sorted(_results(study.cells, study.out), key=lambda one: order[one.group])
     runs = len(results)
     more, written = _beside_the_runs(study, shared, progress)
     made = _table(study, results, progress)
     said = _about_starts(study, results) + reading(made, study.rows, results)
-    said += [sentence for one in more for sentence in one.get("sentences", ())]
+    said += [sentence for one in more for sentence in one.sentences]
     above = gains.gains(results, list(dict.fromkeys(row.method for row in study.rows)), study.control)
     notes = [*study.notes, *beside(made, [*results, *more])]
     body = [f"# {title(study)}", "", *([study.config.doc, ""] if study.config.doc else [])]
@@ -204,7 +204,7 @@ def _about_starts(study: Study, results: Sequence[Result]) -> list[str]:
     said = warm_starts(results)
     if not said and results:
         said.append("Every strategy of a seed began with the same examples, and each warm start was trained once.")
-    if any(one["config"]["train"].get("early_stop") == "oracle_epoch" for one in results):
+    if any(one.config["train"].get("early_stop") == "oracle_epoch" for one in results):
         said.append(ORACLE_EPOCH)
     if study.control is None:
         said.append("There is no random strategy and no `control`, so there is no RIPL.")
@@ -272,11 +272,11 @@ def _answers(study: Study, progress: Progress) -> Answers:
         return right_answers(folder, metrics)
 
     def answers(result: Result) -> Floats | None:
-        folder = folders[result["name"]]
+        folder = folders[result.name]
         if not (folder / DATABASE).is_file():
             return None
         right: Floats | None = engine.tried(progress, lambda: read(folder))
-        heights = [value for _, value in result["curve"]]
+        heights = [value for _, value in result.curve]
         same = right is not None and len(right) == len(heights) and np.allclose(right.mean(axis=1), heights, atol=1e-6)
         return right if same else None
 
@@ -288,7 +288,7 @@ def _floor(study: Study, progress: Progress) -> Floor:
     cells = {cell.name: cell for cell in study.cells}
 
     def floor(results: Sequence[Result]) -> float | None:
-        homes = {cells[one["name"]].config.out for one in results}
+        homes = {cells[one.name].config.out for one in results}
         noise = engine.tried(
             progress, lambda: read_noise([run_folder(c) for c in study.cells if c.config.out in homes])
         )

@@ -251,11 +251,11 @@ def plan_text(plan: Plan, title: str, rows: Sequence[str]) -> str:
 
 def compared(plan: Plan, before: Sequence[Result], now: Sequence[Result]) -> list[str]:
     """Seconds of each phase beside the estimate, for the cells that ran. before: results that were there already."""
-    old = {one["name"] for one in before}
+    old = {one.name for one in before}
     spent: Counter[str] = Counter()
     for one in now:
-        if one["name"] not in old:
-            spent.update(one["seconds"])
+        if one.name not in old:
+            spent.update(one.seconds)
     return [
         f"  {phase}: {duration(seconds)}"
         + (f", planned {span(plan.seconds[phase], duration)}" if phase in plan.seconds else ", not planned")

@@ -8,8 +8,8 @@ from typing import Any
 from guidestar.config import fingerprint
 from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.study.compose import Row
-from guidestar.study.results import Result, group_of
-from guidestar.study.tables import Line, Place, Table, baselines, place_of, points_of
+from guidestar.study.results import Place, Result
+from guidestar.study.tables import Line, Table, baselines, points_of
 from guidestar.words import listed, plural
 
 LOPSIDED = 0.2  # how much more of a batch than of the control's the largest class may have before it is told
@@ -32,8 +32,8 @@ def reading(table: Table, rows: Sequence[Row], results: Sequence[Result]) -> lis
 def beside(table: Table, results: Sequence[Result]) -> list[str]:
     """What a reader must see beside the rows: baselines, rows that are one run, and what makes rows incomparable."""
     notes = []
-    for place in dict.fromkeys(map(place_of, results)):
-        here = [one for one in results if place_of(one) == place and one["curve"]]
+    for place in dict.fromkeys(one.place for one in results):
+        here = [one for one in results if one.place == place and one.curve]
         where = ", ".join(filter(None, place))
         notes += [f"{where}: {text}" for text in (baselines(place, results), *_unlike(here)) if text]
     if table.same:
@@ -44,11 +44,11 @@ def beside(table: Table, results: Sequence[Result]) -> list[str]:
 def _unlike(results: Sequence[Result]) -> Iterator[str]:
     """What would make rows incomparable."""
     for key, what in (("fingerprint", "models"), ("dtype", "precisions"), ("device", "kinds of processor")):
-        if len({one.get("model", {}).get(key) for one in results}) > 1:
+        if len({one.model.get(key) for one in results}) > 1:
             yield f"The rows were made with different {what}, so they cannot be compared as they stand."
-    if len({(one["warm_start"] or {}).get("pool") for one in results}) > 1:
+    if len({(one.warm_start or {}).get("pool") for one in results}) > 1:
         yield "The rows were made with different pools, so they cannot be compared as they stand."
-    yield from sorted({text for one in results for text in one.get("data", {}).get("form_differences", [])})
+    yield from sorted({text for one in results for text in one.data.get("form_differences", [])})
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _batches(table: Table, controls: Mapping[str, str | None]) -> Iterator[str]:
 def _majority(table: Table, results: Sequence[Result]) -> Iterator[str]:
     """How many areas are above what always giving the most frequent answer gives."""
     for place in dict.fromkeys((line.dataset, line.model) for line in table.lines):
-        known = (one["data"].get("majority") for one in results if place_of(one) == place and "data" in one)
+        known = (one.data.get("majority") for one in results if one.place == place)
         if majority := next(filter(None, known), None):
             areas = [line.auc.mean for line in table.lines if (line.dataset, line.model) == place and line.auc]
             above = sum(area > majority["share"] for area in areas)
@@ -136,14 +136,14 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
     picks: dict[tuple[Any, ...], dict[str, str]] = {}
     trained: dict[tuple[Any, ...], dict[str, float | None]] = {}
     for one in results:
-        tags, start = one["tags"], one["warm_start"]
+        tags, start = one.tags, one.warm_start
         if not start:  # no run, but what stands beside the runs
             continue
         place = (tags["dataset"], tags["seed"], start["size"])
-        picks.setdefault((*place, start["pool"]), {})[one["name"]] = start["picks"]
-        if sum(spent for r, phase, spent, _ in one["timings"] if r == 0 and phase == "train") > 0:
-            first = one["curve"][0][1] if one["curve"] else None
-            alike = (*group_of(one), (_training(one), start["picks"]), tags["seed"])
+        picks.setdefault((*place, start["pool"]), {})[one.name] = start["picks"]
+        if sum(spent for r, phase, spent, _ in one.timings if r == 0 and phase == "train") > 0:
+            first = one.curve[0][1] if one.curve else None
+            alike = (*one.group, (_training(one), start["picks"]), tags["seed"])
             trained.setdefault(alike, {})[str(tags["method"])] = first
     apart: dict[tuple[str, int], list[int]] = {}
     for (dataset, seed, size, _), starts in picks.items():
@@ -165,7 +165,7 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
 
 def _training(one: Result) -> str:
     """Equal for runs that train alike; keys that are newer than a result count as not given."""
-    parts = [one.get("config", {}).get(key) or {} for key in ("train", "peft", "tapt")]
+    parts = [one.config.get(key) or {} for key in ("train", "peft", "tapt")]
     return fingerprint([{key: value for key, value in part.items() if value is not None} for part in parts])
 
 

@@ -15,7 +15,7 @@ from guidestar.metrics.statistics import Floats, Interval
 from guidestar.metrics.verdict import Decision, can_claim, decide, judge
 from guidestar.report.pairing import Both, Curve, side_by_side
 from guidestar.study.compose import Row
-from guidestar.study.results import Result
+from guidestar.study.results import Place, Result
 from guidestar.words import hundredths, markdown_table, number, percent, share
 from guidestar.words import spread as spread_in_words
 
@@ -26,7 +26,6 @@ NOTE = (
     "results are on this machine's disk. Verdicts are paired by seed and corrected for all comparisons of the page."
 )
 
-Place = tuple[str, str]  # dataset and model, the latter empty where a study names none
 Key = tuple[str, Place, str, str]  # a group of results, where, the runs of a row and of the row beside it
 Sides = tuple[Mapping[int, Result], Mapping[int, Result]]  # of a row and of the row beside it: seed -> result
 Answers = Callable[[Result], Floats | None]  # (points, test examples), 1 where one was answered rightly
@@ -116,16 +115,6 @@ class Line:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def place_of(result: Result) -> Place:
-    """The dataset and model of a result; the latter empty where its study names none."""
-    return str(result["tags"]["dataset"]), str(result["tags"].get("model", ""))
-
-
-def row_of(tags: Mapping[str, Any]) -> str:
-    """The name of the row whose run it is, by the tags of a result or a cell."""
-    return f"{tags['peft']}/{tags['method']}" if "peft" in tags else str(tags["method"])
-
-
 @dataclass(frozen=True)
 class Table:
     """Lines in the order of their study, pairs of rows that were asked for besides, and rows that are one run."""
@@ -193,8 +182,8 @@ class _Draft:
 def _draft(asked: Asked) -> _Draft:
     runs: dict[Place, dict[str, dict[int, Result]]] = {}
     for one in asked.results:
-        if one["curve"]:
-            runs.setdefault(place_of(one), {}).setdefault(row_of(one["tags"]), {})[int(one["tags"]["seed"])] = one
+        if one.curve:
+            runs.setdefault(one.place, {}).setdefault(one.row, {})[one.seed] = one
     named = {row.name: row for row in asked.rows}
     draft = _Draft()
     for place, methods in runs.items():
@@ -223,13 +212,13 @@ def _draft(asked: Asked) -> _Draft:
 
 
 def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
-    batches = [p["picked"].values() for one in own for p in one.get("rounds", ()) if p["round"] and p.get("picked")]
+    batches = [p["picked"].values() for one in own for p in one.rounds if p["round"] and p.get("picked")]
     shares = [max(counts) / sum(counts) for counts in batches if sum(counts)]
     printed = [*row.published.get(place[0], ()), None, None]
     return Line(
         *place, row.peft, row.method, row.label, row.name == row.control, row.name,
-        tuple(int(one["tags"]["seed"]) for one in own), spread([one["auc"] for one in own]),
-        spread([one["final"] for one in own]), None, row.note, means.fmean(shares) if shares else None,
+        tuple(one.seed for one in own), spread([one.area for one in own]),
+        spread([one.final for one in own if one.final is not None]), None, row.note, means.fmean(shares) if shares else None,
         (printed[0], printed[1]),
     )  # fmt: skip
 
@@ -246,7 +235,7 @@ def _compared(
 
 
 def _curves(results: Mapping[int, Result], answers: Answers) -> dict[int, Curve]:
-    return {seed: Curve(one["curve"], answers(one), one["data"]["hash"]) for seed, one in results.items()}
+    return {seed: Curve(one.curve, answers(one), one.data.get("hash")) for seed, one in results.items()}
 
 
 def _beside(names: tuple[str, str], both: Both, decision: Decision, floor: float | None) -> Beside:
@@ -263,15 +252,15 @@ def _beside(names: tuple[str, str], both: Both, decision: Decision, floor: float
 
 def baselines(place: Place, results: Sequence[Result]) -> str:
     """The accuracies that take no training, as a sentence; empty where none is known."""
-    here = [one for one in results if place_of(one) == place]
+    here = [one for one in results if one.place == place]
     known = []
-    if majority := next((one["data"]["majority"] for one in here if one["data"].get("majority")), None):
+    if majority := next((one.data["majority"] for one in here if one.data.get("majority")), None):
         known.append(f"majority class {majority['label']!r} {100 * majority['share']:.2f}")
-    if base := next((one["base"] for one in here if one["base"]), None):
+    if base := next((one.base for one in here if one.base), None):
         known.append(f"untuned model {100 * base['accuracy']:.2f}")
-    if few := spread([one["final"] for one in here if one["tags"]["method"] == FEW_SHOT]):
+    if few := spread([one.final for one in here if one.method == FEW_SHOT and one.final is not None]):
         known.append(f"untuned model with demonstrations (few-shot) {few}")
-    test = next((one["data"]["test"] for one in here if one["data"].get("test")), None)
+    test = next((one.data["test"] for one in here if one.data.get("test")), None)
     return f"Accuracies without training on {test} test examples: {', '.join(known)}." if known else ""
 
 
