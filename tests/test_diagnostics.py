@@ -12,7 +12,6 @@ from guidestar.metrics.diagnostics import (
     auroc,
     best_aurc,
     correlation_limit,
-    ranks,
     risk_coverage,
     spearman,
     top_share,
@@ -26,7 +25,6 @@ def test_the_numbers_are_those_of_others(seed: int) -> None:
     other = scores + rng.normal(size=60).round(1)
     assert auroc(scores, wrong).estimate == pytest.approx(roc_auc_score(wrong, scores))
     assert spearman(scores, other) == pytest.approx(stats.spearmanr(scores, other).statistic)
-    assert ranks(scores).tolist() == stats.rankdata(scores).tolist()
 
 
 def test_delong_s_variance_is_that_of_the_structural_components() -> None:

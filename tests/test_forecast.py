@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from guidestar.metrics.forecast import decide, falling, fit_curve, gain, hold_back, kappa, next_value, settled
+from guidestar.metrics.agreement import cohen_kappa
+from guidestar.metrics.forecast import decide, falling, fit_curve, gain, hold_back, next_value, settled
 
 LABELS = np.arange(100, 451, 50)
 TEST = 400
@@ -95,10 +96,12 @@ def test_kappa_is_the_known_one() -> None:
     for _ in range(20):
         before, after = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
         after[:30] = before[:30]
-        assert kappa(before, after) == pytest.approx(cohen_kappa_score(before, after))
-    assert kappa(np.zeros(5, dtype=int), np.zeros(5, dtype=int)) == 1.0
-    with pytest.raises(ValueError, match="found labels of"):
-        kappa(np.zeros(5, dtype=int), np.zeros(4, dtype=int))
+        kappa = cohen_kappa(before.tolist(), after.tolist())
+        assert kappa == pytest.approx(cohen_kappa_score(before, after))
+    assert cohen_kappa([0] * 5, [0] * 5) is None
+    assert cohen_kappa([0], [1]) == 0.0
+    with pytest.raises(ValueError, match="shorter"):
+        cohen_kappa([0] * 5, [0] * 4)
 
 
 def test_advice_needs_two_signals() -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -287,9 +288,11 @@ def test_a_curve_is_the_mean_of_the_seeds_that_are_as_long() -> None:
     short = result("me-decay", 2, [0.9, 0.9])
     curve = figures.curve_of([RESULTS[2], RESULTS[3], short])
     assert curve is not None
-    assert curve.labels == (100, 200, 300)
-    assert curve.means == pytest.approx((0.51, 0.605, 0.65))
-    assert curve.spread == pytest.approx((0.02 / 2**0.5, 0.01 / 2**0.5, 0.02 / 2**0.5))
+    assert curve.x == [100, 200, 300]
+    assert curve.y == pytest.approx((0.51, 0.605, 0.65))
+    apart = [sd / 2**0.5 for sd in (0.02, 0.01, 0.02)]
+    assert curve.spread is not None
+    assert [high - low for low, high in np.array(curve.spread)] == pytest.approx([2 * sd for sd in apart])
     assert figures.curve_of([]) is None
     alone = figures.curve_of([RESULTS[2]])
     assert alone is not None

@@ -55,8 +55,7 @@ class ClassAgreement(NamedTuple):
 
 
 class PairAgreement(NamedTuple):
-    """n: units that both labelled. observed: share on which they agree. kappa: Cohen's; None where both always gave
-    one and the same label, or where there is a single unit."""
+    """n: units that both labelled. observed: share on which they agree. kappa: see `cohen_kappa`; None for a single unit, too."""
 
     n: int
     observed: float
@@ -123,7 +122,6 @@ def per_class_agreement(units: Sequence[Unit]) -> dict[str, ClassAgreement]:
 def pairwise(units: Sequence[Unit]) -> dict[tuple[str, str], PairAgreement]:
     """Raw agreement and Cohen's kappa of every two annotators with a common unit, names and pairs in order.
 
-    Source: Cohen 1960.
     >>> pairwise([{"ann": "x", "bob": "x"}, {"ann": "y", "bob": "y"}, {"ann": "x", "bob": "y"}])[("ann", "bob")]
     PairAgreement(n=3, observed=0.6666666666666666, kappa=0.4)
     """
@@ -131,7 +129,14 @@ def pairwise(units: Sequence[Unit]) -> dict[tuple[str, str], PairAgreement]:
     for unit in units:
         for a, b in combinations(sorted(unit), 2):
             common.setdefault((a, b), []).append((unit[a], unit[b]))
-    return {pair: _pair(answers) for pair, answers in sorted(common.items())}
+    return {
+        pair: PairAgreement(
+            len(given),
+            sum(a == b for a, b in given) / len(given),
+            cohen_kappa(*zip(*given, strict=True)) if len(given) > 1 else None,
+        )
+        for pair, given in sorted(common.items())
+    }
 
 
 def confusion(units: Sequence[Unit]) -> dict[tuple[str, str], int]:
@@ -197,11 +202,14 @@ def _interval(kinds: Counts, times: Counts, draws: int, level: float, seed: int)
     return float(low), float(high)
 
 
-def _pair(answers: Sequence[tuple[str, str]]) -> PairAgreement:
-    """po: observed agreement; pe: what the two annotators' own shares of each label give by chance."""
-    n = len(answers)
-    agreeing = sum(a == b for a, b in answers)
-    first, second = Counter(a for a, _ in answers), Counter(b for _, b in answers)
+def cohen_kappa(one: Sequence[object], other: Sequence[object]) -> float | None:
+    """κ of two who labelled the same examples: 1 is the same, 0 what their own shares of each label give by chance; None
+    where both always gave one and the same label. Source: Cohen 1960.
+
+    >>> cohen_kappa([0, 0, 1, 1], [0, 0, 1, 0])
+    0.5
+    """
+    n, first, second = len(one), Counter(one), Counter(other)
+    agreeing = sum(a == b for a, b in zip(one, other, strict=True))
     chance = sum(first[label] * second[label] for label in first)  # in units of 1/n²
-    kappa = None if n < 2 or chance == n * n else (n * agreeing - chance) / (n * n - chance)
-    return PairAgreement(n, agreeing / n, kappa)
+    return None if chance == n * n else (n * agreeing - chance) / (n * n - chance)

@@ -14,17 +14,6 @@ from guidestar.records import Array
 LEAST = 3  # examples below which a correlation says nothing
 
 
-def ranks(values: ArrayLike) -> Floats:
-    """Ranks from 1, equal values share their mean rank. (n,) -> (n,).
-
-    >>> ranks([10.0, 30.0, 10.0])
-    array([1.5, 3. , 1.5])
-    """
-    x = np.asarray(values, dtype=np.float64)
-    order = np.sort(x)
-    return (np.searchsorted(order, x, "left") + np.searchsorted(order, x, "right") + 1) / 2
-
-
 def pearson(one: Array, other: Array) -> float:
     """Pearson's r; NaN for fewer than three examples or a constant. Source: Pearson 1896."""
     if len(one) < LEAST or np.ptp(one) == 0 or np.ptp(other) == 0:
@@ -40,7 +29,9 @@ def spearman(one: ArrayLike, other: ArrayLike) -> float:
     >>> spearman([1, 2, 3, 4], [1, 4, 9, 16])
     1.0
     """
-    return pearson(ranks(one), ranks(other))
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+    return pearson(rankdata(one), rankdata(other))
 
 
 def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval:
@@ -54,6 +45,7 @@ def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval
     0.75
     """
     from scipy.special import expit, ndtri  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     x, bad = np.asarray(scores, dtype=np.float64), np.asarray(wrong, dtype=bool)
     if x.shape != bad.shape or x.ndim != 1:
@@ -61,7 +53,7 @@ def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval
     m, n = int(bad.sum()), int((~bad).sum())
     if not m or not n:
         return Interval(math.nan, math.nan, math.nan)
-    together, above, below = ranks(x), ranks(x[bad]), ranks(x[~bad])
+    together, above, below = rankdata(x), rankdata(x[bad]), rankdata(x[~bad])
     of_wrong = (together[bad] - above) / n  # for each wrong answer the share of right ones that it is above
     of_right = 1 - (together[~bad] - below) / m
     estimate = float(of_wrong.mean())

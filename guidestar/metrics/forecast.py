@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from guidestar.metrics.statistics import Floats, Interval
 
@@ -167,24 +167,6 @@ def _interval(draws: Floats, level: float) -> Interval:
 
 
 # --- predictions without labels -------------------------------------------------------------------
-
-
-def kappa(before: NDArray[np.integer], after: NDArray[np.integer]) -> float:
-    """Cohen's κ of two models' labels for the same examples, (n,) each: 1 is the same, 0 what chance gives.
-
-    1 where both give one and the same label to everything.
-    Source: Cohen 1960.
-    >>> kappa(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]))
-    0.5
-    """
-    before, after = np.asarray(before), np.asarray(after)
-    if before.shape != after.shape or not before.size:
-        raise ValueError(f"found labels of {before.shape} and {after.shape} examples")
-    classes = int(max(before.max(), after.max())) + 1
-    shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (before, after)]
-    chance = float(shares[0] @ shares[1])
-    same = float((before == after).mean())
-    return 1.0 if chance == 1 else (same - chance) / (1 - chance)
 
 
 def settled(kappas: Sequence[float], cutoff: float, rounds: int) -> bool | None:

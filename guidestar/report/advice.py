@@ -16,6 +16,7 @@ import numpy as np
 from guidestar.config import CONFIG_FILE, read_yaml
 from guidestar.errors import GuidestarError
 from guidestar.metrics import forecast
+from guidestar.metrics.agreement import cohen_kappa
 from guidestar.metrics.smoothness import levelled, shuffled, smoothness
 from guidestar.metrics.statistics import Interval
 from guidestar.records import Label, Metrics, Stop
@@ -248,7 +249,8 @@ def _agreement(said: Said, where: str, stop: StopConfig) -> Agreement | None:
         _, at, later_at = np.intersect1d(rows, later_rows, return_indices=True)
         if not len(at):
             return None
-        kappas.append(forecast.kappa(labels[at], later[later_at]))
+        kappa = cohen_kappa(labels[at].tolist(), later[later_at].tolist())
+        kappas.append(1.0 if kappa is None else kappa)
         shared = len(at)
     settled = forecast.settled(kappas, stop.agreement, stop.rounds)
     return Agreement(where, shared, kappas, settled) if kappas else None

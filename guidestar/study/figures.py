@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidestar.report.style import MUTED, look
+from guidestar.report.charts import Line, curve
+from guidestar.report.style import MUTED
 from guidestar.study.compose import Row, Study
 from guidestar.study.drawing import PAGE, save_figure
 from guidestar.study.results import Result
@@ -24,30 +24,22 @@ REFERENCE = "me-star"  # the row that stands in every panel of a study of many r
 _BANDS = "Bands: ± a standard deviation over the seeds."
 
 Panels = Mapping[str, Sequence[str]]
+Panel = tuple[str, list[Line]]  # its title, and its curves
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One line: mean over the seeds that have every point. spread: standard deviations, None for one seed."""
-
-    labels: tuple[int, ...]
-    means: tuple[float, ...]
-    spread: tuple[float, ...] | None
-
-
-Panel = tuple[str, list[tuple[int, str, Curve]]]  # its title, and the style, the name in the legend and the curve
-
-
-def curve_of(results: Sequence[Result]) -> Curve | None:
-    """The mean learning curve of one row over the seeds that are as long as the longest; None without any."""
+def curve_of(results: Sequence[Result], name: str = "", style: int = 0) -> Line | None:
+    """The mean learning curve of one row, ± a standard deviation, over the seeds that are as long as the longest; None
+    without any."""
     longest = max((len(one.curve) for one in results), default=0)
     whole = [one.curve for one in results if len(one.curve) == longest]
     if not longest:
         return None
-    points = list(zip(*whole, strict=True))
-    means = tuple(statistics.fmean(value for _, value in point) for point in points)
-    spread = tuple(statistics.stdev(value for _, value in point) for point in points) if len(whole) > 1 else None
-    return Curve(tuple(point[0][0] for point in points), means, spread)
+    points = [[value for _, value in point] for point in zip(*whole, strict=True)]
+    y, band = [statistics.fmean(point) for point in points], None
+    if len(whole) > 1:
+        apart = [statistics.stdev(point) for point in points]
+        band = [(max(mean - sd, 0.0), min(mean + sd, 1.0)) for mean, sd in zip(y, apart, strict=True)]
+    return Line(name, [labels for labels, _ in whole[0]], y, style, band)
 
 
 def panels_of(rows: Sequence[Row], given: Panels) -> Panels:
@@ -82,8 +74,8 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
         of_row = {row.name: runs.get(study.runs.get((*place, row.name), ""), []) for row in study.rows}
         drawn: list[Panel] = []
         for title, names in panels.items():
-            curves = {name: curve_of(of_row[name]) for name in names}
-            drawn.append((title, [(*looks[title, name], curve) for name, curve in curves.items() if curve]))
+            curves = (curve_of(of_row[name], *looks[title, name]) for name in names)
+            drawn.append((title, [curve for curve in curves if curve]))
         drawn = [panel for panel in drawn if panel[1] or len(panels) <= COLUMNS]
         if not any(curves for _, curves in drawn):
             continue
@@ -96,7 +88,7 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
         majorities = (one.data.get("majority") for some in runs.values() for one in some)
         level = next((majority["share"] for majority in majorities if majority), None)
         note = f"{', '.join(filter(None, place))}. {' '.join(study.config.notes)} {_BANDS}".strip()
-        lines, named = -(-len(drawn) // COLUMNS), len({name for _, curves in drawn for _, name, _ in curves}) + 1
+        lines, named = -(-len(drawn) // COLUMNS), len({curve.name for _, curves in drawn for curve in curves}) + 1
         written += save_figure(
             study.place / "-".join(("curves", *filter(None, place))), _drawer(drawn, level, note),
             ["dataset", "row", "label", "method", "seed", "round", "labels", "accuracy"], points,
@@ -105,23 +97,23 @@ def learning_curves(study: Study, results: Sequence[Result]) -> list[Path]:
     return written
 
 
-def _looks(rows: Sequence[Row], panels: Panels) -> dict[tuple[str, str], tuple[int, str]]:
-    """(panel, row) -> its style and its name in the legend. A strategy looks alike in all panels; where each row has a
+def _looks(rows: Sequence[Row], panels: Panels) -> dict[tuple[str, str], tuple[str, int]]:
+    """(panel, row) -> its name in the legend and its style. A strategy looks alike in all panels; where each row has a
     panel of its own, a style says what it is there. The third style, which is black, is the control's."""
     by_name = {row.name: row for row in rows}
     places = [(panel, name) for panel, names in panels.items() for name in names]
     if len(panels) > COLUMNS and not any(row.peft for row in rows):
         controls = {row.control for row in rows}
-        others = {name: (BLACK, "control") if name in controls else (0, "ME with STAR") for _, name in places}
+        others = {name: ("control", BLACK) if name in controls else ("ME with STAR", 0) for _, name in places}
         return {
-            (panel, name): (1, "the panel's row") if by_name[name].label == panel else others[name]
+            (panel, name): ("the panel's row", 1) if by_name[name].label == panel else others[name]
             for panel, name in places
         }
     methods = dict.fromkeys(row.method for row in rows)
     black = next((row.method for row in rows if row.name == row.control), None)
     free = iter(i for i in range(len(methods) + 1) if i != BLACK)
     styles = {method: BLACK if method == black else next(free) for method in methods}
-    return {(panel, name): (styles[by_name[name].method], by_name[name].label) for panel, name in places}
+    return {(panel, name): (by_name[name].label, styles[by_name[name].method]) for panel, name in places}
 
 
 def _drawer(panels: Sequence[Panel], level: float | None, note: str) -> Callable[[Any], None]:
@@ -129,19 +121,18 @@ def _drawer(panels: Sequence[Panel], level: float | None, note: str) -> Callable
     columns = min(COLUMNS, len(panels))
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for i, (title, curves) in enumerate(panels):
             first = figure.axes[0] if figure.axes else None
             axes = figure.add_subplot(-(-len(panels) // columns), columns, i + 1, sharey=first)
-            for style, name, curve in curves:
-                _line(axes, look(style), name, curve)
-            if level is not None:
-                axes.axhline(100 * level, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), label=MAJORITY)
+            levels = {} if level is None else {MAJORITY: level}
+            curve(curves, levels, "" if i % columns else "accuracy").draw(axes)
             axes.set_title(textwrap.fill(title, 36 if columns > 1 else 60))
-            axes.set(xlabel="labels", ylabel="" if i % columns else "accuracy, %")
             if not curves:
                 axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=MUTED, transform=axes.transAxes)
-            elif len(curves[0][2].labels) <= MOST_TICKS:
-                axes.set_xticks(curves[0][2].labels)
+            elif len(curves[0].x) > MOST_TICKS:
+                axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True))
         _legend(figure, columns)
         low = 0.18 / figure.get_figheight()
         figure.text(0.005, 0.0, note, fontsize=6.5, color=MUTED, va="bottom")
@@ -161,11 +152,3 @@ def _legend(figure: Any, columns: int) -> None:
     most = (5 if wide <= 14 else 4 if wide <= 20 else 3) if columns > 1 else (3 if wide <= 14 else 2)
     lines = -(-len(names) // most)
     figure.legend([shown[n] for n in names], names, loc="outside upper left", ncols=-(-len(names) // max(lines, 1)))
-
-
-def _line(axes: Any, style: Mapping[str, Any], name: str, curve: Curve) -> None:
-    axes.plot(curve.labels, [100 * value for value in curve.means], label=name, **style)
-    if curve.spread is not None:
-        low = [100 * max(m - s, 0.0) for m, s in zip(curve.means, curve.spread, strict=True)]
-        high = [100 * min(m + s, 1.0) for m, s in zip(curve.means, curve.spread, strict=True)]
-        axes.fill_between(curve.labels, low, high, color=style["color"], alpha=0.13, linewidth=0)

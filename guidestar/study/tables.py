@@ -7,7 +7,7 @@ import io
 import math
 import statistics as means
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from guidestar.metrics import savings, statistics
@@ -27,7 +27,7 @@ NOTE = (
 )
 
 Key = tuple[str, Place, str, str]  # a group of results, where, the runs of a row and of the row beside it
-Sides = tuple[Mapping[int, Result], Mapping[int, Result]]  # of a row and of the row beside it: seed -> result
+Sides = tuple[tuple[str, str], Mapping[int, Result], Mapping[int, Result]]  # labels of two rows; seed -> result of each
 Answers = Callable[[Result], Floats | None]  # (points, test examples), 1 where one was answered rightly
 Floor = Callable[[Sequence[Result]], float | None]
 
@@ -154,61 +154,52 @@ def tables(asked: Sequence[Asked], answers: Answers | None = None, floor: Floor 
     answers: which test examples a run answered rightly, if that is known. floor: how far two trainings of some runs may
     be apart by chance.
     """
-    drafts = [_draft(one) for one in asked]
-    sides = {key: both for draft in drafts for key, both in draft.sides.items()}
-    names = {key: both for draft in drafts for key, both in draft.names.items()}
-    compared = _compared(sides, names, answers or (lambda result: None), floor or (lambda results: None))
-    made = []
-    for draft in drafts:
-        lines = tuple(replace(line, beside=compared.get(draft.controls.get(i))) for i, line in enumerate(draft.lines))
-        pairs = tuple((*pair, compared[key]) for pair, key in draft.pairs.items() if key in compared)
-        made.append(Table(lines, pairs, tuple(draft.same)))
-    return made
+    sides: dict[Key, Sides] = {}
+    drafts = [_draft(one, sides) for one in asked]
+    compared = _compared(sides, answers or (lambda result: None), floor or (lambda results: None))
+    return [
+        Table(
+            tuple(replace(line, beside=compared.get(key)) for line, key in lines),
+            tuple((*pair, compared[key]) for pair, key in pairs if key in compared),
+            tuple(same),
+        )
+        for lines, pairs, same in drafts
+    ]
 
 
-@dataclass
-class _Draft:
-    """A table before its rows are compared. controls: place in `lines` -> the comparison; pairs: the same of those asked
-    for."""
-
-    lines: list[Line] = field(default_factory=list)
-    same: list[tuple[Place, str, str]] = field(default_factory=list)
-    sides: dict[Key, Sides] = field(default_factory=dict)
-    names: dict[Key, tuple[str, str]] = field(default_factory=dict)
-    controls: dict[int, Key] = field(default_factory=dict)
-    pairs: dict[tuple[Place, str, str], Key] = field(default_factory=dict)
-
-
-def _draft(asked: Asked) -> _Draft:
+def _draft(
+    asked: Asked, sides: dict[Key, Sides]
+) -> tuple[list[tuple[Line, Key | None]], list[tuple[tuple[Place, str, str], Key]], list[tuple[Place, str, str]]]:
+    """The lines, the pairs and the equal rows of a table before they are compared; what is to be compared comes into `sides`."""
     runs: dict[Place, dict[str, dict[int, Result]]] = {}
     for one in asked.results:
         if one.curve:
             runs.setdefault(one.place, {}).setdefault(one.row, {})[one.seed] = one
     named = {row.name: row for row in asked.rows}
-    draft = _Draft()
+    lines: list[tuple[Line, Key | None]] = []
+    pairs: list[tuple[tuple[Place, str, str], Key]] = []
+    same: list[tuple[Place, str, str]] = []
     for place, methods in runs.items():
         run_of = {name: name if asked.runs is None else asked.runs.get((*place, name), "") for name in named}
         own = {name: dict(sorted(methods.get(run, {}).items())) for name, run in run_of.items()}
 
         def compare(a: str, b: str, place: Place = place, run_of: Any = run_of, own: Any = own) -> Key:
             key = (asked.group, place, run_of[a], run_of[b])
-            draft.sides[key], draft.names[key] = (own[a], own[b]), (named[a].label, named[b].label)
+            sides[key] = (named[a].label, named[b].label), own[a], own[b]
             return key
 
         shown: dict[str, Row] = {}
         for row in asked.rows:
             run = run_of[row.name]
             if run in shown:
-                draft.same += [(place, row.label, shown[run].label)] if row.name != row.control else []
+                same += [(place, row.label, shown[run].label)] if row.name != row.control else []
             elif run and (own[row.name] or not row.peft):
                 shown[run] = row
-                if row.control in named and row.name != row.control:
-                    draft.controls[len(draft.lines)] = compare(row.name, row.control)
-                draft.lines.append(_line(place, row, list(own[row.name].values())))
-        for a, b in asked.beside:
-            if a in named and b in named:
-                draft.pairs[place, a, b] = compare(a, b)
-    return draft
+                beside = row.control in named and row.name != row.control
+                key = compare(row.name, row.control or "") if beside else None
+                lines.append((_line(place, row, list(own[row.name].values())), key))
+        pairs += [((place, a, b), compare(a, b)) for a, b in asked.beside if a in named and b in named]
+    return lines, pairs, same
 
 
 def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
@@ -223,15 +214,13 @@ def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
     )  # fmt: skip
 
 
-def _compared(
-    sides: Mapping[Key, Sides], names: Mapping[Key, tuple[str, str]], answers: Answers, floor: Floor
-) -> dict[Key | None, Beside]:
+def _compared(sides: Mapping[Key, Sides], answers: Answers, floor: Floor) -> dict[Key | None, Beside]:
     """Each pair over its common seeds; pairs without one, or without a common point, are left out."""
-    made = {key: side_by_side(*(_curves(side, answers) for side in pair)) for key, pair in sides.items()}
+    made = {key: side_by_side(_curves(own, answers), _curves(other, answers)) for key, (_, own, other) in sides.items()}
     made = {key: both for key, both in made.items() if both.points}
-    floors = {key: floor([side[s] for s in both.seeds for side in sides[key]]) for key, both in made.items()}
+    floors = {key: floor([side[s] for s in both.seeds for side in sides[key][1:]]) for key, both in made.items()}
     decided = decide({key: both.comparison(floors[key]) for key, both in made.items()})
-    return {key: _beside(names[key], both, decided[key], floors[key]) for key, both in made.items()}
+    return {key: _beside(sides[key][0], both, decided[key], floors[key]) for key, both in made.items()}
 
 
 def _curves(results: Mapping[int, Result], answers: Answers) -> dict[int, Curve]:
