@@ -78,8 +78,8 @@ def krippendorff_alpha(units: Sequence[Unit], *, draws: int = 1000, level: float
 
     Raises ValueError for draws below 1 or a level outside (0, 1).
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability; the interval: Efron 1979.
-    >>> found = krippendorff_alpha([{"ann": "x", "bob": "x"}, {"ann": "y", "bob": "y"}, {"ann": "x", "bob": "y"}])
-    >>> round(found.alpha, 3), found.units, found.pairs
+    >>> whole = krippendorff_alpha([{"ann": "x", "bob": "x"}, {"ann": "y", "bob": "y"}, {"ann": "x", "bob": "y"}])
+    >>> round(whole.alpha, 3), whole.units, whole.pairs
     (0.444, 3, 3)
     """
     if draws < 1 or not 0 < level < 1:

@@ -134,8 +134,8 @@ def pretraining(shape: Shape, adapter: Adapter, tokens: float, targets: float) -
     linear layer of the state's width, which is trained, too.
 
     >>> tiny = Shape(100, layers=1, hidden=2, inner=4, queries=2, keys=1, vocabulary=3, bytes=4, words=8)
-    >>> found = pretraining(tiny, Adapter(8, [(2, 1)], depth=1), tokens=10, targets=2)
-    >>> found["logits"], found["projection"]
+    >>> parts = pretraining(tiny, Adapter(8, [(2, 1)], depth=1), tokens=10, targets=2)
+    >>> parts["logits"], parts["projection"]
     (256.0, 128.0)
     """
     parts = training(replace(shape, vocabulary=shape.words), adapter, 1, tokens, targets - 1)

@@ -56,8 +56,8 @@ def proportion(hits: float, n: float, level: float = LEVEL, *, population: int |
     n may be an effective size and need not be whole. population: its size; None is as good as infinite.
     Raises ValueError unless 0 ≤ hits ≤ n and n > 0.
     Source: Clopper and Pearson 1934; Korn and Graubard 1998.
-    >>> found = proportion(8, 10)
-    >>> found.estimate, round(found.low, 3), round(found.high, 3)
+    >>> share = proportion(8, 10)
+    >>> share.estimate, round(share.low, 3), round(share.high, 3)
     (0.8, 0.444, 0.975)
     """
     from scipy.special import betaincinv  # type: ignore[import-untyped]

@@ -6,12 +6,14 @@ An interval is kept as `Interval.plain` gives it: "estimate", "low" and "high", 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from guidestar import words
 from guidestar.metrics.savings import Saving
-from guidestar.metrics.statistics import Interval
+from guidestar.metrics.statistics import Interval, t_interval
 from guidestar.metrics.verdict import Verdict
 from guidestar.report.noise import BesideFloor, Noise
 from guidestar.words import Ends
@@ -146,10 +148,33 @@ class Comparisons:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over seeds; None for the deviation of one."""
+    """Mean and standard deviation (n − 1) over seeds, and the 95 % t interval within [0, 1]; fractions, None for one seed."""
 
     mean: float
-    sd: float | None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Of at least one value, one a seed.
+
+        >>> str(Spread.of([0.912]))
+        '91.20'
+        """
+        if len(values) == 1:
+            return Spread(values[0])
+        ends = t_interval(values)
+        return Spread(statistics.fmean(values), statistics.stdev(values), max(ends.low, 0.0), min(ends.high, 1.0))
+
+    def __str__(self) -> str:
+        """As 91.20 ± 0.53, per cent."""
+        return words.spread(vars(self))
+
+    def with_ends(self) -> str:
+        """As 91.20 ± 0.53 (90.5 to 91.9)."""
+        known = self.low is not None and self.high is not None
+        return f"{self} ({words.hundredths(self.low, 1)} to {words.hundredths(self.high, 1)})" if known else str(self)
 
 
 @dataclass(frozen=True)

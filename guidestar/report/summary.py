@@ -180,7 +180,7 @@ def _strategies(runs: Sequence[RunRecord], points: int) -> list[StrategyFacts]:
     for name in strategy_names(runs):
         seeds = sorted(seed for strategy, seed in values if strategy == name)
         areas, ends = ([of(values[name, seed]) for seed in seeds] for of in (auc, itemgetter(-1)))
-        rows.append(StrategyFacts(name, seeds, _spread(areas), _spread(ends), _ripl(name, control, values)))
+        rows.append(StrategyFacts(name, seeds, Spread.of(areas), Spread.of(ends), _ripl(name, control, values)))
     return rows
 
 
@@ -199,10 +199,6 @@ def _ripl(name: str, control: str | None, values: Mapping[tuple[str, int], Seque
     own = statistics.fmean(auc(values[name, seed]) for seed in seeds)
     random = statistics.fmean(auc(values[control, seed]) for seed in seeds)
     return ripl(own, random) if random < 1 else None
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def shared_warm_start(runs: Sequence[RunRecord]) -> dict[str, bool]:

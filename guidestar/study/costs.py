@@ -57,6 +57,17 @@ class Bill:
         counted = ([spent for kind, spent in one.items() if kind != "measuring"] for one in self.rounds)
         return list(itertools.accumulate(sum(spent, Spent()) for spent in counted))
 
+    def plain(self, spent: Sequence[float]) -> dict[str, Any]:
+        """As JSON-able data. spent: up to each round, see `_unit`."""
+        kinds = {kind: asdict(sum((one[kind] for one in self.rounds), Spent())) for kind in KINDS}
+        after = zip(self.labels, self.accuracy, spent, self.totals, self.rounds, strict=True)
+        rows = [
+            {"round": r, "labels": labels, "accuracy": accuracy, "spent": all_of_it, "total": asdict(total)}
+            | {kind: asdict(part) for kind, part in one.items()}
+            for r, (labels, accuracy, all_of_it, total, one) in enumerate(after)
+        ]
+        return {"run": self.run, "seed": self.seed, "kinds": kinds, "rounds": rows}
+
 
 def costs(
     folder: Path,
@@ -101,7 +112,7 @@ def costs(
         "currency": set_prices.currency,
         "priced": priced,
         "unit": unit,
-        "runs": [_plain(bill, _spent(bill, priced)) for bill in bills],
+        "runs": [bill.plain(_spent(bill, priced)) for bill in bills],
         "sentences": _sentences(bills, set_prices.currency),
         "files": [],
     }
@@ -195,17 +206,13 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
     measured = store.metrics()
     known = len(measured)
     parameters = float(store.facts["model"]["parameters"])
-    lengths = {
-        name: float(statistics.fmean(count([e.prompt for e in examples]))) if examples else 0.0
-        for name, examples in (
-            (
-                "pool",
-                bench.dataset.pool[:: -(-len(bench.dataset.pool) // IN_MEMORY)],
-            ),  # of a large one a part tells the mean
-            ("test", bench.dataset.test.examples if bench.dataset.test else ()),
-            ("validation", bench.dataset.validation.examples if bench.dataset.validation else ()),
-        )
+    data = bench.dataset
+    parts = {
+        "pool": data.pool[:: -(-len(data.pool) // IN_MEMORY)],  # of a large one a part tells the mean
+        "test": data.test.examples if data.test else (),
+        "validation": data.validation.examples if data.validation else (),
     }
+    lengths = {name: statistics.fmean(count([e.prompt for e in some])) if some else 0.0 for name, some in parts.items()}
     rounds = [{kind: Spent() for kind in KINDS} for _ in range(known)]
     known_fields = {f.name for f in fields(Recipe)} - {"mix"} - ABOUT
     recipe = {k: v for k, v in (store.facts.get("recipe") or {}).items() if k in known_fields and v is not None}
@@ -294,18 +301,6 @@ def _unit(bills: Sequence[Bill], currency: str) -> tuple[bool, str]:
 def _spent(bill: Bill, priced: bool) -> list[float]:
     """All that was spent up to each round, in `_unit`."""
     return [total.money if priced else _machine(bill, i) / 60 for i, total in enumerate(bill.totals)]
-
-
-def _plain(bill: Bill, spent: Sequence[float]) -> dict[str, Any]:
-    kinds = {kind: asdict(sum((one[kind] for one in bill.rounds), Spent())) for kind in KINDS}
-    rows = [
-        {"round": r, "labels": labels, "accuracy": accuracy, "spent": spent[r], "total": asdict(total)}
-        | {kind: asdict(spent) for kind, spent in one.items()}
-        for r, (labels, accuracy, total, one) in enumerate(
-            zip(bill.labels, bill.accuracy, bill.totals, bill.rounds, strict=True)
-        )
-    ]
-    return {"run": bill.run, "seed": bill.seed, "kinds": kinds, "rounds": rows}
 
 
 def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:

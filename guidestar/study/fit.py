@@ -313,53 +313,40 @@ def _most(needed: dict[str, Peak]) -> Range:
     return max(low for (low, _), _ in needed.values()), max(high for (_, high), _ in needed.values())
 
 
-Change = tuple[str, Callable[[RunConfig], RunConfig | None]]
+Change = tuple[str, Callable[[RunConfig], RunConfig]]
 
 
-def _set(config: RunConfig, section: str, **values: Any) -> RunConfig | None:
-    """The configuration with other values of a section's keys; None if it has them already."""
-    before = getattr(config, section)
-    if all(getattr(before, key) == value for key, value in values.items()):
-        return None
-    return config.model_copy(update={section: before.model_copy(update=values)})
-
-
-def _lora(config: RunConfig) -> RunConfig | None:
-    if str(config.peft.get("peft_type", "")).upper() != "FULL":
-        return None
-    return config.model_copy(update={"peft": RunConfig.model_fields["peft"].get_default(call_default_factory=True)})
+def _set(config: RunConfig, section: str, **values: Any) -> RunConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
 def _at_most(section: str, key: str, most: int) -> Change:
     """A key's value lowered to `most`, where it is more or not set."""
-
-    def change(config: RunConfig) -> RunConfig | None:
-        now = getattr(getattr(config, section), key)
-        return None if now is not None and now <= most else _set(config, section, **{key: most})
-
-    return f"{section}.{key}: {most}", change
+    return f"{section}.{key}: {most}", lambda c: _set(
+        c, section, **{key: min(getattr(getattr(c, section), key) or most, most)}
+    )
 
 
-def _bfloat16(config: RunConfig) -> RunConfig | None:
-    from guidestar.model import device as devices
-
-    half = devices.precision_of(config.model.dtype, devices.named(config.model.device)).itemsize == 2
-    return None if half else _set(config, "model", dtype="bfloat16")
+def _full(config: RunConfig) -> bool:
+    return str(config.peft.get("peft_type", "")).upper() == "FULL"
 
 
-def _four_bits(config: RunConfig) -> RunConfig | None:
+def _lora(config: RunConfig) -> RunConfig:
+    default = RunConfig.model_fields["peft"].get_default(call_default_factory=True)
+    return config.model_copy(update={"peft": default}) if _full(config) else config
+
+
+def _four_bits(config: RunConfig) -> RunConfig:
     """QLoRA; not for encoders, and packed weights have one precision."""
     from guidestar.model import load
 
-    full = str(config.peft.get("peft_type", "")).upper() == "FULL"
-    if full or config.model.score_dtype or load.is_encoder(pretrained(config, "AutoConfig")):
-        return None
-    return _set(config, "model", quantize="nf4")
+    whole = _full(config) or config.model.score_dtype or load.is_encoder(pretrained(config, "AutoConfig"))
+    return config if whole else _set(config, "model", quantize="nf4")
 
 
-def _fewer_rounds(config: RunConfig) -> RunConfig | None:
+def _fewer_rounds(config: RunConfig) -> RunConfig:
     half = -(-(config.query.budget - config.query.warm_start) // 2)
-    return None if config.query.rounds <= 3 else _set(config, "query", batch=half)
+    return config if config.query.rounds <= 3 else _set(config, "query", batch=half)
 
 
 # Cheapest first: what changes no result, then what changes it little, then the rest.
@@ -367,7 +354,7 @@ _IN_MEMORY: list[Change] = [
     _at_most("train", "micro_batch_size", 1),
     ("train.checkpointing: true", lambda config: _set(config, "train", checkpointing=True)),
     _at_most("model", "batch_tokens", 256),
-    ("model.dtype: bfloat16", _bfloat16),
+    ("model.dtype: bfloat16", lambda config: _set(config, "model", dtype="bfloat16")),
     ("model.quantize: nf4", _four_bits),
     ("peft: {peft_type: LORA} in place of FULL", _lora),
 ]
@@ -382,16 +369,16 @@ def _would(
     config: RunConfig, room: float, need: Callable[[RunConfig], float], changes: Sequence[Change] = _IN_MEMORY
 ) -> str:
     """Single changes that fit; else all of them together, as far as they are needed."""
-    single = [(name, after) for name, change in changes if (made := change(config)) and (after := need(made)) <= room]
+    single = [(name, after) for name, change in changes if (after := need(change(config))) <= room]
     if single:
         return "what would fit: " + " or ".join(f"{name} ({gib(after)})" for name, after in single)
-    together, used = config, []
+    together, least, used = config, need(config), []
     for name, change in changes:
-        if (made := change(together)) is not None:
-            together = made
+        if (after := need(made := change(together))) < least:
+            together, least = made, after
             used.append(name)
-            if (after := need(together)) <= room:
-                return f"what would fit: {' with '.join(used)} ({gib(after)})"
+            if least <= room:
+                return f"what would fit: {' with '.join(used)} ({gib(least)})"
     smaller = "a smaller model, or another machine"
     return f"nothing that is left to change would fit ({', '.join(used) or 'all is at its least'}): take {smaller}"
 

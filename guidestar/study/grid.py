@@ -27,8 +27,6 @@ from guidestar.study.results import Result, row_of
 from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, table
 from guidestar.words import count
 
-Found = tuple[dict[str, Any], str, int]
-
 
 @dataclass(frozen=True)
 class Order:
@@ -52,7 +50,7 @@ def run_study(
     plan_only: bool = False,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Found:
+) -> tuple[dict[str, Any], str, int]:
     """Run a study and write its tables and figures into its folder; the same call continues it.
 
     order: or a study's file, with `overrides`, key.sub=value texts that change it. part: "i/n", the share of one of n
@@ -60,7 +58,7 @@ def run_study(
     file's `engine.cells.workers`. plan_only: say what would be done and how long it would take.
 
     Returns facts, a text for a terminal, and the exit code: 1 if a cell failed.
-    Raises GuidestarError for what can be found before the first cell.
+    Raises GuidestarError for what can be known before the first cell.
     """
     order = order if isinstance(order, Order) else Order(str(order), tuple(overrides))
     news, study = progress or Silent(), order.study()

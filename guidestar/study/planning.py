@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -235,28 +235,27 @@ def compared(folder: Path) -> dict[str, Any] | None:
         now, then = _decides(configs.load(folder / CONFIG_FILE)), plan["configuration"]
         if changed := sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key)):
             return {"finished": False, "changed": changed, "rows": {}}
-    spent: Any = Counter()  # seconds by phase
+    spent: dict[str, float] = defaultdict(float)  # seconds by phase
     for name in plan["runs"]:
         if (folder / name / DATABASE).is_file():
             with Store.open(folder / name, read=True) as store:
                 for r, phase, seconds, _ in store.timings() if store.begun else ():
-                    if r >= plan.get("complete", {}).get(name, 0):
-                        spent[phase] += seconds
+                    spent[phase] += seconds * (r >= plan.get("complete", {}).get(name, 0))
     finished = all(_standing(folder / name).finished for name in plan["runs"])
-    rows = {f"seconds, {phase}": _row(span, float(spent[phase]), finished) for phase, span in plan["seconds"].items()}
-    rows["seconds, all"] = _row(plan["total_seconds"], float(sum(spent.values())), finished)
+    rows = {f"seconds, {phase}": _row(span, spent[phase], finished) for phase, span in plan["seconds"].items()}
+    rows["seconds, all"] = _row(plan["total_seconds"], sum(spent.values()), finished)
     if plan.get("measured_peak"):
         rows["peak memory"] = _row(plan["peak"], plan["measured_peak"], finished)
     rows["disk"] = _row(plan["disk"], _size(folder) - plan["disk_before"], finished)
     return {"finished": finished, "changed": [], "rows": rows}
 
 
-def _row(span: list[float], actual: float, finished: bool) -> dict[str, Any]:
-    low, high = span
-    middle = math.sqrt(low * high)
-    known = finished and middle > 0
-    error, inside = (actual / middle - 1, bool(low <= actual <= high)) if known else (None, None)
-    return {"planned": [low, high], "actual": actual, "error": error, "inside": inside}
+def _row(planned: list[float], actual: float, finished: bool) -> dict[str, Any]:
+    low, high = planned
+    row: dict[str, Any] = {"planned": planned, "actual": actual, "error": None, "inside": None}
+    if finished and low > 0:
+        row |= {"error": actual / math.sqrt(low * high) - 1, "inside": low <= actual <= high}
+    return row
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -307,7 +306,8 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     for name, one in facts["memory"].items():
         parts = ", ".join(f"{part} {gib(size)}" for part, size in one["parts"].items() if size >= 2**20)
         lines.append(f"  {name}: {span(one['range'], gib)} ({parts})")
-    lines.append(f"disk: {span(facts['disk'], gib)}, {gib(facts['machine']['disk'])} free" if facts["machine"]["disk"] else f"disk: {span(facts['disk'], gib)}")  # fmt: skip
+    free = facts["machine"]["disk"]
+    lines.append(f"disk: {span(facts['disk'], gib)}" + (f", {gib(free)} free" if free else ""))
     lines.append(_labelling(facts))
     if any(facts["prices"].values()) or facts["money"]["total"][1]:
         money = facts["money"]

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from guidestar.metrics import savings, statistics
+from guidestar.metrics import savings
 from guidestar.metrics.statistics import Floats, Interval
 from guidestar.metrics.verdict import Decision, can_claim, decide, judge
+from guidestar.report.facts import Spread
 from guidestar.report.pairing import Both, Curve, side_by_side
 from guidestar.study.compose import Row
 from guidestar.study.results import Place, Result
 from guidestar.words import hundredths, markdown_table, number, percent, share
-from guidestar.words import spread as spread_in_words
 
 FEW_SHOT = "few-shot"  # the method's name of the base model with demonstrations
 NOTE = (
@@ -30,37 +30,6 @@ Key = tuple[str, Place, str, str]  # a group of results, where, the runs of a ro
 Sides = tuple[tuple[str, str], Mapping[int, Result], Mapping[int, Result]]  # labels of two rows; seed -> result of each
 Answers = Callable[[Result], Floats | None]  # (points, test examples), 1 where one was answered rightly
 Floor = Callable[[Sequence[Result]], float | None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation (n − 1) over seeds, and the 95 % t interval within [0, 1]; fractions, None for one seed."""
-
-    mean: float
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        """As 91.20 ± 0.53, per cent."""
-        return spread_in_words(vars(self))
-
-    def with_ends(self) -> str:
-        """As 91.20 ± 0.53 (90.5 to 91.9)."""
-        known = self.low is not None and self.high is not None
-        return f"{self} ({hundredths(self.low, 1)} to {hundredths(self.high, 1)})" if known else str(self)
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of a fraction over seeds; None for no value.
-
-    >>> str(spread([0.912]))
-    '91.20'
-    """
-    if len(values) < 2:
-        return Spread(values[0]) if values else None
-    ends = statistics.t_interval(values)
-    return Spread(means.fmean(values), means.stdev(values), max(ends.low, 0.0), min(ends.high, 1.0))
 
 
 @dataclass(frozen=True)
@@ -202,14 +171,18 @@ def _draft(
     return lines, pairs, same
 
 
+def _spread(values: Sequence[float]) -> Spread | None:
+    return Spread.of(values) if values else None
+
+
 def _line(place: Place, row: Row, own: Sequence[Result]) -> Line:
     batches = [p["picked"].values() for one in own for p in one.rounds if p["round"] and p.get("picked")]
     shares = [max(counts) / sum(counts) for counts in batches if sum(counts)]
     printed = [*row.published.get(place[0], ()), None, None]
     return Line(
         *place, row.peft, row.method, row.label, row.name == row.control, row.name,
-        tuple(one.seed for one in own), spread([one.area for one in own]),
-        spread([one.final for one in own if one.final is not None]), None, row.note, means.fmean(shares) if shares else None,
+        tuple(one.seed for one in own), _spread([one.area for one in own]),
+        _spread([one.final for one in own if one.final is not None]), None, row.note, means.fmean(shares) if shares else None,
         (printed[0], printed[1]),
     )  # fmt: skip
 
@@ -247,7 +220,7 @@ def baselines(place: Place, results: Sequence[Result]) -> str:
         known.append(f"majority class {majority['label']!r} {100 * majority['share']:.2f}")
     if base := next((one.base for one in here if one.base), None):
         known.append(f"untuned model {100 * base['accuracy']:.2f}")
-    if few := spread([one.final for one in here if one.method == FEW_SHOT and one.final is not None]):
+    if few := _spread([one.final for one in here if one.method == FEW_SHOT and one.final is not None]):
         known.append(f"untuned model with demonstrations (few-shot) {few}")
     test = next((one.data["test"] for one in here if one.data.get("test")), None)
     return f"Accuracies without training on {test} test examples: {', '.join(known)}." if known else ""
