@@ -112,8 +112,8 @@ def _row(data: Dataset, name: str, both: Both, decision: Decision | None, target
         strategy=name, seeds=seeds, examples=None, auc=_beside(both.areas, None), final=_beside(both.ends, None),
         noise=beside_floor(data.noise, mean, len(seeds)),
         verdict=unlike or few_seeds(differences, names, level, data.floor),
-        target_sentence=target
-        and f"How many labels an accuracy of {target:g} takes beside {data.control} is said from two seeds on.",
+        target_sentence=None if target is None
+        else f"How many labels an accuracy of {target:g} takes beside {data.control} is said from two seeds on.",
     )  # fmt: skip
     if (pair := both.pair) is None or decision is None:
         return row

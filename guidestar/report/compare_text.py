@@ -66,9 +66,9 @@ def cells(row: Row) -> dict[str, str]:
         "bootstrap": ends(others.get("bootstrap")),
         "sign flips": ends(others.get("sign_flips")),
         "d_z": number((row.effect_size or {}).get("estimate"), 2),
-        "p": chance(p and p.t),
-        "Holm": chance(p and p.holm),
-        "exact p": chance(p and p.sign_flips),
+        "p": chance(p.t if p else None),
+        "Holm": chance(p.holm if p else None),
+        "exact p": chance(p.sign_flips if p else None),
     }
 
 
