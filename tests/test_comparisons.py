@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from guidestar.study import grid
-from guidestar.study.cells import FORMAT
+from guidestar.study.results import FORMAT
 from tools.comparisons import _of_mc, comparisons
 
 FILE = """# Two strategies on the demo.
@@ -59,6 +59,7 @@ def kept(folder: Path, model: str, peft: str, method: str, seed: int, accuracy: 
     tags = {"dataset": "subj", "model": model, "peft": peft, "method": method, "seed": seed}
     one = {
         "format": FORMAT,
+        "name": method,
         "tags": tags,
         "curve": [[25, accuracy], [50, accuracy]],
         "auc": accuracy,
