@@ -131,7 +131,7 @@ def _comment(place: Path) -> list[str]:
 def _setting(group: Group, results: Sequence[Result]) -> str:
     """What was run, and where."""
     one, seeds = results[0], sorted({r.seed for r in results})
-    config: dict[str, Any] = one.config
+    config: Mapping[str, Any] = one.config
     query, train, data = config["query"], config["train"], one.data
     majority = f", majority {100 * data['majority']['share']:.1f} %" if data.get("majority") else ""
     versions, hardware = one.versions, one.hardware

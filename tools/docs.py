@@ -273,7 +273,7 @@ def curve_of_study(studies: Path, name: str, dataset: str, strategies: Sequence[
     """The learning curves of some strategies of a study, over all its seeds."""
     results = [one for one in read_results(studies / name / "results") if one.tag("dataset") == dataset]
     seeds = {s: [one.curve for one in results if one.method == s and one.curve] for s in strategies}
-    return curve(f"{dataset}, {name}", seeds, {"majority class": results[0]["data"]["majority"]["share"]})
+    return curve(f"{dataset}, {name}", seeds, {"majority class": results[0].data["majority"]["share"]})
 
 
 PAGES = {

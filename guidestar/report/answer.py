@@ -18,7 +18,7 @@ from guidestar.metrics.verdict import can_claim, least_seeds
 from guidestar.records import Stop
 from guidestar.report.advice import Advice, Advised, advise
 from guidestar.report.compare import beside_control
-from guidestar.report.facts import Compared, Ends, Row, RunFacts, Summary
+from guidestar.report.facts import Compared, Ends, Row, Summary
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import current_ledger
 from guidestar.report.summary import cautions, state, summarise, waiting
@@ -101,7 +101,7 @@ def answer_lines(known: Known) -> list[str]:
     said = answer(known)
     lines = [said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
-    lines += [f"{run.run}: {state(run)}." for run in known.facts.runs if single or not run.finished]
+    lines += [f"{run.name}: {state(run)}." for run in known.facts.runs if single or not run.finished]
     return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
 
 
@@ -141,7 +141,7 @@ def _best(rows: Sequence[Row]) -> Row:
 def _standing(known: Known) -> str:
     """One run: accuracy, what the next labels would bring, whether to go on."""
     (run,), facts, stop = known.facts.runs, known.facts, known.advice[0].stop if known.advice else None
-    if not run.rounds:
+    if not run.metrics:
         asked = f"{count(run.unanswered, 'question')} of the first round wait{'s' * (run.unanswered == 1)}"
         waits = asked if run.unanswered and run.due is None else waiting(run) or "it is trained next"
         return f"{count(run.given + run.held_out, 'label')} so far, no model yet: {waits}."
@@ -164,10 +164,10 @@ def _standing(known: Known) -> str:
     return "; ".join(parts) + _then(run, stop) + "."
 
 
-def _then(run: RunFacts, stop: Advice | None) -> str:
+def _then(run: RunRecord, stop: Advice | None) -> str:
     advised = stop.advice if stop and stop.advice != "unknown" else ""
-    if run.finished and run.finished != Stop.BUDGET.value:
-        return f"; {run.finished.rstrip('.')[0].lower()}{run.finished.rstrip('.')[1:]}"
+    if run.finished and run.finished is not Stop.BUDGET:
+        return f"; {run.finished.value[0].lower()}{run.finished.value[1:].rstrip('.')}"
     spent = "the budget is spent" if run.finished else ""
     if spent and advised == "go on":
         return f"; {spent}, more labels may still pay"
@@ -286,7 +286,7 @@ def _cost(known: Known, strategy: str) -> str:
     text = duration(statistics.fmean(sum(run.seconds.values()) for run in runs)) if runs else "–"
     if known.costs and known.costs.get("priced"):
         ends = {bill["run"]: bill["rounds"][-1]["spent"] for bill in known.costs["runs"] if bill["rounds"]}
-        if spent := [ends[run.run] for run in runs if run.run in ends]:
+        if spent := [ends[run.name] for run in runs if run.name in ends]:
             text += f", {statistics.fmean(spent):,.2f} {known.costs['currency']}".rstrip()
     return text
 
@@ -322,7 +322,7 @@ def _next(known: Known) -> Iterator[Step]:
     single = len(facts.runs) == 1
     not_begun = _not_begun(known)
     if asked:
-        run = known.folder if single else known.folder / asked[0].run
+        run = known.folder if single else known.folder / asked[0].name
         text = f"answer the {count(asked[0].unanswered, 'question')} that wait{'s' * (asked[0].unanswered == 1)}:"
         yield Step(text, f"guidestar label {shlex.quote(str(run))}")
     elif any(not run.finished for run in facts.runs) or not_begun:
@@ -346,7 +346,7 @@ def _next(known: Known) -> Iterator[Step]:
     stop = known.advice[0].stop if single and known.advice else None
     if done and stop and stop.advice == "go on" and stop.budget.spent:
         yield Step("label more:", _more(known))
-    if done and not weak and any(run.rounds for run in facts.runs):
-        best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).run
+    if done and not weak and any(run.metrics for run in facts.runs):
+        best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).name
         yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")
         yield Step("publish it:", f"guidestar publish {shlex.quote(str(best))}")

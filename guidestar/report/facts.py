@@ -16,6 +16,7 @@ from guidestar.metrics.savings import Saving
 from guidestar.metrics.statistics import Interval, t_interval
 from guidestar.metrics.verdict import Verdict
 from guidestar.report.noise import BesideFloor, Noise
+from guidestar.report.read import RunRecord
 from guidestar.words import Ends
 
 
@@ -25,7 +26,7 @@ def plain(value: Any) -> Any:
     >>> plain(Beside(0.5, None, {"estimate": None, "low": None, "high": None}))["strategy"]
     0.5
     """
-    if isinstance(value, Interval):
+    if isinstance(value, (Interval, RunRecord)):
         return value.plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -178,29 +179,6 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """One run. labels: that the last model was trained on. given: that there are now. held_out: set aside as the test set.
-    curve: (labels, accuracy). seconds: by phase. finished: why, None if it is not. unanswered: questions, those asked ahead
-    too. due: the round that has all its answers and no model yet, None if there is none."""
-
-    run: str
-    strategy: str
-    seed: int
-    rounds: int
-    planned_rounds: int | None
-    labels: int
-    given: int
-    held_out: int
-    curve: Sequence[Sequence[float]]
-    auc: float | None
-    final: float | None
-    seconds: Mapping[str, float]
-    finished: str | None
-    unanswered: int
-    due: int | None = None
-
-
-@dataclass(frozen=True)
 class StrategyFacts:
     """One strategy over the compared seeds. ripl: against the control of the same seeds, None for the control itself."""
 
@@ -238,7 +216,7 @@ class Summary:
     test: int | None
     majority: Mapping[str, Any] | None
     base: float | None
-    runs: Sequence[RunFacts]
+    runs: Sequence[RunRecord]
     compared: Shared
     control: str | None
     strategies: Sequence[StrategyFacts]

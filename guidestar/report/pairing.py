@@ -72,7 +72,7 @@ def read_dataset(
             raise ConfigError(f"{home}: has no random strategy to compare with; name one: {allowed(names)}")
     elif control not in names:
         raise ConfigError(f"{home}: has no strategy {control!r} to compare with; {allowed(names, control)}")
-    whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.rounds)]
+    whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.configured)]
     left_out = [_why_left_out(run) for run in runs if run.name not in {one.name for one in whole}]
     places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in by_name.items()}
     curves: dict[str, dict[int, Curve]] = {name: {} for name in names}
@@ -98,7 +98,7 @@ def told_apart(datasets: Sequence[Dataset]) -> list[Dataset]:
 def _why_left_out(run: RunRecord) -> str:
     if not run.curve and run.metrics:
         return f"{run.name} is left out: it has no test set, so no accuracy is known."
-    of = f" of {run.rounds}" if run.rounds else ""
+    of = f" of {run.configured}" if run.configured else ""
     return f"{run.name} is left out: it is not finished, it has measured {len(run.metrics)}{of} rounds."
 
 

@@ -18,7 +18,7 @@ from guidestar.report.answer import band
 from guidestar.report.charts import Chart, Line
 from guidestar.report.facts import Compared, Summary
 from guidestar.report.read import RunRecord
-from guidestar.report.summary import seconds_by_phase, shared_warm_start, strategy_names
+from guidestar.report.summary import shared_warm_start, strategy_names
 from guidestar.words import number, paired, percent, significant
 
 MOST_CLASSES = 20  # bars; what is rarer is summed
@@ -182,7 +182,7 @@ def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
 
 def time_spent(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]] | None:
     """A table of the seconds of each phase, over all rounds; means over the runs of a strategy."""
-    spent = [(run.strategy, seconds_by_phase(run)) for run in runs if run.timings]
+    spent = [(run.strategy, run.seconds) for run in runs if run.timings]
     names = list(dict.fromkeys(name for name, _ in spent))
     phases = list(dict.fromkeys(phase for _, seconds in spent for phase in seconds))
     rows = [

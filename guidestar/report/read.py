@@ -14,6 +14,7 @@ import numpy as np
 from guidestar.config import QueryConfig, shared_keys
 from guidestar.errors import GuidestarError
 from guidestar.metrics.chosen import NAME as CHOSEN
+from guidestar.metrics.savings import auc
 from guidestar.records import Example, Label, Metrics, Query, Skip, Stop, Suggestion
 from guidestar.store import Store, runs_in
 from guidestar.store.store import DATABASE
@@ -78,10 +79,47 @@ class RunRecord:
         return is_random(self.facts if self.facts.get("recipe") else {"recipe": {"select": self.strategy}})
 
     @property
-    def rounds(self) -> int | None:
+    def configured(self) -> int | None:
         """Rounds that the configuration asks for, None if it is not known."""
         query = (self.facts.get("config") or {}).get("query")
         return QueryConfig.model_construct(**query).rounds if query else None
+
+    @property
+    def planned(self) -> int | None:
+        """Rounds of the whole run: all there were once the budget is spent, for labels that came from a file save rounds and
+        skips are made up for."""
+        if self.finished is Stop.BUDGET:
+            return len(self.metrics)
+        return self.configured and max(self.configured, len(self.queries))
+
+    @property
+    def labels(self) -> int:
+        """That the last model was trained on."""
+        return self.metrics[-1].labels if self.metrics else 0
+
+    @property
+    def final(self) -> float | None:
+        """The last accuracy."""
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each phase over all rounds, in the order first met."""
+        spent: dict[str, float] = {}
+        for _, phase, seconds, _ in self.timings:
+            spent[phase] = spent.get(phase, 0.0) + seconds
+        return spent
+
+    def plain(self) -> dict[str, Any]:
+        """What `guidestar status` says of it, JSON-able. rounds: complete ones. seconds: by phase."""
+        values = [value for _, value in self.curve]
+        return {
+            "run": self.name, "strategy": self.strategy, "seed": self.seed, "rounds": len(self.metrics),
+            "planned_rounds": self.planned, "labels": self.labels, "given": self.given, "held_out": self.held_out,
+            "curve": [list(point) for point in self.curve], "auc": auc(values) if values else None, "final": self.final,
+            "seconds": self.seconds, "finished": self.finished and self.finished.value, "unanswered": self.unanswered,
+            "due": self.due,
+        }  # fmt: skip
 
     @property
     def curve(self) -> list[tuple[int, float]]:

@@ -14,8 +14,7 @@ from typing import Any
 from guidestar.metrics.chosen import sentences
 from guidestar.metrics.savings import auc, ripl
 from guidestar.metrics.scores import accuracy, not_above_majority
-from guidestar.records import Stop
-from guidestar.report.facts import RunFacts, Shared, Spread, StrategyFacts, Summary
+from guidestar.report.facts import Shared, Spread, StrategyFacts, Summary
 from guidestar.report.read import RunRecord, differing
 from guidestar.store.store import DATABASE
 from guidestar.words import count, duration, listed
@@ -38,7 +37,7 @@ def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
         test=data.get("test"),
         majority=data.get("majority"),
         base=_base_accuracy(runs),
-        runs=[_run(run) for run in runs],
+        runs=runs,
         compared=Shared(
             sorted({run.seed for run in compared}),
             [labels for labels, _ in compared[0].curve[:points]] if compared else [],
@@ -51,7 +50,7 @@ def summarise(folder: str | Path, runs: Sequence[RunRecord]) -> Summary:
         hardware=facts.get("hardware"),
         data_hash=facts.get("data_hash"),
     )
-    warnings = unlearnt({run.run: run.final for run in summary.runs}, summary.majority)
+    warnings = unlearnt({run.name: run.final for run in summary.runs}, summary.majority)
     return replace(summary, sentence=_sentence(summary), warnings=warnings, notes=_notes(summary, runs))
 
 
@@ -62,8 +61,8 @@ def unlearnt(reached: Mapping[str, float | None], majority: Mapping[str, Any] | 
 
 def status_text(facts: Summary) -> str:
     """A summary for a terminal: a line for each run, then the sentence and the notes."""
-    width = max(len(run.run) for run in facts.runs)
-    lines = [f"{run.run:<{width}}  {state(run)}" for run in facts.runs]
+    width = max(len(run.name) for run in facts.runs)
+    lines = [f"{run.name:<{width}}  {state(run)}" for run in facts.runs]
     others = [row.strategy for row in facts.strategies if row.strategy != facts.control]
     asked = [f"Whether choosing paid: guidestar compare {facts.folder}"] if facts.control and others else []
     return "\n".join([*lines, "", facts.sentence, *facts.notes, *asked])
@@ -77,63 +76,23 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def waiting(run: RunFacts) -> str:
+def waiting(run: RunRecord) -> str:
     """What an unfinished run waits for; empty if nothing is known of that. Questions asked ahead hold up no training."""
     if run.due is not None:
         return f"round {run.due} has its answers, its training is not finished"
     return f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else ""
 
 
-def state(run: RunFacts) -> str:
+def state(run: RunRecord) -> str:
     """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'."""
-    of = f" of {run.planned_rounds}" if run.planned_rounds else ""
+    of = f" of {run.planned}" if run.planned else ""
     new = f" ({run.given - run.labels} since the last training)" if run.labels and run.given > run.labels else ""
     new += f", {run.held_out:,} more set aside as the test set" if run.held_out else ""
     reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
     spent = f", {duration(sum(run.seconds.values()))}" if run.seconds else ""
     waits = waiting(run) or "not finished"
-    ends = f"finished: {run.finished.rstrip('.')}" if run.finished else waits
-    return f"{run.rounds}{of} rounds, {count(max(run.given, run.labels), 'label')}{new}{reached}{spent}; {ends}"
-
-
-# --- one run --------------------------------------------------------------------------------------
-
-
-def _run(run: RunRecord) -> RunFacts:
-    values = [value for _, value in run.curve]
-    return RunFacts(
-        run=run.name,
-        strategy=run.strategy,
-        seed=run.seed,
-        rounds=len(run.metrics),
-        planned_rounds=_planned(run),
-        labels=run.metrics[-1].labels if run.metrics else 0,
-        given=run.given,
-        held_out=run.held_out,
-        curve=[list(point) for point in run.curve],
-        auc=auc(values) if values else None,
-        final=values[-1] if values else None,
-        seconds=seconds_by_phase(run),
-        finished=run.finished and run.finished.value,
-        unanswered=run.unanswered,
-        due=run.due,
-    )
-
-
-def _planned(run: RunRecord) -> int | None:
-    """Rounds of the whole run: all there were once the budget is spent, for labels that came from a file save rounds and
-    skips are made up for."""
-    if run.finished is Stop.BUDGET:
-        return len(run.metrics)
-    return run.rounds and max(run.rounds, len(run.queries))
-
-
-def seconds_by_phase(run: RunRecord) -> dict[str, float]:
-    """Seconds of each phase over all rounds, in the order first met."""
-    spent: dict[str, float] = {}
-    for _, phase, seconds, _ in run.timings:
-        spent[phase] = spent.get(phase, 0.0) + seconds
-    return spent
+    ends = f"finished: {run.finished.value.rstrip('.')}" if run.finished else waits
+    return f"{len(run.metrics)}{of} rounds, {count(max(run.given, run.labels), 'label')}{new}{reached}{spent}; {ends}"
 
 
 def _base_accuracy(runs: Sequence[RunRecord]) -> float | None:
@@ -228,7 +187,7 @@ def _sentence(summary: Summary) -> str:
     """What came out, with no claim beyond it."""
     rows, compared = summary.strategies, summary.compared
     if not rows:
-        if any(run.rounds for run in summary.runs) and not summary.test:
+        if any(run.metrics for run in summary.runs) and not summary.test:
             return "There is no test set, so no accuracy is known."
         if any(run.curve for run in summary.runs):
             return "The runs have no number of labels in common, so they cannot be set beside each other."
@@ -281,9 +240,9 @@ def _notes(summary: Summary, runs: Sequence[RunRecord]) -> list[str]:
         notes.append(f"Not every run is as far, so they are compared over their first {points} points alone.")
     for run in summary.runs:
         if not run.finished:
-            of = f" of {run.planned_rounds}" if run.planned_rounds else ""
+            of = f" of {run.planned}" if run.planned else ""
             waits = f"; {waiting(run)}" if waiting(run) else ""
-            notes.append(f"{run.run} is not finished: it has measured {run.rounds}{of} rounds{waits}.")
+            notes.append(f"{run.name} is not finished: it has measured {len(run.metrics)}{of} rounds{waits}.")
     return notes
 
 

@@ -150,7 +150,8 @@ def _standing(folder: Path, budget: int = 0) -> _Standing:
 
 def _work(config: RunConfig, planned: plans.Plan, lengths: Lengths, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Tokens and operations by what they are for. A generated response is counted with its prompt alone at least."""
-    frozen, ends = sizes["trained"] < sizes["parameters"], (defaultdict(Spent), defaultdict(Spent))
+    frozen = sizes["trained"] < sizes["parameters"]
+    ends: tuple[dict[str, Spent], dict[str, Spent]] = defaultdict(Spent), defaultdict(Spent)
     for name, examples in planned.examples.items():
         phase = PHASES[name]
         least = min(lengths.response, 1.0) if phase.over == "labelled" else 0.0
