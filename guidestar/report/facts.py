@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guidestar import words
 from guidestar.metrics.savings import Saving
 from guidestar.metrics.statistics import Interval, t_interval
 from guidestar.metrics.verdict import Verdict
 from guidestar.report.noise import BesideFloor, Noise
 from guidestar.report.read import RunRecord
-from guidestar.words import Ends
+from guidestar.words import Ends, hundredths
+from guidestar.words import spread as spread_in_words
 
 
 def plain(value: Any) -> Any:
@@ -170,12 +170,12 @@ class Spread:
 
     def __str__(self) -> str:
         """As 91.20 ± 0.53, per cent."""
-        return words.spread(vars(self))
+        return spread_in_words(vars(self))
 
     def with_ends(self) -> str:
         """As 91.20 ± 0.53 (90.5 to 91.9)."""
         known = self.low is not None and self.high is not None
-        return f"{self} ({words.hundredths(self.low, 1)} to {words.hundredths(self.high, 1)})" if known else str(self)
+        return f"{self} ({hundredths(self.low, 1)} to {hundredths(self.high, 1)})" if known else str(self)
 
 
 @dataclass(frozen=True)
