@@ -141,7 +141,7 @@ def test_ripl_takes_the_seeds_that_both_have() -> None:
 
 
 def test_a_cell_without_a_test_set_or_with_a_perfect_control_gives_no_ripl() -> None:
-    blind = result("me-decay", 0, [0.5, 0.5], curve=[], auc=None, final=None)
+    blind = replace(result("me-decay", 0, [0.5, 0.5]), curve=[], auc=None, final=None)
     assert line_of(table_of([RESULTS[0], blind]), "me-decay").auc is None
     perfect = [result("random-decay", 0, [1.0, 1.0]), result("me-decay", 0, [1.0, 1.0])]
     assert beside_of(table_of(perfect), "me-decay").ripl is None
@@ -248,7 +248,7 @@ def test_markdown_has_the_papers_numbers_and_the_baselines() -> None:
     assert "3.67" in star
     assert "+7.12 (" in star or "+7.13 (" in star
     assert "model" not in lines[0], "no column is empty in all rows"
-    few = result("few-shot", 0, [0.5, 0.45], auc=None, curve=[])
+    few = replace(result("few-shot", 0, [0.5, 0.45]), auc=None, curve=[])
     assert "untuned model 41.00, untuned model with demonstrations (few-shot) 45.00." in baselines(("boolq", ""), [few])
     elsewhere = [replace(one, tags={**one.tags, "dataset": "trec-6"}) for one in RESULTS[:4]]
     assert "published" not in markdown(table(ROWS, elsewhere).lines)
@@ -399,9 +399,8 @@ def test_datasets_beyond_the_papers_are_shown_and_not_asked_for(tmp_path: Path) 
 
 
 def test_probes_speak_on_the_page(tmp_path: Path) -> None:
-    nothing: dict[str, Any] = {"auc": None, "curve": [], "seconds": {}}
-    probe = result("probe-confidence", 0, [0.5, 0.5], sentences=["The tuned model is surer."], **nothing)
-    probe = replace(probe, tags={**probe.tags, "probed": "random"})
+    probe = result("probe-confidence", 0, [0.5, 0.5], sentences=["The tuned model is surer."])
+    probe = replace(probe, tags={**probe.tags, "probed": "random"}, auc=None, curve=[], seconds={})
     page = reproduction(written(tmp_path, [probe]))
     assert "### Figure 2" in page
     assert "- The tuned model is surer." in page
