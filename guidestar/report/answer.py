@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidestar import config as configs
+from guidestar.config import CONFIG_FILE, load
 from guidestar.errors import ConfigError
 from guidestar.metrics.forecast import LEAST_ROUNDS
 from guidestar.metrics.statistics import t_interval, wilson
@@ -296,10 +296,10 @@ def _cost(known: Known, strategy: str) -> str:
 
 def _not_begun(known: Known) -> bool:
     """Whether the configuration that the folder keeps, with the keys of the command line, names a run that is not there."""
-    if not (known.folder / configs.CONFIG_FILE).is_file():  # the folder of one run
+    if not (known.folder / CONFIG_FILE).is_file():  # the folder of one run
         return False
     try:
-        config = configs.load(known.folder)
+        config = load(known.folder)
     except ConfigError:  # of an older version
         return False
     there = {(run.strategy, run.seed) for run in known.facts.runs}
@@ -308,7 +308,7 @@ def _not_begun(known: Known) -> bool:
 
 def _more(known: Known) -> str:
     """The command that goes on for another batch: on the page where people answer and the configuration is there."""
-    run, kept = known.facts.runs[0], known.folder / configs.CONFIG_FILE
+    run, kept = known.facts.runs[0], known.folder / CONFIG_FILE
     batch = ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
     budget = run.given + run.held_out + batch
     if run.held_out and kept.is_file():
