@@ -23,6 +23,10 @@ GIVEN = "import"  # annotator and source of labels that the pool's file has, as 
 def key_of(bench: Bench, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What must not change: flat, JSON-able."""
     key = bench.config.key() | {"data_hash": bench.dataset.hash, "seed": seed}
+    if bench.config.engines.score.use == "vllm":
+        from guidestar.model import vllm
+
+        key["engine.score.version"] = vllm.installed()
     return key | configs.flat({"strategy": plain(recipe)})
 
 

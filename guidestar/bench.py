@@ -24,7 +24,6 @@ from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.presets import apply_preset
 from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
-from guidestar.executors import EXECUTORS
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
@@ -52,16 +51,16 @@ def several_processes() -> bool:
 def rank_of(config: RunConfig) -> int:
     """The rank of this process among those that torchrun or its like started; 0 without one.
 
-    Raises ConfigError unless several may share the training (`engine.train.use: ddp`): each would make the whole run, in
+    Raises ConfigError unless several may share the training (`engine.train.use`): each would make the whole run, in
     one folder.
     """
     if not several_processes():
         return 0
     count = os.environ["WORLD_SIZE"]
-    if config.engine is None or config.engine.train.use != "ddp":
+    if config.engines.train.use == "here":
         raise ConfigError(
             f"WORLD_SIZE is {count}: a launcher (torchrun, accelerate launch) started {count} processes, and a run is made by one; "
-            "to share its training among them set engine.train.use: ddp, else start the command without a launcher (a study's "
+            "to share its training among them set engine.train.use: ddp or fsdp2, else start the command without a launcher (a study's "
             "cells run side by side with --jobs)"
         )
     return int(os.environ.get("RANK", "0"))
@@ -135,9 +134,11 @@ class Bench:
 
         with self.progress.phase("loading model"):
             task = self.task
-            order = {"labels": list(scored_labels(task)), "several": several(task)}
-            ranks.here().tell({"do": "load", "model": self.config.model.model_dump(mode="json"), **order})
-            base = load.load(self.config.model, self.progress.say, scored_labels(task), several(task))
+            group = ranks.here()
+            spread = self.config.engines.train.use == "fsdp2" and group.count > 1
+            how: dict[str, Any] = {"labels": list(scored_labels(task)), "several": several(task), "spread": spread}
+            group.tell({"do": "load", "model": self.config.model.model_dump(mode="json"), **how})
+            base = load.load(self.config.model, self.progress.say, **how)
         self.progress.say(f"model: {base.name}, {str(base.dtype).removeprefix('torch.')} on {base.device}")
         return base
 
@@ -145,24 +146,23 @@ class Bench:
     def engine(self) -> Engine:
         """Who scores and trains."""
         from guidestar.model.engine import OwnEngine
+        from guidestar.model.vllm import Served
 
-        return OwnEngine(self.base, self.task)
+        asks, rank = self.config.engines.score, int(self.config.peft.get("r") or 8)  # PEFT's own r
+        served = Served(self.base, self.config.model, rank, asks.options) if asks.use == "vllm" else None
+        return OwnEngine(self.base, self.task, served)
 
     def untuned(self, dtype: str | None = None) -> Scorer:
         """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
         return Cached(self.parts(self.cache / PARTS, dtype=dtype), Cache(self.cache))
 
-    def parts(self, place: Path, adapter: Path | None = None, **how: Any) -> Scorer:
+    def parts(self, place: Path, adapter: Path | None = None, size: int = PART, **how: Any) -> Scorer:
         """The model, bare or under an adapter, asked about a large pool part by part, by workers where `engine.score` has some.
-        place: where finished parts are kept. how: options of `Engine.scorer`."""
-        asks = self.config.engines.score
-        scorer = InParts(self.engine.scorer(adapter, **how), Cache(place), asks.part or PART)
-        if asks.use == "here":
-            return scorer
-        from guidestar.model.spread import Spread, who
+        place: where finished parts are kept. size: of a part without `engine.score.part`. how: options of `Engine.pool_scorer`."""
+        from guidestar.model.spread import spread
 
-        workers = EXECUTORS[asks.use](asks, self.progress)
-        return Spread(scorer, workers, who(self.config, self.dataset.task, adapter, how))
+        scorer = InParts(self.engine.pool_scorer(adapter, **how), Cache(place), self.config.engines.score.part or size)
+        return spread(scorer, self.config, self.task, self.progress, adapter, how)
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -248,7 +248,7 @@ class Bench:
         self, examples: Sequence[Example], answers: Mapping[str, str] | None = None
     ) -> tuple[list[Example], dict[str, str]]:
         """The examples as they fit the model's context, and a sentence for each that does not, by its id."""
-        return shortened(self.engine.scorer(), examples, self.config, answers)
+        return shortened(self.engine.pool_scorer(), examples, self.config, answers)
 
     @property
     def pool(self) -> Pool:
@@ -389,10 +389,14 @@ class Bench:
 
     def _unscorable(self) -> Iterator[str]:
         """Strategies that ask a model for what it cannot say."""
-        tuned = self.engine.scorer(self.folder / "none-yet")  # it is not asked, only whether it can
+        tuned = self.engine.pool_scorer(self.folder / "none-yet")  # it is not asked, only whether it can
         for item in self.config.strategies:
-            needs = strategies.needs(strategies.resolve(item), self.dataset.task.family)
-            if (why := tuned.refusal(Ask.of(needs[0] | needs[1], gold={}, samples=SAMPLES))) is not None:
+            recipe = strategies.resolve(item)
+            needs, of_base = strategies.needs(recipe, self.dataset.task.family)
+            passes = 0 if recipe.committee or not needs - recipe.by_probe else recipe.passes
+            both, one_model = (needs - recipe.by_probe) | of_base, recipe.selector.one_model
+            ask = Ask(both, passes=passes, one_model=one_model, gold={}, samples=SAMPLES)
+            if (why := tuned.refusal(ask)) is not None:
                 yield f"strategy {item.title}: {why}"
 
 

@@ -219,7 +219,9 @@ class Chooser:
             rows = [place[pick.id] for pick in selection.picks]
             unseen = {"row": self._bench.pool.places(ids[i] for i in rows).astype(np.int64), "log_probs": said[rows]}
             self._store.add_arrays(r, UNSEEN, unseen)
-        return selection
+        full = context.full.arrays if context.full is not None else {}
+        bounds = {name: array[0] for name, array in full.items() if name.endswith("_bound")}
+        return replace(selection, scores={**selection.scores, **bounds}) if bounds else selection
 
     def _scored(
         self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, k: int, r: int

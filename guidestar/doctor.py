@@ -30,6 +30,7 @@ EXTRAS = {
     "excel": "Excel files",
     "ray": "study cells and parts of a pool on a Ray cluster",
     "slurm": "the same as jobs of Slurm",
+    "vllm": "pools scored by vLLM, on a GPU",
     "large": "models in 4 and 8 bits",
     "search": "`guidestar search`",
     "site": "the documents as a site",

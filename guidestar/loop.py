@@ -353,7 +353,7 @@ def run(
     behind an endpoint, or people, for whom every run waits.
 
     Returns the outcome by run name ("star-seed0"). Call it again to continue where it stopped. Of several processes that
-    share the training (`engine.train.use: ddp`) the first makes the run; the others return nothing.
+    share the training (`engine.train.use`) the first makes the run; the others return nothing.
     """
     config = read_config(config)
     if rank_of(config) > 0:

@@ -338,9 +338,11 @@ def shared_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def deciding(engine: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What of the section `engine` decides results: the parts that masks are drawn by."""
-    part = ((engine or {}).get("score") or {}).get("part")
-    return {} if part is None else {"engine": {"score": {"part": part}}}
+    """What of the section `engine` decides results: the parts that masks are drawn by, and another engine than our own."""
+    score = (engine or {}).get("score") or {}
+    known = {"part": score.get("part"), "use": "vllm" if score.get("use") == "vllm" else None}
+    own = {name: value for name, value in known.items() if value is not None}
+    return {"engine": {"score": own}} if own else {}
 
 
 class Problems(ValueError):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from guidestar.config import RunConfig
 from guidestar.data.stream import Part, parts_of, survey
 from guidestar.errors import ConfigError
 from guidestar.exchange.own_rows import PREDICTED, beside, blank_rows_kept, write_rows
+from guidestar.executors import EXECUTORS
 from guidestar.loop import trained
 from guidestar.progress import Progress, Silent, Tick, behind
 from guidestar.query import measures as measure_room
@@ -35,6 +37,7 @@ from guidestar.tasks import scored_labels
 from guidestar.tasks.multi_label import answer_of
 
 CHUNK = 1024  # examples predicted before their rows are given out
+AHEAD = 16  # parts for each worker, which loads the model for them
 PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeliest label's place, or 0 and 1 for each
 
 
@@ -77,8 +80,9 @@ def score_file(
     if problems:
         raise ConfigError("\n".join(problems))
 
-    scorer = bench.engine.scorer(
-        Path(adapter) if adapter else None, dtype=config.model.score_dtype,
+    asks, own = config.engines.score, TemporaryDirectory()
+    scorer = bench.parts(
+        keep or Path(own.name), Path(adapter) if adapter else None, CHUNK, dtype=config.model.score_dtype,
         b_dropout=config.train.b_dropout if passes else None,
     )  # fmt: skip
     needs = {array for name in names for array in measure_room.MEASURES[name].needs}
@@ -88,8 +92,9 @@ def score_file(
     if (why := scorer.refusal(plain)) is not None:
         raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
     about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
-    with scorer, bench.progress.phase("score") as tick:
-        for piece in parts_of(rows_of_file, CHUNK):
+    many = (asks.part or CHUNK) * (AHEAD * asks.workers if asks.use in EXECUTORS else 1)
+    with own, scorer, bench.progress.phase("score") as tick:
+        for piece in parts_of(rows_of_file, many):
             start, whole, cells = piece.start, piece.examples, piece.answers
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
             fit, errors = shortened(scorer, whole, config, gold if plain.reads_gold else {})
@@ -100,6 +105,7 @@ def score_file(
             else:
                 values = Cache(keep).arrays(f"part-{start:09d}", {**question(scorer, part, ask), **about}, make)
                 tick(start + len(whole), rows_of_file.rows)
+            scorer.forget()
             places = {example.id: i for i, example in enumerate(part)}
             for example, row in _named(piece, config):
                 if example.id in errors:

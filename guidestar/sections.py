@@ -251,7 +251,7 @@ class TrainerConfig(Section):
 
     use: Literal["here", "ddp", "fsdp2"] = "here"
     """here: one process. ddp: the processes that torchrun starts share every batch, each with a copy of the model.
-    fsdp2 (a model spread over them) is not there yet."""
+    fsdp2: the same with the model spread over them, which one GPU then need not hold."""
 
 
 class TaptConfig(Section):
@@ -292,9 +292,10 @@ class CellsConfig(WorkersConfig):
 class ScoreConfig(WorkersConfig):
     """Who asks the models about the pool."""
 
-    use: Literal["here", "local", "ray"] = "here"
-    """here: the command's own process; local: processes on this machine; ray: workers of a Ray cluster. Measured text files
-    (`guidestar score`) and answers that are generated for the curve stay here."""
+    use: Literal["here", "local", "ray", "vllm"] = "here"
+    """here: the command's own process; local: processes on this machine; ray: workers of a Ray cluster; vllm: vLLM in the
+    command's process, for label words and responses under LoRA (`options` are arguments of its `LLM`). Answers that
+    are generated for the curve stay here."""
     part: int | None = Field(None, ge=16)
     """Texts of a part, which is the work that a stop loses. Default 16,384. Masks of dropout are drawn by part, so it must
     stay the same while a run lasts."""
@@ -309,6 +310,11 @@ class EngineConfig(Section):
     """Several processes for one training."""
 
 
+# Adapters that read no weight of the base model before it computes; keys of the LoRA that vLLM serves.
+SPREADABLE = ("LORA", "IA3", "LOHA", "LOKR")
+SERVABLE = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "init_lora_weights")
+
+
 def impossible(
     train: TrainConfig, peft: Mapping[str, Any], model: Any, engine: EngineConfig
 ) -> Iterator[tuple[str, str]]:
@@ -318,6 +324,7 @@ def impossible(
     measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(train, key)]
     measured += [f"peft.{key}" for key in ("layers", "rank") if peft.get(key) in ("fisher", "search")]
     measured += ["peft_type SPEFT"] if kind == "SPEFT" else []
+    on_head = re.search("lm_head|embed", str(peft.get("target_modules")))  # lost in prompt_logprobs, vLLM's issue 51594
     pinned = re.fullmatch(r"[0-9a-f]{40}", model.revision or "")
     rules = [
         (train.average and (train.patience or train.early_stop), "train.average",
@@ -326,15 +333,21 @@ def impossible(
          "is empty; give a number, or train.recipe: lean"),
         (train.patience and train.early_stop, "train.early_stop",
          "is set together with train.patience; leave one of them out"),
-        (use == "fsdp2", "engine.train.use",
-         "is fsdp2, which is not there yet; allowed: here, ddp. A model that one GPU does not hold: model.quantize, or "
-         "model.device_map: auto"),
+        (use == "fsdp2" and (kind not in SPREADABLE or peft.get("use_dora")), "engine.train.use",
+         f"is fsdp2, which has the base model whole nowhere, as {'DoRA' if peft.get('use_dora') else kind} needs it; allowed "
+         f"adapters: {', '.join(SPREADABLE)}"),
+        (use == "fsdp2" and (model.quantize or model.score_dtype), "engine.train.use",
+         "is fsdp2, together with model.quantize or model.score_dtype, which change the base model's weights; leave one out"),
         (train.checkpointing and train.activation_density, "train.checkpointing",
          "is set together with train.activation_density, which must see each layer once; leave one of them out"),
-        (use == "ddp" and measured, "engine.train.use",
-         f"is ddp, and {', '.join(measured)} would be measured by one process alone; leave one out"),
-        (use == "ddp" and model.device_map, "model.device_map",
-         "is set together with engine.train.use: ddp, where each process has one GPU; leave one out"),
+        (engine.score.use == "vllm" and (kind != "LORA" or peft.keys() - SERVABLE or on_head), "engine.score.use",
+         f"is vllm, which serves plain LoRA below the vocabulary's projection; allowed keys of peft: {', '.join(SERVABLE)}"),
+        (engine.score.use == "vllm" and (model.quantize or model.remote_code or use != "here"), "engine.score.use",
+         "is vllm, together with model.quantize, model.remote_code or engine.train.use, which it does not go with; leave one out"),
+        (use != "here" and measured, "engine.train.use",
+         f"is {use}, and {', '.join(measured)} would be measured by one process alone; leave one out"),
+        (use != "here" and model.device_map, "model.device_map",
+         f"is set together with engine.train.use: {use}, where each process has one GPU; leave one out"),
         (model.quantize and model.score_dtype, "model.score_dtype",
          "is set together with model.quantize, whose weights have no other precision; leave one of them out"),
         (model.quantize and kind == "FULL", "model.quantize",

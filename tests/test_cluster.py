@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import pytest
 from outside import dump
 from test_executors import Fragile
 
-from guidestar import executors
+from guidestar import executors, loop, scoring
 from guidestar.asking import LABELS, Ask, Lesson
 from guidestar.bench import Bench, read_config
 from guidestar.config import dump_yaml
@@ -161,6 +162,30 @@ def test_a_pool_scored_in_parts_by_workers_is_the_same(
         assert len(list((tmp_path / f"away-{i}").glob("part-*"))) == 3
         next((tmp_path / f"away-{i}").glob("part-*")).unlink()
         np.testing.assert_array_equal(spread(pool, ask).arrays["label_log_probs"], whole.arrays["label_log_probs"])
+
+
+def test_a_run_and_a_file_are_scored_by_workers_of_ray(
+    cluster: None, make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Scores, picks and rows are those of one process to the last bit, with masks of dropout drawn by part."""
+    made = []
+    for use in ("here", "ray"):
+        given = make_config(
+            out=str(tmp_path / use), strategies=[{"use": "mc_entropy", "passes": 2}], train={"epochs": 1},
+            query={"warm_start": 6, "batch": 4, "budget": 10, "candidates": 40},
+            engine={"score": {"use": use, "workers": 2, "part": 16}},
+        )  # fmt: skip
+        loop.run(given)
+        run = tmp_path / use / "mc_entropy-seed0"
+        with Store.open(run, read=True) as store:
+            scores, picks = store.arrays(1, "scores"), [pick.id for pick in store.query(1).picks]
+        texts = [{"text": example.fields["text"]} for example in list(Bench(read_config(given)).pool)[:40]]
+        (file := tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+        adapter = str(run / "adapters" / "round-001")
+        rows = list(scoring.score_file(read_config(given), str(file), measures=["bald"], passes=2, adapter=adapter))
+        made.append((scores["score"].tolist(), picks, rows))
+    assert made[0] == made[1]
+    assert len(made[0][2]) == 40
 
 
 def test_jobs_through_submitit_make_the_same(plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path) -> None:

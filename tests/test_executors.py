@@ -28,7 +28,7 @@ def write(common: Any, item: Any) -> str | None:
         (place / f"{item['name']}-try{time.monotonic_ns()}").touch()
         if item.get("late"):
             (place / item["name"]).write_text(item["text"])
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), item.get("by", signal.SIGKILL))
     if item.get("raises"):
         raise ValueError(item["raises"])
     print("printed by a library")
@@ -114,7 +114,8 @@ def test_a_worker_goes_on_with_its_group_and_begins_one_that_nobody_has() -> Non
 def test_processes_that_are_killed_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     items = {
-        "fine": {}, "once": {"killed": 1}, "twice late": {"killed": 2, "late": True}, "always": {"killed": 99},
+        "fine": {}, "once": {"killed": 1}, "by a scheduler": {"killed": 1, "by": signal.SIGTERM},
+        "twice late": {"killed": 2, "late": True}, "always": {"killed": 99},
         "wrong": {"raises": "no such thing"}, "refuses": {"says": "it does not fit"},
     }  # fmt: skip
     items = {name: {"name": name, "text": f"{name} é\n", **item} for name, item in items.items()}
@@ -130,7 +131,7 @@ def test_processes_that_are_killed_lose_nothing(tmp_path: Path, monkeypatch: pyt
     assert "ended with code -9" in failed["always"]
     assert failed["wrong"] == "ValueError: no such thing"
     assert failed["refuses"] == "it does not fit"
-    for name in ("fine", "once", "twice late", "refuses"):
+    for name in ("fine", "once", "by a scheduler", "twice late", "refuses"):
         assert (tmp_path / name).read_text() == f"{name} é\n"
     assert any("once is done again" in line for line in said)
     assert any(line.endswith("] printed by a library") for line in said), "what is printed is news and no answer"

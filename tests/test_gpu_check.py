@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vllm_double
 
 from tools import gpu_check
 
@@ -21,10 +22,11 @@ def test_without_a_gpu_it_says_so_and_fails(
     assert said == "gpu-check: this machine has no GPU that PyTorch can use, so nothing was checked\n"
 
 
-def test_its_checks_hold_on_a_cpu(tiny_folder: Path, tmp_path: Path) -> None:
-    """The CPU beside itself is equal; an error is a finding and ends nothing."""
+def test_its_checks_hold_on_a_cpu(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU beside itself is equal; an error is a finding and ends nothing. A double stands for vLLM."""
+    vllm_double.install(monkeypatch)
     scene = gpu_check.scene_of(tmp_path, "cpu", str(tiny_folder), rows=24)
-    names = ("float32 against the CPU", "profile", "precisions", "two equal trainings")
+    names = ("float32 against the CPU", "profile", "precisions", "own engine against vLLM", "two equal trainings")
 
     def broken(scene: gpu_check.Scene) -> gpu_check.Found:
         raise RuntimeError("no kernel image")
@@ -36,6 +38,9 @@ def test_its_checks_hold_on_a_cpu(tiny_folder: Path, tmp_path: Path) -> None:
     assert {"label_log_probs", "tuned gold_nll", "losses"} <= apart.keys()
     assert all(apart[name] == 0 for name in apart if name != "right")
     assert found["two equal trainings"]["weights"] == 0
+    for name in ("bare", "tuned"):
+        assert found["own engine against vLLM"][name]["rank correlation"] > 0.999
+        assert found["own engine against vLLM"][name]["top tenth in common"] == 1
     assert found["precisions"]["float32"] == pytest.approx(1)
     assert np.isfinite(found["precisions"]["nf4"])
     assert set(found["profile"]) == {"right", "scoring, label words", "training steps", "64 tokens"}

@@ -38,9 +38,15 @@ def launched(count: int, *command: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def forked(count: int, *command: str) -> None:
+def forked(count: int, *command: str, **environment: str) -> None:
     """The same processes with what torchrun tells them, without the seconds of its own start and theirs."""
-    told = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    told = {
+        **os.environ,
+        **environment,
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     processes = [
         Forked([sys.executable, *command], env={**told, "RANK": str(i), "LOCAL_RANK": str(i)}, stderr=subprocess.PIPE, text=True)
         for i in range(count)
@@ -50,68 +56,89 @@ def forked(count: int, *command: str) -> None:
         assert process.returncode == 0, said[-3000:]
 
 
+@pytest.fixture(scope="module")
+def alone(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["two_ranks", str(tiny_folder), str(folder), json.dumps(SETTINGS), "one"])
+        patch.setattr(Ranks, "sum_gradients", Ranks.sum_gradients)  # it is spied on there
+        two_ranks.main()
+    return folder / "one"
+
+
+@pytest.mark.parametrize("use", ["ddp", "fsdp2"])
 def test_losses_and_gradients_are_those_of_one_process(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, tiny_folder: Path, tmp_path: Path, use: str
 ) -> None:
     """A batch of seven and a last one of one, of which rank 1 has nothing; and B decays (with b_decay 0 it ends elsewhere)."""
     settings, free = json.dumps(SETTINGS), json.dumps({**SETTINGS, "b_decay": 0.0})
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["two_ranks", str(tiny_folder), str(tmp_path), settings, "one"])
-        patch.setattr(Ranks, "sum_gradients", Ranks.sum_gradients)  # it is spied on there
-        two_ranks.main()
-    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path), settings, "two", free, "free")
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two", "free")]
+    again = json.dumps({**SETTINGS, "checkpointing": True, "micro_batch_size": 1})
+    more = [again, "again"] if use == "fsdp2" else []
+    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path), settings, "two", free, "free", *more, USE=use)
+    folders = (alone, tmp_path / "two", tmp_path / "free")
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     assert results[0][2] == results[1][2]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
-    for file in ("gradients.safetensors", "adapter_model.safetensors"):
-        first, second = (load_file(tmp_path / name / file) for name in ("one", "two"))
-        assert first.keys() == second.keys()
-        for name, value in first.items():
-            torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-8)
+    for name in ("two", *more[1:]):
+        for file in ("gradients.safetensors", "adapter_model.safetensors"):
+            first, second = (load_file(folder / file) for folder in (alone, tmp_path / name))
+            assert first.keys() == second.keys()
+            for key, value in first.items():
+                torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-8)
     ends = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("two", "free")]
     sizes = [sum(float(v.norm()) for n, v in end.items() if "lora_B" in n) for end in ends]
     assert sizes[0] < 0.99 * sizes[1], "the decay acts"
 
 
-def test_a_run_by_two_processes_is_that_of_one(make_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """Rank 0 owns the store, trains with the other and publishes one adapter."""
+@pytest.mark.parametrize("use", ["ddp", "fsdp2"])
+def test_a_run_by_two_processes_is_that_of_one(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, use: str
+) -> None:
+    """Rank 0 owns the store, trains with the other and publishes one adapter; a model that is spread scores, too."""
     from guidestar import loop
     from guidestar.publish import publish
 
     def config(name: str) -> dict[str, Any]:
         return make_config(
-            out=str(tmp_path / name), strategies=["random"], engine={"train": {"use": "ddp"}}, train={"epochs": 1},
+            out=str(tmp_path / name), strategies=["entropy"], engine={"train": {"use": use}}, train={"epochs": 1},
             query={"warm_start": 6, "batch": 5, "budget": 11},
             peft={"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"},
         )  # fmt: skip
 
     loop.run(config("one"))
     (file := tmp_path / "two.yaml").write_text(yaml.safe_dump(config("two")))
-    launched(2, "-m", "guidestar", "run", str(file))
+    started = launched if use == "ddp" else forked
+    started(2, "-m", "guidestar", "run", str(file))
     forked(2, "-m", "guidestar", "run", str(file))  # nothing is left to do; the other process is sent home all the same
     measured, weights = [], []
     for name in ("one", "two"):
-        folder = tmp_path / name / "random-seed0"
+        folder = tmp_path / name / "entropy-seed0"
         with Store.open(folder) as store:
-            measured.append([(m.round, m.labels) for m in store.metrics()])
+            measured.append([(m.round, m.labels) for m in store.metrics()] + [p.id for p in store.query(1).picks])
         weights.append(load_file(Path(publish(folder)["folder"]) / "adapter_model.safetensors"))
-    assert measured[0] == measured[1] == [(0, 6), (1, 11)]
+    assert measured[0] == measured[1]
+    assert measured[0][:2] == [(0, 6), (1, 11)]
     apart = sum(float((weights[1][n] - v).norm()) for n, v in weights[0].items())
     assert apart < 0.01 * sum(float(v.norm()) for v in weights[0].values()), "rounding, of which Adam makes much"
 
 
 def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"engine": {"train": {"use": "fsdp2"}}}
-    with pytest.raises(ConfigError, match=r"engine.train.use is fsdp2, which is not there yet; allowed: here, ddp"):
-        configs.parse(given)
+    for peft, name in (({"peft_type": "FULL"}, "FULL"), ({"peft_type": "LORA", "use_dora": True}, "DoRA")):
+        with pytest.raises(ConfigError, match=rf"as {name} needs it; allowed adapters: LORA, IA3, LOHA, LOKR"):
+            configs.parse({**given, "peft": peft})
+    for model in ({"quantize": "nf4"}, {"score_dtype": "float32"}):
+        with pytest.raises(ConfigError, match=r"together with model.quantize or model.score_dtype"):
+            configs.parse({**given, "model": model})
     given = {"engine": {"train": {"use": "ddp"}}}
     with pytest.raises(ConfigError, match=r"model.device_map is set together with"):
         configs.parse({**given, "model": {"device_map": "auto"}})
     demo = {"data": {"preset": "demo"}}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* set engine.train.use: ddp"):
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* set engine.train.use: ddp or fsdp2"):
         rank_of(configs.parse(demo))
     assert rank_of(configs.parse({**demo, **given})) == 1
     assert "engine" not in configs.parse(demo).plain(), "an older configuration's fingerprint stays"
@@ -119,7 +146,10 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_shares_are_the_whole_batch_and_masks_differ() -> None:
     rows = list(range(7))
-    parts = [Ranks(i, 3).share(rows) for i in range(3)]
+    parts = [Ranks(i, 3).share(rows, lambda row: -1) for i in range(3)]
     assert sorted(row for part in parts for row in part) == rows
+    spread = [Ranks(i, 3, blocks=[None]).share(rows, lambda row: -1) for i in range(3)]
+    assert [list(part) for part in spread] == [[0, 3, 6], [1, 4, -1], [2, 5, -1]], "all take as many steps"
+    assert [list(Ranks(i, 3, blocks=[None]).share([9], lambda row: -1)) for i in range(3)] == [[9], [-1], [-1]]
     assert Ranks(0, 3).seed(5) == Ranks().seed(5) == 5
     assert len({Ranks(i, 3).seed(seed) for i in range(3) for seed in (5, 6)}) == 6

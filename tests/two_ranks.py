@@ -6,6 +6,7 @@ Rank 0 writes the adapters and the gradients of the first steps to OUT; the othe
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ def main() -> None:
     base = load.load(ModelConfig(name=str(model), dtype="float32"))
     base = dataclasses.replace(base, model=base.model.double())
     group, real = ranks.here(), ranks.Ranks.sum_gradients
+    if os.environ.get("USE") == "fsdp2":
+        group.spread(base.model, base.device)
+        base = dataclasses.replace(base, spread=True)
     for settings, name in zip(wanted[::2], wanted[1::2], strict=True):
         if group.rank:
             order = group.listen()

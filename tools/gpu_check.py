@@ -2,7 +2,7 @@
 
 In this order: the tests of the model in float32 on the GPU; float32 there against the CPU; measured memory against `plan`;
 a scoring batch, a training step and 64 tokens with the waits of the host counted; bfloat16, float16 and NF4 against
-float32; two equal trainings. Figures go to a JSON file. Ends with 1 if something is not as it should be, with 2 without a GPU.
+float32; own engine against vLLM, where that is installed; two equal trainings. Figures go to a JSON file. Ends with 1 if something is not as it should be, with 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -198,6 +198,33 @@ def precisions(scene: Scene) -> Found:
     return all(value >= RELATED for name, value in figures.items() if name != "nf4"), figures
 
 
+def against_vllm(scene: Scene) -> Found:
+    """Entropies of label words by the own engine and by vLLM, bare and trained: their rank correlation, and the share of the
+    highest tenth that both name."""
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+    from guidestar.asking import LABELS
+    from guidestar.config import ModelConfig
+    from guidestar.errors import ConfigError
+    from guidestar.model.scorer import OwnScorer
+    from guidestar.model.vllm import Served, VllmScorer
+
+    base, examples, figures = scene.load("auto"), [e for e, _ in scene.rows], dict[str, Any]()
+    try:
+        served = Served(base, ModelConfig(name=scene.model), int(LORA["r"]), {"gpu_memory_utilization": 0.4})  # type: ignore[call-overload]
+    except ConfigError as error:
+        return True, {"not run": str(error)}
+    scene.train(base, "vllm")
+    for name, place in {"bare": None, "tuned": scene.folder / "vllm"}.items():
+        scorers = OwnScorer(base, scene.task, place), VllmScorer(served, scene.task, place)
+        log_p = [scorer(examples, LABELS).arrays["label_log_probs"][0] for scorer in scorers]
+        one, two = (-(np.exp(each) * each).sum(-1) for each in log_p)
+        tenths = [set(np.argsort(-each)[: max(1, len(each) // 10)].tolist()) for each in (one, two)]
+        overlap = len(tenths[0] & tenths[1]) / len(tenths[0])
+        figures[name] = {"rank correlation": float(spearmanr(one, two)[0]), "top tenth in common": overlap}
+    return all(each["rank correlation"] >= RELATED for each in figures.values()), {"vllm": served.version, **figures}
+
+
 def equal(scene: Scene) -> Found:
     """Two trainings with one seed: the largest difference of a weight, and of a loss. Bits are promised on a CPU alone."""
     from safetensors.torch import load_file
@@ -213,7 +240,7 @@ def equal(scene: Scene) -> Found:
 
 CHECKS: dict[str, Callable[[Scene], Found]] = {
     "tests": suite, "float32 against the CPU": against_cpu, "memory against plan": memory, "profile": profile,
-    "precisions": precisions, "two equal trainings": equal,
+    "precisions": precisions, "own engine against vLLM": against_vllm, "two equal trainings": equal,
 }  # fmt: skip
 
 

@@ -64,6 +64,12 @@ class Engine(ABC):
         stochastic passes. head_alone: the classification head that was trained with the adapter, on the bare model.
         """
 
+    def pool_scorer(
+        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None
+    ) -> Scorer:
+        """As `scorer`, for many examples: another engine's where one serves the model (`engine.score.use: vllm`)."""
+        return self.scorer(adapter, dtype=dtype, b_dropout=b_dropout)
+
     @abstractmethod
     def trainer(self, config: RunConfig, data_hash: str) -> Trainer:
         """Fine-tuning as a configuration wants it. data_hash: of data and template."""

@@ -99,7 +99,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
-        """The arrays named in `ask.needs`. tick: called with (examples done, examples in all).
+        """The arrays named in `ask.needs`, and NAME_bound beside NAME where that may be off by so much. tick: called with (examples done, examples in all).
 
         Raises ConfigError for what `refusal` explains, NoVariance if all stochastic passes are equal, ModelError for
         numbers that are not finite (naming the example), DataError for a prompt that does not fit.

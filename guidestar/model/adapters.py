@@ -83,7 +83,9 @@ def _keep_base(options: Mapping[str, Any]) -> None:
 
 
 def _sums(weights: Iterable[torch.Tensor]) -> list[str]:
-    return [str(float(weight.detach().sum(dtype=torch.float64))) for weight in weights]  # as text nan equals nan
+    """Sums of weights, of those that are spread (`ranks`) of this process's part, as text, so that nan equals nan."""
+    own = (getattr(weight, "to_local", lambda weight=weight: weight)() for weight in weights)
+    return [str(float(weight.detach().sum(dtype=torch.float64))) for weight in own]
 
 
 def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout: float | None = None) -> Any:

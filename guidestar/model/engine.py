@@ -18,6 +18,7 @@ from guidestar.data.pool import Split
 from guidestar.model import adapters, batches, heads, layers, pretrain, ranks, sparse, states, train
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.scorer import OwnScorer
+from guidestar.model.vllm import Served, VllmScorer
 from guidestar.progress import Tick
 from guidestar.records import Example
 from guidestar.tasks import Task, scored_labels, several
@@ -93,8 +94,9 @@ def _facts(base: BaseModel) -> dict[str, Any]:
 class OwnEngine(Engine):
     """A base model in this process."""
 
-    def __init__(self, base: BaseModel, task: Task) -> None:
-        self.base, self.task, self._loaded = base, task, base
+    def __init__(self, base: BaseModel, task: Task, served: Served | None = None) -> None:
+        """served: the same model in vLLM, which then scores pools."""
+        self.base, self.task, self._loaded, self.served = base, task, base, served
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
@@ -128,13 +130,25 @@ class OwnEngine(Engine):
         head_alone: bool = False,
     ) -> Scorer:  # fmt: skip
         options: dict[str, Any] = {"dtype": dtype, "b_dropout": b_dropout, "head_alone": head_alone}
-        if self._asks_each:
-            return EachLabel(OwnScorer(self.base, yes_or_no(self.task), adapter, **options), self.task)
-        return OwnScorer(self.base, self.task, adapter, **options)
+        return self._each(OwnScorer(self.base, self._asked, adapter, **options))
+
+    def pool_scorer(
+        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None
+    ) -> Scorer:
+        if self.served is None:
+            return self.scorer(adapter, dtype=dtype, b_dropout=b_dropout)
+        return self._each(VllmScorer(self.served, self._asked, adapter, b_dropout))
+
+    @property
+    def _asked(self) -> Task:
+        """The task that the model is asked: of several labels one at a time, where words answer."""
+        return yes_or_no(self.task) if self._asks_each else self.task
+
+    def _each(self, scorer: Scorer) -> Scorer:
+        return EachLabel(scorer, self.task) if self._asks_each else scorer
 
     def trainer(self, config: RunConfig, data_hash: str) -> Trainer:
-        task = yes_or_no(self.task) if self._asks_each else self.task
-        trainer = OwnTrainer(self.base, task, config.peft, config.train, data_hash)
+        trainer = OwnTrainer(self.base, self._asked, config.peft, config.train, data_hash)
         return EachLabelTrainer(trainer, self.task) if self._asks_each else trainer
 
     def pretrainer(self, config: RunConfig, data_hash: str) -> Trainer:
@@ -167,6 +181,5 @@ class OwnEngine(Engine):
 
     def check_answers(self, examples: Iterable[Example]) -> None:
         if scored_labels(self.task) and not self.base.labels:
-            task = yes_or_no(self.task) if self._asks_each else self.task
-            for joint in {batches.joint_of(self.base, e.prompt) for e in examples} if task is self.task else {" "}:
-                batches.label_tokens(self.base, task, joint)
+            for joint in {" "} if self._asks_each else {batches.joint_of(self.base, e.prompt) for e in examples}:
+                batches.label_tokens(self.base, self._asked, joint)

@@ -21,7 +21,7 @@ import torch
 from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.model import device as devices
-from guidestar.model import heads, quantized, traits
+from guidestar.model import heads, quantized, ranks, traits
 from guidestar.model.heads import Model
 from guidestar.model.sources import Say, cache_folder, reading, resolve
 from guidestar.store.files import write_bytes
@@ -47,6 +47,7 @@ class BaseModel:
     vocabulary: rows of the input embeddings, above every token id; None: not known.
     batch_tokens, written_tokens: padded tokens of a batch that is read, and of one whose responses are generated.
     quantize: what bitsandbytes packed it in, "nf4" or "int8"; None for a model as its files have it.
+    spread: each process of a training has a part of its weights alone (`ranks`).
     """
 
     model: Model
@@ -70,15 +71,17 @@ class BaseModel:
     vocabulary: int | None = None
     several: bool = False
     quantize: str | None = None
+    spread: bool = False
 
 
 def load(
-    config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = (), several: bool = False
-) -> BaseModel:
+    config: ModelConfig, say: Say = lambda text: None, labels: Sequence[str] = (), several: bool = False,
+    spread: bool = False,
+) -> BaseModel:  # fmt: skip
     """Load the base model of a configuration, frozen, in eval mode.
 
     labels: those of the task, for a classification head (`model.head`); the head itself is untrained. several: more than one
-        of them may hold.
+        of them may hold. spread: each process of a training keeps a part of it alone (`ranks.Ranks.spread`).
     Raises ModelError when weights or tokenizer are missing or unusable, ConfigError for an unknown device, and for a
     head that does not fit the model or the task.
     """
@@ -100,7 +103,9 @@ def load(
         if classifies:
             kind, what = AutoModelForSequenceClassification, "model with a classification head"
             head = head_options(labels, several)
-        how = _placed(config, device) | quantized.options(config, settings, encoder, dtype)
+        how = _placed(config, torch.device("cpu") if spread else device) | quantized.options(
+            config, settings, encoder, dtype
+        )
         with devices.seeded(0, device):  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             model, told = kind.from_pretrained(
@@ -112,7 +117,7 @@ def load(
         raise ModelError(f"{folder}: cannot be loaded as a {what}: {error}") from error
     heads.add(model, traits.drawn(model, told["missing_keys"], folder))
     model.requires_grad_(False).eval()
-    if "device_map" not in how:
+    if "device_map" not in how and not spread:
         model.to(device)
     limit, known = traits.context(model, config.max_length), traits.vocabulary(model)
     limit = min(limit, tokenizer.model_max_length) if classifies else limit
@@ -120,19 +125,22 @@ def load(
     if config.chat:
         traits.check_template(tokenizer)
     read, written = batch_sizes(config, device)
-    if config.batch_tokens is None and device.type == "cuda":
+    if config.batch_tokens is None and device.type == "cuda" and not spread:
         read = devices.largest_worth(devices.timed_pass(model, device), read)
         written = max(written, read)
     auto = "mean" if config.head == "auto" and encoder and traits.pooling(folder, encoder) == "mean" else None
     if what_it_reads := auto or (config.head if config.head in ("mean", "features") else None):
         heads.read(model, what_it_reads, encoder, tokenizer)
+    if spread:
+        ranks.here().spread(model, device)
+        model.to(device)
     return BaseModel(
         model, tokenizer, name, _fingerprint(folder, config.quantize), device, dtype, eos,
         pad=pad, max_length=int(limit), chat=config.chat, batch_tokens=read, written_tokens=written,
         labels=tuple(labels) if classifies else (), encoder=encoder,
         pooling=(config.pooling or traits.pooling(folder, encoder)) if classifies else "last",
         normalized=classifies and traits.normalized(folder), closing=() if classifies else traits.closing(tokenizer, eos),
-        vocabulary=known, several=classifies and several, quantize=config.quantize,
+        vocabulary=known, several=classifies and several, quantize=config.quantize, spread=spread,
     )  # fmt: skip
 
 

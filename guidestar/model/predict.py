@@ -80,7 +80,7 @@ def predict(
             done += len(rows)
             tick(done, len(examples))
     predictions = Predictions(ids, store, labels)
-    _refuse_non_finite(predictions, examples)
+    refuse_non_finite(predictions, examples)
     if passes > 1:
         _refuse_equal_passes(predictions, model)
     return predictions
@@ -110,7 +110,7 @@ def respond(
             done += len(rows)
             tick(done, len(examples))
     ids = tuple(e.id for e in examples)
-    _refuse_non_finite(Predictions(ids, {name: array[None] for name, array in store.items()}), examples)
+    refuse_non_finite(Predictions(ids, {name: array[None] for name, array in store.items()}), examples)
     return Responses(tuple(texts), store)
 
 
@@ -118,7 +118,7 @@ def respond(
 def ready(base: BaseModel, model: Model, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
     bfloat16 would round most of it away (measured; see LOG.md)."""
-    fold = not stochastic and adapters.inner(model).dtype == torch.float32
+    fold = not (stochastic or base.spread) and adapters.inner(model).dtype == torch.float32
     with ExitStack() as stack:
         stack.enter_context(attention.products(base, model))
         if stochastic:
@@ -127,7 +127,7 @@ def ready(base: BaseModel, model: Model, stochastic: bool, whole_dropout: bool =
         yield
 
 
-def _refuse_non_finite(predictions: Predictions, examples: Sequence[Example]) -> None:
+def refuse_non_finite(predictions: Predictions, examples: Sequence[Example]) -> None:
     for name, array in predictions.arrays.items():
         bad = ~np.isfinite(array).all(axis=(0, *range(2, array.ndim)))
         if bad.any():

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,22 +24,27 @@ import torch
 from torch import distributed
 
 from guidestar.config import ModelConfig, TrainConfig
-from guidestar.errors import ModelError
+from guidestar.errors import ConfigError, ModelError
+from guidestar.model import layers
 
 PATIENCE = timedelta(days=30)  # that others wait for an order: rank 0 scores and evaluates meanwhile
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
-    """The processes of a training. rank: of this one; count: of all."""
+    """The processes of a training. rank: of this one; count: of all. blocks: those of a base model that is spread."""
 
     rank: int = 0
     count: int = 1
+    blocks: list[Any] = field(default_factory=list)
+    _together: bool = False
 
-    def share(self, rows: Sequence[T]) -> Sequence[T]:
-        """This process's part of a batch; with more processes than rows some have none."""
-        return rows[self.rank :: self.count]
+    def share(self, rows: Sequence[T], empty: Callable[[T], T]) -> Sequence[T]:
+        """This process's part of a batch; with more processes than rows some have none. Where the model is spread all take as
+        many steps, so that all have as many rows, some of them empty ones."""
+        own = rows[self.rank :: self.count]
+        return own if not self.blocks or len(own) == len(rows[:: self.count]) else [*own, empty(rows[0])]
 
     def seed(self, seed: int) -> int:
         """For the dropout masks of this process; of rank 0 and of one alone `seed` itself."""
@@ -64,7 +70,7 @@ class Ranks:
         """Give all processes what rank 0 has in these tensors."""
         if self.count > 1:
             for tensor in tensors:
-                distributed.broadcast(tensor, src=0)
+                _broadcast(tensor)
 
     def total(self, value: torch.Tensor) -> float:
         """The sum of a number over all processes."""
@@ -75,26 +81,64 @@ class Ranks:
 
     def asked(self, question: Callable[[], float]) -> float:
         """What rank 0 answers, in all processes: it alone has the data to be asked about."""
-        if self.count == 1:
-            return float(question())
-        answer = torch.tensor(float(question()) if self.rank == 0 else 0.0, dtype=torch.float64)
-        distributed.broadcast(answer, src=0)
-        return float(answer)
+        if self.rank:
+            return float(self.listen()["answer"])
+        answer = float(question())
+        self.tell({"answer": answer})
+        return answer
 
     def tell(self, order: Mapping[str, Any]) -> None:
         """Rank 0 gives the others an order, JSON-able; alone it is nobody's."""
         if self.count > 1:
             text = torch.tensor(list(json.dumps(order).encode()), dtype=torch.uint8)
-            distributed.broadcast(torch.tensor([len(text)]), src=0)
-            distributed.broadcast(text, src=0)
+            _broadcast(torch.tensor([len(text)]))
+            _broadcast(text)
 
     def listen(self) -> dict[str, Any]:
-        """The next order of rank 0."""
-        length = torch.zeros(1, dtype=torch.int64)
-        distributed.broadcast(length, src=0)
-        text = torch.zeros(int(length), dtype=torch.uint8)
-        distributed.broadcast(text, src=0)
-        return dict(json.loads(bytes(text.tolist())))
+        """The next order of rank 0, to whom parts of the model are lent until then."""
+        while (length := int(_broadcast(torch.zeros(1, dtype=torch.int64)))) < 0:
+            self.blocks[-length - 1].unshard()
+            self.blocks[-length - 1].reshard()
+        return dict(json.loads(bytes(_broadcast(torch.zeros(length, dtype=torch.uint8)).tolist())))
+
+    def spread(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Leave each process its part of every block of a frozen model, on its device. Raises ConfigError without blocks."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (self.count,))
+        numbered = [module for name, module in model.named_modules() if layers.block_of(name) == name]
+        self.blocks = [block for block in numbered if any(True for _ in block.parameters())]
+        if not self.blocks:
+            raise ConfigError(
+                f"engine.train.use is fsdp2, but {type(model).__name__} has no numbered blocks; allowed: here, ddp"
+            )
+        for i, block in enumerate(self.blocks):
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+            block.unshard()  # outside of inference mode, whose tensors no training could use
+            block.reshard()
+            if self.rank == 0:
+                block.register_forward_pre_hook(partial(self._borrow, i), prepend=True)
+
+    def _borrow(self, i: int, block: Any, *inputs: Any) -> None:
+        """Before rank 0 computes with a block: the others, who wait for an order, gather its weights with it."""
+        if not self._together:
+            block.reshard()  # after an error it might be whole here still
+            _broadcast(torch.tensor([-i - 1]))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All processes compute, in step, while the block lasts."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+
+
+def _broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    distributed.broadcast(tensor, src=0)
+    return tensor
 
 
 def _alike(tensors: Sequence[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
@@ -137,7 +181,8 @@ def serve() -> None:
     ranks, base = here(), None
     while (order := ranks.listen())["do"] != "end":
         if order["do"] == "load":
-            base = load.load(ModelConfig(**order["model"]), labels=order["labels"], several=order["several"])
+            told = {name: order[name] for name in ("labels", "several", "spread")}
+            base = load.load(ModelConfig(**order["model"]), **told)
             continue
         assert base is not None, "rank 0 has the model loaded before it trains"
         if base.fingerprint != order["fingerprint"]:

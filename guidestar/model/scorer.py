@@ -90,6 +90,8 @@ class OwnScorer(Scorer):
             return "passes of one model each draw the adapter's masks alone; allowed: dropout adapter"
         if "label_log_probs" in ask.needs and not self.labels:
             return "label_log_probs was asked for, but the task has no labels; allowed: a task of kind choice"
+        if ask.needs & GRADIENT and self.base.spread:
+            return "a model that is spread over processes computes gradients in training alone; allowed: engine.train.use here, ddp"
         if not self.base.labels:
             return None
         if why := classify.refusal(self.base, ask.needs - HEADED):

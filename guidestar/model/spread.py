@@ -13,8 +13,8 @@ from guidestar.asking import Ask, InParts, Scorer, silent
 from guidestar.asking.wrappers import Around, question
 from guidestar.config import ModelConfig, RunConfig, TaskConfig
 from guidestar.errors import ConfigError, ModelError
-from guidestar.executors import Executor
-from guidestar.progress import Tick
+from guidestar.executors import EXECUTORS, Executor
+from guidestar.progress import Progress, Tick
 from guidestar.records import Example, Predictions
 from guidestar.store.cache import Cache
 from guidestar.tasks import Task, make_task, scored_labels, several
@@ -55,6 +55,16 @@ class Spread(Around):
                 name, why = next(iter(failed.items()))
                 raise ModelError(f"{len(failed)} of {len(missing)} parts of the pool were not scored; {name}: {why}")
         return self.scorer(examples, ask, tick)
+
+
+def spread(
+    scorer: InParts, config: RunConfig, task: Task, news: Progress, adapter: Path | None, how: Mapping[str, Any]
+) -> Scorer:
+    """A scorer whose parts are made by workers, where `engine.score` has some. how: options of `Engine.pool_scorer`."""
+    asks = config.engines.score
+    if asks.use not in EXECUTORS:
+        return scorer
+    return Spread(scorer, EXECUTORS[asks.use](asks, news), who(config, task, adapter, how))
 
 
 class _Missing(Mapping[str, Mapping[str, Any]]):

@@ -249,7 +249,8 @@ class _Loop:
         """The mean loss of an epoch, in nats a token."""
         self.model.train()
         spent, tokens = torch.zeros((), device=self.base.device), 0
-        with step.cheaper(self.base, self.model), step.checkpointed(self.model, bool(self.config.checkpointing)):
+        again = bool(self.config.checkpointing)
+        with self.group.together(), step.cheaper(self.base, self.model), step.checkpointed(self.model, again):
             for batch in batches:
                 self._gradients(batch, spent)
                 tokens += sum(len(row.response) for row in batch)
@@ -262,7 +263,8 @@ class _Loop:
         """Those of a batch, a part of it at a time. spent: the loss is added to it."""
         if self.beside is not None:
             self.beside.before(self.done, self.optimizer)
-        count, mine = sum(len(row.response) for row in batch), self.group.share(batch)
+        count = sum(len(row.response) for row in batch)
+        mine = self.group.share(batch, lambda row: replace(row, place=-1, weight=0.0))
         micro = self.config.micro_batch_size or self.config.batch_size
         for start in range(0, len(mine), micro):
             with self.accelerator.autocast():

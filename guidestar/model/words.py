@@ -168,7 +168,9 @@ class Work:
         answer = np.zeros((len(rows), width), dtype=bool)
         if self.wanted & GOLD_ANSWER:
             for row, i in enumerate(rows):
-                answer[row, width - len(self.gold[i]) : width - 1] = self._answer_mask(self.gold[i][:-1])
+                answer[row, width - len(self.gold[i]) : width - 1] = answer_mask(
+                    self.base, self.task, self.gold[i][:-1]
+                )
         return _sums("gold", "gold_answer", nll, entropy, real, answer)
 
     def _token_values(
@@ -209,33 +211,9 @@ class Work:
         answer = np.zeros((len(rows), written.tokens.shape[1]), dtype=bool)
         texts = []
         for row, ids in enumerate(generate.own_tokens(self.base, written)):
-            texts.append(self._decode(ids))
-            answer[row, : len(ids)] = self._answer_mask(ids)
+            texts.append(decode(self.base, ids))
+            answer[row, : len(ids)] = answer_mask(self.base, self.task, ids)
         return texts, _sums("response", "answer", written.nll, written.entropy, written.real, answer)
-
-    def _answer_mask(self, ids: Sequence[int]) -> NDArray[np.bool_]:
-        """True for the tokens that the answer's characters lie in; all False when no answer can be read off."""
-        text = self._decode(ids)
-        span = self.task.answer_span(text)
-        if span is None:
-            return np.zeros(len(ids), dtype=bool)
-        ends = self._ends(text, ids)
-        starts = np.concatenate([[0], ends[:-1]])
-        return np.asarray((ends > span[0]) & (starts < span[1]), dtype=bool)
-
-    def _ends(self, text: str, ids: Sequence[int]) -> NDArray[np.intp]:
-        """The character position behind each token of a decoded text.
-
-        Tokens are not decoded one by one: SentencePiece would lose the space before a word.
-        """
-        if self.base.tokenizer.is_fast:
-            again = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            if list(again["input_ids"]) == list(ids):
-                return np.asarray([end for _, end in again["offset_mapping"]], dtype=np.intp)
-        return np.asarray([len(self._decode(ids[: k + 1])) for k in range(len(ids))], dtype=np.intp)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return decode(self.base, ids)
 
     # --- the model ---
 
@@ -281,6 +259,29 @@ class Work:
         head = adapters.inner(self.model).get_output_embeddings()
         with nullcontext() if head is None else head.register_forward_pre_hook(take, prepend=skip):
             yield states
+
+
+def answer_mask(base: BaseModel, task: Any, ids: Sequence[int]) -> NDArray[np.bool_]:
+    """True for the tokens that the answer's characters lie in; all False when no answer can be read off."""
+    text = decode(base, ids)
+    span = task.answer_span(text)
+    if span is None:
+        return np.zeros(len(ids), dtype=bool)
+    behind = _ends_of(base, text, ids)
+    before = np.concatenate([[0], behind[:-1]])
+    return np.asarray((behind > span[0]) & (before < span[1]), dtype=bool)
+
+
+def _ends_of(base: BaseModel, text: str, ids: Sequence[int]) -> NDArray[np.intp]:
+    """The character position behind each token of a decoded text.
+
+    Tokens are not decoded one by one: SentencePiece would lose the space before a word.
+    """
+    if base.tokenizer.is_fast:
+        again = base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        if list(again["input_ids"]) == list(ids):
+            return np.asarray([end for _, end in again["offset_mapping"]], dtype=np.intp)
+    return np.asarray([len(decode(base, ids[: k + 1])) for k in range(len(ids))], dtype=np.intp)
 
 
 def _sums(

@@ -63,7 +63,7 @@ class Selection:
     """The picks in the order of asking, and the scores of all candidates.
 
     scores: "score", "full" and "base" -> (n,) in the order of the candidates, and "passes" after a race; what the
-        recipe does not compute is absent.
+        recipe does not compute is absent. NAME_bound: how far the array NAME behind them may be off.
     """
 
     picks: tuple[Pick, ...]

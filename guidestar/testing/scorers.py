@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,12 @@ class ScorerContract:
     def test_it_gives_what_was_asked_in_the_shapes_of_predictions(
         self, scorer: Scorer, examples: Sequence[Example]
     ) -> None:
-        """Ids in the order of the examples, exactly the arrays asked for, finite, (passes, n, …)."""
+        """Ids in the order of the examples, exactly the arrays asked for, finite, (passes, n, …). Beside NAME may stand
+        NAME_bound: how far it may be off where an engine gives no exact number."""
         for ask in self.asks(scorer):
             said = scorer(examples, ask)
             assert said.ids == tuple(e.id for e in examples)
-            assert set(said.arrays) == ask.needs
+            assert {name for name in said.arrays if not name.endswith("_bound")} == ask.needs
             for name, array in said.arrays.items():
                 passes = 1 if name == "embedding" else max(ask.passes, 1)
                 assert array.shape[:2] == (passes, len(examples)), (name, array.shape)
@@ -91,7 +93,7 @@ class ScorerContract:
         for ask in self.asks(scorer):
             if ask.passes > 1:
                 said = scorer(examples, ask)
-                other = scorer(examples, Ask.of(ask.needs, passes=ask.passes, seed=ask.seed + 1))
+                other = scorer(examples, replace(ask, seed=ask.seed + 1))
                 assert any((array != array[:1]).any() for array in said.arrays.values())
                 changed = any(not np.array_equal(said.arrays[name], other.arrays[name]) for name in said.arrays)
                 assert changed == self.seeded
@@ -111,7 +113,7 @@ class ScorerContract:
         for ask in self.asks(scorer):
             said = scorer([], ask)
             assert said.ids == ()
-            assert set(said.arrays) == ask.needs
+            assert set(said.arrays) >= ask.needs
 
     def test_who_answers_is_plain(self, scorer: Scorer, examples: Sequence[Example]) -> None:
         """JSON, and the same each time; an answer is kept under it."""
