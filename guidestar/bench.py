@@ -167,7 +167,9 @@ class Bench:
     @cached_property
     def frozen(self) -> Frozen:
         """The features of the bare base model, which all runs share."""
-        return Frozen(self.engine.scorer(dtype=self.config.model.score_dtype), self.standing, Cache(self.cache))
+        model = self.config.model
+        bare = self.engine.scorer(dtype=model.score_dtype)
+        return Frozen(bare, self.standing, Cache(self.cache), best=model.views == "best")
 
     def head_start(self, labelled: Labelled, rng: np.random.Generator) -> HeadStart | None:
         """The classifier on frozen features that a new head on features starts as (`model.head: features`); None for other

@@ -252,24 +252,21 @@ class Chooser:
     ) -> strategies.Context:
         """The context with what the classifier on frozen features says, beside what the tuned model said."""
         labelled = [(example, label.answer) for example, label in self.tuning.labelled()]
-        known, of_labelled = (
-            [e for e, _ in labelled],
-            strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe,
-        )
+        of_labelled = strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe
         frozen, task = self.tuning.features(r), self._bench.fitting.task
+        pairs = labelled if "label_log_probs" in needs | of_labelled else []
+        scorer = Probed.of(frozen, pairs, task, generator(self.tuning.seed, r, "probe"))
 
         def said(examples: Sequence[Example], needs: frozenset[str], others: Predictions | None) -> Predictions | None:
             if not needs:
                 return others
-            pairs, rng = labelled if "label_log_probs" in needs else [], generator(self.tuning.seed, r, "probe")
-            predicted = Probed.of(frozen, pairs, task, rng)(examples, Ask(needs))
+            predicted = scorer(examples, Ask(needs))
             return Predictions(
                 predicted.ids, {**(others.arrays if others is not None else {}), **predicted.arrays}, task.labels
             )
 
-        return replace(
-            context, full=said(candidates, needs, context.full), labelled=said(known, of_labelled, context.labelled)
-        )
+        known = said([e for e, _ in labelled], of_labelled, context.labelled)
+        return replace(context, full=said(candidates, needs, context.full), labelled=known)
 
     def _mixed(self, tuned: Array, context: strategies.Context, r: int) -> strategies.Context:
         """The context with the classifier's label probabilities mixed with the tuned model's, (n, labels) natural logs.

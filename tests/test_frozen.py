@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,18 @@ def test_the_space_keeps_all_distances_that_the_blocks_have() -> None:
     blocks = (moved / np.linalg.norm(moved, axis=2, keepdims=True)).reshape(40, -1)
     got = space_of(raw, GENERATOR, rank=48).points(raw)
     np.testing.assert_allclose(got @ got.T, blocks @ blocks.T, atol=1e-4)
+
+
+def test_some_views_of_the_space_are_their_blocks_alone() -> None:
+    """Where all directions are kept, points turned to some views lie as those blocks side by side, to the literal sums."""
+    raw = GENERATOR.normal(size=(30, 6, 4)) * np.array([1, 10, 100, 1, 1, 0.01])[None, :, None]
+    moved = raw - raw.mean(axis=0)
+    blocks = moved / np.linalg.norm(moved, axis=2, keepdims=True)
+    space = space_of(raw, GENERATOR, rank=24)
+    for kept in ((4,), (0, 2, 5), tuple(range(6))):
+        got = space.points(raw) @ space.of_views(kept)
+        wanted = [[sum(float(a[v] @ b[v]) for v in kept) for b in blocks] for a in blocks]
+        np.testing.assert_allclose(got @ got.T, wanted, atol=1e-4)
 
 
 # --- the scorer ---------------------------------------------------------------------------------
@@ -193,3 +207,63 @@ def test_pseudo_labels_are_few_of_each_class_and_mostly_right() -> None:
     assert (np.bincount(classes, minlength=3) <= 8).all()
     assert set(classes) == {0, 1, 2}
     assert (y[rows] == classes).mean() > 0.9
+
+
+def views_of(y: np.ndarray, telling: dict[int, float], rng: np.random.Generator) -> Any:
+    """Six views of examples with classes y, by the noise of each that tells them; the others are noise alone."""
+    noise = rng.normal(size=(6, len(y), 12))
+    seen = [3.0 * np.eye(3, 12)[y] + telling[v] * noise[v] if v in telling else noise[v] for v in range(6)]
+    return lambda some: np.concatenate([seen[v] for v in some], axis=1)
+
+
+def literal_best_views(points: Any, classes: np.ndarray, labels: int, fold: int) -> tuple[int, ...]:
+    """The same search with every set of views that it may come to written down."""
+
+    def loss(some: tuple[int, ...]) -> float:
+        scores = probe.out_of_fold(points(some), classes, labels, np.random.default_rng(fold))
+        heat = probe.temperature(scores, classes)
+        said = [probe.smoothed(row[None] / heat, len(classes))[0] for row in scores]
+        return -sum(float(row[c]) for row, c in zip(said, classes, strict=True)) / len(classes)
+
+    kept, least = tuple[int, ...](), math.inf
+    for size in range(1, 6):
+        best = min((some for some in itertools.combinations(range(6), size) if set(kept) <= set(some)), key=loss)
+        if loss(best) >= least:
+            break
+        kept, least = best, loss(best)
+    return kept if least < loss(tuple(range(6))) else tuple(range(6))
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=5, deadline=None)
+def test_the_best_views_are_those_of_the_literal_search(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(30) % 3)
+    points = views_of(y, {1: 1.0, 4: 1.5}, rng)
+    got = probe.best_views(points, 6, y, 3, np.random.default_rng(seed))
+    assert got == literal_best_views(points, y, 3, int(np.random.default_rng(seed).integers(2**31)))
+
+
+def test_views_that_know_nothing_are_dropped_and_a_telling_one_stays() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(40) % 3)
+    kept = probe.best_views(views_of(y, {4: 0.5}, rng), 6, y, 3, rng)
+    assert 4 in kept
+    assert len(kept) < 4
+
+
+def test_the_classifier_on_some_views_is_one_function_of_the_points(encoder: Any, tmp_path: Path) -> None:
+    """What it says of points, what a head that starts as it says, and where its embeddings lie agree on the views."""
+    labelled = [(e, LABELS[i % 2]) for i, e in enumerate(examples() * 4)][:24]
+    features = Frozen(OwnScorer(encoder, choice()), examples(), Cache(tmp_path), best=True)
+    task = choice()
+    turn = np.asarray(features.space().of_views((2, 4)))
+    features._turns[tuple((e.id, answer) for e, answer in labelled)] = turn
+    probed = Probed.of(features, labelled, task, np.random.default_rng(0))
+    points = features.points(examples())
+    said = probed(examples(), Ask.of(["label_log_probs", "embedding"])).arrays
+    np.testing.assert_allclose(said["embedding"][0], points @ turn, atol=1e-5)
+    right = np.array([LABELS.index(answer) for _, answer in labelled])
+    plain = probe.fit(features.points([e for e, _ in labelled]) @ turn, right, len(LABELS), np.random.default_rng(0))
+    np.testing.assert_allclose(said["label_log_probs"][0], plain.log_probs(points @ turn), atol=1e-4)
+    assert features.turn(labelled[:10], task) is None, "ten labels tell no view from another"

@@ -61,6 +61,8 @@ ROWS = {
     "start": Row("and a herding start", start=_HERDING),
     "lean": Row("and herding of the doubt (`lean`)", "lean", _HERDING),
     "pseudo": Row("`lean` with pseudo-labels", "lean", _HERDING, train={"recipe": "lean", "pseudo_labels": 0.3}),
+    "views": Row("`lean` on the best views", "lean", _HERDING, model={"head": "features", "views": "best"}),
+    "r1-views": Row("R1 on the best views", model={"head": "features", "views": "best"}),
     "last": Row("`lean` on the last layer's mean alone", "lean", _HERDING, last=True),
     "r1-last": Row("R1 on the last layer's mean alone", last=True),
     "bottleneck": Row("`lean`, bottleneck adapter", "lean", _HERDING, peft=_BOTTLENECK),
@@ -76,7 +78,7 @@ SERVED = {"accuracy": "adapter", "frozen_accuracy": "regression", "mean_accuracy
 BESIDE = [
     *((one, "accuracy", other, "accuracy") for one, other in (
         ("floor", "plain"), ("r1", "floor"), ("start", "r1"), ("lean", "start"), ("lean", "r1"), ("pseudo", "lean"),
-        ("lean", "last"), ("last", "r1-last"), ("bottleneck", "r1-bottleneck"), ("full", "r1-full"),
+        ("views", "lean"), ("views", "r1-views"), ("r1-views", "r1"), ("lean", "last"), ("last", "r1-last"), ("bottleneck", "r1-bottleneck"), ("full", "r1-full"),
     )),
     ("lean", "frozen_accuracy", "lean", "accuracy"), ("lean", "mean_accuracy", "lean", "accuracy"),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -24,6 +24,7 @@ from guidestar.store.cache import Cache
 from guidestar.tasks import Task, several
 
 FEATURES = Ask.of(["features"])
+ENOUGH = 20  # labels that can tell one view from another
 VIEWS = 2  # counted up where a text's views become others, so that kept ones are not taken for them
 
 
@@ -32,12 +33,15 @@ VIEWS = 2  # counted up where a text's views become others, so that kept ones ar
 class Frozen:
     """Where texts lie in the space of a pool's features.
 
-    scorer: answers "features"; a bare base model. pool: at most 4,096 of it, the same each time, give the space.
+    scorer: answers "features"; a bare base model. pool: at most 4,096 of it, the same each time, give the space. best: the
+    classifier reads the views that tell most (`probe.best_views`), once `ENOUGH` labels are there.
     """
 
     scorer: Scorer
     pool: Sequence[Example]
     cache: Cache
+    best: bool = False
+    _turns: dict[tuple[tuple[str, str], ...], Points | None] = field(default_factory=dict, repr=False, compare=False)
     _known: dict[str, Points] = field(default_factory=dict, repr=False, compare=False)
     _space: list[Space] = field(default_factory=list, repr=False, compare=False)  # none or one
 
@@ -102,12 +106,31 @@ class Frozen:
         """The classifier on these features, fitted to labelled examples; where several labels may hold, one for each of them.
         rng: of the folds that its temperature is found on."""
         points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
-        return probe.fit_each(points, right, rng) if several(task) else probe.fit(points, right, len(task.labels), rng)
+        if several(task):
+            return probe.fit_each(points, right, rng)
+        if (turn := self.turn(labelled, task)) is None:
+            return probe.fit(points, right, len(task.labels), rng)
+        fitted = probe.fit(points @ turn, right, len(task.labels), rng)
+        return replace(fitted, weights=turn @ fitted.weights)
+
+    def turn(self, labelled: Labelled, task: Task) -> Points | None:
+        """What points are multiplied by to lie as in the views that the classifier reads, (rank, rank); None where it reads
+        all. It depends on the labels alone, so that all who ask with the same ones read the same views."""
+        if not self.best or several(task) or len(labelled) < ENOUGH:
+            return None
+        if (key := tuple((e.id, answer) for e, answer in labelled)) not in self._turns:
+            points, space = self.points([e for e, _ in labelled]), self.space()
+            kept = probe.best_views(
+                lambda some: points @ space.of_views(some), len(space.centres), _right(labelled, task), len(task.labels),
+                generator(0, len(labelled), "views"),
+            )  # fmt: skip
+            self._turns[key] = None if len(kept) == len(space.centres) else space.of_views(kept)
+        return self._turns[key]
 
     def unseen(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> Array:
         """What the classifier says of labelled examples out of fold, (m, labels) natural logs."""
-        points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
-        scores = probe.out_of_fold(points, right, len(task.labels), rng)
+        points, right, turn = self.points([e for e, _ in labelled]), _right(labelled, task), self.turn(labelled, task)
+        scores = probe.out_of_fold(points if turn is None else points @ turn, right, len(task.labels), rng)
         return probe.smoothed(scores / probe.temperature(scores, right), len(right))
 
     def head_start(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> HeadStart:
@@ -142,17 +165,20 @@ def baselines(
 class Probed(Scorer):
     """A logistic regression on frozen features (`query/probe.py`); without a labelled example it knows the features alone.
 
-    Its embeddings are the points that the features lie at.
+    Its embeddings are the points that the features lie at, of the views that it reads.
     """
 
     frozen: Frozen
     fitted: probe.Probe | probe.EachProbe | None
     names: tuple[str, ...]
+    turn: Points | None = None
 
     @classmethod
     def of(cls, frozen: Frozen, labelled: Labelled, task: Task, rng: np.random.Generator) -> Probed:
         """Fitted to labelled examples; rng: of the folds that its temperature is found on."""
-        return cls(frozen, frozen.fit(labelled, task, rng) if labelled else None, tuple(task.labels))
+        if not labelled:
+            return cls(frozen, None, tuple(task.labels))
+        return cls(frozen, frozen.fit(labelled, task, rng), tuple(task.labels), frozen.turn(labelled, task))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,7 +187,9 @@ class Probed(Scorer):
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
         points = self.frozen.points(examples)
-        made: dict[str, Array] = {"embedding": points[None]} if "embedding" in ask.needs else {}
+        made: dict[str, Array] = {}
+        if "embedding" in ask.needs:
+            made["embedding"] = (points if self.turn is None else points @ self.turn)[None]
         if "label_log_probs" in ask.needs and self.fitted is not None:
             made["label_log_probs"] = self.fitted.log_probs(points)[None]
         tick(len(examples), len(examples))

@@ -6,6 +6,7 @@ the features are made by `model/states.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,31 @@ def out_of_fold(
         weights, constants = _regression(points[fold != one], classes[fold != one], labels, strength)
         scores[fold == one] = points[fold == one] @ weights + constants
     return scores
+
+
+def best_views(
+    points: Callable[[tuple[int, ...]], Array], views: int, classes: Classes, labels: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Which of several views of labelled examples the classifier should read: one, and others one by one as long as its
+    log-loss out of fold falls; all of them where that is no better than all.
+
+    points: some views -> (m, width). views: how many there are. classes: (m,).
+    """
+    fold = int(rng.integers(2**31))
+
+    def loss(some: tuple[int, ...]) -> float:
+        scores = out_of_fold(points(some), classes, labels, np.random.default_rng(fold))
+        return log_loss(smoothed(scores / temperature(scores, classes), len(classes)), classes)
+
+    whole = tuple(range(views))
+    least, kept = np.inf, tuple[int, ...]()
+    while len(kept) < views - 1:
+        tries = [tuple(sorted({*kept, one})) for one in whole if one not in kept]
+        losses = [loss(some) for some in tries]
+        if min(losses) >= least:
+            break
+        least, kept = min(losses), tries[int(np.argmin(losses))]
+    return kept if least < loss(whole) else whole
 
 
 def temperature(scores: Array, classes: Classes) -> float:

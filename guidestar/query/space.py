@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ class Space:
         for part in chunks(len(features), len(self.directions)):
             made[part] = _blocks(features[part], self.centres) @ self.directions
         return made
+
+    def of_views(self, kept: Sequence[int]) -> Points:
+        """What points are multiplied by, (rank, rank), so that they lie as the texts' parts in some of the blocks do."""
+        blocks, width = self.centres.shape
+        rows = self.directions.reshape(blocks, width, -1)[list(kept)].reshape(len(kept) * width, -1).astype(np.float64)
+        lengths, axes = np.linalg.eigh(rows.T @ rows)
+        return np.asarray(axes * np.sqrt(np.maximum(lengths, 0.0)), dtype=np.float32)
 
 
 def space_of(features: NDArray[np.floating[Any]], rng: np.random.Generator, rank: int = RANK) -> Space:
