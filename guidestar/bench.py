@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
 STANDING = 65_536  # examples of a larger pool, drawn once, of which frozen features are read
+ENCODERS = ("all-minilm-l6-v2", "bert-base-uncased")  # the short names of encoders
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
 
@@ -411,9 +412,9 @@ def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig
     """A configuration from itself, plain data or a YAML file. In plain data the pool, the test and the validation set may
     be pandas DataFrames, which are written as JSON lines into the folder `out`, so that the run can be continued."""
     if isinstance(config, RunConfig):
-        return config
+        return _with_head(config)
     if not isinstance(config, Mapping):
-        return configs.load(config)
+        return _with_head(configs.load(config))
     given = config.get("data")
     data = dict(given) if isinstance(given, Mapping) else {}
     for name in ("pool", "test", "validation"):
@@ -422,7 +423,20 @@ def read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig
             lines = [json.dumps(row.plain(), ensure_ascii=False, default=str) for row in read_rows(data[name])]
             files.write_bytes(place, "".join(f"{line}\n" for line in lines).encode())
             data[name] = str(place)
-    return configs.parse({**config, "data": data} if data else config)
+    return _with_head(configs.parse({**config, "data": data} if data else config))
+
+
+def _with_head(config: RunConfig) -> RunConfig:
+    """Where nobody named the head of a known encoder: the one that is best with few labels in a new run, for a new head that
+    reads one state answers with a single class after 40 labels; and in a run that was begun the one that it has."""
+    if config.model.head is not None or config.model.name not in ENCODERS:
+        return config
+    head: Any = "features"
+    for place in runs_in(Path(config.out)):
+        with Store.open(place, read=True) as store:
+            head = store.key["model.head"] if store.begun else head
+    model = config.model if head is None else config.model.model_copy(update={"head": head})
+    return config.model_copy(update={"model": model})
 
 
 def with_present_labels(config: RunConfig, folder: Path | None = None) -> RunConfig:

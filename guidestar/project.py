@@ -21,6 +21,8 @@ from guidestar.words import filled, shortened
 NO_COLUMN = "none"  # of the answers, said on the command line
 
 _ENCODER, _LANGUAGE = "all-minilm-l6-v2", "smollm2-135m"
+# Models that are begun with `lean` and its head, and others with `star`: those with which it beat random (docs/comparisons.md).
+_LEAN = (_ENCODER,)
 ENCODED = 1000  # characters of a text that the encoder surely reads to its end
 TEMPLATES = Path(__file__).with_name("templates")
 _ASKED_OF = 800  # characters of labels and of what they mean, which go into the prompt of a language model
@@ -241,7 +243,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     given = looked.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
     budget = given + max(8, min(400, (looked.rows - given) // 2))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
-    lean = guess.encoder  # which is taken where labels are told apart
+    lean = guess.model in _LEAN and answer.kind in _LABELLED
     warm = max(2, min(20 if lean else 100, budget // 4))
     columns, template = _template(guess, chat)
     labels: list[str] | None = guess.labels if looked.rows < LOOK or not answer.column else []
@@ -257,7 +259,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
         conversation=looked.messages is not None and bool({*_TURNS} & {*guess.texts}),  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
-        head=("features" if lean else "auto") if guess.encoder else "", chat=chat, max_length=guess.max_length, warm=warm,
+        head="features" if lean else "", chat=chat, max_length=guess.max_length, warm=warm,
         batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),
         about=json.dumps(dict(guess.about), ensure_ascii=False) if guess.about else "",
     )  # fmt: skip

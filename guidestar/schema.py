@@ -135,8 +135,8 @@ class ModelConfig(Section):
     states instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`);
     features, a head on states of several layers that starts as the classifier on the frozen model and is best with
     few labels (`docs/training.md`); auto, words for a causal language model, and for an encoder mean if its own
-    files say that its texts are means, else classifier. Default: classifier for an encoder such as BERT, else
-    words."""
+    files say that its texts are means, else classifier. Default: words for a causal language model; features for
+    all-minilm-l6-v2 and bert-base-uncased in a new run, and classifier for other encoders, in studies and in older runs."""
     pooling: Literal["first", "last", "mean"] | None = None
     """With a classification head, what stands for a text as its embedding: the first token's state, the last one's,
     or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token of

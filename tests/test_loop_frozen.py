@@ -19,13 +19,15 @@ from loops import (  # noqa: F401 - fixtures
     sums,
 )
 
+from guidestar import config as configs
 from guidestar import loop
 from guidestar.asking import Ask, Probed
 from guidestar.bench import Bench, read_config
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.loop import Run, oracle
 from guidestar.model import states as states_room
 from guidestar.query.strategies import STRATEGIES, check
+from guidestar.records import Finished, Stop
 from guidestar.store import Store
 
 
@@ -207,3 +209,23 @@ def test_a_mix_needs_one_label_a_text() -> None:
     assert check(mixed, "choice", simulation=False, peft=lora) == []
     for kind in ("number", "text", "multi_label"):
         assert any("model is mixed" in problem for problem in check(mixed, kind, simulation=False, peft=lora))
+
+
+def test_an_encoder_without_a_named_head_starts_as_the_classifier_and_an_older_run_keeps_its_head(
+    make_config: MakeConfig, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(tiny_encoder_folder)
+    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    peft = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
+    new = {**config_of(make_config, ["random"], budget=12), "peft": peft, "model": {"name": name, "dtype": "float32"}}
+    old = {**new, "out": f"{new['out']}-old"}
+    with Run(old, bench=Bench(configs.parse(old))) as run:  # as before there was such a default
+        assert run.ask()
+    heads = {}
+    for config in (new, old, new):
+        assert set(loop.run(config).values()) == {Finished(Stop.BUDGET)}
+        with Store.open(Path(config["out"]) / "random-seed0", read=True) as store:
+            heads[config["out"]] = store.facts["model"].get("head"), store.key["model.head"]
+    assert heads == {new["out"]: ("features", "features"), old["out"]: (None, None)}
+    with pytest.raises(ConfigMismatch, match=r"model\.head"):
+        loop.run({**new, "model": {**new["model"], "head": "classifier"}})

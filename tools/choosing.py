@@ -56,7 +56,8 @@ def page() -> str:
         shown = name if name in STRATEGIES else "random"
         rows.append(f"| {case} | `{shown}` | {evidence(shown)} |")
     rows.append(
-        "| free text or worked numbers | `random`; `star` to try choosing | none yet: no study has such a task |"
+        "| free text or worked numbers | `random`; `lean` (covers what the adapter doubts) or `star` to try choosing | none yet: no "
+        "finished study has such a task |"
     )
     rows.append("| to repeat a paper | the strategy with its key in [strategies.md](strategies.md) | – |")
     names = sorted({one["strategy"] for one in measured()})

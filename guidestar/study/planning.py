@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidestar import config as configs
-from guidestar.bench import Bench
+from guidestar.bench import Bench, read_config
 from guidestar.config import CONFIG_FILE, RunConfig
 from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.cost import Spent
@@ -64,6 +64,7 @@ def plan_run(
     done = {name for name, one in stand.items() if one.finished}
     begun = {name: one.labels for name, one in stand.items()}
     left = [cell for cell in cells if cell.name not in done]
+    config = read_config(config)
     first = Bench(config)  # the shared one below has the same news to tell
     lengths = lengths_of(config, first.dataset)
     problems, facts = refusals(
