@@ -226,8 +226,8 @@ def too_long(base: BaseModel, examples: Sequence[Example], room: int | Sequence[
     """
     surely = [_fits_surely(base, e.prompt, needed) for e, needed in zip(examples, _each(room, examples), strict=True)]
     if any(surely):
-        rooms = [needed for needed, sure in zip(_each(room, examples), surely, strict=True) if not sure]
-        return too_long(base, [e for e, sure in zip(examples, surely, strict=True) if not sure], rooms)
+        others = [needed for needed, sure in zip(_each(room, examples), surely, strict=True) if not sure]
+        return too_long(base, [e for e, sure in zip(examples, surely, strict=True) if not sure], others)
     sizes = zip(examples, _prompt_rows(base, examples), _each(room, examples), strict=True)
     return {e.id for e, row, needed in sizes if len(row) + needed > base.max_length}
 

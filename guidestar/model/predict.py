@@ -174,7 +174,7 @@ def fits(base: BaseModel, task: Task) -> int:
     return max(task.max_new_tokens, longest + 1)
 
 
-def rooms(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
+def free_tokens(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
     """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
     room, free = fits(base, task), not (task.classes or base.labels)  # whose words were measured in `fits`
     return [

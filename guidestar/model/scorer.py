@@ -126,11 +126,11 @@ class OwnScorer(Scorer):
             return predict.respond(base, model, examples, self.task, tick, stop=stop)
 
     def too_long(self, examples: Sequence[Example], answers: Mapping[str, str] | None = None) -> dict[str, str]:
-        rooms = predict.rooms(self.base, self.task, examples, answers or {})
-        long = batches.too_long(self.base, examples, rooms)
+        free = predict.free_tokens(self.base, self.task, examples, answers or {})
+        long = batches.too_long(self.base, examples, free)
         return {
             e.id: f"the prompt and a response of {room} tokens do not fit the model's context of {self.base.max_length} tokens"
-            for e, room in zip(examples, rooms, strict=True) if e.id in long
+            for e, room in zip(examples, free, strict=True) if e.id in long
         }  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -166,13 +166,8 @@ def _judge(
 
 
 def _begin(
-    base: BaseModel,
-    peft: dict[str, Any],
-    config: TrainConfig,
-    seed: int,
-    previous: Path | None,
-    pretrained: Path | None,
-) -> tuple[Any, dict[str, torch.Tensor]]:
+    base: BaseModel, peft: dict[str, Any], config: TrainConfig, seed: int, previous: Path | None, pretrained: Path | None,
+) -> tuple[Any, dict[str, torch.Tensor]]:  # fmt: skip
     """The model to train, and the starts of what decays. Those are a fresh adapter's: in a trained one nothing is
     constant any more."""
     fresh_head = previous is None and bool(base.labels)

@@ -229,13 +229,15 @@ def _sentences(facts: Mapping[str, Any], rounds: Sequence[Metrics], pairs: Seque
         for a, b in pairs:
             text = (
                 f"Correlation of {_row_name(rounds, a)} and {_row_name(rounds, b)}: "
-                f"r = {_two(one['pearson'][a][b])}, Spearman {_two(one['spearman'][a][b])}"
+                f"r = {figures.two_digits(one['pearson'][a][b])}, Spearman {figures.two_digits(one['spearman'][a][b])}"
             )
             left = one["unlabelled"][a][b]
             if left < one["examples"]:
-                text += f"; r = {_two(one['pearson_unlabelled'][a][b])} for the {left:,} not labelled by then"
+                text += (
+                    f"; r = {figures.two_digits(one['pearson_unlabelled'][a][b])} for the {left:,} not labelled by then"
+                )
             if other := both["random"]:
-                text += f"; r = {_two(other['pearson'][a][b])} for {other['examples']:,} random examples of the pool"
+                text += f"; r = {figures.two_digits(other['pearson'][a][b])} for {other['examples']:,} random examples of the pool"
             said.append(f"{text}.")
     if facts["random"]:
         said.append(
@@ -263,7 +265,3 @@ def _titled(measure: str) -> str:
         return words
     per_token = MEASURES[measure].function.__name__ == "per_token"
     return f"{words} (nats per token)" if per_token else f"{words} (nats)"
-
-
-def _two(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"

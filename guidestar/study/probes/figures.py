@@ -150,10 +150,10 @@ def _scatter(axes: Any, pair: Pair, letter: str) -> None:
             linewidths=0.6,
             label="labelled by then",
         )
-        without = f" ({_r(pair.r_rest)} unlabelled)"
+        without = f" ({two_digits(pair.r_rest)} unlabelled)"
     axes.plot(limits, limits, color="#D55E00", linewidth=1.0, linestyle=(0, (4, 2)), label="no change")
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=pair.x_name, ylabel=pair.y_name)
-    axes.set_title(f"({letter}) r = {_r(pair.r)}{without}")
+    axes.set_title(f"({letter}) r = {two_digits(pair.r)}{without}")
 
 
 def _limits(pair: Pair) -> tuple[float, float]:
@@ -165,8 +165,9 @@ def _limits(pair: Pair) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _r(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.2f}"
+def two_digits(value: float | None) -> str:
+    """A correlation, which may be undefined."""
+    return "undefined" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
 # --- unchanged ----------------------------------------------------------------------------------
