@@ -164,6 +164,9 @@ class StrategyConfig(Section):
         return value
 
 
+GONE = ("head_first", "average")  # of `train`, in older versions
+
+
 class TrainConfig(Section):
     """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
 
@@ -171,8 +174,6 @@ class TrainConfig(Section):
         {
             "recipe",
             "min_steps",
-            "head_first",
-            "average",
             "pseudo_labels",
             "checkpointing",
             "layers",
@@ -188,11 +189,6 @@ class TrainConfig(Section):
     """Passes over the labelled examples."""
     min_steps: int | None = Field(None, ge=0)
     """Optimiser steps at least: the passes are repeated until there are that many."""
-    head_first: bool | None = None
-    """Fit a new classification head to the frozen model's states by logistic regression, before all is trained
-    together. Where label words answer there is no head."""
-    average: float | None = Field(None, ge=0, lt=1)
-    """The trained weights are the mean over this last share of the steps; 0 keeps those of the last step."""
     pseudo_labels: float | None = Field(None, ge=0, le=1)
     """What a pseudo-label counts in training, where a label counts 1; 0.3 is a start, 0 makes none. They are
     answers that a classifier on frozen features and the neighbours of an example agree on, about two a label, and
@@ -240,10 +236,14 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _rate_of_recipe(cls, given: Any) -> Any:
-        """A learning rate that is not given is the recipe's, which depends on the kind of model."""
-        if isinstance(given, Mapping) and given.get("recipe") == "lean":
-            return {"learning_rate": None, **given}
-        return given
+        """A learning rate that is not given is the recipe's, which depends on the kind of model. Keys that are gone mean nothing
+        where an older version wrote them at their defaults."""
+        if not isinstance(given, Mapping):
+            return given
+        if gone := [key for key in GONE if given.get(key)]:
+            raise ValueError(f"{gone[0]} is gone: it brought nothing (docs/training.md); leave it out")
+        rate = {"learning_rate": None} if given.get("recipe") == "lean" else {}
+        return rate | {key: value for key, value in given.items() if key not in GONE}
 
 
 class TrainerConfig(Section):
@@ -319,16 +319,13 @@ def impossible(
     train: TrainConfig, peft: Mapping[str, Any], model: Any, engine: EngineConfig
 ) -> Iterator[tuple[str, str]]:
     """What of a training, its adapter, the base model and the processes cannot be together: (key, why)."""
-    kind, use = str(peft.get("peft_type", "")).upper(), engine.train.use
-    judged, micro = "patience" if train.patience else "early_stop", train.micro_batch_size
+    kind, use, micro = str(peft.get("peft_type", "")).upper(), engine.train.use, train.micro_batch_size
     measured = [f"train.{key}" for key in ("layers", "activation_density") if getattr(train, key)]
     measured += [f"peft.{key}" for key in ("layers", "rank") if peft.get(key) in ("fisher", "search")]
     measured += ["peft_type SPEFT"] if kind == "SPEFT" else []
     on_head = re.search("lm_head|embed", str(peft.get("target_modules")))  # lost in prompt_logprobs, vLLM's issue 51594
     pinned = re.fullmatch(r"[0-9a-f]{40}", model.revision or "")
     rules = [
-        (train.average and (train.patience or train.early_stop), "train.average",
-         f"is set together with train.{judged}; leave one of them out"),
         (train.learning_rate is None and train.recipe != "lean", "train.learning_rate",
          "is empty; give a number, or train.recipe: lean"),
         (train.patience and train.early_stop, "train.early_stop",

@@ -1,4 +1,4 @@
-"""A training that moves a model with few labels: a floor of steps, the head first, averaged weights, weighted answers."""
+"""A training that moves a model with few labels: a floor of steps, weighted answers, keys that are gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import literal
-import numpy as np
 import pytest
 import torch
 from conftest import LABELS
@@ -19,15 +18,13 @@ from test_classify import LORA
 from test_classify import headed as headed
 from test_predict import PEFT, choice, examples
 from test_train import LABELLED
-from tiny_heads import HEADS, tiny
 
 from guidestar.config import RunConfig, TrainConfig, fingerprint, parse
 from guidestar.errors import ConfigError
-from guidestar.model import adapters, heads, recipe
-from guidestar.model import train as training
-from guidestar.model.train import Average, _fit_head, _loss, _Row, _rows, train
+from guidestar.model import adapters, recipe
+from guidestar.model.train import _loss, _Row, _rows, train
 
-LONG = {"min_steps": 21, "average": 0.25, "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
+LONG = {"min_steps": 21, "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -53,8 +50,6 @@ given_keys = some.fixed_dictionaries(
     optional={
         "recipe": some.sampled_from(["plain", "lean", None]),
         "min_steps": some.none() | some.integers(0, 1000),
-        "head_first": some.none() | some.booleans(),
-        "average": some.none() | some.sampled_from([0.0, 0.25]),
         "learning_rate": some.sampled_from([1e-3, 5e-4]),
         "epochs": some.integers(1, 50),
     },
@@ -73,20 +68,19 @@ def test_what_is_given_stays_and_what_is_not_is_filled_in(keys: dict[str, Any], 
     for name, value in keys.items():
         if value is not None:
             assert getattr(found, name) == value
-    filled = {"head_first": False, "average": 0.0}
-    filled |= vars(recipe.LEAN[answers, "full" if kind.lower() == "full" else "adapter"])
-    for name in ("min_steps", "head_first", "average", "learning_rate"):
+    filled = vars(recipe.LEAN[answers, "full" if kind.lower() == "full" else "adapter"])
+    for name in ("min_steps", "learning_rate"):
         if keys.get(name) is None:
             plain = {"learning_rate": 5e-4}.get(name, 0)
             assert getattr(found, name) == (filled[name] if keys.get("recipe") == "lean" else plain), name
 
 
-def test_an_early_stop_keeps_its_own_weights() -> None:
+def test_keys_that_are_gone_mean_nothing_at_their_defaults_and_are_refused_otherwise() -> None:
     data = {"data": {"pool": "a.csv", "template": "{text}"}, "task": {"kind": "choice"}}
-    with pytest.raises(
-        ConfigError, match=r"train.average is set together with train.early_stop; leave one of them out"
-    ):
-        parse({**data, "train": {"average": 0.5, "early_stop": "beast"}})
+    assert parse({**data, "train": {"average": 0.0, "head_first": False}}) == parse(data)
+    for key, value in (("average", 0.25), ("head_first", True)):
+        with pytest.raises(ConfigError, match=f"{key} is gone: it brought nothing .docs/training.md.; leave it out"):
+            parse({**data, "train": {key: value}})
     with pytest.raises(ConfigError, match=r"train.learning_rate is empty; give a number, or train.recipe: lean"):
         parse({**data, "train": {"learning_rate": None}})
 
@@ -138,7 +132,7 @@ base:
 
 def test_epochs_go_on_until_there_are_enough_steps(base: Any, tmp_path: Path) -> None:
     ticks: list[tuple[int, int]] = []
-    config = TrainConfig(**{**LONG, "average": 0.0})
+    config = TrainConfig(**LONG)
     done = train(base, PEFT, config, LABELLED, choice(), tmp_path / "a", seed=0, tick=lambda *step: ticks.append(step))
     batches = math.ceil(len(LABELLED) / 4)
     epochs = math.ceil(21 / batches)
@@ -147,7 +141,7 @@ def test_epochs_go_on_until_there_are_enough_steps(base: Any, tmp_path: Path) ->
     assert ticks == [(k + 1, done.steps) for k in range(done.steps)]
     assert done.dynamics is not None
     assert len(done.dynamics.log_probs) == epochs, "whole passes only"
-    train(base, PEFT, TrainConfig(**{**LONG, "average": 0.0, "min_steps": None, "epochs": epochs}), LABELLED, choice(),
+    train(base, PEFT, TrainConfig(**{**LONG, "min_steps": None, "epochs": epochs}), LABELLED, choice(),
           tmp_path / "b", seed=0)  # fmt: skip
     assert all(
         torch.equal(a, b)
@@ -156,111 +150,15 @@ def test_epochs_go_on_until_there_are_enough_steps(base: Any, tmp_path: Path) ->
 
 
 def test_it_is_the_plain_training_where_nothing_is_asked_for(base: Any, tmp_path: Path) -> None:
-    for name, keys in (("a", {}), ("b", {"recipe": "plain", "min_steps": 2, "average": 0.0, "head_first": True})):
+    for name, keys in (("a", {}), ("b", {"recipe": "plain", "min_steps": 2})):
         train(base, PEFT, TrainConfig(epochs=2, batch_size=4, **keys), LABELLED, choice(), tmp_path / name, seed=3)
     assert (tmp_path / "a/adapter_model.safetensors").read_bytes() == (
         tmp_path / "b/adapter_model.safetensors"
     ).read_bytes()
 
 
-# --- the mean of the last steps ---
-
-
-def test_the_adapter_is_the_mean_of_its_last_states(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A literal twin: every state is kept, and the last quarter's mean is taken at the end in float64."""
-    states: list[dict[str, torch.Tensor]] = []
-
-    class Watched(Average):
-        def after(self, done: int) -> None:
-            super().after(done)
-            states.append({n: p.detach().double().clone() for n, p in self._trainable.items()})
-
-    monkeypatch.setattr(training, "Average", Watched)
-    config = TrainConfig(**LONG)
-    steps = train(base, PEFT, config, LABELLED, choice(), tmp_path / "a", seed=1).steps
-    assert len(states) == steps
-    last = states[steps - round(0.25 * steps) :]
-    found = weights(tmp_path / "a")
-    assert len(found) == len(last[0])
-    for name, mean in found.items():
-        slow = torch.stack([s[name.replace(".weight", ".default.weight")] for s in last]).mean(0)
-        torch.testing.assert_close(mean.double(), slow, rtol=1e-5, atol=1e-8)
-
-
-def test_averaging_changes_no_step(base: Any, tmp_path: Path) -> None:
-    for name, share in (("plain", 0.0), ("mean", 0.5)):
-        done = train(base, PEFT, TrainConfig(**{**LONG, "average": share}), LABELLED, choice(), tmp_path / name, seed=1)
-        assert done.steps >= 21
-        if name == "plain":
-            before = done.losses
-    assert done.losses == before
-    assert any(
-        not torch.equal(a, b) for a, b in zip(*(weights(tmp_path / n).values() for n in ("plain", "mean")), strict=True)
-    )
-
-
-# --- the head first ---
-
-
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize(
-    "options", [LORA, {"peft_type": "FULL"}, {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}]
-)
-def test_the_head_is_fitted_and_the_body_left_as_it_is(kind: str, options: dict[str, Any]) -> None:
-    """At its end the gradient of the literal objective, text by text, is 0 for the head's weights."""
-    base = tiny(kind)
-    draw = np.random.default_rng(0)
-    rows = [_Row(draw.integers(1, 60, 6).tolist(), [i % 3], i, 1.0 if i < 9 else 0.3) for i in range(12)]
-    model = adapters.attach(base, options, seed=0)
-    inside = adapters.inner(model)
-    head = {id(p) for module in heads.trained(inside).values() for p in module.parameters()}
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    _fit_head(base, model, rows)
-    named = dict(model.named_parameters())
-    starts = {n: before[n] for n, p in named.items() if id(p) in head}
-    assert starts
-    assert all(torch.equal(p, before[n]) for n, p in named.items() if n not in starts)
-    assert "forward" not in vars(inside.base_model)
-    assert all(p.grad is None for p in named.values())
-    model.eval()
-    found = objective(model, rows, starts)
-    found.backward()
-    assert max(float(named[n].grad.abs().max()) for n in starts) < 0.02
-    fitted = {n: named[n].detach().clone() for n in starts}
-    with torch.no_grad():
-        for n, start in starts.items():
-            named[n].copy_(start)
-        assert float(found) < float(objective(model, rows, starts))
-        for n in starts:  # and along the way it falls: the minimum is no accident of one point
-            named[n].lerp_(fitted[n], 0.5)
-        assert float(found) < float(objective(model, rows, starts))
-    adapters.detach(model)
-
-
-def objective(model: Any, rows: list[_Row], starts: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Σ −weight log p(label) + ½ ‖θ − θ₀‖², one text at a time; starts: θ₀ by name."""
-    total = torch.zeros(())
-    for row in rows:
-        log_p = torch.log_softmax(model(input_ids=torch.tensor([row.prompt])).logits[0], -1)
-        total = total - row.weight * log_p[row.response[0]]
-    named = dict(model.named_parameters())
-    return total + sum(((named[n] - start) ** 2).sum() / 2 for n, start in starts.items())
-
-
-def test_a_training_that_goes_on_keeps_its_head(headed: Any, tmp_path: Path) -> None:
-    """From the last round's adapter the head is the last round's; only a new one is fitted."""
-    seen: list[int] = []
-    config = TrainConfig(epochs=1, batch_size=8, head_first=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_fit_head", lambda base, model, rows: seen.append(len(rows)))
-        train(headed, LORA, config, LABELLED, choice(), tmp_path / "a", seed=0)
-        train(headed, LORA, config, LABELLED, choice(), tmp_path / "b", seed=0, previous=tmp_path / "a")
-        train(headed, LORA, config, LABELLED, choice(), tmp_path / "c", seed=0, pretrained=tmp_path / "a")
-    assert seen == [len(LABELLED)] * 2
-
-
 def test_the_same_seed_gives_the_same_bytes(headed: Any, tmp_path: Path) -> None:
-    config = TrainConfig(recipe="lean", min_steps=8, epochs=1, head_first=True, average=0.25)
+    config = TrainConfig(recipe="lean", min_steps=8, epochs=1)
     for name in ("a", "b"):
         train(headed, LORA, config, LABELLED, choice(), tmp_path / name, seed=1)
     assert (tmp_path / "a/adapter_model.safetensors").read_bytes() == (
@@ -330,7 +228,7 @@ def test_a_run_trains_by_its_recipe_and_says_how(make_config: Callable[..., dict
     with Run(config, progress=Heard()) as run:
         run.run(oracle(run.bench.dataset))
         settings = run.store.facts["training"]
-    assert settings == {**settings, "min_steps": 9, "average": 0.0, "head_first": False, "learning_rate": 5e-4}
+    assert settings == {**settings, "min_steps": 9, "learning_rate": 5e-4}
     assert [line for line in Heard.lines if "warning" in line] == [
         "  warning: 12 labels make 10 optimiser steps, and the model hardly moves in fewer than "
         f"{recipe.FEW['words']}; give a larger train.min_steps, or none"

@@ -6,10 +6,7 @@ is put back when the adapter is taken off. What the model's files lack below it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,66 +165,3 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets, reduction="none")
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum(-1)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Texts as the model takes them, what is right as `losses` has it, and what each counts."""
-
-    inputs: Mapping[str, torch.Tensor]
-    targets: torch.Tensor
-    weights: torch.Tensor
-
-
-def fit(model: Model, inside: Any, parts: Sequence[Part], autocast: Callable[[], Any] = nullcontext) -> None:
-    """Fit the head in use by logistic regression on the states below it, which are those of eval mode and stay as they are.
-
-    Minimises Σ −weight log p(label) + ½ ‖θ − θ₀‖² over the head's weights θ from their start θ₀, by L-BFGS and in float32.
-    Each text is read once; a head is taken as it is built, whatever it makes of the states.
-    inside: the transformers model in `model`. autocast: around the reading.
-    Source: Kumar et al. 2022 (arXiv 2202.10054), linear probing and then fine-tuning.
-    """
-    body, said = inside.base_model, list[Any]()
-    read = body.forward
-    weights = [p for module in trained(inside).values() for p in module.parameters()]
-    starts = [p.detach().clone() for p in weights]
-    solver = torch.optim.LBFGS(weights, max_iter=200, history_size=20, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        solver.zero_grad()
-        total = torch.stack([((p - start) ** 2).sum() / 2 for p, start in zip(weights, starts, strict=True)]).sum()
-        for part, states in zip(parts, said, strict=True):
-            body.forward = _saying(read, states)
-            logits = model(**part.inputs).logits
-            total = total + (part.weights * losses(logits, part.targets)).sum()
-        total.backward()
-        return total
-
-    model.eval()
-    handle = body.register_forward_hook(lambda module, args, output: said.append(_float(output)))
-    try:
-        with torch.no_grad(), autocast():
-            for part in parts:
-                model(**part.inputs)
-        handle.remove()
-        solver.step(loss)
-    finally:
-        handle.remove()
-        body.__dict__.pop("forward", None)
-        model.zero_grad()
-
-
-def _saying(read: Callable[..., Any], states: Any) -> Callable[..., Any]:
-    """`read` with an answer that is known already; PEFT looks at its signature."""
-
-    @wraps(read)
-    def say(*_: Any, **__: Any) -> Any:
-        return states
-
-    return say
-
-
-def _float(output: Any) -> Any:
-    """A model's output with its states in float32."""
-    floats = {k: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in output.items()}
-    return type(output)(**floats)

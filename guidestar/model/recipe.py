@@ -42,7 +42,7 @@ def settled(config: TrainConfig, head: str, peft: Mapping[str, Any]) -> TrainCon
     >>> settled(TrainConfig(recipe="lean"), "classifier", {"peft_type": "LORA"}).min_steps
     260
     """
-    values: dict[str, Any] = {"min_steps": 0, "head_first": False, "average": 0.0}
+    values: dict[str, Any] = {"min_steps": 0}
     if config.recipe == "lean":
         whole = str(peft.get("peft_type", "")).upper() == "FULL"
         values |= vars(LEAN[_kind(head), "full" if whole else "adapter"])

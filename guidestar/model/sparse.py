@@ -33,10 +33,8 @@ def check(config: RunConfig, model: Model) -> None:
     if own.get("layers") == "fisher" and (train.start == "previous" or config.tapt is not None):
         other = "tapt" if config.tapt is not None else "train.start: previous"
         raise ConfigError(f"peft.layers: fisher chooses the layers of every round anew; leave {other} out")
-    if config.peft.get("renew") and (train.average or train.patience or train.early_stop):
-        raise ConfigError(
-            "peft.renew changes what a weight stands for; leave out train.average, patience and early_stop"
-        )
+    if config.peft.get("renew") and (train.patience or train.early_stop):
+        raise ConfigError("peft.renew changes what a weight stands for; leave out train.patience and early_stop")
     if "rank" in own:
         optuna_of("peft.rank: search")
     if train.layers:
@@ -49,7 +47,7 @@ def check(config: RunConfig, model: Model) -> None:
 def brief(config: TrainConfig) -> TrainConfig:
     """The same training, short and plain."""
     none = dict.fromkeys(("early_stop", "schedule_steps", "layers", "activation_density"))
-    return config.model_copy(update={**none, "patience": 0, "average": 0.0, "epochs": 1, "min_steps": BRIEF})
+    return config.model_copy(update={**none, "patience": 0, "epochs": 1, "min_steps": BRIEF})
 
 
 class Beside:

@@ -24,7 +24,7 @@ from guidestar.config import TrainConfig
 from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, ranks, sparse, step
-from guidestar.model.batches import encode_answer, encode_prompts, ends, epoch_batches, pad_left, pad_right
+from guidestar.model.batches import encode_answer, encode_prompts, ends, epoch_batches, pad_left
 from guidestar.model.device import moved, seeded
 from guidestar.model.dynamics import Listener
 from guidestar.model.load import BaseModel, Model
@@ -34,8 +34,6 @@ from guidestar.model.words import last_logits
 from guidestar.progress import Tick
 from guidestar.records import Array
 from guidestar.tasks import Task
-
-HEAD_BATCH = 64  # texts of one reading for the head
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,6 @@ def train(
         try:
             if start is not None:
                 heads.begin(adapters.inner(model), start)
-            if config.head_first and base.labels and previous is None:
-                _fit_head(base, model, rows)
             yield model, starts, partial(_nats, base, model)
         finally:
             adapters.detach(model)
@@ -128,20 +124,6 @@ def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> No
         _Loop(base, model, config, rows, starts, order["seed"], judge=judge, over=over).run()
     finally:
         adapters.detach(model)
-
-
-def _fit_head(base: BaseModel, model: Model, rows: list[_Row]) -> None:
-    """The new head, fitted to what the rest of the model says before it is trained."""
-    batches = epoch_batches(rows, HEAD_BATCH, np.random.default_rng(0), adapters.exact_lengths(model))
-    parts = [
-        heads.Part(
-            pad_right([row.prompt for row in batch], base.pad, base.device).inputs(),
-            classify.tensor_of(base, [row.response for row in batch]),
-            torch.tensor([row.weight for row in batch], device=base.device),
-        )
-        for batch in batches
-    ]
-    heads.fit(model, adapters.inner(model), parts, accelerator_of(base).autocast)
 
 
 def _judge(
@@ -208,7 +190,6 @@ class _Loop:
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer)  # unscales half-precision gradients
         self.group = ranks.here()
         self.group.agree(p.data for p in self.trainable.values())
-        self.averaged = Average(self.trainable, self.total - round((config.average or 0.0) * self.total))
 
     def run(self) -> Trained:
         """Raises ModelError for a loss that is not finite."""
@@ -232,7 +213,7 @@ class _Loop:
                 if self.over is not None and self._asked(self.over):
                     break
         with torch.no_grad():
-            for name, state in (best or self.averaged.state).items():
+            for name, state in best.items():
                 self.trainable[name].copy_(state)
         return Trained(tuple(losses), tuple(judged), self.done, min(best_epoch, len(losses) - 1))
 
@@ -280,7 +261,6 @@ class _Loop:
             self.schedule.step()
         self.stepper.zero_grad()
         self.done += 1
-        self.averaged.after(self.done)
         self.tick(self.done, self.total)
 
 
@@ -319,28 +299,6 @@ def _optimizer(
         [g for g in groups if g["params"]], lr=config.learning_rate, **step.optimizer_options(base)
     )
     return optimizer, get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
-
-
-class Average:
-    """The mean of the weights after each of the last steps.
-
-    Source: Izmailov et al. 2018 (arXiv 1803.05407); for active learning with few labels D'Arcy and Downey 2022.
-    """
-
-    def __init__(self, trainable: Mapping[str, torch.nn.Parameter], first: int) -> None:
-        """first: how many steps are left out. `state` is empty before the first that is not."""
-        self.state: dict[str, torch.Tensor] = {}
-        self._trainable, self._first = trainable, first
-
-    @torch.no_grad()
-    def after(self, done: int) -> None:
-        """A step has been made, the `done`-th."""
-        if done <= self._first:
-            return
-        if not self.state:
-            self.state = {n: p.detach().clone() for n, p in self._trainable.items()}
-        for name, mean in self.state.items():
-            mean.lerp_(self._trainable[name].detach(), 1 / (done - self._first))
 
 
 def accelerator_of(base: BaseModel) -> Any:

@@ -24,6 +24,7 @@ from guidestar.store.recorded import Recorded
 from guidestar.store.relabels import Relabels
 
 BUDGET, DATA = "query.budget", "data_hash"  # in a run's key: the names in it that the store understands
+GONE = ("train.head_first", "train.average")  # of older versions; at their defaults they meant nothing
 PROVISIONAL = "provisional"  # in a run's facts: true until the model is known
 
 
@@ -176,6 +177,7 @@ class Store:
         return self._db.rows("SELECT budget, round FROM budgets ORDER BY number")
 
     def _now(self, begun: dict[str, Any]) -> dict[str, Any]:
+        begun = {name: value for name, value in begun.items() if value or name not in GONE}
         key, raised = self.relabels.key(begun), self._raised()
         return key | {BUDGET: raised[-1][0]} if raised else key
 

@@ -249,7 +249,8 @@ def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
     for example, label in store.annotations.labelled(r):
         word = task.response_text(label.answer) if not task.classes or label.answer in task.classes else ""
         texts.append(f"{example.prompt} {word}")
-    settings = TrainConfig(**store.facts.get("training", bench.config.train.model_dump()))
+    known = store.facts.get("training", bench.config.train.model_dump())
+    settings = TrainConfig(**{key: value for key, value in known.items() if key in TrainConfig.model_fields})
     return float(epochs(settings, len(texts)) * (sum(count(texts)) + len(texts)))
 
 

@@ -168,7 +168,7 @@ def _measure(
         place, size = Path(folder) / "adapter", config.train.batch_size
         place.mkdir()
         rows = _rows(bench, SAMPLE["train"] * size)
-        settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0, "average": 0.0})
+        settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0})
         ticks = [now()]
         trainer = engine.trainer(config.model_copy(update={"train": settings}), bench.dataset.hash)
         trainer(Lesson(labelled=rows, seed=0), place, lambda done, total: ticks.append(now()))
