@@ -134,8 +134,7 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     picked = [data.pool[known[i]] for i in sorted(drawn.tolist())]
     labelled = [(example, data.gold[example.id]) for example in picked]
     start = bench.head_start(labelled, generator(seed, 0, "head start"))
-    layers = _attached(engine, {"peft_type": "AUTOPEFT", "prefix": 0})[1]
-    space = Space(sizes_of(int(engine.base.model.config.hidden_size)), layers)
+    space = space_of(engine)
     place = bench.folder / FOLDER
     key = {**config.key(), "seed": seed, "data": data.hash, "sizes": list(space.sizes), "layers": space.layers}
     done = _kept(place / TRIALS, key)
@@ -162,6 +161,12 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
             say(f"trial {len(done)} of {trials}: {percent(done[-1].accuracy, 1)} with {done[-1].numbers:,} numbers")
             tick(len(done), trials)
     return _written(config, bench, space, done, place, len(labelled), len(data.validation))
+
+
+def space_of(engine: Any) -> Space:
+    """The space of a model: of its width, and of the layers that an adapter finds."""
+    layers = _attached(engine, {"peft_type": "AUTOPEFT", "prefix": 0})[1]
+    return Space(sizes_of(int(engine.base.model.config.hidden_size)), layers)
 
 
 def _attached(engine: Any, adapter: Mapping[str, Any]) -> tuple[int, int]:
