@@ -162,11 +162,11 @@ def _adapters(files: Evidence) -> Iterator[str]:
 
 
 def _others(files: Evidence) -> Iterator[str]:
-    for name in ("lean", "lean-subj"):
+    for name, model in (("lean", "all-MiniLM-L6-v2"), ("lean-subj", "all-MiniLM-L6-v2"), ("lean-smollm2", "SmolLM2-135M")):
         for dataset in ("trec-6", "subj"):
             values = _pooled({name: files.studies[name]}, "lean", dataset)
             if values:
-                yield beside(f"`lean` beside random with the same training on {dataset}, all-MiniLM-L6-v2", values)
+                yield beside(f"`lean` beside random with the same training on {dataset}, {model}", values)
     for strategy in ("uncertain_k_center", "entropy"):
         values = _pooled({"compare": files.studies["compare"]}, strategy, "trec-6")
         yield beside(f"`{strategy}` beside random on trec-6, study `compare`", values)
