@@ -162,7 +162,11 @@ def _adapters(files: Evidence) -> Iterator[str]:
 
 
 def _others(files: Evidence) -> Iterator[str]:
-    for name, model in (("lean", "all-MiniLM-L6-v2"), ("lean-subj", "all-MiniLM-L6-v2"), ("lean-smollm2", "SmolLM2-135M")):
+    for name, model in (
+        ("lean", "all-MiniLM-L6-v2"),
+        ("lean-subj", "all-MiniLM-L6-v2"),
+        ("lean-smollm2", "SmolLM2-135M"),
+    ):
         for dataset in ("trec-6", "subj"):
             values = _pooled({name: files.studies[name]}, "lean", dataset)
             if values:
