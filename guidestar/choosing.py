@@ -23,7 +23,7 @@ from guidestar.query.mixing import Schedule
 from guidestar.query.prototypes import label_prototypes
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
-from guidestar.query.warm_start import WARM_STARTS, warm_start_of
+from guidestar.query.table import WARM_STARTS, warm_start_of
 from guidestar.records import Array, Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.annotations import TEST

@@ -20,7 +20,7 @@ from guidestar.model.recipe import epochs, settled
 from guidestar.progress import Progress, Silent, Tick, settle
 from guidestar.query import strategies
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
-from guidestar.query.warm_start import warm_start_of
+from guidestar.query.table import warm_start_of
 from guidestar.store import Store
 
 BASELINE_POOL = 20_000  # examples; the features of a larger pool are not read for baselines alone

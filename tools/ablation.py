@@ -25,7 +25,7 @@ from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
 from guidestar.query import probe
 from guidestar.query.strategies import STRATEGIES, Context, choose
-from guidestar.query.warm_start import WARM_STARTS
+from guidestar.query.table import WARM_STARTS
 from guidestar.records import Example
 from guidestar.rng import generator, phase_seed
 from guidestar.store.files import write_bytes

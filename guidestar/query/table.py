@@ -1,4 +1,4 @@
-"""The table of selectors: how a batch is drawn from the candidates, what each needs, and its options.
+"""The table of selectors: how a batch is drawn from the candidates, what each needs, and its options. And that of warm starts.
 
 An entry adapts a pure function of `selectors`, `batches`, `contrast`, `coverage` or `herding` to `Candidates`.
 """
@@ -270,3 +270,23 @@ def option_problems(name: str, given: Mapping[str, float] | None) -> list[str]:
         elif not known[key].low <= value <= known[key].high:
             problems.append(f"options.{key} is {value}; allowed: {known[key].low} to {known[key].high}")
     return problems
+
+
+# --- the first labels ---------------------------------------------------------------------------
+
+# When nothing is labelled: name -> (points of frozen features, k, rng) -> (k,) positions; "random", which needs no points, is
+# the shared start of the papers.
+WARM_STARTS: dict[str, Callable[[Array, int, np.random.Generator], Positions]] = {
+    "herding": lambda points, k, rng: herding.herding(points, None, k, rng),
+    "typical": lambda points, k, rng: coverage.typical(points, None, k, rng),
+    "k_means": lambda points, k, rng: selectors.k_means(points, k, rng),
+}
+
+
+def warm_start_of(configured: str | None, of_strategy: str | None) -> str:
+    """How a run's first labels are chosen: as the configuration says for all, else as its strategy does, else at random.
+
+    >>> warm_start_of(None, "herding"), warm_start_of(None, None)
+    ('herding', 'random')
+    """
+    return configured or of_strategy or "random"

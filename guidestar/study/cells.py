@@ -27,7 +27,7 @@ from guidestar.loop import Run, oracle
 from guidestar.metrics.savings import auc
 from guidestar.metrics.scores import accuracy
 from guidestar.progress import Progress, Silent
-from guidestar.query.warm_start import warm_start_of
+from guidestar.query.table import warm_start_of
 from guidestar.store import files
 from guidestar.study.results import (
     Result,
