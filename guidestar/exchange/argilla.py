@@ -119,15 +119,13 @@ Said = tuple[str, rows.Record, Any]  # question, response, value
 def _of_questions(responses: Any, where: str) -> Iterator[Said]:
     """The SDK's form: question -> [{value, user_id, status}]."""
     for question, items in rows.as_object(responses, f"{where}: responses").items():
-        for item in rows.as_list(items, f"{where}: {question}"):
-            response = rows.as_object(item, f"{where}: {question}")
+        for response in rows.objects(items, f"{where}: {question}"):
             yield str(question), response, response.get("value")
 
 
 def _of_users(responses: Any, where: str) -> Iterator[Said]:
     """The API's form: [{values: question -> {value}, user_id, status, updated_at}]; discarded ones may have no values."""
-    for item in rows.as_list(responses, f"{where}: responses"):
-        response = rows.as_object(item, f"{where}: responses")
+    for response in rows.objects(responses, f"{where}: responses"):
         values = rows.as_object(response.get("values"), f"{where}: values")
         if not values and response.get("status") == "discarded":
             yield "", response, None

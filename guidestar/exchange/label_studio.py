@@ -87,17 +87,13 @@ def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
     fields, rest = rows.fields_in(rows.as_object(record["data"], f"{where}: data"), about, _OWN)
     ours = rows.from_kept(rest.get(rows.KEY), where)
     name = "annotations" if "annotations" in record else "completions"  # their name before version 1.0
-    annotations = [
-        rows.as_object(item, f"{where}: {name}") for item in rows.as_list(record.get(name), f"{where}: {name}")
-    ]
+    annotations = rows.objects(record.get(name), f"{where}: {name}")
     native = [given for item in annotations if (given := _given(item, about, where)) is not None]
     return replace(ours, fields=fields, final=None, answers=rows.merged(native, ours.answers))
 
 
 def _given(annotation: rows.Record, about: rows.About, where: str) -> rows.Given | None:
-    results = [
-        rows.as_object(item, f"{where}: result") for item in rows.as_list(annotation.get("result"), f"{where}: result")
-    ]
+    results = rows.objects(annotation.get("result"), f"{where}: result")
     annotator = _annotator(annotation, results, where)
     at = rows.text_of(annotation.get("updated_at") or annotation.get("created_at"), where)
     if annotation.get("was_cancelled") or annotation.get("skipped"):

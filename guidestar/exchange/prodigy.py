@@ -108,9 +108,7 @@ def _answer(record: rows.Record, about: rows.About, where: str) -> str | None:
 def _option(chosen: Any, record: rows.Record, about: rows.About, where: str) -> str:
     """An option's id if that is a label, else its text: ids may be numbers."""
     id = rows.text_of(chosen, f"{where}: accept")
-    options = [
-        rows.as_object(item, f"{where}: options") for item in rows.as_list(record.get("options"), f"{where}: options")
-    ]
+    options = rows.objects(record.get("options"), f"{where}: options")
     texts = {rows.text_of(option.get("id"), where): rows.text_of(option.get("text"), where) for option in options}
     known = {label.casefold() for label in about.labels}
     return id if id.strip().casefold() in known else texts.get(id) or id

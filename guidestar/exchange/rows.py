@@ -247,8 +247,7 @@ def merged(native: Sequence[Given], ours: Sequence[Given]) -> tuple[Given, ...]:
 def _notes(data: Any, where: str) -> dict[str, str]:
     if isinstance(data, Mapping):
         return {str(who): text_of(text, where) for who, text in data.items()}
-    records = [as_object(item, where) for item in as_list(data, where)]
-    return {text_of(item.get("annotator"), where): text_of(item.get("text"), where) for item in records}
+    return {text_of(item.get("annotator"), where): text_of(item.get("text"), where) for item in objects(data, where)}
 
 
 # --- values of other people's files -------------------------------------------------------------
@@ -272,6 +271,11 @@ def as_list(value: Any, where: str) -> list[Any]:
 def as_object(value: Any, where: str) -> Record:
     """An object; nothing is an empty one. Raises DataError for anything else."""
     return _shaped(value, dict, "an object", where)
+
+
+def objects(value: Any, where: str) -> list[Record]:
+    """A list of objects. Raises DataError for anything else."""
+    return [as_object(item, where) for item in as_list(value, where)]
 
 
 def _shaped(value: Any, kind: type[T], what: str, where: str) -> T:
