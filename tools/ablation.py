@@ -171,8 +171,8 @@ def _last_layer_alone() -> None:
     from guidestar.model import states, views
 
     six = views.views
-    views.BLOCKS = states.BLOCKS = 1  # type: ignore[attr-defined]
-    views.views = states.views = lambda *told: six(*told)[:, 2:3]  # type: ignore[attr-defined, assignment]
+    views.BLOCKS = states.BLOCKS = 1
+    views.views = states.views = lambda *told: six(*told)[:, 2:3]
 
 
 # --- the file and its page -----------------------------------------------------------------------
