@@ -15,7 +15,6 @@ from guidestar.metrics import savings
 from guidestar.metrics.savings import Pair, auc
 from guidestar.metrics.statistics import Floats
 from guidestar.metrics.verdict import Comparison, comparison, comparison_of
-from guidestar.records import Metrics
 from guidestar.report.noise import Noise, read_noise
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import Points, control_of, shared_labels, shared_warm_start, strategy_names
@@ -77,7 +76,7 @@ def read_dataset(
     places = {name: folder if (folder / DATABASE).is_file() else folder / name for name, (_, folder) in by_name.items()}
     curves: dict[str, dict[int, Curve]] = {name: {} for name in names}
     for run in whole:
-        correct = right_answers(places[run.name], run.present)
+        correct = right_answers(places[run.name], run.since)
         curves[run.strategy][run.seed] = Curve(run.curve, correct, run.facts.get("data_hash"))
     return Dataset(
         str(runs[0].facts.get("name") or home.name), home, {(run.strategy, run.seed): run for run in whole}, control,
@@ -102,14 +101,15 @@ def _why_left_out(run: RunRecord) -> str:
     return f"{run.name} is left out: it is not finished, it has measured {len(run.metrics)}{of} rounds."
 
 
-def right_answers(place: Path, measured: Sequence[Metrics]) -> Floats | None:
-    """Which test examples a run answered rightly after each round, (points, examples); None if it is not all known."""
+def right_answers(place: Path, since: int = 0) -> Floats | None:
+    """Which test examples a run answered rightly after each round from `since` on, (points, examples); None if it is not all
+    known."""
     if not (place / DATABASE).is_file():
         return None
     rounds = []
     with Store.open(place, read=True) as store:
-        for metrics in measured:
-            if "accuracy" not in metrics.values:
+        for metrics in store.metrics():
+            if metrics.round < since or "accuracy" not in metrics.values:
                 continue
             if not store.has_arrays(metrics.round, "test"):
                 return None

@@ -16,8 +16,7 @@ from guidestar.progress import Plain, Progress, Silent
 from guidestar.report.noise import read_noise
 from guidestar.report.pairing import right_answers
 from guidestar.report.summary import ORACLE_EPOCH
-from guidestar.store import Store, files
-from guidestar.store.store import DATABASE
+from guidestar.store import files
 from guidestar.study import cells as engine
 from guidestar.study import extras, figures, gains, plan
 from guidestar.study.cells import Cell, CellResult, Shared, run_folder
@@ -264,16 +263,8 @@ def _answers(study: Study, progress: Progress) -> Answers:
     """Which test examples each run answered rightly, where it lies on this disk and is the run of the result."""
     folders = {cell.name: run_folder(cell) for cell in study.cells}
 
-    def read(folder: Path) -> Floats | None:
-        with Store.open(folder, read=True) as store:
-            metrics = store.metrics()
-        return right_answers(folder, metrics)
-
     def answers(result: Result) -> Floats | None:
-        folder = folders[result.name]
-        if not (folder / DATABASE).is_file():
-            return None
-        right: Floats | None = engine.tried(progress, lambda: read(folder))
+        right: Floats | None = engine.tried(progress, lambda: right_answers(folders[result.name]))
         heights = [value for _, value in result.curve]
         same = right is not None and len(right) == len(heights) and np.allclose(right.mean(axis=1), heights, atol=1e-6)
         return right if same else None
