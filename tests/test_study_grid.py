@@ -594,7 +594,7 @@ def test_a_process_that_is_killed_is_said(
 ) -> None:
     path = write(tmp_path, plain)
     monkeypatch.setattr(executors.sys, "executable", "/bin/false")
-    monkeypatch.setattr(grid.plan, "make_plan", lambda *_: grid.plan.Plan(8, 0, 0, 0, 0, 0, {}))
+    monkeypatch.setattr(grid.plan, "make_plan", lambda *_: grid.plan.Plan(8, 0, 0, 0, {}))
     facts, text, code = run_study(path, jobs=2)
     assert code == 1
     assert "its worker was lost 3 times, the last time because process" in text
