@@ -224,6 +224,7 @@ def test_a_model_below_the_classifier_on_frozen_features_is_not_to_be_published(
         line.startswith("A classifier on frozen features reached 95 % with the same labels") for line in found.cautions
     )
     assert found.next[0].text.startswith("train longer")
+    assert found.next[1].command == f"guidestar report {tmp_path}", "there is a command to go on with"
     assert not any("publish" in step.command for step in found.next)
 
 
@@ -345,5 +346,5 @@ def test_a_file_and_an_empty_folder_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("text\na\n")
     with pytest.raises(GuidestarError, match="is a file; give the folder"):
         guidestar.summary(tmp_path / "x.csv")
-    with pytest.raises(ConfigError, match=r"config\.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"found no config\.yaml in it"):
         guidestar.load(tmp_path)

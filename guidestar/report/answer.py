@@ -334,6 +334,7 @@ def _next(known: Known) -> Iterator[Step]:
     weak = bool(facts.warnings) or _frozen_is_better(known)
     if weak and not untold:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
+        yield Step("look at what it gets wrong:", f"guidestar report {place}")
     rows = known.compared.comparisons if known.compared else ()
     seeds = max((len(row.seeds) for row in rows), default=0)
     if done and rows and not can_claim(seeds):
