@@ -357,11 +357,11 @@ def test_init_copes_with_names_that_yaml_or_templates_could_misread(
         rows.writerow([text, label])
         rows.writerows([f"a message about thing {i}, quite long", "yes" if i % 3 else "08"] for i in range(40))
     assert call("init", tmp_path / name, "--out", tmp_path / "c.yaml")[0] == 0
-    overrides = [f"model.name={tiny_folder}", "query.budget=12", "query.warm_start=10", "train.min_steps=2"]
+    overrides = [f"model.name={tiny_folder}", "query.budget=10", "query.warm_start=10", "train.min_steps=2"]
     code, out, err = call("run", "--json", tmp_path / "c.yaml", *overrides, "strategies=[random]")
     assert code == 0, err
     (run,) = strict_json(out)["runs"]
-    assert run["labels"] == 12
+    assert run["labels"] == 10
 
 
 def test_init_sees_a_label_column_whose_first_cells_are_empty(call: Call, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forks import Forked
 
 from guidestar import executors
 from guidestar.cli.main import main
@@ -266,8 +267,10 @@ def test_parts_make_the_whole(
 
 
 def test_several_processes_make_the_same_results(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
+    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Forked ones; tests/test_executors.py starts them anew."""
+    monkeypatch.setattr(executors.subprocess, "Popen", Forked)
     path, lines = write(tmp_path, plain), Lines()
     facts, text, code = run_study(path, jobs=2, progress=lines)
     assert code == 0, text
