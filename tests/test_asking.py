@@ -183,7 +183,7 @@ def test_a_run_with_a_strangers_engine(
     make_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Passes, a mix with the bare model, a race and a committee, without a base model of ours."""
-    monkeypatch.setattr("guidestar.model.load.load", lambda *args: pytest.fail("our own model was loaded"))
+    monkeypatch.setattr("guidestar.model.load.load", lambda *args, **how: pytest.fail("our own model was loaded"))
     changes = {**SMALL, "query": {"warm_start": 12, "batch": 4, "budget": 20, "candidates": 24}}
     raced = {"use": "star", "passes": 5, "name": "raced", "racing": True}
     for strategy in ("star", raced, {"use": "k_center"}):

@@ -156,7 +156,7 @@ def test_a_confidence_probe_asked_again_needs_no_model(
     again = probe(run, "confidence", shots=2)  # without a bench: nothing of it is needed
     assert again.facts == first.facts
     assert {path: path.read_bytes() for path in again.files} == before
-    monkeypatch.setattr("guidestar.model.load.load", lambda *args: bench.base)
+    monkeypatch.setattr("guidestar.model.load.load", lambda *args, **how: bench.base)
     with pytest.raises(AssertionError, match="computed again"):
         probe(run, "confidence", shots=3)
 
