@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -80,20 +81,23 @@ def score_file(
     if problems:
         raise ConfigError("\n".join(problems))
 
-    asks, own = config.engines.score, TemporaryDirectory()
-    scorer = bench.parts(
-        keep or Path(own.name), Path(adapter) if adapter else None, CHUNK, dtype=config.model.score_dtype,
-        b_dropout=config.train.b_dropout if passes else None,
-    )  # fmt: skip
-    needs = {array for name in names for array in measure_room.MEASURES[name].needs}
-    needs |= LABELS.needs if scored_labels(task) else set()
-    samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
-    plain = Ask.of(needs, passes=passes, samples=samples, gold={})
-    if (why := scorer.refusal(plain)) is not None:
-        raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
-    about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
-    many = (asks.part or CHUNK) * (AHEAD * asks.workers if asks.use in EXECUTORS else 1)
-    with own, scorer, bench.progress.phase("score") as tick:
+    asks = config.engines.score
+    with ExitStack() as stack:
+        own = stack.enter_context(TemporaryDirectory())
+        scorer = bench.parts(
+            keep or Path(own), Path(adapter) if adapter else None, CHUNK, dtype=config.model.score_dtype,
+            b_dropout=config.train.b_dropout if passes else None,
+        )  # fmt: skip
+        needs = {array for name in names for array in measure_room.MEASURES[name].needs}
+        needs |= LABELS.needs if scored_labels(task) else set()
+        samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
+        plain = Ask.of(needs, passes=passes, samples=samples, gold={})
+        if (why := scorer.refusal(plain)) is not None:
+            raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
+        about = {"measures": names, "code": [SOURCES.get(("MEASURES", name)) for name in names]}
+        many = (asks.part or CHUNK) * (AHEAD * asks.workers if asks.use in EXECUTORS else 1)
+        stack.enter_context(scorer)
+        tick = stack.enter_context(bench.progress.phase("score"))
         for piece in parts_of(rows_of_file, many):
             start, whole, cells = piece.start, piece.examples, piece.answers
             gold = {e.id: task.parse_gold(a, e.where) for e, a in zip(whole, cells, strict=True) if a is not None}
