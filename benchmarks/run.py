@@ -257,7 +257,7 @@ def training(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
 
 def racing() -> dict[str, Any]:
     """Passes saved by elimination, and how many picks stay the same, over simulated pools."""
-    from guidestar.query.racing import simulate
+    from benchmarks.racing import simulate
 
     return {f"noise {noise}": simulate(5000, 500, 10, noise=noise, seeds=20) for noise in (0.05, 0.2, 0.5)}
 

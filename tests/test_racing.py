@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import t
 from test_predict import PEFT, choice, examples
 
+from benchmarks.racing import simulate
 from guidestar.asking import LABELS, InParts, Raced
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, NoVariance
@@ -64,27 +65,6 @@ def test_intervals_miss_no_more_often_than_they_say(unequal: float, made: int, f
 def test_after_all_passes_nothing_is_uncertain() -> None:
     low, high = intervals(np.full(5, 4), np.arange(5.0), np.arange(5.0) ** 2, 4, 0.01)
     np.testing.assert_array_equal(low, high)
-
-
-def simulate(n: int, k: int, passes: int, *, noise: float, seeds: int, failure: float = 0.1) -> dict[str, float]:
-    """Races over simulated pools: the share of picks that all passes give, and the passes saved.
-
-    noise: standard deviation of one pass, in those of the examples' own means; it varies between examples by a
-    lognormal factor of 0.4. Returns the mean and the least "same", and the mean and the least "saved", over seeds.
-    """
-    same, saved = [], []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        means = rng.normal(size=n)
-        values = means + rng.normal(size=(passes, n)) * noise * np.exp(rng.normal(0.0, 0.4, size=n))
-        found = race(lambda j, rows, values=values: values[j, rows], n, k, passes, failure=failure)
-        every = np.argsort(-values.mean(axis=0), kind="stable")[:k]
-        same.append(len(np.intersect1d(every, found.picks)) / k)
-        saved.append(found.saved)
-    return {
-        "same": float(np.mean(same)), "same_least": float(np.min(same)),
-        "saved": float(np.mean(saved)), "saved_least": float(np.min(saved)),
-    }  # fmt: skip
 
 
 def test_picks_are_those_of_all_passes_and_passes_are_saved() -> None:
