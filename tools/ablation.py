@@ -1,7 +1,7 @@
-"""What each part of the recipe for few labels is worth: all-MiniLM-L6-v2 on TREC-6, trained once, at 50 labels.
+"""What each part of the recipe for few labels is worth: all-MiniLM-L6-v2 on TREC-6 and SUBJ, trained once, at 50 labels.
 
-`python -m tools.ablation FOLDER FILE 10,11,12 [ROW …]` adds these seeds to FILE; FOLDER holds the preset's files. A cell that is
-there is not made again. The labels are chosen in three rounds (10, 20, 20) as a run of the same seed chooses them, which
+`python -m tools.ablation FOLDER FILE 10,11,12 [ROW …]` adds these seeds to FILE; FOLDER is that of a preset's files, and is called
+as the preset is. A cell that is there is not made again. The labels are chosen in three rounds (10, 20, 20) as a run of the same seed chooses them, which
 needs no adapter; so a cell costs one training.
 """
 
@@ -33,6 +33,7 @@ from guidestar.words import hundredths, percent
 
 FILE = Path("statistics") / "lean-ablation.json"  # below `results`
 ROUNDS = (10, 20, 20)  # labels asked for
+SETS: Mapping[str, Mapping[str, Any]] = {"trec-6": {}, "subj": {"test_limit": 1000}}  # preset -> what its studies set
 
 _LORA = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear"}
 _BOTTLENECK = {"peft_type": "BOTTLENECK", "r": 24, "bottleneck_dropout": 0.1, "target_modules": ["output.dense"]}
@@ -114,12 +115,13 @@ def picked(bench: Bench, row: Row, seed: int) -> list[tuple[Example, str]]:
 
 def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
     """One line of the file: three ways of serving one training. place: a folder for what is kept between cells."""
+    preset = data.name.lower()
     row, r = ROWS[name], len(ROUNDS) - 1
     if row.last:
         _last_layer_alone()
     bench = Bench(read_config({
-        "out": str(place / f"{row.model['head']}{'-last' * row.last}"), "strategies": [row.strategy], "annotator": "oracle",
-        "data": {"preset": "trec-6", "folder": str(data), "template": "{text}"},
+        "out": str(place / f"{preset}-{row.model['head']}{'-last' * row.last}"), "strategies": [row.strategy], "annotator": "oracle",
+        "data": {"preset": preset, "folder": str(data), "template": "{text}", **SETS[preset]},
         "model": {"name": "all-minilm-l6-v2", "dtype": "float32", **row.model}, "peft": dict(row.peft), "train": dict(row.train),
         "query": {"warm_start": ROUNDS[0], "batch": ROUNDS[1], "budget": sum(ROUNDS)},
     }))  # fmt: skip
@@ -145,7 +147,7 @@ def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
     right = [said.argmax(axis=1) == gold for said in (tuned, frozen, np.logaddexp(tuned, frozen))]
     hits = [bench.dataset.gold[e.id] == answer for e, answer, _ in lesson.extra]
     return {
-        "row": name, "seed": seed, "classes": len({answer for _, answer in labelled}), "pseudo": len(hits),
+        "data": preset, "row": name, "seed": seed, "classes": len({answer for _, answer in labelled}), "pseudo": len(hits),
         "pseudo_purity": float(np.mean(hits)) if hits else None,
         **{key: float(one.mean()) for key, one in zip(SERVED, right, strict=True)},
         "nll": probe.log_loss(tuned, gold), "frozen_nll": probe.log_loss(frozen, gold),
@@ -183,15 +185,26 @@ def section(file: Path) -> list[str]:
     if not file.is_file():
         return []
     told = json.loads(file.read_text(encoding="utf-8"))
-    cells = {(line["row"], line["seed"]): line for line in told["rows"]}
-    seeds = sorted({seed for _, seed in cells})
     lines = [
         "", "## What each part of `lean` is worth", "",
-        f"TREC-6, all-MiniLM-L6-v2, {sum(ROUNDS)} labels, trained once; each row changes one thing. Accuracy in per cent, mean ± standard "
-        f"deviation of the seeds ({', '.join(map(str, seeds))}), by who serves: the adapter, the regression on frozen features that its "
+        f"all-MiniLM-L6-v2, {sum(ROUNDS)} labels, trained once; each row changes one thing. Accuracy in per cent, mean ± standard "
+        "deviation of the seeds, by who serves: the adapter, the regression on frozen features that its "
         f"head starts as, and the mean of both's probabilities. torch {told['versions']['torch']}, peft {told['versions']['peft']}, "
         f"{told['hardware']['machine']} (`python -m tools.ablation`).",
-        "", f"| row | what it is | seeds | {' | '.join(SERVED.values())} |", f"|---|---|---|{'---|' * len(SERVED)}",
+    ]  # fmt: skip
+    for preset in SETS:
+        cells = {(line["row"], line["seed"]): line for line in told["rows"] if line["data"] == preset}
+        if cells:
+            lines += _of_set(preset, cells)
+    return lines
+
+
+def _of_set(preset: str, cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+    """The two tables of one data set: what came out, and what is told apart."""
+    seeds = sorted({seed for _, seed in cells})
+    lines = [
+        "", f"### {preset}", "",
+        f"| row | what it is | seeds | {' | '.join(SERVED.values())} |", f"|---|---|---|{'---|' * len(SERVED)}",
     ]  # fmt: skip
     for name, row in ROWS.items():
         if own := [cells[name, seed] for seed in seeds if (name, seed) in cells]:
@@ -223,12 +236,12 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _cells(
-    data: Path, names: Sequence[str], seeds: Sequence[int], place: Path, done: set[tuple[str, int]]
+    data: Path, names: Sequence[str], seeds: Sequence[int], place: Path, done: set[tuple[str, str, int]]
 ) -> Iterator[dict[str, Any]]:
     """Each cell in a process of its own, since one of them changes what features are."""
     for seed in seeds:
         for name in names:
-            if (name, seed) not in done:
+            if (data.name.lower(), name, seed) not in done:
                 program = [sys.executable, "-m", "tools.ablation", "cell", str(data), name, str(seed), str(place)]
                 said = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
                 yield json.loads(said.strip().splitlines()[-1])
@@ -237,13 +250,13 @@ def _cells(
 def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
     """Add what is missing to the file; it is written after every cell."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    done = {(line["row"], line["seed"]) for line in rows}
+    done = {(line["data"], line["row"], line["seed"]) for line in rows}
     for line in _cells(data, names, seeds, path.with_suffix(""), done):
         rows.append(line)
         joined = ",\n".join(map(json.dumps, rows))
         about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}'
         write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
-        print(f"{line['row']} seed {line['seed']}: {percent(line['accuracy'])}", flush=True)
+        print(f"{line['data']} {line['row']} seed {line['seed']}: {percent(line['accuracy'])}", flush=True)
 
 
 if __name__ == "__main__":
