@@ -165,10 +165,14 @@ def test_prodigy_rejects_a_choice_as_a_whole_and_a_binary_label_for_the_other(tm
 
 def test_a_file_that_says_nothing_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run")
-    for name, records in (("a.jsonl", [{"text": TEXT, "mood": "positive"}]), ("b.json", [])):
+    nothing: Sequence[tuple[str, list[Any], str]] = (
+        ("a.jsonl", [{"text": TEXT, "mood": "positive"}], "no answer was found"),
+        ("b.json", [], "no rows"),
+    )
+    for name, records, said in nothing:
         file = write(tmp_path / name, records)
         assert main(["import", str(run), str(file), "--format", "doccano", "--quiet"]) == 3
-        assert "no answer was found" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
 
 
 @given(st.one_of(st.text(max_size=30), st.floats().map(str), st.integers().map(str), st.datetimes().map(str)))

@@ -54,19 +54,19 @@ def test_the_plan_counts_what_the_runs_do(plain: dict[str, Any], tmp_path: Path,
     for one, first in zip(found, firsts, strict=True):
         assert one.result, one.error
         course = Course(config=one.cell.config, family="choice", pool=60, test=15, first=first)
-        recipe = one.result["recipe"]
+        recipe = one.result.recipe
         done: dict[str, int] = {}
-        for r, phase, _, count in one.result["timings"]:
+        for r, phase, _, count in one.result.timings:
             copied = phase == "train" and r == 0 and not first
             times = {"train": 2, "score": max(recipe["passes"], 1)}.get(phase, 1)
             done[phase] = done.get(phase, 0) + (0 if copied else count * times)
         if "candidates" not in query:  # from round 2 on the whole pool's base scores come from the cache
-            bases = [count for _, phase, _, count in one.result["timings"] if phase == "score base"]
+            bases = [count for _, phase, _, count in one.result.timings if phase == "score base"]
             assert all(count == 60 for count in bases)
             done = {phase: 60 if phase == "score base" else count for phase, count in done.items()}
         assert examples(amounts(course)) == done, one.cell.name
-        assert course.measured == len(one.result["rounds"])
-        assert course.labels[-1] == one.result["curve"][-1][0]
+        assert course.measured == len(one.result.rounds)
+        assert course.labels[-1] == one.result.curve[-1][0]
 
 
 def test_the_last_batch_may_be_smaller_and_the_pool_may_end() -> None:

@@ -282,11 +282,12 @@ def shown(name: str) -> str:
 
 
 def best_spelling(counts: Mapping[str, int]) -> str:
-    """The spelling of a label to keep: nothing unseen in it, a number without a decimal point, then the most frequent, of equals the first
-    in the alphabet, so that the order of the rows plays no part."""
+    """The spelling of a label to keep: nothing unseen in it, a number in ASCII digits without a decimal point, then the most frequent, of
+    equals the first in the alphabet, so that the order of the rows plays no part."""
 
     def rank(name: str) -> tuple[object, ...]:
-        return " ".join(visible(name).split()) != name, bool(_WHOLE.fullmatch(name)), -counts[name], name
+        by_a_table = bool(_WHOLE.fullmatch(name)) or (name.isdecimal() and not name.isascii())
+        return " ".join(visible(name).split()) != name, by_a_table, -counts[name], name
 
     return min(counts, key=rank)
 
