@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.presets import apply_preset
 from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
+from guidestar.executors import rank_of
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
@@ -41,30 +42,8 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
 STANDING = 65_536  # examples of a larger pool, drawn once, of which frozen features are read
 ENCODERS = ("all-minilm-l6-v2", "bert-base-uncased")  # the short names of encoders
+T = TypeVar("T")
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
-
-
-def several_processes() -> bool:
-    """Whether a launcher such as torchrun started more than this process."""
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
-
-
-def rank_of(config: RunConfig) -> int:
-    """The rank of this process among those that torchrun or its like started; 0 without one.
-
-    Raises ConfigError unless several may share the training (`engine.train.use`): each would make the whole run, in
-    one folder.
-    """
-    if not several_processes():
-        return 0
-    count = os.environ["WORLD_SIZE"]
-    if config.engines.train.use == "here":
-        raise ConfigError(
-            f"WORLD_SIZE is {count}: a launcher (torchrun, accelerate launch) started {count} processes, and a run is made by one; "
-            "to share its training among them set engine.train.use: ddp or fsdp2, else start the command without a launcher (a study's "
-            "cells run side by side with --jobs)"
-        )
-    return int(os.environ.get("RANK", "0"))
 
 
 class Bench:
@@ -290,12 +269,8 @@ class Bench:
 
     def _refuse_less(self) -> None:
         """The copy must go on saying the largest budget, or that run could not be continued from its folder."""
-        for place in runs_in(self.folder):
-            try:
-                with Store.open(place, read=True) as store:
-                    most = max((budget for budget, _ in store.budgets()), default=0)
-            except StoreError:  # not begun, or damaged, which is that run's concern
-                continue
+        for place, budgets in _told(self.folder, Store.budgets):
+            most = max((budget for budget, _ in budgets), default=0)
             if most > self.config.query.budget:
                 raise ConfigMismatch(
                     f"{place}: has a budget of {most} labels, found {self.config.query.budget} now; a budget may be raised and not "
@@ -396,9 +371,9 @@ class Bench:
         for item in self.config.strategies:
             recipe = strategies.resolve(item)
             needs, of_base = strategies.needs(recipe, self.dataset.task.family)
-            passes = 0 if recipe.committee or not needs - recipe.by_probe else recipe.passes
-            both, one_model = (needs - recipe.by_probe) | of_base, recipe.selector.one_model
-            ask = Ask(both, passes=passes, one_model=one_model, gold={}, samples=SAMPLES)
+            needs = recipe.by_tuned(needs)
+            passes = 0 if recipe.committee or not needs else recipe.passes
+            ask = Ask(needs | of_base, passes=passes, one_model=recipe.selector.one_model, gold={}, samples=SAMPLES)
             if (why := tuned.refusal(ask)) is not None:
                 yield f"strategy {item.title}: {why}"
 
@@ -431,23 +406,24 @@ def _with_head(config: RunConfig) -> RunConfig:
     reads one state answers with a single class after 40 labels; and in a run that was begun the one that it has."""
     if config.model.head is not None or config.model.name not in ENCODERS:
         return config
-    head: Any = "features"
-    for place in runs_in(Path(config.out)):
-        with Store.open(place, read=True) as store:
-            head = store.key["model.head"] if store.begun else head
-    model = config.model if head is None else config.model.model_copy(update={"head": head})
-    return config.model_copy(update={"model": model})
+    begun = [key.get("model.head") for _, key in _told(Path(config.out), lambda store: store.key)]
+    if (head := begun[-1] if begun else "features") is None:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"head": head})})
+
+
+def _told(folder: Path, ask: Callable[[Store], T]) -> Iterator[tuple[Path, T]]:
+    """What each run in a folder answers. One that is damaged, or not begun, is left out: that is its own concern."""
+    for place in runs_in(folder):
+        with suppress(StoreError), Store.open(place, read=True) as store:
+            yield place, ask(store)
 
 
 def with_present_labels(config: RunConfig, folder: Path | None = None) -> RunConfig:
     """A configuration with the labels as the run in its folder has them now (`guidestar labels`), where it has those that
     the run had before; a configuration with other labels stays as it is. folder: of the run, or above it; default `out`."""
-    for place in runs_in(folder or Path(config.out)):
-        try:
-            with Store.open(place, read=True) as store:
-                known = store.relabels.tasks() if len(store.relabels) else []
-        except StoreError:  # damaged: that run's concern
-            continue
+    place = folder or Path(config.out)
+    for _, known in _told(place, lambda store: store.relabels.tasks() if len(store.relabels) else []):
         tasks = [TaskConfig.model_validate(task) for task in known]
         if config.task.model_dump(exclude={"renamed"}) in [task.model_dump(exclude={"renamed"}) for task in tasks]:
             return config.model_copy(update={"task": tasks[-1]})

@@ -203,8 +203,8 @@ class Chooser:
         )  # fmt: skip
         if tuned := recipe.by_tuned(needs):
             context = self._scored(candidates, tuned, context, k, r)
-        mixes = recipe.model == "mixed" and context.full is not None and "label_log_probs" in context.full.arrays
-        said = context.full.arrays["label_log_probs"][0] if mixes and context.full is not None else None
+        by_tuned = {} if context.full is None else context.full.arrays
+        said = by_tuned["label_log_probs"][0] if recipe.model == "mixed" and "label_log_probs" in by_tuned else None
         if recipe.by_probe:
             context = self._probed(candidates, needs & recipe.by_probe, context, r)
         if said is not None:

@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, final
 
+from guidestar.config import RunConfig
 from guidestar.errors import ConfigError, GuidestarError
 from guidestar.progress import Progress, Silent
 from guidestar.query.own import VARIABLE, load_inherited
@@ -37,6 +38,29 @@ _QUIET = {
 }  # fmt: skip
 
 Item = Mapping[str, Any]
+
+
+def several_processes() -> bool:
+    """Whether a launcher such as torchrun started more than this process."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def rank_of(config: RunConfig) -> int:
+    """The rank of this process among those that torchrun or its like started; 0 without one.
+
+    Raises ConfigError unless several may share the training (`engine.train.use`): each would make the whole run, in
+    one folder.
+    """
+    if not several_processes():
+        return 0
+    count = os.environ["WORLD_SIZE"]
+    if config.engines.train.use == "here":
+        raise ConfigError(
+            f"WORLD_SIZE is {count}: a launcher (torchrun, accelerate launch) started {count} processes, and a run is made by one; "
+            "to share its training among them set engine.train.use: ddp or fsdp2, else start the command without a launcher (a study's "
+            "cells run side by side with --jobs)"
+        )
+    return int(os.environ.get("RANK", "0"))
 
 
 class Lost(Exception):

@@ -15,10 +15,11 @@ from typing import Any, Self
 from guidestar import config as configs
 from guidestar import trackers
 from guidestar.beginning import facts_of, grow, key_of, take_given
-from guidestar.bench import Bench, rank_of, read_config, several_processes
+from guidestar.bench import Bench, read_config
 from guidestar.choosing import Chooser
 from guidestar.config import RunConfig, StrategyConfig
 from guidestar.errors import ConfigError, StoreError
+from guidestar.executors import rank_of, several_processes
 from guidestar.measuring import in_turn, keep_suggestions, measure
 from guidestar.people.annotators import Annotator, annotator_of, oracle
 from guidestar.phases import Clock

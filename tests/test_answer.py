@@ -155,6 +155,17 @@ def test_few_set_aside_lead_to_more_labels_on_the_page(tmp_path: Path) -> None:
     )
 
 
+def test_more_labels_are_advised_once(tmp_path: Path) -> None:
+    """Few are set aside, and the advice says to go on, too: one step and not two with the same command."""
+    set_aside(tmp_path, ["billing", "delivery"] * 3)
+    known = read_all(tmp_path)
+    (one,) = known.advice
+    assert one.stop is not None
+    stop = replace(one.stop, advice="go on", budget=replace(one.stop.budget, spent=True))
+    steps = answer(replace(known, advice=[replace(one, stop=stop)])).next
+    assert sum("query.budget=" in step.command for step in steps) == 1
+
+
 def test_what_is_set_aside_costs_labels_of_the_budget(tmp_path: Path) -> None:
     set_aside(tmp_path, ["billing"] * 24)
     known = read_all(tmp_path)

@@ -229,3 +229,20 @@ def test_an_encoder_without_a_named_head_starts_as_the_classifier_and_an_older_r
     assert heads == {new["out"]: ("features", "features"), old["out"]: (None, None)}
     with pytest.raises(ConfigMismatch, match=r"model\.head"):
         loop.run({**new, "model": {**new["model"], "head": "classifier"}})
+
+
+def test_neighbours_that_say_nothing_of_their_head_are_left_out(
+    make_config: MakeConfig, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged one, one that is not begun, and one of a version that had no such key."""
+    name = str(tiny_encoder_folder)
+    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    config = {**config_of(make_config, ["random"]), "model": {"name": name}}
+    out = Path(config["out"])
+    (out / "damaged").mkdir(parents=True)
+    (out / "damaged" / "run.sqlite").write_bytes(b"SQLite format 3\0 and then nothing of it")
+    Store.open(out / "empty", create=True).close()
+    assert read_config(config).model.head == "features"
+    with Store.open(out / "old", create=True) as store:
+        store.begin({"train.epochs": 6}, {})
+    assert read_config(config).model.head is None

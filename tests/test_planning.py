@@ -120,6 +120,25 @@ def test_a_plan_with_tapt_counts_its_memory(make_config: Make, tiny_encoder_fold
     assert parts["projection"] == 4 * shape.words * shape.hidden + 16 * shape.hidden**2
 
 
+def test_runs_are_planned_with_the_head_that_they_will_have(
+    make_config: Make, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, heads = str(tiny_encoder_folder), list[str | None]()
+    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    make_plan = planning.plans.make_plan
+
+    def noted(cells: Any, *rest: Any) -> Any:
+        heads.extend(cell.config.model.head for cell in cells)
+        return make_plan(cells, *rest)
+
+    monkeypatch.setattr(planning.plans, "make_plan", noted)
+    plain = make_config(
+        strategies=["random"], model={"name": name}, peft={"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
+    )
+    planning.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    assert heads == ["features"]
+
+
 @pytest.mark.parametrize("encoder", [False, True])
 def test_sizes_are_those_of_the_loaded_model(make_config: Make, tiny_encoder_folder: Path, encoder: bool) -> None:
     from guidestar.model import adapters, load

@@ -19,8 +19,8 @@ from page_help import free_port
 from safetensors.torch import load_file
 
 from guidestar import config as configs
-from guidestar.bench import rank_of
 from guidestar.errors import ConfigError
+from guidestar.executors import rank_of
 from guidestar.model.ranks import Ranks
 from guidestar.store import Store
 

@@ -245,11 +245,8 @@ class VllmScorer(Scorer):
 
     @property
     def _to_an_end(self) -> dict[str, Any]:
-        ends = {
-            "ignore_eos": True,
-            "stop_token_ids": list(self.base.eos),
-        }  # those that the own engine ends with, no others
-        return {"max_tokens": self.task.max_new_tokens, "detokenize": False, **ends}
+        ends = list(self.base.eos)  # those that the own engine ends with, no others
+        return {"max_tokens": self.task.max_new_tokens, "detokenize": False, "ignore_eos": True, "stop_token_ids": ends}
 
     def _ask(
         self, prompts: Sequence[list[int]], settings: Mapping[str, Any], each: Sequence[Mapping[str, Any]] = ()

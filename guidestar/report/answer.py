@@ -345,7 +345,7 @@ def _next(known: Known) -> Iterator[Step]:
     elif done and facts.strategies and facts.control is None and not single:
         yield Step("put `random` beside it in `strategies`: without it nobody knows whether choosing paid.", "")
     stop = known.advice[0].stop if single and known.advice else None
-    if done and stop and stop.advice == "go on" and stop.budget.spent:
+    if done and stop and stop.advice == "go on" and stop.budget.spent and not untold:
         yield Step("label more:", _more(known))
     if done and not weak and any(run.metrics for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).name

@@ -57,14 +57,13 @@ def plan_run(
     """
     if rate is not None and not rate > 0:
         raise ConfigError(f"the rate is {rate:g} labels an hour; it must be above 0")
-    news = progress or Silent()
+    config, news = read_config(config), progress or Silent()
     folder = Path(config.out)
     cells = cells_of(config)
     stand = {cell.name: _standing(folder / cell.name, config.query.budget) for cell in cells}
     done = {name for name, one in stand.items() if one.finished}
     begun = {name: one.labels for name, one in stand.items()}
     left = [cell for cell in cells if cell.name not in done]
-    config = read_config(config)
     first = Bench(config)  # the shared one below has the same news to tell
     lengths = lengths_of(config, first.dataset)
     problems, facts = refusals(

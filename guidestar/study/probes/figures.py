@@ -142,14 +142,9 @@ def _scatter(axes: Any, pair: Pair, letter: str) -> None:
     )
     if pair.labelled.any():
         axes.scatter(
-            pair.x[~rest],
-            pair.y[~rest],
-            s=small + 5,
-            color="black",
-            marker="x",
-            linewidths=0.6,
+            pair.x[~rest], pair.y[~rest], s=small + 5, color="black", marker="x", linewidths=0.6,
             label="labelled by then",
-        )
+        )  # fmt: skip
         without = f" ({two_digits(pair.r_rest)} unlabelled)"
     axes.plot(limits, limits, color="#D55E00", linewidth=1.0, linestyle=(0, (4, 2)), label="no change")
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=pair.x_name, ylabel=pair.y_name)
