@@ -302,6 +302,8 @@ class RunConfig(Section):
             (self.train.patience and not data.validation and not data.preset, "train.patience",
              "needs a validation set, because the test set chooses nothing: give data.validation"),
             *((True, key, why) for key, why in impossible(self.train, self.peft, self.model, self.engines)),
+            (self.tapt is not None and self.engines.train.use == "fsdp2", "tapt",
+             "is set together with engine.train.use: fsdp2, and one process alone pretrains, which then has no whole model; leave one out"),
             *((asked and getattr(self.endpoint, key) is None, f"endpoint.{key}", f"is missing; {asks}: endpoint needs it")
               for key in ("url", "model")),
             *((titles.count(title) > 1, "strategies", f"has two strategies called {title!r}; give one a `name`")

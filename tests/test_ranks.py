@@ -132,6 +132,8 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyP
     for model in ({"quantize": "nf4"}, {"score_dtype": "float32"}):
         with pytest.raises(ConfigError, match=r"together with model.quantize or model.score_dtype"):
             configs.parse({**given, "model": model})
+    with pytest.raises(ConfigError, match=r"tapt is set together with engine.train.use: fsdp2"):
+        configs.parse({**given, "tapt": {}})
     given = {"engine": {"train": {"use": "ddp"}}}
     with pytest.raises(ConfigError, match=r"model.device_map is set together with"):
         configs.parse({**given, "model": {"device_map": "auto"}})
