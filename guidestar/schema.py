@@ -304,6 +304,10 @@ class RunConfig(Section):
             *((True, key, why) for key, why in impossible(self.train, self.peft, self.model, self.engines)),
             (self.tapt is not None and self.engines.train.use == "fsdp2", "tapt",
              "is set together with engine.train.use: fsdp2, and one process alone pretrains, which then has no whole model; leave one out"),
+            (guess and self.annotator == "endpoint", "people.first_guess",
+             "asks the endpoint that is the annotator already, and pays twice; leave it out"),
+            (data.messages and data.answer == "response" and "{dialogue}" in (data.template or ""), "data.template",
+             "reads {dialogue}, which holds the answer (data.answer: response); write {conversation}"),
             *((asked and getattr(self.endpoint, key) is None, f"endpoint.{key}", f"is missing; {asks}: endpoint needs it")
               for key in ("url", "model")),
             *((titles.count(title) > 1, "strategies", f"has two strategies called {title!r}; give one a `name`")

@@ -428,3 +428,22 @@ def test_the_home_folder_is_meant_by_a_tilde_wherever_it_stands(
     assert [found.out, found.data.pool, found.data.test, found.model.name] == [
         f"{home}/out", f"{home}/p.csv", f"{home}/t.csv", f"{home}/model",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"annotator": "endpoint", "people": {"first_guess": "endpoint"}, "endpoint": {"url": "http://127.0.0.1:1", "model": "m"}},
+            "people.first_guess asks the endpoint that is the annotator already",
+        ),
+        (
+            {"data": {"pool": "a.jsonl", "messages": "messages", "answer": "response", "template": "{dialogue}"}, "task": {"kind": "text"}},
+            "data.template reads {dialogue}, which holds the answer",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_pay_twice_or_show_the_answer_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"data": {"preset": "trec-6"}, "strategies": ["random"]} | changes)
+    assert said in str(raised.value)

@@ -22,7 +22,7 @@ from typing import Any
 
 from guidestar import config as configs
 from guidestar.asking import Lesson, evaluate
-from guidestar.bench import Bench
+from guidestar.bench import Bench, read_config
 from guidestar.config import RunConfig
 from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.model.layers import block_of
@@ -118,6 +118,7 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     Returns facts and a text. Raises ConfigError for a configuration without validation data or gold answers, ConfigMismatch
     for a folder of another one.
     """
+    config = read_config(config)
     bench = Bench(config, progress)
     bench.check()
     engine, data, seed = bench.engine, bench.fitting, config.seeds[0]
