@@ -24,7 +24,7 @@ from guidestar.data.pool import Dataset, load_dataset, used
 from guidestar.data.presets import apply_preset
 from guidestar.data.table import IN_MEMORY, Pool
 from guidestar.errors import ConfigError, ConfigMismatch, DataError, StoreError
-from guidestar.executors import rank_of
+from guidestar.executors import rank_of, several_processes
 from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
@@ -324,6 +324,10 @@ class Bench:
         _ = self.fitting
         _refuse(self._unscorable())
         self.engine.check_adapter(self.config)
+        if (use := self.config.engines.train.use) != "here" and not several_processes():
+            self.progress.say(
+                f"warning: engine.train.use is {use}, and this is one process, which trains alone; start it with torchrun"
+            )
         self._checked = True
 
     def _impossible(self) -> Iterator[str]:

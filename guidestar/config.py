@@ -261,7 +261,10 @@ def parse(
         lines, touched = lines or {}, touched or {}
         messages = explain(error, name, lines, touched)
         messages += _impossible(data, error.errors(), name, lines, touched)
-        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+        raise ConfigError("\n".join(dict.fromkeys(_TWICE.sub(r"\1 ", m) for m in messages))) from None
+
+
+_TWICE = re.compile(r"^(command line: (\S+)): \2 ")  # the key as it was given, and as what is wrong
 
 
 def explain(

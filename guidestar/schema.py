@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from guidestar.errors import allowed
-from guidestar.sections import EngineConfig, QueryConfig, Section, StrategyConfig, TaptConfig, TrainConfig, impossible
+from guidestar.sections import (
+    EngineConfig,
+    Problems,
+    QueryConfig,
+    Section,
+    StrategyConfig,
+    TaptConfig,
+    TrainConfig,
+    impossible,
+)
 from guidestar.tasks import TASKS
 
 
@@ -352,14 +361,6 @@ def deciding(engine: Mapping[str, Any] | None) -> dict[str, Any]:
     known = {"part": score.get("part"), "use": "vllm" if score.get("use") == "vllm" else None}
     own = {name: value for name, value in known.items() if value is not None}
     return {"engine": {"score": own}} if own else {}
-
-
-class Problems(ValueError):
-    """Several problems of one validation, each with its place."""
-
-    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
-        self.problems = list(problems)
-        super().__init__("; ".join(f"{where} {what}" for where, what in problems))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -164,6 +164,14 @@ class StrategyConfig(Section):
         return value
 
 
+class Problems(ValueError):
+    """Several problems of one validation, each with its place."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(f"{where} {what}" for where, what in problems))
+
+
 GONE = ("head_first", "average")  # of `train`, in older versions
 
 
@@ -241,7 +249,7 @@ class TrainConfig(Section):
         if not isinstance(given, Mapping):
             return given
         if gone := [key for key in GONE if given.get(key)]:
-            raise ValueError(f"{gone[0]} is gone: it brought nothing (docs/training.md); leave it out")
+            raise Problems([(f"train.{gone[0]}", "is gone: it brought nothing (docs/training.md); leave it out")])
         rate = {"learning_rate": None} if given.get("recipe") == "lean" else {}
         return rate | {key: value for key, value in given.items() if key not in GONE}
 

@@ -238,10 +238,10 @@ def test_overrides_are_read_as_yaml_and_win(write: Write) -> None:
     [
         ("train.epocs=3", "command line: train.epocs: unknown key 'epocs' in train; did you mean 'epochs'?"),
         ("trian.epochs=3", "command line: trian.epochs: unknown key 'trian' in the top level; did you mean 'train'?"),
-        ("train.epochs=many", "command line: train.epochs: train.epochs is 'many'; allowed: a whole number"),
+        ("train.epochs=many", "command line: train.epochs is 'many'; allowed: a whole number"),
         ("train.epochs.x=3", "command line: train.epochs.x: train.epochs is {'x': 3}; allowed: a whole number"),
         ("strategies.0.use=a", "command line: strategies.0.use: strategies is {'0': {'use': 'a'}}; allowed: a list"),
-        ("query.budget=5", "command line: query.budget: query.budget is 5, below query.warm_start 100"),
+        ("query.budget=5", "command line: query.budget is 5, below query.warm_start 100"),
         ("train.epochs=[1", "command line: train.epochs line 1: not valid YAML: expected ',' or ']'"),
         ("train.epochs", "command line: 'train.epochs' is not of the form key.sub=value"),
         ("=3", "command line: '=3' is not of the form key.sub=value"),

@@ -211,7 +211,7 @@ def _of_set(preset: str, cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> 
             shown = [_spread([line[key] for line in own]) for key in SERVED]
             lines.append(f"| {name} | {row.about} | {len(own)} | {' | '.join(shown)} |")
     pairs = {
-        pair: [100 * (cells[pair[0], seed][pair[1]] - cells[pair[2], seed][pair[3]]) for seed in seeds
+        pair: [cells[pair[0], seed][pair[1]] - cells[pair[2], seed][pair[3]] for seed in seeds
                if {(pair[0], seed), (pair[2], seed)} <= cells.keys()]
         for pair in BESIDE
     }  # fmt: skip

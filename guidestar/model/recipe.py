@@ -69,7 +69,7 @@ def too_short(config: TrainConfig, head: str, examples: int) -> str:
     few = FEW[_kind(head)]
     if steps >= few:
         return ""
-    what = "a new classification head" if head else "the model"
+    what = "a new classification head" if _kind(head) == "head" else "the model"
     mend = "a larger train.min_steps, or none" if config.recipe == "lean" else "train.recipe: lean, or train.min_steps"
     if _kind(head) == "head":
         mend += "; or model.head: features, which starts as a classifier on frozen features and needs fewer"

@@ -24,8 +24,7 @@ from guidestar.config import StrategyConfig
 from guidestar.data.presets import PRESETS
 from guidestar.errors import ConfigError, allowed
 from guidestar.query import strategies
-from guidestar.schema import Problems
-from guidestar.sections import EngineConfig
+from guidestar.sections import EngineConfig, Problems
 from guidestar.study.results import short
 
 SHIPPED = Path(__file__).parent / "star"
