@@ -656,8 +656,8 @@ def test_missing_files_and_columns(run: Path, tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("x.tsv", b"text\tlabel\nSo good\tgood\n"),
-        ("x.csv.gz", gzip.compress(b"text;label\nSo good;good\n")),
-        ("x.jsonl.gz", gzip.compress(b'{"text": "So good", "label": "good"}\n')),
+        ("x.csv.gz", gzip.compress(b"text;label\nSo good;good\n", mtime=0)),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "So good", "label": "good"}\n', mtime=0)),
         ("x.jsonl", '{"text": "So good", "label": "good"}\n'.encode("utf-16")),
     ],
 )
