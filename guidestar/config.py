@@ -261,10 +261,7 @@ def parse(
         lines, touched = lines or {}, touched or {}
         messages = explain(error, name, lines, touched)
         messages += _impossible(data, error.errors(), name, lines, touched)
-        raise ConfigError("\n".join(dict.fromkeys(_TWICE.sub(r"\1 ", m) for m in messages))) from None
-
-
-_TWICE = re.compile(r"^(command line: (\S+)): \2 ")  # the key as it was given, and as what is wrong
+        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
 
 
 def explain(
@@ -315,7 +312,7 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseM
     if isinstance(cause, Problems):
         for where, what in cause.problems:
             path = tuple(int(part) if part.isdigit() else part for part in where.split("."))
-            yield f"{_place(path, name, lines, touched)}: {where} {what}"
+            yield f"{_named(_place(path, name, lines, touched), where)} {what}"
         return
     path = _path(detail)
     kind, given = detail["type"], detail.get("input")
@@ -327,19 +324,19 @@ def _explain(detail: Any, name: str, lines: Any, touched: Any, model: type[BaseM
         section = ".".join(str(p) for p in path[:-1]) or "the top level"
         yield f"{place}: unknown key {path[-1]!r} in {section}; {allowed(_fields_at(path[:-1], model), path[-1])}"
     elif kind == "missing":
-        yield f"{place}: {dotted} is missing"
+        yield f"{_named(place, dotted)} is missing"
     elif kind == "literal_error":
         options = [o.strip(" '") for o in re.split(r",| or ", detail["ctx"]["expected"])]
-        yield f"{place}: {dotted} is {given!r}; {allowed(options, given)}"
+        yield f"{_named(place, dotted)} is {given!r}; {allowed(options, given)}"
     elif kind in ("key_type", "invalid_key"):
         within = dotted if kind == "key_type" else "the top level"
-        yield f"{place}: {within} has the key {given!r}; allowed: text, so put it in quotes"
+        yield f"{_named(place, within)} has the key {given!r}; allowed: text, so put it in quotes"
     else:
         shown = "empty" if given is None else repr(given) if len(repr(given)) < 60 else type(given).__name__
         message = _WORDS.get(kind) or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if kind == "string_type" and isinstance(given, (int, float)):
             message += ", so put it in quotes"
-        yield f"{place}: {dotted} is {shown}; allowed: {message}"
+        yield f"{_named(place, dotted)} is {shown}; allowed: {message}"
 
 
 _WORDS = {
@@ -381,6 +378,11 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from models_in(inner)
+
+
+def _named(place: str, key: str) -> str:
+    """The place and the key at it, once where the place is that key of the command line."""
+    return place if place == f"command line: {key}" else f"{place}: {key}"
 
 
 def _place(path: tuple[Any, ...], name: str, lines: Any, touched: Any) -> str:
