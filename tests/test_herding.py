@@ -38,6 +38,18 @@ def test_covers_every_group_before_one_twice():
     assert sorted(got // 10) == [0, 1, 2, 3, 4]
 
 
+@given(distinct=st.integers(1, 150), copies=st.integers(1, 90), k=st.integers(1, 120), known=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_equals_in_any_number_are_chosen_from_in_the_end(distinct, copies, k, known):
+    """Copies, and texts that are all equally far from each other, more than are looked at once."""
+    points = np.repeat(np.eye(distinct), copies, axis=0)[:400]
+    got = herding(points, points[:3] if known else None, k, np.random.default_rng(k))
+    assert len(set(got.tolist())) == len(got) == min(k, len(points))
+    if not known:
+        kinds = got // copies
+        assert len(set(kinds[:distinct].tolist())) == min(k, len(points), len(set(np.arange(len(points)) // copies)))
+
+
 def test_what_is_labelled_is_covered_already():
     points = np.repeat(np.eye(3), 4, axis=0)
     assert set((herding(points, np.eye(3)[:2], 4, np.random.default_rng(0)) // 4)[:1]) == {2}

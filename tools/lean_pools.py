@@ -1,6 +1,6 @@
 """What `lean` gains or loses beside random on pools that were made for choosing to win, tie or lose.
 
-`python -m tools.lean_pools 10 FILE` makes ten pools of each kind of `tools.verdicts` and chooses 10 to 100 labels from each.
+`python -m tools.lean_pools 20 FILE` makes pools 0 to 19 of each kind of `tools.verdicts` and chooses 10 to 100 labels from each.
 The learner is the classifier that `lean` asks, so that a pool takes seconds; no adapter is trained.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from guidestar.beginning import hardware, versions
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
 from guidestar.query import probe
@@ -91,7 +92,8 @@ def main(pools: int, path: Path) -> None:
     """Write the measurement as JSON."""
     rows = [json.dumps(row) for row in measured(pools)]
     joined = ",\n".join(rows)
-    write_bytes(path, f'{{"pools": {pools}, "labels": {list(LABELS)}, "rows": [\n{joined}\n]}}\n'.encode())
+    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "pools": {pools}'
+    write_bytes(path, f'{{{about}, "labels": {list(LABELS)}, "rows": [\n{joined}\n]}}\n'.encode())
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ def _greedy(mine: Points, audience: Points, u: Points, covered: Points, scale: f
             bound[here], current[:] = -math.inf, False
             continue
         best = np.argpartition(-bound, min(_AT_ONCE, len(bound) - 1))[:_AT_ONCE]
+        if here not in best:  # more than that are equal, and looking at the same ones again would never end
+            best[0] = here
         stale = best[~current[best] & np.isfinite(bound[best])]
         bound[stale], current[stale] = np.minimum(gains(stale), bound[stale]), True
     return np.asarray(chosen, dtype=np.intp)
