@@ -10,7 +10,7 @@ import numpy as np
 from guidestar.asking import LABELS, Ask, baselines, choice_values, evaluate, suggest
 from guidestar.errors import GuidestarError
 from guidestar.query.prototypes import prototype_log_probs
-from guidestar.records import Example, Label, Metrics, Pick, Suggestion
+from guidestar.records import Example, Metrics, Pick, Suggestion
 from guidestar.rng import generator
 from guidestar.tuning import Tuning
 
@@ -77,19 +77,14 @@ def first_guess(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Sugges
 
 def _guess_of_endpoint(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
     """Its answers, without probabilities. One that cannot be had is said, and people are asked without."""
-    from guidestar.people.endpoint import endpoint_annotator
+    from guidestar.people.guesses import guesses_of
 
     bench, said = tuning.bench, dict[str, Suggestion]()
     try:
-        with (
-            endpoint_annotator(bench.config, bench.fitting.task, tuning.store, say=bench.progress.say) as ask,
-            tuning.clock(0, "suggest", len(examples)) as tick,
-        ):
-            ask.prefetch(examples)
-            for i, example in enumerate(examples, 1):
-                if isinstance(answer := ask(example), Label):
-                    said[example.id] = Suggestion(answer.answer, {}, -1)
-                tick(i, len(examples))
+        with tuning.clock(0, "suggest", len(examples)) as tick:
+            asked = bench.config, bench.fitting.task, tuning.store, bench.cache, examples, bench.progress.say, tick
+            for id, answer in guesses_of(*asked):
+                said[id] = Suggestion(answer, {}, -1)
     except GuidestarError as error:
         bench.progress.say(f"warning: no further first guess: {error}")
     return said

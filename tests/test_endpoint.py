@@ -27,6 +27,7 @@ from guidestar.people.endpoint import (
     instructions,
     read_answer,
 )
+from guidestar.people.guesses import guesses_of
 from guidestar.people.ledger import LEDGER, Ledger, read_ledger
 from guidestar.records import Example, Finished, Label, Skip, Stop, Waiting
 from guidestar.store import Store
@@ -795,3 +796,45 @@ def test_a_run_waits_at_the_limit_and_goes_on_with_the_same_answers(server, make
         assert main(["status", "--json", str(tmp_path / place)]) == 0
         assert json.loads(capsys.readouterr().out)["endpoint"] == {"random-seed0": usage}
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+# --- guesses that are kept --------------------------------------------------------------------------
+
+
+def test_a_guess_is_paid_for_once(server, tmp_path):
+    """Not after a stop, not by another run of the experiment, also where it was skipped; again where the question is another."""
+    runs, cache = [tmp_path / "a", tmp_path / "b"], tmp_path / "cache"
+    for run in runs:
+        run.mkdir()
+    examples = [example(n, list(RIGHT)[n % 3]) for n in range(8)]
+    settings = {"url": server.url, "model": "toy", "key": "TEST_KEY", "parallel": 1, "retries": 0}
+
+    def guessed(run, **changes):
+        config = SimpleNamespace(endpoint=EndpointConfig(**settings, **changes), people=PeopleConfig())
+        return dict(guesses_of(config, TASK, SimpleNamespace(folder=run), cache, examples, print, lambda *_: None))
+
+    def unreadable_then_away(request, number):
+        if number == 6:
+            return 500, {}, {}
+        return (
+            completion("neither nor")
+            if "Who?" in request["messages"][1]["content"]
+            else completion(by_content(request))
+        )
+
+    server.script = unreadable_then_away
+    with pytest.raises(ModelError):
+        guessed(runs[0])  # examples 0 to 3 have an answer: of them one was asked about twice and skipped
+    before = len((cache / "guesses.jsonl").read_text().splitlines())
+    assert 0 < before < 8
+    with (cache / "guesses.jsonl").open("a") as file:
+        file.write('{"question": "cut off')  # the process died within a line
+    server.requests.clear()
+    server.script = lambda request, number: completion(by_content(request))
+    said = guessed(runs[1])
+    assert len(server.requests) == 8 - before
+    assert said == {e.id: RIGHT[e.fields["text"]] for e in examples if e.id != examples[1].id}
+    assert guessed(runs[0]) == said
+    assert len(server.requests) == 8 - before
+    assert guessed(runs[0], instructions="Think again.") == {e.id: RIGHT[e.fields["text"]] for e in examples}
+    assert len(server.requests) == 16 - before

@@ -173,6 +173,9 @@ def test_a_first_guess_of_an_endpoint_orders_the_questions(
         board = Board(run.store, people_of(run.folder.parent), lambda: 0.0)
         shown = example(board, asked[0].id, "ann")["suggestion"]
         assert shown == {"text": turns[0], "probability": None, "guess": "toy"}
+        run.tuning.guesses.clear()  # as in a process that was stopped and came again
+        assert first_guess(run.tuning, asked) == said
+        assert len(server.requests) == len(asked), "an answer that is kept is not paid again"
 
 
 # --- how a run ends -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from guidestar.config import EndpointConfig, RunConfig
+from guidestar.config import EndpointConfig, RunConfig, fingerprint
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.people.chat import Chat, Refused, Reply
 from guidestar.people.ledger import LEDGER, Ledger, endpoint_usage
@@ -149,6 +149,14 @@ class EndpointAnnotator:
         self._worked = self._worked or answer is not None
         return answer
 
+    def question(self, example: Example) -> str:
+        """A hash (hex) of who is asked and what: equal questions have one answer."""
+        return fingerprint({"model": self._config.model, "messages": self._messages(example)})
+
+    def _messages(self, example: Example) -> list[dict[str, str]]:
+        shown = _shown(example, self._task)
+        return [{"role": "system", "content": self._system}, {"role": "user", "content": shown}]
+
     # --- requests under way ---
 
     def _start(self) -> None:
@@ -180,11 +188,7 @@ class EndpointAnnotator:
             self._changed.notify_all()
 
     def _ask(self, example: Example) -> Answer | Refused:
-        messages = [
-            {"role": "system", "content": self._system},
-            {"role": "user", "content": _shown(example, self._task)},
-        ]
-        why = ""
+        messages, why = self._messages(example), ""
         for _ in range(2):
             if not self._may_spend():
                 return None

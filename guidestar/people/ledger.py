@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +33,42 @@ class Ledger:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append one line: id, model, outcome, tokens_in, tokens_out, cost, seconds, tries, and the time."""
-        text = json.dumps({"at": timestamp(), **line}, ensure_ascii=False) + "\n"
-        with self._lock, files.writing(self._path):
-            new = not self._path.exists()
-            with self._path.open("ab+") as file:
-                if file.tell() and not _ends_whole(file):
-                    text = "\n" + text  # a process died within its line
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            if new:
-                folder = os.open(self._path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+        with self._lock:
+            add_line(self._path, {"at": timestamp(), **line})
             self.spent += float(line["cost"])
             self.replies += 1
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ledger, [] without one. A line that a dying process left unfinished is skipped.
+    """The lines of a run folder's ledger, [] without one. Raises StoreError if it is damaged."""
+    return lines_of(folder / LEDGER, ("cost", "outcome"))
 
-    Raises StoreError for a line that is no JSON object with a cost, or a file that cannot be read.
+
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a JSON line; it is on the disk when this returns. Raises StoreError if it cannot be written."""
+    text = json.dumps(line, ensure_ascii=False) + "\n"
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with path.open("ab+") as file:
+            if file.tell() and not _ends_whole(file):
+                text = "\n" + text  # a process died within its line
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def lines_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a file that `add_line` wrote, [] without one. A line that a dying process left unfinished is skipped.
+
+    Raises StoreError for a line that is no JSON object with these keys, or a file that cannot be read.
     """
-    path = folder / LEDGER
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -70,8 +81,8 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
             continue
         try:
             line = json.loads(raw)
-            float(line["cost"]), line["outcome"]
-        except (ValueError, TypeError, KeyError):
+            [line[key] for key in keys], float(line.get("cost", 0))
+        except (ValueError, TypeError, KeyError, AttributeError):
             if not raw.endswith(b"}"):  # unfinished
                 continue
             raise StoreError(
