@@ -247,15 +247,25 @@ def _cells(
                 yield json.loads(said.strip().splitlines()[-1])
 
 
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The cells of a file; none without it."""
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+def keep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a file of cells, a line each, with the versions and the machine that made them."""
+    joined = ",\n".join(map(json.dumps, rows))
+    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}'
+    write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+
+
 def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
     """Add what is missing to the file; it is written after every cell."""
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = kept(path)
     done = {(line["data"], line["row"], line["seed"]) for line in rows}
     for line in _cells(data, names, seeds, path.with_suffix(""), done):
         rows.append(line)
-        joined = ",\n".join(map(json.dumps, rows))
-        about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}'
-        write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+        keep(path, rows)
         print(f"{line['data']} {line['row']} seed {line['seed']}: {percent(line['accuracy'])}", flush=True)
 
 
