@@ -31,8 +31,6 @@ _METHOD = """# Statistics
   the strategy's labels over random's, read off a local quadratic in the logarithm of the labels. *On average*: over all
   accuracies between the warm start and the higher end. A share below 0 means more labels than random. Where one curve
   ends before the accuracy, the share is "at least" or "at most" that, and its interval is open.
-- **Effect size** is d_z: the mean difference of the AUCs over its standard deviation between seeds, with Hedges'
-  correction.
 
 ## How sure
 
@@ -41,8 +39,8 @@ _METHOD = """# Statistics
 - **Test examples.** A test set is a sample too. If the run kept which test examples were answered rightly (a choice task
   does), intervals hold for new seeds and new test examples alike, by a crossed random effects model. If not, the text
   says that they hold for these test examples alone.
-- **Other views** stand in the table and in `--json`: the paired bootstrap (studentised; the percentile kind covers 83 % in
-  place of 95 % with 5 seeds), and the exact sign-flip (permutation) test and its interval.
+- **Bootstraps** are not used: the percentile kind covers 83 % in place of 95 % with 5 seeds. The exact sign-flip
+  (permutation) test stands beside the t test.
 - **Several strategies or datasets**: p values are corrected by Holm's method over all of them.
 
 ## What it takes to say "gain"
@@ -214,8 +212,7 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "## Measured: a mean of a few differences",
         "",
-        "Coverage of the intervals of a mean and of d_z, and false alarms of the tests. 100 stands for an interval that is "
-        "open for so few seeds.",
+        "Coverage of the interval of a mean, and false alarms of the tests.",
         "",
         *_table(
             ["differences", "seeds", *rows[0]["found"]],

@@ -1,4 +1,4 @@
-"""What a few seeds can show: intervals, tests and effect sizes for quantities paired by seed.
+"""What a few seeds can show: intervals and tests for quantities paired by seed.
 
 Intervals rest on the t distribution and not on the bootstrap. What nominal 95 % intervals of a mean covered, in
 percent, in 20,000 samples (bootstraps: 4,000) of normal differences / of differences with a skewness of 1:
@@ -17,8 +17,7 @@ Accuracies are averages over test examples too. Where each example's result is k
 into seeds, examples and the rest (a crossed random effects model), and every interval made from it speaks of new
 seeds and new test examples; without, it speaks of new seeds and these test examples.
 
-Sources: Efron 1987 (BCa); Hall 1988 (bootstrap-t); Fieller 1954; Satterthwaite 1946; Hartigan 1969 (typical values);
-Holm 1979; Hedges 1981; Owen 2007 (two-way resampling).
+Sources: Efron 1987 (BCa); Hall 1988 (bootstrap-t); Fieller 1954; Satterthwaite 1946; Holm 1979.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 _MOST_FLIPPED = 40  # differences whose 2ⁿ sign flips are counted; the sum of more is as good as normal
-MOST_SUBSETS = 20  # differences whose 2ⁿ − 1 subset means are listed
 _ZERO = 1e-12  # a standard error below it is rounding
 
 
@@ -237,58 +235,6 @@ def wilson(share: float, examples: float, level: float = LEVEL) -> tuple[float, 
 # --- a handful of differences ---------------------------------------------------------------------
 
 
-def effect_size(differences: ArrayLike, level: float = LEVEL) -> Interval:
-    """Cohen's d_z of paired differences, mean/sd, times Hedges' correction for small samples; with its exact
-    interval under normality (from the noncentral t distribution), which is wide for few seeds.
-
-    differences: (n,). Raises ValueError if n < 3 or all are equal.
-    Source: Hedges 1981; Cumming and Finch 2001.
-    >>> interval = effect_size([0.01, 0.03, 0.02, 0.02])
-    >>> round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2)
-    (1.77, 0.34, 4.53)
-    """
-    from scipy.special import nctdtrinc
-
-    differences = np.asarray(differences, dtype=np.float64)
-    n, spread = len(differences), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    if n < 3 or spread < _ZERO:
-        raise ValueError(f"an effect size needs three differences that are not all equal, found {differences.tolist()}")
-    d, freedom = float(differences.mean()) / spread, n - 1
-    correction = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)) / math.sqrt(freedom / 2)
-    tail = (1 - level) / 2
-    low, high = (float(nctdtrinc(freedom, p, d * math.sqrt(n))) / math.sqrt(n) for p in (1 - tail, tail))
-    return Interval(d * correction, low, high)
-
-
-def bootstrap_interval(
-    differences: ArrayLike, rng: np.random.Generator, level: float = LEVEL, resamples: int = 9999
-) -> Interval:
-    """The studentised (bootstrap-t) interval of a mean of paired differences: whole seeds are drawn again.
-
-    differences: (n,). It is infinite with fewer than five differences, whose resamples are too often all equal; for
-    the plainer bootstraps see the table of this module. Source: Hall 1988; Efron and Tibshirani 1993, chapter 12.
-    >>> interval = bootstrap_interval([0.01, 0.03, 0.02, 0.02, 0.04], np.random.default_rng(0))
-    >>> round(interval.low, 3), round(interval.estimate, 3)
-    (0.013, 0.024)
-    """
-    differences = np.asarray(differences, dtype=np.float64)
-    n, mean = len(differences), float(differences.mean())
-    if n < 5:
-        return Interval(mean, -math.inf, math.inf)
-    drawn = differences[rng.integers(0, n, (resamples, n))]
-    shift, error = drawn.mean(axis=1) - mean, drawn.std(axis=1, ddof=1) / math.sqrt(n)
-    flat = error < _ZERO  # one seed drawn n times
-    alone = np.where(np.abs(shift) < _ZERO, 0.0, np.copysign(np.inf, shift))
-    t = np.where(flat, alone, shift / np.where(flat, 1.0, error))
-    t.sort()
-    tail = (1 - level) / 2
-    lowest, highest = t[int(tail * resamples)], t[math.ceil((1 - tail) * resamples) - 1]
-    own = float(differences.std(ddof=1)) / math.sqrt(n)
-    if own < _ZERO:
-        return Interval(mean, mean, mean)
-    return Interval(mean, mean - float(highest) * own, mean - float(lowest) * own)
-
-
 def sign_flip_test(differences: ArrayLike, *, greater: bool = False) -> float:
     """Exact p of the permutation test: the share of all 2ⁿ choices of signs whose sum is as far from 0 as the one
     found (with greater: as large). It assumes that without an effect a difference is as likely up as down.
@@ -328,29 +274,6 @@ def smallest_p(n: int, *, greater: bool = False) -> float:
     [1.0, 0.25, 0.0625, 0.03125]
     """
     return min(1.0, (1 if greater else 2) / 2.0**n)
-
-
-def sign_flip_interval(differences: ArrayLike, level: float = LEVEL) -> Interval:
-    """All centres that the two-sided sign-flip test does not reject: exact for any symmetric distribution.
-
-    differences: (n,), at most 20. Its ends are the k-th smallest and largest mean of all nonempty subsets, with
-    k = (1 − level)/2 · 2ⁿ rounded down; it is infinite where k is 0, at 95 % for fewer than six seeds.
-    Raises ValueError for more than 20 differences. Source: Hartigan 1969.
-    >>> sign_flip_interval([1, 2, 3, 4, 5, 6])
-    Interval(estimate=3.5, low=1.0, high=6.0)
-    """
-    differences = np.asarray(differences, dtype=np.float64)
-    n, mean = len(differences), float(differences.mean())
-    if n > MOST_SUBSETS:
-        raise ValueError(f"{n} differences have too many subsets to list; at most {MOST_SUBSETS}")
-    rank = math.floor((1 - level) / 2 * 2**n + 1e-9)
-    if rank < 1:
-        return Interval(mean, -math.inf, math.inf)
-    sums, sizes = np.zeros(1), np.zeros(1)
-    for value in differences:
-        sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
-    means = np.sort(sums[1:] / sizes[1:])
-    return Interval(mean, float(means[rank - 1]), float(means[-rank]))
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

@@ -30,7 +30,6 @@ from guidestar.report.noise import beside_floor, noise_notes, small_gain
 from guidestar.report.pairing import Both, Dataset, groups, read_dataset, told_apart
 from guidestar.report.read import RunRecord, differing, read_runs
 from guidestar.report.summary import cautions, unlearnt
-from guidestar.rng import generator
 
 __all__ = ["compare_text", "compared"]
 
@@ -127,12 +126,10 @@ def _row(data: Dataset, name: str, both: Both, decision: Decision | None, target
         ripl=savings.ripl_interval(pair, level).plain(),
         deficiency=savings.deficiency_interval(pair, level=level).plain(),
         saved=Saved(savings.saving_on_average(pair, level).plain(), savings.saving_at_the_end(pair, level), at_target),
-        effect_size=_effect_size(differences, level),
         p=Chances(
             savings.area_p(pair), decision.p, statistics.sign_flip_test(differences),
             statistics.smallest_p(len(seeds)),
         ),
-        intervals=_other_intervals(differences, level),
         errors={"auc": _errors(pair, savings.area(pair)), "final": _errors(pair, savings.final(pair))},
         verdict=unlike or judge(pair, level=level, target=target, names=names, decision=decision, floor=data.floor),
         target_sentence=None if at_target is None else reached(at_target, pair, names, level),
@@ -168,22 +165,6 @@ def _points(pair: Pair, level: float) -> list[Point]:
         both = _beside([pair.strategy[:, k], pair.control[:, k]], apart)
         points.append(Point(both.strategy, both.control, both.difference, int(pair.labels[k])))
     return points
-
-
-def _effect_size(differences: Floats, level: float) -> dict[str, float | None] | None:
-    try:
-        return statistics.effect_size(differences, level).plain()
-    except ValueError:  # too few seeds, or all alike
-        return None
-
-
-def _other_intervals(differences: Floats, level: float) -> dict[str, dict[str, float | None] | None]:
-    few = len(differences) <= statistics.MOST_SUBSETS
-    rng = generator(0, 0, "compare")
-    return {
-        "sign_flips": statistics.sign_flip_interval(differences, level).plain() if few else None,
-        "bootstrap": statistics.bootstrap_interval(differences, rng, level).plain(),
-    }
 
 
 def _errors(pair: Pair, weights: Floats) -> StandardErrors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from guidestar.report.facts import Compared, Comparisons, Row
-from guidestar.words import NOTHING, aligned, bounded, chance, count, ends, level_of, number, paired, share
+from guidestar.words import NOTHING, aligned, bounded, chance, count, level_of, number, paired, share
 
 
 def compare_text(facts: Comparisons) -> str:
@@ -38,7 +38,7 @@ def _dataset_text(data: Compared) -> str:
         ]
     if any(row.p is not None for row in rows):
         lines += ["", *_block(rows, ["labels saved on average", "at the end"])]
-        lines += ["", *_block(rows, ["difference of AUC", "bootstrap", "sign flips", "d_z", "p", "Holm", "exact p"])]
+        lines += ["", *_block(rows, ["difference of AUC", "p", "Holm", "exact p"])]
     rest = [*data.left_out, *data.notes]
     return "\n".join([*lines, *([""] if rest else []), *rest])
 
@@ -51,7 +51,7 @@ def _block(rows: Sequence[Row], columns: Sequence[str], names: Mapping[str, str]
 
 def cells(row: Row) -> dict[str, str]:
     """All that is shown of a strategy beside the control: column -> text."""
-    p, others, end = row.p, row.intervals or {}, row.saved.at_the_end if row.saved else None
+    p, end = row.p, row.saved.at_the_end if row.saved else None
     return {
         "seeds": str(len(row.seeds)),
         "AUC": number(row.auc.strategy),
@@ -63,9 +63,6 @@ def cells(row: Row) -> dict[str, str]:
         "labels saved on average": share(row.saved.on_average if row.saved else None),
         "at the end": share(end.share.plain(), end.bound) if end else NOTHING,
         "difference of AUC": paired(row.auc.difference),
-        "bootstrap": ends(others.get("bootstrap")),
-        "sign flips": ends(others.get("sign_flips")),
-        "d_z": number((row.effect_size or {}).get("estimate"), 2),
         "p": chance(p.t if p else None),
         "Holm": chance(p.holm if p else None),
         "exact p": chance(p.sign_flips if p else None),
@@ -82,9 +79,7 @@ def _legend(facts: Comparisons) -> str:
             "deficiency: area above the curve, under the control's last accuracy, over the control's; below 1 is better.",
             "labels saved: share of the control's, on average over the accuracies on the way, and to reach the accuracy "
             "at which the lower curve ends.",
-            "difference of AUC: by the t distribution; its intervals by the paired bootstrap and by exact sign flips, "
-            "which take 5 and 6 seeds at 95 %.",
-            f"d_z: difference over its standard deviation between seeds. p: t test; Holm: {holm}; exact p: sign flips.",
+            f"difference of AUC: by the t distribution. p: t test; Holm: {holm}; exact p: sign flips.",
         ]
     )
 

@@ -86,8 +86,7 @@ class StandardErrors:
 class Row:
     """One strategy beside the control, over `seeds`. What needs two seeds is None for fewer.
 
-    examples: test examples, if each one's answers are known. points: at every number of labels. effect_size: d_z of the
-    areas. intervals: of the area by "sign_flips" and "bootstrap". errors: of "auc" and "final". noise: the difference of
+    examples: test examples, if each one's answers are known. points: at every number of labels. errors: of "auc" and "final". noise: the difference of
     the areas beside the noise floor. target_sentence: what both needed to reach the target.
     """
 
@@ -103,9 +102,7 @@ class Row:
     ripl: Ends | None = None
     deficiency: Ends | None = None
     saved: Saved | None = None
-    effect_size: Ends | None = None
     p: Chances | None = None
-    intervals: Mapping[str, Ends | None] | None = None
     errors: Mapping[str, StandardErrors] | None = None
 
 

@@ -115,7 +115,7 @@ def _areas(facts: Summary) -> list[list[object]]:
 
 
 _BESIDE = (
-    "seeds", "difference of AUC", "RIPL", "deficiency", "labels saved on average", "at the end", "d_z", "p", "Holm", "exact p",
+    "seeds", "difference of AUC", "RIPL", "deficiency", "labels saved on average", "at the end", "p", "Holm", "exact p",
 )  # fmt: skip
 
 
