@@ -110,7 +110,8 @@ class Chooser:
         """
         answers = Counter(label.answer for _, label in self.tuning.labelled()) if r and k else Counter[str]()
         by_features = len(answers) > 1 and self.tuning.cheap_features
-        if not (by_features and self._bench.frozen.ready):
+        chosen = r > 0 and len(self._store.ahead) >= self._bench.config.query.batch  # by a process that ended since
+        if not chosen and not (by_features and self._bench.frozen.ready):
             yield self._at_no_cost(free, k, r)
         if by_features:
             some = self._candidates(self._read(free, k), max(k, CANDIDATES), r)
@@ -120,8 +121,19 @@ class Chooser:
         if ranked := free.only(self._ranking).ids:
             ranked = sorted(ranked, key=lambda id: -self._ranking[id])[:k]
             return [Pick(id, self._ranking[id], {AHEAD: 1.0, "ranking": 1.0}) for id in ranked]
-        rows = generator(self.tuning.seed, r, "ahead").choice(len(free), size=k, replace=False)
+        rows = generator(self.tuning.seed, r, "ahead").choice(len(free), size=min(k, self._by_chance(r)), replace=False)
         return [Pick(free[i].id, float("nan"), {AHEAD: 1.0, "random": 1.0} if r else {AHEAD: 1.0}) for i in rows]
+
+    def _by_chance(self, r: int) -> int:
+        """How many questions up to round r may still be asked that nothing chose: up to half of the budget that people answer and
+        train on, and at least the warm start. Who is faster than the model waits for it then."""
+        query, given = self._bench.config.query, len(self._store.annotations.extras())
+        if self._recipe.select == "random" and self._recipe.measure is None:
+            return query.budget
+        asked = [pick.details for i in range(r + 1) for pick in self._store.query(i).picks]
+        before = sum(AHEAD in details and not {"ranking", "frozen"} & details.keys() for details in asked)
+        half = (query.budget - given - self._first_query.held_out(given)) // 2
+        return max(half - before, 0 if r else query.warm_start - given - before, 0)
 
     def _by_features(self, candidates: Sequence[Example], k: int, r: int, answers: Counter[str]) -> list[Pick]:
         """k candidates that the strategy chooses, or `lean` in its place, with the classifier on frozen features."""

@@ -11,7 +11,7 @@ from typing import Any
 from guidestar.config import read_file
 from guidestar.data.demo import write_demo
 from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, is_numbers, look, texts_of
-from guidestar.data.messages import CONVERSATION, DIALOGUE, RESPONSE
+from guidestar.data.messages import CONVERSATION, RESPONSE, TURNS
 from guidestar.errors import ConfigError, DataError, allowed
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import Choice
@@ -28,7 +28,6 @@ TEMPLATES = Path(__file__).with_name("templates")
 _ASKED_OF = 800  # characters of labels and of what they mean, which go into the prompt of a language model
 _KINDS = {"number": "a final number", "text": "free text"}
 _LABELLED = ("choice", "multi_label")
-_TURNS = (CONVERSATION, RESPONSE, DIALOGUE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _guess(
     given, texts = list(labels or []), text.split(",") if text and text not in looked.cells else [text] if text else []
     for option, names in (("answer", [named] if named and named != NO_COLUMN else []), ("text", texts)):
         for name in names:
-            if name not in looked.cells and not (looked.messages and name in _TURNS):
+            if name not in looked.cells and not (looked.messages and name in TURNS):
                 raise ConfigError(f"--{option} {name}: no such column; {allowed(looked.columns, name)}")
     answer = Answer(None) if named == NO_COLUMN else answer_of(looked, named, given)
     if several and answer.column is None:
@@ -149,7 +148,7 @@ def _guess(
     texts = texts or texts_of(looked, answer.column)
     if not texts:
         raise DataError(f"{data}: no column with text besides {answer.column!r}")
-    source = [looked.messages if name in _TURNS and looked.messages else name for name in texts]
+    source = [looked.messages if name in TURNS and looked.messages else name for name in texts]
     there = [any(looked.cells[name][i].strip() for name in source) for i in range(looked.rows)]
     answers = looked.cells.get(answer.column or "", ["x"] * looked.rows)
     missing = sum(not cell.strip() and has for cell, has in zip(answers, there, strict=True)) if answer.column else 0
@@ -254,10 +253,10 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     return filled(
         TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=looked.rows, name=name, following=following, notes=notes, out=out,
         asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=looked.header,
-        encoding=looked.encoding, messages=looked.messages if {*_TURNS} & {*guess.texts} else None,
+        encoding=looked.encoding, messages=looked.messages if {*TURNS} & {*guess.texts} else None,
         id=id_of(looked, [*guess.texts, answer.column or ""]), answer=answer.column,
         columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
-        conversation=looked.messages is not None and bool({*_TURNS} & {*guess.texts}),  # whose last question must stay
+        conversation=looked.messages is not None and bool({*TURNS} & {*guess.texts}),  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
         head="features" if lean else "", chat=chat, max_length=guess.max_length, warm=warm,
         batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),

@@ -197,6 +197,19 @@ def test_a_question_asked_ahead_does_not_hold_up_a_training(tmp_path: Path) -> N
     assert first == "12 labels so far, no model yet: round 0 has its answers, its training is not finished."
     assert stands.endswith("12 labels; round 0 has its answers, its training is not finished.")
     assert then == f"next: go on where it stopped: guidestar run {tmp_path}"
+    with Store.open(tmp_path / "star-seed0") as store:
+        store.add_adapter(0, lambda folder: None)
+    assert lines(tmp_path)[0] == "12 labels so far, a model is trained and is measured next."
+
+
+def test_what_each_strategy_reached_comes_before_their_difference(tmp_path: Path) -> None:
+    for strategy in ("star", "random"):
+        build(tmp_path, strategy, 0, synthetic=False)
+    first, then, *_ = lines(tmp_path)
+    low, high = (f"{100 * end:.1f}" for end in wilson(0.9, TEST))
+    assert first.startswith(f"After 35 labels: star 90.0 % ({low} to {high}) and random 84.0 % (")
+    assert first.endswith(f"on {TEST} test examples.")
+    assert then.startswith("One seed cannot show a gain")
 
 
 def test_one_question_waits(tmp_path: Path) -> None:

@@ -186,7 +186,12 @@ def test_few_seeds_are_said_so_and_claim_nothing(tmp_path: Path, seeds: int) -> 
     assert facts["comparisons"] == 0
     assert facts["wins"] is None
     assert (found["p"] is None) == (seeds == 1)
-    assert "cannot show a gain" in compare_text(compared([folder]))
+    text = compare_text(compared([folder]))
+    assert "cannot show a gain" in text
+    assert "AUC: mean height of the curve." in text
+    if any("–" in line for line in text.splitlines() if line.startswith("star ")):
+        assert "–: not known with these seeds." in text, "no dash goes unexplained"
+    assert ("deficiency" in text) == (seeds > 1), "a column of dashes alone is left out"
 
 
 def test_warm_starts_are_checked(tmp_path: Path) -> None:

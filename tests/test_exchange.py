@@ -309,7 +309,9 @@ def test_the_log_holds_every_change(run: Path, examples: list[Example], tmp_path
     by = [(row["kind"], row.get("answer"), row["annotator"]) for row in rows if row["id"] == examples[0].id]
     assert by == [("label", "good", "ann"), ("label", "bad", "bob"), ("label", "bad", "ann")]
     assert (rows[-1]["kind"], rows[-1]["on"], rows[-1]["source"]) == ("flag", False, "python")
-    with pytest.raises(DataError, match=r"log\.jsonl line 1: this is the full log of a run.*export without --log"):
+    with pytest.raises(
+        DataError, match=r"log\.jsonl line 1 and 9 more: this is the full log of a run.*export without --log"
+    ):
         import_file(run, out)
 
 
@@ -448,12 +450,34 @@ def test_all_problems_are_told_at_once_and_nothing_is_stored(
         r"bad\.jsonl line 6: found 2 labels, 'good', 'bad'; exactly one is allowed",
         r"bad\.jsonl line 8: found a JSON array, expected an object \{…\}",
         r"bad\.jsonl line 9: the column 'label' holds half of a character \(\\ud83d\)",
+        r"bad\.jsonl line 10: no id of an example, and no text: expected text or id, found label",
         r"bad\.jsonl line 11: no column with answers: expected 'answer' or 'label', found",
         r"bad\.jsonl line 2: not an example of this run or its pool: 'never seen'",
         rf"bad\.jsonl line 7: 'text' is not that of example {examples[0].id}; put the text back, or remove the id",
-        r"bad\.jsonl line 10: no id of an example, and no text: expected text",
         r"bad\.jsonl line 1: label 'goood' is not one of: good, bad; did you mean 'good'\?",
         r"bad\.jsonl line 5: two different answers of eve about one example: 'bad' here, 'good' at bad\.jsonl line 4",
+        pool=(),
+    )
+
+
+def test_columns_may_be_spelled_in_another_case(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.csv"
+    file.write_text("ID,Text,LABEL ,Annotator\n,So good,good,eve\n,Rather bad,bad,eve\n", encoding="utf-8")
+    assert import_file(run, file, pool=())["new"] == 2
+    assert {who for said in state(run)["by"].values() for who in said} >= {"eve"}
+    file.write_text("Text,TEXT,label\nSo good,Rather bad,good\n", encoding="utf-8")
+    refused(
+        run, file, "line 2: no id of an example, and no text: expected text or id, found Text, TEXT, label", pool=()
+    )
+
+
+def test_what_is_wrong_with_every_row_is_said_once(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.csv"
+    file.write_text("text,kind\nSo good,good\nRather bad,bad\n", encoding="utf-8")
+    refused(
+        run,
+        file,
+        "line 2 and 1 more: no column with answers: expected 'answer' or 'label', found beside the texts: kind$",
         pool=(),
     )
 

@@ -164,6 +164,56 @@ def test_what_is_answered_during_a_training_counts_in_the_next_one(
         assert [len(labels) for labels in trained] == [m.labels for m in store.metrics()]
 
 
+@pytest.mark.parametrize("strategy", ["star", "lean"])
+def test_a_process_that_begins_keeps_what_was_chosen_to_be_asked_next(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """The page has every round trained by a process of its own, which at its begin knows no ranking and has read no features."""
+    config = make_config(**{**PEOPLE, "strategies": [strategy], "query": {**SMALL["query"], "batch": 4, "budget": 40}})
+    for _ in range(2):
+        with Run(config) as run:
+            answer_all(run, run.ask())
+    with Run(config) as run:
+        examples, seen = run.ask(), list[dict[str, float]]()
+        assert examples
+        answer_all(run, examples)
+    real = Tuning.train
+
+    def look(self: Tuning, r: int) -> None:
+        if not seen:
+            self.store.ahead.take(3)
+            seen.extend(dict(pick.details) for pick in self.store.query(r + 1).picks)
+        real(self, r)
+
+    monkeypatch.setattr(Tuning, "train", look)
+    with Run(config) as run:
+        run.ask()
+    assert len(seen) == 3
+    assert all("ranking" in details or "frozen" in details for details in seen)
+
+
+def test_half_of_a_small_budget_is_kept_for_questions_that_are_chosen(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, unlabelled: dict[str, Any]
+) -> None:
+    query = {**SMALL["query"], "warm_start": 4, "batch": 4, "budget": 30, "hold_out": 0.2}
+    config = make_config(**{**PEOPLE, "query": query, "data": unlabelled, "task": CHOICE})
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "ask", lambda run: None)
+        with Run(config, ahead=True) as run:
+            asked = run.store.ahead.take(100)  # somebody who is faster than the model
+            picked = run.store.query(0).picks
+            assert sum("test" in pick.details for pick in picked) == 6
+            assert len(asked) == 6 + (30 - 6) // 2
+            for id in asked:
+                run.store.annotations.add(id, Label(LABELS[int(id, 16) % 3], "ann"))
+    with Run(config, ahead=True) as run:
+        assert run.ask()
+        assert run.store.rounds() == 2
+        later = run.store.query(1).picks
+        assert later
+        assert not any("ahead" in pick.details for pick in later)
+
+
 def test_what_is_taken_while_a_round_is_chosen_belongs_to_it_and_makes_it_no_larger(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, unlabelled: dict[str, Any]
 ) -> None:

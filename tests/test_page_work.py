@@ -16,7 +16,7 @@ from page_help import LABELS, QUESTIONS, ask, examples, make_run, until
 from starlette.testclient import TestClient
 
 from guidestar.errors import StoreError
-from guidestar.records import Flag, Label, Metrics, Note, Skip, Suggestion, Undo, Verdict
+from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Skip, Suggestion, Undo, Verdict
 from guidestar.store import Store, files
 
 # --- saving ---------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_examples_come_in_the_order_of_asking_with_all_that_is_shown(page: TestC
     reply = following(page, want=2)
     assert ids_of(reply) == IDS[:2]
     assert reply["examples"][0] == {
-        "id": IDS[0], "fields": [{"name": "text", "text": QUESTIONS[0]}],
+        "id": IDS[0], "fields": [{"name": "text", "text": QUESTIONS[0]}], "excerpt": QUESTIONS[0],
         "prompt": f"Question: {QUESTIONS[0]}\nType:", "where": "pool.csv line 2", "round": 0, "second": False,
         "answer": None, "note": "", "flagged": False, "suggestion": None,
     }  # fmt: skip
@@ -387,6 +387,22 @@ def test_the_history_is_newest_first_has_its_filters_and_is_ones_own(page: TestC
     assert lines(skip=3) == [IDS[1]]
     first = post(page, "history", {"annotator": "ann"})["lines"][0]
     assert (first["answer"], first["noted"], first["text"]) == ({"kind": "label", "text": "HUM"}, True, QUESTIONS[0])
+
+
+def test_of_conversations_the_history_shows_the_last_turn(tmp_path: Path, open_page: Callable[..., TestClient]) -> None:
+    """They often begin with the same words."""
+    said = {f"{i + 50:016x}": f"System: Be kind.\n\nUser: Question {i}:\n\nof two parts" for i in range(2)}
+    found = {id: Example(id, {"dialogue": text}, text, "chat.jsonl") for id, text in said.items()}
+    run = make_run(tmp_path, QUESTIONS[:2])
+    with Store.open(run) as store:
+        store.ahead.prepare(1, [Pick(id, 0.5) for id in found], found)
+        assert len(store.ahead.take(2)) == 2
+    page = open_page(run)
+    for id in found:
+        save(page, decision(id, text="HUM"))
+    lines = post(page, "history", {"annotator": "ann", "skip": 0, "only": "all"})["lines"]
+    assert [line["text"] for line in lines] == ["Question 1: of two parts", "Question 0: of two parts"]
+    assert post(page, "example", {"annotator": "ann", "id": lines[0]["id"]})["excerpt"] == lines[0]["text"]
 
 
 def test_review_lists_disagreements_errors_and_flags_until_a_verdict(

@@ -198,6 +198,17 @@ def test_begin_keeps_the_first_facts_and_names_every_difference(store: Store) ->
     ]
 
 
+def test_a_key_that_no_configuration_has_is_explained(store: Store) -> None:
+    store.begin({"strategy.model": None, "data_hash": "a"}, {})
+    with pytest.raises(ConfigMismatch) as caught:
+        store.begin({"strategy.model": "frozen", "data_hash": "b"}, {})
+    first, second = str(caught.value).splitlines()[1:-1]
+    assert first.startswith(
+        "  strategy.model: begun without it, now 'frozen' (what the strategy is made of: its entry under"
+    )
+    assert second == "  data_hash: begun with 'a', now 'b' (a hash of the texts, answers and template of the data)"
+
+
 def test_a_setting_that_did_not_exist_when_the_run_was_begun_is_its_default(store: Store) -> None:
     """A newer version has new settings, None by default, and may drop old ones: such runs continue."""
     store.begin({"seed": 0, "dropped": None}, {})

@@ -7,6 +7,7 @@ can be filled with them (`model/traits.py`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,9 @@ from guidestar.data.formats import Row
 from guidestar.errors import DataError
 
 CONVERSATION, RESPONSE, DIALOGUE = "conversation", "response", "dialogue"  # names of the columns
+TURNS = (CONVERSATION, RESPONSE, DIALOGUE)
 MARK = "\u2063"  # INVISIBLE SEPARATOR, before the name of who speaks
+_TURN = re.compile(rf"(?:^|\n\n){MARK}?(?:System|User|Assistant|Developer|Tool): ")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -76,6 +79,15 @@ def turns_as_text(turns: Sequence[tuple[str, str]]) -> str:
     if len(turns) == 1 and turns[0][0] == "user":
         return turns[0][1]
     return "\n\n".join(f"{MARK}{role.capitalize()}: {text}" for role, text in turns)
+
+
+def last_turn(text: str) -> str:
+    """What was said last in a text of `turns_as_text`, marked or not.
+
+    >>> last_turn("System: Be kind.\\n\\nUser: Hi\\n\\nthere: you"), last_turn("Hello")
+    ('Hi\\n\\nthere: you', 'Hello')
+    """
+    return _TURN.split(text)[-1]
 
 
 def turns_in(prompt: str) -> list[dict[str, str]]:

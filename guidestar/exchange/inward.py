@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -23,9 +23,11 @@ from guidestar.exchange.matching import OURS, Index
 from guidestar.exchange.outward import about_run, rows_of
 from guidestar.exchange.rows import About, Format, Given, Row, moment
 from guidestar.exchange.table import format_of, recognise
+from guidestar.exchange.tables import OWN
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo, Verdict
 from guidestar.store import Store, find_run
 from guidestar.tasks import Task, recorded_task
+from guidestar.words import listed
 
 NOBODY = "import"  # who answers in a file without names, unless the user says
 SOURCE = "import"
@@ -111,8 +113,7 @@ def import_file(
         rows = _matched(read, index, problems, counts, skip_unknown)
         statements = _statements(rows, _task(store, config), annotator or NOBODY, problems)
         if problems:
-            more = [f"… and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
-            raise DataError("\n".join([*problems[:SHOWN], *more]))
+            raise DataError("\n".join(_listed(problems)))
         _store(store, statements, counts, edited=chosen.mine is None)
     if annotator is None and any(
         "" in (*(g.annotator for g in row.answers), *row.flags, *row.notes) for row, _ in rows
@@ -171,15 +172,46 @@ class _OwnIds:
 
 def _read(file: Path, chosen: Format, about: About, problems: list[str], own: _OwnIds | None) -> list[Row]:
     rows: list[Row] = []
+    extra = (about.answer, about.question, own.column if own else None)
+    names = {*about.fields, *about.columns, *OWN, "label", *(name for name in extra if name)}
     for where, record in containers.load(file):
         try:
             if isinstance(record, DataError):
                 raise record
+            if chosen.mine is None and isinstance(record, Mapping):
+                record = _in_our_case(record, names)
             row = replace(chosen.read(record, about, where), where=where)
-            rows.append(own.named(row, record, where) if own and row.says_something else row)
+            row = own.named(row, record, where) if own and row.says_something else row
+            if row.says_something and not (row.id or row.text or row.fields):
+                wanted = listed([*about.fields, *([own.column] if own else []), "id"], "or")
+                raise DataError(
+                    f"{where}: no id of an example, and no text: expected {wanted}, found {', '.join(record)}"
+                )
+            rows.append(row)
         except DataError as error:
             problems.append(str(error))
     return rows
+
+
+def _in_our_case(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The record with its columns spelled like the expected names, where upper and lower case alone differ and no two could
+    be meant."""
+    spelled = {name.casefold(): name for name in names}
+    columns = Counter(column.strip().casefold() for column in record)
+    return {
+        column if column in names or columns[key] > 1 else spelled.get(key, column): value
+        for column, value in record.items()
+        for key in [column.strip().casefold()]
+    }
+
+
+def _listed(problems: Sequence[str]) -> list[str]:
+    """The first problems, what is wrong with several rows once."""
+    rows = Counter(problem.partition(": ")[2] for problem in problems)
+    firsts = {problem.partition(": ")[2]: problem.partition(": ")[0] for problem in reversed(problems)}
+    lines = [f"{firsts[text]}{f' and {n - 1} more' if n > 1 else ''}: {text}" for text, n in rows.items()]
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"… and {more} more problems"] if more > 0 else [])]
 
 
 def _matched(

@@ -57,7 +57,7 @@ class Index:
         """What to say of a row that has no example."""
         names = self.field_names
         if not row.text and not row.fields:
-            return f"{row.where}: no id of an example, and no text: expected {', '.join(names)}"
+            return f"{row.where}: no example has the id {row.id!r}, and there is no text: expected {', '.join(names)}"
         text = shortened(row.text or " · ".join(row.fields.values()), 60)
         return f"{row.where}: not an example of this run or its pool: {text!r}"
 

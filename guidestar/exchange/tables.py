@@ -10,6 +10,7 @@ from guidestar.exchange import rows
 from guidestar.exchange.containers import SAFE
 from guidestar.records import Suggestion
 from guidestar.tasks.multi_label import NONE
+from guidestar.words import listed
 
 _NESTED = (
     "id", "prompt", "round", "score", "answer", "answers", "verdict", "flags", "notes", "suggestion",
@@ -130,7 +131,10 @@ def _answer(rest: rows.Record, about: rows.About, where: str) -> str | None:
         return rows.single(rows.labels_in(rest[about.question], about), where, about, NONE)
     columns = [name for name in ("answer", about.answer or "label", "label") if name in rest]
     if not columns and not {"skipped", "flagged", "note", "verdict"} & rest.keys():
-        raise DataError(f"{where}: no column with answers: expected 'answer' or 'label', found {', '.join(rest)}")
+        names = listed(map(repr, dict.fromkeys(["answer", about.answer or "label", "label"])), "or")
+        raise DataError(
+            f"{where}: no column with answers: expected {names}, found beside the texts: {', '.join(rest) or 'nothing'}"
+        )
     return rows.single(rows.labels_in(rest[columns[0]], about), where, about, NONE) if columns else None
 
 

@@ -22,7 +22,7 @@ from guidestar.report.facts import Compared, Ends, Row, Summary
 from guidestar.report.read import RunRecord, read_runs
 from guidestar.report.spending import current_ledger
 from guidestar.report.summary import cautions, state, summarise, waiting
-from guidestar.words import NOTHING, count, duration, hundredths, percent
+from guidestar.words import NOTHING, count, duration, hundredths, listed, percent
 
 LEAST_TESTS = 20  # test examples below which an accuracy of 50 % is known to ± 20 points at best
 
@@ -99,10 +99,20 @@ def answer(known: Known) -> Answer:
 def answer_lines(known: Known) -> list[str]:
     """The answer for a terminal: the sentence, what must be known with it, where open runs stand, the next command."""
     said = answer(known)
-    lines = [said.sentence, *said.cautions]
+    lines = [*_reached(known), said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
     lines += [f"{run.name}: {state(run)}." for run in known.facts.runs if single or not run.finished]
     return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
+
+
+def _reached(known: Known) -> list[str]:
+    """What each strategy reached, where strategies are compared and the sentence is about their difference."""
+    rows = list(_scores(known))[: len(known.facts.strategies)]
+    if len(rows) < 2 or known.compared is None:
+        return []
+    values = listed(f"{row.name} {_with_ends(row.score)}" for row in rows)
+    tests = f", on {known.facts.test:,} test examples" if known.facts.test else ""
+    return [f"After {rows[0].labels:,} labels: {values}{tests}."]
 
 
 # --- the sentence ---------------------------------------------------------------------------------
@@ -144,10 +154,13 @@ def _standing(known: Known) -> str:
     if not run.metrics:
         asked = f"{count(run.unanswered, 'question')} of the first round wait{'s' * (run.unanswered == 1)}"
         waits = asked if run.unanswered and run.due is None else waiting(run) or "it is trained next"
-        return f"{count(run.given + run.held_out, 'label')} so far, no model yet: {waits}."
+        model = "a model is trained and is measured next" if run.adapters else f"no model yet: {waits}"
+        return f"{count(run.given + run.held_out, 'label')} so far, {model}."
     after = f"after {count(run.labels, 'label')}"
     if (known_accuracy := _accuracy(known)) is None:
         why = "there is no test set, and too few random picks are answered to estimate it"
+        if not run.present:
+            why = "the labels were changed since, and the next training learns the new ones"
         return f"No accuracy is known {after}: {why}{_then(run, stop)}."
     value, low, high, of = known_accuracy
     parts = [f"{around(value, low, high)} {after}, on {of}"]

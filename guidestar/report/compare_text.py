@@ -14,8 +14,8 @@ def compare_text(facts: Comparisons) -> str:
     parts = [_dataset_text(data) for data in facts.datasets]
     if facts.wins:
         parts.append(_wins_text(facts.wins, len(facts.datasets)))
-    if any(row.p is not None for data in facts.datasets for row in data.comparisons):
-        parts.append(_legend(facts))
+    if any(row.auc.strategy is not None for data in facts.datasets for row in data.comparisons):
+        parts.append(_legend(facts, "\n".join(parts)))
     return "\n\n".join(parts)
 
 
@@ -44,9 +44,11 @@ def _dataset_text(data: Compared) -> str:
 
 
 def _block(rows: Sequence[Row], columns: Sequence[str], names: Mapping[str, str] | None = None) -> list[str]:
-    """Some columns of `cells` as a table. names: column -> what stands above it, where that is not its name."""
-    header = ["", *((names or {}).get(column, column) for column in columns)]
-    return aligned(header, [[row.strategy, *(cells(row)[column] for column in columns)] for row in rows])
+    """Some columns of `cells` as a table, without those that are known of no row. names: column -> what stands above it, where
+    that is not its name."""
+    shown = [column for column in columns if any(cells(row)[column] != NOTHING for row in rows)]
+    header = ["", *((names or {}).get(column, column) for column in shown)]
+    return aligned(header, [[row.strategy, *(cells(row)[column] for column in shown)] for row in rows])
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -69,19 +71,22 @@ def cells(row: Row) -> dict[str, str]:
     }
 
 
-def _legend(facts: Comparisons) -> str:
+def _legend(facts: Comparisons, text: str) -> str:
+    """What the columns in a text mean, and its dashes."""
     tested = facts.comparisons
     holm = f"corrected for {count(tested, 'comparison')}" if tested else "not for so few seeds"
-    return "\n".join(
-        [
-            f"In brackets: {level_of(facts.level)} intervals; … is an open end, – is not known.",
-            "AUC: mean height of the curve. RIPL: share of the gap between the control's AUC and 1 that is closed.",
-            "deficiency: area above the curve, under the control's last accuracy, over the control's; below 1 is better.",
-            "labels saved: share of the control's, on average over the accuracies on the way, and to reach the accuracy "
-            "at which the lower curve ends.",
-            f"difference of AUC: by the t distribution. p: t test; Holm: {holm}; exact p: sign flips.",
-        ]
-    )
+    meant = {
+        f" {NOTHING}": f"{NOTHING}: not known with these seeds.",
+        " AUC": "AUC: mean height of the curve.",
+        " RIPL": "RIPL: share of the gap between the control's AUC and 1 that is closed.",
+        "deficiency": "deficiency: area above the curve, under the control's last accuracy, over the control's; below 1 is "
+        "better.",
+        "labels saved on average": "labels saved: share of the control's, on average over the accuracies on the way, and to reach "
+        "the accuracy at which the lower curve ends.",
+        "difference of AUC": f"difference of AUC: by the t distribution. p: t test; Holm: {holm}; exact p: sign flips. In brackets: "
+        f"{level_of(facts.level)} intervals; … is an open end.",
+    }
+    return "\n".join(line for column, line in meant.items() if column in text)
 
 
 def _wins_text(wins: Mapping[str, Mapping[str, Sequence[int]]], datasets: int) -> str:

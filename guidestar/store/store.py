@@ -136,7 +136,7 @@ class Store:
                 self._db.execute("UPDATE run SET key = ?, facts = ?", json_of(key), json_of(facts))
                 return
             differences = [
-                f"{name}: begun {_shown(begun, name)}, now {_shown(key, name).removeprefix('with ')}"
+                f"{name}: begun {_shown(begun, name)}, now {_shown(key, name).removeprefix('with ')}{_meant(name)}"
                 for name in dict.fromkeys([*begun, *key])
                 if begun.get(name) != key.get(name)
             ]
@@ -441,4 +441,11 @@ class Store:
 
 
 def _shown(mapping: Mapping[str, Any], name: str) -> str:
-    return f"with {mapping[name]!r}" if name in mapping else "without it"
+    return "without it" if mapping.get(name) is None else f"with {mapping[name]!r}"
+
+
+def _meant(name: str) -> str:
+    """What a key stands for that no configuration has."""
+    if name.startswith("strategy."):
+        return " (what the strategy is made of: its entry under `strategies`, or its recipe in another version of Guidestar)"
+    return " (a hash of the texts, answers and template of the data)" if name == DATA else ""

@@ -293,7 +293,9 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     if not facts["runs"]:
         return f"nothing is left to run: {', '.join(facts['done'])}"
     lines = [f"{count(len(facts['runs']), 'run')} to go: {', '.join(facts['runs'])}"]
-    lines.append(f"{facts['rounds']} rounds, {facts['labels']} labels, {_WHO[facts['answered_by']]}")
+    lines.append(
+        f"{count(facts['rounds'], 'round')}, {count(facts['labels'], 'label')} in all, {_WHO[facts['answered_by']]}"
+    )
     lines.append(f"tokens: about {facts['tokens_a_prompt']:.0f} a prompt")
     lines += [
         f"  {kind}: {span(ends, lambda n: f'{n / 1e6:.1f} million' if n >= 1e6 else f'{n:,.0f}')}"

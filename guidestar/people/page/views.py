@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from guidestar.data.messages import TURNS, last_turn
 from guidestar.metrics.statistics import wilson
 from guidestar.people import queue
 from guidestar.people.agreement import is_person, measured
@@ -16,20 +17,21 @@ from guidestar.people.page.board import Board
 from guidestar.people.page.finder import Finder
 from guidestar.people.suspects import Suspect, suspects
 from guidestar.people.trainer import TrainerState
-from guidestar.records import Label, Skip, Stop, Suggestion
+from guidestar.records import Example, Label, Skip, Stop, Suggestion
 from guidestar.tasks import Task, form_of
-from guidestar.words import count, duration, hundredths, percent
+from guidestar.words import count, duration, hundredths, percent, shortened
 
 PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
 _EXCERPT = 160  # characters
 _LONG = 1000  # characters of a text in a list of many
+_KEPT = "Half of the budget is kept for questions that it chooses, so that they are not asked at random meanwhile."
 _OPEN = {  # last round or not -> what is to be done
     False: "The model is to be trained before the next round is chosen.",
     True: "The budget is spent. The model is to be trained once more; then the run is finished.",
 }
 _TRAINING = {
-    False: "The model is being trained and then chooses what to ask next.",
+    False: f"The model is being trained and then chooses what to ask next. {_KEPT}",
     True: "The budget is spent. The model is being trained once more; then the run is finished.",
 }
 
@@ -114,7 +116,7 @@ def idle(
     if (finished := board.store.finished()) is not None:
         return _finished(finished, **reached)
     if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
-        return {"kind": "training", "text": "The model is being loaded; then it chooses what to ask next."}
+        return {"kind": "training", "text": f"The model is being loaded; then it chooses what to ask next. {_KEPT}"}
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
@@ -161,6 +163,7 @@ def example(board: Board, id: str, annotator: str) -> Json:
     return {
         "id": id,
         "fields": _fields(found.fields),
+        "excerpt": _excerpt(found),
         "prompt": found.prompt,
         "where": found.where,
         "round": item.round if item else None,
@@ -197,9 +200,7 @@ def history(board: Board, annotator: str, skip: int, only: str) -> Json:
             line = {"id": id, "answer": answer, "flagged": flagged, "noted": noted, "at": at}
             lines.append((id, line | {"group": group if who == annotator else None}))
     return {
-        "lines": [
-            line | {"text": _excerpt(board.example(id).fields.values())} for id, line in lines[skip : skip + PAGE]
-        ],
+        "lines": [line | {"text": _excerpt(board.example(id))} for id, line in lines[skip : skip + PAGE]],
         "more": len(lines) > skip + PAGE,
     }
 
@@ -320,9 +321,10 @@ def _suggestion(board: Board, id: str) -> Json | None:
     return said | {"guess": asked.get("model", "the endpoint") if other else "the untuned model"}
 
 
-def _excerpt(texts: Iterable[str]) -> str:
-    text = " ".join(" · ".join(t for t in texts if t.strip()).split())
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+def _excerpt(example: Example) -> str:
+    """The beginning of an example's texts on one line; of a conversation its last turn, for the first is often the same."""
+    texts = (last_turn(text) if name in TURNS else text for name, text in example.fields.items())
+    return shortened(" ".join(" · ".join(text for text in texts if text.strip()).split()), _EXCERPT)
 
 
 def _trainer(found: TrainerState | None) -> Json | None:

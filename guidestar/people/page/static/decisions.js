@@ -4,12 +4,6 @@ import { labelName } from "./answers.js";
 
 export const isAnswer = (decision) => decision.kind === "label" || decision.kind === "skip";
 
-/** An example from the server, with a short text for the history. */
-export function arrived(example) {
-  const text = example.fields.map((field) => field.text.trim()).filter(Boolean).join(" · ").replace(/\s+/g, " ");
-  return { ...example, excerpt: text.length > 160 ? `${text.slice(0, 160)}…` : text };
-}
-
 /** Lay a decision that is on its way over what the server says. */
 export function lay(decision, example) {
   if (isAnswer(decision)) example.answer = { kind: decision.kind, text: decision.text || "" };

@@ -3,7 +3,7 @@
 import { Answers, DRAFTS, labelName } from "./answers.js";
 import { notBegun, setup } from "./begin.js";
 import { controls } from "./controls.js";
-import { arrived, isAnswer, lay, savedText } from "./decisions.js";
+import { isAnswer, lay, savedText } from "./decisions.js";
 import { $, dialogOpen, keep, recall, show } from "./dom.js";
 import { drawExample, drawMarks, drawSuggestion } from "./example.js";
 import { Finder } from "./find.js";
@@ -225,7 +225,7 @@ class LabelPage {
 
   async get(id) {
     try {
-      const example = arrived(await post("example", { annotator: this.annotator, id }));
+      const example = await post("example", { annotator: this.annotator, id });
       for (const one of this.mine().filter((waiting) => waiting.id === id)) lay(one, example);
       this.cache.set(id, example);
       return example;
@@ -323,7 +323,7 @@ class LabelPage {
     const known = new Set([this.current?.id, ...this.next.map((one) => one.id)]);
     for (const found of examples) {
       if (known.has(found.id) || answered.has(found.id)) continue;
-      this.next.push(arrived(found));
+      this.next.push(found);
     }
     if (this.current) return;
     if (this.next.length) this.advance();
