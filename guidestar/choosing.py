@@ -97,9 +97,9 @@ class Chooser:
         if not size or bench.simulation:
             return []
         pool = bench.pool if bench.config.data.too_long == "drop" else bench.dataset.pool  # else they are the same
-        free = pool.without([e.id for e in given_in(bench.dataset)]).ids
-        rows = generator(self.tuning.seed, 0, "hold out").permutation(len(free))
-        return [Pick(free[i], float("nan"), {TEST: 1.0}) for i in rows[: min(size, len(free) - 1)]]
+        free = pool.without([e.id for e in given_in(bench.dataset)])
+        rows = generator(self.tuning.seed, 0, "hold out").permutation(len(free))[: min(size, len(free) - 1)]
+        return [Pick(id, float("nan"), {TEST: 1.0}) for id in free.take(rows).ids]
 
     def ahead(self, free: Pool, k: int, r: int) -> Iterator[list[Pick]]:
         """k examples that round r may ask for before it is chosen, the first to ask first; what costs nothing comes first and
@@ -224,12 +224,16 @@ class Chooser:
         classes = self._bench.fitting.task.classes
         if self._bench.watched and classes and context.full is not None and "label_log_probs" in context.full.arrays:
             self._keep_answers(r, context.full)
-        ids, rng = ids_of(candidates), generator(self.tuning.seed, r, "query")
+        ids = candidates.names if isinstance(candidates, Pool) else ids_of(candidates)
+        rng = generator(self.tuning.seed, r, "query")
         selection = strategies.choose(recipe, ids, context, k, rng, random_share=at_random / k)
         if said is not None:
-            place = {id: i for i, id in enumerate(ids)}
-            rows = [place[pick.id] for pick in selection.picks]
-            unseen = {"row": self._bench.pool.places(ids[i] for i in rows).astype(np.int64), "log_probs": said[rows]}
+            picked = [pick.id for pick in selection.picks]
+            place = {id: i for i, id in enumerate(ids_of(candidates))}
+            unseen = {
+                "row": self._bench.pool.places(picked).astype(np.int64),
+                "log_probs": said[[place[id] for id in picked]],
+            }
             self._store.add_arrays(r, UNSEEN, unseen)
         full = context.full.arrays if context.full is not None else {}
         bounds = {name: array[0] for name, array in full.items() if name.endswith("_bound")}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+Names = NDArray[np.bytes_]  # ids of many examples
 
 
 @dataclass(frozen=True)

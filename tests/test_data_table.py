@@ -118,6 +118,7 @@ def test_a_pool_is_what_lists_of_examples_give(
     found = load_dataset(settings)
     assert found.pool == [example for example, _ in expected]
     assert found.pool.ids == [example.id for example, _ in expected]
+    assert [name.decode() for name in found.pool.names.tolist()] == found.pool.ids
     assert found.gold == {example.id: answer for example, answer in expected if answer is not None}
     assert len(found.gold) == len(dict(found.gold))
     assert {name: found.facts[name] for name in counted} == counted
@@ -197,6 +198,10 @@ def test_a_file_is_read_once_and_again_when_its_bytes_change(tmp_path: Path, kee
     assert keeping == [pool, test, pool, test]
     again = load_dataset(settings, kept)
     assert keeping == [pool, test, pool, test], "what was kept is read in the place of the files"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        load_dataset(config(tmp_path, "pool.jsonl", test="test.jsonl"), kept)
+    assert keeping == [pool, test, pool, test], "a run's copy of its configuration names them by their whole paths"
     for found in (first, again):
         assert dataclasses.replace(found, pool=plain.pool, gold=plain.gold) == plain
         assert (found.pool, dict(found.gold)) == (plain.pool, dict(plain.gold))

@@ -22,6 +22,7 @@ from guidestar import config as configs
 from guidestar.errors import ConfigError
 from guidestar.executors import rank_of
 from guidestar.model.ranks import Ranks
+from guidestar.sections import SPREADABLE
 from guidestar.store import Store
 
 SETTINGS = {"epochs": 2, "batch_size": 7, "learning_rate": 5e-3, "b_decay": 20.0, "patience": 1}
@@ -56,14 +57,28 @@ def forked(count: int, *command: str, **environment: str) -> None:
         assert process.returncode == 0, said[-3000:]
 
 
+def by_one(tiny_folder: Path, folder: Path, *wanted: str) -> None:
+    """What `two_ranks` makes, by this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["two_ranks", str(tiny_folder), str(folder), *wanted])
+        patch.setattr(Ranks, "sum_gradients", Ranks.sum_gradients)  # it is spied on there
+        two_ranks.main()
+
+
+def assert_equal(first: Path, second: Path) -> None:
+    """The first gradients and the adapters of two trainings agree to rounding."""
+    for file in ("gradients.safetensors", "adapter_model.safetensors"):
+        one, other = (load_file(folder / file) for folder in (first, second))
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-5, atol=1e-8)
+
+
 @pytest.fixture(scope="module")
 def alone(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["two_ranks", str(tiny_folder), str(folder), json.dumps(SETTINGS), "one"])
-        patch.setattr(Ranks, "sum_gradients", Ranks.sum_gradients)  # it is spied on there
-        two_ranks.main()
+    by_one(tiny_folder, folder, json.dumps(SETTINGS), "one")
     return folder / "one"
 
 
@@ -82,14 +97,26 @@ def test_losses_and_gradients_are_those_of_one_process(
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
     for name in ("two", *more[1:]):
-        for file in ("gradients.safetensors", "adapter_model.safetensors"):
-            first, second = (load_file(folder / file) for folder in (alone, tmp_path / name))
-            assert first.keys() == second.keys()
-            for key, value in first.items():
-                torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-8)
+        assert_equal(alone, tmp_path / name)
     ends = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("two", "free")]
     sizes = [sum(float(v.norm()) for n, v in end.items() if "lora_B" in n) for end in ends]
     assert sizes[0] < 0.99 * sizes[1], "the decay acts"
+
+
+def test_every_adapter_that_a_spread_model_may_have_trains_as_in_one_process(tiny_folder: Path, tmp_path: Path) -> None:
+    own: dict[str, dict[str, int]] = {"IA3": {}, "LOHA": {"r": 4, "alpha": 8}, "LOKR": {"r": 4, "alpha": 8}}
+    assert {"LORA", *own} == set(SPREADABLE)
+    wanted = []
+    for kind, keys in own.items():
+        peft = {"peft_type": kind, "target_modules": "all-linear", **keys}
+        wanted += [json.dumps({**SETTINGS, "peft": peft}), kind]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    by_one(tiny_folder, tmp_path / "one", *wanted)
+    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path / "two"), *wanted, USE="fsdp2")
+    for kind in own:
+        assert_equal(tmp_path / "one" / kind, tmp_path / "two" / kind)
+        assert any(v.any() for v in load_file(tmp_path / "two" / kind / "gradients.safetensors").values())
 
 
 @pytest.mark.parametrize("use", ["ddp", "fsdp2"])

@@ -87,6 +87,18 @@ def test_star_mixes_base_and_tuned_uncertainty_as_eq_5_and_7_say():
     assert details == {"full": 2.0, "base": 0.0, "lambda": pytest.approx(0.1)}
 
 
+@pytest.mark.parametrize("name", ["random", "entropy", "star_k_center"])
+def test_ids_as_bytes_choose_what_ids_as_texts_do(name):
+    """Among predictions for more examples, in another order; `sorted` is the literal order of the candidates."""
+    ids, context = context_for(STRATEGIES[name])
+    ids = ids[::-1][:-2]
+    plain = choose(STRATEGIES[name], ids, context, 6, rng(), random_share=0.5)
+    packed = choose(STRATEGIES[name], np.array([id.encode() for id in ids]), context, 6, rng(), random_share=0.5)
+    assert packed.picks == plain.picks
+    drawn = rng().permutation(len(ids))[:3]
+    assert ids_of(plain)[:3] == [sorted(ids)[i] for i in drawn]
+
+
 def test_a_users_schedule_takes_the_place_of_the_recipes():
     ids, context = context_for(STRATEGIES["star"])
     own = dataclasses.replace(context, schedule=lambda t, rounds: 1.0)

@@ -1,5 +1,5 @@
 """A training by as many processes as are started, in float64: `two_ranks MODEL OUT SETTINGS…`, each of the
-settings a JSON object with a folder's name in OUT behind it.
+settings a JSON object, with "peft" where the adapter is another than LoRA, and with a folder's name in OUT behind it.
 
 Rank 0 writes the adapters and the gradients of the first steps to OUT; the others follow it as they do in a run.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     if os.environ.get("USE") == "fsdp2":
         group.spread(base.model, base.device)
         base = dataclasses.replace(base, spread=True)
-    for settings, name in zip(wanted[::2], wanted[1::2], strict=True):
+    for text, name in zip(wanted[::2], wanted[1::2], strict=True):
         if group.rank:
             order = group.listen()
             train.follow(base, TrainConfig(**order["config"]), order)
@@ -41,9 +41,10 @@ def main() -> None:
             kept.append({str(i): p.grad.clone() for i, p in enumerate(own)})
 
         ranks.Ranks.sum_gradients = summed  # type: ignore[method-assign]
-        folder, peft = out / name, {**PEFT, "lora_dropout": 0.0}
+        folder, settings = out / name, json.loads(text)
         folder.mkdir()
-        config = TrainConfig(**json.loads(settings))
+        peft = settings.pop("peft", {**PEFT, "lora_dropout": 0.0})
+        config = TrainConfig(**settings)
         result = train.train(base, peft, config, LABELLED, choice(), folder, seed=4, validation=LABELLED[:4])
         save_file(gradients[0], folder / "gradients.safetensors")
         (folder / "result.json").write_text(json.dumps([result.losses, result.validation_losses, result.best_epoch]))

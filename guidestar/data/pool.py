@@ -133,7 +133,8 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
             f"{config.query.warm_start} (query.warm_start)"
         )
 
-    examples, gold = pool.pool(template), _gold(pool, template)
+    examples = pool.pool(template)
+    gold = _gold(pool, examples)
     splits = {"test": _split(test, template), "validation": _split(validation, template)}
     facts |= used(examples, gold, splits, task, config.query.budget)
     doubts = [] if task_config.labels else [f"{line}; name the labels in task.labels" for line in doubtful(task.labels)]
@@ -213,7 +214,7 @@ def _read(
     )
     question = {
         "version": VERSION,
-        "source": source,
+        "source": str(path.absolute()),  # a run's own copy of the configuration has it so, too
         "content": content,
         "template": list(template.columns),
         "coded": coded,
@@ -315,10 +316,10 @@ def _with_gold(tables: Mapping[str, Table], task: Task) -> tuple[dict[str, Part]
     return parts, _spellings(spelled, task)
 
 
-def _gold(part: Part, template: Template) -> Gold:
+def _gold(part: Part, examples: Pool) -> Gold:
     codes = np.full(len(part.table), -1, dtype=np.int32)
     codes[part.rows] = part.codes
-    return Gold(part.pool(template), codes, part.names)
+    return Gold(examples, codes, part.names)
 
 
 def _split(part: Part | None, template: Template) -> Split | None:
