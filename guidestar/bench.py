@@ -366,8 +366,11 @@ class Bench:
                 f"train.early_stop: {rule} asks how smooth classes are, which the task kind {task.kind!r} does not have; "
                 "allowed: choice, or no early_stop"
             )
-        if train.pseudo_labels and several(task):
-            yield "train.pseudo_labels are of one label a text, and several may hold here; leave it out"
+        for key in ("pseudo_labels", "weak_labels"):
+            if getattr(train, key) and several(task):
+                yield f"train.{key} are of one label a text, and several may hold here; leave it out"
+        if train.weak_labels and not scored_labels(task):
+            yield f"train.weak_labels are classes, which the task kind {task.kind!r} does not have; leave it out"
 
     def _unscorable(self) -> Iterator[str]:
         """Strategies that ask a model for what it cannot say."""

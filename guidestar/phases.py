@@ -61,9 +61,10 @@ class Course:
         first = self.before or min(query.warm_start, self.pool)
         return (first, *range(first + query.batch, end, query.batch), end) if first < end else (first,)
 
-    def epochs(self, labels: int) -> int:
-        """Passes over the labels of one training."""
-        return epochs(settled(self.config.train, self.head, self.config.peft), labels)
+    def gone_through(self, labels: int) -> int:
+        """Examples of one training, passes multiplied in, with as many weak labels as there may be."""
+        labels += min(self.config.train.weak_labels or 0, max(self.pool - labels, 0))
+        return labels * epochs(settled(self.config.train, self.head, self.config.peft), labels)
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -145,7 +146,7 @@ def _read(c: Course) -> Amounts:
         "base labels": c.pool
         * (
             not c.before
-            and (chosen or bool(c.config.train.pseudo_labels) or bool(c.recipe.by_probe) or c.head == "features")
+            and (chosen or bool(c.config.train.pseudo_weight) or bool(c.recipe.by_probe) or c.head == "features")
         )
     }
 
@@ -160,7 +161,7 @@ def _pretrained(c: Course) -> Amounts:
 
 
 def _trainings(c: Course, labels: Sequence[int], times: int = 1) -> Amounts:
-    return {"train": times * sum(c.epochs(known) * known for known in labels), FIXED: times * len(labels)}
+    return {"train": times * sum(map(c.gone_through, labels)), FIXED: times * len(labels)}
 
 
 PHASES: dict[str, Phase] = {

@@ -296,8 +296,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
         data, query, titles = self.data, self.query, [s.title for s in self.strategies]
-        guess = self.people.first_guess == "endpoint"
-        asked, asks = guess or self.annotator == "endpoint", "people.first_guess" if guess else "annotator"
+        beside = [
+            *["people.first_guess"] * (self.people.first_guess == "endpoint"),
+            *["train.weak_labels"] * bool(self.train.weak_labels),
+        ]
+        asks = [*beside, *["annotator"] * (self.annotator == "endpoint")]
         rules = [
             *((not data.preset and getattr(data, key) is None, f"data.{key}", "is missing; give it, or a `preset`")
               for key in ("pool", "template")),
@@ -313,12 +316,13 @@ class RunConfig(Section):
             *((True, key, why) for key, why in impossible(self.train, self.peft, self.model, self.engines)),
             (self.tapt is not None and self.engines.train.use == "fsdp2", "tapt",
              "is set together with engine.train.use: fsdp2, and one process alone pretrains, which then has no whole model; leave one out"),
-            (guess and self.annotator == "endpoint", "people.first_guess",
-             "asks the endpoint that is the annotator already, and pays twice; leave it out"),
+            *((self.annotator == "endpoint", key, "asks the endpoint that is the annotator already, and pays twice; leave it out")
+              for key in beside),
             (data.messages and data.answer == "response" and "{dialogue}" in (data.template or ""), "data.template",
              "reads {dialogue}, which holds the answer (data.answer: response); write {conversation}"),
-            *((asked and getattr(self.endpoint, key) is None, f"endpoint.{key}", f"is missing; {asks}: endpoint needs it")
-              for key in ("url", "model")),
+            *((getattr(self.endpoint, key) is None, f"endpoint.{key}",
+               f"is missing; {asks[0]}{'' if asks[0] == 'train.weak_labels' else ': endpoint'} needs it")
+              for key in ("url", "model") if asks),
             *((titles.count(title) > 1, "strategies", f"has two strategies called {title!r}; give one a `name`")
               for title in sorted(set(titles))),
             (len(set(self.seeds)) != len(self.seeds), "seeds", "has the same seed twice"),

@@ -172,6 +172,7 @@ class Problems(ValueError):
         super().__init__("; ".join(f"{where} {what}" for where, what in problems))
 
 
+WEAK = 0.3  # what an endpoint's answer counts beside a label where `pseudo_labels` does not say
 GONE = ("head_first", "average")  # of `train`, in older versions
 
 
@@ -183,6 +184,7 @@ class TrainConfig(Section):
             "recipe",
             "min_steps",
             "pseudo_labels",
+            "weak_labels",
             "checkpointing",
             "layers",
             "layers_share",
@@ -201,6 +203,10 @@ class TrainConfig(Section):
     """What a pseudo-label counts in training, where a label counts 1; 0.3 is a start, 0 makes none. They are
     answers that a classifier on frozen features and the neighbours of an example agree on, about two a label, and
     are left out where they worsen that classifier's log-loss out of fold. For classes alone."""
+    weak_labels: int | None = Field(None, ge=1)
+    """How many texts of the pool, drawn at random, the model of `endpoint` labels, once for all runs. Its answers take the
+    place of pseudo-labels, under the same condition, and each counts `pseudo_labels`, or 0.3; none counts as a label of
+    people (`docs/training.md`)."""
     batch_size: int = Field(8, ge=1)
     """Examples of one optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -240,6 +246,13 @@ class TrainConfig(Section):
     choice, end the training when the labels have become smoother on the middle third of the layers than on the last
     (BEAST), from the sixth epoch on. smoothest_epoch: for a choice, keep the epoch in which they are smoothest over
     all layers. For these two no validation set is needed, a forest a layer and epoch is."""
+
+    @property
+    def pseudo_weight(self) -> float:
+        """What an answer counts in training that no person gave; 0 where none is made."""
+        if self.pseudo_labels is None:
+            return WEAK if self.weak_labels else 0.0
+        return self.pseudo_labels
 
     @model_validator(mode="before")
     @classmethod

@@ -51,6 +51,7 @@ class Tuning:
     seed: int
     clock: Clock
     guesses: dict[str, Suggestion] = field(default_factory=dict, repr=False, compare=False)  # of round 0, by example
+    weak: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # an endpoint's answers, by example
 
     # --- who answers ---
 
@@ -126,7 +127,7 @@ class Tuning:
             labelled=[(example, label.answer) for example, label in self.labelled(r)], seed=seed, previous=previous,
             pretrained=self._pretrained(r),
             validation=held_out.answered() if config.patience and held_out is not None else [],
-            extra=self._pseudo_labels(r, config.pseudo_labels) if config.pseudo_labels else (),
+            extra=self._pseudo_labels(r, config.pseudo_weight) if config.pseudo_weight else (),
             start=None if previous is not None else self._head_start(r),
         )  # fmt: skip
 
@@ -137,20 +138,51 @@ class Tuning:
         return self.bench.head_start(pairs, generator(self.seed, r, "head start"))
 
     def _pseudo_labels(self, r: int, weight: float) -> Sequence[Weighted]:
-        """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too."""
-        classes, rng = self.bench.fitting.task.classes, generator(self.seed, r, "pseudo-labels")
-        answers = {example.id: label.answer for example, label in self.labelled(r)}
+        """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too: an
+        endpoint's, or a classifier's on frozen features."""
+        task, rng = self.bench.fitting.task, generator(self.seed, r, "pseudo-labels")
+        classes, labelled = task.classes, [(example, label.answer) for example, label in self.labelled(r)]
+        answers, weak = {example.id: answer for example, answer in labelled}, self._weak_labels()
         if not classes:
             return ()
         some, standing = self.bench.pool, self.bench.standing
         if len(some) > CANDIDATES:
-            some = some.only([*standing.take(rng.choice(len(standing), CANDIDATES, replace=False)).ids, *answers])
+            some = some.only(
+                [*standing.take(rng.choice(len(standing), CANDIDATES, replace=False)).ids, *answers, *weak]
+            )
         rows = np.array([i for i, e in enumerate(some) if e.id in answers], dtype=np.intp)
         given = np.array([classes.index(answers[some[i].id]) for i in rows], dtype=np.intp)
-        points = self.features(r).points(some)
-        chosen, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
-        self.bench.progress.say(f"  {len(chosen)} pseudo-labels beside {len(rows)} labels")
+        features, others = self.features(r), None
+        points, turn = features.points(some), features.turn(labelled, task)
+        if self.bench.config.train.weak_labels:
+            told = [(i, classes.index(weak[e.id])) for i, e in enumerate(some) if e.id in weak]
+            others = np.array([i for i, _ in told], dtype=np.intp), np.array([c for _, c in told], dtype=np.intp)
+        chosen, said = probe.helpful_pseudo_labels(
+            points if turn is None else points @ turn, rows, given, len(classes), rng, weight, others=others
+        )
+        self.bench.progress.say(f"  {len(chosen)} {'weak' if others else 'pseudo'}-labels beside {len(rows)} labels")
         return [(some[i], classes[c], weight) for i, c in zip(chosen, said, strict=True)]
+
+    def _weak_labels(self) -> dict[str, str]:
+        """Example -> class by the endpoint, of a random part of the pool that is the same for all runs; each is asked for once
+        (`people/guesses.py`)."""
+        from guidestar.people.guesses import guesses_of
+
+        bench, pool = self.bench, self.bench.standing
+        if (many := bench.config.train.weak_labels) and not self.weak:
+            rows = generator(0, 0, "weak labels").choice(len(pool), min(many, len(pool)), replace=False)
+            with bench.progress.phase("ask endpoint") as tick:
+                asked = (
+                    bench.config,
+                    bench.fitting.task,
+                    self.store,
+                    bench.cache,
+                    pool.take(np.sort(rows)),
+                    bench.progress.say,
+                    tick,
+                )
+                self.weak.update(guesses_of(*asked))
+        return self.weak
 
     # --- adapters ---
 
@@ -187,7 +219,7 @@ class Tuning:
                 trained = trainer(lesson, folder, tick)
             if trained.dynamics is not None:  # before the adapter: after it nobody would
                 self.store.add_arrays(r, DYNAMICS, trained.dynamics.arrays())
-            if chosen := {**trained.arrays} | self._overlap(r, folder):
+            if chosen := {**trained.arrays} | self._overlap(r, folder) | self._of_weak(lesson):
                 self.store.add_arrays(r, CHOSEN, chosen)
                 for line in sentences(chosen):
                     self.bench.progress.say(f"  {line}")
@@ -196,7 +228,7 @@ class Tuning:
                     f"  {trained.cut} of {len(labelled)} responses are longer than the model's context and were cut off"
                 )
 
-        if short := too_short(self.bench.training, self.engine.head, len(labelled)):
+        if short := too_short(self.bench.training, self.engine.head, len(labelled) + len(lesson.extra)):
             self.bench.progress.say(f"  warning: {short}")
         there = same_start(self.store.folder, self.seed, asked, self.bench.starts) if r == 0 else None
         if there is None:
@@ -217,6 +249,14 @@ class Tuning:
                     self.store.add_arrays(0, kind, read_arrays(there / name))
         adapter = there / "adapters" / "round-000"
         self.store.add_adapter(0, lambda folder: shutil.copytree(adapter, folder, dirs_exist_ok=True))
+
+    def _of_weak(self, lesson: Lesson) -> dict[str, Array]:
+        """How many weak labels were learned from, how many there are, and in how many of how many labels that were given beside
+        them they agree; {} without an endpoint's."""
+        if not self.bench.config.train.weak_labels:
+            return {}
+        both = [answer == self.weak[e.id] for e, answer in lesson.labelled if e.id in self.weak]
+        return {"weak_labels": np.array([len(lesson.extra), len(self.weak), sum(both), len(both)])}
 
     def _overlap(self, r: int, folder: Path) -> dict[str, Array]:
         """How many of SPEFT's entries the round before had, too, where its adapter is still there."""

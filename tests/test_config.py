@@ -438,6 +438,11 @@ def test_the_home_folder_is_meant_by_a_tilde_wherever_it_stands(
             "people.first_guess asks the endpoint that is the annotator already",
         ),
         (
+            {"annotator": "endpoint", "train": {"weak_labels": 9}, "endpoint": {"url": "http://127.0.0.1:1", "model": "m"}},
+            "train.weak_labels asks the endpoint that is the annotator already",
+        ),
+        ({"train": {"weak_labels": 9}}, "endpoint.url is missing; train.weak_labels needs it"),
+        (
             {"data": {"pool": "a.jsonl", "messages": "messages", "answer": "response", "template": "{dialogue}"}, "task": {"kind": "text"}},
             "data.template reads {dialogue}, which holds the answer",
         ),

@@ -196,6 +196,18 @@ def test_pseudo_labels_are_kept_where_they_help_and_not_where_features_know_noth
     assert kept.count(0) >= 8, "on noise they only make a classifier surer of what is wrong"
 
 
+@pytest.mark.parametrize(("right", "kept"), [(0.95, True), (0.1, False)])
+def test_answers_of_another_model_are_kept_where_they_help(right: float, kept: bool) -> None:
+    """All or none, and never one of an example that has a label: not in the trial either, where they would tell its answer."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(400) % 3)
+    x, labelled, rows = np.eye(3, 20)[y] + rng.normal(size=(400, 20)), np.arange(24), np.arange(12, 200)
+    said = np.where(rng.random(len(rows)) < right, y[rows], (y[rows] + 1) % 3)
+    said[:12] = (y[12:24] + 1) % 3  # about labelled ones it is always wrong, which nobody must read
+    got = probe.helpful_pseudo_labels(x, labelled, y[:24], 3, rng, 0.3, others=(rows, said))
+    assert [part.tolist() for part in got] == ([rows[12:].tolist(), said[12:].tolist()] if kept else [[], []])
+
+
 def test_pseudo_labels_are_few_of_each_class_and_mostly_right() -> None:
     rng = np.random.default_rng(0)
     y = rng.permutation(np.repeat([0, 1, 2], [200, 80, 20]))

@@ -18,17 +18,21 @@ from loops import (  # noqa: F401 - fixtures
     picks,
     sums,
 )
+from test_endpoint import Server, completion, server  # noqa: F401 - a fixture
 
 from guidestar import config as configs
 from guidestar import loop
 from guidestar.asking import Ask, Probed
 from guidestar.bench import Bench, read_config
+from guidestar.cli.main import main
 from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.loop import Run, oracle
 from guidestar.model import states as states_room
+from guidestar.query import probe
 from guidestar.query.strategies import STRATEGIES, check
 from guidestar.records import Finished, Stop
 from guidestar.store import Store
+from guidestar.study.planning import plan_run, planning_text
 
 
 def config_of(make_config: MakeConfig, strategies: list[Any], **query: object) -> dict[str, Any]:
@@ -114,6 +118,105 @@ def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: py
     assert extra
     assert {weight for _, _, weight in extra} == {0.25}
     assert not {e.id for e, _, _ in extra} & {e.id for e, _ in labelled}
+
+
+def test_pseudo_labels_are_made_on_the_views_that_the_classifier_reads(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidestar.query.probe.best_views", lambda *_: (1, 4))
+    monkeypatch.setattr("guidestar.asking.frozen.ENOUGH", 12)
+    heard: list[Any] = []
+    plain = probe.helpful_pseudo_labels
+
+    def listening(points: Any, *args: Any, **options: Any) -> Any:
+        heard.append(points)
+        return plain(points, *args, **options)
+
+    monkeypatch.setattr(probe, "helpful_pseudo_labels", listening)
+    config = config_of(make_config, ["random"], warm_start=16, budget=16, candidates=None)
+    bench = Bench(
+        read_config(
+            {
+                **config,
+                "model": {**config["model"], "views": "best"},
+                "train": {**config["train"], "pseudo_labels": 0.25},
+            }
+        )
+    )
+    with Run(bench.config, bench=bench) as run:
+        run.run(oracle(bench.dataset))
+        labelled = [(example, label.answer) for example, label in run.tuning.labelled()]
+        scorer = Probed.of(bench.frozen, labelled, bench.fitting.task, np.random.default_rng(0))
+        read = scorer(list(bench.pool), Ask.of(["embedding"])).arrays["embedding"][0]
+    assert scorer.turn is not None
+    assert np.array_equal(heard[0], read)
+
+
+def test_weak_labels_of_an_endpoint(
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Asked for once for all runs and rounds, learned from with their weight, none of a labelled example; no labels of people,
+    named by plan, status and report, billed to the run that paid; without an endpoint, and for other tasks, refused."""
+    from guidestar.model import train as train_room
+
+    heard: list[Any] = []
+    plain = train_room.train
+
+    def listening(*args: Any, **options: Any) -> Any:
+        heard.append((args[3], options["extra"]))
+        return plain(*args, **options)
+
+    monkeypatch.setattr(train_room, "train", listening)
+    monkeypatch.setattr("guidestar.query.probe.log_loss", lambda *_: 0.0)  # always kept
+    config = config_of(make_config, ["random", "lean"], warm_start=12, batch=4, budget=16, candidates=None)
+    config |= {
+        "train": {**config["train"], "weak_labels": 25}, "stop": "off",
+        "endpoint": {"url": server.url, "model": "toy", "key": "TEST_KEY", "price_in": 1000.0, "price_out": 1000.0},
+    }  # fmt: skip
+    bench = Bench(read_config(config))
+    gold = {e.prompt: bench.dataset.gold[e.id] for e in bench.pool}
+    word = dict(zip(bench.dataset.task.labels, bench.dataset.task.words, strict=True))
+
+    def says(request: dict[str, Any], number: int) -> Any:
+        told = request["messages"][1]["content"]
+        return completion(
+            "no label" if number < 2 else next(word[y] for text, y in gold.items() if f"\n{text}\n" in told)
+        )
+
+    server.script = says
+    loop.run(config)
+    asked = {request.json["messages"][1]["content"].split("\n<")[1].partition(">")[0] for request in server.requests}
+    assert len(asked) == 25
+    assert len(server.requests) <= 25 + 2, "two could not be read and were asked for again"
+    assert len(heard) == 4
+    for labelled, extra in heard:
+        assert extra
+        assert {weight for _, _, weight in extra} == {0.3}
+        assert not {e.id for e, _, _ in extra} & {e.id for e, _ in labelled}
+        assert {bench.dataset.gold[e.id] == answer for e, answer, _ in extra} == {True}
+        assert {f"example {e.id}" for e, _, _ in extra} <= asked
+    with Store.open(Path(config["out"]) / "random-seed0") as store:
+        assert len(store.annotations.labelled()) == 16
+        assert {entry.source for entry in store.annotations.history()} == {"oracle"}
+        said = store.arrays(1, "training")["weak_labels"].tolist()
+    first, last = heard[1]
+    places = {f"example {e.id}" for e, _ in first} & asked
+    assert said[0] == len(last)
+    assert said[1] == said[0] + said[3]
+    assert said[2] == said[3] <= len(places)
+    assert main(["status", config["out"]]) == 0
+    assert f"{said[0]} answers of the endpoint were learned from as weak labels" in capsys.readouterr().out
+    assert main(["report", config["out"]]) == 0
+    page = (Path(config["out"]) / "report.html").read_text(encoding="utf-8")
+    assert "answers of the endpoint were learned from as weak labels" in page
+    capsys.readouterr()
+    text = planning_text(plan_run(read_config({**config, "out": config["out"] + "-other"})))
+    assert "weak labels: 25 questions to the endpoint, once for all runs" in text
+    with pytest.raises(ConfigError, match=r"train\.weak_labels are classes"):
+        Bench(read_config({**config, "task": {"kind": "text"}, "out": config["out"] + "-text"})).check()
 
 
 def test_what_cannot_go_with_frozen_features_is_said() -> None:

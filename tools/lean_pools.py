@@ -1,6 +1,6 @@
 """What `lean` gains or loses beside random on pools that were made for choosing to win, tie or lose.
 
-`python -m tools.lean_pools 20 FILE` makes pools 0 to 19 of each kind of `tools.verdicts` and chooses 10 to 100 labels from each.
+`python -m tools.lean_pools 10 FILE` makes pools 0 to 9 of each kind of `tools.verdicts` and chooses 10 to 100 labels from each.
 The learner is the classifier that `lean` asks, so that a pool takes seconds; no adapter is trained.
 """
 
@@ -17,11 +17,9 @@ import numpy as np
 from guidestar.beginning import hardware, versions
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
-from guidestar.query import probe
-from guidestar.query.herding import herding
-from guidestar.rng import generator
 from guidestar.store.files import write_bytes
 from guidestar.words import hundredths
+from tools.frozen_curves import accuracies
 from tools.verdicts import WORLDS, Pool
 
 FILE = Path("statistics") / "lean-pools.json"  # below `results`
@@ -29,28 +27,12 @@ LABELS = (10, 20, 30, 40, 50, 60, 80, 100)
 _LENGTH = 6**0.5  # of the points: as long as six blocks of unit length, which the classifier's strength was set for
 
 
-def area(pool: Pool, seed: int, lean: bool) -> float:
-    """The area under the accuracies of one run, fraction: labels chosen by `lean`, its start included, or at random."""
+def area(pool: Pool, seed: int, strategy: str) -> float:
+    """The area under the accuracies of one run, fraction."""
     centre = pool.x.mean(axis=0)
     scale = _LENGTH / np.sqrt(((pool.x - centre) ** 2).sum(axis=1).mean())
     x, test = (pool.x - centre) * scale, (pool.test_x - centre) * scale
-    labelled: list[int] = []
-    right: list[float] = []
-    fitted: probe.Probe | None = None
-    for r, labels in enumerate(LABELS):
-        rng = generator(seed, r, "query")
-        free = np.setdiff1d(np.arange(len(x)), labelled)
-        wanted = labels - len(labelled)
-        if not lean:
-            new = rng.choice(len(free), wanted, replace=False)
-        elif fitted is None:
-            new = herding(x[free], None, wanted, rng)
-        else:
-            two = np.sort(np.exp(fitted.log_probs(x[free])), axis=1)[:, -2:]
-            new = herding(x[free], x[labelled], wanted, rng, 1 - (two[:, 1] - two[:, 0]))
-        labelled += free[new].tolist()
-        fitted = probe.fit(x[labelled], pool.given[labelled], pool.classes, generator(seed, r, "probe"))
-        right.append(float((fitted.log_probs(test).argmax(axis=1) == pool.gold).mean()))
+    right = accuracies(x, pool.given, test, pool.gold, pool.classes, strategy, seed, LABELS)
     return float(np.trapezoid(right, LABELS)) / (LABELS[-1] - LABELS[0])
 
 
@@ -60,7 +42,7 @@ def measured(pools: int) -> Iterator[dict[str, Any]]:
         made = [(world.make(np.random.default_rng([n, 7])), n) for n in range(pools)]
         yield {
             "pool": name, "why": world.why, "meant": world.truth,
-            "differences": [round(area(pool, n, True) - area(pool, n, False), 5) for pool, n in made],
+            "differences": [round(area(pool, n, "lean") - area(pool, n, "random"), 5) for pool, n in made],
         }  # fmt: skip
 
 

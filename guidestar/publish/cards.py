@@ -52,6 +52,7 @@ def model_card(store: Store, r: int, usage: Usage, *, name: str, license: str | 
         task=recorded_task(facts), program=f"{program(usage).rstrip()}\n\n{call(usage)}", local=local, test=test,
         interval=interval, metrics=metrics, curve=curve,
         licence=license or NO_LICENCE, machine_made=any(e.source == "endpoint" for e in store.annotations.history()),
+        weak_labels=((facts.get("config") or {}).get("train") or {}).get("weak_labels"),
     )  # fmt: skip
 
 

@@ -190,35 +190,43 @@ def pseudo_labels(
 
 def helpful_pseudo_labels(
     points: Array, labelled: NDArray[np.intp], classes: Classes, labels: int, rng: np.random.Generator,
-    weight: float, strength: float = 10.0,
+    weight: float, strength: float = 10.0, others: tuple[NDArray[np.intp], Classes] | None = None,
 ) -> tuple[NDArray[np.intp], Classes]:  # fmt: skip
-    """`pseudo_labels`, or none where a classifier that learns from them too has a higher log-loss on labelled examples that
-    neither it nor they were made from.
+    """`pseudo_labels`, or `others` in their place, or none where a classifier that learns from them too has a higher log-loss on labelled examples that
+    neither it nor they were made from; for `others` also where it is right less often, since a high temperature hides from the
+    log-loss that all of them are wrong.
 
     points: (n, width) of the pool. labelled: (m,) positions in it, and classes: (m,) theirs. weight: of a pseudo-label, where
-    a label counts 1. Returns positions and classes, (p,) each.
+    a label counts 1. others: positions and classes, as a model of another kind says them. Returns those of examples without a
+    label, (p,) each.
     """
+
+    def made(log_probs: Array, seen: NDArray[np.intp], own: Classes) -> tuple[NDArray[np.intp], Classes]:
+        rows, said = others or pseudo_labels(log_probs, points, seen, own)
+        free = ~np.isin(rows, labelled)
+        return rows[free], said[free]
+
     none = np.empty(0, dtype=np.intp)
     if len(np.unique(classes)) < 2 or len(classes) < 2 * FOLDS:
         return none, none
-    losses = np.zeros(2)
+    losses, right = np.zeros(2), np.zeros(2)
     fold = _folds(classes, rng)
     for one in np.unique(fold):
         seen, held = labelled[fold != one], labelled[fold == one]
         own = classes[fold != one]
         fitted = fit(points[seen], own, labels, rng, strength)
-        rows, said = pseudo_labels(fitted.log_probs(points), points, seen, own)
-        rows, said = rows[~np.isin(rows, held)], said[~np.isin(rows, held)]
+        rows, said = made(fitted.log_probs(points), seen, own)
         weights = np.concatenate([np.ones(len(seen)), np.full(len(rows), weight)])
         both = np.concatenate([seen, rows]), np.concatenate([own, said])
         more = _regression(points[both[0]], both[1], labels, strength, weights)
         for i, (slopes, constants) in enumerate(((fitted.weights, fitted.constants), more)):
             scores = (points[held] @ slopes + constants) / fitted.temperature
             losses[i] += len(held) * log_loss(smoothed(scores, len(seen)), classes[fold == one])
-    if losses[1] > losses[0]:
+            right[i] += (scores.argmax(axis=1) == classes[fold == one]).sum()
+    if losses[1] > losses[0] or (others is not None and right[1] < right[0]):
         return none, none
     whole = fit(points[labelled], classes, labels, rng, strength)
-    return pseudo_labels(whole.log_probs(points), points, labelled, classes)
+    return made(whole.log_probs(points), labelled, classes)
 
 
 def _folds(classes: Classes, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from guidestar.config import CONFIG_FILE, load
 from guidestar.errors import ConfigError
+from guidestar.metrics.chosen import sentences
 from guidestar.metrics.forecast import LEAST_ROUNDS
 from guidestar.metrics.statistics import t_interval, wilson
 from guidestar.metrics.verdict import can_claim, least_seeds
@@ -102,6 +103,7 @@ def answer_lines(known: Known) -> list[str]:
     lines = [*_reached(known), said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
     lines += [f"{run.name}: {state(run)}." for run in known.facts.runs if single or not run.finished]
+    lines += [f"{run.name}, last training: {line}." for run in known.runs[:1] for line in sentences(run.chosen)]
     return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
 
 

@@ -255,16 +255,17 @@ def _trained_tokens(store: Store, bench: Bench, count: Count, r: int) -> float:
 
 
 def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[Spent]:
-    """Each round's answers: an endpoint's by its ledger, people's by the clock between two answers, else by the price."""
+    """Each round's answers: an endpoint's by its ledger (its weak labels in round 0), people's by the clock between two answers, else by the price."""
     history, replies = store.annotations.history(), read_ledger(store.folder)
     given = bench.config.cost.seconds_per_label
     by_hand = given if given is not None else _pace([e for e in history if e.source in BY_HAND])
     source = {entry.id: entry.source for entry in history if isinstance(entry.annotation, Label)}
+    picked = {pick.id for r in range(rounds) for pick in store.query(r).picks}
     rounds_spent = []
     for r in range(rounds):
         ids = {pick.id for pick in store.query(r).picks}
         here = [source[id] for id in ids if id in source]
-        asked = [line for line in replies if line["id"] in ids]
+        asked = [line for line in replies if line["id"] in ids or (r == 0 and line["id"] not in picked)]
         people = sum(kind not in ("endpoint", "oracle", "import") for kind in here)
         simulated = sum(kind == "oracle" for kind in here)
         pace = given if given is not None else by_hand

@@ -175,14 +175,15 @@ def _people(
     asked = planned.labels if endpoint else round(planned.labels * (1 + config.people.overlap))
     hours = None if pace is None or endpoint else [asked * pace / 3600 * share for share in PACE]
     labels = [prices.labels(0 if endpoint else asked, 3600 * h) for h in hours or (0.0, 0.0)]
-    if endpoint:
-        e = config.endpoint
-        read, most = asked * lengths.mean * e.price_in / 1e6, asked * 2 * lengths.longest * e.price_in / 1e6
-        labels = [read, most + asked * e.max_tokens * e.price_out / 1e6]
+    weak, e = min(config.train.weak_labels or 0, len(bench.dataset.pool)), config.endpoint
+    paid = asked if endpoint else weak
+    dearest = 2 * lengths.longest * e.price_in + e.max_tokens * e.price_out
+    labels = [labels[0] + paid * lengths.mean * e.price_in / 1e6, labels[1] + paid * dearest / 1e6]
     machine = [prices.machine(seconds) for seconds in planned.total]
     return {
         "answered_by": bench.answered_by,
         "labels_asked": asked,
+        "weak_labels": weak,
         "hours": hours,
         "prices": asdict(prices),
         "currency": config.cost.currency,
@@ -312,6 +313,10 @@ def planning_text(facts: Mapping[str, Any]) -> str:
     free = facts["machine"]["disk"]
     lines.append(f"disk: {span(facts['disk'], gib)}" + (f", {gib(free)} free" if free else ""))
     lines.append(_labelling(facts))
+    if weak := facts.get("weak_labels"):
+        lines.append(
+            f"weak labels: {count(weak, 'question')} to the endpoint, once for all runs; those that are kept cost nothing"
+        )
     if any(facts["prices"].values()) or facts["money"]["total"][1]:
         money = facts["money"]
         parts = f"labels {span(money['labels'], _money)}, machine {span(money['machine'], _money)}"

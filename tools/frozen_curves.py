@@ -1,0 +1,150 @@
+"""How many labels `lean`, highest entropy and random need on frozen features: all-MiniLM-L6-v2, TREC-6 and SUBJ, 10 to 200 labels.
+
+`python -m tools.frozen_curves FOLDER FILE 20,21,22` adds these seeds of a data set to FILE; FOLDER is that of a preset's files, and is
+called as the preset is. The learner is the classifier that `lean` asks, so that a seed takes seconds; no adapter is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.beginning import hardware, versions
+from guidestar.bench import Bench, read_config
+from guidestar.metrics.savings import Pair, area_difference, pair, saving_at
+from guidestar.metrics.verdict import comparison, decide
+from guidestar.query import probe
+from guidestar.query.herding import herding
+from guidestar.query.measures import entropy
+from guidestar.query.probe import Classes
+from guidestar.records import Array
+from guidestar.rng import generator
+from guidestar.store.files import write_bytes
+from guidestar.words import hundredths, percent
+
+FILE = Path("statistics") / "frozen-curves.json"  # below `results`
+LABELS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 140, 160, 180, 200)
+STRATEGIES = ("lean", "entropy", "random")
+SETS: dict[str, dict[str, Any]] = {"trec-6": {}, "subj": {"test_limit": 1000}}  # preset -> what its studies set
+_SHOWN = (10, 20, 50, 100, 200)
+_ASKED = (50, 100, 200)  # labels of random
+
+
+def accuracies(
+    x: Array, given: Classes, test_x: Array, gold: Classes, classes: int, strategy: str, seed: int,
+    labels: Sequence[int] = LABELS,
+) -> list[float]:  # fmt: skip
+    """The accuracy with each number of labels, fraction. x: (n, width), given: (n,) what is answered if asked; `lean` has a
+    start of its own, the others begin at random with the same examples."""
+    labelled: list[int] = []
+    right: list[float] = []
+    fitted: probe.Probe | None = None
+    for r, many in enumerate(labels):
+        rng = generator(seed, r, "query")
+        free, wanted = np.setdiff1d(np.arange(len(x)), labelled), many - len(labelled)
+        said = None if fitted is None else fitted.log_probs(x[free])
+        if strategy == "lean":
+            two = None if said is None else np.sort(np.exp(said), axis=1)[:, -2:]
+            new = herding(
+                x[free],
+                x[labelled] if labelled else None,
+                wanted,
+                rng,
+                two if two is None else 1 - (two[:, 1] - two[:, 0]),
+            )
+        elif strategy == "random" or said is None:
+            new = rng.choice(len(free), wanted, replace=False)
+        else:
+            new = np.argsort(-entropy(said), kind="stable")[:wanted]
+        labelled += free[new].tolist()
+        fitted = probe.fit(x[labelled], given[labelled], classes, generator(seed, r, "probe"))
+        right.append(float((fitted.log_probs(test_x).argmax(axis=1) == gold).mean()))
+    return right
+
+
+def section(file: Path) -> list[str]:
+    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
+    if not file.is_file():
+        return []
+    told = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        "", "## How many labels on frozen features", "",
+        f"all-MiniLM-L6-v2, {LABELS[0]} to {LABELS[-1]} labels, the classifier on frozen features that `lean` asks as the learner, no adapter; "
+        "`lean` with its own start, the others from the same random one. Accuracy in per cent; the area under the curve beside random in "
+        f"points, 95 % interval, and the verdict over all rows. torch {told['versions']['torch']}, scikit-learn "
+        f"{told['versions']['scikit-learn']}, {told['hardware']['machine']} (`python -m tools.frozen_curves`).", "",
+        f"| data | strategy | seeds | {' | '.join(f'{n} labels' for n in _SHOWN)} | area beside random | verdict |",
+        f"|---|---|---|{'---|' * len(_SHOWN)}---|---|",
+    ]  # fmt: skip
+    curves = {(row["data"], row["strategy"]): np.array(row["accuracies"]) for row in told["rows"]}
+    pairs = {key: pair(one, curves[key[0], "random"], LABELS) for key, one in curves.items() if key[1] != "random"}
+    said = decide({key: comparison(areas_apart(one)) for key, one in pairs.items()})
+    for key, one in curves.items():
+        shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
+        beside = "– | –"
+        if key in pairs:
+            ends = area_difference(pairs[key])
+            apart = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
+            beside = f"{apart[0]} ({apart[1]} to {apart[2]}) | {said[key].word}"
+        lines.append(f"| {key[0]} | {key[1]} | {len(one)} | {' | '.join(shown)} | {beside} |")
+    lines += [
+        "", "Labels that reach random's mean accuracy, and the share saved with its 95 % interval:", "",
+        f"| data | strategy | {' | '.join(f'random with {n}' for n in _ASKED)} |", f"|---|---|{'---|' * len(_ASKED)}",
+    ]  # fmt: skip
+    for key, curve in pairs.items():
+        cells = [_saved(curve, float(curve.control[:, LABELS.index(n)].mean())) for n in _ASKED]
+        lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} |")
+    return lines
+
+
+def areas_apart(curves: Pair) -> list[float]:
+    """The difference of the areas of each seed, over labels, a fraction."""
+    apart = np.trapezoid(curves.strategy - curves.control, curves.labels, axis=1)
+    return [float(one) for one in apart / (curves.labels[-1] - curves.labels[0])]
+
+
+def _saved(curves: Pair, accuracy: float) -> str:
+    saving = saving_at(curves, accuracy)
+    if saving is None or saving.labels is None:
+        return f"{percent(accuracy)} not reached"
+    ends = [percent(end) if np.isfinite(end) else "open" for end in (saving.share.low, saving.share.high)]
+    return (
+        f"{saving.labels:.0f} labels for {percent(accuracy)}: {percent(saving.share.estimate)} ({ends[0]} to {ends[1]})"
+    )
+
+
+def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
+    """Add the curves of a data set to the file."""
+    preset = data.name.lower()
+    with tempfile.TemporaryDirectory() as out:
+        bench = Bench(read_config({
+            "out": out, "strategies": ["lean"], "annotator": "oracle",
+            "data": {"preset": preset, "folder": str(data), "template": "{text}", **SETS[preset]},
+            "model": {"name": "all-minilm-l6-v2", "dtype": "float32", "head": "features"},
+        }))  # fmt: skip
+        pool, test, task, frozen = bench.pool, bench.fitting.test, bench.fitting.task, bench.frozen
+        assert test is not None
+        frozen.read(bench.standing)
+        frozen.read(test.examples)
+        x, test_x = frozen.points(pool), frozen.points(test.examples)
+    given = np.array([task.classes.index(bench.dataset.gold[e.id]) for e in pool])
+    gold = np.array([task.classes.index(answer) for _, answer in test.answered()])
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = [row for row in rows if row["data"] != preset]
+    for strategy in STRATEGIES:
+        made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed) for seed in seeds]
+        rows.append({"data": preset, "strategy": strategy, "seeds": list(seeds), "accuracies": made})
+        print(preset, strategy, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
+    joined = ",\n".join(map(json.dumps, rows))
+    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "labels": {list(LABELS)}'
+    write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))])
