@@ -1,14 +1,13 @@
 """How many labels `lean`, highest entropy and random need on frozen features: all-MiniLM-L6-v2, TREC-6 and SUBJ, 10 to 200 labels.
 
-`python -m tools.frozen_curves FOLDER FILE 20,21,22` adds these seeds of a data set to FILE; FOLDER is that of a preset's files, and is
-called as the preset is. The learner is the classifier that `lean` asks, so that a seed takes seconds; no adapter is trained.
+`python -m tools.frozen_curves FOLDER FILE 20,21,22` adds the curves of a data set to FILE; FOLDER is that of a preset's files, and is
+called as the preset is. A strategy that is there is not made again, and the features are kept beside FILE. The learner is the classifier that `lean` asks, so that a seed takes seconds; no adapter is trained.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,28 +121,27 @@ def _saved(curves: Pair, accuracy: float) -> str:
 def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     """Add the curves of a data set to the file."""
     preset = data.name.lower()
-    with tempfile.TemporaryDirectory() as out:
-        bench = Bench(read_config({
-            "out": out, "strategies": ["lean"], "annotator": "oracle",
-            "data": {"preset": preset, "folder": str(data), "template": "{text}", **SETS[preset]},
-            "model": {"name": "all-minilm-l6-v2", "dtype": "float32", "head": "features"},
-        }))  # fmt: skip
-        pool, test, task, frozen = bench.pool, bench.fitting.test, bench.fitting.task, bench.frozen
-        assert test is not None
-        frozen.read(bench.standing)
-        frozen.read(test.examples)
-        x, test_x = frozen.points(pool), frozen.points(test.examples)
+    bench = Bench(read_config({
+        "out": str(path.with_suffix("") / preset), "strategies": ["lean"], "annotator": "oracle",
+        "data": {"preset": preset, "folder": str(data), "template": "{text}", **SETS[preset]},
+        "model": {"name": "all-minilm-l6-v2", "dtype": "float32", "head": "features"},
+    }))  # fmt: skip
+    pool, test, task, frozen = bench.pool, bench.fitting.test, bench.fitting.task, bench.frozen
+    assert test is not None
+    frozen.read(bench.standing)
+    frozen.read(test.examples)
+    x, test_x = frozen.points(pool), frozen.points(test.examples)
     given = np.array([task.classes.index(bench.dataset.gold[e.id]) for e in pool])
     gold = np.array([task.classes.index(answer) for _, answer in test.answered()])
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    rows = [row for row in rows if row["data"] != preset]
-    for strategy in STRATEGIES:
+    there = {row["strategy"] for row in rows if row["data"] == preset}
+    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "labels": {list(LABELS)}'
+    for strategy in [name for name in STRATEGIES if name not in there]:
         made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed) for seed in seeds]
         rows.append({"data": preset, "strategy": strategy, "seeds": list(seeds), "accuracies": made})
         print(preset, strategy, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
-    joined = ",\n".join(map(json.dumps, rows))
-    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "labels": {list(LABELS)}'
-    write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+        joined = ",\n".join(map(json.dumps, rows))
+        write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
 
 
 if __name__ == "__main__":

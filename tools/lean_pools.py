@@ -60,14 +60,16 @@ def section(file: Path) -> list[str]:
         "there is bound to lose.",
         "", "| pool | because | highest entropy must | AUC above random, points | verdict |", "|---|---|---|---|---|",
     ]  # fmt: skip
+    below = []
     for row in rows:
         ends = t_interval(row["differences"])
+        below += [row["pool"]] * (ends.high < 0)
         shown = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
         meant = {"gain": "win", "no evidence": "tie", "harm": "lose"}[row["meant"]]
         lines.append(
             f"| {row['pool']} | {row['why']} | {meant} | {shown[0]} ({shown[1]} to {shown[2]}) | {said[row['pool']].word} |"
         )
-    return lines
+    return [*lines, "", f"Below random, if each kind is looked at alone: {', '.join(below) or 'none'}."]
 
 
 def main(pools: int, path: Path) -> None:
