@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidestar.bench import Bench
-from guidestar.config import RunConfig, fingerprint, parse
+from guidestar.config import DataConfig, RunConfig, fingerprint, parse
 from guidestar.data import pool as pools
 from guidestar.data import table as tables
 from guidestar.data.pool import load_dataset
+from guidestar.data.prompts import Template
 from guidestar.data.table import Pool, copies_of
 from guidestar.errors import DataError, StoreError
 from guidestar.loop import Run, oracle
@@ -161,6 +162,26 @@ def test_parts_of_a_pool_are_parts_of_its_list(
         if set(ids) - set(pool.ids):
             with pytest.raises(KeyError):
                 pool.places(ids)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(st.text('aAßİ é"\\\n\t\u2028\x1f', max_size=6), min_size=1, max_size=8),
+    st.lists(st.text('aAßİ é"\\\n\t\u2028\x1f', min_size=1, max_size=3), max_size=2),
+    st.integers(1, 3),
+)
+def test_none_that_hold_the_words_are_left_out(texts: list[str], words: list[str], block: int) -> None:
+    read = [(f"{i:016x}", f"row {i}", [text, f"{text}!"], None) for i, text in enumerate(texts)]
+    table, template = tables.Table.of(read, dict), Template("{one} {two}", DataConfig())
+    rows = np.arange(len(texts))[:: 2 if len(texts) > 4 else 1]
+    pool = Pool(table, template, rows, np.ones(len(rows), dtype=np.int32))
+    folded = [word.casefold() for word in words]
+    holding = [e for e in pool if all(any(w in t.casefold() for t in e.fields.values()) for w in folded)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "IN_MEMORY", block)
+        may = list(pool.holding(folded))
+    assert [e for e in may if e in holding] == holding
+    assert list(pool.holding(["zz"])) == []
 
 
 def test_copies_are_counted_in_their_order() -> None:

@@ -136,7 +136,7 @@ def test_with_features_it_is_their_cosine_as_in_a_plain_loop(searched: tuple[Pat
     literal = sorted(range(len(kept)), key=lambda i: -cosine(points[5], points[i]))
     found, _ = finder.like(kept[5], {kept[literal[1]]})
     assert [e.id for e in found][:20] == [kept[i] for i in [literal[0], *literal[2:21]]]
-    assert finder.like(dataset.pool[-1].id, ())[0][0] is finder.examples[dataset.pool[-1].id], "by words"
+    assert finder.like(dataset.pool[-1].id, ())[0][0] == dataset.pool[-1], "by words"
 
 
 # --- answering ------------------------------------------------------------------------------------

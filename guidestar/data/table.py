@@ -161,7 +161,7 @@ class Pool(Sequence[Example]):
             return np.char.add(plain, np.where(again, np.char.add(b"-", self.copies.astype(np.bytes_)), b""))
         return plain
 
-    def _find(self, ids: Iterable[str]) -> NDArray[np.intp]:
+    def find(self, ids: Iterable[str]) -> NDArray[np.intp]:
         """The places of the examples with some ids, in their order; -1 where there is none."""
         asked = [_content(id) for id in ids]
         keys, copies = np.array([k for k, _ in asked], np.uint64), np.array([c for _, c in asked], np.int64)
@@ -181,10 +181,21 @@ class Pool(Sequence[Example]):
         order = np.argsort(mine, kind="stable")
         return order, mine[order]
 
+    def holding(self, words: Collection[str]) -> Iterator[Example]:
+        """The examples whose columns may hold all of some casefolded words: none that do are left out, and few that do not
+        are among them. Read block by block, and made only where they may be wanted."""
+        sought = [_encode(part)[1:-1].casefold() for word in words for part in word.split()]
+        for first in range(0, len(self.table), IN_MEMORY):
+            last = min(first + IN_MEMORY, len(self.table))
+            places = np.flatnonzero((self.rows >= first) & (self.rows < last)).tolist()
+            block = self.table.lines(int(self.table.starts[first]), int(self.table.starts[last])) if places else b""
+            lines = block.decode().casefold().split("\n")
+            yield from (self[i] for i in places if all(part in lines[self.rows[i] - first] for part in sought))
+
     def places(self, ids: Iterable[str]) -> NDArray[np.intp]:
         """The places of the examples with some ids, in their order. Raises KeyError for an id that is not here."""
         ids = list(ids)
-        at = self._find(ids)
+        at = self.find(ids)
         if (at < 0).any():
             raise KeyError(ids[int(np.argmin(at))])
         return at
@@ -200,12 +211,12 @@ class Pool(Sequence[Example]):
 
     def only(self, ids: Iterable[str]) -> Pool:
         """Those with some ids, in the order of the pool."""
-        at = self._find(ids)
+        at = self.find(ids)
         return self.take(np.unique(at[at >= 0]))
 
     def without(self, ids: Iterable[str]) -> Pool:
         """All but those with some ids."""
-        at = self._find(ids) if (ids := list(ids)) else np.empty(0, dtype=np.intp)
+        at = self.find(ids) if (ids := list(ids)) else np.empty(0, dtype=np.intp)
         left = np.delete(np.arange(len(self)), at[at >= 0])
         return self if len(left) == len(self) else self.take(left)
 
@@ -228,7 +239,7 @@ class Gold(Mapping[str, str]):
     names: Sequence[str]
 
     def __getitem__(self, id: str) -> str:
-        (place,) = self.pool._find([id])
+        (place,) = self.pool.find([id])
         code = -1 if place < 0 else self.codes[self.pool.rows[place]]
         if code < 0:
             raise KeyError(id)

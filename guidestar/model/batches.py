@@ -116,6 +116,7 @@ def followed(batch: Batch, ids: torch.Tensor) -> Batch:
 # Padded tokens that a batch costs besides its own, by device; on others a batch costs more than any padding.
 _OVERHEAD = {"cpu": 64}
 _AROUND = 16  # tokens, at most, that a tokenizer puts around a text
+_ENCODED = 1024  # texts that a tokenizer reads at one time; what it says of each takes kilobytes
 
 
 def read_batches(base: BaseModel, lengths: Sequence[int], exact: bool = False) -> list[list[int]]:
@@ -244,8 +245,10 @@ def _fits_surely(base: BaseModel, prompt: str, room: int) -> bool:
 def _prompt_rows(base: BaseModel, examples: Sequence[Example]) -> list[list[int]]:
     if not examples:
         return []
-    texts = [prompt_text(base, e.prompt) for e in examples]
-    rows = base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
+    rows = []
+    for start in range(0, len(examples), _ENCODED):
+        texts = [prompt_text(base, e.prompt) for e in examples[start : start + _ENCODED]]
+        rows += base.tokenizer(texts, add_special_tokens=not base.chat)["input_ids"]
     close = list(base.closing) if not base.chat else []
     prompts = [list(row[: -len(close)] if close and row[-len(close) :] == close else row) for row in rows]
     for example, row in zip(examples, prompts, strict=True):

@@ -32,10 +32,14 @@ def _walk(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick
         tick(done, len(examples))
 
 
-def _in_order(parts: Iterable[tuple[Rows, Array]], axis: int = 0) -> Any:
-    """The arrays of all batches as one, the examples along `axis` in their own order."""
-    rows, arrays = zip(*parts, strict=True)
-    return np.take(np.concatenate(arrays, axis=axis), np.argsort(np.concatenate(rows)), axis=axis)
+def _in_order(parts: Iterable[tuple[Rows, Array]], n: int, axis: int = 0) -> Any:
+    """The arrays of all batches as one, the n ≥ 1 examples along `axis` in their own order."""
+    whole = np.empty(0)
+    for i, (rows, array) in enumerate(parts):
+        if i == 0:
+            whole = np.empty((*array.shape[:axis], n, *array.shape[axis + 1 :]), dtype=array.dtype)
+        whole[(slice(None),) * axis + (rows,)] = array
+    return whole
 
 
 def layer_states(
@@ -52,7 +56,7 @@ def layer_states(
         for rows, batch in _walk(base, model, examples, tick):
             states = model(**batch.inputs(exact), output_hidden_states=True).hidden_states[1:]
             parts.append((rows, torch.stack([token_state(base, batch, s).float() for s in states]).cpu().numpy()))
-    return np.asarray(_in_order(parts, axis=1), dtype=np.float32)
+    return np.asarray(_in_order(parts, len(examples), axis=1), dtype=np.float32)
 
 
 def gates(
@@ -73,7 +77,7 @@ def gates(
             for kind in KINDS:
                 if layers := [torch.cat(passes).numpy() for (k, _), passes in sorted(seen.items()) if k == kind]:
                     parts.setdefault(kind, []).append((rows, np.stack(layers)))
-    return {kind: _in_order(some, axis=1) for kind, some in parts.items()}
+    return {kind: _in_order(some, len(examples), axis=1) for kind, some in parts.items()}
 
 
 def representation_gradient(
@@ -101,7 +105,7 @@ def representation_gradient(
                 goal = token_state(base, batch, states[-1]).float().mean(dim=1).sum()  # rows do not touch each other
                 (slope,) = torch.autograd.grad(goal, inputs)
             parts.append((rows, slope.float().flatten(1).norm(dim=1).cpu().double().numpy()))
-    return np.asarray(_in_order(parts))
+    return np.asarray(_in_order(parts, len(examples)))
 
 
 def features(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
@@ -111,10 +115,14 @@ def features(base: BaseModel, model: Model, examples: Sequence[Example], tick: T
     """
     around = heads.around(base.tokenizer) if base.encoder else (0, 0)
     body = adapters.inner(model).base_model  # without the vocabulary's logits
-    parts = [(np.zeros(0, dtype=np.intp), np.zeros((0, BLOCKS, 0), dtype=np.float16))] if not examples else []
-    with torch.inference_mode():
+    if not examples:
+        return np.zeros((0, BLOCKS, 0), dtype=np.float16)
+
+    def parts() -> Iterator[tuple[Rows, Array]]:  # of a large pool they are not held twice
         for rows, batch in _walk(base, model, examples, tick):
             states = body(**batch.inputs(), output_hidden_states=True).hidden_states
             seen = views(states, batch.mask, base.encoder, around)
-            parts.append((rows, seen.clamp(-6e4, 6e4).half().cpu().numpy()))
-    return np.asarray(_in_order(parts), dtype=np.float16)
+            yield rows, seen.clamp(-6e4, 6e4).half().cpu().numpy()
+
+    with torch.inference_mode():
+        return np.asarray(_in_order(parts(), len(examples)), dtype=np.float16)

@@ -316,7 +316,7 @@ class _Calls:
         return found | {"said": said}
 
     async def group(self, asked: wire.Grouped) -> Json:
-        pool = await self._apart(lambda: self.finder.examples)
+        pool = await self._apart(lambda: {e.id: e for e in self.finder.pool.only(asked.ids)})
         examples, source = [pool[id] for id in asked.ids if id in pool], f"page+{asked.how}"
         try:
             ids = await self._at_desk(
