@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
+from guidestar.asking import Lesson
 from guidestar.config import ModelConfig, RunConfig, parse
 from guidestar.data.demo import write_demo
 from guidestar.data.pool import load_dataset
@@ -67,7 +68,8 @@ def measured(base: BaseModel, config: RunConfig, labelled: Any, task: Any) -> di
 
     with tempfile.TemporaryDirectory() as folder, watching:
         watching.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
-        train.train(base, config.peft, settings, labelled, task, Path(folder) / "a", seed=0, tick=tick)
+        trainer = train.OwnTrainer(base, task, config.peft, settings)
+        trainer(Lesson(labelled=labelled, seed=0), Path(folder) / "a", tick)
         with adapters.adapted(base, Path(folder) / "a") as model:
             ids = torch.tensor([base.tokenizer(labelled[0][0].prompt)["input_ids"]])
             torch.manual_seed(0)

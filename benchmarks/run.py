@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 from benchmarks import literal
 from benchmarks.machine import clock, describe, flops, matmul_speed, ratio, side_by_side
 from guidestar import config as configs
+from guidestar.asking import Ask, Lesson
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
@@ -35,7 +36,7 @@ from guidestar.model import adapters
 from guidestar.model.batches import encode_answer, encode_prompts
 from guidestar.model.load import BaseModel, load
 from guidestar.model.predict import predict
-from guidestar.model.train import train
+from guidestar.model.train import OwnTrainer
 from guidestar.records import Example
 from guidestar.store.files import write_bytes
 from guidestar.tasks import make_task
@@ -118,7 +119,7 @@ def scoring(size: Size, case: Case, base: BaseModel, exact: BaseModel, folder: P
     kept: dict[str, Any] = {}
 
     def ours(which: BaseModel, model: Any, passes: int) -> None:
-        kept["ours"] = predict(which, model, case.examples, NEEDS, case.task, passes=passes, gold=case.gold).arrays
+        kept["ours"] = predict(which, model, case.examples, case.task, Ask(NEEDS, passes=passes, gold=case.gold)).arrays
 
     def theirs(model: Any, passes: int) -> None:
         kept["literal"] = [
@@ -157,7 +158,7 @@ def precision(case: Case, base: BaseModel, exact: BaseModel, folder: Path) -> di
     for which in (base, exact):
         with adapters.adapted(which, folder) as model:
             needs = NEEDS | ({"label_log_probs"} if choice else set())
-            arrays = predict(which, model, case.examples, needs, case.task, gold=case.gold).arrays
+            arrays = predict(which, model, case.examples, case.task, Ask(needs, gold=case.gold)).arrays
         values.setdefault("gold entropy", []).append(arrays["gold_entropy"][0])
         if choice:
             log_p = arrays["label_log_probs"][0]
@@ -195,8 +196,10 @@ def generation(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
     def whole(together: int) -> None:
         kept["theirs"] = theirs(prompts, together)
 
+    ask = Ask.of(["response_entropy", "response_length"])
+
     def ours() -> None:
-        kept["ours"] = predict(base, base.model, examples, {"response_entropy", "response_length"}, task).arrays
+        kept["ours"] = predict(base, base.model, examples, task, ask).arrays
 
     some = prompts[:: max(len(prompts) // size.alone, 1)][: size.alone]
     works = {str(n): partial(whole, n) for n in dict.fromkeys([len(examples), size.together])}
@@ -227,8 +230,8 @@ def training(size: Size, case: Case, base: BaseModel) -> dict[str, Any]:
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = TrainConfig(epochs=epochs, batch_size=batch, learning_rate=rate, b_decay=0.0)
-            trained = train(base, peft, settings, labelled, case.task, Path(folder) / "a", seed=0)
-            kept["ours"] = list(trained.losses)
+            trainer, lesson = OwnTrainer(base, case.task, peft, settings), Lesson(labelled=labelled, seed=0)
+            kept["ours"] = list(trainer(lesson, Path(folder) / "a").losses)
 
     def theirs() -> None:
         from peft import get_peft_model
@@ -316,7 +319,7 @@ def run(size_name: str, data: Path, parts: Sequence[str], say: Any = print) -> d
         labelled = [(e, first.gold[e.id]) for e in first.examples[-16:]]
         peft = {**LORA, "r": size.r}
         settings = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3)
-        train(base, peft, settings, labelled, first.task, folder / "adapter", seed=0)
+        OwnTrainer(base, first.task, peft, settings)(Lesson(labelled=labelled, seed=0), folder / "adapter")
         works: dict[str, Any] = {
             "scoring": lambda: {
                 name: scoring(size, read_case(name, data, n), base, exact, folder / "adapter", fast)

@@ -83,16 +83,16 @@ def answer_all(run: Run, examples: Sequence[Any]) -> None:
 @pytest.fixture(name="trained")
 def trained_labels(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """The labels of every training so far, example -> answer."""
-    from guidestar.model import train as train_room
+    from guidestar.model.train import OwnTrainer
 
     seen: list[dict[str, str]] = []
-    real = train_room.train
+    real = OwnTrainer.__call__
 
-    def spy(base: Any, peft: Any, config: Any, labelled: Any, *rest: Any, **options: Any) -> Any:
-        seen.append({example.id: answer for example, answer in labelled})
-        return real(base, peft, config, labelled, *rest, **options)
+    def spy(self: Any, lesson: Any, *rest: Any) -> Any:
+        seen.append({example.id: answer for example, answer in lesson.labelled})
+        return real(self, lesson, *rest)
 
-    monkeypatch.setattr(train_room, "train", spy)
+    monkeypatch.setattr(OwnTrainer, "__call__", spy)
     return seen
 
 

@@ -429,8 +429,9 @@ def test_few_or_small_batches_give_no_sign_of_smoothness(empty: Store, tmp_path:
 
 
 def test_the_loop_keeps_the_states_of_the_picks_by_the_model_that_chose_them(make_config: MakeConfig) -> None:
+    from asked import predict
+
     from guidestar.model import adapters
-    from guidestar.model.predict import predict
 
     with Run(_people(make_config)) as run:
         for _ in range(2):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import train
 from conftest import LABELS
 from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
@@ -18,7 +19,6 @@ from guidestar.errors import ConfigError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.model import adapters, beast
 from guidestar.model.states import layer_states
-from guidestar.model.train import train
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, choice, examples
 
@@ -18,8 +19,6 @@ from benchmarks.machine import flops, ratio, side_by_side
 from guidestar.config import TrainConfig
 from guidestar.model import adapters
 from guidestar.model.batches import encode_answer
-from guidestar.model.predict import predict
-from guidestar.model.train import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -24,10 +25,9 @@ from guidestar.config import ModelConfig, TrainConfig
 from guidestar.errors import ConfigError, NoVariance
 from guidestar.model import adapters, classify, heads
 from guidestar.model.load import BaseModel, load
-from guidestar.model.predict import predict
 from guidestar.model.scorer import OwnScorer
 from guidestar.model.states import layer_states, representation_gradient
-from guidestar.model.train import _loss, _rows, train
+from guidestar.model.train import _loss, _rows
 from guidestar.query.prototypes import prototype_log_probs
 from guidestar.store import Store
 
@@ -118,7 +118,9 @@ def test_dropout_of_the_adapter_and_of_the_whole_model(encoder: BaseModel, tmp_p
 
     def spread(folder: Path, whole: bool) -> float:
         with adapters.adapted(encoder, folder) as model:
-            found = predict(encoder, model, examples(), {"label_log_probs"}, TASK, passes=8, whole_dropout=whole)
+            found = predict(
+                encoder, model, examples(), {"label_log_probs"}, TASK, passes=8, dropout="model" if whole else "adapter"
+            )
             assert not model.training
         return float(np.exp(found.arrays["label_log_probs"]).std(axis=0).mean())
 

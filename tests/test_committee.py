@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import predict
 from loops import SMALL, Crash, dumps, picks
 from reference import answer_entropy
 
@@ -18,9 +19,7 @@ from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, NoVariance, StoreError
 from guidestar.loop import Run
 from guidestar.model import adapters
-from guidestar.model import train as train_room
 from guidestar.model.engine import OwnTrainer
-from guidestar.model.predict import predict
 from guidestar.model.scorer import OwnScorer
 from guidestar.query.measures import vote_entropy
 from guidestar.query.strategies import STRATEGIES, Recipe, check
@@ -66,8 +65,8 @@ def test_members_are_trained_once_for_what_they_depend_on(
     base: Any, data: Any, labelled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
-    real = train_room.train
-    monkeypatch.setattr(train_room, "train", lambda *a, **o: (trained.append(o["seed"]), real(*a, **o))[1])
+    real = OwnTrainer.__call__
+    monkeypatch.setattr(OwnTrainer, "__call__", lambda self, *a: (trained.append(a[0].seed), real(self, *a))[1])
     first = members(tmp_path, base, data, labelled, [1, 2])
     assert trained == [1, 2]
     assert files.sha256(first[0]) != files.sha256(first[1])
@@ -172,16 +171,16 @@ def test_members_that_would_have_learned_less_are_refused(make_config: Any) -> N
 
 def watch_members(patch: pytest.MonkeyPatch, trained: list[int], dies_at: int | None = None) -> None:
     """Notes the seeds of the members that are trained, and not of the rounds' own adapters."""
-    real, own = train_room.train, {phase_seed(0, r, "train") for r in range(9)}
+    real, own = OwnTrainer.__call__, {phase_seed(0, r, "train") for r in range(9)}
 
-    def watched(*args: Any, **options: Any) -> Any:
-        if options["seed"] not in own:
-            trained.append(options["seed"])
+    def watched(self: Any, lesson: Lesson, *rest: Any) -> Any:
+        if lesson.seed not in own:
+            trained.append(lesson.seed)
             if len(trained) == dies_at:
                 raise Crash
-        return real(*args, **options)
+        return real(self, lesson, *rest)
 
-    patch.setattr(train_room, "train", watched)
+    patch.setattr(OwnTrainer, "__call__", watched)
 
 
 def three(use: str) -> dict[str, Any]:

@@ -36,6 +36,10 @@ def data(demo_data):
     return load_dataset(parse({"data": {"preset": "demo", "folder": str(demo_data)}}))
 
 
+def sampling(**how: Any) -> Ask:
+    return Ask.of(["sampled_answer"], **how)
+
+
 def tuned(base):
     return adapters.attach(base, LORA, seed=1).eval()
 
@@ -85,7 +89,7 @@ def test_sampled_responses_equal_the_literal_twin(base: Any, data: Any, temperat
     """One example at a time, the whole text read again for every token, one softmax and one walk along it."""
     model, task = tuned(base), Text(max_new_tokens=6)
     some = data.pool[:4]
-    found = consistency.sampled_texts(base, model, some, task, samples=3, temperature=temperature, seed=5)
+    found = consistency.sampled_texts(base, model, some, task, sampling(samples=3, temperature=temperature, seed=5))
     for example, prompt, texts in zip(some, encode_prompts(base, some, 6), found, strict=True):
         draws = consistency._draws(5, example.id, 3, 6)
         for k in range(3):
@@ -98,22 +102,22 @@ def test_sampled_responses_equal_the_literal_twin(base: Any, data: Any, temperat
 def test_a_response_does_not_depend_on_what_else_is_sampled(base: Any, data: Any) -> None:
     model, task = tuned(base), Text(max_new_tokens=8)
     some = data.pool[:6]
-    whole = consistency.sampled_texts(base, model, some, task, samples=3, seed=5)
+    whole = consistency.sampled_texts(base, model, some, task, sampling(samples=3, seed=5))
     assert len({text for texts in whole for text in texts}) > 3, (
         "the tiny model's responses must differ to say anything"
     )
-    back = consistency.sampled_texts(base, model, some[::-1], task, samples=3, seed=5)
+    back = consistency.sampled_texts(base, model, some[::-1], task, sampling(samples=3, seed=5))
     assert back[::-1] == whole
-    assert consistency.sampled_texts(base, model, some[2:3], task, samples=3, seed=5) == whole[2:3]
-    assert consistency.sampled_texts(base, model, some, task, samples=3, seed=6) != whole
+    assert consistency.sampled_texts(base, model, some[2:3], task, sampling(samples=3, seed=5)) == whole[2:3]
+    assert consistency.sampled_texts(base, model, some, task, sampling(samples=3, seed=6)) != whole
     adapters.detach(model)
 
 
 def test_models_without_a_cache_of_ours_sample_the_same(base: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = tuned(base), Text(max_new_tokens=6)
-    own = consistency.sampled_texts(base, model, data.pool[:4], task, samples=3, seed=5)
+    own = consistency.sampled_texts(base, model, data.pool[:4], task, sampling(samples=3, seed=5))
     monkeypatch.setattr(kv, "keeps_every_key", lambda model: False)
-    assert consistency.sampled_texts(base, model, data.pool[:4], task, samples=3, seed=5) == own
+    assert consistency.sampled_texts(base, model, data.pool[:4], task, sampling(samples=3, seed=5)) == own
     adapters.detach(model)
 
 
@@ -147,24 +151,27 @@ def test_no_dropout_is_on_while_answers_are_sampled(base: Any, data: Any) -> Non
     """The doubt measured is that of one model; an adapter in train mode would add its own."""
     model = tuned(base)
     model.train()
-    once = consistency.sampled_texts(base, model, data.pool[:3], Text(max_new_tokens=6), samples=2, seed=1)
+    once = consistency.sampled_texts(base, model, data.pool[:3], Text(max_new_tokens=6), sampling(samples=2, seed=1))
     model.eval()
-    assert consistency.sampled_texts(base, model, data.pool[:3], Text(max_new_tokens=6), samples=2, seed=1) == once
+    assert (
+        consistency.sampled_texts(base, model, data.pool[:3], Text(max_new_tokens=6), sampling(samples=2, seed=1))
+        == once
+    )
     adapters.detach(model)
 
 
 def test_what_cannot_be_sampled_is_refused(base: Any, data: Any) -> None:
     some, task = data.pool[:2], Text(max_new_tokens=2)
     with pytest.raises(ConfigError, match="samples is 1; allowed: 2 or more"):
-        consistency.sampled_texts(base, base.model, some, task, samples=1)
+        OwnScorer(base, task)(some, sampling(samples=1))
     with pytest.raises(ConfigError, match="temperature is 0"):
-        consistency.sampled_texts(base, base.model, some, task, samples=2, temperature=0.0)
+        OwnScorer(base, task)(some, sampling(samples=2, temperature=0.0))
     head = base.model.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, args, output: output * torch.nan)
     with pytest.raises(ModelError, match=r"a sampled response has a probability that is not finite"):
-        consistency.sampled_texts(base, base.model, some, task, samples=2)
+        consistency.sampled_texts(base, base.model, some, task, sampling(samples=2))
     handle.remove()
-    assert consistency.sampled_texts(base, base.model, [], task, samples=2) == []
+    assert consistency.sampled_texts(base, base.model, [], task, sampling(samples=2)) == []
 
 
 # --- the strategy ---------------------------------------------------------------------------------

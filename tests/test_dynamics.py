@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, choice, examples, ragged
 
@@ -23,8 +24,6 @@ from guidestar.metrics.dynamics import from_arrays
 from guidestar.model import adapters
 from guidestar.model.batches import encode_answer, encode_prompts
 from guidestar.model.load import load
-from guidestar.model.predict import predict
-from guidestar.model.train import train
 from guidestar.store import Store
 from guidestar.study.probes import probe
 from guidestar.study.probes.forgetting import NEVER
@@ -240,9 +239,9 @@ def test_on_the_whole_pool_the_strategies_share_one_map(experiment: Path, monkey
     assert (facts["on"], facts["round"], facts["examples"]) == ("pool", None, 60)
     assert facts["groups"]["entropy"]["examples"] == facts["groups"]["random"]["examples"] == 12
     assert facts["groups"]["random"]["regions"] is not None
-    from guidestar.model import train as train_room
+    from guidestar.model.train import OwnTrainer
 
-    monkeypatch.setattr(train_room, "train", None)  # the second time it is read from the disk
+    monkeypatch.setattr(OwnTrainer, "__call__", None)  # the second time it is read from the disk
     again = probe(experiment / "entropy-seed0", "forgetting", pool=True).facts
     assert again == facts
 

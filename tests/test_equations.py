@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, choice, examples, with_batch
 
@@ -18,8 +19,7 @@ from guidestar.config import TrainConfig
 from guidestar.loop import Run, oracle
 from guidestar.model import adapters, words
 from guidestar.model import batches as batches_room
-from guidestar.model.predict import GENERATED, GOLD, predict
-from guidestar.model.train import train
+from guidestar.model.predict import GENERATED, GOLD
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Context, choose, needs, resolve
 from guidestar.sections import StrategyConfig

@@ -161,7 +161,7 @@ def test_what_a_model_writes_behind_its_answer_does_not_count(base: Any, monkeyp
     from guidestar.asking import Responses
     from guidestar.model import predict as room
 
-    def said(*args: Any, stop: str | None = None) -> Responses:
+    def said(base: Any, model: Any, examples: Any, task: Any, stop: str | None, tick: Any) -> Responses:
         text = "2 + 2 = 4\n#### 4\n\n3 + 3?\n#### 6"
         return Responses((text.partition(stop)[0] if stop else text,), {})
 

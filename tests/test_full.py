@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from test_predict import PEFT, choice, examples
 from test_train import LABELLED
 
@@ -19,8 +20,7 @@ from guidestar.errors import ConfigError, ModelError, NoVariance
 from guidestar.loop import Run, oracle
 from guidestar.model import adapters, full
 from guidestar.model.load import load
-from guidestar.model.predict import GENERATED, predict
-from guidestar.model.train import train
+from guidestar.model.predict import GENERATED
 from guidestar.query.strategies import STRATEGIES, check
 from guidestar.store.files import sha256
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
 from test_train import LABELLED
@@ -24,8 +25,6 @@ from guidestar.model import adapters, load, quantized
 from guidestar.model import device as devices
 from guidestar.model.batches import Batch, ends, pad_left
 from guidestar.model.engine import OwnTrainer
-from guidestar.model.predict import predict
-from guidestar.model.train import train
 from guidestar.store import Store
 
 NEEDS = frozenset({"label_log_probs", "response_entropy", "gold_nll"})

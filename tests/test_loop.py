@@ -80,16 +80,16 @@ def test_a_skipped_example_is_not_asked_again_and_not_trained_on(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Skips cost no budget: the run goes on for more rounds than planned until the labels are there."""
-    from guidestar.model import train as train_room
+    from guidestar.model.train import OwnTrainer
 
     trained: list[set[str]] = []
-    real = train_room.train
+    real = OwnTrainer.__call__
 
-    def spy(base: Any, peft: Any, config: Any, labelled: Any, *rest: Any, **options: Any) -> Any:
-        trained.append({example.id for example, _ in labelled})
-        return real(base, peft, config, labelled, *rest, **options)
+    def spy(self: Any, lesson: Any, *rest: Any) -> Any:
+        trained.append({example.id for example, _ in lesson.labelled})
+        return real(self, lesson, *rest)
 
-    monkeypatch.setattr(train_room, "train", spy)
+    monkeypatch.setattr(OwnTrainer, "__call__", spy)
     with Run(make_config(**SMALL, strategies=["star"])) as run:
         skipped: set[str] = set()
         asked: list[str] = []

@@ -100,16 +100,16 @@ def test_a_crash_changes_nothing(make_config: MakeConfig, tmp_path: Path, monkey
 
 def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """They reach the trainer with their weight, none of a labelled example, and change the adapter; the same for all."""
-    from guidestar.model import train as train_room
+    from guidestar.model.train import OwnTrainer
 
     heard: list[Any] = []
-    plain = train_room.train
+    plain = OwnTrainer.__call__
 
-    def listening(*args: Any, **options: Any) -> Any:
-        heard.append((args[3], options["extra"]))
-        return plain(*args, **options)
+    def listening(self: Any, lesson: Any, *rest: Any) -> Any:
+        heard.append((lesson.labelled, lesson.extra))
+        return plain(self, lesson, *rest)
 
-    monkeypatch.setattr(train_room, "train", listening)
+    monkeypatch.setattr(OwnTrainer, "__call__", listening)
     monkeypatch.setattr("guidestar.query.probe.log_loss", lambda *_: 0.0)  # always kept
     config = config_of(make_config, ["random"], warm_start=16, budget=16, candidates=None)
     loop.run({**config, "train": {**config["train"], "pseudo_labels": 0.25}})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import predict
 from conftest import LABELS
 from loops import (  # noqa: F401 - fixtures
     CHOICE,
@@ -28,7 +29,7 @@ from loops import (  # noqa: F401 - fixtures
 from guidestar import loop, measuring
 from guidestar.loop import Run
 from guidestar.model import adapters
-from guidestar.model.predict import predict, respond
+from guidestar.model.predict import respond
 from guidestar.progress import Silent
 from guidestar.records import Example, Finished, Flag, Label, Note, Skip, Stop, Undo, Waiting
 from guidestar.report import build_report

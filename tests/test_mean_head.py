@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_classify import FULL, LORA
 from test_predict import choice, examples
@@ -20,8 +21,6 @@ from guidestar.errors import ConfigError
 from guidestar.model import adapters, classify, heads
 from guidestar.model.batches import pad_right
 from guidestar.model.load import BaseModel, describe, load
-from guidestar.model.predict import predict
-from guidestar.model.train import train
 
 TEXTS = [[5, 9, 12, 3, 7], [8, 30, 2], [17], [4, 4, 51, 20, 33, 9, 1]]
 

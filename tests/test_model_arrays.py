@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from asked import predict, predict_samples
 
 from guidestar.asking import Ask
 from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, samples
-from guidestar.model.predict import predict
-from guidestar.model.samples import one_sample, predict_samples
+from guidestar.model.samples import one_sample
 from guidestar.model.scorer import ARRAYS, OwnScorer
 from guidestar.model.states import representation_gradient
 from guidestar.query.measures import MEASURES

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict
 from loops import SMALL, MakeConfig, nothing_stays  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 
@@ -19,7 +20,6 @@ from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.peft import NAMES, register
-from guidestar.model.predict import predict
 from guidestar.records import Finished
 from guidestar.store import Store
 

@@ -147,10 +147,10 @@ def test_a_failing_cell_gives_code_1_and_a_table_of_the_rest(
 
     real = predict.predict
 
-    def broken(base: Any, model: Any, examples: Any, needs: Any, *args: Any, **options: Any) -> Any:
-        if "gold_nll" in needs:
+    def broken(base: Any, model: Any, examples: Any, task: Any, ask: Any, *args: Any) -> Any:
+        if "gold_nll" in ask.needs:
             raise RuntimeError("no gold today")
-        return real(base, model, examples, needs, *args, **options)
+        return real(base, model, examples, task, ask, *args)
 
     monkeypatch.setattr(predict, "predict", broken)
     facts, text, code = run_paper("table1", model=str(model), out=tmp_path, **OPTIONS)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import predict
 from test_predict import choice, examples
 
 from guidestar.asking import LABELS, InParts, silent
 from guidestar.errors import StoreError
 from guidestar.model import predict as predict_room
-from guidestar.model.predict import predict
 from guidestar.model.scorer import OwnScorer
 from guidestar.records import Example
 from guidestar.store.cache import Cache

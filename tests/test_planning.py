@@ -41,7 +41,7 @@ def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int, reading
     pass over the prompts, else of one over two tokens of answer behind them."""
     import torch
 
-    from guidestar.model import adapters, load, pretrain, train
+    from guidestar.model import adapters, load, pretrain, step, train
 
     base = load.load(config.model)
     model = adapters.attach(base, config.peft, 0)
@@ -60,7 +60,7 @@ def kept_for_backward(config: configs.RunConfig, rows: int, tokens: int, reading
         return tensor
 
     try:
-        accelerator = train.accelerator_of(base)
+        accelerator = step.accelerator_of(base)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept), accelerator.autocast():
             _ = pretrain._loss(base, model, None, texts, texts) if reading else train._loss(base, model, batch)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict
 from test_predict import adapter, choice, examples  # noqa: F401
 
 from guidestar import loop
@@ -18,7 +19,6 @@ from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.load import BaseModel
 from guidestar.model.precision import computing_in, precision
-from guidestar.model.predict import predict
 from guidestar.model.scorer import OwnScorer
 from guidestar.store import Store
 

@@ -10,6 +10,7 @@ import literal
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,7 @@ from hypothesis import strategies as st
 from guidestar.config import TaskConfig, TrainConfig
 from guidestar.errors import ConfigError, DataError, ModelError, NoVariance
 from guidestar.model import adapters
-from guidestar.model.predict import GENERATED, GOLD, predict, respond
-from guidestar.model.train import train
+from guidestar.model.predict import GENERATED, GOLD, respond
 from guidestar.records import Example
 from guidestar.tasks import make_task
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, TEXTS, choice, examples, with_batch
 
@@ -18,8 +19,7 @@ from guidestar.model import adapters, generate, kv, lora
 from guidestar.model import words as words_room
 from guidestar.model.batches import Batch, followed, pad_left
 from guidestar.model.dropout import Bank, BitDropout, keep_bits
-from guidestar.model.predict import GENERATED, GOLD, predict
-from guidestar.model.train import train
+from guidestar.model.predict import GENERATED, GOLD
 
 SHARED = [f"a message that reached the shop today: {text}" for text in TEXTS]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import predict
 from literal_probes import (
     literal_changes,
     literal_matrices,
@@ -27,7 +28,7 @@ from guidestar import loop
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.model import adapters
-from guidestar.model.predict import predict
+from guidestar.model import predict as predict_room
 from guidestar.records import Example, Label, Metrics, Pick, Query
 from guidestar.store import Store
 from guidestar.study import probes
@@ -258,15 +259,15 @@ def test_an_entropy_probe_goes_on_where_it_was_stopped(
     assert len(kept) == 3
     for path in (*whole.files, *kept[1:]):
         path.unlink()
-    calls = []
+    calls, real = [], predict_room.predict
 
-    def counted(*args: Any, **options: Any) -> Any:
+    def counted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return predict(*args, **options)
+        return real(*args)
 
-    monkeypatch.setattr("guidestar.model.predict.predict", counted)
+    monkeypatch.setattr(predict_room, "predict", counted)
     with pytest.raises(KeyboardInterrupt):
         probe(run, "entropy", bench=bench, top=15)
     assert len(list((run / "probes").glob("entropy-round-*.safetensors"))) == 2

@@ -160,8 +160,9 @@ def test_layers_are_computed_once(experiment: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_last_layer_is_what_enters_the_projection(base: Any, demo_data: Path) -> None:
     """So that the last layer's state is the embedding that strategies see; the others are the blocks'."""
+    from asked import predict
+
     from guidestar.data.pool import load_dataset
-    from guidestar.model.predict import predict
 
     data = load_dataset(parse({"data": {"preset": "demo", "folder": str(demo_data)}}))
     found = layer_states(base, base.model, data.pool[:7])

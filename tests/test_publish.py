@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from asked import predict
 from loops import SMALL, MakeConfig, sums, write_csv
 
 from guidestar import loop
@@ -21,7 +22,7 @@ from guidestar.bench import Bench, read_config
 from guidestar.cli import main
 from guidestar.errors import ConfigError, ModelError, StoreError
 from guidestar.model import adapters
-from guidestar.model.predict import predict, respond
+from guidestar.model.predict import respond
 from guidestar.publish import publish
 from guidestar.publish.snippet import Usage, call, pieces
 from guidestar.store import Store

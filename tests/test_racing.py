@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import train
 from scipy.stats import t
 from test_predict import PEFT, choice, examples
 
@@ -19,7 +20,6 @@ from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, NoVariance
 from guidestar.model import predict as predict_room
 from guidestar.model.scorer import OwnScorer
-from guidestar.model.train import train
 from guidestar.query.measures import entropy, evaluate_measure
 from guidestar.query.racing import intervals, race
 from guidestar.store.cache import Cache

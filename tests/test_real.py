@@ -39,11 +39,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_demo_is_hard_for_the_base_model_and_learnable_from_all_labels(
     smollm: Any, demo: Any, tmp_path: Path
 ) -> None:
+    from asked import train
+
     from guidestar.asking import evaluate
     from guidestar.config import TrainConfig
     from guidestar.model.adapters import adapted
     from guidestar.model.scorer import OwnScorer
-    from guidestar.model.train import train
 
     assert evaluate(OwnScorer(smollm, demo.task), demo.test, demo.task)[0]["accuracy"] < 0.6
     labelled = [(e, demo.gold[e.id]) for e in demo.pool]
@@ -55,7 +56,8 @@ def test_the_demo_is_hard_for_the_base_model_and_learnable_from_all_labels(
 def test_a_score_hardly_depends_on_the_batch_in_bfloat16(smollm: Any, demo: Any) -> None:
     import dataclasses
 
-    from guidestar.model.predict import predict
+    from asked import predict
+
     from guidestar.query.measures import evaluate_measure
 
     scores = [

@@ -10,6 +10,7 @@ from typing import Any
 import literal
 import pytest
 import torch
+from asked import train
 from conftest import LABELS
 from hypothesis import given
 from hypothesis import strategies as some
@@ -22,7 +23,7 @@ from test_train import LABELLED
 from guidestar.config import RunConfig, TrainConfig, fingerprint, parse
 from guidestar.errors import ConfigError
 from guidestar.model import adapters, recipe
-from guidestar.model.train import _loss, _Row, _rows, train
+from guidestar.model.train import _loss, _Row, _rows
 
 LONG = {"min_steps": 21, "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
 

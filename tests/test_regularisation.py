@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from asked import predict, train
 from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
 from test_train import LABELLED
@@ -20,8 +21,7 @@ from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.batches import epoch_batches
 from guidestar.model.dropout import drop_before_b
-from guidestar.model.predict import predict
-from guidestar.model.train import _rows, train
+from guidestar.model.train import _rows
 from guidestar.query.strategies import STRATEGIES, check
 
 PLAIN = {**PEFT, "lora_dropout": 0.0}

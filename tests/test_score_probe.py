@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import predict
 from loops import SMALL, MakeConfig, sums
 from sklearn.metrics import roc_auc_score
 
@@ -15,7 +16,6 @@ from guidestar import loop
 from guidestar.bench import Bench, read_config
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
-from guidestar.model.predict import predict
 from guidestar.query.measures import entropy
 from guidestar.store import Store
 from guidestar.study.probes import probe
@@ -146,7 +146,7 @@ def test_the_noise_floor_is_the_spread_of_repeated_trainings(
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("guidestar.model.train.train", refuse)
+    monkeypatch.setattr("guidestar.model.train.OwnTrainer.__call__", refuse)
     assert probe(place, "noise", seeds=2).facts["accuracies"] == facts["accuracies"][:2]
     with pytest.raises(AssertionError, match="trained again"):
         probe(place, "noise", seeds=2, round=0)

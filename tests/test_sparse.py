@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import train
 from conftest import LABELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,6 @@ from guidestar.metrics.chosen import NOT_RELU, sentences
 from guidestar.model import adapters, layers, sparse
 from guidestar.model.density import ActivationDensity, activations
 from guidestar.model.peft import speft
-from guidestar.model.train import train
 from guidestar.report.read import read_runs
 from guidestar.report.summary import summarise
 from guidestar.store import Store

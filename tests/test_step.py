@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import train
 from test_predict import PEFT, choice, examples
 from torch import nn
 
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.model import adapters, attention, step
 from guidestar.model.load import load
-from guidestar.model.train import train
 
 LORA = {**PEFT, "lora_dropout": 0.25}
 

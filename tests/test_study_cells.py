@@ -214,9 +214,9 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(plain: dict[str, Any], 
 def test_an_unforeseen_error_does_not_end_the_study(
     plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from guidestar.model import train
+    from guidestar.model.train import OwnTrainer
 
-    out, real, calls = tmp_path / "study", train.train, 0
+    out, real, calls = tmp_path / "study", OwnTrainer.__call__, 0
 
     def broken(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -225,7 +225,7 @@ def test_an_unforeseen_error_does_not_end_the_study(
             raise RuntimeError("out of memory")
         return real(*args, **options)
 
-    monkeypatch.setattr(train, "train", broken)
+    monkeypatch.setattr(OwnTrainer, "__call__", broken)
     found = run_cells(make_cells(plain, out), out)
     assert [(one.state, one.error) for one in found] == [("failed", "RuntimeError: out of memory"), ("done", None)]
     assert [one.state for one in run_cells(make_cells(plain, out), out)] == ["done", "kept"]

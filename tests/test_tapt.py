@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from asked import pretrain as read
+from asked import train
 from conftest import LABELS
 from loops import SMALL, Crash, dumps, nothing_stays  # noqa: F401 - fixtures
 from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
 
 from guidestar import loop
+from guidestar.asking import Lesson
 from guidestar.config import ModelConfig, TaptConfig, TrainConfig
 from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.loop import Run
 from guidestar.model import adapters, heads, pretrain
 from guidestar.model.batches import encode_prompts
 from guidestar.model.load import load
-from guidestar.model.train import _begin, train
+from guidestar.model.pretrain import OwnPretrainer
+from guidestar.model.train import _begun
 from guidestar.store.files import sha256
 
 LABELLED = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
@@ -87,20 +91,20 @@ def test_masks_have_the_shares_of_the_paper_and_spare_special_tokens(encoder: An
 def test_reading_the_prompts_makes_them_likelier_and_leaves_the_base(base: Any, tmp_path: Path, peft: Any) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     config = TaptConfig(epochs=6, learning_rate=5e-3)
-    losses = pretrain.pretrain(base, peft, config, SOME, tmp_path / "a", seed=0)
+    losses = read(base, peft, config, SOME, tmp_path / "a", seed=0)
     assert losses[-1] < losses[0] - 0.05
     for name, tensor in base.model.state_dict().items():
         assert torch.equal(tensor, before[name])
-    pretrain.pretrain(base, peft, config, SOME, tmp_path / "b", seed=0)
+    read(base, peft, config, SOME, tmp_path / "b", seed=0)
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
 
 
 def test_parts_of_a_batch_add_up(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded by tokens, and what is learned does not depend on where the bound lies."""
     dry = {**PEFT, "lora_dropout": 0.0}  # masks would differ
-    whole = pretrain.pretrain(base, dry, TaptConfig(epochs=2), SOME, tmp_path / "a", seed=0)
+    whole = read(base, dry, TaptConfig(epochs=2), SOME, tmp_path / "a", seed=0)
     monkeypatch.setattr(pretrain, "MOST", 40)
-    assert pretrain.pretrain(base, dry, TaptConfig(epochs=2), SOME, tmp_path / "b", seed=0) == pytest.approx(whole)
+    assert read(base, dry, TaptConfig(epochs=2), SOME, tmp_path / "b", seed=0) == pytest.approx(whole)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
@@ -109,7 +113,7 @@ def test_parts_of_a_batch_add_up(base: Any, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("peft", [{**PEFT, "target_modules": "all-linear"}, {"peft_type": "FULL"}])
 def test_an_encoder_reads_too(encoder: Any, tmp_path: Path, peft: Any) -> None:
     config = TaptConfig(epochs=12, learning_rate=5e-3, mask=0.3)
-    losses = pretrain.pretrain(encoder, peft, config, SOME, tmp_path / "a", seed=0)
+    losses = read(encoder, peft, config, SOME, tmp_path / "a", seed=0)
     assert np.mean(losses[-3:]) < losses[0] - 0.05
 
 
@@ -117,25 +121,25 @@ def test_without_a_mask_token_there_is_no_masked_model(encoder: Any, tmp_path: P
     encoder.tokenizer.mask_token = None
     assert encoder.tokenizer.mask_token_id is None
     with pytest.raises(ConfigError, match="has no mask token"):
-        pretrain.pretrain(encoder, PEFT, TaptConfig(), SOME, tmp_path / "a", seed=0)
+        read(encoder, PEFT, TaptConfig(), SOME, tmp_path / "a", seed=0)
 
 
 # --- what starts from it --------------------------------------------------------------------------
 
 
 def test_a_round_starts_from_it_and_b_decays_to_the_start_of_a_fresh_one(base: Any, tmp_path: Path) -> None:
-    pretrain.pretrain(base, PEFT, TaptConfig(epochs=3, learning_rate=5e-3), SOME, tmp_path / "tapt", seed=0)
+    read(base, PEFT, TaptConfig(epochs=3, learning_rate=5e-3), SOME, tmp_path / "tapt", seed=0)
     train(base, PEFT, STILL, LABELLED, choice(), tmp_path / "a", seed=1, pretrained=tmp_path / "tapt")
     own, later = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("tapt", "a"))
     for name, tensor in own.items():
         torch.testing.assert_close(later[name], tensor, atol=1e-6, rtol=0)
-    model, starts = _begin(base, PEFT, STILL, 1, None, tmp_path / "tapt")
-    trained = dict(model.named_parameters())
-    assert starts
-    for name, start in starts.items():
-        assert not start.any(), "the fresh adapter's B is 0"
-        assert trained[name].abs().max() > 1e-4, "the pretrained one's is not"
-    adapters.detach(model)
+    lesson = Lesson(labelled=LABELLED, seed=1, pretrained=tmp_path / "tapt")
+    with _begun(base, PEFT, STILL, lesson) as (model, starts):
+        trained = dict(model.named_parameters())
+        assert starts
+        for name, start in starts.items():
+            assert not start.any(), "the fresh adapter's B is 0"
+            assert trained[name].abs().max() > 1e-4, "the pretrained one's is not"
     train(base, PEFT, STILL, LABELLED, choice(), tmp_path / "b", seed=1, previous=tmp_path / "a", pretrained=tmp_path)
     again = load_file(tmp_path / "b" / "adapter_model.safetensors")
     for name, tensor in later.items():
@@ -145,13 +149,13 @@ def test_a_round_starts_from_it_and_b_decays_to_the_start_of_a_fresh_one(base: A
 @pytest.mark.parametrize("peft", [{**PEFT, "target_modules": "all-linear"}, {"peft_type": "FULL"}])
 def test_the_head_is_new_in_every_training(encoder: Any, tmp_path: Path, peft: Any) -> None:
     """It has read no label: its start belongs to the round's seed, as without pretraining."""
-    pretrain.pretrain(encoder, peft, TaptConfig(epochs=1), SOME, tmp_path / "tapt", seed=0)
+    read(encoder, peft, TaptConfig(epochs=1), SOME, tmp_path / "tapt", seed=0)
     found = []
     for seed in (1, 2, 1):
-        model, _ = _begin(encoder, peft, STILL, seed, None, tmp_path / "tapt")
-        parts = heads.trained(adapters.inner(model))
-        found.append([p.detach().clone() for part in parts.values() for p in part.parameters()])
-        adapters.detach(model)
+        lesson = Lesson(labelled=LABELLED, seed=seed, pretrained=tmp_path / "tapt")
+        with _begun(encoder, peft, STILL, lesson) as (model, _):
+            parts = heads.trained(adapters.inner(model))
+            found.append([p.detach().clone() for part in parts.values() for p in part.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
 
@@ -161,8 +165,13 @@ def test_the_head_is_new_in_every_training(encoder: Any, tmp_path: Path, peft: A
 
 def test_it_is_made_once_for_all_runs(make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    real = pretrain.pretrain
-    monkeypatch.setattr(pretrain, "pretrain", lambda *a, **o: (made.append(len(a[3])), real(*a, **o))[1])
+    real = OwnPretrainer.__call__
+
+    def noted(self: OwnPretrainer, lesson: Lesson, *rest: Any) -> Any:
+        made.append(len(lesson.labelled))
+        return real(self, lesson, *rest)
+
+    monkeypatch.setattr(OwnPretrainer, "__call__", noted)
     config = make_config(**SMALL, strategies=["star", "random"], seeds=[0, 1], tapt={"epochs": 1})
     loop.run(config)
     pool = len(Run(config).bench.pool)

@@ -13,6 +13,7 @@ import literal
 import numpy as np
 import pytest
 import torch
+from asked import train
 from conftest import LABELS
 from test_predict import PEFT, choice, examples
 
@@ -22,7 +23,7 @@ from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.dropout import BitDropout
 from guidestar.model.scorer import OwnScorer
-from guidestar.model.train import _loss, _rows, decay_towards, train
+from guidestar.model.train import _loss, _rows, decay_towards
 from guidestar.store.files import sha256
 from guidestar.tasks import make_task
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict
 
 from guidestar.config import ModelConfig, TaskConfig
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model import adapters, batches, classify, heads, load, sources, traits
-from guidestar.model.predict import predict
 from guidestar.records import Example
 from guidestar.tasks import make_task
 

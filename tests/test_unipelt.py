@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict
 from loops import SMALL, MakeConfig
 from outside import dump
 from tiny_heads import moved, said, texts, tiny
@@ -23,7 +24,6 @@ from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
 from guidestar.model.peft.gated import Seen
 from guidestar.model.peft.unipelt import KINDS, UniPeltLayer, watched_gates
-from guidestar.model.predict import predict
 from guidestar.model.states import gates
 from guidestar.records import Finished
 from guidestar.store import Store

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict, train
 from conftest import LABELS
 from test_classify import FULL, LORA
 from test_predict import choice, examples
@@ -20,8 +21,6 @@ from guidestar.model import adapters, classify, heads
 from guidestar.model.batches import pad_right
 from guidestar.model.engine import OwnScorer
 from guidestar.model.load import BaseModel, describe, load
-from guidestar.model.predict import predict
-from guidestar.model.train import train
 from guidestar.model.views import read_views
 from guidestar.store.cache import Cache
 

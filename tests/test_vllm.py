@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import vllm_double
+from asked import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
@@ -24,7 +25,6 @@ from guidestar.errors import ConfigError
 from guidestar.model import vllm
 from guidestar.model.engine import OwnEngine
 from guidestar.model.scorer import OwnScorer
-from guidestar.model.train import train
 from guidestar.store import Store
 from guidestar.tasks import make_task
 from guidestar.testing import ScorerContract

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import predict
 from test_publish import _program
 from test_traits import LABELS, SHAPE, SPECIAL, example, loaded, saved
 
@@ -18,7 +19,6 @@ from guidestar import loop
 from guidestar.config import TaskConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import batches
-from guidestar.model.predict import predict
 from guidestar.publish import publish
 from guidestar.scoring import predict_file
 from guidestar.tasks import make_task

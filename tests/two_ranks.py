@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from test_predict import PEFT, choice
 from test_train import LABELLED
 
+from guidestar.asking import Lesson
 from guidestar.config import ModelConfig, TrainConfig
 from guidestar.model import load, ranks, train
 
@@ -44,8 +45,8 @@ def main() -> None:
         folder, settings = out / name, json.loads(text)
         folder.mkdir()
         peft = settings.pop("peft", {**PEFT, "lora_dropout": 0.0})
-        config = TrainConfig(**settings)
-        result = train.train(base, peft, config, LABELLED, choice(), folder, seed=4, validation=LABELLED[:4])
+        lesson = Lesson(labelled=LABELLED, seed=4, validation=LABELLED[:4])
+        result = train.OwnTrainer(base, choice(), peft, TrainConfig(**settings))(lesson, folder)
         save_file(gradients[0], folder / "gradients.safetensors")
         (folder / "result.json").write_text(json.dumps([result.losses, result.validation_losses, result.best_epoch]))
     if group.rank:

@@ -53,22 +53,26 @@ class Scene:
 
     def train(self, base: Any, name: str, dropout: float = 0.1, **settings: Any) -> tuple[float, ...]:
         """Losses of a training whose adapter goes to the folder `name`."""
+        from guidestar.asking import Lesson
         from guidestar.config import TrainConfig
-        from guidestar.model.train import train
+        from guidestar.model.train import OwnTrainer
 
         (self.folder / name).mkdir()
         config = TrainConfig(**{"epochs": 1, **settings})
         peft = {**LORA, "lora_dropout": dropout}
-        return train(base, peft, config, self.rows, self.task, self.folder / name, seed=1).losses
+        lesson = Lesson(labelled=self.rows, seed=1)
+        return OwnTrainer(base, self.task, peft, config)(lesson, self.folder / name).losses
 
     def scores(self, base: Any, name: str | None = None, needs: frozenset[str] = NEEDS) -> Mapping[str, Any]:
         """Arrays of the bare model, or under an adapter of `train`."""
+        from guidestar.asking import Ask
         from guidestar.model import adapters
-        from guidestar.model.predict import predict
+        from guidestar.model.scorer import OwnScorer
 
         gold = {example.id: answer for example, answer in self.rows}
         with adapters.adapted(base, self.folder / name if name else None) as model:
-            return predict(base, model, [e for e, _ in self.rows], needs, self.task, gold=gold).arrays
+            ask = Ask(needs, gold=gold)
+            return OwnScorer(base, self.task, live=model)([e for e, _ in self.rows], ask).arrays
 
 
 def suite(scene: Scene) -> Found:

@@ -17,6 +17,7 @@ from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model.device import moved
 from guidestar.model.load import BaseModel
 from guidestar.model.traits import rendered
+from guidestar.progress import Tick
 from guidestar.records import Example
 
 Row = TypeVar("Row", bound=Sized)
@@ -150,6 +151,15 @@ def token_batches(
         else:
             batches.append([i])
     return batches
+
+
+def walk(batches: Iterable[list[int]], total: int, tick: Tick) -> Iterator[list[int]]:
+    """The batches one after the other; tick hears how many of all examples are done."""
+    done = 0
+    for rows in batches:
+        yield rows
+        done += len(rows)
+        tick(done, total)
 
 
 def _least_padding(lengths: Sequence[int], budget: int, overhead: int) -> list[int]:

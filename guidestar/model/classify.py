@@ -9,7 +9,7 @@ Source of the protocol: Jukić and Šnajder 2023 (arXiv 2305.14576), with one ou
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from guidestar.errors import ConfigError
+from guidestar.asking import Ask
 from guidestar.model import adapters, heads
 from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batches, token_state
 from guidestar.model.device import moved
@@ -29,26 +29,11 @@ from guidestar.tasks import Task
 ARRAYS = frozenset({"label_log_probs", "embedding"})
 
 
-def refusal(base: BaseModel, others: Collection[str]) -> str | None:
-    """Why a classification head cannot answer these other arrays; None if there are none."""
-    if not others:
-        return None
-    return (
-        f"{base.name} answers with a classification head, which gives label probabilities and embeddings, not "
-        f"{', '.join(sorted(others))}; use a measure over the labels, or a causal language model"
-    )
-
-
 class Work:
     """The walk of `predict` over examples."""
 
-    def __init__(
-        self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, wanted: frozenset[str],
-        gold: Mapping[str, str] | None, *, stochastic: bool = False,
-    ) -> None:  # fmt: skip
-        if (why := refusal(base, wanted - ARRAYS)) is not None:
-            raise ConfigError(why)
-        self.base, self.model, self.wanted = base, model, wanted
+    def __init__(self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, ask: Ask) -> None:
+        self.base, self.model, self.wanted = base, model, ask.needs
         self.prompts = encode_prompts(base, examples)
         self.batches = read_batches(base, list(map(len, self.prompts)), adapters.exact_lengths(model))
 

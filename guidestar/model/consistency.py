@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.asking import Ask, silent
-from guidestar.errors import ConfigError, ModelError
+from guidestar.errors import ModelError
 from guidestar.model import adapters, generate, kv
-from guidestar.model.batches import decode, encode_prompts, pad_left, token_batches
+from guidestar.model.batches import decode, encode_prompts, pad_left, token_batches, walk
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.predict import ready
 from guidestar.model.words import next_logits
@@ -27,11 +27,9 @@ def sampled_answers(
 ) -> Array:
     """Which answer each of K sampled responses gave: codes that are equal for equal answers of an example, (K, n).
 
-    See `sampled_texts` and `answer_groups`. ask: its samples, temperature and seed.
+    See `sampled_texts` and `answer_groups`.
     """
-    texts = sampled_texts(
-        base, model, examples, task, samples=ask.samples, temperature=ask.temperature, seed=ask.seed, tick=tick
-    )
+    texts = sampled_texts(base, model, examples, task, ask, tick)
     groups = [answer_groups([task.parse(text) for text in responses], task) for responses in texts]
     return np.array(groups, dtype=np.float32).reshape(len(examples), ask.samples).T
 
@@ -57,32 +55,25 @@ def answer_groups(answers: Sequence[str | None], task: Task) -> NDArray[np.float
 
 
 def sampled_texts(
-    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, *, samples: int, temperature: float = 1.0,
-    seed: int = 0, tick: Tick = silent,
-) -> list[tuple[str, ...]]:  # fmt: skip
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, ask: Ask, tick: Tick = silent
+) -> list[tuple[str, ...]]:
     """K responses to every example, sampled from softmax(logits / temperature) to the end token or the task's limit.
 
-    One plain model: no dropout is on. The draws of an example depend on `seed` and its id alone, so it has the same
-    responses in whatever order or batch it comes.
-    Raises ConfigError for fewer than 2 samples or a temperature that is not above 0, ModelError for logits that are not
-    finite, naming the example.
+    One plain model: no dropout is on. The draws of an example depend on the seed and its id alone, so it has the same
+    responses in whatever order or batch it comes. ask: its samples, temperature and seed.
+    Raises ModelError for logits that are not finite, naming the example.
     """
-    if samples < 2:
-        raise ConfigError(f"samples is {samples}; allowed: 2 or more")
-    if not temperature > 0:
-        raise ConfigError(f"temperature is {temperature}; allowed: above 0")
-    if base.labels:
-        raise ConfigError("answers are sampled from written responses, and a classification head writes none")
-    limit = task.max_new_tokens
+    limit, samples = task.max_new_tokens, ask.samples
     prompts = encode_prompts(base, examples, limit)
     texts: list[tuple[str, ...]] = [()] * len(examples)
     lengths = [(len(prompt) + limit) * samples for prompt in prompts]
-    own_cache, done = kv.keeps_every_key(model), 0
+    own_cache = kv.keeps_every_key(model)
     wide = torch.float32 if base.device.type == "mps" else torch.float64  # which that device does not have
-    with torch.inference_mode(), ready(base, model, stochastic=False):
-        for rows in token_batches(lengths, base.written_tokens, adapters.exact_lengths(model)):
-            draws = torch.from_numpy(np.concatenate([_draws(seed, examples[i].id, samples, limit) for i in rows]))
-            choose, some = generate.drawn(draws.to(base.device, wide), temperature), [prompts[i] for i in rows]
+    batches = token_batches(lengths, base.written_tokens, adapters.exact_lengths(model))
+    with torch.inference_mode(), ready(base, model):
+        for rows in walk(batches, len(examples), tick):
+            draws = torch.from_numpy(np.concatenate([_draws(ask.seed, examples[i].id, samples, limit) for i in rows]))
+            choose, some = generate.drawn(draws.to(base.device, wide), ask.temperature), [prompts[i] for i in rows]
             if own_cache:
                 past = kv.roomy(model, None, len(rows), max(map(len, some)) + limit)
                 batch = pad_left(some, base.pad, base.device, past=past)
@@ -94,8 +85,6 @@ def sampled_texts(
             decoded = [decode(base, ids) for ids in generate.own_tokens(base, written)]
             for place, i in enumerate(rows):
                 texts[i] = tuple(decoded[place * samples : (place + 1) * samples])
-            done += len(rows)
-            tick(done, len(examples))
     return texts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -11,83 +10,19 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.asking import Engine, Labelled, Lesson, Measured, Scorer, Trained, Trainer, silent
+from guidestar.asking import Engine, Labelled, Measured, Scorer, Trainer, silent
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
-from guidestar.config import RunConfig, TaptConfig, TrainConfig
+from guidestar.config import RunConfig
 from guidestar.data.pool import Split
-from guidestar.model import adapters, batches, heads, layers, pretrain, ranks, sparse, states, train
+from guidestar.model import adapters, batches, heads, layers, sparse, states
 from guidestar.model.load import BaseModel, as_begun, describe
+from guidestar.model.pretrain import OwnPretrainer
 from guidestar.model.scorer import OwnScorer
+from guidestar.model.train import OwnTrainer
 from guidestar.model.vllm import Served, VllmScorer
 from guidestar.progress import Tick
 from guidestar.records import Example
 from guidestar.tasks import Task, scored_labels, several
-
-
-@final
-@dataclass(frozen=True)
-class OwnTrainer(Trainer):
-    """Fine-tunes an adapter on the base model, on this machine (`model/train.py`).
-
-    peft: the adapter's settings. data_hash: of data and template; ids stand for examples in `question`.
-    """
-
-    base: BaseModel
-    task: Task
-    peft: dict[str, Any]
-    config: TrainConfig
-    data_hash: str = ""
-
-    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
-        return train.train(
-            self.base, self.peft, self.config, lesson.labelled, self.task, folder, seed=lesson.seed,
-            previous=lesson.previous, pretrained=lesson.pretrained, validation=lesson.validation, oracle=lesson.oracle,
-            extra=lesson.extra, start=lesson.start, tick=tick,
-        )  # fmt: skip
-
-    def plain(self) -> dict[str, Any]:
-        settings = self.config.model_dump(mode="json")
-        for memory_alone in ("micro_batch_size", "checkpointing"):
-            settings.pop(memory_alone, None)
-        return {
-            **_facts(self.base), "peft": self.peft, "train": settings, "data": self.data_hash, "task": repr(self.task),
-            **({"ranks": count} if (count := ranks.here().count) > 1 else {}),  # each draws masks of its own
-        }  # fmt: skip
-
-
-@final
-@dataclass(frozen=True)
-class OwnPretrainer(Trainer):
-    """Trains an adapter on prompts alone (`model/pretrain.py`); the answers of its lessons are not read."""
-
-    base: BaseModel
-    peft: dict[str, Any]
-    config: TaptConfig
-    data_hash: str
-    b_dropout: float | None
-
-    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
-        examples = [example for example, _ in lesson.labelled]
-        losses = pretrain.pretrain(
-            self.base, self.peft, self.config, examples, folder, seed=lesson.seed, b_dropout=self.b_dropout, tick=tick
-        )
-        return Trained(tuple(losses), best_epoch=len(losses) - 1)
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            **_facts(self.base), "peft": self.peft, "tapt": self.config.model_dump(mode="json"), "data": self.data_hash,
-            "b_dropout": self.b_dropout, "labels": list(self.base.labels),
-        }  # fmt: skip
-
-    def question(self, lesson: Lesson) -> dict[str, Any]:
-        return {**self.plain(), "seed": lesson.seed, "ids": [example.id for example, _ in lesson.labelled]}
-
-
-def _facts(base: BaseModel) -> dict[str, Any]:
-    """What any training depends on in a base model."""
-    facts = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
-    reads = heads.reads(base.model)
-    return facts | ({"closing": list(base.closing)} if base.closing else {}) | ({"head": reads} if reads else {})
 
 
 @final

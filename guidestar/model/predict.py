@@ -5,7 +5,7 @@ Memory is bounded by the batch, whatever the size of the pool: of each batch onl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from guidestar.asking import Responses
+from guidestar.asking import Ask, Responses, silent
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, lora, words
-from guidestar.model.batches import encode_answer, encode_response
+from guidestar.model.batches import encode_answer, encode_response, walk
 from guidestar.model.device import seeded
 from guidestar.model.dropout import banked
 from guidestar.model.load import BaseModel, Model
@@ -29,44 +29,32 @@ ARRAYS = LABEL | EMBEDDING | GENERATED | GOLD
 
 
 def predict(
-    base: BaseModel, model: Model, examples: Sequence[Example], needs: Collection[str], task: Task, *,
-    passes: int = 0, seed: int = 0, gold: Mapping[str, str] | None = None, tick: Tick = lambda done, total: None,
-    whole_dropout: bool = False,
-) -> Predictions:  # fmt: skip
-    """Arrays named in `needs` for all examples, from one walk over them.
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, ask: Ask, tick: Tick = silent
+) -> Predictions:
+    """What an `Ask` needs of `ARRAYS`, for all examples, from one walk over them.
 
-    base, model: the base model, and itself or a PEFT model on it. needs to gold: as an `Ask` has them; names are those of
-    `ARRAYS`. whole_dropout: in Monte-Carlo passes the model's own dropout is on, too. tick: called with (examples done, in all).
-
+    base, model: the base model, and itself or a PEFT model on it. What they can answer `OwnScorer` knows.
     Raises NoVariance when all K passes are equal, ModelError for non-finite logits (naming the example),
     DataError for a prompt that does not fit.
     """
-    wanted = frozenset(needs)
-    if unknown := wanted - ARRAYS:
-        raise ValueError(f"unknown arrays: {sorted(unknown)}")
-    if wanted & GOLD and gold is None:
-        raise ValueError("gold arrays need the gold answers")
-    repeats = max(passes, 1)
+    repeats, labels = max(ask.passes, 1), scored_labels(task)
     ids = tuple(e.id for e in examples)
-    labels = scored_labels(task)
-    store: dict[str, NDArray[Any]] = {name: np.zeros((repeats, len(examples))) for name in wanted - LABEL - EMBEDDING}
-    if wanted & LABEL:
+    store: dict[str, NDArray[Any]] = {n: np.zeros((repeats, len(examples))) for n in ask.needs - LABEL - EMBEDDING}
+    if ask.needs & LABEL:
         store["label_log_probs"] = np.zeros((repeats, len(examples), len(labels), *([2] * several(task))))
     if not examples:
-        if wanted & EMBEDDING:
+        if ask.needs & EMBEDDING:
             store["embedding"] = np.zeros((1, 0, 1))
         return Predictions(ids, store, labels)
 
-    walk = classify.Work if base.labels else words.Work
-    work = walk(base, model, examples, task, wanted, gold, stochastic=passes > 0)
-    done = 0
+    work = (classify.Work if base.labels else words.Work)(base, model, examples, task, ask)
     with (
         torch.inference_mode(),
-        seeded(seed, base.device),
-        ready(base, model, passes > 0, whole_dropout),
+        seeded(ask.seed, base.device),
+        ready(base, model, ask.dropout if ask.passes else None),
         banked(model) as bank,
     ):
-        for rows in work.batches:
+        for rows in walk(work.batches, len(examples), tick):
             at = np.asarray(rows)
             for k in range(repeats):
                 bank.renew()
@@ -77,19 +65,16 @@ def predict(
                         store[name][0, at] += values / repeats
                     else:
                         store[name][k, at] = values
-            done += len(rows)
-            tick(done, len(examples))
     predictions = Predictions(ids, store, labels)
     refuse_non_finite(predictions, examples)
-    if passes > 1:
+    if ask.passes > 1:
         _refuse_equal_passes(predictions, model)
     return predictions
 
 
 def respond(
-    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, tick: Tick = lambda done, total: None, *,
-    stop: str | None = None,
-) -> Responses:  # fmt: skip
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, stop: str | None = None, tick: Tick = silent
+) -> Responses:
     """Generate a greedy response to every example with one plain pass.
 
     stop: a text that ends a response as the end token does; it is cut off the texts and counts in the arrays.
@@ -98,31 +83,28 @@ def respond(
     store: dict[str, Array] = {name: np.zeros(len(examples)) for name in GENERATED}
     if not examples:
         return Responses((), store)
-    work = words.Work(base, model, examples, task, GENERATED, None)
-    done = 0
-    with torch.inference_mode(), ready(base, model, stochastic=False):
-        for rows in work.batches:
+    work = words.Work(base, model, examples, task, Ask(GENERATED))
+    with torch.inference_mode(), ready(base, model):
+        for rows in walk(work.batches, len(examples), tick):
             responses, values = work.generate(rows, stop)
             for i, text in zip(rows, responses, strict=True):
                 texts[i] = text.partition(stop)[0] if stop else text
             for name, array in values.items():
                 store[name][rows] = array
-            done += len(rows)
-            tick(done, len(examples))
     ids = tuple(e.id for e in examples)
     refuse_non_finite(Predictions(ids, {name: array[None] for name, array in store.items()}), examples)
     return Responses(tuple(texts), store)
 
 
 @contextmanager
-def ready(base: BaseModel, model: Model, stochastic: bool, whole_dropout: bool = False) -> Iterator[None]:
+def ready(base: BaseModel, model: Model, dropout: str | None = None) -> Iterator[None]:
     """The model as a plain pass, or one with dropout, runs fastest. An adapter is folded into float32 weights alone:
-    bfloat16 would round most of it away (measured; see LOG.md)."""
-    fold = not (stochastic or base.spread) and adapters.inner(model).dtype == torch.float32
+    bfloat16 would round most of it away (measured; see LOG.md). dropout: whose is on, as an `Ask` has it; None: none."""
+    fold = not (dropout or base.spread) and adapters.inner(model).dtype == torch.float32
     with ExitStack() as stack:
         stack.enter_context(attention.products(base, model))
-        if stochastic:
-            stack.enter_context(adapters.dropout_on(model, whole_dropout))
+        if dropout:
+            stack.enter_context(adapters.dropout_on(model, whole=dropout == "model"))
         stack.enter_context(lora.merged(model) if fold else lora.added(model))
         yield
 

@@ -11,61 +11,74 @@ Source: Gururangan et al. 2020; Jukić and Šnajder 2023 (arXiv 2305.14576) for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from guidestar.asking import Lesson, Trained, Trainer, silent
 from guidestar.config import TaptConfig
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters, classify, heads, step
 from guidestar.model.batches import Batch, encode_prompts, epoch_batches, pad_left, pad_right, token_batches
 from guidestar.model.device import seeded
 from guidestar.model.load import BaseModel, Model
+from guidestar.model.train import facts
 from guidestar.model.words import last_logits
 from guidestar.progress import Tick
-from guidestar.records import Example
 
 IGNORED = -100  # a target that is none; PyTorch's own default
 MOST = 512  # padded tokens whose distributions over the vocabulary exist at one time
 
 
-def pretrain(
-    base: BaseModel, peft: Mapping[str, Any], config: TaptConfig, examples: Sequence[Example], folder: Path, *,
-    seed: int, b_dropout: float | None = None, tick: Tick = lambda done, total: None,
-) -> list[float]:  # fmt: skip
-    """Train an adapter on the prompts alone and write it to `folder`. Returns the mean −log p of each epoch, in nats a
-    token. The base model is left as it was.
+@final
+@dataclass(frozen=True)
+class OwnPretrainer(Trainer):
+    """Trains an adapter on prompts alone; the answers of its lessons are not read. The losses are nats a token."""
 
-    seed: of the adapter's start, the order of prompts, the masks and dropout. tick: called with (steps done, in all).
-    Raises ConfigError for an encoder whose tokenizer has no mask token, ModelError for a loss that is not finite.
-    """
-    if base.encoder and base.tokenizer.mask_token_id is None:
-        raise ConfigError(f"tapt: the tokenizer of {base.name} has no mask token, so there is no masked language model")
-    rows = encode_prompts(base, examples)
-    if max(map(len, rows), default=0) < 2:
-        raise ConfigError("tapt: no prompt has two tokens, so there is nothing to predict")
-    model = adapters.attach(base, dict(peft), seed, b_dropout=b_dropout)
-    try:
-        with step.cheaper(base, model):
-            losses = _fit(base, model, config, rows, seed, tick)
-        adapters.save(model, folder)
-    finally:
-        adapters.detach(model)
-    return losses
+    base: BaseModel
+    peft: dict[str, Any]
+    config: TaptConfig
+    data_hash: str = ""
+    b_dropout: float | None = None
+
+    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
+        """Raises ConfigError for an encoder whose tokenizer has no mask token."""
+        base = self.base
+        if base.encoder and base.tokenizer.mask_token_id is None:
+            raise ConfigError(
+                f"tapt: the tokenizer of {base.name} has no mask token, so there is no masked language model"
+            )
+        rows = encode_prompts(base, [example for example, _ in lesson.labelled])
+        if max(map(len, rows), default=0) < 2:
+            raise ConfigError("tapt: no prompt has two tokens, so there is nothing to predict")
+        model = adapters.attach(base, self.peft, lesson.seed, b_dropout=self.b_dropout)
+        try:
+            with step.cheaper(base, model):
+                losses = _fit(base, model, self.config, rows, lesson.seed, tick)
+            adapters.save(model, folder)
+        finally:
+            adapters.detach(model)
+        return Trained(tuple(losses), best_epoch=len(losses) - 1)
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            **facts(self.base), "peft": self.peft, "tapt": self.config.model_dump(mode="json"), "data": self.data_hash,
+            "b_dropout": self.b_dropout, "labels": list(self.base.labels),
+        }  # fmt: skip
+
+    def question(self, lesson: Lesson) -> dict[str, Any]:
+        return {**self.plain(), "seed": lesson.seed, "ids": [example.id for example, _ in lesson.labelled]}
 
 
 def _fit(
     base: BaseModel, model: Model, config: TaptConfig, rows: list[list[int]], seed: int, tick: Tick
 ) -> list[float]:
-    from transformers import get_linear_schedule_with_warmup
-
-    from guidestar.model.train import accelerator_of
-
     rng, losses, done = np.random.default_rng(seed), [], 0
     epochs = [
         list(epoch_batches(rows, config.batch_size, rng, adapters.exact_lengths(model))) for _ in range(config.epochs)
@@ -74,10 +87,7 @@ def _fit(
     head = _identity(base) if base.labels else None
     own = [p for name, p in model.named_parameters() if p.requires_grad and not _of_head(base, name)]
     trained = [*own, *(head.parameters() if head is not None else ())]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * total), total)
-    accelerator = accelerator_of(base)
-    stepper = accelerator.prepare_optimizer(optimizer)
+    steps = step.Steps(base, trained, config.learning_rate, int(0.1 * total), total, weight_decay=0.0)
     with seeded(seed, base.device):
         for epoch, batches in enumerate(epochs):
             model.train()
@@ -90,16 +100,12 @@ def _fit(
                 if not count:  # a batch of which nothing was masked
                     continue
                 for rows_of in token_batches(list(map(len, ids)), MOST, adapters.exact_lengths(model)):
-                    with accelerator.autocast():
+                    with steps.accelerator.autocast():
                         loss = _loss(base, model, head, [ids[i] for i in rows_of], [targets[i] for i in rows_of])
-                    accelerator.backward(loss / count)
+                    steps.accelerator.backward(loss / count)
                     spent += loss.detach()
                 tokens += count
-                accelerator.clip_grad_norm_(trained, 1.0)
-                stepper.step()
-                if not stepper.step_was_skipped:
-                    schedule.step()
-                stepper.zero_grad()
+                steps.step(trained, clip=1.0)
             losses.append(float(spent) / max(tokens, 1))
             if not np.isfinite(losses[-1]):
                 raise ModelError(

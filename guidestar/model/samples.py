@@ -7,8 +7,9 @@ Here a mask belongs to an input feature of the adapter, so that a pass is one dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from guidestar.asking.wrappers import joined, part_of
+from guidestar.asking import Ask, part_of, silent
+from guidestar.asking.wrappers import joined
 from guidestar.errors import NoVariance
 from guidestar.model import adapters, lora
 from guidestar.model.dropout import BitDropout, own_parts
@@ -28,19 +30,18 @@ from guidestar.tasks import Task
 
 
 def predict_samples(
-    base: BaseModel, model: Model, examples: Sequence[Example], needs: Collection[str], task: Task, *, passes: int,
-    seed: int = 0, b_dropout: float | None = None, gold: Mapping[str, str] | None = None,
-    tick: Tick = lambda done, total: None,
+    base: BaseModel, model: Model, examples: Sequence[Example], task: Task, ask: Ask, b_dropout: float | None = None,
+    tick: Tick = silent,
 ) -> Predictions:  # fmt: skip
-    """As `predict` with `passes`, but pass k is one model for all examples. b_dropout: rate before LoRA's B, or None.
+    """As `predict` with passes, but pass k is one model for all examples. b_dropout: rate before LoRA's B, or None.
 
     Raises NoVariance for an adapter whose dropout is not a module of its own, or when all passes are equal.
     Source: the consistent dropout of Kirsch, van Amersfoort, Gal 2019.
     """
-    said: list[Predictions] = []
-    for k in range(passes):
-        with one_sample(model, seed + k, b_dropout):
-            said.append(predict(base, model, examples, needs, task, gold=gold, tick=part_of(tick, k, passes)))
+    plain, said = replace(ask, passes=0, one_model=False), list[Predictions]()
+    for k in range(ask.passes):
+        with one_sample(model, ask.seed + k, b_dropout):
+            said.append(predict(base, model, examples, task, plain, part_of(tick, k, ask.passes)))
     return joined(said, "all sampled models are equal: the adapter's dropout does not act on this model")
 
 

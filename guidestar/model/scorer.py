@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -51,21 +52,14 @@ class OwnScorer(Scorer):
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
-        plain = ask.needs - GRADIENT - SAMPLED - FEATURES
-        predicted = Predictions(tuple(e.id for e in examples), {}, self.labels)
+        read = replace(ask, needs=ask.needs & predict.ARRAYS)
+        predicted, more = Predictions(tuple(e.id for e in examples), {}, self.labels), {}
         with self:
             base, model = self._open
             if ask.one_model and ask.passes:
-                predicted = predict_samples(
-                    base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed,
-                    b_dropout=self.b_dropout, gold=ask.gold, tick=tick,
-                )  # fmt: skip
-            elif plain or not ask.needs:
-                predicted = predict.predict(
-                    base, model, examples, plain, self.task, passes=ask.passes, seed=ask.seed, gold=ask.gold, tick=tick,
-                    whole_dropout=ask.dropout == "model",
-                )  # fmt: skip
-            more = {}
+                predicted = predict_samples(base, model, examples, self.task, read, self.b_dropout, tick)
+            elif read.needs or not ask.needs:
+                predicted = predict.predict(base, model, examples, self.task, read, tick)
             if ask.needs & GRADIENT:
                 more["representation_gradient"] = representation_gradient(base, model, examples, tick)[None]
             if ask.needs & FEATURES:
@@ -94,8 +88,11 @@ class OwnScorer(Scorer):
             return "a model that is spread over processes computes gradients in training alone; allowed: engine.train.use here, ddp"
         if not self.base.labels:
             return None
-        if why := classify.refusal(self.base, ask.needs - HEADED):
-            return why
+        if others := sorted(ask.needs - HEADED):
+            return (
+                f"{self.base.name} answers with a classification head, which gives label probabilities and embeddings, not "
+                f"{', '.join(others)}; use a measure over the labels, or a causal language model"
+            )
         if "label_log_probs" in ask.needs and self.adapter is None and self.live is None:
             return (
                 f"{self.base.name} answers with a classification head, which is noise before it is trained: the base model "
@@ -123,7 +120,7 @@ class OwnScorer(Scorer):
             return super().respond(examples, stop, tick)
         with self:
             base, model = self._open
-            return predict.respond(base, model, examples, self.task, tick, stop=stop)
+            return predict.respond(base, model, examples, self.task, stop, tick)
 
     def too_long(self, examples: Sequence[Example], answers: Mapping[str, str] | None = None) -> dict[str, str]:
         free = predict.free_tokens(self.base, self.task, examples, answers or {})

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guidestar.asking import silent
 from guidestar.model import adapters, heads
-from guidestar.model.batches import Batch, encode_prompts, prompt_batch, read_batches, token_state
+from guidestar.model.batches import Batch, encode_prompts, prompt_batch, read_batches, token_state, walk
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.views import BLOCKS, views
 from guidestar.progress import Tick
@@ -25,11 +26,9 @@ Rows = NDArray[np.intp]
 
 def _walk(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[Rows, Batch]]:
     """Batches of prompts of similar length, and the positions of their examples."""
-    prompts, done = encode_prompts(base, examples, 0 if base.labels else 1), 0
-    for rows in read_batches(base, list(map(len, prompts)), adapters.exact_lengths(model)):
+    prompts = encode_prompts(base, examples, 0 if base.labels else 1)
+    for rows in walk(read_batches(base, list(map(len, prompts)), adapters.exact_lengths(model)), len(examples), tick):
         yield np.asarray(rows, dtype=np.intp), prompt_batch(base, [prompts[i] for i in rows])
-        done += len(rows)
-        tick(done, len(examples))
 
 
 def _in_order(parts: Iterable[tuple[Rows, Array]], n: int, axis: int = 0) -> Any:
@@ -43,7 +42,7 @@ def _in_order(parts: Iterable[tuple[Rows, Array]], n: int, axis: int = 0) -> Any
 
 
 def layer_states(
-    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
+    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent
 ) -> NDArray[np.float32]:
     """State of the last prompt token (of an encoder's first) behind every block, (layers, n, width) float32, n ≥ 1; the
     embedding layer is left out.
@@ -60,7 +59,7 @@ def layer_states(
 
 
 def gates(
-    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
+    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent
 ) -> dict[str, NDArray[np.float32]]:
     """Part (`unipelt.KINDS`) -> its gates in (0, 1), (layers, n), n ≥ 1: the mean over the tokens of each prompt.
 
@@ -80,9 +79,7 @@ def gates(
     return {kind: _in_order(some, len(examples), axis=1) for kind, some in parts.items()}
 
 
-def representation_gradient(
-    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = lambda done, total: None
-) -> Array:
+def representation_gradient(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent) -> Array:
     """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm (of an encoder's first),
     e the input embeddings: how much a text's representation depends on them.
 

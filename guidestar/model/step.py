@@ -7,7 +7,7 @@ adapters are trained as PEFT and transformers have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,6 +34,48 @@ def cheaper(base: BaseModel, model: Model) -> Iterator[None]:
 def optimizer_options(base: BaseModel) -> dict[str, Any]:
     """Of `torch.optim.AdamW`: its default makes a dozen walks over every tensor."""
     return {"fused": True} if base.device.type in ("cpu", "cuda") else {}
+
+
+def accelerator_of(base: BaseModel) -> Any:
+    """accelerate for the base's device and precision.
+
+    accelerate keeps one precision for a process; a base of another dtype needs that forgotten first.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(base.dtype, "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=base.device.type == "cpu")
+
+
+class Steps:
+    """AdamW with a linear schedule of `length` steps, by accelerate."""
+
+    def __init__(
+        self, base: BaseModel, groups: Sequence[Any], rate: float, warmup: int, length: int, **options: Any
+    ) -> None:
+        """groups, options: as `torch.optim.AdamW` has them. rate: the largest learning rate, after `warmup` steps."""
+        from transformers import get_linear_schedule_with_warmup
+
+        self.accelerator = accelerator_of(base)
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, **options)
+        self._schedule = get_linear_schedule_with_warmup(self.optimizer, warmup, length)
+        self._stepper = self.accelerator.prepare_optimizer(self.optimizer)  # unscales half-precision gradients
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self, trained: Sequence[torch.Tensor], clip: float) -> None:
+        """clip: the largest norm of the gradient of all that is `trained`."""
+        self.accelerator.clip_grad_norm_(trained, clip)
+        self._stepper.step()
+        if not self._stepper.step_was_skipped:
+            self._schedule.step()
+        self._stepper.zero_grad()
 
 
 @contextmanager

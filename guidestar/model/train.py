@@ -13,15 +13,14 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import HeadStart, Labelled, Trained, Weighted, evaluate, silent
+from guidestar.asking import Labelled, Lesson, Trained, Trainer, evaluate, silent
 from guidestar.config import TrainConfig
-from guidestar.data.pool import Split
 from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, ranks, sparse, step
 from guidestar.model.batches import encode_answer, encode_prompts, ends, epoch_batches, pad_left
@@ -47,92 +46,97 @@ class _Row:
         return len(self.prompt) + len(self.response)
 
 
-def train(
-    base: BaseModel, peft: dict[str, Any], config: TrainConfig, labelled: Labelled, task: Task, folder: Path, *, seed: int,
-    previous: Path | None = None, pretrained: Path | None = None, validation: Labelled = (),
-    extra: Sequence[Weighted] = (), start: HeadStart | None = None, oracle: Split | None = None, tick: Tick = silent,
-) -> Trained:  # fmt: skip
-    """Train an adapter, or a full copy, on `labelled` and write it to `folder`. The base model is left as it was.
+@final
+@dataclass(frozen=True)
+class OwnTrainer(Trainer):
+    """Fine-tunes an adapter, or a full copy, on a base model in this process.
 
-    seed to oracle: as a `Lesson` has them. From a pretrained adapter, too, what decays goes to the start of one that is not, and
-    a classification head is new. tick: called with (steps done, steps in all).
-    Raises ModelError when the loss is not finite or the adapter has nothing to train.
+    peft: the adapter's settings. data_hash: of data and template; ids stand for examples in `question`.
     """
-    if not labelled:
-        raise ModelError("there is no labelled example to train on")
-    (rows, cut), (held_out, _) = _rows(base, task, labelled), _rows(base, task, validation)
-    answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in extra])
-    rows += [replace(row, place=-1, weight=weight) for row, (_, _, weight) in zip(answers, extra, strict=True)]
-    config = settled(config, heads.kind(base), peft)
-    arrays: dict[str, Array] = {}
 
-    @contextmanager
-    def begun(peft: dict[str, Any]) -> Iterator[tuple[Model, dict[str, torch.Tensor], sparse.Loss]]:
-        """A model to train, what decays, and its loss on some rows without dropout."""
-        model, starts = _begin(base, peft, config, seed, previous, pretrained)
-        try:
-            if start is not None:
-                heads.begin(adapters.inner(model), start)
-            yield model, starts, partial(_nats, base, model)
-        finally:
-            adapters.detach(model)
+    base: BaseModel
+    task: Task
+    peft: dict[str, Any]
+    config: TrainConfig
+    data_hash: str = ""
 
-    @contextmanager
-    def attempt(peft: Mapping[str, Any], some: Sequence[_Row]) -> Iterator[tuple[Model, sparse.Loss]]:
-        with begun(dict(peft)) as (model, starts, loss):
-            _Loop(base, model, sparse.brief(config), some, starts, seed, listener=Listener(base, task, labelled)).run()
-            model.eval()
-            yield model, loss
+    def __call__(self, lesson: Lesson, folder: Path, tick: Tick = silent) -> Trained:
+        base, task, known, seed, peft = self.base, self.task, lesson.labelled, lesson.seed, self.peft
+        if not known:
+            raise ModelError("there is no labelled example to train on")
+        (rows, cut), (held_out, _) = _rows(base, task, known), _rows(base, task, lesson.validation)
+        answers, _ = _rows(base, task, [(example, answer) for example, answer, _ in lesson.extra])
+        rows += [replace(row, place=-1, weight=w) for row, (_, _, w) in zip(answers, lesson.extra, strict=True)]
+        config = settled(self.config, heads.kind(base), peft)
+        arrays: dict[str, Array] = {}
 
-    if peft.get("layers") == "fisher":
-        peft, arrays = sparse.by_fisher(peft, rows, attempt, seed)
-    with begun(peft) as (model, starts, loss):
-        listener = Listener(base, task, labelled)
-        over = beast.watcher(base, model, task, labelled) if config.early_stop == "beast" else None
-        judge = _judge(base, model, config, labelled, held_out, oracle, task)
-        beside = sparse.Beside(model, config, peft, starts, loss, rows, seed)
-        group = ranks.here()
-        try:
-            if str(peft.get("peft_type")).upper() == "SPEFT" and previous is None:
-                beside.place()
-            group.tell(
-                {
-                    "do": "train", "fingerprint": base.fingerprint, "peft": peft, "config": config.model_dump(mode="json"),
-                    "seed": seed, "previous": ranks.place(previous), "pretrained": ranks.place(pretrained),
-                    "rows": [astuple(row) for row in rows], "judged": judge is not None, "over": over is not None,
-                }
-            )  # fmt: skip
-            loop = _Loop(
-                base, model, config, rows, starts, seed, tick, judge=judge, over=over, listener=listener, beside=beside
-            )
-            result, arrays = loop.run(), arrays | beside.end()
-        finally:
-            beside.close()
-        adapters.save(model, folder)
-    dynamics = listener.dynamics() if group.count == 1 else None  # it heard its share alone
-    return replace(result, cut=cut, dynamics=dynamics, arrays=arrays)
+        @contextmanager
+        def attempt(peft: Mapping[str, Any], some: Sequence[_Row]) -> Iterator[tuple[Model, sparse.Loss]]:
+            with _begun(base, dict(peft), config, lesson) as (model, starts):
+                _Loop(base, model, sparse.brief(config), some, starts, seed, listener=Listener(base, task, known)).run()
+                model.eval()
+                yield model, partial(_nats, base, model)
+
+        if peft.get("layers") == "fisher":
+            peft, arrays = sparse.by_fisher(peft, rows, attempt, seed)
+        with _begun(base, peft, config, lesson) as (model, starts):
+            listener = Listener(base, task, known)
+            over = beast.watcher(base, model, task, known) if config.early_stop == "beast" else None
+            judge = _judge(base, model, config, task, lesson, held_out)
+            beside = sparse.Beside(model, config, peft, starts, partial(_nats, base, model), rows, seed)
+            group = ranks.here()
+            try:
+                if str(peft.get("peft_type")).upper() == "SPEFT" and lesson.previous is None:
+                    beside.place()
+                group.tell(
+                    {
+                        "do": "train", "fingerprint": base.fingerprint, "peft": peft,
+                        "config": config.model_dump(mode="json"), "seed": seed, "previous": ranks.place(lesson.previous),
+                        "pretrained": ranks.place(lesson.pretrained), "rows": [astuple(row) for row in rows],
+                        "judged": judge is not None, "over": over is not None,
+                    }
+                )  # fmt: skip
+                loop = _Loop(base, model, config, rows, starts, seed, tick, judge, over, listener, beside)
+                result, arrays = loop.run(), arrays | beside.end()
+            finally:
+                beside.close()
+            adapters.save(model, folder)
+        dynamics = listener.dynamics() if group.count == 1 else None  # it heard its share alone
+        return replace(result, cut=cut, dynamics=dynamics, arrays=arrays)
+
+    def plain(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json")
+        for memory_alone in ("micro_batch_size", "checkpointing"):
+            settings.pop(memory_alone, None)
+        return {
+            **facts(self.base), "peft": self.peft, "train": settings, "data": self.data_hash, "task": repr(self.task),
+            **({"ranks": count} if (count := ranks.here().count) > 1 else {}),  # each draws masks of its own
+        }  # fmt: skip
+
+
+def facts(base: BaseModel) -> dict[str, Any]:
+    """What any training depends on in a base model."""
+    known = {"model": base.fingerprint, "dtype": str(base.dtype), "chat": base.chat, "max_length": base.max_length}
+    reads = heads.reads(base.model)
+    return known | ({"closing": list(base.closing)} if base.closing else {}) | ({"head": reads} if reads else {})
 
 
 def follow(base: BaseModel, config: TrainConfig, order: Mapping[str, Any]) -> None:
     """Take part in a training that rank 0 makes (`ranks`): nothing is judged, saved or returned here."""
-    places = [None if order[name] is None else Path(order[name]) for name in ("previous", "pretrained")]
-    model, starts = _begin(base, order["peft"], config, order["seed"], *places)
+    previous, pretrained = (order[name] and Path(order[name]) for name in ("previous", "pretrained"))
+    lesson = Lesson(labelled=(), seed=order["seed"], previous=previous, pretrained=pretrained)
     rows = [_Row(*row) for row in order["rows"]]
     judge = (lambda: 0.0) if order["judged"] else None
     over = (lambda: False) if order["over"] else None
-    try:
-        _Loop(base, model, config, rows, starts, order["seed"], judge=judge, over=over).run()
-    finally:
-        adapters.detach(model)
+    with _begun(base, order["peft"], config, lesson) as (model, starts):
+        _Loop(base, model, config, rows, starts, lesson.seed, judge=judge, over=over).run()
 
 
 def _judge(
-    base: BaseModel, model: Model, config: TrainConfig, labelled: Labelled, held_out: list[_Row], oracle: Split | None,
-    task: Task,
-) -> Callable[[], float] | None:  # fmt: skip
+    base: BaseModel, model: Model, config: TrainConfig, task: Task, lesson: Lesson, held_out: list[_Row]
+) -> Callable[[], float] | None:
     """What is asked after each epoch, the lower the better, to keep the best one; None keeps the last."""
-    if config.early_stop == "oracle_epoch" and oracle is not None:
-        split = oracle
+    if config.early_stop == "oracle_epoch" and (split := lesson.oracle) is not None:
 
         def wrong() -> float:
             model.eval()
@@ -140,31 +144,37 @@ def _judge(
 
         return wrong
     if config.early_stop == "smoothest_epoch":
-        return beast.roughness(base, model, task, labelled)
+        return beast.roughness(base, model, task, lesson.labelled)
     if not (config.patience and held_out):
         return None
     size, exact = config.micro_batch_size or config.batch_size, adapters.exact_lengths(model)
     return lambda: _mean_loss(base, model, held_out, size, exact)
 
 
-def _begin(
-    base: BaseModel, peft: dict[str, Any], config: TrainConfig, seed: int, previous: Path | None, pretrained: Path | None,
-) -> tuple[Any, dict[str, torch.Tensor]]:  # fmt: skip
-    """The model to train, and the starts of what decays. Those are a fresh adapter's: in a trained one nothing is
-    constant any more."""
-    fresh_head = previous is None and bool(base.labels)
-    previous = previous or pretrained
-    if previous is not None and full.asked_for(peft) and not fresh_head:  # no copy just to look at
-        return adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout), {}
-    model = adapters.attach(base, peft, seed, b_dropout=config.b_dropout)
-    starts = adapters.anchors(model)
+@contextmanager
+def _begun(
+    base: BaseModel, peft: dict[str, Any], config: TrainConfig, lesson: Lesson
+) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
+    """The model to train while the block lasts, and the starts of what decays. Those are a fresh adapter's, from a pretrained
+    one, too: in a trained one nothing is constant any more. A head is new unless a training goes on."""
+    previous, fresh_head = lesson.previous or lesson.pretrained, lesson.previous is None and bool(base.labels)
+    starts: dict[str, torch.Tensor] = {}
+    if previous is None or fresh_head or not full.asked_for(peft):  # else no copy just to look at
+        model = adapters.attach(base, peft, lesson.seed, b_dropout=config.b_dropout)
+        starts = adapters.anchors(model)
+        if previous is not None:
+            adapters.detach(model)
     if previous is not None:
-        adapters.detach(model)
         model = adapters.load_adapter(base, previous, trainable=True, b_dropout=config.b_dropout)
-        if fresh_head:
-            with seeded(seed, base.device):
+    try:
+        if previous is not None and fresh_head:
+            with seeded(lesson.seed, base.device):
                 heads.restart(adapters.inner(model))
-    return model, starts
+        if lesson.start is not None:
+            heads.begin(adapters.inner(model), lesson.start)
+        yield model, starts
+    finally:
+        adapters.detach(model)
 
 
 class _Loop:
@@ -173,7 +183,7 @@ class _Loop:
 
     def __init__(
         self, base: BaseModel, model: Model, config: TrainConfig, rows: Sequence[_Row], starts: Mapping[str, torch.Tensor],
-        seed: int, tick: Tick = silent, *, judge: Callable[[], float] | None = None, over: Callable[[], bool] | None = None,
+        seed: int, tick: Tick = silent, judge: Callable[[], float] | None = None, over: Callable[[], bool] | None = None,
         listener: Listener | None = None, beside: sparse.Beside | None = None,
     ) -> None:  # fmt: skip
         """starts: of the tensors that decay. Raises ModelError if there is nothing to train."""
@@ -185,11 +195,20 @@ class _Loop:
         self.epochs, length = _plan(rows, config, seed, adapters.exact_lengths(model))
         self.done, self.total = 0, sum(map(len, self.epochs))
         self.anchored = [(p, starts[n]) for n, p in self.trainable.items() if n in starts]
-        self.optimizer, self.schedule = _optimizer(base, config, self.trainable, starts, length)
-        self.accelerator = accelerator_of(base)
-        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)  # unscales half-precision gradients
-        self.group = ranks.here()
-        self.group.agree(p.data for p in self.trainable.values())
+        groups = [  # what has a start decays by `decay_towards` alone
+            {"params": [p for n, p in self.trainable.items() if n in starts], "weight_decay": 0.0},
+            {"params": [p for n, p in self.trainable.items() if n not in starts], "weight_decay": config.weight_decay},
+        ]
+        assert config.learning_rate is not None, "settled"
+        warmup, options = int(config.warmup * length), step.optimizer_options(base)
+        self.steps = step.Steps(
+            base, [g for g in groups if g["params"]], config.learning_rate, warmup, length, **options
+        )
+        self.accelerator, self.group = self.steps.accelerator, ranks.here()
+        own = (
+            [b for part in heads.trained(adapters.inner(model)).values() for b in part.buffers()] if base.labels else []
+        )
+        self.group.agree([*(p.data for p in self.trainable.values()), *own])  # a head's centres are no parameters
 
     def run(self) -> Trained:
         """Raises ModelError for a loss that is not finite."""
@@ -238,7 +257,7 @@ class _Loop:
     def _gradients(self, batch: Sequence[_Row], spent: torch.Tensor) -> None:
         """Those of a batch, a part of it at a time. spent: the loss is added to it."""
         if self.beside is not None:
-            self.beside.before(self.done, self.optimizer)
+            self.beside.before(self.done, self.steps.optimizer)
         count = sum(len(row.response) for row in batch)
         mine = self.group.share(batch, lambda row: replace(row, place=-1, weight=0.0))
         micro = self.config.micro_batch_size or self.config.batch_size
@@ -253,13 +272,9 @@ class _Loop:
         self.group.sum_gradients(self.trainable.values())
 
     def _step(self) -> None:
-        self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.config.clip)
         anchored = [pair for pair in self.anchored if pair[0].requires_grad]
-        decay_towards(anchored, self.schedule.get_last_lr()[0] * self.config.b_decay)
-        self.stepper.step()
-        if not self.stepper.step_was_skipped:
-            self.schedule.step()
-        self.stepper.zero_grad()
+        decay_towards(anchored, self.steps.rate * self.config.b_decay)
+        self.steps.step(list(self.trainable.values()), self.config.clip)
         self.done += 1
         self.tick(self.done, self.total)
 
@@ -281,38 +296,6 @@ def _plan(rows: Sequence[_Row], config: TrainConfig, seed: int, exact: bool) -> 
             kept.append(batches[:left])
             left -= len(batches)
     return kept, length
-
-
-def _optimizer(
-    base: BaseModel, config: TrainConfig, trainable: Mapping[str, torch.nn.Parameter], starts: Mapping[str, torch.Tensor],
-    length: int,
-) -> tuple[torch.optim.Optimizer, Any]:  # fmt: skip
-    """AdamW and its schedule of `length` steps. What has a start decays by `decay_towards` alone."""
-    from transformers import get_linear_schedule_with_warmup
-
-    groups = [
-        {"params": [p for n, p in trainable.items() if n in starts], "weight_decay": 0.0},
-        {"params": [p for n, p in trainable.items() if n not in starts], "weight_decay": config.weight_decay},
-    ]
-    assert config.learning_rate is not None, "settled"
-    optimizer = torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, **step.optimizer_options(base)
-    )
-    return optimizer, get_linear_schedule_with_warmup(optimizer, int(config.warmup * length), length)
-
-
-def accelerator_of(base: BaseModel) -> Any:
-    """accelerate for the base's device and precision.
-
-    accelerate keeps one precision for a process; a base of another dtype needs that forgotten first.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(base.dtype, "no")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=base.device.type == "cpu")
 
 
 @torch.no_grad()
@@ -353,7 +336,7 @@ def _loss(base: BaseModel, model: Model, rows: Sequence[_Row], listener: Listene
 
 
 def _nats(base: BaseModel, model: Model, rows: Sequence[_Row]) -> torch.Tensor:
-    with accelerator_of(base).autocast():
+    with step.accelerator_of(base).autocast():
         return _loss(base, model, rows)
 
 

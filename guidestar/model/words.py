@@ -6,7 +6,7 @@ read once (with dropout once a batch and pass), and a prompt once for all its la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guidestar.asking import Ask
 from guidestar.model import adapters, generate, kv
 from guidestar.model.batches import (
     Batch,
@@ -49,17 +50,13 @@ _SAVED = 256  # tokens of a batch that a prefix must save to be worth a pass of 
 class Work:
     """What does not change between batches and passes: encoded texts, their common prefix, batches, label tokens."""
 
-    def __init__(
-        self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, wanted: frozenset[str],
-        gold: Mapping[str, str] | None, *, stochastic: bool = False,
-    ) -> None:  # fmt: skip
-        self.base, self.model, self.task, self.wanted, self.stochastic = base, model, task, wanted, stochastic
-        self.exact = adapters.exact_lengths(model)
+    def __init__(self, base: BaseModel, model: Model, examples: Sequence[Example], task: Any, ask: Ask) -> None:
+        self.base, self.model, self.task, self.wanted = base, model, task, (wanted := ask.needs)
+        self.stochastic, self.exact = ask.passes > 0, adapters.exact_lengths(model)
         self.gold: list[list[int]] = []
         room = 1
         if wanted & GOLD:
-            assert gold is not None
-            self.gold = [encode_answer(base, task, e, gold[e.id]) for e in examples]
+            self.gold = [encode_answer(base, task, e, (ask.gold or {})[e.id]) for e in examples]
         if wanted & GENERATED:
             room = max(room, task.max_new_tokens)
         joints = [joint_of(base, e.prompt) for e in examples] if wanted & LABEL else [""] * len(examples)
