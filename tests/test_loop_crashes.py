@@ -20,16 +20,18 @@ from guidestar import loop
 def test_a_crash_at_every_kind_of_durable_step_changes_nothing(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chief test: a STAR run of three rounds dies at a store write or a file write, is run again, and must
+    """The chief test: a STAR run of two rounds dies at a store write or a file write, is run again, and must
     hold the same picks, answers, adapters, arrays and metrics as the uninterrupted run, to the last bit.
 
     Covered: the first and the last occurrence of every kind of step in every round, which is every step but
-    the answers between a round's first and last; of those, four by lot. Every restart loads the model anew.
+    the answers between a round's first and last; of those, four by lot. Every restart loads the model anew. A third
+    round takes the steps of the second; crashes in one are among those of the two strategies below.
     """
+    changes = {**SMALL, "query": {**SMALL["query"], "budget": 14}}
     made = crash_everywhere(
-        make_config, tmp_path, monkeypatch, lambda steps: crash_points(steps, 4), strategies=["star"], **SMALL
+        make_config, tmp_path, monkeypatch, lambda steps: crash_points(steps, 4), strategies=["star"], **changes
     )
-    assert made > 90
+    assert made > 60
 
 
 def test_crashes_of_a_run_with_two_strategies_change_nothing(

@@ -209,7 +209,7 @@ def test_blocks_of_keys_give_what_a_pass_without_gives(name: str) -> None:
             torch.testing.assert_close(found, plain(written)[at], rtol=1e-4, atol=1e-5)
             if step == 30:
                 at = torch.tensor([1])
-                kv.keep_rows(batch.past, at)
+                batch.past.batch_select_indices(at)
                 batch = Batch(batch.ids[at], batch.mask[at], batch.positions[at], batch.past)
 
 

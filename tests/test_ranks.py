@@ -14,14 +14,21 @@ import pytest
 import torch
 import two_ranks
 import yaml
+from conftest import LABELS
 from forks import Forked
 from page_help import free_port
 from safetensors.torch import load_file
+from test_predict import choice
+from test_train import LABELLED
 
 from guidestar import config as configs
+from guidestar.asking import HeadStart, Lesson
+from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError
 from guidestar.executors import rank_of
+from guidestar.model.load import load
 from guidestar.model.ranks import Ranks
+from guidestar.model.train import OwnTrainer
 from guidestar.sections import SPREADABLE
 from guidestar.store import Store
 
@@ -76,10 +83,11 @@ def assert_equal(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training by one process."""
+    """The folder of two trainings by one process: "one", and "free" without a decay."""
     folder = tmp_path_factory.mktemp("alone")
-    by_one(tiny_folder, folder, json.dumps(SETTINGS), "one")
-    return folder / "one"
+    free = json.dumps({**SETTINGS, "b_decay": 0.0})
+    by_one(tiny_folder, folder, json.dumps(SETTINGS), "one", free, "free")
+    return folder
 
 
 @pytest.mark.parametrize("use", ["ddp", "fsdp2"])
@@ -87,18 +95,17 @@ def test_losses_and_gradients_are_those_of_one_process(
     alone: Path, tiny_folder: Path, tmp_path: Path, use: str
 ) -> None:
     """A batch of seven and a last one of one, of which rank 1 has nothing; and B decays (with b_decay 0 it ends elsewhere)."""
-    settings, free = json.dumps(SETTINGS), json.dumps({**SETTINGS, "b_decay": 0.0})
     again = json.dumps({**SETTINGS, "checkpointing": True, "micro_batch_size": 1})
     more = [again, "again"] if use == "fsdp2" else []
-    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path), settings, "two", free, "free", *more, USE=use)
-    folders = (alone, tmp_path / "two", tmp_path / "free")
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    forked(2, "-m", "two_ranks", str(tiny_folder), str(tmp_path), json.dumps(SETTINGS), "two", *more, USE=use)
+    one, two = alone / "one", tmp_path / "two"
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
     assert results[0][2] == results[1][2]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
     for name in ("two", *more[1:]):
-        assert_equal(alone, tmp_path / name)
-    ends = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("two", "free")]
+        assert_equal(one, tmp_path / name)
+    ends = [load_file(folder / "adapter_model.safetensors") for folder in (two, alone / "free")]
     sizes = [sum(float(v.norm()) for n, v in end.items() if "lora_B" in n) for end in ends]
     assert sizes[0] < 0.99 * sizes[1], "the decay acts"
 
@@ -138,7 +145,8 @@ def test_a_run_by_two_processes_is_that_of_one(
     (file := tmp_path / "two.yaml").write_text(yaml.safe_dump(config("two")))
     started = launched if use == "ddp" else forked
     started(2, "-m", "guidestar", "run", str(file))
-    forked(2, "-m", "guidestar", "run", str(file))  # nothing is left to do; the other process is sent home all the same
+    if use == "fsdp2":
+        forked(2, "-m", "guidestar", "run", str(file))  # nothing is left to do; the other is sent home all the same
     measured, weights = [], []
     for name in ("one", "two"):
         folder = tmp_path / name / "entropy-seed0"
@@ -182,3 +190,18 @@ def test_shares_are_the_whole_batch_and_masks_differ() -> None:
     assert [list(Ranks(i, 3, blocks=[None]).share([9], lambda row: -1)) for i in range(3)] == [[9], [-1], [-1]]
     assert Ranks(0, 3).seed(5) == Ranks().seed(5) == 5
     assert len({Ranks(i, 3).seed(seed) for i in range(3) for seed in (5, 6)}) == 6
+
+
+def test_every_process_has_the_centres_of_a_head_on_features(
+    tiny_encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start as the pool's means on rank 0 and are no parameters, so that no gradient would bring them to the others."""
+    base = load(ModelConfig(name=str(tiny_encoder_folder), dtype="float32", head="features"), LABELS)
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr(Ranks, "agree", lambda self, tensors: given.extend(t.clone() for t in tensors))
+    centres = torch.arange(6 * 48, dtype=torch.float32).view(6, 48).numpy()
+    start = HeadStart(centres, torch.zeros(6 * 48, 6).numpy(), torch.zeros(6).numpy())
+    peft = {"peft_type": "LORA", "r": 2, "target_modules": ["query"]}
+    trainer = OwnTrainer(base, choice(), peft, configs.TrainConfig(epochs=1, batch_size=8))
+    trainer(Lesson(labelled=LABELLED, seed=0, start=start), tmp_path)
+    assert any(t.shape == (6, 48) and t.numpy().tobytes() == centres.tobytes() for t in given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,18 @@ from guidestar.data.pool import Split
 from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.progress import Tick
 from guidestar.records import Example
+
+
+class How(TypedDict, total=False):
+    """How a scorer computes, where it does not as the model was loaded.
+
+    dtype: another precision to score in than the model's own. b_dropout: rate of a dropout before LoRA's B in stochastic
+    passes. head_alone: the classification head that was trained with the adapter, on the bare model.
+    """
+
+    dtype: str | None
+    b_dropout: float | None
+    head_alone: bool
 
 
 class Engine(ABC):
@@ -54,21 +66,12 @@ class Engine(ABC):
         return []
 
     @abstractmethod
-    def scorer(
-        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,
-        head_alone: bool = False,
-    ) -> Scorer:  # fmt: skip
-        """The model, bare or under a saved adapter.
+    def scorer(self, adapter: Path | None = None, **how: Unpack[How]) -> Scorer:
+        """The model, bare or under a saved adapter."""
 
-        dtype: another precision to score in than the model's own. b_dropout: rate of a dropout before LoRA's B in
-        stochastic passes. head_alone: the classification head that was trained with the adapter, on the bare model.
-        """
-
-    def pool_scorer(
-        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None
-    ) -> Scorer:
+    def pool_scorer(self, adapter: Path | None = None, **how: Unpack[How]) -> Scorer:
         """As `scorer`, for many examples: another engine's where one serves the model (`engine.score.use: vllm`)."""
-        return self.scorer(adapter, dtype=dtype, b_dropout=b_dropout)
+        return self.scorer(adapter, **how)
 
     @abstractmethod
     def trainer(self, config: RunConfig, data_hash: str) -> Trainer:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.asking import Engine, Labelled, Measured, Scorer, Trainer, silent
+from guidestar.asking import Engine, How, Labelled, Measured, Scorer, Trainer, silent
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
 from guidestar.config import RunConfig
 from guidestar.data.pool import Split
@@ -60,19 +60,13 @@ class OwnEngine(Engine):
         """Whether a language model is asked about each label alone."""
         return several(self.task) and not self.head
 
-    def scorer(
-        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None,
-        head_alone: bool = False,
-    ) -> Scorer:  # fmt: skip
-        options: dict[str, Any] = {"dtype": dtype, "b_dropout": b_dropout, "head_alone": head_alone}
-        return self._each(OwnScorer(self.base, self._asked, adapter, **options))
+    def scorer(self, adapter: Path | None = None, **how: Unpack[How]) -> Scorer:
+        return self._each(OwnScorer(self.base, self._asked, adapter, **how))
 
-    def pool_scorer(
-        self, adapter: Path | None = None, *, dtype: str | None = None, b_dropout: float | None = None
-    ) -> Scorer:
+    def pool_scorer(self, adapter: Path | None = None, **how: Unpack[How]) -> Scorer:
         if self.served is None:
-            return self.scorer(adapter, dtype=dtype, b_dropout=b_dropout)
-        return self._each(VllmScorer(self.served, self._asked, adapter, b_dropout))
+            return self.scorer(adapter, **how)
+        return self._each(VllmScorer(self.served, self._asked, adapter, how.get("b_dropout")))
 
     @property
     def _asked(self) -> Task:

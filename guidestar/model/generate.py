@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from guidestar.model import kv
 from guidestar.model.batches import Batch, decode, followed
 from guidestar.model.load import BaseModel, Model
 
@@ -99,7 +98,7 @@ def write(
     scores = logits(batch)
     if copies > 1:
         each = torch.arange(len(batch.ids), device=batch.ids.device).repeat_interleave(copies)
-        kv.keep_rows(batch.past, each)
+        batch.past.batch_select_indices(each)
         batch, scores = Batch(batch.ids[each], batch.mask[each], batch.positions[each], batch.past), scores[each]
     rows, device = len(batch.ids), batch.ids.device
     ends = torch.tensor(base.eos, device=device)
@@ -122,7 +121,7 @@ def write(
             if len(left) <= 0.8 * len(at):  # moving the others closer costs a copy of their keys and values
                 if len(left) == 1:  # a product with one row may round by where the weights lie in memory
                     left = torch.cat([left, (left + 1) % len(at)])
-                kv.keep_rows(batch.past, left)
+                batch.past.batch_select_indices(left)
                 at, going, chosen = at[left], going[left], chosen[left]
                 batch = Batch(batch.ids[left], batch.mask[left], batch.positions[left], batch.past)
         batch = followed(batch, chosen[:, None])

@@ -76,10 +76,10 @@ class Room(DynamicLayer):
         self.filled = end
         self.keys, self.values = self.blocks if self.whole else (block[:, :, :end] for block in self.blocks)
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Only these rows, in this order."""
-        self.blocks = tuple(block[rows] for block in self.blocks)
-        self.rows = len(rows)
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows alone, in this order."""
+        self.blocks = tuple(block[indices] for block in self.blocks)
+        self.rows = len(indices)
         self.show(self.filled)
 
 
@@ -134,12 +134,6 @@ def roomy(model: Model, states: States | None, rows: int, length: int) -> Cache:
 
 
 def rewind(cache: Cache, length: int) -> None:
-    """Forget all tokens of every row but the first `length`."""
+    """Forget all tokens of every row but the first `length`. What `crop` of transformers takes changed from release to release."""
     for layer in cache.layers:
         layer.show(length)
-
-
-def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
-    """Only these rows of a cache of ours."""
-    for layer in cache.layers:
-        layer.keep(rows)

@@ -39,9 +39,8 @@ class OwnScorer(Scorer):
         self, base: BaseModel, task: Task, adapter: Path | None = None, *, dtype: str | None = None,
         b_dropout: float | None = None, head_alone: bool = False, live: Any = None,
     ) -> None:  # fmt: skip
-        """dtype: another precision to score in than the base model's own. b_dropout: rate of a dropout before LoRA's B in
-        stochastic passes. head_alone: the classification head that was trained with the adapter, on the bare base model.
-        live: a PEFT model on the base that is there already, in training say, in the place of `adapter`."""
+        """dtype to head_alone: as `How` has them. live: a PEFT model on the base that is there already, in training say, in the
+        place of `adapter`."""
         self.base, self.task, self.adapter, self.dtype = base, task, adapter, dtype
         self.b_dropout, self.head_alone, self.live = b_dropout, head_alone, live
         self._depth, self._stack, self._open = 0, ExitStack(), (base, live)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
-from guidestar.asking import Ask, InParts, Scorer, silent
+from guidestar.asking import Ask, How, InParts, Scorer, silent
 from guidestar.asking.wrappers import Around, question
 from guidestar.config import ModelConfig, RunConfig, TaskConfig
 from guidestar.errors import ConfigError, ModelError
@@ -20,8 +20,8 @@ from guidestar.store.cache import Cache
 from guidestar.tasks import Task, make_task, scored_labels, several
 
 
-def who(config: RunConfig, task: Task, adapter: Path | None, how: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker makes the same scorer of, JSON-able. how: options of `Engine.scorer`.
+def who(config: RunConfig, task: Task, adapter: Path | None, how: How) -> dict[str, Any]:
+    """What a worker makes the same scorer of, JSON-able.
 
     Raises ConfigError for a task that cannot be told in the keys of a configuration.
     """
@@ -57,10 +57,8 @@ class Spread(Around):
         return self.scorer(examples, ask, tick)
 
 
-def spread(
-    scorer: InParts, config: RunConfig, task: Task, news: Progress, adapter: Path | None, how: Mapping[str, Any]
-) -> Scorer:
-    """A scorer whose parts are made by workers, where `engine.score` has some. how: options of `Engine.pool_scorer`."""
+def spread(scorer: InParts, config: RunConfig, task: Task, news: Progress, adapter: Path | None, how: How) -> Scorer:
+    """A scorer whose parts are made by workers, where `engine.score` has some."""
     asks = config.engines.score
     if asks.use not in EXECUTORS:
         return scorer
@@ -82,15 +80,10 @@ class _Missing(Mapping[str, Mapping[str, Any]]):
         start = self.starts[name]
         some, own = self.scorer.part(self.examples, start, self.ask)
         gold = own.gold and {example.id: own.gold[example.id] for example in some if example.id in own.gold}
-        plain = {key: getattr(own, key) for key in ("passes", "seed", "dropout", "one_model", "samples", "temperature")}
         file = self.scorer.cache.path(*self._asked(start)).name
         texts = [{**asdict(example), "fields": dict(example.fields)} for example in some]
-        return {
-            "name": name,
-            "file": file,
-            "examples": texts,
-            "ask": {**plain, "needs": sorted(own.needs), "gold": gold},
-        }
+        ask = {**vars(own), "needs": sorted(own.needs), "gold": gold}
+        return {"name": name, "file": file, "examples": texts, "ask": ask}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.starts)

@@ -11,7 +11,7 @@ import numpy as np
 from guidestar.errors import ModelError
 from guidestar.query.distances import chunks, finite_points
 from guidestar.query.measures import entropy
-from guidestar.query.selectors import Positions, random, top
+from guidestar.query.selectors import Positions, finite_scores, random, top
 from guidestar.records import Array
 
 # --- gradients ----------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def power(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) ->
     >>> power(np.array([0.0, 1.0, 1e9]), 3, np.random.default_rng(0))
     array([2, 1, 0])
     """
-    scores = _finite(scores)
+    scores = finite_scores(scores)
     if (scores < 0).any():
         raise ModelError(f"power draws in proportion to scores, which must not be negative; found {scores.min()}")
     return _gumbel_top(_logs(scores), k, rng, beta)
@@ -200,7 +200,7 @@ def gibbs(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) ->
     >>> gibbs(np.array([0.0, 1.0, 2.0]), 2, np.random.default_rng(0), beta=1e6)
     array([2, 1])
     """
-    return _gumbel_top(_in_spreads(_finite(scores)), k, rng, beta)
+    return _gumbel_top(_in_spreads(finite_scores(scores)), k, rng, beta)
 
 
 def soft_rank(scores: Array, k: int, rng: np.random.Generator, beta: float = 1.0) -> Positions:
@@ -224,7 +224,7 @@ def power_weights(scores: Array, beta: float = 1.0) -> Array | None:
 
 def gibbs_weights(scores: Array, beta: float = 1.0) -> Array | None:
     """ln of the weights with which `gibbs` draws, (n,)."""
-    return beta * _in_spreads(_finite(scores))
+    return beta * _in_spreads(finite_scores(scores))
 
 
 def soft_rank_weights(scores: Array, beta: float = 1.0) -> Array | None:
@@ -265,13 +265,6 @@ def _logs(scores: Array) -> Array:
 def _in_spreads(scores: Array) -> Array:
     """Scores over their standard deviation."""
     return scores / ((float(scores.std()) if len(scores) else 0.0) or 1.0)
-
-
-def _finite(scores: Array) -> Array:
-    scores = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(scores).all():
-        raise ModelError(f"score at position {int(np.argmin(np.isfinite(scores)))} is not finite")
-    return scores
 
 
 def _gumbel_top(logits: Array, k: int, rng: np.random.Generator, beta: float) -> Positions:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.query.distances import Points, chunks, directions_of_both, finite_points, nearest, quiet_fit
+from guidestar.query.distances import Points, chunks, directions_of_both, finite_points, nearest, quiet_fit, to_each
 from guidestar.query.selectors import Positions, random, shuffled_order
 from guidestar.records import Array
 
@@ -89,7 +89,7 @@ def prob_cover(
     for _ in range(min(k, len(order))):
         here = int(np.argmax(gain))
         chosen.append(here)
-        newly = open_ & (((audience - mine[here]) ** 2).sum(axis=1) <= reach)
+        newly = open_ & (to_each(audience, mine[here]) <= reach)
         gain -= _inside(
             mine, audience[newly], reach
         )  # each example of the audience is subtracted once: two passes in all

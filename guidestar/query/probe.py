@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from guidestar.errors import DataError
 from guidestar.query.distances import chunks, finite_points, nearest
+from guidestar.query.prototypes import log_softmax
 from guidestar.records import Array
 
 Classes = NDArray[np.intp]
@@ -145,9 +146,7 @@ def smoothed(scores: Array, labelled: int) -> Array:
     """Natural logs of softmax(scores) as if one more label had been given, spread evenly, (n, labels): no label is
     impossible because nobody has met it yet. scores: −inf for such a label. labelled: how many were given."""
     share = 1.0 / (labelled + 1.0)
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return np.asarray(np.logaddexp(logs + np.log1p(-share), np.log(share / scores.shape[-1])))
+    return np.asarray(np.logaddexp(log_softmax(scores) + np.log1p(-share), np.log(share / scores.shape[-1])))
 
 
 def log_loss(log_probs: Array, classes: Classes) -> float:

@@ -46,12 +46,14 @@ def prototype_log_probs(points: Array, known: Array, classes: NDArray[np.intp], 
     unit = 1.0 / max(float(apart[rows, own][several].mean()) if several.any() else float(apart.mean()), 1e-12)
     sharpness = unit
     if several.any() and len(present) > 1:
-        fits = [_softmax(-s * unit * apart[several])[np.arange(several.sum()), own[several]].sum() for s in _SHARPNESS]
+        fits = [
+            log_softmax(-s * unit * apart[several])[np.arange(several.sum()), own[several]].sum() for s in _SHARPNESS
+        ]
         sharpness = float(_SHARPNESS[int(np.argmax(fits))]) * unit
     near = _squared(points, means)
     distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
     distances[:, present] = near
-    return _softmax(-sharpness * distances)
+    return log_softmax(-sharpness * distances)
 
 
 def label_prototypes(
@@ -74,7 +76,7 @@ def _squared(points: Array, means: Array) -> Array:
     return np.maximum(squared, 0.0)
 
 
-def _softmax(scores: Array) -> Array:
+def log_softmax(scores: Array) -> Array:
     """Natural logs of the softmax over the last axis."""
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

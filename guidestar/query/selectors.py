@@ -33,10 +33,16 @@ def top(scores: Array, k: int, rng: np.random.Generator) -> Positions:
     >>> top(np.array([0.1, 0.9, 0.5]), 2, np.random.default_rng(0))
     array([1, 2])
     """
+    scores = finite_scores(scores)
+    return np.lexsort((rng.random(len(scores)), -scores))[:k]
+
+
+def finite_scores(scores: Array) -> Array:
+    """The scores in float64. Raises ModelError if one is not finite."""
     scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
         raise ModelError(f"score at position {int(np.argmin(np.isfinite(scores)))} is not finite")
-    return np.lexsort((rng.random(len(scores)), -scores))[:k]
+    return scores
 
 
 def random(n: int, k: int, rng: np.random.Generator) -> Positions:
