@@ -10,12 +10,12 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
 from guidestar import config as configs
-from guidestar.asking import Ask, Cached, Engine, Frozen, HeadStart, InParts, Labelled, Scorer
+from guidestar.asking import Ask, Cached, Engine, Frozen, HeadStart, How, InParts, Labelled, Scorer
 from guidestar.asking.shortened import shortened
 from guidestar.asking.wrappers import PART
 from guidestar.config import CONFIG_FILE, RunConfig, TaskConfig, TrainConfig
@@ -136,9 +136,9 @@ class Bench:
         """The bare model, its answers from the cache that the runs share. dtype: None for the model's own."""
         return Cached(self.parts(self.cache / PARTS, dtype=dtype), Cache(self.cache))
 
-    def parts(self, place: Path, adapter: Path | None = None, size: int = PART, **how: Any) -> Scorer:
+    def parts(self, place: Path, adapter: Path | None = None, size: int = PART, **how: Unpack[How]) -> Scorer:
         """The model, bare or under an adapter, asked about a large pool part by part, by workers where `engine.score` has some.
-        place: where finished parts are kept. size: of a part without `engine.score.part`. how: options of `Engine.pool_scorer`."""
+        place: where finished parts are kept. size: of a part without `engine.score.part`."""
         from guidestar.model.spread import spread
 
         scorer = InParts(self.engine.pool_scorer(adapter, **how), Cache(place), self.config.engines.score.part or size)
