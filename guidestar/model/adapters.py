@@ -312,12 +312,9 @@ def save(model: Model, folder: Path) -> None:
     # Left to itself PEFT would ask the hub whether the vocabulary changed.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    file = folder / "adapter_config.json"
-    config = json.loads(file.read_text())
-    for key, value in config.items():
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            config[key] = sorted(value)  # PEFT keeps sets, whose order changes from process to process
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = json.loads((file := folder / "adapter_config.json").read_text())
+    texts = {k: v for k, v in config.items() if isinstance(v, list) and all(isinstance(item, str) for item in v)}
+    full.rewrite(file, {k: sorted(v) for k, v in texts.items()})  # of sets, whose order changes from process to process
 
 
 def numbers(model: Model) -> int:

@@ -80,8 +80,8 @@ def save(model: Model, folder: Path) -> None:
     model.save_pretrained(folder, state_dict=_cast(model, origin.dtype), max_shard_size=SHARD)
     origin.tokenizer.save_pretrained(folder)
     name = str(origin.dtype).removeprefix("torch.")
-    _rewrite(folder / "config.json", {"dtype": name, "_name_or_path": None})
-    _rewrite(folder / MARKER, {"kind": "full", "base": origin.name, "fingerprint": origin.fingerprint, "dtype": name})
+    rewrite(folder / "config.json", {"dtype": name, "_name_or_path": None})
+    rewrite(folder / MARKER, {"kind": "full", "base": origin.name, "fingerprint": origin.fingerprint, "dtype": name})
 
 
 def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
@@ -153,7 +153,7 @@ def _cast(model: Model, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return state
 
 
-def _rewrite(path: Path, changes: Mapping[str, str | None]) -> None:
+def rewrite(path: Path, changes: Mapping[str, Any]) -> None:
     """A JSON file with some keys changed (None: left out), sorted."""
     content = json.loads(path.read_text()) if path.is_file() else {}
     kept = {key: value for key, value in {**content, **changes}.items() if value is not None or key not in changes}

@@ -1,7 +1,7 @@
 """What a model's states say of prompts: of every layer, in blocks for a classifier, by their gradient, through gates.
 
 Nothing here is asked by label words or responses (`words`); each function walks once over its examples, and only the
-states of one batch are in memory.
+states of one batch are in memory. base, model: the base model, and itself or a PEFT model on it, in eval mode.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def layer_states(
     """State of the last prompt token (of an encoder's first) behind every block, (layers, n, width) float32, n ≥ 1; the
     embedding layer is left out.
 
-    base, model: the base model, and itself or a PEFT model on it, in eval mode. The last layer's state is the one behind
-    the last norm, as transformers gives it.
+    The last layer's state is the one behind the last norm, as transformers gives it.
     """
     exact, parts = adapters.exact_lengths(model), []
     with torch.inference_mode():
@@ -83,8 +82,7 @@ def representation_gradient(base: BaseModel, model: Model, examples: Sequence[Ex
     """‖∂ mean(h) / ∂ (e_1 … e_T)‖₂, h the state of the last prompt token behind the last norm (of an encoder's first),
     e the input embeddings: how much a text's representation depends on them.
 
-    base, model: the base model, and itself or a PEFT model on it, in eval mode. Returns (n,) float64.
-    Dropout is off. The gradient is taken by the embeddings alone, so no weight gets one and nothing is kept between
+    Returns (n,) float64. Dropout is off. The gradient is taken by the embeddings alone, so no weight gets one and nothing is kept between
     batches.
     Source: "RG" of Jukić and Šnajder 2023b (arXiv 2212.11680), with a causal model's last prompt token in place of [CLS].
     """
@@ -106,10 +104,7 @@ def representation_gradient(base: BaseModel, model: Model, examples: Sequence[Ex
 
 
 def features(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> NDArray[np.float16]:
-    """Six views of every text (`model/views.py`), (n, 6, width) float16, for a classifier that costs nothing once they are there.
-
-    base, model: the base model, and itself or a PEFT model on it, in eval mode.
-    """
+    """Six views of every text (`model/views.py`), (n, 6, width) float16, for a classifier that costs nothing once they are there."""
     around = heads.around(base.tokenizer) if base.encoder else (0, 0)
     body = adapters.inner(model).base_model  # without the vocabulary's logits
     if not examples:
