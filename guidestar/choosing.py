@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer
+from guidestar.asking import LABELS, Ask, Probed, Raced, Scorer, label_places
 from guidestar.beginning import given_in
 from guidestar.bench import PARTS, Bench
 from guidestar.config import QueryConfig, StrategyConfig
@@ -20,7 +20,7 @@ from guidestar.data.table import Pool, ids_of
 from guidestar.query import mixing, strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
-from guidestar.query.prototypes import label_prototypes
+from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
 from guidestar.query.table import WARM_STARTS, warm_start_of
@@ -28,7 +28,6 @@ from guidestar.records import Array, Example, Pick, Predictions
 from guidestar.rng import generator, phase_seed
 from guidestar.store.annotations import TEST
 from guidestar.store.store import Store
-from guidestar.tasks import several
 from guidestar.tuning import Tuning
 
 AHEAD = "ahead"  # in the details of a pick: it was asked before its round was chosen
@@ -299,7 +298,7 @@ class Chooser:
         known, task = [i for i, (e, _) in enumerate(answers) if e.id in said], self._bench.fitting.task
         own = self.tuning.features(r).unseen(answers, task, generator(self.tuning.seed, r, "unseen"))[known]
         theirs = np.array([said[answers[i][0].id] for i in known]).reshape(own.shape)
-        right = np.array([task.labels.index(answers[i][1]) for i in known], dtype=np.intp)
+        right = label_places(task, [answers[i][1] for i in known])
         lam = mixing.measured(own, theirs, right)
         self._bench.progress.say(f"  λ of the classifier beside the tuned model: {lam:.2f}, by {len(known)} labels")
         both = mixing.mixed(context.full.arrays["label_log_probs"][0], tuned, lam)[None]
@@ -328,8 +327,8 @@ class Chooser:
                 log_probs = head(examples, LABELS, tick).arrays["label_log_probs"]
         else:
             known = self._base_labelled(r, STATES).arrays["embedding"][0]
-            parts = [task.parts(label.answer) for _, label in self.tuning.labelled()]
-            log_probs = label_prototypes(said.arrays["embedding"][0], known, parts, task.labels, several(task))[None]
+            classes = label_places(task, [label.answer for _, label in self.tuning.labelled()])
+            log_probs = prototype_log_probs(said.arrays["embedding"][0], known, classes, len(task.labels))[None]
         return Predictions(said.ids, {**said.arrays, "label_log_probs": log_probs}, task.labels)
 
     def _base_labelled(self, r: int, ask: Ask) -> Predictions:

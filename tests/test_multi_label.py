@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from loops import SMALL, dumps, write_csv
 
 from guidestar import loop
+from guidestar.asking import label_places
 from guidestar.asking.answers import likeliest_sets
 from guidestar.asking.each import EachLabel, asked
 from guidestar.bench import Bench, read_config
@@ -22,11 +23,11 @@ from guidestar.errors import ConfigError, DataError
 from guidestar.publish import publish
 from guidestar.query import probe
 from guidestar.query.measures import MEASURES, evaluate_measure, measure_problems
-from guidestar.query.prototypes import label_prototypes, prototype_log_probs
+from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.recipes import STRATEGIES, check
 from guidestar.records import Finished, Predictions, Stop
 from guidestar.store import Store
-from guidestar.tasks import MultiLabel, form_of, make_task
+from guidestar.tasks import Choice, MultiLabel, form_of, make_task
 from guidestar.tasks.multi_label import NONE, parts_in
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -120,15 +121,13 @@ def test_every_strategy_works_or_says_why_not() -> None:
 def test_prototypes_of_each_label() -> None:
     rng = np.random.default_rng(2)
     points, known = rng.normal(size=(6, 3)), rng.normal(size=(5, 3))
-    parts = [("a",), ("a", "b"), (), ("b",), ("a",)]
-    found = label_prototypes(points, known, parts, ("a", "b"), several=True)
+    answers = ["a", "a; b", NONE, "b", "a"]
+    held = label_places(MultiLabel(("a", "b"), ("a", "b")), answers)
+    assert held.tolist() == [[1, 0], [1, 1], [0, 0], [0, 1], [1, 0]]
+    found = prototype_log_probs(points, known, held, 2)
     assert found.shape == (6, 2, 2)
-    holds = np.array(["b" in some for some in parts], dtype=np.intp)
-    np.testing.assert_allclose(found[:, 1], prototype_log_probs(points, known, holds, 2))
-    np.testing.assert_allclose(
-        label_prototypes(points, known, [("a",), ("b",), ("b",), ("a",), ("b",)], ("a", "b"), several=False),
-        prototype_log_probs(points, known, np.array([0, 1, 1, 0, 1]), 2),
-    )
+    np.testing.assert_allclose(found[:, 1], prototype_log_probs(points, known, held[:, 1], 2))
+    assert label_places(Choice(("a", "b"), ("a", "b")), ["b", "a"]).tolist() == [1, 0]
 
 
 @examples(max_examples=20, deadline=None)

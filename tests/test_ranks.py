@@ -196,7 +196,7 @@ def test_every_process_has_the_centres_of_a_head_on_features(
     tiny_encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They start as the pool's means on rank 0 and are no parameters, so that no gradient would bring them to the others."""
-    base = load(ModelConfig(name=str(tiny_encoder_folder), dtype="float32", head="features"), LABELS)
+    base = load(ModelConfig(name=str(tiny_encoder_folder), dtype="float32", head="features"), labels=LABELS)
     given: list[torch.Tensor] = []
     monkeypatch.setattr(Ranks, "agree", lambda self, tensors: given.extend(t.clone() for t in tensors))
     centres = torch.arange(6 * 48, dtype=torch.float32).view(6, 48).numpy()

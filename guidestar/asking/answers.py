@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guidestar.asking.scorer import Ask, Scorer, silent
 from guidestar.data.pool import Split
@@ -16,6 +17,15 @@ from guidestar.tasks.multi_label import answer_of
 
 Measured = tuple[dict[str, float], dict[str, np.ndarray]]
 LABELS = Ask.of(["label_log_probs"])
+
+
+def label_places(task: Task, answers: Sequence[str]) -> NDArray[np.intp]:
+    """The place of each answer among the labels, (m,); where several may hold, (m, labels) of 0 and 1."""
+    if not several(task):
+        return np.array([task.labels.index(answer) for answer in answers], dtype=np.intp)
+    parts = [task.parts(answer) for answer in answers]
+    held = [[label in some for label in task.labels] for some in parts]
+    return np.array(held, dtype=np.intp).reshape(len(parts), len(task.labels))
 
 
 def evaluate(scorer: Scorer, split: Split, task: Task, tick: Tick = silent, *, stop: str | None = None) -> Measured:
@@ -52,7 +62,7 @@ def likeliest_sets(
 
 def choice_values(log_probs: np.ndarray, answers: Sequence[str], task: Task) -> Measured:
     """The choice metrics of log-probabilities (n, labels) against the labels' names."""
-    gold = np.asarray([task.classes.index(a) for a in answers], dtype=np.int64)
+    gold = label_places(task, answers).astype(np.int64)
     return choice_metrics(log_probs, gold), {"log_probs": log_probs.astype(np.float32), "gold": gold}
 
 

@@ -9,6 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
+from guidestar.asking.answers import label_places
 from guidestar.asking.scorer import Ask, Scorer, silent
 from guidestar.asking.trainer import HeadStart, Labelled
 from guidestar.asking.wrappers import PART, question
@@ -16,7 +17,7 @@ from guidestar.data.table import ids_of
 from guidestar.progress import Tick, behind
 from guidestar.query import probe
 from guidestar.query.distances import Points
-from guidestar.query.prototypes import label_prototypes
+from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.space import SAMPLE, Space, space_of
 from guidestar.records import Array, Example, Predictions
 from guidestar.rng import generator
@@ -105,7 +106,7 @@ class Frozen:
     def fit(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> probe.Probe | probe.EachProbe:
         """The classifier on these features, fitted to labelled examples; where several labels may hold, one for each of them.
         rng: of the folds that its temperature is found on."""
-        points, right = self.points([e for e, _ in labelled]), _right(labelled, task)
+        points, right = self.points([e for e, _ in labelled]), label_places(task, [answer for _, answer in labelled])
         if several(task):
             return probe.fit_each(points, right, rng)
         if (turn := self.turn(labelled, task)) is None:
@@ -121,15 +122,16 @@ class Frozen:
         if (key := tuple((e.id, answer) for e, answer in labelled)) not in self._turns:
             points, space = self.points([e for e, _ in labelled]), self.space()
             kept = probe.best_views(
-                lambda some: points @ space.of_views(some), len(space.centres), _right(labelled, task), len(task.labels),
-                generator(0, len(labelled), "views"),
+                lambda some: points @ space.of_views(some), len(space.centres),
+                label_places(task, [answer for _, answer in labelled]), len(task.labels), generator(0, len(labelled), "views"),
             )  # fmt: skip
             self._turns[key] = None if len(kept) == len(space.centres) else space.of_views(kept)
         return self._turns[key]
 
     def unseen(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> Array:
         """What the classifier says of labelled examples out of fold, (m, labels) natural logs."""
-        points, right, turn = self.points([e for e, _ in labelled]), _right(labelled, task), self.turn(labelled, task)
+        points, turn = self.points([e for e, _ in labelled]), self.turn(labelled, task)
+        right = label_places(task, [answer for _, answer in labelled])
         scores = probe.out_of_fold(points if turn is None else points @ turn, right, len(task.labels), rng)
         return probe.smoothed(scores / probe.temperature(scores, right), len(right))
 
@@ -139,22 +141,16 @@ class Frozen:
         return HeadStart(space.centres, space.directions @ weights, constants)
 
 
-def _right(labelled: Labelled, task: Task) -> probe.Classes:
-    """The place of each answer's label, (m,); where several may hold, (m, labels) of 0 and 1."""
-    held = np.array([[label in task.parts(answer) for label in task.labels] for _, answer in labelled], dtype=np.intp)
-    return held if several(task) else held.argmax(axis=1)
-
-
 def baselines(
     frozen: Frozen, labelled: Labelled, test: Labelled, task: Task, rng: np.random.Generator
 ) -> dict[str, float]:
     """What costs no training: accuracy on a test set of the classifier on frozen features, and of the nearest class mean,
     both fitted to the same labels. A tuned model that is not above them has not earned its training."""
     known, points = (frozen.points([e for e, _ in pairs]) for pairs in (labelled, test))
-    parts, right = [task.parts(answer) for _, answer in labelled], _right(test, task)
+    given, right = (label_places(task, [answer for _, answer in pairs]) for pairs in (labelled, test))
     said = {
         "frozen_accuracy": frozen.fit(labelled, task, rng).log_probs(points),
-        "class_means_accuracy": label_prototypes(points, known, parts, task.labels, several(task)),
+        "class_means_accuracy": prototype_log_probs(points, known, given, len(task.labels)),
     }
     hits = {name: (log_probs.argmax(axis=-1) == right).reshape(len(test), -1) for name, log_probs in said.items()}
     return {name: float(hit.all(axis=1).mean()) for name, hit in hits.items()}

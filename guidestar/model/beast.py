@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from guidestar.asking import label_places
 from guidestar.metrics.smoothness import beast_stop, smoothness
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.states import layer_states
@@ -24,7 +25,7 @@ def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[
     that a forest separates at once) the training is not ended.
     Source: Jukić and Šnajder 2023b (arXiv 2212.11680).
     """
-    examples, classes = _classes(task, labelled)
+    examples, classes = [e for e, _ in labelled], label_places(task, [answer for _, answer in labelled])
     alphas: list[list[float]] = []
     ends: list[int] = []  # the epoch to end after, once it is known
 
@@ -50,18 +51,13 @@ def roughness(
 
     Source: Jukić and Šnajder 2023b (arXiv 2212.11680), the choice of an epoch in the authors' code (`best_by_besov`).
     """
-    examples, classes = _classes(task, labelled)
+    examples, classes = [e for e, _ in labelled], label_places(task, [answer for _, answer in labelled])
 
     def rough() -> float:
         value = -float(np.mean(_alphas(base, model, examples, classes))) if len(set(classes.tolist())) > 1 else 0.0
         return value if np.isfinite(value) else 0.0
 
     return rough
-
-
-def _classes(task: Task, labelled: Sequence[tuple[Example, str]]) -> tuple[list[Example], np.ndarray]:
-    places = [task.labels.index(answer) for _, answer in labelled]
-    return [example for example, _ in labelled], np.asarray(places, dtype=np.intp)
 
 
 def _alphas(base: BaseModel, model: Model, examples: Sequence[Example], classes: np.ndarray) -> list[float]:

@@ -24,7 +24,6 @@ from guidestar.model.batches import Batch, encode_prompts, pad_right, read_batch
 from guidestar.model.device import moved
 from guidestar.model.load import BaseModel, Model
 from guidestar.records import Example
-from guidestar.tasks import Task
 
 ARRAYS = frozenset({"label_log_probs", "embedding"})
 
@@ -67,7 +66,7 @@ def loss(
     base: BaseModel, model: Model, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
     hear: Callable[[torch.Tensor], None] | None = None, weights: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: as `positions` has them. hear: gets the head's outputs."""
+    """Sum of −log p of the right labels over a batch, in nats, each times its weight. targets: the place of each row's label, or 0 and 1 for every label where several may hold. hear: gets the head's outputs."""
     scores = logits(model, pad_right(prompts, base.pad, base.device))
     if hear is not None:
         hear(scores)
@@ -75,17 +74,8 @@ def loss(
     return each.sum() if weights is None else (weights * each).sum()
 
 
-def positions(base: BaseModel, task: Task, answers: Sequence[str]) -> list[list[int]]:
-    """For each answer its place among the head's outputs; where several labels may hold, 0 or 1 for each of them."""
-    parts = [task.parts(answer) for answer in answers]
-    if base.several:
-        return [[int(label in some) for label in base.labels] for some in parts]
-    place = {label: i for i, label in enumerate(base.labels)}
-    return [[place[label] for label in some] for some in parts]
-
-
 def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """`positions` as `heads.losses` reads them."""
+    """Targets of `loss` as `heads.losses` reads them."""
     answers = moved(torch.tensor(targets), base.device)
     return answers if base.several else answers[:, 0]
 

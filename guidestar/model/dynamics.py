@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from guidestar.asking import label_places
 from guidestar.metrics.dynamics import Dynamics
-from guidestar.model import classify, heads
+from guidestar.model import heads
 from guidestar.model.batches import ends, joint_of, label_tokens
 from guidestar.model.device import moved
 from guidestar.model.load import BaseModel
@@ -31,13 +32,9 @@ class Listener:
         self.first: torch.Tensor | None = None  # (examples, labels) first tokens of the labels …
         self.skip = torch.zeros(0, dtype=torch.int64)  # … behind so many format words, (examples,)
         self.gold = torch.zeros(0, dtype=torch.int64)
-        if several(task) and base.labels:
-            held = classify.positions(base, task, [answer for _, answer in labelled])
-            self.gold = torch.tensor(held, device=base.device)
-        elif task.classes:
-            places = [task.classes.index(answer) for _, answer in labelled]
-            self.gold = torch.tensor(places, device=base.device)
-            if not base.labels and task.scoring == "first_token":
+        if task.classes or (several(task) and base.labels):
+            self.gold = torch.tensor(label_places(task, [answer for _, answer in labelled]), device=base.device)
+            if task.classes and not base.labels and task.scoring == "first_token":
                 joints = [joint_of(base, example.prompt) for example, _ in labelled]
                 tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)}
                 self.first = torch.tensor([tokens[joint].first for joint in joints], device=base.device)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidestar.asking import Labelled, Lesson, Trained, Trainer, evaluate, silent
+from guidestar.asking import Labelled, Lesson, Trained, Trainer, evaluate, label_places, silent
 from guidestar.config import TrainConfig
 from guidestar.errors import ModelError
 from guidestar.model import adapters, beast, classify, full, heads, ranks, sparse, step
@@ -38,7 +38,7 @@ from guidestar.tasks import Task
 @dataclass(frozen=True)
 class _Row:
     prompt: list[int]
-    response: list[int]  # end token included; with a classification head see `classify.positions`
+    response: list[int]  # end token included; with a classification head the targets of `classify.loss`
     place: int = field(default=0, compare=False)  # among the labelled examples, −1 for others
     weight: float = 1.0
 
@@ -353,9 +353,9 @@ def _mean_loss(base: BaseModel, model: Model, rows: list[_Row], size: int, exact
 def _rows(base: BaseModel, task: Task, labelled: Labelled) -> tuple[list[_Row], int]:
     """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
     if base.labels:
-        positions = classify.positions(base, task, [answer for _, answer in labelled])
+        targets = label_places(task, [answer for _, answer in labelled]).reshape(len(labelled), -1).tolist()
         prompts = encode_prompts(base, [example for example, _ in labelled])
-        return [_Row(p, own, i) for i, (p, own) in enumerate(zip(prompts, positions, strict=True))], 0
+        return [_Row(p, own, i) for i, (p, own) in enumerate(zip(prompts, targets, strict=True))], 0
     responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
     prompts = encode_prompts(base, [example for example, _ in labelled], room=1)
     both = enumerate(zip(prompts, responses, strict=True))

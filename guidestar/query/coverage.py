@@ -212,8 +212,7 @@ def mixed_k_center(views: Sequence[View], k: int, rng: np.random.Generator, scor
         chosen.append(here)
         apart = np.zeros(len(order))
         for view, mine in zip(views, ordered, strict=True):
-            for part in chunks(len(order), mine.shape[1]):
-                apart[part] += view.weight * np.sqrt(((mine[part] - mine[here]) ** 2).sum(axis=1))
+            apart += view.weight * np.sqrt(to_each(mine, mine[here]))
         np.minimum(distance, apart, out=distance)
         distance[chosen] = -1.0
     return order[np.asarray(chosen, dtype=np.intp)]

@@ -5,8 +5,6 @@ What a base model with an untrained classification head can still say about a la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +19,8 @@ def prototype_log_probs(points: Array, known: Array, classes: NDArray[np.intp], 
     """Natural logs of softmax_c(−s ‖x − m_c‖²) over the labels, m_c the mean of the known points of class c.
 
     points: (n, width). known: (m, width), of the labelled examples, and classes: (m,) their labels' positions below
-    `labels`. Returns (n, labels). s is the sharpness of greatest likelihood for the known points, each left out of its
+    `labels`, or, where several may hold, (m, labels) of 0 and 1. Returns (n, labels), or of each label alone "does not hold"
+    and "holds", (n, labels, 2). s is the sharpness of greatest likelihood for the known points, each left out of its
     own class's mean; 1 over the mean squared distance where no class has two. A label without a known point is as far as
     the farthest other.
     Raises DataError without a known point.
@@ -33,6 +32,8 @@ def prototype_log_probs(points: Array, known: Array, classes: NDArray[np.intp], 
     """
     if not len(known):
         raise DataError("there is no labelled example to take a class mean of")
+    if classes.ndim == 2:
+        return np.stack([prototype_log_probs(points, known, column, 2) for column in classes.T], axis=1)
     points, known = (finite_points(part).astype(np.float64) for part in (points, known))
     present = np.unique(classes)
     counts = np.array([(classes == c).sum() for c in present])
@@ -54,20 +55,6 @@ def prototype_log_probs(points: Array, known: Array, classes: NDArray[np.intp], 
     distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
     distances[:, present] = near
     return log_softmax(-sharpness * distances)
-
-
-def label_prototypes(
-    points: Array, known: Array, parts: Sequence[Sequence[str]], labels: Sequence[str], several: bool
-) -> Array:
-    """`prototype_log_probs` of labelled examples, (n, labels); where several labels may hold, of each label alone over "does
-    not hold" and "holds", (n, labels, 2).
-
-    parts: the labels of each known example.
-    """
-    held = np.array([[label in some for label in labels] for some in parts], dtype=np.intp)
-    if not several:
-        return prototype_log_probs(points, known, held.argmax(axis=1), len(labels))
-    return np.stack([prototype_log_probs(points, known, column, 2) for column in held.T], axis=1)
 
 
 def _squared(points: Array, means: Array) -> Array:
