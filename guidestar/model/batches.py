@@ -73,9 +73,8 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     ids = torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
     mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
     positions = torch.arange(width).expand(len(rows), -1)
-    return Batch(
-        moved(ids, device), moved(mask, device), moved(positions, device), from_left=True
-    )  # heads read its mask
+    # Never without a mask: heads read it.
+    return Batch(moved(ids, device), moved(mask, device), moved(positions, device), from_left=True)
 
 
 def ends(lengths: Sequence[int], width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

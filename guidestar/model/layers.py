@@ -23,11 +23,8 @@ from guidestar.errors import ConfigError, allowed
 from guidestar.records import Array
 
 KEYS = ("layers", "layers_share", "rank")  # of `peft`, this project's own
-_OUTSIDE = (
-    ".modules_to_save.",
-    ".common.",
-    ".tokens.",
-)  # a head, and what the first layer owns for all (`peft/common.py`)
+# A head, and what the first layer owns for all (`peft/common.py`).
+_OUTSIDE = (".modules_to_save.", ".common.", ".tokens.")
 SHARE = 0.25  # of the layers, in both papers
 EVERY, DRAWS, SCALE, RATE, REWARD_ROWS = 10, 3, 0.25, 10.0, 16  # of IST's published code
 

@@ -87,9 +87,7 @@ def checkpointed(model: Model, wanted: bool) -> Iterator[None]:
         return
     inner = adapters.inner(model)
     config = getattr(model, "active_peft_config", None)
-    if (
-        config is not None and config.is_prompt_learning
-    ):  # its keys come as a cache, which transformers then switches off
+    if config is not None and config.is_prompt_learning:  # its keys are a cache, which transformers then switches off
         raise ConfigError(
             f"train.checkpointing is on, but {getattr(config.peft_type, 'value', config.peft_type)} puts tokens or keys of its own "
             "before the text, which a second computation would not see; leave it out, or use another peft_type"

@@ -19,7 +19,7 @@ from guidestar.publish.cards import card_warnings, data_card, model_card
 from guidestar.publish.snippet import Usage
 from guidestar.records import Label
 from guidestar.store import Store, files, find_run
-from guidestar.tasks import recorded_task, several
+from guidestar.tasks import Task, recorded_task, several
 
 MARK = "published.json"  # says that a folder was made here and may be replaced
 FOLDER = "published"
@@ -28,17 +28,10 @@ _CARDS = {"README.md", "DATA.md", "labels.jsonl", "adapter_config.json"}  # besi
 
 
 def publish(
-    run: Path | str,
-    out: Path | str | None = None,
-    *,
-    round: int | None = None,
-    base: str | None = None,
-    license: str | None = None,
-    with_labels: bool = False,
-    push: str | None = None,
-    public: bool = False,
+    run: Path | str, out: Path | str | None = None, *, round: int | None = None, base: str | None = None,
+    license: str | None = None, with_labels: bool = False, push: str | None = None, public: bool = False,
     bench: Bench | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Write a folder with a run's adapter, a model card and a data card; returns its path and what is in it.
 
     out: default `published` in the run's folder. round: default the last one measured. base: the base model's public
@@ -109,7 +102,7 @@ def _is_published(folder: Path) -> bool:
 
 def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage:
     from guidestar.model import full, heads
-    from guidestar.model.batches import joint_of, label_tokens
+    from guidestar.model.batches import joint_of
     from guidestar.model.peft import NAMES
 
     facts, config = store.facts, bench.config
@@ -123,16 +116,12 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
     if several(task) and not bench.base.labels:
         questions = {label: f"{word}?" for label, word in zip(task.labels, task.words, strict=True)}
         task = yes_or_no(task)
-        tokens = label_tokens(bench.base, task, " ")
-        prefix, answers = tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
+        prefix, answers = _answers(bench, task, " ")
     elif task.classes and not bench.base.labels:
         whole, template = task_config.scoring == "sequence", Template(data.template or "", data)
         filled, blank = (joint_of(bench.base, template.fill(dict.fromkeys(template.columns, text))) for text in "x ")
-        tokens = label_tokens(bench.base, task, filled)
-        prefix, answers = tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
-        if blank != filled:
-            tokens = label_tokens(bench.base, task, blank)
-            behind_space = (tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True)))
+        prefix, answers = _answers(bench, task, filled)
+        behind_space = _answers(bench, task, blank) if blank != filled else None
     views = None
     if heads.reads(model := bench.base.model) == "features":
         views = (heads.answering(model), bench.base.encoder, heads.around(bench.base.tokenizer))
@@ -143,6 +132,14 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         head=bench.base.labels, reads=heads.reads(model), views=views, closing=tuple(facts["model"].get("closing", ())),
         several=bench.base.several, questions=questions, quantize=bench.base.quantize,
     )  # fmt: skip
+
+
+def _answers(bench: Bench, task: Task, joint: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """The tokens that all answers begin with behind a joint, and by label those that follow."""
+    from guidestar.model.batches import label_tokens
+
+    tokens = label_tokens(bench.base, task, joint)
+    return tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
 
 
 def _rename_base(place: Path, usage: Usage) -> None:

@@ -90,9 +90,7 @@ def prob_cover(
         here = int(np.argmax(gain))
         chosen.append(here)
         newly = open_ & (to_each(audience, mine[here]) <= reach)
-        gain -= _inside(
-            mine, audience[newly], reach
-        )  # each example of the audience is subtracted once: two passes in all
+        gain -= _inside(mine, audience[newly], reach)  # each of the audience is subtracted once: two passes in all
         open_ &= ~newly
         gain[here] = -np.inf
     return order[np.asarray(chosen, dtype=np.intp)]

@@ -25,13 +25,9 @@ _AT_ONCE = 64  # gains computed at one time when the best are looked at again
 
 
 def herding(
-    points: Array,
-    labelled_points: Array | None,
-    k: int,
-    rng: np.random.Generator,
-    weights: Array | None = None,
+    points: Array, labelled_points: Array | None, k: int, rng: np.random.Generator, weights: Array | None = None,
     radius: float = RADIUS,
-) -> Positions:
+) -> Positions:  # fmt: skip
     """Greedy choice of the batch that covers most: each time the candidate whose kernel adds most to the coverage.
 
     points: (n, width), centred by whoever made them; they are made unit vectors here. labelled_points: (m, width) or None.

@@ -20,7 +20,7 @@ from torch import nn
 
 from guidestar.model.peft.bottleneck import new_bottleneck, squeezed
 from guidestar.model.peft.common import BlockConfig, PartModel, dropout
-from guidestar.model.peft.prefix import attention_of, looked_up, projected
+from guidestar.model.peft.prefix import Prefix
 from guidestar.model.peft.unipelt import WHERE
 
 SIZES = ("series", "parallel", "prefix")
@@ -64,22 +64,6 @@ class _Bottlenecks(nn.Module):
         return sum(squeezed(given[k], down[k], up[k], self.drop, self.activation) for k in self.down)
 
 
-class _Prefix(nn.Module):
-    """Keys and values beside an attention's own."""
-
-    def __init__(self, base: nn.Module, where: str, config: AutoPeftConfig) -> None:
-        super().__init__()
-        self.attention = attention_of(base, where)
-        shape = (self.attention.groups, config.prefix, self.attention.size)
-        self.keys, self.values = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.zeros(shape))
-        self.base, self.drop = (base,), dropout(config.autopeft_dropout)  # in a tuple it is no part of this module
-
-    def forward(self, x: torch.Tensor, out: Any) -> torch.Tensor:
-        (base,) = self.base
-        heads = looked_up(getattr(base, self.attention.query)(x), self.keys, self.values, self.drop)
-        return projected(heads, base, self.attention)
-
-
 class AutoPeftModel(PartModel):
     """A model whose attention modules and feed-forward networks carry such parts."""
 
@@ -90,4 +74,5 @@ class AutoPeftModel(PartModel):
         """As `PartModel` wants it."""
         if isinstance(module, nn.Linear):
             return _Bottlenecks(module, config) if config.series or config.parallel else None
-        return _Prefix(module, where, config) if config.prefix else None
+        rate = config.autopeft_dropout
+        return Prefix(module, where, config.prefix, rate, gated=False) if config.prefix else None

@@ -86,22 +86,24 @@ def projected(heads: torch.Tensor, module: Any, attention: Attention) -> torch.T
     return F.linear(heads.to(weight.dtype), weight)
 
 
-class Gated(nn.Module):
-    """W_o [g · softmax(q Kᵀ/√d) V]. base: the attention module."""
+class Prefix(nn.Module):
+    """W_o [g · softmax(q Kᵀ/√d) V] beside the attention module `base`. Where it is not gated, V starts at 0 in the place of g."""
 
-    def __init__(self, config: GatedPrefixConfig, base: nn.Module, where: str) -> None:
+    def __init__(self, base: nn.Module, where: str, tokens: int, rate: float, gated: bool) -> None:
         super().__init__()
         self.attention, self.base = attention_of(base, where), (base,)  # in a tuple it is no part of this module
-        shape = (self.attention.groups, config.num_virtual_tokens, self.attention.size)
-        self.keys, self.values = nn.Parameter(torch.randn(shape)), nn.Parameter(0.1 * torch.randn(shape))
-        self.gate = nn.Parameter(0.0 * torch.randn(self.attention.heads))
-        self.drop = dropout(config.gated_prefix_dropout)
+        shape = (self.attention.groups, tokens, self.attention.size)
+        self.keys = nn.Parameter(torch.randn(shape))
+        self.values = nn.Parameter(0.1 * torch.randn(shape) if gated else torch.zeros(shape))
+        self.gate = nn.Parameter(0.0 * torch.randn(self.attention.heads)) if gated else None
+        self.drop = dropout(rate)
 
     def forward(self, x: torch.Tensor, out: Any) -> torch.Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
         (base,) = self.base
         heads = looked_up(getattr(base, self.attention.query)(x), self.keys, self.values, self.drop)
-        return projected(heads * self.gate.view(len(self.keys), -1, 1), base, self.attention)
+        gate = 1.0 if self.gate is None else self.gate.view(len(self.keys), -1, 1)
+        return projected(heads * gate, base, self.attention)
 
 
 class GatedPrefixModel(PartModel):
@@ -111,5 +113,5 @@ class GatedPrefixModel(PartModel):
     SAVED = "gated_prefix_"
     UNMERGED = "a gated prefix"
 
-    def part(self, config: GatedPrefixConfig, module: Any, where: str) -> Gated:
-        return Gated(config, module, where)
+    def part(self, config: GatedPrefixConfig, module: Any, where: str) -> Prefix:
+        return Prefix(module, where, config.num_virtual_tokens, config.gated_prefix_dropout, gated=True)
