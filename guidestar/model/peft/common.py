@@ -136,11 +136,14 @@ class Sharing(nn.Module):
     """A part of which layers share a module: the first layer owns it, the others borrow it, and it is saved once.
 
     It is the module that is shared and not its tensors, since PEFT puts others in their place to change the precision.
+    OWN: the name under which the first layer has it.
     """
+
+    OWN: ClassVar[str] = "common"
 
     def __init__(self, owned: bool, common: nn.Module) -> None:
         super().__init__()
-        self.common = common if owned else None
+        setattr(self, self.OWN, common if owned else None)
         self._borrowed = (common,)  # in a tuple torch does not count it as a part of this layer
 
     @property

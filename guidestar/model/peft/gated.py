@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from guidestar.model.peft.bottleneck import Bottleneck
-from guidestar.model.peft.common import dropout
+from guidestar.model.peft.common import Sharing, dropout
 from guidestar.model.peft.prefix import Attention, looked_up
 
 
@@ -75,21 +75,17 @@ class Tokens(nn.Module):
         return torch.tanh(self.first(self.embedding.weight)) / math.sqrt(self.first.out_features)
 
 
-class GatedPrefix(nn.Module):
-    """g(x) · softmax(q Kᵀ/√d) V for each head, K and V by the second half of the MLP.
+class GatedPrefix(Sharing):
+    """g(x) · softmax(q Kᵀ/√d) V for each head, K and V by the second half of the MLP. tokens: all layers' of an adapter."""
 
-    tokens: shared by all layers of an adapter; the first layer owns them, the others borrow them.
-    """
-
+    OWN = "tokens"
     kind = "prefix"
 
     def __init__(
         self, width: int, attention: Attention, owned: bool, tokens: Any, rate: float, seen: Seen | None
     ) -> None:
-        super().__init__()
+        super().__init__(owned, tokens)
         self.attention = attention
-        self.tokens = tokens if owned else None
-        self.borrowed = (tokens,)  # in a tuple torch does not count it as a part of this layer
         out = attention.groups * attention.size
         self.keys, self.values = (nn.Linear(tokens.first.out_features, out) for _ in range(2))
         nn.init.zeros_(self.values.weight)
@@ -99,7 +95,7 @@ class GatedPrefix(nn.Module):
 
     def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         """x: (batch, tokens, width). query: (batch, tokens, heads × size). -> (batch, tokens, groups, heads of each, size)."""
-        made = self.borrowed[0]().to(self.keys.weight.dtype)
+        made = self.shared().to(self.keys.weight.dtype)
         keys, values = (
             part(made).unflatten(-1, (self.attention.groups, -1)).transpose(0, 1) for part in (self.keys, self.values)
         )

@@ -102,8 +102,9 @@ class Prefix(nn.Module):
         """(batch, tokens, width) -> (batch, tokens, width)."""
         (base,) = self.base
         heads = looked_up(getattr(base, self.attention.query)(x), self.keys, self.values, self.drop)
-        gate = 1.0 if self.gate is None else self.gate.view(len(self.keys), -1, 1)
-        return projected(heads * gate, base, self.attention)
+        if self.gate is not None:
+            heads = heads * self.gate.view(len(self.keys), -1, 1)
+        return projected(heads, base, self.attention)
 
 
 class GatedPrefixModel(PartModel):

@@ -14,7 +14,6 @@ Source: Mao et al. 2022 (UniPELT); the prefix with a softmax of its own: He et a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 
 from guidestar.errors import ModelError
+from guidestar.model.layers import block_of, in_order
 from guidestar.model.peft.common import OwnConfig, PartLayer, PartModel, first_input, linear, plus, unwrapped
 from guidestar.model.peft.gated import GatedBottleneck, GatedLora, GatedPrefix, Seen, Tokens
 from guidestar.model.peft.prefix import attention_of, projected
@@ -147,11 +147,11 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
     if not layers:
         raise ModelError(f"the model has no adapter of type {UniPeltConfig.NAME}, so there are no gates")
     seen = model.base_model.seen[name]
-    numbers = sorted({_block(key) for key, _ in layers})
+    blocks = in_order(str(block_of(key)) for key, _ in layers)
     gates: dict[tuple[str, int], list[torch.Tensor]] = {}
     handles = []
     for key, layer in layers:
-        into = gates.setdefault((layer.kind, numbers.index(_block(key))), [])
+        into = gates.setdefault((layer.kind, blocks.index(str(block_of(key)))), [])
         gate: Any = layer.unipelt[name].gate
 
         def note(module: Any, args: Any, out: torch.Tensor, into: list[torch.Tensor] = into) -> None:
@@ -164,9 +164,3 @@ def watched_gates(model: Any) -> Iterator[dict[tuple[str, int], list[torch.Tenso
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _block(key: str) -> int:
-    """The number of the block that a module lies in: the first number in its name."""
-    number = re.search(r"\.(\d+)\.", key)
-    return int(number[1]) if number else 0
