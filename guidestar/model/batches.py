@@ -340,6 +340,18 @@ class LabelTokens:
     def first(self) -> list[int]:
         return [row[0] for row in self.rest]
 
+    @property
+    def room(self) -> int:
+        """Tokens of the longest response."""
+        return len(self.prefix) + max(map(len, self.rest))
+
+
+def each_label_tokens(base: BaseModel, task: Any, examples: Sequence[Example]) -> list[LabelTokens]:
+    """`label_tokens` behind each prompt; one object for all that have the same joint."""
+    joints = [joint_of(base, example.prompt) for example in examples]
+    known = {joint: label_tokens(base, task, joint) for joint in set(joints)}
+    return [known[joint] for joint in joints]
+
 
 def label_tokens(base: BaseModel, task: Any, joint: str) -> LabelTokens:
     """Tokens of the label words behind the prompts with one joint, see `joint_of`.

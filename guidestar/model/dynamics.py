@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from guidestar.asking import label_places
 from guidestar.metrics.dynamics import Dynamics
 from guidestar.model import heads
-from guidestar.model.batches import ends, joint_of, label_tokens
+from guidestar.model.batches import each_label_tokens, ends
 from guidestar.model.device import moved
 from guidestar.model.load import BaseModel
 from guidestar.records import Array, Example
@@ -35,10 +35,9 @@ class Listener:
         if task.classes or (several(task) and base.labels):
             self.gold = torch.tensor(label_places(task, [answer for _, answer in labelled]), device=base.device)
             if task.classes and not base.labels and task.scoring == "first_token":
-                joints = [joint_of(base, example.prompt) for example, _ in labelled]
-                tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)}
-                self.first = torch.tensor([tokens[joint].first for joint in joints], device=base.device)
-                self.skip = torch.tensor([len(tokens[joint].prefix) for joint in joints], device=base.device)
+                tokens = each_label_tokens(base, task, [example for example, _ in labelled])
+                self.first = torch.tensor([one.first for one in tokens], device=base.device)
+                self.skip = torch.tensor([len(one.prefix) for one in tokens], device=base.device)
         self.over = "labels" if base.labels or self.first is not None else "response"
         self._parts: list[tuple[Sequence[int], torch.Tensor, torch.Tensor]] = []
         self._epochs: list[tuple[Array, NDArray[np.bool_]]] = []

@@ -24,7 +24,7 @@ from guidestar.asking.wrappers import joined
 from guidestar.config import ModelConfig
 from guidestar.errors import ConfigError, allowed
 from guidestar.model import adapters, predict, words
-from guidestar.model.batches import decode, encode_answer, encode_prompts, joint_of, label_tokens
+from guidestar.model.batches import decode, each_label_tokens, encode_answer, encode_prompts
 from guidestar.model.consistency import answer_groups
 from guidestar.model.load import BaseModel
 from guidestar.model.precision import precision
@@ -192,11 +192,8 @@ class VllmScorer(Scorer):
 
     def _labels(self, examples: Sequence[Example]) -> Array:
         """Natural log-probabilities over the labels, (n, labels)."""
-        joints = [joint_of(self.base, e.prompt) for e in examples]
-        tokens = {joint: label_tokens(self.base, self.task, joint) for joint in set(joints)}
-        of = [tokens[joint] for joint in joints]
-        rooms = [len(one.prefix) + max(map(len, one.rest)) for one in of]
-        encoded = encode_prompts(self.base, examples, rooms)
+        of = each_label_tokens(self.base, self.task, examples)
+        encoded = encode_prompts(self.base, examples, [one.room for one in of])
         prompts = [row + list(one.prefix) for row, one in zip(encoded, of, strict=True)]
         scores = np.zeros((len(examples), len(self.labels)))
         if self.task.scoring == "sequence":

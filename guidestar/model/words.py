@@ -21,12 +21,11 @@ from guidestar.model.batches import (
     Batch,
     LabelTokens,
     decode,
+    each_label_tokens,
     encode_answer,
     encode_prompts,
     ends,
     followed,
-    joint_of,
-    label_tokens,
     pad_left,
     read_batches,
     token_batches,
@@ -54,17 +53,14 @@ class Work:
         self.base, self.model, self.task, self.wanted = base, model, task, (wanted := ask.needs)
         self.stochastic, self.exact = ask.passes > 0, adapters.exact_lengths(model)
         self.gold: list[list[int]] = []
-        room = 1
         if wanted & GOLD:
             self.gold = [encode_answer(base, task, e, (ask.gold or {})[e.id]) for e in examples]
-        if wanted & GENERATED:
-            room = max(room, task.max_new_tokens)
-        joints = [joint_of(base, e.prompt) for e in examples] if wanted & LABEL else [""] * len(examples)
-        alike = [[i for i, joint in enumerate(joints) if joint == one] for one in dict.fromkeys(joints)]
-        self.label_tokens = {joint: label_tokens(base, task, joint) for joint in set(joints)} if wanted & LABEL else {}
-        self.joints = joints
-        for tokens in self.label_tokens.values():
-            room = max(room, len(tokens.prefix) + max(map(len, tokens.rest)))
+        self.labels = each_label_tokens(base, task, examples) if wanted & LABEL else []
+        alike: dict[int, list[int]] = {}  # the rows of a batch have the same label tokens
+        for i in range(len(examples)):
+            alike.setdefault(id(self.labels[i]) if self.labels else 0, []).append(i)
+        written = task.max_new_tokens if wanted & GENERATED else 1
+        room = max([written, *(self.labels[rows[0]].room for rows in alike.values() if self.labels)])
         rooms = [max(room, len(row)) for row in self.gold] or [room] * len(examples)
         self.prompts = encode_prompts(base, examples, rooms)
         self.own_cache = kv.keeps_every_key(model)
@@ -74,7 +70,7 @@ class Work:
         behind = rooms if wanted & (GENERATED | GOLD) else [0] * len(examples)
         longest = [len(p) - len(self.prefix) + more for p, more in zip(self.prompts, behind, strict=True)]
         self.batches: list[list[int]] = []
-        for group in alike:  # the rows of a batch have the same label tokens
+        for group in alike.values():
             lengths = [longest[i] for i in group]
             if wanted & GENERATED:  # a step reads all weights for one token of each row
                 parts = token_batches(lengths, base.written_tokens, self.exact)
@@ -102,7 +98,7 @@ class Work:
 
     def _labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Natural log-probabilities over the labels, (rows, labels); and the state of the last prompt token."""
-        labels = self.label_tokens.get(self.joints[rows[0]])  # one for all rows of a batch
+        labels = self.labels[rows[0]] if self.labels else None  # one for all rows of a batch
         prefix = list(labels.prefix) if labels else []
         arrays: dict[str, NDArray[Any]] = {}
         whole = labels is not None and self.task.scoring == "sequence"
