@@ -255,10 +255,15 @@ def joined(said: Sequence[Predictions], equal: str) -> Predictions:
     arrays = {name: np.concatenate([one.arrays[name] for one in said]) for name in said[0].arrays}
     if "embedding" in arrays:
         arrays["embedding"] = arrays["embedding"].mean(axis=0, keepdims=True)
-    rest = [array for name, array in arrays.items() if name != "embedding" and not name.endswith("_length")]
-    if len(said[0]) and len(said) > 1 and rest and all((array == array[:1]).all() for array in rest):
+    if len(said[0]) and len(said) > 1 and not vary(arrays):
         raise NoVariance(equal)
     return Predictions(said[0].ids, arrays, said[0].labels)
+
+
+def vary(arrays: Mapping[str, Array]) -> bool:
+    """Whether passes differ in anything; embeddings, which are means over them, and lengths tell nothing of it."""
+    told = [array for name, array in arrays.items() if name != "embedding" and not name.endswith("_length")]
+    return not told or any((array != array[:1]).any() for array in told)
 
 
 def part_of(tick: Tick, k: int, passes: int) -> Tick:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.asking import Ask, Responses, silent
+from guidestar.asking.wrappers import vary
 from guidestar.errors import DataError, ModelError, NoVariance
 from guidestar.model import adapters, attention, classify, full, lora, words
 from guidestar.model.batches import encode_answer, encode_response, walk
@@ -122,8 +123,7 @@ def refuse_non_finite(predictions: Predictions, examples: Sequence[Example]) -> 
 
 def _refuse_equal_passes(predictions: Predictions, model: Model) -> None:
     """All passes equal means that no dropout acted: a silent zero would rank examples by nothing."""
-    arrays = [a for name, a in predictions.arrays.items() if name != "embedding" and not name.endswith("_length")]
-    if not arrays or any((a != a[:1]).any() for a in arrays):
+    if vary(predictions.arrays):
         return
     config = getattr(model, "active_peft_config", None)
     if full.is_full(model):
