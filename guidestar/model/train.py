@@ -353,7 +353,8 @@ def _mean_loss(base: BaseModel, model: Model, rows: list[_Row], size: int, exact
 def _rows(base: BaseModel, task: Task, labelled: Labelled) -> tuple[list[_Row], int]:
     """Rows to train on, and how many responses were cut off at the end of the context: people write what they like."""
     if base.labels:
-        targets = label_places(task, [answer for _, answer in labelled]).reshape(len(labelled), -1).tolist()
+        places = label_places(task, [answer for _, answer in labelled])
+        targets = [np.atleast_1d(place).tolist() for place in places]
         prompts = encode_prompts(base, [example for example, _ in labelled])
         return [_Row(p, own, i) for i, (p, own) in enumerate(zip(prompts, targets, strict=True))], 0
     responses = [encode_answer(base, task, example, answer) for example, answer in labelled]
