@@ -98,8 +98,8 @@ def test_a_crash_changes_nothing(make_config: MakeConfig, tmp_path: Path, monkey
     )  # fmt: skip
 
 
-def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They reach the trainer with their weight, none of a labelled example, and change the adapter; the same for all."""
+def lessons(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What every training from here on learns from: its labelled examples, and further answers with their weights."""
     from guidestar.model.train import OwnTrainer
 
     heard: list[Any] = []
@@ -110,6 +110,12 @@ def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: py
         return plain(self, lesson, *rest)
 
     monkeypatch.setattr(OwnTrainer, "__call__", listening)
+    return heard
+
+
+def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach the trainer with their weight, none of a labelled example, and change the adapter; the same for all."""
+    heard = lessons(monkeypatch)
     monkeypatch.setattr("guidestar.query.probe.log_loss", lambda *_: 0.0)  # always kept
     config = config_of(make_config, ["random"], warm_start=16, budget=16, candidates=None)
     loop.run({**config, "train": {**config["train"], "pseudo_labels": 0.25}})
@@ -160,16 +166,7 @@ def test_weak_labels_of_an_endpoint(
 ) -> None:
     """Asked for once for all runs and rounds, learned from with their weight, none of a labelled example; no labels of people,
     named by plan, status and report, billed to the run that paid; without an endpoint, and for other tasks, refused."""
-    from guidestar.model import train as train_room
-
-    heard: list[Any] = []
-    plain = train_room.train
-
-    def listening(*args: Any, **options: Any) -> Any:
-        heard.append((args[3], options["extra"]))
-        return plain(*args, **options)
-
-    monkeypatch.setattr(train_room, "train", listening)
+    heard = lessons(monkeypatch)
     monkeypatch.setattr("guidestar.query.probe.log_loss", lambda *_: 0.0)  # always kept
     config = config_of(make_config, ["random", "lean"], warm_start=12, batch=4, budget=16, candidates=None)
     config |= {
