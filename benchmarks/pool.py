@@ -28,7 +28,7 @@ def main(n: int, model: str) -> dict[str, float]:
     from guidestar import config as configs
     from guidestar.data.demo import SHARES
     from guidestar.scoring import CHUNK, highest, score_file
-    from guidestar.study.planning import peak_memory
+    from guidestar.study.fit import peak_memory
 
     config = configs.parse(
         {

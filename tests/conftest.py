@@ -50,7 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         peft.PeftModel.create_or_update_model_card = lambda *args: None
 
 
-pytest_plugins = ["skips"]
+pytest_plugins = ["skips", "studies"]
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and the commands they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -161,7 +161,7 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(
 ) -> None:
     """Ctrl-C in the middle gives 130 and a calm sentence, SIGTERM 143; a third command ends the run like an
     uninterrupted one."""
-    longer = {**SMALL, "query": {**SMALL["query"], "budget": 16}, "train": {"epochs": 20, "batch_size": 8}}
+    longer = {**SMALL, "query": {**SMALL["query"], "budget": 16}, "train": {"epochs": 10, "batch_size": 8}}
     file = config_file(strategies=["star"], **longer)
     folder = tmp_path / "run" / "star-seed0"
     for number, code, done in ((signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)):

@@ -25,7 +25,7 @@ from guidestar.report.page import REPORT
 from guidestar.report.read import read_runs
 from guidestar.report.spending import COSTS_FILE, _cells, current_ledger, spending
 from guidestar.store import Store
-from guidestar.study.costs import Bill, _pace, _sentences, costs, keep_costs
+from guidestar.study.costs import Bill, Costs, _pace, costs, keep_costs
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def config(make_config: MakeConfig) -> dict[str, Any]:
 
 
 def test_every_round_s_tokens_operations_and_money(config: dict[str, Any]) -> None:
-    found = costs(Path(config["out"]))
+    found = costs(Path(config["out"])).plain()
     bench = Bench(read_config(config))
     lengths = {e.id: len(bench.base.tokenizer(e.prompt)["input_ids"]) for e in bench.dataset.pool}
     mean = sum(lengths.values()) / len(lengths)
@@ -105,14 +105,14 @@ def _bill(name: str, random: bool, labels: list[int], accuracy: list[float], sec
 def test_a_saved_label_may_cost_more_than_a_label() -> None:
     random = _bill("random-seed0", True, [100, 200, 300], [0.7, 0.8, 0.9], 0.0, 1.0)
     star = _bill("star-seed0", False, [100, 200, 300], [0.7, 0.9, 0.95], 600.0, 1.0)
-    (line,) = _sentences([random, star], "EUR")
+    (line,) = Costs([random, star], Prices(), "EUR").sentences
     assert line == (
         "star-seed0 reached 0.900, the accuracy that random-seed0 ended with, with 200 labels instead of 300, for 200.00 instead of "
         "300.00 EUR; each of the 100 labels that it saved took 12.0 s of computing."
     )
-    (slow,) = _sentences([random, replace(star, accuracy=(0.7, 0.8, 0.9))], "")
+    (slow,) = Costs([random, replace(star, accuracy=(0.7, 0.8, 0.9))], Prices(), "").sentences
     assert slow.endswith("; it saved no label and computed 30 min more.")
-    (never,) = _sentences([random, replace(star, accuracy=(0.7, 0.8, 0.85))], "")
+    (never,) = Costs([random, replace(star, accuracy=(0.7, 0.8, 0.85))], Prices(), "").sentences
     assert "never reached 0.900" in never
 
 
@@ -126,12 +126,12 @@ def test_people_are_timed_between_answers_and_endpoints_by_their_ledger(make_con
             "id": asked[0].id, "outcome": "label", "cost": 0.25, "seconds": 2.0, "tokens_in": 40, "tokens_out": 2,
             "tries": 1, "model": "m",
         })  # fmt: skip
-    unknown = costs(Path(config["out"]))["runs"][0]["rounds"][0]["labelling"]
+    unknown = costs(Path(config["out"])).plain()["runs"][0]["rounds"][0]["labelling"]
     assert unknown["seconds"] is None
     assert unknown["tokens"] == 42
     assert unknown["money"] == pytest.approx(12 * 0.1 + 0.25)
     timed = config | {"cost": config["cost"] | {"seconds_per_label": 10.0}}
-    found = costs(Path(config["out"]), bench=Bench(read_config(timed)))["runs"][0]["rounds"][0]["labelling"]
+    found = costs(Path(config["out"]), bench=Bench(read_config(timed))).plain()["runs"][0]["rounds"][0]["labelling"]
     assert found["seconds"] == 12 * 10 + 2
     assert found["money"] == pytest.approx(12 * 0.1 + 12 * 10 * 36 / 3600 + 0.25)
 
@@ -171,7 +171,7 @@ def test_the_report_has_the_ledger_where_it_can_be_made(
     page = (folder / REPORT).read_text(encoding="utf-8")
     assert "The ledger" in page
     assert "missing: they need" not in page
-    facts = costs(folder)
+    facts = costs(folder).plain()
     kept = json.loads((folder / COSTS_FILE).read_text(encoding="utf-8"))
     assert kept["runs"] == json.loads(json.dumps(facts["runs"]))
     shown = spending(current_ledger(folder, read_runs(folder)), read_runs(folder))

@@ -125,8 +125,10 @@ def test_only_one_place_decides_about_remote_code() -> None:
         )
     }
     assert said == {
+        "model/sizes.py": [
+            'model = _read(config, lambda _, how: kind.from_config(settings, trust_remote_code=how["trust_remote_code"]))'
+        ],
         "model/sources.py": ['return {"local_files_only": True, "trust_remote_code": config.remote_code}'],
-        "study/fit.py": ['model = kind.from_config(settings, trust_remote_code=options["trust_remote_code"])'],
     }
 
 

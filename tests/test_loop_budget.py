@@ -20,7 +20,7 @@ from guidestar.report import build_report, summary
 from guidestar.report.advice import advise
 from guidestar.report.read import differing, read_runs
 from guidestar.store import Store, runs_in
-from guidestar.study.planning import compared, plan_run
+from guidestar.study.plan import plan_run, truth_of
 
 
 def of(budget: int, **others: Any) -> dict[str, Any]:
@@ -116,18 +116,18 @@ def test_a_damaged_neighbour_does_not_stop_a_raise(make_config: MakeConfig, tmp_
 def test_the_plan_of_a_raise_counts_what_is_left(make_config: MakeConfig, tmp_path: Path) -> None:
     loop.run(make_config(**of(14, strategies=["random", "entropy"])))
     plan = plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"]))))
-    assert (plan["runs"], plan["done"]) == (["random-seed0", "entropy-seed0"], [])
-    assert (plan["rounds"], plan["labels"]) == (6, 12), "three rounds of two labels in each run"
+    assert (plan.runs, plan.done) == (["random-seed0", "entropy-seed0"], [])
+    assert (plan.work.rounds, plan.work.labels) == (6, 12), "three rounds of two labels in each run"
     loop.run(make_config(**of(20, strategies=["random", "entropy"])))
-    told = compared(tmp_path / "run")
+    told = truth_of(tmp_path / "run")
     assert told is not None
-    assert told["finished"]
-    trained = told["rows"]["seconds, train"]["actual"]
+    assert told.finished
+    trained = told.rows["seconds, train"].actual
     with Store.open(tmp_path / "run" / "entropy-seed0") as store:
         every = sum(s for _, phase, s, _ in store.timings() if phase == "train")
         assert trained > 0
         assert every > sum(s for r, phase, s, _ in store.timings() if phase == "train" and r >= 2)
-    assert plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"]))))["rounds"] == 0
+    assert plan_run(RunConfig.model_validate(make_config(**of(20, strategies=["random", "entropy"])))).work.rounds == 0
 
 
 def test_the_page_sees_a_budget_that_is_raised_while_it_is_open(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from guidestar.query import probe
 from guidestar.query.strategies import STRATEGIES, check
 from guidestar.records import Finished, Stop
 from guidestar.store import Store
-from guidestar.study.planning import plan_run, planning_text
+from guidestar.study.plan import plan_run
 
 
 def config_of(make_config: MakeConfig, strategies: list[Any], **query: object) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def test_weak_labels_of_an_endpoint(
     page = (Path(config["out"]) / "report.html").read_text(encoding="utf-8")
     assert "answers of the endpoint were learned from as weak labels" in page
     capsys.readouterr()
-    text = planning_text(plan_run(read_config({**config, "out": config["out"] + "-other"})))
+    text = plan_run(read_config({**config, "out": config["out"] + "-other"})).text()
     assert "weak labels: 25 questions to the endpoint, once for all runs" in text
     with pytest.raises(ConfigError, match=r"train\.weak_labels are classes"):
         Bench(read_config({**config, "task": {"kind": "text"}, "out": config["out"] + "-text"})).check()

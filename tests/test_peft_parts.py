@@ -150,7 +150,7 @@ def test_the_inversion_adapter_is_a_coupling_and_houlsbys_adapters() -> None:
 def test_plan_counts_what_is_trained(base: Any, make_config: MakeConfig) -> None:
     """By the type's own layers, on a model without weights."""
     from guidestar.config import parse
-    from guidestar.study.fit import adapter_of, skeleton
+    from guidestar.model.sizes import adapter_of, skeleton
 
     for options in TYPES.values():
         config = parse(make_config(peft=options))

@@ -13,6 +13,7 @@ from guidestar import config as configs
 from guidestar.metrics import memory
 from guidestar.metrics.memory import GIB
 from guidestar.model import device as devices
+from guidestar.model.sizes import sizes_of
 from guidestar.study import fit
 from guidestar.tasks import make_task
 
@@ -45,7 +46,7 @@ def sized(folder: Path, **model: Any) -> tuple[configs.RunConfig, memory.Shape, 
     config = configs.parse(
         {"data": {"preset": "demo"}, "model": given, "peft": LORA, "train": {"batch_size": 8, **train}}
     )
-    return config, *fit.sizes_of(config)
+    return config, *sizes_of(config)
 
 
 def peak(config: configs.RunConfig, *sizes: Any) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def test_quantised_it_is_packed_and_its_work_is_not(llama: Path) -> None:
     assert shape.weights == pytest.approx(kept)
     assert 3.5 < shape.weights / GIB < 3.7
     found = peak(config, shape, same)
-    assert found["training"][1]["weights"] == shape.weights
-    assert found["training"][1]["activations"] == pytest.approx(
+    assert found["training"].parts["weights"] == shape.weights
+    assert found["training"].parts["activations"] == pytest.approx(
         memory.training(whole, adapter, 4, 202, 2)["activations"] + 4096 * 11008 * 2
     ), "activations are those of the whole model, and a layer is unpacked at a time"
 
@@ -94,22 +95,22 @@ def test_it_fits_where_it_fits(llama: Path) -> None:
     sizes: list[Any] = [shape, adapter]
     eight = [sum(memory.training(shape, one, 8, 500, 2).values()) for one in (adapter, replace(adapter, mask=4))]
     assert eight[0] < 48e9 < eight[1], "with a CPU's masks it would have been refused"
-    usual = peak(config, *sizes)["training"][0][0]
+    usual = peak(config, *sizes)["training"].range[0]
     assert usual < 48e9
     again, *sizes = sized(llama, train={"checkpointing": True})
     less = peak(again, *sizes)["training"]
-    assert less[0][0] < usual
-    assert less[1]["activations"] < 0.1 * peak(config, *sizes)["training"][1]["activations"]
+    assert less.range[0] < usual
+    assert less.parts["activations"] < 0.1 * peak(config, *sizes)["training"].parts["activations"]
     both, *sizes = sized(llama, quantize="nf4", train={"checkpointing": True})
-    assert peak(both, *sizes)["training"][0][1] < 12e9
+    assert peak(both, *sizes)["training"].range[1] < 12e9
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_scoring_in_another_precision_keeps_both(llama: Path) -> None:
     config, *sizes = sized(llama)
     other, *_ = sized(llama, score_dtype="float32")
-    parts = peak(config, *sizes)["scoring"][1]
-    wide = peak(other, *sizes)["scoring"][1]
+    parts = peak(config, *sizes)["scoring"].parts
+    wide = peak(other, *sizes)["scoring"].parts
     assert wide["weights"] == parts["weights"] * 3, "two bytes a number, and four beside them"
     assert wide["adapter"] == 2 * parts["adapter"]
     assert wide["working"] > parts["working"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from guidestar.cli import main
 from guidestar.config import TrainConfig
 from guidestar.errors import ConfigError, DataError, StoreError
 from guidestar.metrics import memory
-from guidestar.study import fit, plan, planning
+from guidestar.model import sizes
+from guidestar.study import fit, plan
 
 Make = Callable[..., dict[str, Any]]
 ROOMY = fit.Machine(memory=64 * memory.GIB, free=32 * memory.GIB, disk=64 * memory.GIB)
@@ -84,8 +86,8 @@ def test_the_formula_says_what_pytorch_keeps(make_config: Make, peft: dict[str, 
     config = configs.parse(make_config(peft=peft))
     config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     rows, tokens = 4, 48
-    model, shape = fit.skeleton(config)
-    adapter = fit.adapter_of(config, model, shape)
+    model, shape = sizes.skeleton(config)
+    adapter = sizes.adapter_of(config, model, shape)
     parts = memory.training(shape, adapter, rows, tokens, response=2)
     logits = rows * 2 * shape.vocabulary * 4  # the log-probabilities alone are kept
     shared = dtype == "float32" and "lora_dropout" not in peft and peft.get("target_modules") == "all-linear"
@@ -98,8 +100,8 @@ def test_the_formula_of_reading_the_pool_says_what_pytorch_keeps(make_config: Ma
     config = configs.parse(make_config(peft={**LORA, "lora_dropout": 0.2}))
     config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     rows, tokens = 4, 48
-    model, shape = fit.skeleton(config)
-    parts = memory.pretraining(shape, fit.adapter_of(config, model, shape), rows * tokens, rows * tokens)
+    model, shape = sizes.skeleton(config)
+    parts = memory.pretraining(shape, sizes.adapter_of(config, model, shape), rows * tokens, rows * tokens)
     logits = rows * tokens * shape.vocabulary * 4  # the log-probabilities alone are kept
     assert "projection" not in parts
     assert parts["logits"] == pytest.approx(logits * (shape.bytes + 12) / 4)
@@ -108,15 +110,16 @@ def test_the_formula_of_reading_the_pool_says_what_pytorch_keeps(make_config: Ma
 
 def test_a_plan_with_tapt_counts_its_memory(make_config: Make, tiny_encoder_folder: Path) -> None:
     plain = make_config(tapt={"epochs": 1})
-    found = planning.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    made = plan.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    found = made.plain()
     reading, training = found["memory"]["pretraining"], found["memory"]["training"]
     assert reading["range"][0] < reading["range"][1]
     assert reading["parts"]["logits"] > training["parts"]["logits"]  # every token is asked for, not the answer alone
-    assert "pretraining: " in planning.planning_text(found)
+    assert "pretraining: " in made.text()
     headed = configs.parse({**plain, "model": {"name": str(tiny_encoder_folder)}})
     dataset = Bench(headed).dataset
-    _, parts = fit.peaks_of(headed, fit.lengths_of(headed, dataset), dataset.task)["pretraining"]
-    _, shape = fit.skeleton(headed)
+    parts = fit.needs_of(headed, dataset, fit.lengths_of(headed, dataset), 1).memory["pretraining"].parts
+    _, shape = sizes.skeleton(headed)
     assert parts["projection"] == 4 * shape.words * shape.hidden + 16 * shape.hidden**2
 
 
@@ -125,17 +128,17 @@ def test_runs_are_planned_with_the_head_that_they_will_have(
 ) -> None:
     name, heads = str(tiny_encoder_folder), list[str | None]()
     monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
-    make_plan = planning.plans.make_plan
+    make_plan = plan.make_plan
 
     def noted(cells: Any, *rest: Any) -> Any:
         heads.extend(cell.config.model.head for cell in cells)
         return make_plan(cells, *rest)
 
-    monkeypatch.setattr(planning.plans, "make_plan", noted)
+    monkeypatch.setattr(plan, "make_plan", noted)
     plain = make_config(
         strategies=["random"], model={"name": name}, peft={"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
     )
-    planning.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    plan.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
     assert heads == ["features"]
 
 
@@ -144,8 +147,8 @@ def test_sizes_are_those_of_the_loaded_model(make_config: Make, tiny_encoder_fol
     from guidestar.model import adapters, load
 
     config = configs.parse(make_config(**({"model": {"name": str(tiny_encoder_folder)}} if encoder else {})))
-    model, shape = fit.skeleton(config)
-    adapter = fit.adapter_of(config, model, shape)
+    model, shape = sizes.skeleton(config)
+    adapter = sizes.adapter_of(config, model, shape)
     base = load.load(config.model, labels=("a", "b"))  # as many as a config without weights has
     assert shape.parameters == sum(p.numel() for p in base.model.parameters())
     adapted = adapters.attach(base, config.peft, 0)
@@ -157,8 +160,8 @@ def test_sizes_are_those_of_the_loaded_model(make_config: Make, tiny_encoder_fol
 
 def test_more_examples_and_tokens_need_more_memory(make_config: Make) -> None:
     config = configs.parse(make_config())
-    model, shape = fit.skeleton(config)
-    adapter = fit.adapter_of(config, model, shape)
+    model, shape = sizes.skeleton(config)
+    adapter = sizes.adapter_of(config, model, shape)
     small, large = (sum(memory.training(shape, adapter, m, 30, 2).values()) for m in (1, 8))
     fixed = shape.parameters * 4 + 16 * adapter.numbers
     assert large - fixed == pytest.approx(8 * (small - fixed))
@@ -169,7 +172,7 @@ def test_more_examples_and_tokens_need_more_memory(make_config: Make) -> None:
 
 def refused(plain: dict[str, Any], there: fit.Machine) -> str:
     with pytest.raises(ConfigError) as error:
-        planning.plan_run(configs.parse(plain), machine=there, clock=ticking())
+        plan.plan_run(configs.parse(plain), machine=there, clock=ticking())
     assert not (Path(plain["out"]) / "plan.json").exists()
     return str(error.value)
 
@@ -177,7 +180,7 @@ def refused(plain: dict[str, Any], there: fit.Machine) -> str:
 def low_peak(plain: dict[str, Any], **changes: Any) -> float:
     config = configs.parse({**plain, **changes})
     dataset = Bench(config).dataset
-    return fit._most(fit.peaks_of(config, fit.lengths_of(config, dataset), dataset.task))[0]
+    return fit.needs_of(config, dataset, fit.lengths_of(config, dataset), 1).peak[0]
 
 
 def test_memory_that_cannot_do_is_refused_with_what_would(make_config: Make) -> None:
@@ -191,7 +194,7 @@ def test_memory_that_cannot_do_is_refused_with_what_would(make_config: Make) -> 
     assert "memory: at least " in text
     assert "this machine's" in text
     assert "train.micro_batch_size: 1" in text
-    found = planning.plan_run(configs.parse({**plain, **small}), machine=machine(room), clock=ticking())
+    found = plan.plan_run(configs.parse({**plain, **small}), machine=machine(room), clock=ticking()).plain()
     assert found["peak"][0] <= room
 
 
@@ -232,13 +235,13 @@ def test_every_problem_is_named_at_once(make_config: Make) -> None:
 
 def test_prompts_beyond_the_context_are_refused(make_config: Make) -> None:
     with pytest.raises(DataError, match="do not fit the model's context of 24 tokens"):
-        planning.plan_run(configs.parse(make_config(model={"max_length": 24})), machine=ROOMY, clock=ticking())
+        plan.plan_run(configs.parse(make_config(model={"max_length": 24})), machine=ROOMY, clock=ticking())
 
 
 @pytest.mark.parametrize("rate", [0.0, -3.0, float("nan")])
 def test_a_rate_must_be_above_zero(make_config: Make, rate: float) -> None:
     with pytest.raises(ConfigError, match="must be above 0"):
-        planning.plan_run(configs.parse(make_config()), rate=rate, machine=ROOMY)
+        plan.plan_run(configs.parse(make_config()), rate=rate, machine=ROOMY)
 
 
 # --- the plan and the truth -----------------------------------------------------------------------
@@ -246,7 +249,8 @@ def test_a_rate_must_be_above_zero(make_config: Make, rate: float) -> None:
 
 def test_a_plan_of_two_runs(make_config: Make) -> None:
     config = configs.parse(make_config(cost={"label": 0.5, "annotator_hour": 30, "currency": "EUR"}))
-    found = planning.plan_run(config, rate=60, machine=ROOMY, clock=ticking())
+    made = plan.plan_run(config, rate=60, machine=ROOMY, clock=ticking())
+    found = made.plain()
     assert found["runs"] == ["star-seed0", "random-seed0"]
     assert (found["rounds"], found["labels"], found["labels_asked"]) == (6, 48, 48)
     assert found["hours"] == pytest.approx([0.8 * 0.75, 0.8 * 1.5])
@@ -256,22 +260,22 @@ def test_a_plan_of_two_runs(make_config: Make) -> None:
     assert set(found["tokens"]) == {"choosing", "training", "measuring"}
     kept = json.loads((Path(config.out) / "plan.json").read_text())
     assert kept == found
-    text = planning.planning_text(found)
+    text = made.text()
     for words in ("2 runs to go: star-seed0, random-seed0", "a simulation", "if people answered", "EUR (labels 42.00"):
         assert words in text
-    assert "wanted each core" in planning.planning_text(found | {"load": 3.0})
-    assert "wanted each core" not in planning.planning_text(found | {"load": 0.5})
-    unknown = planning.plan_run(configs.parse(make_config()), machine=ROOMY, clock=ticking())
-    assert unknown["hours"] is None
-    assert "no rate is known" in planning.planning_text(unknown)
-    assert "no price is known" in planning.planning_text(unknown)
+    assert "wanted each core" in replace(made, load=3.0).text()
+    assert "wanted each core" not in replace(made, load=0.5).text()
+    unknown = plan.plan_run(configs.parse(make_config()), machine=ROOMY, clock=ticking())
+    assert unknown.labelling.hours is None
+    assert "no rate is known" in unknown.text()
+    assert "no price is known" in unknown.text()
 
 
 @pytest.mark.parametrize("strategies", [["star", "random"], ["lean", "random"]])
 def test_a_model_with_a_head_is_planned(make_config: Make, tiny_encoder_folder: Path, strategies: list[str]) -> None:
     """Its head says nothing before it is trained, and the time of a pass does not hang on what is asked."""
     config = configs.parse(make_config(model={"name": str(tiny_encoder_folder)}, strategies=strategies))
-    found = planning.plan_run(config, machine=ROOMY, clock=ticking())
+    found = plan.plan_run(config, machine=ROOMY, clock=ticking()).plain()
     assert found["runs"] == [f"{name}-seed0" for name in strategies]
     assert all(0 < low < high for low, high in found["seconds"].values())
 
@@ -283,10 +287,10 @@ def test_the_plan_beside_the_truth(make_config: Make, tmp_path: Path, capsys: py
     assert main(["plan", str(file), "--quiet", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     out = Path(plain["out"])
-    before = planning.compared(out)
+    before = plan.truth_of(out)
     assert before is not None
-    assert not before["finished"]
-    assert all(row["error"] is None for row in before["rows"].values())
+    assert not before.finished
+    assert all(row.error is None for row in before.rows.values())
     assert main(["run", str(file), "--quiet"]) == 0
     assert "the plan beside the truth:" in capsys.readouterr().out
     assert main(["status", str(out), "--json"]) == 0
@@ -302,25 +306,25 @@ def test_the_plan_beside_the_truth(make_config: Make, tmp_path: Path, capsys: py
     assert "of its middle" in capsys.readouterr().out
     assert main(["plan", str(file), "--quiet"]) == 0
     assert "nothing is left to run: entropy-seed0" in capsys.readouterr().out
-    assert planning.compared(out) is not None, "the plan of what ran must stay"
+    assert plan.truth_of(out) is not None, "the plan of what ran must stay"
 
 
 def test_a_plan_for_another_configuration_is_not_set_beside_the_truth(make_config: Make) -> None:
     longer = make_config(strategies=["random"], train={"epochs": 7})
-    planning.plan_run(configs.parse(longer), machine=ROOMY, clock=ticking())
+    plan.plan_run(configs.parse(longer), machine=ROOMY, clock=ticking())
     run = configs.parse(make_config(strategies=["entropy"], train={"epochs": 1}))
     loop.run(run)
-    found = planning.compared(Path(run.out))
+    found = plan.truth_of(Path(run.out))
     assert found is not None
-    assert found["changed"] == ["strategies", "train.epochs"]
-    assert planning.compared_lines(found) == ["the plan was made for another configuration (strategies, train.epochs)"]
+    assert found.changed == ["strategies", "train.epochs"]
+    assert found.lines == ["the plan was made for another configuration (strategies, train.epochs)"]
 
 
 def test_only_what_is_left_is_planned(make_config: Make) -> None:
     one = configs.parse(make_config(strategies=["random"]))
     loop.run(one)
     both = configs.parse(make_config(strategies=["random", "entropy"]))
-    found = planning.plan_run(both, machine=ROOMY, clock=ticking())
+    found = plan.plan_run(both, machine=ROOMY, clock=ticking()).plain()
     assert (found["runs"], found["done"], found["rounds"]) == (["entropy-seed0"], ["random-seed0"], 3)
     assert found["disk_before"] > 0
 
@@ -328,21 +332,21 @@ def test_only_what_is_left_is_planned(make_config: Make) -> None:
 def test_the_most_memory_of_several_sessions_counts(make_config: Make) -> None:
     config = configs.parse(make_config(strategies=["random"]))
     out = Path(config.out)
-    planning.record_end(out, 5.0)
+    plan.record_end(out, 5.0)
     assert not (out / "plan.json").exists(), "no plan, no record"
-    planning.plan_run(config, machine=ROOMY, clock=ticking())
+    plan.plan_run(config, machine=ROOMY, clock=ticking())
     for peak in (5e9, 7e9, 6e9):
-        planning.record_end(out, peak)
-    found = planning.compared(out)
+        plan.record_end(out, peak)
+    found = plan.truth_of(out)
     assert found is not None
-    assert found["rows"]["peak memory"]["actual"] == 7e9
+    assert found.rows["peak memory"].actual == 7e9
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"runs": []}'])
 def test_a_damaged_plan_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(StoreError, match=r"plan\.json: .*delete it"):
-        planning.compared(tmp_path)
+        plan.truth_of(tmp_path)
 
 
 def test_people_are_planned_for_without_any_answer(make_config: Make) -> None:
@@ -351,7 +355,7 @@ def test_people_are_planned_for_without_any_answer(make_config: Make) -> None:
     config = configs.parse(plain)
     bench = Bench(config)
     dataset = bench.fitting
-    found = planning.plan_run(config, rate=100, machine=ROOMY, clock=ticking())
+    found = plan.plan_run(config, rate=100, machine=ROOMY, clock=ticking()).plain()
     assert found["answered_by"] == "people"
     assert found["labels_asked"] == 36
     assert {"suggest", "validate"} & set(found["seconds"]) == {"suggest"} | (
@@ -371,7 +375,7 @@ def test_a_pool_without_answers_can_be_measured(make_config: Make, tmp_path: Pat
     (tmp_path / "pool.csv").write_text(f"text\n{rows}\n")
     plain = make_config(strategies=["entropy"], task={"kind": "choice", "labels": ["delivery", "refund"]})
     plain["data"] = {"pool": str(tmp_path / "pool.csv"), "template": "Message: {text}\nTopic:"}
-    found = planning.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking())
+    found = plan.plan_run(configs.parse(plain), machine=ROOMY, clock=ticking()).plain()
     assert found["answered_by"] == "people"
     assert {"train", "score", "suggest"} <= set(found["seconds"])
     assert "validate" not in found["seconds"]
@@ -400,7 +404,7 @@ def test_this_machine_is_read() -> None:
     assert found.disk is not None
     assert found.disk > 0
     assert found.memory is None or found.memory > 1e8
-    assert found.accelerator is None
+    assert found.gpu is None
 
 
 def test_the_first_config_is_left_as_it_was(make_config: Make) -> None:
@@ -408,6 +412,6 @@ def test_the_first_config_is_left_as_it_was(make_config: Make) -> None:
     config = configs.parse(make_config(peft={"peft_type": "FULL"}))
     before = config.plain()
     with pytest.raises(ConfigError):
-        planning.plan_run(config, machine=machine(1e6))
+        plan.plan_run(config, machine=machine(1e6))
     assert config.plain() == before
     assert config.train.micro_batch_size is TrainConfig().micro_batch_size

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import LORA, RUN, Crash, Lines, results_of
 
 from guidestar import config as configs
 from guidestar.errors import ConfigError, StoreError
@@ -26,34 +27,14 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-class Crash(BaseException):
-    """A process that ends here."""
-
-
-class Lines:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def phase(self, name: str) -> Any:
-        from guidestar.progress import Silent
-
-        return Silent().phase(name)
-
-
 @pytest.fixture(scope="module")
 def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
     """A small run without strategies."""
     return {
         "data": {"preset": "demo", "folder": str(demo_data), "test_limit": 20},
-        "model": {"name": str(tiny_folder), "dtype": "float32"},
-        "query": {"warm_start": 8, "batch": 4, "budget": 16, "candidates": 20},
-        "peft": {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"},
-        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3},
+        **RUN,
+        "model": {"name": str(tiny_folder), **RUN["model"]},
+        "peft": LORA,
     }
 
 
@@ -70,14 +51,6 @@ def make_cells(
             tags: dict[str, str | int] = {"dataset": "demo", "method": name, "seed": seed}
             found.append(Cell(f"demo/{name}/seed{seed}", tags, configs.parse(data)))
     return found
-
-
-def without_seconds(result: Any) -> Any:
-    return {key: value for key, value in result.items() if key not in ("seconds", "timings")}
-
-
-def results_of(out: Path) -> dict[str, Any]:
-    return {one.name: without_seconds(one.plain()) for one in read_results(out / "results")}
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +85,8 @@ def test_a_result_file_holds_what_a_table_needs_and_no_place(
     assert result["prompt"]["template"].startswith("Message:")
     assert result["config"]["train"]["epochs"] == 1
     assert {"torch", "peft", "guidestar"} <= result["versions"].keys()
-    assert result["hardware"]["threads"] >= 1
     stored = json.loads(result_path(out, "demo/me/seed0").read_text())
+    assert stored["hardware"]["threads"] >= 1
     assert stored["seconds"]["train"] == pytest.approx(
         sum(s for _, p, s, _ in stored["timings"] if p == "train"), abs=0.01
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from forks import Forked
+from studies import LORA, Crash, Finished, Lines, results_of, write
 
 from guidestar import executors
 from guidestar.cli.main import main
-from guidestar.config import dump_yaml
 from guidestar.errors import ConfigError
 from guidestar.metrics import savings
 from guidestar.metrics.savings import auc
@@ -34,100 +32,29 @@ from guidestar.study.tables import markdown, table
 from guidestar.tuning import Tuning
 from tools.comparisons import line_of
 
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
-ADAPTER = {"peft_type": "BOTTLENECK", "r": 4, "bottleneck_dropout": 0.2, "target_modules": ["o_proj", "down_proj"]}
-
-Text = Callable[..., Path]
-
-
-class Crash(BaseException):
-    """A process that ends here."""
-
-
-class Lines:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def phase(self, name: str) -> Any:
-        from guidestar.progress import Silent
-
-        return Silent().phase(name)
-
-
-@pytest.fixture(scope="module")
-def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
-    """Two strategies × two adapters × two seeds on one dataset."""
-    return {
-        "out": "study",
-        "datasets": [{"name": "tickets", "data": {"preset": "demo", "folder": str(demo_data), "test_limit": 20}}],
-        "models": [{"name": "tiny", "model": {"name": str(tiny_folder)}}],
-        "peft": [
-            {"name": "lora", "peft": LORA},
-            {"name": "series", "peft": ADAPTER, "train": {"learning_rate": 0.002}},
-        ],
-        "strategies": ["random", {"use": "entropy", "name": "ent"}],
-        "seeds": [0, 1],
-        "base": {
-            "model": {"dtype": "float32"},
-            "query": {"warm_start": 8, "batch": 4, "budget": 16, "candidates": 20},
-            "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.005},
-        },
-    }
-
-
-def write(folder: Path, plain: dict[str, Any], **changes: Any) -> Path:
-    """A study's file; None takes a key away."""
-    data = copy.deepcopy(plain) | changes
-    path = folder / "study.yaml"
-    path.write_text(dump_yaml({key: value for key, value in data.items() if value is not None}))
-    return path
-
-
-def results_of(out: Path) -> dict[str, Any]:
-    """Without what clocks say, and where a warm start's adapter came from."""
-    unmeasured = ("seconds", "timings", "hardware")
-    return {
-        one.name: {k: v for k, v in one.plain().items() if k not in unmeasured} for one in read_results(out / "results")
-    }
-
-
-@pytest.fixture(scope="module")
-def finished(plain: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Lines]:
-    """An uninterrupted study: its file, facts and news."""
-    path, lines = write(tmp_path_factory.mktemp("grid"), plain), Lines()
-    facts, text, code = run_study(path, progress=lines)
-    assert code == 0, text
-    return path, facts, lines
-
-
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def test_every_combination_has_a_result(finished: tuple[Path, dict[str, Any], Lines]) -> None:
-    path, facts, _ = finished
-    names = [f"tickets/tiny/{p}/{s}/seed{n}" for p in ("lora", "series") for s in ("random", "ent") for n in (0, 1)]
-    results = results_of(path.parent / "study")
+def test_every_combination_has_a_result(finished: Finished) -> None:
+    facts = finished.facts
+    names = [f"tickets/tiny/{p}/{s}/seed{n}" for p in ("lora", "series") for s in ("random", "star") for n in (0, 1)]
+    results = results_of(finished.out)
     assert sorted(results) == sorted(names)
     assert (facts["cells"], facts["done"], facts["failed"], facts["elsewhere"]) == (8, 8, {}, [])
-    series = results["tickets/tiny/series/ent/seed1"]
-    assert series["tags"] == {"dataset": "tickets", "model": "tiny", "peft": "series", "method": "ent", "seed": 1}
+    series = results["tickets/tiny/series/star/seed1"]
+    assert series["tags"] == {"dataset": "tickets", "model": "tiny", "peft": "series", "method": "star", "seed": 1}
     assert series["config"]["train"]["learning_rate"] == 0.002
     assert series["config"]["train"]["epochs"] == 1
-    assert results["tickets/tiny/lora/ent/seed1"]["config"]["train"]["learning_rate"] == 0.005
+    assert results["tickets/tiny/lora/star/seed1"]["config"]["train"]["learning_rate"] == 0.005
     assert series["config"]["peft"]["peft_type"] == "BOTTLENECK"
     assert [labels for labels, _ in series["curve"]] == [8, 12, 16]
 
 
 def test_one_training_of_a_warm_start_for_each_adapter_and_seed(
-    finished: tuple[Path, dict[str, Any], Lines],
+    finished: Finished,
 ) -> None:
-    path, facts, lines = finished
-    results = read_results(path.parent / "study" / "results")
+    facts, lines = finished.facts, finished.lines
+    results = read_results(finished.out / "results")
     spent = [s for one in results for r, phase, s, _ in one.timings if (r, phase) == (0, "train")]
     assert sum(value > 0 for value in spent) == 4, "two adapters × two seeds"
     assert len({(one.warm_start or {})["picks"] for one in results}) == 2, "one for each seed, for both adapters"
@@ -135,33 +62,33 @@ def test_one_training_of_a_warm_start_for_each_adapter_and_seed(
     assert sum("warm start: the adapter of random-seed" in text for text in lines.said) == 4
 
 
-def test_the_table_is_what_the_cells_hold(finished: tuple[Path, dict[str, Any], Lines]) -> None:
-    path, facts, _ = finished
-    out = path.parent / "study"
+def test_the_table_is_what_the_cells_hold(finished: Finished) -> None:
+    facts = finished.facts
+    out = finished.out
     results = results_of(out)
     rows = {(row["peft"], row["strategy"]): row for row in facts["rows"]}
-    assert list(rows) == [("lora", "random"), ("lora", "ent"), ("series", "random"), ("series", "ent")]
+    assert list(rows) == [("lora", "random"), ("lora", "star"), ("series", "random"), ("series", "star")]
     for (peft, strategy), row in rows.items():
         areas = [results[f"tickets/tiny/{peft}/{strategy}/seed{n}"]["auc"] for n in (0, 1)]
         assert row["auc"]["mean"] == pytest.approx(np.mean(areas))
         assert row["auc"]["low"] <= row["auc"]["mean"] <= row["auc"]["high"]
         control = [results[f"tickets/tiny/{peft}/random/seed{n}"]["auc"] for n in (0, 1)]
-        if strategy == "ent":
+        if strategy == "star":
             gain = (np.mean(areas) - np.mean(control)) / (1 - np.mean(control))
             assert row["ripl"]["estimate"] == pytest.approx(gain)
             assert row["verdict"] == "too few seeds", "two seeds show nothing"
         else:
             assert row["ripl"] is None
     text = (out / "table.md").read_text()
-    assert "| tickets | tiny  | series | ent " in text
+    assert "| tickets | tiny  | series | star " in text
     written = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
     assert [float(row["auc_mean"]) for row in written] == [row["auc"]["mean"] for row in facts["rows"]]
     assert json.loads((out / "facts.json").read_text())["rows"] == facts["rows"]
 
 
-def test_curves_are_of_every_adapter(finished: tuple[Path, dict[str, Any], Lines]) -> None:
-    path, facts, _ = finished
-    out = path.parent / "study"
+def test_curves_are_of_every_adapter(finished: Finished) -> None:
+    facts = finished.facts
+    out = finished.out
     assert any("comparisons have fewer than 5 seeds. They cannot show a gain" in one for one in facts["reading"])
     assert [row["peft"] for row in facts["above"]] == ["lora", "series", None]
     assert "**mean of 2 adapters**" in (out / "table.md").read_text()
@@ -181,8 +108,8 @@ def test_curves_are_of_every_adapter(finished: tuple[Path, dict[str, Any], Lines
     }
 
 
-def test_the_table_is_said_while_it_runs(finished: tuple[Path, dict[str, Any], Lines]) -> None:
-    _, _, lines = finished
+def test_the_table_is_said_while_it_runs(finished: Finished) -> None:
+    lines = finished.lines
     tables = [text for text in lines.said if text.startswith("| dataset")]
     assert len(tables) == 8
     assert tables[0].count("\n") == 2, "one row after the first cell"
@@ -195,10 +122,8 @@ def test_the_table_is_said_while_it_runs(finished: tuple[Path, dict[str, Any], L
 # --- again --------------------------------------------------------------------------------------
 
 
-def test_the_same_call_again_runs_nothing(
-    finished: tuple[Path, dict[str, Any], Lines], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, facts, _ = finished
+def test_the_same_call_again_runs_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, facts = finished.file, finished.facts
     monkeypatch.setattr(engine.Shared, "bench", lambda self, config: pytest.fail("nothing is left to run"))
     again, text, code = run_study(path)
     assert code == 0
@@ -211,7 +136,7 @@ def test_the_same_call_again_runs_nothing(
 
 
 def test_a_study_that_was_killed_goes_on_and_ends_alike(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, plain)
     real, trained = Tuning.train, []
@@ -225,38 +150,36 @@ def test_a_study_that_was_killed_goes_on_and_ends_alike(
     monkeypatch.setattr(Tuning, "train", killed)
     with pytest.raises(Crash):
         run_study(path)
-    assert trained[-1] == ("ent-seed0", 1), "in the middle of the second cell"
+    assert trained[-1] == ("star-seed0", 1), "in the middle of the second cell"
     assert list(results_of(tmp_path / "study")) == ["tickets/tiny/lora/random/seed0"]
     trained.extend([("", 0)] * 5)
     _, text, code = run_study(path)
     assert code == 0
     assert ("random-seed0", 0) not in trained[10:11], "what is done stays done"
-    assert trained[10] == ("ent-seed0", 1)
+    assert trained[10] == ("star-seed0", 1)
     assert "8 of 8 runs are done" in text
-    assert results_of(tmp_path / "study") == results_of(finished[0].parent / "study")
+    assert results_of(tmp_path / "study") == results_of(finished.out)
 
 
-def test_a_study_may_grow(finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path) -> None:
-    shutil.copytree(finished[0].parent / "study", tmp_path / "study")
+def test_a_study_may_grow(finished: Finished, plain: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "study")
     before = {path: path.read_bytes() for path in (tmp_path / "study" / "results").rglob("*.json")}
     one = [*plain["strategies"], "margin"]
     facts, _, code = run_study(write(tmp_path, plain, strategies=one, peft=plain["peft"][:1]))
     assert code == 0
-    assert [row["strategy"] for row in facts["rows"]] == ["random", "ent", "margin"]
+    assert [row["strategy"] for row in facts["rows"]] == ["random", "star", "margin"]
     assert facts["plan"]["done"] == 4
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_parts_make_the_whole(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
-) -> None:
+def test_parts_make_the_whole(finished: Finished, plain: dict[str, Any], tmp_path: Path) -> None:
     path = write(tmp_path, plain, peft=plain["peft"][:1])
     first, *_ = run_study(path, part="1/2")
     assert first["done"] == 2
-    assert {row["strategy"]: row["seeds"] for row in first["rows"]} == {"random": [0], "ent": [0]}
+    assert {row["strategy"]: row["seeds"] for row in first["rows"]} == {"random": [0], "star": [0]}
     second, _, code = run_study(path, part="2/2")
     assert (second["done"], code) == (4, 0)
-    whole = results_of(finished[0].parent / "study")
+    whole = results_of(finished.out)
     assert results_of(tmp_path / "study") == {name: one for name, one in whole.items() if "/lora/" in name}
     with pytest.raises(ConfigError, match=r"part is '3/2'; allowed: i/n"):
         run_study(path, part="3/2")
@@ -267,7 +190,7 @@ def test_parts_make_the_whole(
 
 
 def test_several_processes_make_the_same_results(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forked ones; tests/test_executors.py starts them anew."""
     monkeypatch.setattr(executors.subprocess, "Popen", Forked)
@@ -275,16 +198,14 @@ def test_several_processes_make_the_same_results(
     facts, text, code = run_study(path, jobs=2, progress=lines)
     assert code == 0, text
     assert facts["done"] == 8
-    assert results_of(tmp_path / "study") == results_of(finished[0].parent / "study")
-    assert facts["rows"] == finished[1]["rows"]
+    assert results_of(tmp_path / "study") == results_of(finished.out)
+    assert facts["rows"] == finished.facts["rows"]
     for number in ("[1] ", "[2] "):
         assert any(text.startswith(f"{number}cell ") for text in lines.said), f"process {number} did nothing"
 
 
-def test_the_command(
-    finished: tuple[Path, dict[str, Any], Lines], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    path = finished[0]
+def test_the_command(finished: Finished, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = finished.file
     assert main(["study", str(path), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] == 8
     assert main(["study", str(path), f"out={tmp_path / 'other'}", "seeds=[5]", "--plan", "--quiet"]) == 0
@@ -303,41 +224,41 @@ def test_an_adapter_that_does_not_fit_fails_alone(plain: dict[str, Any], tmp_pat
     facts, text, code = run_study(path)
     assert code == 1
     assert [row["peft"] for row in facts["rows"]] == ["lora", "lora"]
-    assert list(facts["failed"]) == ["tickets/tiny/nowhere/random/seed0", "tickets/tiny/nowhere/ent/seed0"]
-    assert "failed: tickets/tiny/nowhere/random/seed0, tickets/tiny/nowhere/ent/seed0: peft:" in text
+    assert list(facts["failed"]) == ["tickets/tiny/nowhere/random/seed0", "tickets/tiny/nowhere/star/seed0"]
+    assert "failed: tickets/tiny/nowhere/random/seed0, tickets/tiny/nowhere/star/seed0: peft:" in text
     assert "2 of 4 runs are done" in text
 
 
 def test_without_a_random_strategy_there_is_no_ripl_unless_a_control_is_named(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
+    finished: Finished, plain: dict[str, Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(finished[0].parent / "study", tmp_path / "study")
+    shutil.copytree(finished.out, tmp_path / "study")
     facts, text, _ = run_study(write(tmp_path, plain, strategies=plain["strategies"][1:]))
     assert all(row["ripl"] is None for row in facts["rows"])
     assert "There is no random strategy and no `control`" in text
-    facts, _, _ = run_study(write(tmp_path, plain, control="ent"))
+    facts, _, _ = run_study(write(tmp_path, plain, control="star"))
     rows = {(row["peft"], row["strategy"]): row for row in facts["rows"]}
-    assert rows["lora", "ent"]["control"]
+    assert rows["lora", "star"]["control"]
     assert rows["lora", "random"]["ripl"] is not None
 
 
 def test_results_without_their_runs_are_enough_for_the_table(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
+    finished: Finished, plain: dict[str, Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(finished[0].parent / "study" / "results", tmp_path / "study" / "results")
+    shutil.copytree(finished.out / "results", tmp_path / "study" / "results")
     facts, _, code = run_study(write(tmp_path, plain))
     assert (facts["done"], code) == (8, 0)
-    assert [row["auc"] for row in facts["rows"]] == [row["auc"] for row in finished[1]["rows"]]
-    for row, before in zip(facts["rows"], finished[1]["rows"], strict=True):
+    assert [row["auc"] for row in facts["rows"]] == [row["auc"] for row in finished.facts["rows"]]
+    for row, before in zip(facts["rows"], finished.facts["rows"], strict=True):
         assert row["verdict"] == before["verdict"], "said of these test examples alone"
         if before["ripl"]:
             assert row["ripl"]["estimate"] == pytest.approx(before["ripl"]["estimate"])
 
 
 def test_a_changed_configuration_is_refused_for_what_was_begun(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
+    finished: Finished, plain: dict[str, Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(finished[0].parent / "study", tmp_path / "study")
+    shutil.copytree(finished.out, tmp_path / "study")
     base = {**plain["base"], "train": {**plain["base"]["train"], "epochs": 2}}
     facts, text, code = run_study(write(tmp_path, plain, base=base, seeds=[0], peft=plain["peft"][:1]))
     assert code == 1
@@ -606,11 +527,9 @@ def test_a_process_that_is_killed_is_said(
     assert "No run with a test set is done yet." in text
 
 
-def test_a_broken_result_file_is_no_result(
-    finished: tuple[Path, dict[str, Any], Lines], plain: dict[str, Any], tmp_path: Path
-) -> None:
-    shutil.copytree(finished[0].parent / "study", tmp_path / "study")
-    files.write_bytes(result_path(tmp_path / "study", "tickets/tiny/lora/ent/seed1"), b"{")
+def test_a_broken_result_file_is_no_result(finished: Finished, plain: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "study")
+    files.write_bytes(result_path(tmp_path / "study", "tickets/tiny/lora/star/seed1"), b"{")
     facts, text, code = run_study(write(tmp_path, plain))
     assert code == 1
     assert "delete it, the cell will run again" in text

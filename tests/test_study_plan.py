@@ -114,7 +114,7 @@ def test_a_measured_plan(plain: dict[str, Any], tmp_path: Path) -> None:
     rest = made({"demo/random/seed0", "demo/star/seed0"})
     assert (rest.done, rest.rounds) == (2, 8)
     assert rest.total[1] < first.total[1]
-    text = plan.plan_text(rest, "Four runs", ["demo: four methods"])
+    text = rest.text("Four runs", ["demo: four methods"])
     assert "4 runs, 2 done; 2 to go: 8 rounds, 40 labels" in text
     assert "estimated time on this machine: " in text
     assert not list(tmp_path.glob("runs*")), "planning must leave nothing behind"
@@ -127,14 +127,14 @@ def test_a_finished_study_needs_no_model(
     cells = cells_of(plain, tmp_path)
     found = plan.make_plan(cells, {cell.name for cell in cells}, Shared(tmp_path, Silent()))
     assert found.total == (0, 0)
-    assert plan.plan_text(found, "x", []).endswith("4 runs, 4 done; 0 to go: 0 rounds, 0 labels")
+    assert found.text("x", []).endswith("4 runs, 4 done; 0 to go: 0 rounds, 0 labels")
 
 
 def test_the_time_taken_beside_the_time_planned() -> None:
     planned = plan.Plan(2, 1, 3, 20, {"train": (100.0, 200.0)})
     old = Result(name="a", tags={}, seconds={"train": 1000.0})
     new = Result(name="b", tags={}, seconds={"train": 150.0, "score": 30.0})
-    assert plan.compared(planned, [old], [old, new]) == [
+    assert planned.beside([old], [old, new]) == [
         "  train: 2 min, planned 2 min to 3 min",
         "  score: 30 s, not planned",
     ]

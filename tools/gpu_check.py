@@ -111,6 +111,7 @@ def _named(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def memory(scene: Scene) -> Found:
     """The peak of a training and of a scoring pass beside what `plan` says: its range holds the context of CUDA, too."""
     from guidestar import config as configs
+    from guidestar.model import sizes
     from guidestar.study import fit
 
     figures, right = {}, True
@@ -121,9 +122,11 @@ def memory(scene: Scene) -> Found:
         config = configs.parse(
             {"data": {"preset": "demo"}, "model": given, "peft": LORA, "train": {"checkpointing": again}}
         )
-        sizes = sorted(len(base.tokenizer(e.prompt)["input_ids"]) for e, _ in scene.rows)
-        lengths = fit.Lengths(float(np.mean(sizes)), float(sizes[int(0.9 * (len(sizes) - 1))]), float(sizes[-1]), 3.0)
-        planned = fit.peaks(config, *fit.sizes_of(config), lengths, scene.task)
+        tokens = sorted(len(base.tokenizer(e.prompt)["input_ids"]) for e, _ in scene.rows)
+        lengths = fit.Lengths(
+            float(np.mean(tokens)), float(tokens[int(0.9 * (len(tokens) - 1))]), float(tokens[-1]), 3.0
+        )
+        planned = fit.peaks(config, *sizes.sizes_of(config), lengths, scene.task)
         name = f"{quantize or 'bfloat16'}{' checkpointing' if again else ''}"
         works: dict[str, Callable[[], Any]] = {
             "training": lambda base=base, name=name, again=again: scene.train(
@@ -135,7 +138,7 @@ def memory(scene: Scene) -> Found:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             work()
-            low, high = (end - fit.CUDA_CONTEXT for end in planned[phase][0])
+            low, high = (end - fit.CUDA_CONTEXT for end in planned[phase].range)
             used = torch.cuda.max_memory_allocated()
             figures[f"{name}, {phase}"] = {"planned": [low, high], "used": used}
             right &= used <= 1.1 * high

@@ -95,11 +95,11 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
         else f"{name}: {o.reason.value}"
         for name, o in outcomes.items()
     ]
-    from guidestar.study import planning
+    from guidestar.study import plan
     from guidestar.study.costs import keep_costs
 
     facts: dict[str, Any] = summary(Path(config.out))
-    planning.record_end(Path(config.out))
+    plan.record_end(Path(config.out))
     if not waiting:
         keep_costs(Path(config.out))
         lines += answer_lines(read_all(Path(config.out)))
@@ -107,9 +107,9 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
             lines.append(f"report: {build_report(Path(config.out))}")
         except GuidestarError as error:  # the run is complete and recorded; only its picture is missing
             lines.append(f"no report: {error}")
-    if planned := planning.compared(Path(config.out)):
-        facts["plan"] = planned
-        lines += planning.compared_lines(planned)
+    if planned := plan.truth_of(Path(config.out)):
+        facts["plan"] = planned.plain()
+        lines += planned.lines
     show(options, facts, "\n".join(lines))
     return 4 if waiting else 0
 
@@ -147,17 +147,17 @@ def _status(options: Options) -> int:
     from guidestar.report.answer import answer, answer_lines, read_all
     from guidestar.report.facts import plain
     from guidestar.report.summary import status_text
-    from guidestar.study import planning
+    from guidestar.study import plan
 
     run = folder(options.run)
-    known, asked, planned = read_all(run), usage_of(run), planning.compared(run)
+    known, asked, planned = read_all(run), usage_of(run), plan.truth_of(run)
     facts = plain(known.facts) | {"answer": plain(answer(known)), "advice": plain(known.advice)}
-    facts |= ({"endpoint": asked} if asked else {}) | ({"plan": planned} if planned else {})
+    facts |= ({"endpoint": asked} if asked else {}) | ({"plan": planned.plain()} if planned else {})
     lines = [*answer_lines(known), *(usage_text(name, usage) for name, usage in asked.items())]
     if options.all:
         said = advice_lines(known.advice)
         more = [status_text(known.facts), *([""] if said else []), *said]
-        lines += ["", *more, *(["", *planning.compared_lines(planned)] if planned else [])]
+        lines += ["", *more, *(["", *planned.lines] if planned else [])]
     else:
         lines.append(f"the statistics behind this: guidestar status {options.run} --all")
     show(options, facts, "\n".join(lines))

@@ -88,11 +88,11 @@ def add(commands: Commands) -> None:
 
 
 def _plan(options: Options) -> int:
-    from guidestar.study.planning import plan_run, planning_text
+    from guidestar.study.plan import plan_run
 
     config = load(options.config, options.overrides)
-    facts = plan_run(config, changes=prices(options), rate=options.rate, progress=progress(options))
-    show(options, facts, planning_text(facts))
+    plan = plan_run(config, changes=prices(options), rate=options.rate, progress=progress(options))
+    show(options, plan.plain(), plan.text())
     return 0
 
 
@@ -108,10 +108,11 @@ def _compare(options: Options) -> int:
 
 
 def _costs(options: Options) -> int:
-    from guidestar.study.costs import costs, costs_text
+    from guidestar.study.costs import costs
 
-    facts = costs(Path(options.run), changes=prices(options), out=Path(options.out) if options.out else None)
-    show(options, facts, costs_text(facts))
+    known = costs(Path(options.run), changes=prices(options))
+    files = [str(path) for path in known.write(Path(options.out))] if options.out else []
+    show(options, known.plain() | {"files": files}, "\n".join([known.text(), *files]))
     return 0
 
 

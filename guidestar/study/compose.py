@@ -22,14 +22,14 @@ from guidestar.study.studyfile import (
     SECTIONS,
     DatasetPart,
     ModelPart,
-    PeftPart,
     Source,
     StudyConfig,
+    Where,
+    default_peft,
     model_label,
     read_study,
 )
 
-Where = tuple[str | int, ...]
 Place = TypeVar("Place")
 
 FOLDERS = {
@@ -175,48 +175,30 @@ def make_study(source: Source | StudyConfig, tables: str = "") -> Study:
 
 def _rows(study: StudyConfig) -> Iterator[tuple[Row, _Changes]]:
     """The rows, and what each changes of a run with its place in the file."""
-    if study.strategies is not None:
-        pefts = study.peft or [_default_peft()]
-        names = {strategy.title: strategy for strategy in study.strategies}
-        control = study.control or next((name for name, one in names.items() if _draws_at_random(one)), None)
-        for (i_peft, peft), (i, (title, strategy)) in product(enumerate(pefts), enumerate(names.items())):
-            row = Row(
-                f"{peft.name}/{title}", title, title, peft.name, control=control and f"{peft.name}/{control}",
-                adapters=study.adapters,
-            )  # fmt: skip
-            sections = peft.model_dump(include={"peft", "train", "tapt"}, exclude_unset=True)
-            plain = strategy.model_dump(exclude_unset=True)
-            yield row, _Changes(sections, plain, ("peft", i_peft), ("strategies", i))
-        return
-    parts = study.rows or []
-    control = study.control or next((part.name for part in parts if _draws_at_random(part.strategy)), None)
-    for i, part in enumerate(parts):
-        given = {"use": part.strategy} if isinstance(part.strategy, str) else part.strategy
+    listed = list(study.listed())
+    first = next((part.name for part, strategy, *_ in listed if _draws_at_random(strategy)), None)
+    for part, strategy, where, of_strategy in listed:
+        peft, _, method = part.name.rpartition("/")
+        control = part.control or (first and f"{peft}/{first.rpartition('/')[2]}" if peft else study.control or first)
         sections = part.model_dump(include={*SECTIONS, "tapt"}, exclude_unset=True)
         row = Row(
-            part.name, part.name, part.label or part.name, note=part.note, control=part.control or control,
-            tasks=tuple(part.tasks or ()), published=part.published, adapters=part.adapters or study.adapters,
+            part.name, method, part.label or method, peft, part.note, control, tuple(part.tasks or ()), part.published,
+            part.adapters or study.adapters,
         )  # fmt: skip
         if part.control == "own":
             name = f"random-{part.name}"
             row = replace(row, control=name)
             alike = replace(row, name=name, method=name, label=f"random, {row.label}", note="", published={})
-            yield alike, _Changes(sections, {"use": "random", "name": alike.name}, ("rows", i), ("rows", i, "strategy"))
-        yield row, _Changes(sections, {**given, "name": part.name}, ("rows", i), ("rows", i, "strategy"))
+            yield alike, _Changes(sections, {"use": "random", "name": name}, where, of_strategy)
+        yield row, _Changes(sections, strategy, where, of_strategy)
 
 
-def _draws_at_random(strategy: StrategyConfig | str | Mapping[str, Any]) -> bool:
-    given = {"use": strategy} if isinstance(strategy, str) else strategy
+def _draws_at_random(strategy: Mapping[str, Any]) -> bool:
     try:
-        one = given if isinstance(given, StrategyConfig) else StrategyConfig.model_validate(dict(given))
-        recipe = strategies.resolve(one)
+        recipe = strategies.resolve(StrategyConfig.model_validate(dict(strategy)))
     except (ConfigError, ValueError):  # which is said when its runs are made
         return False
     return recipe.select == "random" and recipe.measure is None
-
-
-def _default_peft() -> PeftPart:
-    return PeftPart(name="lora", peft=RunConfig.model_fields["peft"].get_default(call_default_factory=True))
 
 
 def _task_of(part: DatasetPart) -> str:
@@ -265,7 +247,7 @@ class _Draft:
         for section, values in part.items():
             if section not in (*SECTIONS, "tapt") or values is None:  # seeds of a protocol
                 continue
-            before = self.data.get(section, _default_peft().peft if section == "peft" else {})
+            before = self.data.get(section, default_peft().peft if section == "peft" else {})
             whole = section == "peft" and "peft_type" in values
             self.data[section] = dict(values) if whole else {**before, **values}
             for key in values:

@@ -1,4 +1,4 @@
-"""The ledger of an experiment: what each round cost, and curves against labels and against all that was spent.
+"""What labelling will cost, and the ledger of an experiment: what each round did cost, and curves against all that was spent.
 
 Seconds are those that the runs recorded. Tokens are counted with the model's tokenizer, afterwards: labelled examples
 exactly, scored ones as the mean over the pool; operations come from formulas (`metrics/cost.py`).
@@ -22,7 +22,9 @@ from guidestar.config import CONFIG_FILE, CostConfig, TrainConfig
 from guidestar.data.table import IN_MEMORY
 from guidestar.errors import ConfigError, ConfigMismatch, GuidestarError
 from guidestar.metrics.cost import KINDS, Prices, Spent
+from guidestar.metrics.memory import Range
 from guidestar.model.recipe import epochs
+from guidestar.model.sizes import pretrained
 from guidestar.people.ledger import read_ledger
 from guidestar.phases import PHASES
 from guidestar.query.recipes import ABOUT, Recipe
@@ -32,9 +34,10 @@ from guidestar.report.spending import COSTS_FILE, read_ledger_of
 from guidestar.report.style import look
 from guidestar.store import Store, files, runs_in
 from guidestar.study.drawing import save_figure
-from guidestar.study.fit import pretrained
-from guidestar.words import aligned, duration
+from guidestar.study.fit import Lengths
+from guidestar.words import aligned, count, duration, span
 
+PACE = (0.75, 1.5)  # people label so much faster and slower than the rate that is expected of them
 PAUSE = 300.0  # seconds without an answer that count as a pause and not as labelling
 BY_HAND = {"page", "terminal"}
 Count = Callable[[Sequence[str]], list[int]]
@@ -57,30 +60,108 @@ class Bill:
         counted = ([spent for kind, spent in one.items() if kind != "measuring"] for one in self.rounds)
         return list(itertools.accumulate(sum(spent, Spent()) for spent in counted))
 
+    @property
+    def kinds(self) -> dict[str, Spent]:
+        """All rounds together, by kind."""
+        return {kind: sum((one[kind] for one in self.rounds), Spent()) for kind in KINDS}
+
+    def machine(self, at: int) -> float:
+        """Seconds of choosing and training up to a round."""
+        return sum((one[kind].seconds or 0.0) for one in self.rounds[: at + 1] for kind in ("choosing", "training"))
+
     def plain(self, spent: Sequence[float]) -> dict[str, Any]:
-        """As JSON-able data. spent: up to each round, see `_unit`."""
-        kinds = {kind: asdict(sum((one[kind] for one in self.rounds), Spent())) for kind in KINDS}
+        """As JSON-able data. spent: up to each round, see `Costs.unit`."""
         after = zip(self.labels, self.accuracy, spent, self.totals, self.rounds, strict=True)
         rows = [
             {"round": r, "labels": labels, "accuracy": accuracy, "spent": all_of_it, "total": asdict(total)}
             | {kind: asdict(part) for kind, part in one.items()}
             for r, (labels, accuracy, all_of_it, total, one) in enumerate(after)
         ]
+        kinds = {kind: asdict(part) for kind, part in self.kinds.items()}
         return {"run": self.run, "seed": self.seed, "kinds": kinds, "rounds": rows}
 
 
-def costs(
-    folder: Path,
-    *,
-    changes: Mapping[str, float | None] | None = None,
-    out: Path | None = None,
-    bench: Bench | None = None,
-) -> dict[str, Any]:
-    """The bills of an experiment's runs, JSON-able: "prices", "currency"; "runs", each with its "kinds" and "rounds";
-    "priced", whether anything cost money; "unit" of what each round has "spent"; "sentences", "files".
+@dataclass(frozen=True)
+class Costs:
+    """The bills of an experiment's runs."""
 
-    changes: names of `Prices` -> what is paid in place of the configuration's; None changes nothing. out: where cost.csv, .png and .pdf go; nothing is written
-    without it. bench: the data and the tokenizer, if they are loaded already.
+    bills: Sequence[Bill]
+    prices: Prices
+    currency: str
+
+    @property
+    def priced(self) -> bool:
+        """Whether anything cost money."""
+        return any(total.money for bill in self.bills for total in bill.totals)
+
+    @property
+    def unit(self) -> str:
+        """What curves are drawn against: money, or the machine's time where nothing has a price."""
+        return ", ".join(filter(None, ("all that was spent", self.currency))) if self.priced else "computing, minutes"
+
+    def spent(self, bill: Bill) -> list[float]:
+        """By a run up to each round, in `unit`."""
+        return [total.money if self.priced else bill.machine(i) / 60 for i, total in enumerate(bill.totals)]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {
+            "prices": asdict(self.prices), "currency": self.currency, "priced": self.priced, "unit": self.unit,
+            "runs": [bill.plain(self.spent(bill)) for bill in self.bills], "sentences": self.sentences,
+        }  # fmt: skip
+
+    def text(self) -> str:
+        """A table for a terminal, a line for each kind of work of each run, then the sentences."""
+        header = ("run", "for", "seconds", "tokens", "operations", self.currency or "money")
+        rows = [
+            (
+                bill.run if kind == KINDS[0] else "", kind, "?" if spent.seconds is None else f"{spent.seconds:.1f}",
+                f"{spent.tokens:,.0f}", f"{spent.operations:.2e}",
+                f"{spent.money:.2f}" if self.priced else "–",  # nothing has a price
+            )
+            for bill in self.bills
+            for kind, spent in bill.kinds.items()
+        ]  # fmt: skip
+        return "\n".join([*aligned(header, rows, left=2), "", *self.sentences])
+
+    @property
+    def sentences(self) -> list[str]:
+        """Each strategy beside the random one of its seed: at the accuracy where random ended, labels and all that was spent."""
+        controls = {bill.seed: bill for bill in reversed(self.bills) if bill.random}
+        pairs = [(bill, controls[bill.seed]) for bill in self.bills if not bill.random and bill.seed in controls]
+        return [_beside(bill, control, self.currency) for bill, control in pairs if control.accuracy[-1] is not None]
+
+    def write(self, out: Path) -> list[Path]:
+        """cost.csv, cost.png and cost.pdf in a folder, over earlier ones of theirs alone."""
+        spent = [self.spent(bill) for bill in self.bills]
+
+        def draw(figure: Any) -> None:
+            left, right = figure.subplots(1, 2, sharey=True)
+            for i, (bill, so_far) in enumerate(zip(self.bills, spent, strict=True)):
+                if all(a is not None for a in bill.accuracy):
+                    left.plot(bill.labels, bill.accuracy, label=bill.run, **look(i))
+                    right.plot(so_far, bill.accuracy, **look(i))
+            left.set(xlabel="labels", ylabel="accuracy")
+            right.set(xlabel=self.unit)
+            figure.legend(loc="outside lower center", ncols=4)
+
+        parts = [(kind, what.name) for kind in KINDS for what in fields(Spent)]
+        header = ["run", "round", "labels", "accuracy", self.unit, *map(" ".join, parts)]
+        rows = [
+            [bill.run, r, *at, *(getattr(one[kind], what) for kind, what in parts)]
+            for bill, so_far in zip(self.bills, spent, strict=True)
+            for r, (*at, one) in enumerate(zip(bill.labels, bill.accuracy, so_far, bill.rounds, strict=True))
+        ]
+        for kind in ("csv", "png", "pdf"):
+            files.check_output(out / f"cost.{kind}", lambda path: _is_ours(out / "cost.csv"), "what costs wrote")
+        return save_figure(out / "cost", draw, header, rows)
+
+
+def costs(folder: Path, *, changes: Mapping[str, float | None] | None = None, bench: Bench | None = None) -> Costs:
+    """The bills of an experiment's runs.
+
+    changes: names of `Prices` -> what is paid in place of the configuration's; None changes nothing. bench: the data and
+    the tokenizer, if they are loaded already.
     Raises ConfigError for a folder without runs or configuration, ConfigMismatch for data that have changed since.
     """
     places = runs_in(folder)
@@ -88,11 +169,10 @@ def costs(
     if not places or file is None:
         raise ConfigError(f"{folder}: found no run with a {CONFIG_FILE} in it or above it")
     bench = bench or Bench(configs.load(file))
-    set_prices = bench.config.cost
-    prices = prices_of(set_prices, changes or {})
+    prices = prices_of(bench.config.cost, changes or {})
     tokenizer = pretrained(bench.config, "AutoTokenizer")
 
-    def count(texts: Sequence[str]) -> list[int]:
+    def tokens_of(texts: Sequence[str]) -> list[int]:
         return [len(row) for row in tokenizer(list(texts))["input_ids"]] if texts else []
 
     home = file.absolute().parent  # of a run's folder the others of its experiment may have done work for it
@@ -100,31 +180,68 @@ def costs(
     asked = {place.resolve() for place in places}
     with ExitStack() as stack:
         stores = [stack.enter_context(Store.open(place, read=True)) for place in together]
-        all_begun = [store for store in stores if store.begun and store.metrics()]
-        begun = [store for store in all_begun if store.folder.resolve() in asked]
-        if not begun:
-            raise ConfigError(f"{folder}: no round is complete yet, so there is nothing to count")
-        shared = _shared_seconds(all_begun)
-        bills = [_bill(store, bench, prices, count, shared) for store in begun]
-    priced, unit = _unit(bills, set_prices.currency)
-    facts: dict[str, Any] = {
-        "prices": asdict(prices),
-        "currency": set_prices.currency,
-        "priced": priced,
-        "unit": unit,
-        "runs": [bill.plain(_spent(bill, priced)) for bill in bills],
-        "sentences": _sentences(bills, set_prices.currency),
-        "files": [],
-    }
-    if out is not None:
-        facts["files"] = [str(path) for path in _write(bills, out, set_prices.currency)]
-    return facts
+        begun = [store for store in stores if store.begun and store.metrics()]
+        shared = _shared_seconds(begun)
+        bills = [_bill(s, bench, prices, tokens_of, shared) for s in begun if s.folder.resolve() in asked]
+    if not bills:
+        raise ConfigError(f"{folder}: no round is complete yet, so there is nothing to count")
+    return Costs(bills, prices, bench.config.cost.currency)
 
 
 def prices_of(section: CostConfig, changes: Mapping[str, float | None]) -> Prices:
     """The prices of a configuration. changes: names of `Prices` -> others in their place; None changes nothing."""
     prices = Prices(section.label, section.annotator_hour, section.machine_hour)
     return replace(prices, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Who will answer, and the money of labels and of the machine. weak_labels: that an endpoint is asked for once. hours:
+    of annotators, None where no rate is known; the money of labels is then the price alone. money: of "labels", "machine"
+    and "total"."""
+
+    answered_by: str
+    labels_asked: int
+    weak_labels: int
+    hours: Range | None
+    prices: Prices
+    currency: str
+    money: Mapping[str, Range]
+
+    @property
+    def lines(self) -> list[str]:
+        """Both for a terminal."""
+        if self.answered_by == "endpoint":
+            said = f"{self.labels_asked} questions to the endpoint"
+        elif self.hours is None:
+            said = "no rate is known; give --rate LABELS_PER_HOUR, or cost.seconds_per_label"
+        else:
+            would = " if people answered" if self.answered_by == "oracle" else ""
+            said = f"{span([h * 3600 for h in self.hours], duration)} for {self.labels_asked} answers{would}"
+        paid = "no price is known; give --label, --annotator-hour or --machine-hour, or the section `cost`"
+        if any(vars(self.prices).values()) or self.money["total"][1]:
+            labels, machine, total = (span(ends, lambda n: f"{n:,.2f}") for ends in self.money.values())
+            paid = f"{total} {self.currency}".rstrip() + f" (labels {labels}, machine {machine})"
+        weak = f"{count(self.weak_labels, 'question')} to the endpoint, once for all runs; those that are kept cost nothing"
+        return [f"labelling: {said}", *([f"weak labels: {weak}"] if self.weak_labels else []), f"money: {paid}"]
+
+
+def labelling_of(
+    bench: Bench, labels: int, seconds: Range, prices: Prices, rate: float | None, lengths: Lengths
+) -> Labelling:
+    """What so many labels and so much time of the machine will cost. rate: labels an hour; default: the configuration's."""
+    config, endpoint = bench.config, bench.answered_by == "endpoint"
+    pace = 3600 / rate if rate is not None else config.cost.seconds_per_label
+    asked = labels if endpoint else round(labels * (1 + config.people.overlap))
+    hours = None if pace is None or endpoint else (asked * pace / 3600 * PACE[0], asked * pace / 3600 * PACE[1])
+    low, high = (prices.labels(0 if endpoint else asked, 3600 * end) for end in hours or (0.0, 0.0))
+    weak, e = min(config.train.weak_labels or 0, len(bench.dataset.pool)), config.endpoint
+    questions = asked if endpoint else weak
+    dearest = 2 * lengths.longest * e.price_in + e.max_tokens * e.price_out
+    low, high = low + questions * lengths.mean * e.price_in / 1e6, high + questions * dearest / 1e6
+    least, most = (prices.machine(end) for end in seconds)
+    money = {"labels": (low, high), "machine": (least, most), "total": (low + least, high + most)}
+    return Labelling(bench.answered_by, asked, weak, hours, prices, config.cost.currency, money)
 
 
 def keep_costs(folder: Path) -> Path | None:
@@ -141,7 +258,7 @@ def keep_costs(folder: Path) -> Path | None:
         about = {"rounds": _rounds(folder), "cost": config.cost.model_dump(mode="json")}
         kept = read_ledger_of(folder)
         if kept is None or kept.get("about") != about:
-            facts = {"about": about, **costs(folder, bench=Bench(config))}
+            facts = {"about": about, **costs(folder, bench=Bench(config)).plain(), "files": []}
             files.write_bytes(path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     except (GuidestarError, OSError, ValueError):  # the last two: a tokenizer that transformers cannot read
         return None
@@ -156,21 +273,6 @@ def _rounds(folder: Path) -> dict[str, list[int]]:
             if store.begun:
                 complete[place.resolve().name] = [len(store.metrics()), len(store.annotations.history())]
     return complete
-
-
-def costs_text(facts: Mapping[str, Any]) -> str:
-    """The bills as a table for a terminal, a line for each kind of work of each run, then the sentences."""
-    header = ("run", "for", "seconds", "tokens", "operations", facts["currency"] or "money")
-    rows = [
-        (
-            run["run"] if kind == KINDS[0] else "", kind, "?" if spent["seconds"] is None else f"{spent['seconds']:.1f}",
-            f"{spent['tokens']:,.0f}", f"{spent['operations']:.2e}",
-            f"{spent['money']:.2f}" if facts["priced"] else "–",  # nothing has a price
-        )
-        for run in facts["runs"]
-        for kind, spent in run["kinds"].items()
-    ]  # fmt: skip
-    return "\n".join([*aligned(header, rows, left=2), "", *facts["sentences"], *facts["files"]])
 
 
 # --- counting -------------------------------------------------------------------------------------
@@ -291,89 +393,35 @@ def _pace(entries: Sequence[Any]) -> float | None:
     return statistics.median(gaps) if len(gaps) >= 5 else None
 
 
-# --- what is said and written ---------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 
-def _unit(bills: Sequence[Bill], currency: str) -> tuple[bool, str]:
-    """Whether anything has a price, and the name of what curves are drawn against: money, else time of the machine."""
-    priced = any(total.money for bill in bills for total in bill.totals)
-    return priced, f"all that was spent{', ' + currency if currency else ''}" if priced else "computing, minutes"
+def _beside(bill: Bill, control: Bill, currency: str) -> str:
+    target = control.accuracy[-1] or 0.0
+    own, other = (
+        next((i for i, a in enumerate(b.accuracy) if a is not None and a >= target), None) for b in (bill, control)
+    )
+    if own is None or other is None:
+        return f"{bill.run} never reached {target:.3f}, the accuracy that {control.run} ended with: there is nothing to save."
+    saved = control.labels[other] - bill.labels[own]
+    mine, theirs = bill.totals[own], control.totals[other]
+    with_labels = f"with {bill.labels[own]} labels instead of {control.labels[other]}"
+    if not saved:
+        with_labels = f"with as many labels, {bill.labels[own]}"
+    line = f"{bill.run} reached {target:.3f}, the accuracy that {control.run} ended with, {with_labels}"
+    if f"{mine.money:.2f}" != f"{theirs.money:.2f}":
+        line += f", for {mine.money:.2f} instead of {theirs.money:.2f} {currency}".rstrip()
+    return f"{line}{_price_of_saving(bill.machine(own) - control.machine(other), saved)}."
 
 
-def _spent(bill: Bill, priced: bool) -> list[float]:
-    """All that was spent up to each round, in `_unit`."""
-    return [total.money if priced else _machine(bill, i) / 60 for i, total in enumerate(bill.totals)]
-
-
-def _sentences(bills: Sequence[Bill], currency: str) -> list[str]:
-    """Each strategy beside the random one of its seed: at the accuracy where random ended, labels and all that was spent."""
-    lines = []
-    for bill in bills:
-        control = next((b for b in bills if b.random and b.seed == bill.seed), None)
-        if bill.random or control is None or control.accuracy[-1] is None:
-            continue
-        target = control.accuracy[-1]
-        own, other = (
-            next((i for i, a in enumerate(b.accuracy) if a is not None and a >= target), None) for b in (bill, control)
-        )
-        if own is None or other is None:
-            lines.append(
-                f"{bill.run} never reached {target:.3f}, the accuracy that {control.run} ended with: there is nothing to save."
-            )
-            continue
-        saved = control.labels[other] - bill.labels[own]
-        mine, theirs = bill.totals[own], control.totals[other]
-        with_labels = f"with {bill.labels[own]} labels instead of {control.labels[other]}"
-        if not saved:
-            with_labels = f"with as many labels, {bill.labels[own]}"
-        line = f"{bill.run} reached {target:.3f}, the accuracy that {control.run} ended with, {with_labels}"
-        if f"{mine.money:.2f}" != f"{theirs.money:.2f}":
-            line += f", for {mine.money:.2f} instead of {theirs.money:.2f} {currency}".rstrip()
-        lines.append(f"{line}{_price_of_saving(bill, control, own, other, saved)}.")
-    return lines
-
-
-def _price_of_saving(bill: Bill, control: Bill, own: int, other: int, saved: int) -> str:
-    machine = [_machine(b, at) for b, at in ((bill, own), (control, other))]
-    extra = machine[0] - machine[1]
+def _price_of_saving(extra: float, saved: int) -> str:
+    """extra: seconds that the machine worked longer."""
     if saved <= 0:
         less = "more" if extra > 0 else "less"
         return "; it saved no label" + (f" and computed {duration(abs(extra))} {less}" if abs(extra) >= 0.5 else "")
     if extra <= 0:
         return f"; the {saved} labels that it saved also saved {duration(-extra)} of computing"
     return f"; each of the {saved} labels that it saved took {extra / saved:.1f} s of computing"
-
-
-def _machine(bill: Bill, at: int) -> float:
-    """Seconds of choosing and training up to a round."""
-    return sum((one[kind].seconds or 0.0) for one in bill.rounds[: at + 1] for kind in ("choosing", "training"))
-
-
-def _write(bills: Sequence[Bill], out: Path, currency: str) -> list[Path]:
-    priced, unit = _unit(bills, currency)
-    spent = [_spent(bill, priced) for bill in bills]
-
-    def draw(figure: Any) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for i, (bill, money) in enumerate(zip(bills, spent, strict=True)):
-            if all(a is not None for a in bill.accuracy):
-                left.plot(bill.labels, bill.accuracy, label=bill.run, **look(i))
-                right.plot(money, bill.accuracy, **look(i))
-        left.set(xlabel="labels", ylabel="accuracy")
-        right.set(xlabel=unit)
-        figure.legend(loc="outside lower center", ncols=4)
-
-    header = ["run", "round", "labels", "accuracy", unit]
-    header += [f"{kind} {what}" for kind in KINDS for what in ("seconds", "tokens", "operations", "money")]
-    rows = [
-        [bill.run, r, bill.labels[r], bill.accuracy[r], money[r]]
-        + [getattr(one[kind], what) for kind in KINDS for what in ("seconds", "tokens", "operations", "money")]
-        for bill, money in zip(bills, spent, strict=True)
-        for r, one in enumerate(bill.rounds)
-    ]
-    for kind in ("csv", "png", "pdf"):
-        files.check_output(out / f"cost.{kind}", lambda path: _is_ours(out / "cost.csv"), "what costs wrote")
-    return save_figure(out / "cost", draw, header, rows)
 
 
 def _is_ours(table: Path) -> bool:

@@ -1,44 +1,97 @@
-"""Whether a configuration fits this machine: its peak memory and its disk by formula, before any weight is loaded.
+"""What this machine has, how fast it works, and whether a configuration fits it.
 
-The model is built without weights, so that its size and the adapter's are counted and not guessed.
+Peak memory and disk come by formula, before any weight is loaded; seconds from a short measurement with the run's own
+model and data.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
+import resource
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from guidestar.asking import Ask, Lesson, Scorer
+from guidestar.bench import Bench
 from guidestar.config import RunConfig
 from guidestar.data.pool import Dataset
-from guidestar.errors import ConfigError
 from guidestar.metrics import memory
 from guidestar.metrics.memory import GIB, Adapter, Range, Shape
+from guidestar.model.sizes import pretrained, sizes_of
+from guidestar.phases import FIXED
+from guidestar.progress import settle
 from guidestar.query import strategies
+from guidestar.records import Example
 from guidestar.tasks import Task, scored_labels
 
 RUNTIME = (0.37 * GIB, 0.65 * GIB)  # Python with torch, transformers and peft: before a model, and after a run
 CUDA_CONTEXT = 0.5 * GIB
 SLACK = {"cpu": (1.0, 2.1), "cuda": (1.0, 1.3)}  # of what comes and goes: the C allocator keeps what it is given back
-Peak = tuple[Range, dict[str, float]]  # bytes, and the parts at the lower end
 STEADY = ("weights", "adapter", "gradients", "optimiser")
 STORE, LABEL, REPORT = (90e3, 120e3), (500.0, 5e3), (90e3, 500e3)  # bytes of a database, of a label in it, of a report
+SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
+TRAINING = (0.8, 1.4)  # factors of the fastest and the slowest measured batch that make the ends of a range
+SCORING = (0.6, 2.0)  # the same for scoring, where one short call is measured; docs/planning.md
+
+Clock = Callable[[], float]
+Rates = dict[str, Range]  # kind of work -> seconds an example; of `FIXED` seconds a training
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is, in bytes; None: not known. accelerator: memory of the GPU that would be used, None without one."""
+    """What there is, in bytes; None: not known. gpu: memory of the one that would be used, None without one."""
 
     memory: float | None
     free: float | None
     disk: float | None
-    accelerator: float | None = None
+    gpu: float | None = None
+
+    def beside(self, peak: Range) -> str:
+        """What there is of the memory that is needed, as the end of a line."""
+        if self.gpu:
+            return f", of {gib(self.gpu)} on the GPU"
+        if self.memory is None:
+            return ""
+        tight = self.free is not None and peak[1] > self.free
+        free = f", {gib(self.free)} free" if self.free is not None else ""
+        return f", of {gib(self.memory)}{free}" + ("; it may not fit beside what runs now" if tight else "")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory of one kind of work. range: bytes. parts: their sizes at the lower end."""
+
+    range: Range
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the runs of a configuration take, in bytes. memory: of each kind of work. sizes: of the model and of its adapter."""
+
+    memory: Mapping[str, Peak]
+    disk: Range
+    sizes: tuple[Shape, Adapter]
+
+    @property
+    def peak(self) -> Range:
+        """The most memory of all work."""
+        lows, highs = zip(*(one.range for one in self.memory.values()), strict=True)
+        return max(lows), max(highs)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        shape, adapter = self.sizes
+        sizes = {"parameters": shape.parameters, "trained": adapter.numbers, "bytes": shape.bytes}
+        memory = {name: asdict(one) for name, one in self.memory.items()}
+        return {"memory": memory, "peak": self.peak, "disk": self.disk, "sizes": sizes}
 
 
 @dataclass(frozen=True)
@@ -74,111 +127,34 @@ def _main_memory() -> tuple[float | None, float | None]:
     except (AttributeError, ValueError, OSError):
         return None, None
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024.0
-    except (OSError, StopIteration, ValueError):
-        return total, None
-    try:
         limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
     except (OSError, ValueError):  # another system, or "max"
         limit = total
-    return min(total, limit), min(free, limit)
+    free = _kernel("/proc/meminfo", "MemAvailable:")
+    return min(total, limit), None if free is None else min(free, limit)
 
 
-# --- sizes ----------------------------------------------------------------------------------------
-
-
-def skeleton(config: RunConfig) -> tuple[Any, Shape]:
-    """The configured model without weights, and its sizes.
-
-    Raises ModelError if the model is not there, ConfigError for a device that is not there.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    from guidestar.errors import ModelError
-    from guidestar.model import device as devices
-    from guidestar.model import load, quantized
-    from guidestar.model.sources import reading, resolve
-
-    options = reading(config.model)
-    folder, _ = resolve(config.model)
+def _kernel(file: str, name: str) -> float | None:
+    """Bytes that Linux says of something, in lines of `Name: 1234 kB`; None elsewhere."""
     try:
-        settings = AutoConfig.from_pretrained(folder, **options)
-        headed = load.classifies_with_head(config.model, settings)
-        kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
-        with torch.device("meta"):
-            model = kind.from_config(settings, trust_remote_code=options["trust_remote_code"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
-    text = settings.get_text_config()
-    heads = int(getattr(text, "num_attention_heads", 1))
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    keys = int(getattr(text, "num_key_value_heads", None) or heads)
-    size = devices.precision_of(config.model.dtype, devices.named(config.model.device)).itemsize
-    bits = quantized.bits_of(config.model, settings)
-    packed = quantized.packable(model) if bits else []
-    shape = Shape(
-        parameters=sum(p.numel() for p in model.parameters()), layers=int(text.num_hidden_layers),
-        hidden=int(text.hidden_size), inner=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-        queries=heads * width, keys=keys * width, vocabulary=settings.num_labels if headed else int(text.vocab_size), bytes=size,
-        words=int(text.vocab_size), packed=sum(packed), bits=bits, largest=max(packed, default=0),
-    )  # fmt: skip
-    return model, shape
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(name))
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
-def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
-    """What the configuration trains, counted on a model without weights, which is changed by it.
-
-    Raises ConfigError for an adapter that does not fit.
-    """
-    import torch
-
-    from guidestar.model import adapters, full, heads
-    from guidestar.model import device as devices
-
-    cuda = devices.named(config.model.device).type == "cuda"
-    made = adapters.make_config(config.peft)
-    if full.asked_for(config.peft):
-        return Adapter(shape.parameters, [], shape.layers, mask=0, full=True)
-    from peft import TaskType, get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if model.get_output_embeddings() is None:
-        made.task_type, made.modules_to_save = TaskType.SEQ_CLS, heads.names(model)
-    try:
-        with torch.device("meta"):
-            adapted: Any = get_peft_model(model, made)
-    except Exception as error:  # each type raises its own kinds
-        raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
-    layers = [(name, m) for name, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)]
-    at = [int(match[1]) for name, _ in layers if (match := re.search(r"\.(\d+)\.", name))]
-    rank = int(getattr(made, "r", 0) or 0)
-    return Adapter(
-        numbers=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
-        inputs=[(int(getattr(m, "in_features", shape.hidden)), rank) for _, m in layers],
-        depth=shape.layers - min(at, default=0),
-        mask=(1 if cuda else 4) if any(v for k, v in vars(made).items() if k.endswith("dropout")) else 0,
-        folded=0
-        if cuda or shape.bits
-        else sum(
-            m.get_base_layer().weight.numel() for _, m in layers if hasattr(m.get_base_layer(), "weight")
-        ),  # a GPU's copy is in main memory; packed weights are not folded into
-    )
+def peak_memory() -> float:
+    """The most main memory that this process has used, or the GPU's where one was used; bytes."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and (used := torch.cuda.max_memory_reserved()):
+        return float(used)
+    if (most := _kernel("/proc/self/status", "VmHWM:")) is not None:
+        return most
+    unit = 1 if sys.platform == "darwin" else 1024  # and a process's count begins with its parent's
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def pretrained(config: RunConfig, kind: str) -> Any:
-    """The model's "AutoTokenizer" or "AutoConfig"; the weights stay on the disk. Raises ModelError if it cannot be read."""
-    import transformers
-
-    from guidestar.errors import ModelError
-    from guidestar.model.sources import reading, resolve
-
-    folder, _ = resolve(config.model)
-    try:
-        return getattr(transformers, kind).from_pretrained(folder, **reading(config.model))
-    except (OSError, ValueError, KeyError) as error:  # among others code of its own, which is not run
-        raise ModelError(f"{folder}: cannot be read as a language model: {error}") from error
+# --- what is needed -------------------------------------------------------------------------------
 
 
 def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
@@ -195,28 +171,40 @@ def lengths_of(config: RunConfig, dataset: Dataset) -> Lengths:
     sizes = sizes or [context]
     task = dataset.task
     words = [task.response_text(label) for label in scored_labels(task)]
-    answers = tokenizer(words or [*islice(dataset.gold.values(), len(some))] or ["?"])["input_ids"]
+    answers = tokenizer(words or [*itertools.islice(dataset.gold.values(), len(some))] or ["?"])["input_ids"]
     longest = max(len(row) for row in answers) + 1.0
     return Lengths(statistics.fmean(sizes), float(sizes[int(0.9 * (len(sizes) - 1))]), float(sizes[-1]), longest)
 
 
-# --- what is needed -------------------------------------------------------------------------------
+def needs_of(config: RunConfig, dataset: Dataset, lengths: Lengths, runs: int) -> Needs:
+    """What `runs` runs of a configuration need."""
+    sizes = sizes_of(config)
+    return Needs(peaks(config, *sizes, lengths, dataset.task), disk(config, *sizes, dataset, runs), sizes)
 
 
 def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, task: Task) -> dict[str, Peak]:
-    """Peak bytes while training, while scoring, and with `tapt` while reading the pool: a range, and the parts at its lower
-    end."""
+    """The peaks of training, of scoring, and with `tapt` of reading the pool."""
+    import torch
+
     from guidestar.model import device as devices
     from guidestar.model import load, pretrain
+
+    device = devices.named(config.model.device)
+    slack = SLACK["cuda" if device.type == "cuda" else "cpu"]
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    runtime = (CUDA_CONTEXT, CUDA_CONTEXT) if on_gpu else RUNTIME
+
+    def between(low: dict[str, float], high: dict[str, float]) -> Peak:
+        ends = [memory.peak(parts, own, slack, STEADY) for parts, own in zip((low, high), runtime, strict=True)]
+        return Peak((ends[0][0], ends[1][1]), low)
 
     micro = min(config.train.micro_batch_size or config.train.batch_size, config.query.budget)
     whole = [min(float(config.model.max_length or 1e9), n + lengths.response) for n in (lengths.usual, lengths.longest)]
     again = bool(config.train.checkpointing)
-    low, high = (memory.training(shape, adapter, micro, n, lengths.response, again) for n in whole)
+    training = between(*(memory.training(shape, adapter, micro, n, lengths.response, again) for n in whole))
     needs = [strategies.needs(strategies.resolve(item), task.family) for item in config.strategies]
     written_out = any(name.startswith(("response_", "answer_")) for pair in needs for part in pair for name in part)
     new = 0 if scored_labels(task) and not written_out else task.max_new_tokens
-    device = devices.named(config.model.device)
     read, written = load.batch_sizes(config.model, device)
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
@@ -224,25 +212,13 @@ def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, t
     score = memory.scoring(
         shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new, other or None
     )
-    needed = {"training": (_range(config, low, high), low), "scoring": (_range(config, score, score), score)}
+    needed = {"training": training, "scoring": between(score, score)}
     if config.tapt is not None:
         share = config.tapt.mask if shape.words != shape.vocabulary else 1.0
         most = max(float(pretrain.MOST), lengths.longest)  # of a forward pass; rows of similar length come together
         together = [min(config.tapt.batch_size * n, most) for n in (lengths.usual, lengths.longest)]
-        low, high = (memory.pretraining(shape, adapter, n, share * n) for n in together)
-        needed["pretraining"] = (_range(config, low, high), low)
+        needed["pretraining"] = between(*(memory.pretraining(shape, adapter, n, share * n) for n in together))
     return needed
-
-
-def _range(config: RunConfig, low: dict[str, float], high: dict[str, float]) -> Range:
-    import torch
-
-    from guidestar.model import device as devices
-
-    kind = devices.named(config.model.device).type
-    slack = SLACK["cuda" if kind == "cuda" else "cpu"]
-    runtime = (CUDA_CONTEXT, CUDA_CONTEXT) if kind == "cuda" and torch.cuda.is_available() else RUNTIME
-    return memory.peak(low, runtime[0], slack, STEADY)[0], memory.peak(high, runtime[1], slack, STEADY)[1]
 
 
 def disk(config: RunConfig, shape: Shape, adapter: Adapter, dataset: Dataset, runs: int) -> Range:
@@ -264,123 +240,161 @@ def disk(config: RunConfig, shape: Shape, adapter: Adapter, dataset: Dataset, ru
     return low, high
 
 
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def measure(bench: Bench, config: RunConfig, kinds: set[str], rates: Rates, clock: Clock) -> None:
+    """Add to `rates` each kind of work that is not known yet."""
+    left = (kinds | {"train", FIXED}) - rates.keys()
+    if not left:
+        return
+    engine, new = bench.engine, Rates()
+
+    def now() -> float:
+        settle()
+        return clock()
+
+    for kind in sorted(k for k in left if k.startswith("base ")):
+        new[kind] = _predicting(bench, engine.scorer(), kind.removeprefix("base "), now)
+    with tempfile.TemporaryDirectory() as folder, bench.progress.phase("measuring"):
+        place, size = Path(folder) / "adapter", config.train.batch_size
+        place.mkdir()
+        rows = _rows(bench, SAMPLE["train"] * size)
+        settings = bench.training.model_copy(update={"epochs": 1, "patience": 0, "min_steps": 0})
+        ticks = [now()]
+        trainer = engine.trainer(config.model_copy(update={"train": settings}), bench.dataset.hash)
+        trainer(Lesson(labelled=rows, seed=0), place, lambda done, total: ticks.append(now()))
+        end = now()
+        steps = [b - a for a, b in itertools.pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
+        new["train"] = _widened([step / min(size, len(rows)) for step in steps])
+        new[FIXED] = _widened([max(end - ticks[0] - sum(steps) - statistics.fmean(steps), 0.0)])
+        if ours := sorted(k for k in left - {"train", FIXED} if not k.startswith("base ")):
+            with engine.scorer(place) as scorer:
+                new |= {kind: _predicting(bench, scorer, kind, now) for kind in ours}
+    rates |= new
+
+
+def _rows(bench: Bench, count: int) -> list[tuple[Example, str]]:
+    """Examples to train on, those with a gold answer first; where nobody has answered yet, any answer takes as long."""
+    data = bench.fitting
+    known = [(e, data.gold[e.id]) for e in data.pool if e.id in data.gold][:count]
+    return known + [(e, data.task.stand_in) for e in data.pool if e.id not in data.gold][: count - len(known)]
+
+
+def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Clock) -> Range:
+    """Seconds an example of one pass. Generation ends early where an answer does: the range allows for that."""
+    needs = {"labels": "label_log_probs", "gold": "gold_nll", "generated": "response_entropy"}[kind]
+    data = bench.fitting
+    examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
+    if kind == "labels" and not (scored_labels(data.task) and scorer.can(Ask.of([needs]))):
+        needs = "embedding"  # an untrained head says nothing
+    for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily
+        start = clock()
+        scorer(examples, Ask.of([needs], gold=data.gold if kind == "gold" else None))
+        taken = (clock() - start) / len(examples)
+    low, high = (taken * factor for factor in SCORING)
+    return (low * _early(bench) if kind == "generated" else low, high)
+
+
+def _early(bench: Bench) -> float:
+    """How much shorter gold responses are than the limit of generated ones; in (0, 1]."""
+    from guidestar.model.batches import encode_response
+
+    data = bench.fitting
+    pairs = [(e, data.gold[e.id]) for e in data.pool[: SAMPLE["generated"]] if e.id in data.gold]
+    lengths = [len(encode_response(bench.base, e.prompt, data.task.response_text(a))) + 1 for e, a in pairs]
+    return min(1.0, max(lengths, default=1) / data.task.max_new_tokens)
+
+
+def _widened(times: Sequence[float]) -> Range:
+    return min(times) * TRAINING[0], max(times) * TRAINING[1]
+
+
 # --- refusing -------------------------------------------------------------------------------------
 
 
-def refusals(
-    config: RunConfig, machine: Machine, dataset: Dataset, runs: int, lengths: Lengths
-) -> tuple[list[str], dict[str, Any]]:
-    """What cannot fit, each with what would; and the needs as JSON-able data."""
-    shape, adapter = sizes_of(config)
-    needed = peaks(config, shape, adapter, lengths, dataset.task)
-    need = _most(needed)
-    room, where = (machine.accelerator, "the GPU's") if machine.accelerator else (machine.memory, "this machine's")
+def refusals(config: RunConfig, needs: Needs, machine: Machine, need: Callable[[RunConfig], Needs]) -> list[str]:
+    """What cannot fit, each with what would. need: what a changed configuration needs."""
     problems = []
-    if room is not None and need[0] > room:
+    room, where = (machine.gpu, "the GPU's") if machine.gpu else (machine.memory, "this machine's")
+    if room is not None and (least := needs.peak[0]) > room:
+        would = _would(config, room, lambda c: need(c).peak[0], _IN_MEMORY)
+        problems.append(f"memory: at least {gib(least)} are needed, {where} {gib(room)} are there; {would}")
+    if machine.disk is not None and (least := needs.disk[0]) > machine.disk:
+        would = _would(config, machine.disk, lambda c: need(c).disk[0], _ON_DISK)
         problems.append(
-            f"memory: at least {gib(need[0])} are needed, {where} {gib(room)} are there; "
-            + _would(config, room, lambda c: _most(peaks_of(c, lengths, dataset.task))[0])
+            f"disk: at least {gib(least)} are needed, {gib(machine.disk)} are free; {would}; or set `out` to another disk"
         )
-    taken = disk(config, shape, adapter, dataset, runs)
-    if machine.disk is not None and taken[0] > machine.disk:
-        problems.append(
-            f"disk: at least {gib(taken[0])} are needed, {gib(machine.disk)} are free; "
-            + _would(config, machine.disk, lambda c: disk(c, *sizes_of(c), dataset, runs)[0], _ON_DISK)
-            + "; or set `out` to another disk"
-        )
-    facts = {
-        "memory": {name: {"range": list(r), "parts": parts} for name, (r, parts) in needed.items()},
-        "peak": list(need),
-        "disk": list(taken),
-        "machine": {"memory": machine.memory, "free": machine.free, "disk": machine.disk, "gpu": machine.accelerator},
-        "sizes": {"parameters": shape.parameters, "trained": adapter.numbers, "bytes": shape.bytes},
-    }
-    return problems, facts
+    return problems
 
 
-def sizes_of(config: RunConfig) -> tuple[Shape, Adapter]:
-    """The sizes of a configuration's model and of its adapter."""
-    model, shape = skeleton(config)
-    return shape, adapter_of(config, model, shape)
+@dataclass(frozen=True)
+class Change:
+    """A way to need less. key: of the configuration. value: what it becomes; as it is where the change does not go."""
 
+    said: str
+    key: str
+    value: Callable[[RunConfig], Any]
 
-def peaks_of(config: RunConfig, lengths: Lengths, task: Task) -> dict[str, Peak]:
-    """`peaks` of a configuration from its model and adapter on."""
-    return peaks(config, *sizes_of(config), lengths, task)
-
-
-def _most(needed: dict[str, Peak]) -> Range:
-    return max(low for (low, _), _ in needed.values()), max(high for (_, high), _ in needed.values())
-
-
-Change = tuple[str, Callable[[RunConfig], RunConfig]]
-
-
-def _set(config: RunConfig, section: str, **values: Any) -> RunConfig:
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
-
-
-def _at_most(section: str, key: str, most: int) -> Change:
-    """A key's value lowered to `most`, where it is more or not set."""
-    return f"{section}.{key}: {most}", lambda c: _set(
-        c, section, **{key: min(getattr(getattr(c, section), key) or most, most)}
-    )
+    def __call__(self, config: RunConfig) -> RunConfig:
+        """A changed copy."""
+        section, _, name = self.key.partition(".")
+        value = self.value(config)
+        part = getattr(config, section).model_copy(update={name: value}) if name else value
+        return config.model_copy(update={section: part})
 
 
 def _full(config: RunConfig) -> bool:
     return str(config.peft.get("peft_type", "")).upper() == "FULL"
 
 
-def _lora(config: RunConfig) -> RunConfig:
-    default = RunConfig.model_fields["peft"].get_default(call_default_factory=True)
-    return config.model_copy(update={"peft": default}) if _full(config) else config
+def _adapter(config: RunConfig) -> Any:
+    return RunConfig.model_fields["peft"].get_default(call_default_factory=True) if _full(config) else config.peft
 
 
-def _four_bits(config: RunConfig) -> RunConfig:
+def _packed(config: RunConfig) -> Any:
     """QLoRA; not for encoders, and packed weights have one precision."""
     from guidestar.model import load
 
     whole = _full(config) or config.model.score_dtype or load.is_encoder(pretrained(config, "AutoConfig"))
-    return config if whole else _set(config, "model", quantize="nf4")
+    return config.model.quantize if whole else "nf4"
 
 
-def _fewer_rounds(config: RunConfig) -> RunConfig:
-    half = -(-(config.query.budget - config.query.warm_start) // 2)
-    return config if config.query.rounds <= 3 else _set(config, "query", batch=half)
+def _batch(config: RunConfig) -> int:
+    query = config.query
+    return query.batch if query.rounds <= 3 else -(-(query.budget - query.warm_start) // 2)
 
 
 # Cheapest first: what changes no result, then what changes it little, then the rest.
-_IN_MEMORY: list[Change] = [
-    _at_most("train", "micro_batch_size", 1),
-    ("train.checkpointing: true", lambda config: _set(config, "train", checkpointing=True)),
-    _at_most("model", "batch_tokens", 256),
-    ("model.dtype: bfloat16", lambda config: _set(config, "model", dtype="bfloat16")),
-    ("model.quantize: nf4", _four_bits),
-    ("peft: {peft_type: LORA} in place of FULL", _lora),
+_LORA = Change("peft: {peft_type: LORA} in place of FULL", "peft", _adapter)
+_IN_MEMORY = [
+    Change("train.micro_batch_size: 1", "train.micro_batch_size", lambda c: 1),
+    Change("train.checkpointing: true", "train.checkpointing", lambda c: True),
+    Change("model.batch_tokens: 256", "model.batch_tokens", lambda c: min(c.model.batch_tokens or 256, 256)),
+    Change("model.dtype: bfloat16", "model.dtype", lambda c: "bfloat16"),
+    Change("model.quantize: nf4", "model.quantize", _packed),
+    _LORA,
 ]
-_ON_DISK: list[Change] = [
-    _at_most("query", "candidates", 1000),
-    ("fewer rounds, by a larger query.batch", _fewer_rounds),
-    ("peft: {peft_type: LORA} in place of FULL", _lora),
+_ON_DISK = [
+    Change("query.candidates: 1000", "query.candidates", lambda c: min(c.query.candidates or 1000, 1000)),
+    Change("fewer rounds, by a larger query.batch", "query.batch", _batch),
+    _LORA,
 ]
 
 
-def _would(
-    config: RunConfig, room: float, need: Callable[[RunConfig], float], changes: Sequence[Change] = _IN_MEMORY
-) -> str:
+def _would(config: RunConfig, room: float, need: Callable[[RunConfig], float], changes: Sequence[Change]) -> str:
     """Single changes that fit; else all of them together, as far as they are needed."""
-    single = [(name, after) for name, change in changes if (after := need(change(config))) <= room]
-    if single:
-        return "what would fit: " + " or ".join(f"{name} ({gib(after)})" for name, after in single)
+    if single := [f"{one.said} ({gib(after)})" for one in changes if (after := need(one(config))) <= room]:
+        return "what would fit: " + " or ".join(single)
     together, least, used = config, need(config), []
-    for name, change in changes:
+    for change in changes:
         if (after := need(made := change(together))) < least:
             together, least = made, after
-            used.append(name)
+            used.append(change.said)
             if least <= room:
                 return f"what would fit: {' with '.join(used)} ({gib(least)})"
-    smaller = "a smaller model, or another machine"
-    return f"nothing that is left to change would fit ({', '.join(used) or 'all is at its least'}): take {smaller}"
+    said = ", ".join(used) or "all is at its least"
+    return f"nothing that is left to change would fit ({said}): take a smaller model, or another machine"
 
 
 def gib(size: float) -> str:

@@ -73,7 +73,7 @@ def run_study(
     shared = Shared(study.out / "cache", news)
     before = _results(cells, study.out)
     planned = plan.make_plan(cells, {one.name for one in before}, shared)
-    text = plan.plan_text(planned, title(study), _what_runs(study, cells))
+    text = planned.text(title(study), _what_runs(study, cells))
     if spread and planned.done < planned.cells:
         text += f"\nthat is the work of one process; {engine_of.workers} share it"
     if plan_only:
@@ -96,7 +96,7 @@ def run_study(
     now = _results(cells, study.out)
     done = {one.name for one in now}
     failed = {name: error for name, error in failed.items() if name not in done}  # another process finished it
-    seconds = plan.compared(planned, before, now)
+    seconds = planned.beside(before, now)
     lines += ["time by phase, of all processes:", *seconds] if seconds else []
     lines += _failures(failed)
     if elsewhere:

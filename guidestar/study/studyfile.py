@@ -1,7 +1,7 @@
 """The file of a study: datasets × models × rows × seeds, and the cells that it stands for.
 
 A row is a strategy and what it changes of a run, and says which row it is set beside. A file lists its rows, or gives
-adapters (`peft`) and strategies, each of which is a row with each. Every cell is an ordinary run configuration, put
+adapters (`peft`) and strategies: each strategy with each adapter is then a row, ADAPTER/STRATEGY by name. Every cell is an ordinary run configuration, put
 together from the parts of the file, each over those before: the protocol, `base`, the dataset, the model, `change`, the
 row. A mistake is reported with its line.
 
@@ -43,6 +43,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 """What a protocol sets before `base` does. Source: Jukić and Šnajder 2023, arXiv 2305.14576, and the defaults of the
 code published with it. Their choice of each round's epoch by its test accuracy is `train.early_stop: oracle_epoch`, never a
 default."""
+
+Where = tuple[str | int, ...]  # the path of a key in a file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}")
 
@@ -181,6 +183,21 @@ class StudyConfig(_Part):
             ]
         return data
 
+    def listed(self) -> Iterator[tuple[RowPart, dict[str, Any], Where, Where]]:
+        """Every row and its strategy, and where in the file its sections and the strategy stand: one form for both ways to
+        give them."""
+        for i, row in enumerate(self.rows or ()):
+            given = {"use": row.strategy} if isinstance(row.strategy, str) else row.strategy
+            yield row, {**given, "name": row.name}, ("rows", i), ("rows", i, "strategy")
+        for i, peft in enumerate(self.peft or [default_peft()] if self.strategies else ()):
+            sections = peft.model_dump(include={"peft", "train", "tapt"}, exclude_unset=True)
+            control = self.control and f"{peft.name}/{self.control}"
+            for j, one in enumerate(self.strategies or ()):
+                strategy = one.model_dump(exclude_unset=True)
+                name = f"{peft.name}/{one.title}"
+                row = RowPart.model_construct(name=name, strategy=strategy, control=control, **sections)
+                yield row, strategy, ("peft", i), ("strategies", j)
+
     @model_validator(mode="after")
     def _possible(self) -> StudyConfig:
         problems: list[tuple[str, str]] = []
@@ -211,10 +228,8 @@ class StudyConfig(_Part):
         return self
 
     def _rows_named(self) -> Iterator[tuple[str, str]]:
-        """Names of rows that are not there; of adapters and strategies the row is `ADAPTER/STRATEGY`."""
-        titles = [strategy.title for strategy in self.strategies or ()]
-        pefts = [part.name for part in self.peft or ()] or ["lora"]
-        rows = [f"{peft}/{title}" for peft in pefts for title in titles] + [row.name for row in self.rows or ()]
+        """Names of rows that are not there."""
+        rows = [row.name for row, *_ in self.listed()]
         rows += [f"random-{row.name}" for row in self.rows or () if row.control == "own"]
         named = [("probe.row", self.probe.row)] if self.probe else []
         named += [(f"rows.{i}.control", row.control) for i, row in enumerate(self.rows or ())
@@ -223,8 +238,14 @@ class StudyConfig(_Part):
         named += [(f"beside.{i}", name) for i, pair in enumerate(self.beside) for name in pair]
         yield from ((where, f"is {name!r}; {allowed(rows, name)}") for where, name in named if name not in rows)
         yield from ((f"beside.{i}", "is no pair of rows") for i, pair in enumerate(self.beside) if len(pair) != 2)
-        if self.control is not None and self.control not in (known := titles or rows):
+        known = [strategy.title for strategy in self.strategies or ()] or rows
+        if self.control is not None and self.control not in known:
             yield "control", f"is {self.control!r}; {allowed(known, self.control)}"
+
+
+def default_peft() -> PeftPart:
+    """The adapter of a run that names none."""
+    return PeftPart(name="lora", peft=configs.RunConfig.model_fields["peft"].get_default(call_default_factory=True))
 
 
 _SHORT_FORMS: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -265,8 +286,8 @@ class Source:
 
     config: StudyConfig
     name: str = "study"
-    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
-    touched: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+    lines: Mapping[Where, int] = field(default_factory=dict)
+    touched: Mapping[Where, str] = field(default_factory=dict)
 
 
 def read_study(path: str | Path, overrides: Sequence[str] = (), scale: str | None = None) -> Source:
