@@ -63,7 +63,7 @@ def command_line() -> str:
             words = ["guidestar", name]
             rows = []
             for item in command._actions:
-                if isinstance(item, argparse._HelpAction):
+                if isinstance(item, argparse._HelpAction) or item.help == argparse.SUPPRESS:
                     continue
                 shown = _shown(item)
                 usage = {"+": f"{shown} …", "*": f"[{shown} …]", "?": f"[{shown}]"}

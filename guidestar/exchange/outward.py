@@ -146,7 +146,8 @@ def about_run(store: Store, rows: list[Row]) -> About:
 
 
 def log_of(store: Store) -> list[dict[str, Any]]:
-    """Every change ever made, in that order, as plain data."""
+    """Every change ever made, in that order, as plain data, with the texts of its example."""
+    examples = store.examples()
     return [
         {
             "number": entry.number,
@@ -156,6 +157,7 @@ def log_of(store: Store) -> list[dict[str, Any]]:
             "source": entry.source,
             "decision": entry.decision,
             "at": entry.at,
+            "fields": dict(examples[entry.id].fields),
         }
         for entry in store.annotations.history()
     ]

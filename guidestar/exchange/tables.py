@@ -63,11 +63,10 @@ def write_flat(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
 
 def _line(row: rows.Row, given: rows.Given | None, who: str) -> dict[str, Any]:
     skipped = given is not None and given.answer is None
-    return {
-        "id": row.id,
+    return {  # texts and answer first, for who reads it in a spreadsheet
         **rows.columns_of(row.fields, OWN),
-        "annotator": who,
         "answer": given and given.answer,
+        "annotator": who,
         "skipped": "yes" if skipped else "",
         "reason": given.reason if given else "",
         "flagged": "yes" if who in row.flags else "",
@@ -79,6 +78,7 @@ def _line(row: rows.Row, given: rows.Given | None, who: str) -> dict[str, Any]:
         "round": row.round,
         "score": row.score,
         "suggestion": row.suggestion and row.suggestion.answer,
+        "id": row.id,
     }
 
 

@@ -25,7 +25,7 @@ PAGE = 60  # lines of history at a time
 MOST = 200  # examples in one list of the review
 _EXCERPT = 160  # characters
 _LONG = 1000  # characters of a text in a list of many
-_KEPT = "Half of the budget is kept for questions that it chooses, so that they are not asked at random meanwhile."
+_KEPT = "Until then nothing more is asked, so that the budget is not spent on questions that nothing chose."
 _OPEN = {  # last round or not -> what is to be done
     False: "The model is to be trained before the next round is chosen.",
     True: "The budget is spent. The model is to be trained once more; then the run is finished.",
