@@ -102,9 +102,10 @@ def _training(board: Board, trainer: TrainerState | None) -> str:
         return "The model is being loaded. You can go on meanwhile." if not board.store.metrics() else ""
     left = re.match(r"train .* (\d+) s left", trainer.line)
     spent = board.last_training
-    seconds = spent - trainer.seconds if spent is not None else float(left[1]) if left else None
-    if seconds is None:
+    known = [*([] if spent is None else [spent - trainer.seconds]), *([float(left[1])] if left else [])]
+    if not known:
         return f"The first training is under way, {duration(trainer.seconds)} so far."
+    seconds = max(known)  # the last one may have been faster
     return f"Next training ready in {'less than a minute' if seconds < 60 else f'about {duration(seconds)}'}."
 
 
