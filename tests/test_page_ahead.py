@@ -108,7 +108,9 @@ def test_when_a_training_will_be_ready_is_judged_by_the_last(
         board.refresh()
         assert said(60) == "Next training ready in about 4 min."
         assert said(290) == "Next training ready in less than a minute."
-        assert said(290, "train 5/20, 1.0/s, 215 s left") == "Next training ready in about 4 min.", "slower than the last"
+        assert said(290, "train 5/20, 1.0/s, 215 s left") == "Next training ready in about 4 min.", (
+            "slower than the last"
+        )
 
 
 # --- how good is it -------------------------------------------------------------------------------

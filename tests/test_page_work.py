@@ -288,7 +288,7 @@ def test_a_round_that_makes_up_for_skips_is_counted_and_the_last_one_is_called_s
     assert (state["round"], state["last"]) == (1, 1), "one was planned"
     save(page, decision(IDS[4], text="HUM"))
     assert following(page)["idle"]["text"].startswith(
-        "Round 1 has all its answers. The budget is spent. The model is to"
+        "Round 1 has all its answers. The budget is spent. When the model is trained"
     )
 
 

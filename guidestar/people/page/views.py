@@ -26,14 +26,7 @@ MOST = 200  # examples in one list of the review
 _EXCERPT = 160  # characters
 _LONG = 1000  # characters of a text in a list of many
 _KEPT = "Until then nothing more is asked, so that the budget is not spent on questions that nothing chose."
-_OPEN = {  # last round or not -> what is to be done
-    False: "The model is to be trained before the next round is chosen.",
-    True: "The budget is spent. The model is to be trained once more; then the run is finished.",
-}
-_TRAINING = {
-    False: f"The model is being trained and then chooses what to ask next. {_KEPT}",
-    True: "The budget is spent. The model is being trained once more; then the run is finished.",
-}
+_SPENT = "The budget is spent. When the model is trained on all answers, the run is finished."
 
 Json = dict[str, Any]
 
@@ -127,16 +120,18 @@ def idle(
             f"comes to you, the first in {count(minutes, 'minute')}.",
         }
     what = f"Round {board.round} has all its answers. " if board.asks else ""
-    last = board.labels >= board.query.budget
+    spent = _SPENT if board.labels >= board.query.budget else ""
     if trainer is None:
+        then = spent or "The model is to be trained before the next round is chosen."
         command = f"guidestar run {board.store.folder.parent}"
         return {
             "kind": "complete",
-            "text": f"{what}{_OPEN[last]} This page goes on by itself when that is done.",
+            "text": f"{what}{then} This page goes on by itself when that is done.",
             "command": command,
         }
+    then = spent or f"The model is being trained and then chooses what to ask next. {_KEPT}"
     texts = {
-        "training": f"{what}{_TRAINING[last]} {_training(board, trainer)}".strip(),
+        "training": f"{what}{then} {_training(board, trainer)}".strip(),
         "busy": f"{what}Another process works in the run's folder; this page goes on when it is done.",
         "failed": "The training has failed. Nothing you did is lost.",
     }
