@@ -19,7 +19,6 @@ from guidestar.metrics.chosen import NAME as CHOSEN
 from guidestar.metrics.chosen import sentences
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.phases import BASELINE_POOL, Clock
-from guidestar.query import probe
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
 from guidestar.records import Array, Example, Label, Suggestion
@@ -141,27 +140,19 @@ class Tuning:
         """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too: an
         endpoint's, or a classifier's on frozen features."""
         task, rng = self.bench.fitting.task, generator(self.seed, r, "pseudo-labels")
-        classes, labelled = task.classes, [(example, label.answer) for example, label in self.labelled(r)]
-        answers, weak = {example.id: answer for example, answer in labelled}, self._weak_labels()
-        if not classes:
+        if not task.classes:
             return ()
+        labelled, weak = [(example, label.answer) for example, label in self.labelled(r)], self._weak_labels()
         some, standing = self.bench.pool, self.bench.standing
         if len(some) > CANDIDATES:
-            some = some.only(
-                [*standing.take(rng.choice(len(standing), CANDIDATES, replace=False)).ids, *answers, *weak]
-            )
-        rows = np.array([i for i, e in enumerate(some) if e.id in answers], dtype=np.intp)
-        given = np.array([classes.index(answers[some[i].id]) for i in rows], dtype=np.intp)
-        features, others = self.features(r), None
-        points, turn = features.points(some), features.turn(labelled, task)
-        if self.bench.config.train.weak_labels:
-            told = [(i, classes.index(weak[e.id])) for i, e in enumerate(some) if e.id in weak]
-            others = np.array([i for i, _ in told], dtype=np.intp), np.array([c for _, c in told], dtype=np.intp)
-        chosen, said = probe.helpful_pseudo_labels(
-            points if turn is None else points @ turn, rows, given, len(classes), rng, weight, others=others
+            drawn = standing.take(rng.choice(len(standing), CANDIDATES, replace=False))
+            some = some.only([*drawn.ids, *(e.id for e, _ in labelled), *weak])
+        others = weak if self.bench.config.train.weak_labels else None
+        made = self.features(r).pseudo_labels(some, labelled, task, rng, weight, others)
+        self.bench.progress.say(
+            f"  {len(made)} {'pseudo' if others is None else 'weak'}-labels beside {len(labelled)} labels"
         )
-        self.bench.progress.say(f"  {len(chosen)} {'weak' if others else 'pseudo'}-labels beside {len(rows)} labels")
-        return [(some[i], classes[c], weight) for i, c in zip(chosen, said, strict=True)]
+        return made
 
     def _weak_labels(self) -> dict[str, str]:
         """Example -> class by the endpoint, of a random part of the pool that is the same for all runs; each is asked for once

@@ -131,8 +131,10 @@ def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
     bench.frozen.read(bench.standing)
     bench.frozen.read(test.examples)
     labelled = picked(bench, row, seed)
+    weight, rng = row.train.get("pseudo_labels"), generator(seed, r, "pseudo-labels")
     lesson = Lesson(
-        labelled=labelled, seed=phase_seed(seed, r, "train"), extra=_pseudo_labels(bench, row, seed, labelled),
+        labelled=labelled, seed=phase_seed(seed, r, "train"),
+        extra=bench.frozen.pseudo_labels(bench.pool, labelled, task, rng, weight) if weight else (),
         start=bench.head_start(labelled, generator(seed, r, "head start")),
     )  # fmt: skip
     folder = place / "adapter"
@@ -152,20 +154,6 @@ def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
         **{key: float(one.mean()) for key, one in zip(SERVED, right, strict=True)},
         "nll": probe.log_loss(tuned, gold), "frozen_nll": probe.log_loss(frozen, gold),
     }  # fmt: skip
-
-
-def _pseudo_labels(
-    bench: Bench, row: Row, seed: int, labelled: Sequence[tuple[Example, str]]
-) -> list[tuple[Example, str, float]]:
-    weight, classes = row.train.get("pseudo_labels"), bench.fitting.task.classes
-    if not weight:
-        return []
-    answers = {e.id: answer for e, answer in labelled}
-    rows = np.array([i for i, id in enumerate(bench.pool.ids) if id in answers])
-    given = np.array([classes.index(answers[bench.pool[i].id]) for i in rows])
-    points, rng = bench.frozen.points(bench.pool), generator(seed, len(ROUNDS) - 1, "pseudo-labels")
-    chosen, said = probe.helpful_pseudo_labels(points, rows, given, len(classes), rng, weight)
-    return [(bench.pool[i], classes[c], weight) for i, c in zip(chosen, said, strict=True)]
 
 
 def _last_layer_alone() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from guidestar.asking.answers import label_places
 from guidestar.asking.scorer import Ask, Scorer, silent
-from guidestar.asking.trainer import HeadStart, Labelled
+from guidestar.asking.trainer import HeadStart, Labelled, Weighted
 from guidestar.asking.wrappers import PART, question
 from guidestar.data.table import ids_of
 from guidestar.progress import Tick, behind
@@ -113,6 +113,28 @@ class Frozen:
             return probe.fit(points, right, len(task.labels), rng)
         fitted = probe.fit(points @ turn, right, len(task.labels), rng)
         return replace(fitted, weights=turn @ fitted.weights)
+
+    def pseudo_labels(
+        self, examples: Sequence[Example], labelled: Labelled, task: Task, rng: np.random.Generator, weight: float,
+        others: Mapping[str, str] | None = None,
+    ) -> list[Weighted]:  # fmt: skip
+        """What training may learn from beside labels (`probe.helpful_pseudo_labels`), each counting `weight`.
+
+        examples: the labelled ones and those that may get an answer. others: example -> class by an endpoint, whose answers
+        take the place of the classifier's.
+        """
+        answers, classes = {e.id: answer for e, answer in labelled}, {c: i for i, c in enumerate(task.classes)}
+
+        def told(answers: Mapping[str, str]) -> tuple[probe.Classes, probe.Classes]:
+            rows = [i for i, e in enumerate(examples) if e.id in answers]
+            said = [classes[answers[examples[i].id]] for i in rows]
+            return np.array(rows, dtype=np.intp), np.array(said, dtype=np.intp)
+
+        points, turn, said = self.points(examples), self.turn(labelled, task), None if others is None else told(others)
+        made = probe.helpful_pseudo_labels(
+            points if turn is None else points @ turn, *told(answers), len(classes), rng, weight, others=said
+        )
+        return [(examples[i], task.classes[c], weight) for i, c in zip(*made, strict=True)]
 
     def turn(self, labelled: Labelled, task: Task) -> Points | None:
         """What points are multiplied by to lie as in the views that the classifier reads, (rank, rank); None where it reads
