@@ -80,6 +80,22 @@ def test_without_a_training_or_at_the_end_nothing_is_asked_ahead(
     assert following(open_page(run, trainer=trainer(run.parent)), want=4)["examples"] == []
 
 
+def test_a_finished_run_with_a_larger_budget_is_not_called_finished(
+    run: Path, open_page: Callable[..., TestClient]
+) -> None:
+    """Its process needs a while to load the model before it asks again."""
+    label_all(run, ["HUM"] * 12)
+    with Store.open(run) as store:
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 12, {}))
+        store.finish(Stop.BUDGET)
+    for budget, kind in ((30, "finished"), (40, "training")):
+        again = Trainer(run.parent, command=[sys.executable, "-c", SLEEPS], budget=budget)
+        idle = following(open_page(run, trainer=again), want=4)["idle"]
+        assert idle["kind"] == kind
+        assert idle["text"].startswith("There is a larger budget now. The model is being loaded;") == (budget == 40)
+
+
 def test_when_a_training_will_be_ready_is_judged_by_the_last(
     tmp_path: Path, open_page: Callable[..., TestClient]
 ) -> None:

@@ -147,13 +147,16 @@ class _News:
 
 
 def _work(board: Board, budget: int | None = None) -> object:
-    """What there is to train on, None while labels are missing or the run is finished. budget: the configured one; a run
-    that has spent a smaller one goes on."""
-    finished = board.store.finished()
-    raised = finished is Stop.BUDGET and budget is not None and budget > board.query.budget
-    if not board.complete or (finished is not None and not raised):
+    """What there is to train on, None while labels are missing or the run is finished. budget: the configured one."""
+    raised = _raised(board, budget)
+    if not board.complete or (board.store.finished() is not None and not raised):
         return None
     return board.round, board.asks, board.seen, raised
+
+
+def _raised(board: Board, budget: int | None) -> bool:
+    """Whether the run has spent a smaller budget than the one that is configured now, and goes on."""
+    return board.store.finished() is Stop.BUDGET and budget is not None and budget > board.query.budget
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -251,6 +254,11 @@ class _Calls:
     async def _apart(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._looking, work)
 
+    def _reached(self, board: Board) -> Json | None:
+        """What a finished run reached; None for one that goes on, because its budget was raised."""
+        trainer = self.news.trainer
+        return None if trainer is not None and _raised(board, trainer.budget) else self.news.reached
+
     async def save(self, asked: wire.Decisions) -> Json:
         outcomes = await _result(self.desk.save(asked.annotator, asked.decisions))
         now = await self._at_desk(lambda board: views.state(board, asked.annotator, self.news.state))
@@ -265,7 +273,7 @@ class _Calls:
                 "examples": [views.example(board, id, asked.annotator) for id in ids],
                 "lost": lost,
                 "suggested": views.suggested(board, asked.hold),
-                "idle": views.idle(board, asked.annotator, self.news.state, self.news.reached) if waits else None,
+                "idle": views.idle(board, asked.annotator, self.news.state, self._reached(board)) if waits else None,
                 "state": views.state(board, asked.annotator, self.news.state),
             }
 

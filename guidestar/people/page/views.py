@@ -103,14 +103,19 @@ def _training(board: Board, trainer: TrainerState | None) -> str:
 
 
 def idle(
-    board: Board, annotator: str, trainer: TrainerState | None, reached: Mapping[str, Any] = MappingProxyType({})
+    board: Board, annotator: str, trainer: TrainerState | None, reached: Mapping[str, Any] | None = MappingProxyType({})
 ) -> Json:
     """Why nothing is offered: {"kind", "text"}, and under "command" what to type or a folder, where there is one. reached:
-    what `status` says of a finished run, and its next command."""
-    if (finished := board.store.finished()) is not None:
+    what `status` says of a finished run, and its next command; None for one that goes on."""
+    if (finished := board.store.finished()) is not None and reached is not None:
         return _finished(finished, **reached)
-    if not board.asks and not board.store.metrics() and trainer is not None and trainer.kind == "training":
-        return {"kind": "training", "text": f"The model is being loaded; then it chooses what to ask next. {_KEPT}"}
+    loads = finished is not None or not (board.asks or board.store.metrics())
+    if loads and trainer is not None and trainer.kind in ("idle", "training"):
+        more = "There is a larger budget now. " if finished else ""
+        return {
+            "kind": "training",
+            "text": f"{more}The model is being loaded; then it chooses what to ask next. {_KEPT}",
+        }
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
