@@ -119,9 +119,17 @@ def set_aside(folder: Path, labels: Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("labels", "share", "few"),
     [
-        (["billing"] * 5, 1.0, " Only 5 test examples, all labelled 'billing': this says little."),
-        (["billing"] * 30, 1.0, " 30 test examples, all labelled 'billing': this says little."),
-        (["billing"] * 3 + ["delivery"] * 2, 0.6, " Only 5 test examples: this says little."),
+        (
+            ["billing"] * 5,
+            1.0,
+            " Only 5 test examples, all labelled 'billing', and more labels add none: this says little.",
+        ),
+        (
+            ["billing"] * 30,
+            1.0,
+            " 30 test examples, all labelled 'billing', and more labels add none: this says little.",
+        ),
+        (["billing"] * 3 + ["delivery"] * 2, 0.6, " Only 5 test examples, and more labels add none: this says little."),
         (["billing"] * 15 + ["delivery"] * 15, 0.5, ""),
     ],
 )
@@ -153,6 +161,11 @@ def test_few_set_aside_lead_to_more_labels_on_the_page(tmp_path: Path) -> None:
     assert (
         answer(read_all(tmp_path)).next[0].command.startswith(f"guidestar label {tmp_path}/config.yaml query.budget=")
     )
+    known = read_all(tmp_path)
+    raised = replace(known.facts.runs[0], budgets=((18, 0), (26, 1)))
+    first = answer(replace(known, runs=[raised], facts=replace(known.facts, runs=[raised]))).next[0]
+    assert first.text == "see how good it is on texts whose answers you know:", "who did so is not told it again"
+    assert first.command == f"guidestar predict {tmp_path} new.csv --out answers.csv"
 
 
 def test_more_labels_are_advised_once(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def _few_tests(facts: Summary) -> str:
     if facts.test >= LEAST_TESTS and not one_class:
         return ""
     few = "Only " if facts.test < LEAST_TESTS else ""
-    return f" {few}{count(facts.test, 'test example')}{one_class}: this says little."
+    more = ", and more labels add none" if any(run.held_out for run in facts.runs) else ""
+    return f" {few}{count(facts.test, 'test example')}{one_class}{more}: this says little."
 
 
 def _best(rows: Sequence[Row]) -> Row:
@@ -344,8 +345,9 @@ def _next(known: Known) -> Iterator[Step]:
         yield Step("go on where it stopped:", f"guidestar run {place}")
     done = all(run.finished for run in facts.runs) and not not_begun
     only = facts.runs[0] if single else None
-    if untold := done and only is not None and only.held_out and only.held_out < LEAST_TESTS:
-        yield Step("label more before it is judged or used: so few set aside do not tell how good it is.", _more(known))
+    untold = done and only is not None and 0 < only.held_out < LEAST_TESTS
+    if untold and only is not None and len(only.budgets) < 2:  # a larger budget sets no more aside
+        yield Step("label more before it is judged or used:", _more(known))
     weak = bool(facts.warnings) or _frozen_is_better(known)
     if weak and not untold:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")
@@ -362,7 +364,9 @@ def _next(known: Known) -> Iterator[Step]:
     stop = known.advice[0].stop if single and known.advice else None
     if done and stop and stop.advice == "go on" and stop.budget.spent and not untold:
         yield Step("label more:", _more(known))
-    if done and not weak and any(run.metrics for run in facts.runs):
+    if done and (untold or not weak) and any(run.metrics for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).name
-        yield Step("let the model answer new texts:", f"guidestar predict {shlex.quote(str(best))} new.csv")
-        yield Step("publish it:", f"guidestar publish {shlex.quote(str(best))}")
+        what = "see how good it is on texts whose answers you know" if untold else "let the model answer new texts"
+        yield Step(f"{what}:", f"guidestar predict {shlex.quote(str(best))} new.csv --out answers.csv")
+        if not weak:
+            yield Step("publish it:", f"guidestar publish {shlex.quote(str(best))}")
