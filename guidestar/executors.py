@@ -200,7 +200,8 @@ class _Items:
 def perform(order: Mapping[str, Any]) -> str | None:
     """Do one item in a worker; None, or why it failed."""
     try:
-        os.chdir(order["folder"])
+        with suppress(FileNotFoundError):  # parts of a pool are scored on machines without the command's folders, too
+            os.chdir(order["folder"])
         if order["code"] and os.environ.get(VARIABLE) != order["code"]:  # a machine that inherited no environment
             os.environ[VARIABLE] = order["code"]
             load_inherited()

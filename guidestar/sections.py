@@ -320,6 +320,9 @@ class ScoreConfig(WorkersConfig):
     part: int | None = Field(None, ge=16)
     """Texts of a part, which is the work that a stop loses. Default 16,384. Masks of dropout are drawn by part, so it must
     stay the same while a run lasts."""
+    folder: str | None = None
+    """Workers that share no file system with the command: where parts and adapters are exchanged, a URL for fsspec such as
+    s3://bucket/guidestar (its package, s3fs, must be installed everywhere). Default: the run's own folder."""
 
 
 class EngineConfig(Section):
@@ -358,6 +361,10 @@ def impossible(
          "is fsdp2, together with model.quantize or model.score_dtype, which change the base model's weights; leave one out"),
         (train.checkpointing and train.activation_density, "train.checkpointing",
          "is set together with train.activation_density, which must see each layer once; leave one of them out"),
+        (engine.score.folder and engine.score.use not in ("local", "ray"), "engine.score.folder",
+         f"is set and engine.score.use is {engine.score.use}, which has no workers that could write there; allowed: local, ray"),
+        ((engine.score.folder or "").startswith("memory:"), "engine.score.folder",
+         "is in the memory of one process, which workers do not share; give a folder or a bucket, file://… or s3://…"),
         (engine.score.use == "vllm" and (kind != "LORA" or peft.keys() - SERVABLE or on_head), "engine.score.use",
          f"is vllm, which serves plain LoRA below the vocabulary's projection; allowed keys of peft: {', '.join(SERVABLE)}"),
         (engine.score.use == "vllm" and (model.quantize or model.remote_code or use != "here"), "engine.score.use",

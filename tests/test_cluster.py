@@ -25,6 +25,7 @@ from guidestar.executors import Crew, Worker
 from guidestar.model.spread import Spread
 from guidestar.report import summary
 from guidestar.store import Store, files
+from guidestar.store.remote import Remote
 from guidestar.study import cells
 from guidestar.study.grid import run_study
 from guidestar.study.results import read_results
@@ -137,14 +138,17 @@ class Here(Crew):
         return Fragile([], threading.Lock())
 
 
+@pytest.mark.parametrize("bucket", [False, True])
 def test_a_pool_scored_in_parts_by_workers_is_the_same(
-    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: bool
 ) -> None:
-    """The bare model, and dropout passes under an adapter with masks by part: equal to the last bit."""
+    """The bare model, and dropout passes under an adapter with masks by part: equal to the last bit; with a bucket in the
+    place of a common folder, too, where a command that ended left a part."""
     monkeypatch.setitem(executors.EXECUTORS, "local", Here)
+    url = {"folder": f"file://{tmp_path / 'bucket'}"} if bucket else {}
     here, away = (
-        Bench(read_config(make_config(engine={"score": {"use": use, "part": 16}}, train={"epochs": 1})))
-        for use in ("here", "local")
+        Bench(read_config(make_config(engine={"score": {"use": use, "part": 16, **more}}, train={"epochs": 1})))
+        for use, more in (("here", {}), ("local", url))
     )
     pool = list(here.pool[:40])
     labelled = [(example, here.dataset.gold[example.id]) for example in pool[:8]]
@@ -159,7 +163,11 @@ def test_a_pool_scored_in_parts_by_workers_is_the_same(
         for name, array in whole.arrays.items():
             np.testing.assert_array_equal(parts.arrays[name], array)
         assert len(list((tmp_path / f"away-{i}").glob("part-*"))) == 3
-        next((tmp_path / f"away-{i}").glob("part-*")).unlink()
+        some = next((tmp_path / f"away-{i}").glob("part-*"))
+        if bucket:
+            assert {p.suffix for p in (tmp_path / "bucket").iterdir()} == ({".zip"} if adapter else set())
+            Remote(url["folder"]).put(some.name, some.read_bytes())
+        some.unlink()
         np.testing.assert_array_equal(spread(pool, ask).arrays["label_log_probs"], whole.arrays["label_log_probs"])
 
 
@@ -181,6 +189,8 @@ def test_a_run_and_a_file_are_scored_by_workers_of_ray(
         texts = [{"text": example.fields["text"]} for example in list(Bench(read_config(given)).pool)[:40]]
         (file := tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
         adapter = str(run / "adapters" / "round-001")
+        if use == "ray":  # the file's parts and the adapter go through a folder that stands for a bucket
+            given["engine"]["score"]["folder"] = f"file://{tmp_path / 'bucket'}"
         rows = list(scoring.score_file(read_config(given), str(file), measures=["bald"], passes=2, adapter=adapter))
         made.append((scores["score"].tolist(), picks, rows))
     assert made[0] == made[1]
