@@ -192,8 +192,8 @@ def helpful_pseudo_labels(
     weight: float, strength: float = 10.0, others: tuple[NDArray[np.intp], Classes] | None = None,
 ) -> tuple[NDArray[np.intp], Classes]:  # fmt: skip
     """`pseudo_labels`, or `others` in their place, or none where a classifier that learns from them too has a higher log-loss on labelled examples that
-    neither it nor they were made from; for `others` also where it is right less often, since a high temperature hides from the
-    log-loss that all of them are wrong.
+    neither it nor they were made from; for `others` also where it is not clearly right more often, since a high temperature hides
+    from the log-loss that they are wrong.
 
     points: (n, width) of the pool. labelled: (m,) positions in it, and classes: (m,) theirs. weight: of a pseudo-label, where
     a label counts 1. others: positions and classes, as a model of another kind says them. Returns those of examples without a
@@ -208,7 +208,7 @@ def helpful_pseudo_labels(
     none = np.empty(0, dtype=np.intp)
     if len(np.unique(classes)) < 2 or len(classes) < 2 * FOLDS:
         return none, none
-    losses, right = np.zeros(2), np.zeros(2)
+    losses, right = np.zeros(2), np.zeros((2, len(classes)))
     fold = _folds(classes, rng)
     for one in np.unique(fold):
         seen, held = labelled[fold != one], labelled[fold == one]
@@ -221,11 +221,22 @@ def helpful_pseudo_labels(
         for i, (slopes, constants) in enumerate(((fitted.weights, fitted.constants), more)):
             scores = (points[held] @ slopes + constants) / fitted.temperature
             losses[i] += len(held) * log_loss(smoothed(scores, len(seen)), classes[fold == one])
-            right[i] += (scores.argmax(axis=1) == classes[fold == one]).sum()
-    if losses[1] > losses[0] or (others is not None and right[1] < right[0]):
+            right[i, fold == one] = scores.argmax(axis=1) == classes[fold == one]
+    if losses[1] > losses[0] or (others is not None and not _clearly_more(right)):
         return none, none
     whole = fit(points[labelled], classes, labels, rng, strength)
     return made(whole.log_probs(points), labelled, classes)
+
+
+def _clearly_more(right: Array) -> bool:
+    """Whether the second of two classifiers is right more often, by more than one standard error of the difference.
+
+    right: (2, m), 1 where an example was answered rightly.
+    >>> _clearly_more(np.array([[1, 0, 0, 0], [1, 1, 1, 0]])), _clearly_more(np.array([[1, 0, 0, 0], [0, 1, 1, 0]]))
+    (True, False)
+    """
+    apart = right[1] - right[0]
+    return bool(apart.sum() > np.sqrt((apart**2).sum()))
 
 
 def _folds(classes: Classes, rng: np.random.Generator) -> NDArray[np.intp]:
