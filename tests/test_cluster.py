@@ -14,24 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outside import dump
+from studies import Finished, results_of, stored_of, write
 from test_executors import Fragile
 
 from guidestar import executors, loop, scoring
 from guidestar.asking import LABELS, Ask, Lesson
 from guidestar.bench import Bench, read_config
-from guidestar.config import dump_yaml
 from guidestar.executors import Crew, Worker
 from guidestar.model.spread import Spread
 from guidestar.report import summary
-from guidestar.store import Store, files
+from guidestar.store import Store
 from guidestar.store.remote import Remote
 from guidestar.study import cells
 from guidestar.study.grid import run_study
-from guidestar.study.results import read_results
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
 
 
 @pytest.fixture(scope="module")
@@ -43,49 +40,22 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
-    """Two strategies of one seed."""
-    return {
-        "out": "study",
-        "datasets": [{"name": "tickets", "data": {"preset": "demo", "folder": str(demo_data), "test_limit": 20}}],
-        "models": [{"name": "tiny", "model": {"name": str(tiny_folder)}}],
-        "peft": [{"name": "lora", "peft": LORA}],
-        "strategies": ["random", {"use": "star", "name": "star", "passes": 2}],
-        "seeds": [0],
-        "base": {
-            "model": {"dtype": "float32"},
-            "query": {"warm_start": 8, "batch": 4, "budget": 16, "candidates": 20},
-            "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.005},
-        },
-    }
-
-
-def write(folder: Path, plain: dict[str, Any], **changes: Any) -> Path:
-    path = folder / "study.yaml"
-    path.write_text(dump_yaml(plain | changes))
-    return path
-
-
 def found(out: Path) -> dict[str, Any]:
-    """All that is measured and stored: results without clocks, and of every run its record and its last adapter."""
-    clocks = ("seconds", "timings", "hardware")
-    results: dict[str, Any] = {
-        one.name: {key: value for key, value in one.plain().items() if key not in clocks} for one in read_results(out / "results")
-    }  # fmt: skip
-    for place in sorted((out / "runs").rglob("*-seed?")):
-        with Store.open(place, read=True) as store:
-            results[place.name] = dump(store), files.sha256(place / "adapters" / "round-002")
-    return results
+    """All that is measured and stored of the runs with the first adapter and seed."""
+    results = {name: one for name, one in results_of(out).items() if "/lora/" in name and name.endswith("/seed0")}
+    stored = {name: one for name, one in stored_of(out, "tickets/tiny/lora").items() if name.endswith("-seed0")}
+    return results | stored
 
 
 @pytest.fixture(scope="module")
-def whole(plain: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process makes of the study."""
-    folder = tmp_path_factory.mktemp("one")
-    facts, text, code = run_study(write(folder, plain))
-    assert (facts["done"], code) == (2, 0), text
-    return found(folder / "study")
+def whole(finished: Finished) -> dict[str, Any]:
+    """What one process makes of them."""
+    return found(finished.out)
+
+
+def some(folder: Path, plain: dict[str, Any], **engine: Any) -> Path:
+    """The file of a study of these runs alone."""
+    return write(folder, plain, peft=plain["peft"][:1], seeds=[0], engine={"cells": engine})
 
 
 class Killer(threading.Thread):
@@ -118,7 +88,7 @@ def scratches(path: Path) -> list[Path]:
 def test_workers_of_ray_are_killed_and_the_results_are_those_of_one_process(
     cluster: None, plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = write(tmp_path, plain, engine={"cells": {"use": "ray", "workers": 2}})
+    path = some(tmp_path, plain, use="ray", workers=1)
     killer = Killer(scratches(path), 1, seed=2)
     killer.start()
     facts, text, code = run_study(path)
@@ -138,23 +108,23 @@ class Here(Crew):
         return Fragile([], threading.Lock())
 
 
-@pytest.mark.parametrize("bucket", [False, True])
-def test_a_pool_scored_in_parts_by_workers_is_the_same(
-    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: bool
-) -> None:
-    """The bare model, and dropout passes under an adapter with masks by part: equal to the last bit; with a bucket in the
-    place of a common folder, too, where a command that ended left a part."""
+@pytest.mark.parametrize("place", ["local", "bucket", "ray"])
+def test_a_pool_is_scored_by_workers_as_by_one_process(
+    place: str, request: pytest.FixtureRequest, make_config: Callable[..., dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The bare model, and dropout passes under an adapter with masks by part: equal to the last bit; on Ray and here also with
+    a bucket in the place of a common folder, where a command that ended left a part."""
+    if on_ray := place == "ray":
+        request.getfixturevalue("cluster")
     monkeypatch.setitem(executors.EXECUTORS, "local", Here)
-    url = {"folder": f"file://{tmp_path / 'bucket'}"} if bucket else {}
-    here, away = (
-        Bench(read_config(make_config(engine={"score": {"use": use, "part": 16, **more}}, train={"epochs": 1})))
-        for use, more in (("here", {}), ("local", url))
-    )
+    url = {} if place == "local" else {"folder": f"file://{tmp_path / 'bucket'}"}
+    here, away = (Bench(read_config(made)) for made in both(make_config, "ray" if on_ray else "local", url))
     pool = list(here.pool[:40])
     labelled = [(example, here.dataset.gold[example.id]) for example in pool[:8]]
     here.engine.trainer(here.config, "data")(Lesson(labelled=labelled, seed=0), tmp_path / "adapter")
     asks = [(None, LABELS), (tmp_path / "adapter", Ask.of(["label_log_probs", "embedding"], passes=2, seed=3))]
-    for i, (adapter, ask) in enumerate(asks):
+    for i, (adapter, ask) in list(enumerate(asks))[on_ray:]:  # a worker of Ray takes seconds to begin
         whole = here.parts(tmp_path / f"here-{i}", adapter)(pool, ask)
         spread = away.parts(tmp_path / f"away-{i}", adapter)
         assert isinstance(spread, Spread)
@@ -164,32 +134,39 @@ def test_a_pool_scored_in_parts_by_workers_is_the_same(
             np.testing.assert_array_equal(parts.arrays[name], array)
         assert len(list((tmp_path / f"away-{i}").glob("part-*"))) == 3
         some = next((tmp_path / f"away-{i}").glob("part-*"))
-        if bucket:
+        if url:
             assert {p.suffix for p in (tmp_path / "bucket").iterdir()} == ({".zip"} if adapter else set())
             Remote(url["folder"]).put(some.name, some.read_bytes())
-        some.unlink()
-        np.testing.assert_array_equal(spread(pool, ask).arrays["label_log_probs"], whole.arrays["label_log_probs"])
+        if not on_ray:
+            some.unlink()
+            np.testing.assert_array_equal(spread(pool, ask).arrays["label_log_probs"], whole.arrays["label_log_probs"])
 
 
-def test_a_run_and_a_file_are_scored_by_workers_of_ray(
-    cluster: None, make_config: Callable[..., dict[str, Any]], tmp_path: Path
+def both(
+    make_config: Callable[..., dict[str, Any]], use: str, more: dict[str, str], **changes: Any
+) -> list[dict[str, Any]]:
+    """A configuration whose pools are scored here, and the same by workers. more: keys of their engine."""
+    workers = {"use": use, "workers": 1 + (use == "ray"), "part": 16, **more}
+    score: list[dict[str, Any]] = [{"use": "here", "part": 16}, workers]
+    return [make_config(**changes, train={"epochs": 1}, engine={"score": one}) for one in score]
+
+
+def test_a_run_and_a_file_are_scored_by_workers(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, picks and rows are those of one process to the last bit, with masks of dropout drawn by part."""
-    made = []
-    for use in ("here", "ray"):
-        given = make_config(
-            out=str(tmp_path / use), strategies=[{"use": "mc_entropy", "passes": 2}], train={"epochs": 1},
-            query={"warm_start": 6, "batch": 4, "budget": 10, "candidates": 40},
-            engine={"score": {"use": use, "workers": 2, "part": 16}},
-        )  # fmt: skip
+    monkeypatch.setitem(executors.EXECUTORS, "local", Here)
+    made, query = [], {"warm_start": 6, "batch": 4, "budget": 10, "candidates": 40}
+    for one in both(make_config, "local", {}, strategies=[{"use": "mc_entropy", "passes": 2}], query=query):
+        given = one | {"out": str(tmp_path / one["engine"]["score"]["use"])}
         loop.run(given)
-        run = tmp_path / use / "mc_entropy-seed0"
+        run = Path(given["out"]) / "mc_entropy-seed0"
         with Store.open(run, read=True) as store:
             scores, picks = store.arrays(1, "scores"), [pick.id for pick in store.query(1).picks]
         texts = [{"text": example.fields["text"]} for example in list(Bench(read_config(given)).pool)[:40]]
         (file := tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
         adapter = str(run / "adapters" / "round-001")
-        if use == "ray":  # the file's parts and the adapter go through a folder that stands for a bucket
+        if one["engine"]["score"]["use"] != "here":  # the file's parts go through a folder that stands for a bucket
             given["engine"]["score"]["folder"] = f"file://{tmp_path / 'bucket'}"
         rows = list(scoring.score_file(read_config(given), str(file), measures=["bald"], passes=2, adapter=adapter))
         made.append((scores["score"].tolist(), picks, rows))
@@ -201,7 +178,7 @@ def test_jobs_through_submitit_make_the_same(plain: dict[str, Any], whole: dict[
     """Its local executor stands for Slurm; a job that was killed is submitted again."""
     submitit = pytest.importorskip("submitit")
     options = {"cluster": "local", "folder": str(tmp_path / "jobs"), "timeout_min": 10}
-    path = write(tmp_path, plain, engine={"cells": {"use": "slurm", "workers": 2, "options": options}})
+    path = some(tmp_path, plain, use="slurm", workers=2, options=options)
     before, submitit.core.core.Job._results_timeout_s = submitit.core.core.Job._results_timeout_s, 1
     killer = Killer(scratches(path), 1, seed=1)
     killer.start()
