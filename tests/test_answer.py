@@ -179,6 +179,19 @@ def test_more_labels_are_advised_once(tmp_path: Path) -> None:
     assert sum("query.budget=" in step.command for step in steps) == 1
 
 
+def test_more_labels_that_bring_next_to_nothing_are_not_advised(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, synthetic=False)
+    known = read_all(tmp_path)
+    (one,) = known.advice
+    assert one.stop is not None
+    assert one.stop.gain is not None
+    for gain, first in ((0.02, "label more:"), (0.002, "let the model answer new texts:")):
+        stop = replace(one.stop, advice="go on", gain=replace(one.stop.gain, estimate=gain))
+        said = answer(replace(known, advice=[replace(one, stop=stop)]))
+        assert said.next[0].text == first
+        assert ("may still pay" in said.sentence) == (gain > 0.01)
+
+
 def test_what_is_set_aside_costs_labels_of_the_budget(tmp_path: Path) -> None:
     set_aside(tmp_path, ["billing"] * 24)
     known = read_all(tmp_path)

@@ -96,6 +96,29 @@ def test_a_finished_run_with_a_larger_budget_is_not_called_finished(
         assert idle["text"].startswith("There is a larger budget now. The model is being loaded;") == (budget == 40)
 
 
+def test_what_a_run_reached_before_it_went_on_is_forgotten(
+    run: Path, open_page: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guidestar.people.page import app
+
+    told = iter([{"sentence": "50 % after 12 labels"}, {}])
+    monkeypatch.setattr(app, "status_of", lambda folder: next(told))
+    label_all(run, ["HUM"] * 12)
+    with Store.open(run) as store:
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 12, {}))
+        store.finish(Stop.ADVISED)
+    page = open_page(run)
+    until(lambda: following(page)["idle"]["text"] == "50 % after 12 labels")
+    with Store.open(run) as store:
+        store.reopen()
+    until(lambda: following(page)["state"]["finished"] is None)
+    time.sleep(1.2)  # the page looks once a second
+    with Store.open(run) as store:
+        store.finish(Stop.ADVISED)
+    assert following(page)["idle"]["text"].startswith("The run is finished.")
+
+
 def test_when_a_training_will_be_ready_is_judged_by_the_last(
     tmp_path: Path, open_page: Callable[..., TestClient]
 ) -> None:

@@ -186,8 +186,13 @@ def _then(run: RunRecord, stop: Advice | None) -> str:
         return f"; {run.finished.value[0].lower()}{run.finished.value[1:].rstrip('.')}"
     spent = "the budget is spent" if run.finished else ""
     if spent and advised == "go on":
-        return f"; {spent}, more labels may still pay"
+        return f"; {spent}" + (", more labels may still pay" if _may_pay(stop) else "")
     return "".join(f"; {part}" for part in (spent, advised) if part)
+
+
+def _may_pay(stop: Advice | None) -> bool:
+    """Whether more labels are advised, and not forecast to bring less than a point."""
+    return stop is not None and stop.advice == "go on" and (stop.gain is None or round(100 * stop.gain.estimate) > 0)
 
 
 def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
@@ -362,7 +367,7 @@ def _next(known: Known) -> Iterator[Step]:
     elif done and facts.strategies and facts.control is None and not single:
         yield Step("put `random` beside it in `strategies`: without it nobody knows whether choosing paid.", "")
     stop = known.advice[0].stop if single and known.advice else None
-    if done and stop and stop.advice == "go on" and stop.budget.spent and not untold:
+    if done and stop and _may_pay(stop) and stop.budget.spent and not untold:
         yield Step("label more:", _more(known))
     if done and (untold or not weak) and any(run.metrics for run in facts.runs):
         best = known.folder if single else known.folder / max(facts.runs, key=lambda run: run.final or 0.0).name

@@ -133,8 +133,10 @@ class _News:
         """Learn once, and after each change of a label, what a finished run reached."""
         with suppress(Exception):  # the page has a sentence of its own then
             seen = await asyncio.wrap_future(desk.call(lambda board: (board.store.finished() is not None, board.seen)))
-            if seen[0] and seen != self._told:
-                self._told, self.reached = seen, await asyncio.to_thread(status_of, experiment_of(desk.folder))
+            if seen != self._told:
+                self._told, self.reached = seen, {}  # what it reached before it went on is no answer
+                if seen[0]:
+                    self.reached = await asyncio.to_thread(status_of, experiment_of(desk.folder))
 
     def not_begun(self, error: NotReady) -> views.Json:
         """What the page is told while there is no run."""
