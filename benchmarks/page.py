@@ -169,7 +169,8 @@ def _large(found: list[dict[str, Any]]) -> list[str]:
         "", "### From a file to a question, from a file to a finished run", "",
         "`python -m benchmarks.large`: made-up messages of about ten words, a random encoder of two layers. label: until the first questions",
         "are ready, page and trainer together; run: 40 labels with random and with lean, the report included; again: the same command when all "
-        f"is finished. Peak memory with the libraries', which take about 500 MB of a run; the load of the two cores was {load}, and these commands had priority.",
+        f"is finished. Peak memory with the libraries', which take about 500 MB of a run; the load of the two cores was {load}, and these commands had priority, but for "
+        "what has no seconds (–): it was measured again beside other work.",
         "", "| command | texts | seconds | seconds of the processor | peak |", "|---|---|---|---|---|",
     ]  # fmt: skip
     names = {"label": "label", "run": "run", "run again": "again"}
@@ -177,7 +178,8 @@ def _large(found: list[dict[str, Any]]) -> list[str]:
         for row in found:
             one = row[name]
             parts.append(
-                f"| {title} | {row['texts']:,} | {one['seconds']:.0f} | {one['processor']:.1f} | {one['peak'] / 1e6:.0f} MB |"
+                f"| {title} | {row['texts']:,} | {'–' if one['seconds'] is None else round(one['seconds'])} | "
+                f"{one['processor']:.1f} | {one['peak'] / 1e6:.0f} MB |"
             )
     first, last = found[0], found[-1]
     grown = [

@@ -332,7 +332,7 @@ def test_a_copy_stands_on_its_own() -> None:
     moved(model)
     assert torch.equal(said(other), before)
     owner, borrower = (layer.unipelt["default"] for layer in layers(other, "prefix"))
-    assert borrower.borrowed[0] is owner.tokens
+    assert borrower.shared is owner.tokens
 
 
 def test_in_bfloat16_it_trains_in_float32_and_scores_in_bfloat16(tmp_path: Path) -> None:
