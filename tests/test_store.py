@@ -216,7 +216,7 @@ def test_a_setting_that_did_not_exist_when_the_run_was_begun_is_its_default(stor
     assert store.key == {"seed": 0, "dropped": None}, "what was begun stays as it is"
     with pytest.raises(ConfigMismatch, match=r"train\.b_dropout: begun without it, now 0\.5"):
         store.begin({"seed": 0, "train.b_dropout": 0.5}, {})
-    with pytest.raises(ConfigMismatch, match=r"seed: begun with 0, now None"):
+    with pytest.raises(ConfigMismatch, match=r"seed: begun with 0, now without it"):
         store.begin({"seed": None}, {})
 
 
