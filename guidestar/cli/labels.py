@@ -142,7 +142,9 @@ def _labels(options: Options) -> int:
     facts = change_labels(run, Change.read(*given[0]), progress(options)) if given else labels_of(run)
     lines = [text_of(facts)]
     if given:
-        lines.append(f"The next training starts afresh, with these labels. Go on with: guidestar label {options.run} --train")
+        lines.append(
+            f"The next training starts afresh, with these labels. Go on with: guidestar label {options.run} --train"
+        )
     show(options, facts, "\n".join(lines))
     return 0
 
