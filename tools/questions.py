@@ -15,6 +15,8 @@ from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide, least_seeds
 from guidestar.study.results import Result, read_results
 from guidestar.words import count, hundredths, listed, number
+from tools import star_training
+from tools.ablation import kept
 from tools.reproduction import command
 
 SCALE = "small"
@@ -43,6 +45,7 @@ class Evidence:
             for folder in sorted((results / "studies").iterdir())
             if (folder / "results").is_dir()
         }
+        self.trained = kept(results / star_training.FILE)
         self.picks = json.loads((results / "studies" / "star-scale" / "picks.json").read_text(encoding="utf-8"))["runs"]
 
     def of(self, method: str) -> dict[int, Result]:
@@ -53,13 +56,25 @@ class Evidence:
         """What a probe of the paper study said."""
         return [text for r in self.paper if r.method == f"probe-{name}" for text in r.sentences]
 
+    def training(self, *names: str) -> Iterator[str]:
+        """A sentence on each of some rows of `tools/star_training.py`: one training on 50 random labels."""
+        for name in names:
+            if own := [line for line in self.trained if line["row"] == name]:
+                means = {key: float(np.mean([line[key] for line in own])) for key in star_training.COLUMNS}
+                yield (
+                    f"One training, {own[0]['about']}: accuracy {hundredths(means['accuracy'], 1)} %, calibration error "
+                    f"{number(means['ece'], 3)}, confidence where wrong {number(means['wrong_confidence'], 2)}, rank correlation with the "
+                    f"base model's doubt {number(means['gap'], 2)}, spread over dropout passes {number(means['noise'], 3)} nats, B "
+                    f"{number(means['b_rms'], 5)}; mean of {count(len(own), 'seed')}."
+                )
+
     def against(self, method: str, control: str, label: str) -> str:
         """A sentence on the area of one method beside another's, paired by seed."""
         mine, theirs = self.of(method), self.of(control)
         return beside(label, [mine[s].area - theirs[s].area for s in sorted(mine.keys() & theirs.keys())])
 
 
-def beside(label: str, differences: Sequence[float]) -> str:
+def beside(label: str, differences: Sequence[float], of: str = "AUC") -> str:
     """A difference with its interval; a direction only where the rule of docs/statistics.md allows one.
 
     >>> beside("A beside B", [0.01, 0.02, 0.03])
@@ -68,7 +83,7 @@ def beside(label: str, differences: Sequence[float]) -> str:
     word = decide({"": comparison(differences)})[""].word
     low_high = t_interval(differences)
     ends = f"{hundredths(low_high.estimate, 1, sign=True)} ({hundredths(low_high.low, 1, sign=True)} to {hundredths(low_high.high, 1, sign=True)})"
-    return f"{label}: {ends} points of AUC over {count(len(differences), 'seed')}: {word}."
+    return f"{label}: {ends} points of {of} over {count(len(differences), 'seed')}: {word}."
 
 
 # --- what the files say ----------------------------------------------------------------------------
@@ -87,6 +102,15 @@ def _gap(files: Evidence) -> Iterator[str]:
 def _mix(files: Evidence) -> Iterator[str]:
     yield files.against("me-dynamic", "me", "ME with the linear λ beside ME alone")
     yield files.against("pe-dynamic", "pe", "PE with the linear λ beside PE alone")
+    first = files.studies.get("star-first-choice", [])
+    for scale in ("raw", "minmax", "rank", "published"):
+        for other in ("random", "pe"):
+            if apart := _at_the_end(first, f"pe-star-{scale}", other):
+                yield beside(
+                    f"Accuracy after one choice of 50, PE with STAR on the scale `{scale}` beside {other}",
+                    apart,
+                    "accuracy",
+                )
     for run in files.picks:
         sizes = {name: max(found["classes"].values()) for name, found in run["picks"].items()}
         total = sum(run["picks"]["raw"]["classes"].values())
@@ -112,6 +136,17 @@ def _matrices(files: Evidence) -> Iterator[str]:
         f"β {train['b_decay']:g} at a learning rate of {train['learning_rate']:g} shrinks B by {hundredths(min(shrunk), 1)} to "
         f"{hundredths(max(shrunk), 1)} % in a whole training of {min(steps)} to {max(steps)} steps (reckoned, not measured)."
     )
+    yield from files.training("me-dynamic-mc", "me-star", "decay-5", "decay-50", "decay-500")
+    yield from files.training("dropout-0.05", "dropout-0.2", "dropout-0.5")
+
+
+def _pairings(files: Evidence) -> Iterator[str]:
+    yield from files.training("me-star", "swapped", "both-on-both", "dropout-on-both", "decay-on-both", "unregularised")
+
+
+def _sizes(files: Evidence) -> Iterator[str]:
+    sizes = [f"lora-r{r}-a{alpha}" for r in (4, 16, 64) for alpha in (8, 16, 32)]
+    yield from files.training(*("me-star" if name == "lora-r16-a32" else name for name in sizes))
 
 
 def _causes(files: Evidence) -> Iterator[str]:
@@ -122,6 +157,14 @@ def _causes(files: Evidence) -> Iterator[str]:
             values = _pooled({name: results}, strategy, "subj") + _pooled({name: results}, strategy, "trec-6")
             if values:
                 yield beside(f"{strategy} beside random, study `{name}`, mean by dataset and seed", values)
+
+
+def _at_the_end(results: Sequence[Result], row: str, other: str) -> list[float]:
+    """The last accuracy of one row − another's, by seed."""
+    ends = {(r.method, r.seed): r.curve[-1][1] for r in results if r.curve}
+    return [
+        ends[row, seed] - ends[other, seed] for method, seed in sorted(ends) if method == row and (other, seed) in ends
+    ]
 
 
 def _pooled(studies: dict[str, list[Result]], strategy: str, dataset: str) -> list[float]:
@@ -176,10 +219,6 @@ def _others(files: Evidence) -> Iterator[str]:
         yield beside(f"`{strategy}` beside random on trec-6, study `compare`", values)
 
 
-def _nothing(files: Evidence) -> Iterator[str]:
-    return iter(())
-
-
 def _limits(files: Evidence) -> Iterator[str]:
     run = files.of("random")[0]
     base, last = run.base or {}, run.rounds[-1]
@@ -220,7 +259,7 @@ QUESTIONS = (
     Question(
         "Other pairs of regularisers?",
         "Not in the paper.",
-        _nothing, ("regularisers", "dropout", "decay"),
+        _pairings, ("regularisers", "dropout", "decay"),
         "No result yet.",
     ),
     Question(
@@ -246,7 +285,7 @@ QUESTIONS = (
     Question(
         "How much hangs on rank and α, for accuracy, gap and calibration?",
         "One setting: rank 64, α 16.",
-        _nothing, ("rank-alpha",),
+        _sizes, ("rank-alpha",),
         "No result yet. The study's result files hold the calibration error of every round.",
     ),
     Question(

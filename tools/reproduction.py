@@ -16,7 +16,7 @@ from guidestar.study.results import Result, read_results
 from guidestar.study.studyfile import SHIPPED, shipped
 from guidestar.study.tables import Asked, Line, Table, points_of, tables
 from guidestar.words import count, duration, number
-from tools import scale_picks
+from tools import scale_picks, star_training
 
 ON_THE_PAGE = ("paper", "small")  # the numbers of `tiny` mean nothing
 FIRST = ("table1", "table2")
@@ -63,6 +63,7 @@ def reproduction(results: Path) -> str:
             first = study_of("table1", scale).config
             parts += ["", f"## Scale `{scale}`", "", _sentence(first.scale_doc), *first.notes, *sections]
     parts += scale_picks.section(results.parent / "studies" / "star-scale" / "picks.json")
+    parts += star_training.section(results.parent / star_training.FILE)
     parts += ["", "## Not run", "", *_not_run(set(places))]
     return "\n".join([*parts, ""])
 
