@@ -324,6 +324,9 @@ class Bench:
         _ = self.fitting
         _refuse(self._unscorable())
         self.engine.check_adapter(self.config)
+        for item in self.config.strategies:
+            for line in strategies.remarks(strategies.resolve(item), self.fitting.task.family):
+                self.progress.say(f"warning: strategy {item.title}: {line}")
         if (use := self.config.engines.train.use) != "here" and not several_processes():
             self.progress.say(
                 f"warning: engine.train.use is {use}, and this is one process, which trains alone; start it with torchrun"

@@ -333,6 +333,26 @@ def check(
     return problems + [why for wrong, why in rules if wrong]
 
 
+def remarks(recipe: Recipe, kind: str) -> list[str]:
+    """What is allowed and was seen to do harm, in sentences (docs/questions.md, question 2).
+
+    >>> remarks(STRATEGIES["star"], "choice"), len(remarks(STRATEGIES["star"], "text"))
+    ([], 1)
+    """
+    name = recipe.measure_for(kind)
+    if (
+        recipe.mix is None
+        or recipe.mix.scale == "published"
+        or name is None
+        or MEASURES[name].needs == ("label_log_probs",)
+    ):
+        return []
+    return [
+        f"mix.scale is {recipe.mix.scale}, and {name} of a model that is not tuned for the task is so large and so uneven that it "
+        "chooses alone, whatever λ is; mix: {scale: published} gives it less say"
+    ]
+
+
 def needs(recipe: Recipe, kind: str) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the arrays to predict for the candidates with the tuned model and with the base model.
 

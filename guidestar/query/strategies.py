@@ -19,13 +19,14 @@ from guidestar.query import mixing, selectors
 from guidestar.query.batches import gumbel_probabilities
 from guidestar.query.measures import evaluate_measure
 from guidestar.query.racing import Race
-from guidestar.query.recipes import STRATEGIES, Recipe, check, labelled_needs, misfits, needs, resolve
+from guidestar.query.recipes import STRATEGIES, Recipe, check, labelled_needs, misfits, needs, remarks, resolve
 from guidestar.query.selectors import Positions
 from guidestar.query.table import Candidates, needed, options_of
 from guidestar.records import Array, Names, Pick, Predictions
 
 __all__ = [
-    "STRATEGIES", "Context", "Recipe", "Selection", "check", "choose", "labelled_needs", "needs", "race_value", "resolve",
+    "STRATEGIES", "Context", "Recipe", "Selection", "check", "choose", "labelled_needs", "needs", "race_value", "remarks",
+    "resolve",
 ]  # fmt: skip
 
 BALANCE_REACH = 4  # a balanced batch is filled from this many times its size
