@@ -15,6 +15,7 @@ from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, choice, examples, with_batch
 
+from guidestar.asking import Ask
 from guidestar.config import TrainConfig
 from guidestar.loop import Run, oracle
 from guidestar.model import adapters, words
@@ -42,7 +43,7 @@ def adapter(base: Any, tmp_path: Path) -> Path:
 
 
 def batches(base: Any, model: Any, wanted: frozenset[str], gold: dict[str, str] | None) -> list[int]:
-    return [len(rows) for rows in words.Work(base, model, SEVEN, RESPONSES, wanted, gold).batches]
+    return [len(rows) for rows in words.Work(base, model, SEVEN, RESPONSES, Ask.of(wanted, gold=gold)).batches]
 
 
 @SIZES

@@ -49,7 +49,7 @@ def test_base_scores_are_computed_once_and_are_what_the_model_says(
         f"one pass over the test set for the report and one over the pool; found {list(map(len, calls))}"
     )
 
-    fresh = plain(bench.base, bench.base.model, dataset.pool, LABELS.needs, dataset.task)
+    fresh = plain(bench.base, bench.base.model, dataset.pool, dataset.task, LABELS)
     cached = bench.untuned()(dataset.pool, LABELS)
     assert len(calls) == 2, "that answer came from the cache"
     assert np.array_equal(cached.arrays["label_log_probs"], fresh.arrays["label_log_probs"])

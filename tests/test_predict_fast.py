@@ -14,6 +14,7 @@ from asked import predict, train
 from conftest import LABELS
 from test_predict import PEFT, TEXTS, choice, examples, with_batch
 
+from guidestar.asking import Ask
 from guidestar.config import TrainConfig
 from guidestar.model import adapters, generate, kv, lora
 from guidestar.model import words as words_room
@@ -57,7 +58,7 @@ def test_every_array_is_that_of_the_plain_way(
 
 
 def test_a_shared_prefix_is_found_and_used(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = words_room.Work(base, base.model, examples(SHARED), choice(), frozenset({"label_log_probs"}), None)
+    work = words_room.Work(base, base.model, examples(SHARED), choice(), Ask.of(["label_log_probs"]))
     assert base.tokenizer.decode(work.prefix).startswith("Message: a message that reached the shop")
     widths: list[int] = []
     plain = words_room.last_logits

@@ -15,6 +15,7 @@ import pytest
 import torch
 from asked import predict
 
+from guidestar.asking import Ask
 from guidestar.config import ModelConfig, TaskConfig
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.model import adapters, batches, classify, heads, load, sources, traits
@@ -240,8 +241,7 @@ def test_embeddings_have_length_one_where_the_model_says_so(tmp_path: Path) -> N
     base = loaded(folder)
     texts = [replace(example(text), id=text) for text in ("a", "abc", "ab")]
     a, b = (
-        classify.Work(m, m.model, texts, None, frozenset({"embedding"}), None).run([0, 1, 2])["embedding"]
-        for m in (plain, base)
+        classify.Work(m, m.model, texts, None, Ask.of(["embedding"])).run([0, 1, 2])["embedding"] for m in (plain, base)
     )
     np.testing.assert_allclose(b, a / np.linalg.norm(a, axis=1, keepdims=True), rtol=1e-6)
     assert not load.as_begun(base, load.describe(plain)).normalized

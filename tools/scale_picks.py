@@ -73,8 +73,8 @@ def section(picks: Path) -> list[str]:
         "", "## The scale of the mix", "",
         f"What the first query of {one['strategy'].removesuffix('-raw')} picks on {one['config']['data']['preset']} at each `mix.scale`, "
         f"from the values that the runs stored in `results/studies/star-scale/picks.json` (λ {one['lambda']:g}; "
-        f"{short(one['model']['name'])} in {one['model']['dtype']}). No model has been trained on these picks yet, so there "
-        "are no accuracies.",
+        f"{short(one['model']['name'])} in {one['model']['dtype']}). What a training on such a first batch reaches: [questions.md](questions.md), "
+        "question 2, and the study `star-first-choice` in [comparisons.md](comparisons.md).",
         "", "| seed | what ranks the candidates | largest class among the picks | also picked by the tuned model alone | by the base alone |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
