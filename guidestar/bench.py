@@ -79,8 +79,8 @@ class Bench:
         counts = dataset.facts
         self.progress.say(
             f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
-            + (f", {counts['blank_rows']} blank rows left out" if counts.get("blank_rows") else "")
-            + (f", {counts['pool_duplicates']} duplicates dropped" if counts.get("pool_duplicates") else "")
+            + (f", {count(counts['blank_rows'], 'blank row')} left out" if counts.get("blank_rows") else "")
+            + (f", {count(counts['pool_duplicates'], 'duplicate')} dropped" if counts.get("pool_duplicates") else "")
             + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
         )
         for line in counts.get("label_notes", []):

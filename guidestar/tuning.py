@@ -29,6 +29,7 @@ from guidestar.store.likeness import keep_points
 from guidestar.store.same_start import keep_start, same_start
 from guidestar.store.store import Store
 from guidestar.tasks import scored_labels
+from guidestar.words import count
 
 
 def need_present_labels(store: Store, round: int) -> None:
@@ -149,9 +150,8 @@ class Tuning:
             some = some.only([*drawn.ids, *(e.id for e, _ in labelled), *weak])
         others = weak if self.bench.config.train.weak_labels else None
         made = self.features(r).pseudo_labels(some, labelled, task, rng, weight, others)
-        self.bench.progress.say(
-            f"  {len(made)} {'pseudo' if others is None else 'weak'}-labels beside {len(labelled)} labels"
-        )
+        kind = "pseudo-label" if others is None else "weak label"
+        self.bench.progress.say(f"  {count(len(made), kind)} beside {count(len(labelled), 'label')}")
         return made
 
     def _weak_labels(self) -> dict[str, str]:

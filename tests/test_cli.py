@@ -387,7 +387,7 @@ def test_init_on_a_half_labelled_file_asks_people_and_its_labels_come_in(
     assert (settings.annotator, len(settings.strategies), settings.data.blank) == ("people", 1, "drop")
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 4, err
-    assert "1 blank rows left out" in err
+    assert "1 blank row left out" in err
     code, out, err = call("import", tmp_path / "runs" / "mine", data)
     assert code == 0, err
     assert "30 answers stand so already" in out, "they counted from the start"

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         arg("--labels", "A,B,…", "the labels to choose from, where no column has them; 'a = what it means; b' describes them"),
     )  # fmt: skip
     commands.add(
-        "demo", _demo, "Write a synthetic pool and run STAR beside random on it, with a report.",
+        "demo", _demo, "Write a synthetic pool and run lean and STAR beside random on it, with a report.",
         arg("--out", "DIR", "where to write; default: runs/demo", default="runs/demo"),
         keys("keys of the demo's configuration to change"),
     )  # fmt: skip
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
         flag("--public", "with --push: a repository that everybody can read"),
     )  # fmt: skip
     commands.add(
-        "predict", _predict, "A run's answers to every example of a file, as JSON lines.",
+        "predict", _predict, "A run's answers to every example of a file, as JSON lines or beside its own columns.",
         RUN, EXAMPLES, arg("--round", "R", "whose adapter; default: the last that was trained", type=int),
         arg("--out", "FILE", "write every row with all its own columns here instead: .csv, .jsonl or .parquet"),
         facts=False,

@@ -129,12 +129,14 @@ def usage_text(name: str, usage: Mapping[str, Any]) -> str:
     >>> usage_text("star-seed0", {"replies": 21, "examples": 20, "unreadable": 1, "tries": 23, "tokens_in": 4200,
     ...     "tokens_out": 60, "cost": 0.0123, "seconds": 9.5, "models": ["m"]})
     'star-seed0: m gave 21 replies for 20 examples, 1 of them unreadable, in 23 tries; tokens: 4,200 read, 60 written; cost: 0.0123'
+    >>> usage_text("a", {"replies": 2, "examples": 2, "unreadable": 0, "tries": 2, "tokens_in": 9, "tokens_out": 4, "cost": 0.0, "models": ["m"]})
+    'a: m gave 2 replies for 2 examples, 0 of them unreadable, in 2 tries; tokens: 9 read, 4 written'
     """
     models = ", ".join(usage["models"])
     return (
         f"{name}: {models} gave {usage['replies']} replies for {usage['examples']} examples, {usage['unreadable']} of "
         f"them unreadable, in {usage['tries']} tries; tokens: {usage['tokens_in']:,} read, {usage['tokens_out']:,} "
-        f"written; cost: {usage['cost']:.4f}"
+        "written" + (f"; cost: {usage['cost']:.4f}" if usage["cost"] else "")  # none without prices
     )
 
 
