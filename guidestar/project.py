@@ -240,7 +240,8 @@ def _merged(cells: Sequence[str], labels: Sequence[str]) -> list[str]:
 def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: str, pool: str) -> str:
     looked, answer = guess.looked, guess.answer
     given = looked.rows - guess.blank - guess.missing if answer.column and guess.missing else 0
-    budget = given + max(8, min(400, (looked.rows - given) // 2))
+    left = looked.rows - guess.blank - given
+    budget = given + min(left, max(8, min(400, left // 2)))
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
     lean = guess.model in _LEAN and answer.kind in _LABELLED
     warm = max(2, min(20 if lean else 100, budget // 4))

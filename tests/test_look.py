@@ -71,6 +71,13 @@ def test_a_header_is_taken_for_one_and_a_row_for_a_row(data: st.DataObject) -> N
         assert look(table(Path(place, "b.csv"), None, rows)).header == ["text", "label"]
 
 
+@pytest.mark.parametrize("bare", [1, 3, 12])
+def test_no_more_labels_are_planned_than_there_are_texts(tmp_path: Path, bare: int) -> None:
+    rows = [(text, "" if i < bare else label) for i, (text, label) in enumerate(some())]
+    config, _ = written(table(tmp_path / "a.csv", ["text", "topic"], [*rows, ("", "")]))
+    assert len(rows) - bare < config.query.budget <= len(rows)
+
+
 @pytest.mark.parametrize("names", [("premise", "hypothesis"), ("question1", "question2"), ("Title", "Body")])
 def test_both_texts_of_a_pair_are_read(tmp_path: Path, names: tuple[str, str]) -> None:
     rows = [

@@ -101,6 +101,12 @@ def test_labels_stand_beside_the_rows_of_the_pool(run: Path, demo_data: Path, tm
     assert all(row.values["answer"] == row.values["label"] and row.values["annotator"] == "oracle" for row in told)
 
 
+def test_an_export_is_of_the_kind_that_its_name_says(run: Path, tmp_path: Path) -> None:
+    for name, begins in (("labels.csv", "text,"), ("labels.jsonl", "{"), ("labels.txt", "{")):
+        assert cli.main(["export", str(run), "--out", str(tmp_path / name), "--quiet"]) == 0
+        assert (tmp_path / name).read_text(encoding="utf-8-sig").startswith(begins), name
+
+
 def test_a_run_begins_from_frames(make_config: Callable[..., dict[str, Any]], demo_data: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     config = make_config(

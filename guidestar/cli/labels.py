@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     commands.add("agreement", _agreement, "How far the annotators of a run agree.", RUN)
     commands.add(
         "export", _export, "The labels of a run as a file, for this or another tool.",
-        RUN, arg("--format", "FORMAT", "see docs/exchange.md; default: jsonl", default="jsonl"),
+        RUN, arg("--format", "FORMAT", "see docs/exchange.md; default: csv or parquet if --out is called so, else jsonl"),
         arg("--out", "FILE", "where to write; default: standard output"),
         arg("--rows", "FILE",
             "instead, the rows of a data file (default: the pool) with all their own columns, and the answer beside each; --out "
@@ -169,8 +169,10 @@ def _export(options: Options) -> int:
         source = options.rows or config.data.pool
         print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED, source)} rows")
         return 0
+    out = Path(options.out) if options.out else None
+    called = out.suffix.removeprefix(".").lower() if out and not options.log else ""
     written = export_run(
-        _begun(options.run), options.format, Path(options.out) if options.out else None,
+        _begun(options.run), options.format or (called if called in ("csv", "parquet") else "jsonl"), out,
         log=options.log, safe=options.safe, say=progress(options).say,
     )  # fmt: skip
     if isinstance(written, Path):
