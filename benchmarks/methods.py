@@ -49,7 +49,7 @@ def measured(base: BaseModel, config: RunConfig, labelled: Any, task: Any) -> di
     seen, kept, times = set(known), [0], [0.0]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
+        storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             kept[-1] += storage.nbytes()

@@ -283,6 +283,17 @@ def test_salience_is_its_formula(how: str) -> None:
     torch.testing.assert_close(found.double(), slow[how].double().detach(), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("how", [how for how in speft.SALIENCES if how not in ("random", "magnitude")])
+def test_a_weight_that_a_head_does_not_read_has_no_salience(how: str) -> None:
+    """A head on features leaves an encoder's pooler out."""
+    model = tiny("llama").model.double()
+    weight, unread = model.model.layers[1].self_attn.q_proj.weight, torch.nn.Parameter(torch.ones(3, 4).double())
+    alone = speft.salience(how, [weight], lambda rows: nats(model, rows), ROWS, 4)
+    found = speft.salience(how, [weight, unread], lambda rows: nats(model, rows), ROWS, 4)
+    torch.testing.assert_close(found[0], alone[0])
+    assert not found[1].any()
+
+
 @given(st.integers(0, 10**6), st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
 def test_the_top_is_the_largest(seed: int, k: int) -> None:

@@ -127,10 +127,10 @@ def salience(
         w.requires_grad_(True)
     try:
         if how == "fisher":
-            every = (torch.autograd.grad(loss([row]), weights) for row in rows)
+            every = (torch.autograd.grad(loss([row]), weights, materialize_grads=True) for row in rows)
             sums = _summed([g.float().square() / n for g in grads] for grads in every)
         else:
-            sums = _summed(torch.autograd.grad(loss(part) / n, weights) for part in parts)
+            sums = _summed(torch.autograd.grad(loss(part) / n, weights, materialize_grads=True) for part in parts)
         if how == "grasp":
             with sdpa_kernel(SDPBackend.MATH):  # the others cannot be differentiated twice
                 sums = _summed(_turned(loss(part) / n, weights, sums) for part in parts)
@@ -144,9 +144,9 @@ def _turned(
     loss: torch.Tensor, weights: Sequence[nn.Parameter], along: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
     """H v: the gradient of g·v. along: v."""
-    grads = torch.autograd.grad(loss, weights, create_graph=True)
+    grads = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     product = torch.stack([(g.float() * v).sum() for g, v in zip(grads, along, strict=True)]).sum()
-    return torch.autograd.grad(product, weights)
+    return torch.autograd.grad(product, weights, materialize_grads=True)
 
 
 def _summed(every: Iterable[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
