@@ -240,11 +240,11 @@ def kept(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
 
 
-def keep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a file of cells, a line each, with the versions and the machine that made them."""
+def keep(path: Path, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
+    """Write a file of cells, a line each, with the versions and the machine that made them, and what else is said `about` all."""
     joined = ",\n".join(map(json.dumps, rows))
-    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}'
-    write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+    head = json.dumps({"versions": versions(), "hardware": hardware(), **about}).removesuffix("}")
+    write_bytes(path, f'{head}, "rows": [\n{joined}\n]}}\n'.encode())
 
 
 def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:

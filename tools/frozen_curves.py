@@ -10,27 +10,24 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from guidestar.beginning import hardware, versions
 from guidestar.bench import Bench, read_config
 from guidestar.metrics.savings import Pair, area_difference, pair, saving_at
-from guidestar.metrics.verdict import comparison, decide
+from guidestar.metrics.verdict import comparison_of, decide
 from guidestar.query import probe
 from guidestar.query.herding import herding
-from guidestar.query.measures import entropy
+from guidestar.query.measures import entropy, margin
 from guidestar.query.probe import Classes
 from guidestar.records import Array
 from guidestar.rng import generator
-from guidestar.store.files import write_bytes
 from guidestar.words import hundredths, percent
+from tools.ablation import SETS, keep, kept
 
 FILE = Path("statistics") / "frozen-curves.json"  # below `results`
 LABELS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 140, 160, 180, 200)
 STRATEGIES = ("lean", "entropy", "random")
-SETS: dict[str, dict[str, Any]] = {"trec-6": {}, "subj": {"test_limit": 1000}}  # preset -> what its studies set
 _SHOWN = (10, 20, 50, 100, 200)
 _ASKED = (50, 100, 200)  # labels of random
 
@@ -49,14 +46,8 @@ def accuracies(
         free, wanted = np.setdiff1d(np.arange(len(x)), labelled), many - len(labelled)
         said = None if fitted is None else fitted.log_probs(x[free])
         if strategy == "lean":
-            two = None if said is None else np.sort(np.exp(said), axis=1)[:, -2:]
-            new = herding(
-                x[free],
-                x[labelled] if labelled else None,
-                wanted,
-                rng,
-                two if two is None else 1 - (two[:, 1] - two[:, 0]),
-            )
+            doubt = None if said is None else margin(said)
+            new = herding(x[free], x[labelled] if labelled else None, wanted, rng, doubt)
         elif strategy == "random" or said is None:
             new = rng.choice(len(free), wanted, replace=False)
         else:
@@ -83,7 +74,7 @@ def section(file: Path) -> list[str]:
     ]  # fmt: skip
     curves = {(row["data"], row["strategy"]): np.array(row["accuracies"]) for row in told["rows"]}
     pairs = {key: pair(one, curves[key[0], "random"], LABELS) for key, one in curves.items() if key[1] != "random"}
-    said = decide({key: comparison(areas_apart(one)) for key, one in pairs.items()})
+    said = decide({key: comparison_of(one) for key, one in pairs.items()})
     for key, one in curves.items():
         shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
         beside = "– | –"
@@ -100,12 +91,6 @@ def section(file: Path) -> list[str]:
         cells = [_saved(curve, float(curve.control[:, LABELS.index(n)].mean())) for n in _ASKED]
         lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} |")
     return lines
-
-
-def areas_apart(curves: Pair) -> list[float]:
-    """The difference of the areas of each seed, over labels, a fraction."""
-    apart = np.trapezoid(curves.strategy - curves.control, curves.labels, axis=1)
-    return [float(one) for one in apart / (curves.labels[-1] - curves.labels[0])]
 
 
 def _saved(curves: Pair, accuracy: float) -> str:
@@ -133,15 +118,13 @@ def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     x, test_x = frozen.points(pool), frozen.points(test.examples)
     given = np.array([task.classes.index(bench.dataset.gold[e.id]) for e in pool])
     gold = np.array([task.classes.index(answer) for _, answer in test.answered()])
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = kept(path)
     there = {row["strategy"] for row in rows if row["data"] == preset}
-    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "labels": {list(LABELS)}'
     for strategy in [name for name in STRATEGIES if name not in there]:
         made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed) for seed in seeds]
         rows.append({"data": preset, "strategy": strategy, "seeds": list(seeds), "accuracies": made})
         print(preset, strategy, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
-        joined = ",\n".join(map(json.dumps, rows))
-        write_bytes(path, f'{{{about}, "rows": [\n{joined}\n]}}\n'.encode())
+        keep(path, rows, labels=LABELS)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.beginning import hardware, versions
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
-from guidestar.store.files import write_bytes
 from guidestar.words import hundredths
+from tools.ablation import keep
 from tools.frozen_curves import accuracies
 from tools.verdicts import WORLDS, Pool
 
@@ -74,10 +73,7 @@ def section(file: Path) -> list[str]:
 
 def main(pools: int, path: Path) -> None:
     """Write the measurement as JSON."""
-    rows = [json.dumps(row) for row in measured(pools)]
-    joined = ",\n".join(rows)
-    about = f'"versions": {json.dumps(versions())}, "hardware": {json.dumps(hardware())}, "pools": {pools}'
-    write_bytes(path, f'{{{about}, "labels": {list(LABELS)}, "rows": [\n{joined}\n]}}\n'.encode())
+    keep(path, list(measured(pools)), pools=pools, labels=list(LABELS))
 
 
 if __name__ == "__main__":
