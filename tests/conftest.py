@@ -39,7 +39,7 @@ class Unflushed(sqlite3.Connection):
 def unflushed() -> Iterator[None]:
     """Nothing waits for the disk, for no power is cut here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_flush", lambda descriptor: None)
+        patch.setattr(files, "flush", lambda descriptor: None)
         patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Unflushed))
         yield
 

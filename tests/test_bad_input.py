@@ -448,7 +448,7 @@ def test_a_full_disk_loses_nothing(
                 raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_flush", flush)
+            patch.setattr(files, "flush", flush)
             found = run("run", "--quiet", config)
         assert not list((tmp_path / "run").rglob(".tmp-*")), "temporaries are removed, they would fill the disk"
         if found[0] == 0:  # nothing is left to write but the report, which can be written again at any time

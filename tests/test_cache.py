@@ -29,7 +29,7 @@ PLAIN = st.recursive(
 def unflushed() -> Iterator[None]:
     """No power is cut here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_flush", lambda descriptor: None)
+        patch.setattr(files, "flush", lambda descriptor: None)
         yield
 
 

@@ -730,8 +730,7 @@ def test_the_ledger_survives_a_torn_line(tmp_path):
 
 def test_a_line_is_on_the_disk_before_the_answer_is_used(server, make, monkeypatch):
     flushed = []
-    real = chat.os.fsync
-    monkeypatch.setattr("guidestar.people.ledger.os.fsync", lambda number: (flushed.append(number), real(number)))
+    monkeypatch.setattr("guidestar.store.files.flush", flushed.append)
     annotator = make()
     annotator(example(0))
     assert len(flushed) == 2, "the file and, the first time, its folder"

@@ -350,7 +350,7 @@ def test_files_that_cannot_be_written(asked: Store, monkeypatch: pytest.MonkeyPa
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_flush", refuse)
+        patch.setattr(files, "flush", refuse)
         for attempt in (
             lambda: asked.add_adapter(0, fill("weights")),
             lambda: files.write_bytes(asked.folder / "x.json", b"{}"),
@@ -486,7 +486,7 @@ def script(folder: Path) -> dict[str, Any]:
 
 
 def test_a_crash_at_every_durable_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_flush", lambda descriptor: None)  # slow; no power is cut here
+    monkeypatch.setattr(files, "flush", lambda descriptor: None)  # slow; no power is cut here
     monkeypatch.setattr(database, "_SETTINGS", [s.replace("FULL", "OFF") for s in database._SETTINGS])
     passed: list[str] = []
     monkeypatch.setattr(files, "step", passed.append)

@@ -55,13 +55,9 @@ def add_line(path: Path, line: Mapping[str, Any]) -> None:
                 text = "\n" + text  # a process died within its line
             file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())
+            files.flush(file.fileno())
         if new:
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            files.flush_folder(path.parent)
 
 
 def lines_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:

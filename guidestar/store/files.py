@@ -75,14 +75,14 @@ def replacing(path: Path) -> Iterator[Path]:
             with temporary.open("xb") as held:
                 _claim(held.fileno(), temporary)
                 yield temporary
-                _flush(held.fileno())
+                flush(held.fileno())
                 step(f"rename {path.name}")
                 temporary.replace(path)
         except (Exception, KeyboardInterrupt, SystemExit):
             temporary.unlink(missing_ok=True)
             raise
         step(f"renamed {path.name}")
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
@@ -146,8 +146,8 @@ def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:
             for folder, _, names in os.walk(temporary, topdown=False):
                 for name in names:
                     with open(os.path.join(folder, name), "rb") as file:
-                        _flush(file.fileno())
-                _flush_folder(Path(folder))
+                        flush(file.fileno())
+                flush_folder(Path(folder))
             digest = sha256(temporary)
             step(f"rename {final.name}")
             if final.exists():
@@ -161,7 +161,7 @@ def publish_folder(final: Path, fill: Callable[[Path], object]) -> str:
             if claim is not None:
                 os.close(claim)
         step(f"renamed {final.name}")
-        _flush_folder(final.parent)
+        flush_folder(final.parent)
     return digest
 
 
@@ -309,7 +309,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}@{HOST}")
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
     """fsync; on macOS with the call that also empties the drive's own cache."""
     full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:
@@ -318,10 +318,10 @@ def _flush(descriptor: int) -> None:
         fcntl.fcntl(descriptor, full)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable, as `_flush` does for content."""
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable, as `flush` does for content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _flush(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)

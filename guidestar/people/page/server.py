@@ -198,7 +198,7 @@ def _private(path: Path, text: str) -> Iterator[Path]:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            files.flush(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
