@@ -88,11 +88,11 @@ BESIDE = [
 # --- one cell -----------------------------------------------------------------------------------
 
 
-def picked(bench: Bench, row: Row, seed: int) -> list[tuple[Example, str]]:
-    """The labels that a run of this seed would have, in the order of asking."""
+def picked(bench: Bench, row: Row, seed: int, rounds: Sequence[int] = ROUNDS) -> list[tuple[Example, str]]:
+    """The labels that a run of this seed would have, in the order of asking. rounds: how many each asks for."""
     recipe, task, frozen = STRATEGIES[row.strategy], bench.fitting.task, bench.frozen
     labelled: list[tuple[Example, str]] = []
-    for r, k in enumerate(ROUNDS):
+    for r, k in enumerate(rounds):
         free = bench.pool.without({e.id for e, _ in labelled})
         if r == 0:
             rng = generator(seed, 0, "warm_start")
@@ -106,19 +106,16 @@ def picked(bench: Bench, row: Row, seed: int) -> list[tuple[Example, str]]:
                 scorer = Probed.of(frozen, labelled, task, generator(seed, r, "probe"))
                 full = scorer(free, Ask.of(["label_log_probs", "embedding"]))
                 known = scorer([e for e, _ in labelled], Ask.of(["embedding"]))
-            context = Context(t=r - 1, rounds=len(ROUNDS), kind="choice", full=full, labelled=known)
+            context = Context(t=r - 1, rounds=len(rounds), kind="choice", full=full, labelled=known)
             picks = choose(recipe, list(free.ids), context, k, generator(seed, r, "query")).picks
             ids = [pick.id for pick in picks]
         labelled += [(e, bench.dataset.gold[e.id]) for e in free.named(ids).values()]
     return labelled
 
 
-def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
-    """One line of the file: three ways of serving one training. place: a folder for what is kept between cells."""
+def bench_of(row: Row, data: Path, place: Path) -> Bench:
+    """A bench for a row with every text read by the frozen model. place: a folder for what is kept between cells."""
     preset = data.name.lower()
-    row, r = ROWS[name], len(ROUNDS) - 1
-    if row.last:
-        _last_layer_alone()
     bench = Bench(read_config({
         "out": str(place / f"{preset}-{row.model['head']}{'-last' * row.last}"), "strategies": [row.strategy], "annotator": "oracle",
         "data": {"preset": preset, "folder": str(data), "template": "{text}", **SETS[preset]},
@@ -126,11 +123,18 @@ def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
         "query": {"warm_start": ROUNDS[0], "batch": ROUNDS[1], "budget": sum(ROUNDS)},
     }))  # fmt: skip
     bench.check()
+    assert bench.fitting.test is not None
+    bench.frozen.read(bench.standing)
+    bench.frozen.read(bench.fitting.test.examples)
+    return bench
+
+
+def trained(
+    bench: Bench, row: Row, labelled: Sequence[tuple[Example, str]], seed: int, r: int, place: Path
+) -> dict[str, Any]:
+    """One training of round r and three ways of serving it: accuracies of the adapter, the regression and their mean."""
     test, task = bench.fitting.test, bench.fitting.task
     assert test is not None
-    bench.frozen.read(bench.standing)
-    bench.frozen.read(test.examples)
-    labelled = picked(bench, row, seed)
     weight, rng = row.train.get("pseudo_labels"), generator(seed, r, "pseudo-labels")
     lesson = Lesson(
         labelled=labelled, seed=phase_seed(seed, r, "train"),
@@ -149,11 +153,20 @@ def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
     right = [said.argmax(axis=1) == gold for said in (tuned, frozen, np.logaddexp(tuned, frozen))]
     hits = [bench.dataset.gold[e.id] == answer for e, answer, _ in lesson.extra]
     return {
-        "data": preset, "row": name, "seed": seed, "classes": len({answer for _, answer in labelled}), "pseudo": len(hits),
-        "pseudo_purity": float(np.mean(hits)) if hits else None,
+        "classes": len({answer for _, answer in labelled}), "pseudo": len(hits), "pseudo_purity": float(np.mean(hits)) if hits else None,
         **{key: float(one.mean()) for key, one in zip(SERVED, right, strict=True)},
         "nll": probe.log_loss(tuned, gold), "frozen_nll": probe.log_loss(frozen, gold),
     }  # fmt: skip
+
+
+def cell(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
+    """One line of the file."""
+    row = ROWS[name]
+    if row.last:
+        _last_layer_alone()
+    bench = bench_of(row, data, place)
+    told = trained(bench, row, picked(bench, row, seed), seed, len(ROUNDS) - 1, place)
+    return {"data": data.name.lower(), "row": name, "seed": seed, **told}
 
 
 def _last_layer_alone() -> None:

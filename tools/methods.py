@@ -1,5 +1,7 @@
 """docs/methods.md: every way to tune that there is, from the tables of PEFT and of this project, the rows of
-`results/studies/methods/study.yaml`, `results/methods/step.json` (`python -m benchmarks.methods`) and the studies' results."""
+`results/studies/methods/study.yaml`, `results/methods/step.json` (`python -m benchmarks.methods`), the studies' results, and one
+training with 50 labels of TREC-6 for each (`python -m tools.methods DATA FILE 20,21`, DATA the folder of the files, which adds what
+FILE lacks)."""
 
 from __future__ import annotations
 
@@ -7,15 +9,22 @@ import importlib
 import inspect
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from guidestar.config import read_file
 from guidestar.study.results import Result, read_results
+from tools.ablation import ROWS, Row, bench_of, keep, kept, picked, trained
 
 STUDY = "methods"
+ACCURACIES = Path(STUDY) / "accuracies.json"  # below `results`
+CHOSEN = ("r1", "lean")  # rows of the ablation: at random and by `lean`, with the same training
 
 # PEFT's own types: who proposed them. A type that is not here is PEFT's of a later release.
 SOURCES = {
@@ -149,3 +158,54 @@ def _line(
 def _mean(results: Sequence[Result], tag: str, value: str) -> str:
     found = [one.curve[-1][1] for one in results if one.tag(tag) == value and one.curve]
     return f"{100 * fmean(found):.1f}" if found else ""
+
+
+# --- one training of each with 50 labels ----------------------------------------------------------
+
+
+def cells(data: Path, name: str, seeds: Sequence[int], place: Path) -> list[dict[str, Any]]:
+    """The lines of one method. The labels of a seed are the same for every method, since `lean` asks the frozen model."""
+    study = read_file(Path("results") / "studies" / STUDY / "study.yaml")[0]
+    method = next(one for one in study["rows"] if one["name"] == name)
+    told = []
+    for chosen in CHOSEN:
+        train = {**study["base"]["train"], **method.get("train", {})}
+        row: Row = replace(ROWS[chosen], train=train, peft=method.get("peft", study["base"]["peft"]))
+        bench = bench_of(row, data, place)
+        for seed in seeds:
+            line = trained(bench, row, picked(bench, row, seed), seed, 2, place)
+            told.append({"method": name, "chosen": chosen, "seed": seed, **line})
+    return told
+
+
+def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
+    """Add what is missing to the file, seed by seed; each method has a process of its own, since some change the model's classes."""
+    rows = kept(path)
+    study = read_file(Path("results") / "studies" / STUDY / "study.yaml")[0]
+    for seed in seeds:
+        for name in (one["name"] for one in study["rows"]):
+            if any((line["method"], line["seed"]) == (name, seed) for line in rows):
+                continue
+            program = [
+                sys.executable,
+                "-m",
+                "tools.methods",
+                "cell",
+                str(data),
+                name,
+                str(seed),
+                str(path.with_suffix("")),
+            ]
+            ended = subprocess.run(program, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+            if ended.returncode:
+                raise SystemExit(f"{shlex.join(program)} failed:\n{ended.stderr[-2000:]}")
+            rows += json.loads(ended.stdout.strip().splitlines()[-1])
+            keep(path, rows)
+            print(name, seed, *(f"{line['chosen']} {line['accuracy']:.3f}" for line in rows[-2:]), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cell":
+        print(json.dumps(cells(Path(sys.argv[2]), sys.argv[3], [int(sys.argv[4])], Path(sys.argv[5]))))
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))])

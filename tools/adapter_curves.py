@@ -1,0 +1,115 @@
+"""How many labels `lean` needs with an adapter, beside random: all-MiniLM-L6-v2 with LoRA, TREC-6 and SUBJ, 10 to 200 labels.
+
+`python -m tools.adapter_curves FOLDER FILE 30,31,32` adds the curves of a data set to FILE; FOLDER is that of a preset's files, and
+is called as the preset is. A curve that is there is not made again. The labels are chosen as a run of the same seed chooses them; an
+adapter is trained from the start at each of the checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidestar.metrics.savings import area_difference, pair
+from guidestar.metrics.verdict import comparison_of, decide
+from guidestar.words import hundredths
+from tools.ablation import ROWS, SERVED, bench_of, keep, kept, picked, trained
+from tools.frozen_curves import saved
+
+FILE = Path("statistics") / "adapter-curves.json"  # below `results`
+CHECKPOINTS = (10, 20, 30, 50, 80, 120, 200)  # labels
+ASKED = (10, 10, 10, 10, 10, 10, *[20] * 7)  # labels of each round: smaller while a label says most
+METHODS = {"lean": "lean", "r1": "random, same training (R1)", "plain": "random, default training (R0)"}
+_PAIRS = (("lean", "r1"), ("lean", "plain"), ("r1", "plain"))
+_REACHED = (50, 80, 200)  # labels of the control
+
+
+def curve(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
+    """One line of the file: the accuracies at every checkpoint, by who serves."""
+    row = ROWS[name]
+    bench = bench_of(row, data, place)
+    labelled = picked(bench, row, seed, ASKED)
+    ends = np.cumsum(ASKED).tolist()
+    told = [trained(bench, row, labelled[:n], seed, ends.index(n), place) for n in CHECKPOINTS]
+    return {
+        "data": data.name.lower(),
+        "row": name,
+        "seed": seed,
+        **{key: [one[key] for one in told] for key in told[0]},
+    }
+
+
+def section(file: Path) -> list[str]:
+    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
+    if not file.is_file():
+        return []
+    told = json.loads(file.read_text(encoding="utf-8"))
+    sets: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+    for line in told["rows"]:
+        sets.setdefault(line["data"], {})[line["row"], line["seed"]] = line
+    curves = {
+        (preset, one, other, by): _beside(cells, one, other, by)
+        for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or one == "lean"
+    }  # fmt: skip
+    curves = {key: each for key, each in curves.items() if each is not None}
+    said = decide({key: comparison_of(each) for key, each in curves.items()})
+    lines = [
+        "", "## How many labels with an adapter", "",
+        f"all-MiniLM-L6-v2 with LoRA, trained from the start at each of {len(CHECKPOINTS)} checkpoints from {CHECKPOINTS[0]} to "
+        f"{CHECKPOINTS[-1]} labels; `lean` chooses from 10 labels on, the controls share their random examples. Accuracy of the adapter "
+        "in per cent, mean ± standard deviation of the seeds, which were fixed before looking. "
+        f"torch {told['versions']['torch']}, peft {told['versions']['peft']}, {told['hardware']['machine']} (`python -m tools.adapter_curves`).",
+        "", f"| data | row | seeds | {' | '.join(f'{n} labels' for n in CHECKPOINTS)} |", f"|---|---|---|{'---|' * len(CHECKPOINTS)}",
+    ]  # fmt: skip
+    for preset, cells in sets.items():
+        for name, about in METHODS.items():
+            if own := [line["accuracy"] for (row, _), line in cells.items() if row == name]:
+                spread = np.std(own, axis=0, ddof=1) if len(own) > 1 else np.zeros(len(CHECKPOINTS))
+                shown = [f"{100 * m:.1f} ± {100 * s:.1f}" for m, s in zip(np.mean(own, axis=0), spread, strict=True)]
+                lines.append(f"| {preset} | {about} | {len(own)} | {' | '.join(shown)} |")
+    lines += [
+        "", f"Area under the curve in points beside the control's adapter, 95 % interval, the verdict over all {len(said)} rows, and the "
+        "labels that reach the control's mean accuracy.", "",
+        f"| data | row, who serves | control | seeds | area | verdict | {' | '.join(f'its accuracy with {n}' for n in _REACHED)} |",
+        f"|---|---|---|---|---|---|{'---|' * len(_REACHED)}",
+    ]  # fmt: skip
+    for key, each in curves.items():
+        preset, one, other, by = key
+        ends = area_difference(each)
+        apart = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
+        reached = [saved(each, float(each.control[:, CHECKPOINTS.index(n)].mean())) for n in _REACHED]
+        lines.append(
+            f"| {preset} | {one}, {SERVED[by]} | {other} | {len(each.control)} | {apart[0]} ({apart[1]} to {apart[2]}) | "
+            f"{said[key].word} | {' | '.join(reached)} |"
+        )
+    return lines
+
+
+def _beside(cells: Mapping[tuple[str, int], Mapping[str, Any]], one: str, other: str, by: str) -> Any:
+    """The two rows' curves of the seeds that both have; None below two seeds."""
+    seeds = sorted(seed for name, seed in cells if name == one and (other, seed) in cells)
+    if len(seeds) < 2:
+        return None
+    mine = np.array([cells[one, seed][by] for seed in seeds])
+    return pair(mine, np.array([cells[other, seed]["accuracy"] for seed in seeds]), CHECKPOINTS)
+
+
+def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
+    """Add what is missing to the file; it is written after every curve."""
+    rows = kept(path)
+    done = {(line["data"], line["row"], line["seed"]) for line in rows}
+    for seed in seeds:
+        for name in METHODS:
+            if (data.name.lower(), name, seed) not in done:
+                rows.append(curve(data, name, seed, path.with_suffix("")))
+                keep(path, rows, checkpoints=CHECKPOINTS)
+                print(data.name, name, seed, np.round(rows[-1]["accuracy"], 3).tolist(), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))])
