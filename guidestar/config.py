@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from guidestar.errors import ConfigError, allowed
+from guidestar.errors import ConfigError, StoreError, allowed
 from guidestar.schema import (
     CostConfig,
     DataConfig,
@@ -164,11 +164,16 @@ def _walk(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, problems: 
 # --- loading ------------------------------------------------------------------------------------
 
 
+def names_file(path: Path) -> bool:
+    """Whether a path that a user gives is meant to be a file's: there is one, or there is nothing and the name has an ending."""
+    return path.is_file() or (bool(path.suffix) and not path.exists())
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, or the copy beside the run of a folder; `overrides` are `key.sub=value` texts, their values YAML.
 
     Relative paths in the file are taken from the file's own folder, those in overrides from the current
-    one. Raises ConfigError with one line for each problem.
+    one. Raises ConfigError with one line for each problem, StoreError for a folder that is not there.
     """
     if not isinstance(path, (str, Path)) or not str(path):
         raise ConfigError(f"expected a configuration's file or the folder of a run; found {shortened(repr(path), 60)}")
@@ -179,6 +184,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
                 f"{path}: found no {CONFIG_FILE} in it or in the folder above it, which would say where data and model are"
             )
         path = kept
+    elif not names_file(path):
+        raise StoreError(f"{path}: no such folder")
     data, lines = read_file(path)
     rebase(data, path.parent)
     touched = override(data, overrides)

@@ -8,7 +8,7 @@ Exception
     ├── DataError         3  a data file, a row or a label cannot be used
     ├── ModelError        1  a model, an adapter or its numbers cannot be used
     │   └── NoVariance    1  the stochastic passes are all equal
-    └── StoreError        1  the run folder is damaged, locked or not writable
+    └── StoreError        1  the run folder is not there, damaged, locked or not writable
         ├── LostRecord    1  the database once held more than it does
         ├── NewerDatabase 1  a newer version of this library wrote it
         └── ForeignDatabase 1  it holds another program's data
@@ -55,7 +55,7 @@ class NoVariance(ModelError):
 
 
 class StoreError(GuidestarError):
-    """The run folder is damaged, in use or cannot be written."""
+    """The run folder is not there, damaged, in use or cannot be written."""
 
 
 class LostRecord(StoreError):

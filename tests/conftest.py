@@ -173,7 +173,7 @@ def open_page(clock: Any) -> Iterator[Callable[..., Any]]:
     from page_help import SECRET, TOKEN
     from starlette.testclient import TestClient
 
-    from guidestar.people.page import create_app
+    from guidestar.people.page.app import create_app
     from guidestar.people.page.guard import Keys
 
     opened: list[Any] = []

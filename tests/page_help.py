@@ -18,8 +18,8 @@ from typing import IO, Any
 from forks import Forked
 
 from guidestar import config as configs
-from guidestar.people.page import create_app
 from guidestar.people.page import server as page_server
+from guidestar.people.page.app import create_app
 from guidestar.people.page.connections import Bounded
 from guidestar.people.page.guard import Keys
 from guidestar.records import Example, Pick, Query, Suggestion
@@ -117,7 +117,7 @@ def free_port() -> int:
 _SERVE = """
 import sys
 from pathlib import Path
-from guidestar.people.page import serve
+from guidestar.people.page.server import serve
 sys.exit(serve(Path(sys.argv[1]), train=False, port=int(sys.argv[2]), bind="127.0.0.1", annotator=None,
                open_browser=False, say=lambda text: print(text, flush=True)))
 """

@@ -44,7 +44,7 @@ def test_a_run_begins_with_accuracy_labels_gain_and_advice(tmp_path: Path) -> No
         r"is spent, more labels may still pay\.",
         first,
     )
-    assert stands == "star-seed0: 4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished: The label budget is spent."
+    assert stands == "star-seed0: 4 of 4 rounds, 35 labels, accuracy 0.900, 18 s; finished."
     assert then == f"next: label more: guidestar run {tmp_path} query.budget=43"
 
 

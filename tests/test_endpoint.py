@@ -22,13 +22,11 @@ from guidestar.errors import ConfigError, DataError, ModelError, StoreError
 from guidestar.people import chat
 from guidestar.people.endpoint import (
     EndpointAnnotator,
-    endpoint_annotator,
-    endpoint_usage,
     instructions,
     read_answer,
 )
 from guidestar.people.guesses import guesses_of
-from guidestar.people.ledger import LEDGER, Ledger, read_ledger
+from guidestar.people.ledger import LEDGER, Ledger, endpoint_usage, read_ledger
 from guidestar.records import Example, Finished, Label, Skip, Stop, Waiting
 from guidestar.store import Store
 from guidestar.tasks import Choice, Number, Text
@@ -129,7 +127,7 @@ def make(server, tmp_path):
     def build(task=TASK, folder=tmp_path, **settings):
         slept, said = [], []
         config = EndpointConfig(**{"url": server.url, "model": "toy", "key": "TEST_KEY", **settings})
-        found = EndpointAnnotator(config, task, folder, say=said.append, sleep=slept.append)
+        found = EndpointAnnotator(config, task, folder, PeopleConfig(), say=said.append, sleep=slept.append)
         found.slept, found.said = slept, said
         opened.append(found)
         return found
@@ -306,7 +304,7 @@ def test_a_server_that_drips_is_a_timeout_too(tmp_path, monkeypatch):
         url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", model="toy", key="TEST_KEY", timeout=0.4, retries=0
     )
     with (
-        EndpointAnnotator(config, TASK, tmp_path) as annotator,
+        EndpointAnnotator(config, TASK, tmp_path, PeopleConfig()) as annotator,
         pytest.raises(ModelError, match=r"no answer within 0\.4 seconds, after 1 tries"),
     ):
         annotator(example(0))
@@ -326,7 +324,7 @@ def test_nobody_listens(make, server):
 def test_close_ends_the_waiting(server, tmp_path):
     server.script = lambda request, number: (503, {"Retry-After": "200"}, {})
     config = EndpointConfig(url=server.url, model="toy", key="TEST_KEY")
-    annotator = EndpointAnnotator(config, TASK, tmp_path)  # it really sleeps
+    annotator = EndpointAnnotator(config, TASK, tmp_path, PeopleConfig())  # it really sleeps
     errors = []
 
     def ask():
@@ -632,12 +630,8 @@ def test_built_from_a_configuration(server, tmp_path):
     guidelines.write_text("# Guide\nTowns are places.", encoding="utf-8")
     run = tmp_path / "run"
     run.mkdir()
-    config = SimpleNamespace(
-        endpoint=EndpointConfig(url=server.url, model="toy", key="TEST_KEY", instructions="Do it well."),
-        people=PeopleConfig(guidelines=str(guidelines)),
-    )
-    store = SimpleNamespace(folder=run)
-    with endpoint_annotator(config, TASK, store) as annotator:
+    config = EndpointConfig(url=server.url, model="toy", key="TEST_KEY", instructions="Do it well.")
+    with EndpointAnnotator(config, TASK, run, PeopleConfig(guidelines=str(guidelines))) as annotator:
         assert annotator(example(0)).answer == "place"
     system = server.requests[0].json["messages"][0]["content"]
     assert system.startswith("Do it well.\n\nThe guidelines for annotators:\n\n# Guide\nTowns are places.")
@@ -647,16 +641,11 @@ def test_built_from_a_configuration(server, tmp_path):
         (b"\xff\xfe\xff", "is not UTF-8"),
         (b"x" * 100_001, "has 100001 bytes"),
     ):
-        guidelines.unlink()
+        guidelines.unlink(missing_ok=True)
         if content is not None:
             guidelines.write_bytes(content)
-        else:
-            guidelines = tmp_path / "nowhere.md"
-            guidelines.touch()
-            config.people = PeopleConfig(guidelines=str(tmp_path / "missing.md"))
         with pytest.raises(ConfigError, match=message):
-            endpoint_annotator(config, TASK, store)
-        config.people = PeopleConfig(guidelines=str(guidelines))
+            EndpointAnnotator(config, TASK, run, PeopleConfig(guidelines=str(guidelines)))
 
 
 # --- cost -------------------------------------------------------------------------------------------------

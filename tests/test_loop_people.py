@@ -111,13 +111,13 @@ def test_an_endpoint_answers_and_may_stop_in_the_middle(
             return Label(LABELS[len(example.prompt) % 6], "endpoint:m") if self.left >= 0 else None
 
     @contextmanager
-    def annotator(config: Any, task: Any, store: Store, *, say: Any) -> Iterator[Machine]:
-        assert config.endpoint.model == "m"
+    def annotator(asked: Any, task: Any, folder: Path, people: Any, *, say: Any) -> Iterator[Machine]:
+        assert asked.model == "m"
         assert task.labels == tuple(LABELS)
         yield Machine()
-        closed.append(store.folder)
+        closed.append(folder)
 
-    monkeypatch.setattr(endpoint, "endpoint_annotator", annotator)
+    monkeypatch.setattr(endpoint, "EndpointAnnotator", annotator)
     config = make_config(**{**PEOPLE, "annotator": "endpoint"}, endpoint={"url": "http://127.0.0.1:1/v1", "model": "m"})
     assert loop.run(config) == {"star-seed0": Waiting(1, 1)}
     with Store.open(Path(config["out"]) / "star-seed0") as store:

@@ -17,6 +17,7 @@ import guidestar
 from guidestar import cli, loop
 from guidestar.data.formats import read_rows
 from guidestar.errors import ConfigError
+from guidestar.exchange import export_run
 from guidestar.exchange.own_rows import LABELLED, PREDICTED, beside, write_rows
 
 ROWS = [
@@ -102,9 +103,29 @@ def test_labels_stand_beside_the_rows_of_the_pool(run: Path, demo_data: Path, tm
 
 
 def test_an_export_is_of_the_kind_that_its_name_says(run: Path, tmp_path: Path) -> None:
-    for name, begins in (("labels.csv", "text,"), ("labels.jsonl", "{"), ("labels.txt", "{")):
+    kinds = (("labels.csv", "text,"), ("labels.CSV", "text,"), ("labels.jsonl", "{"), ("labels.txt", "{"))
+    for name, begins in kinds:
         assert cli.main(["export", str(run), "--out", str(tmp_path / name), "--quiet"]) == 0
         assert (tmp_path / name).read_text(encoding="utf-8-sig").startswith(begins), name
+    assert str(export_run(run, out=tmp_path / "x.parquet")).endswith(".parquet")
+    assert (tmp_path / "x.parquet").read_bytes().startswith(b"PAR1")
+    assert write_rows(["n"], [{"n": 1}], tmp_path / "rows.CSV", ()) == 1, "the same rule for a user's own rows"
+    assert (tmp_path / "rows.CSV").read_text().split() == ["n", "1"]
+
+
+def test_a_column_in_another_case_is_the_one_that_is_meant(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `import` takes it; the row comes back under its own names, and two that could be meant are refused."""
+    file, out = tmp_path / "new.csv", tmp_path / "out.csv"
+    file.write_text("Ticket,TEXT \nT-1,where is my parcel\n")
+    assert cli.main(["predict", "--quiet", str(run), str(file), "--out", str(out)]) == 0
+    (row,) = read_rows(str(out))
+    assert list(row.values)[:2] == ["Ticket", "TEXT "]
+    assert row.values["answer"]
+    file.write_text("Text,TEXT\na,b\n")
+    assert cli.main(["predict", "--quiet", str(run), str(file)]) == 3
+    assert "no column 'text', which the template uses" in capsys.readouterr().err
 
 
 def test_a_run_begins_from_frames(make_config: Callable[..., dict[str, Any]], demo_data: Path) -> None:

@@ -17,9 +17,10 @@ from page_help import LABELS, SECRET, TOKEN, free_port, make_run
 from starlette.testclient import TestClient
 
 from guidestar.errors import ConfigError, GuidestarError, StoreError
-from guidestar.people.page import create_app, serve
 from guidestar.people.page import server as page_server
+from guidestar.people.page.app import create_app
 from guidestar.people.page.guard import HEADERS, LIMIT, Keys
+from guidestar.people.page.server import serve
 from guidestar.records import Label, Suggestion
 from guidestar.store import Store
 

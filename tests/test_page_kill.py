@@ -24,7 +24,7 @@ NAMES = list(LABELS)
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from guidestar.people.page import serve
+from guidestar.people.page.server import serve
 from guidestar.store import files
 
 left = int(sys.argv[3])

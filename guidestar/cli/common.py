@@ -95,4 +95,4 @@ def folder(path: str) -> Path:
     from guidestar import config
 
     place = Path(path)
-    return Path(config.load(place).out) if place.is_file() else place
+    return Path(config.load(place).out) if config.names_file(place) else place

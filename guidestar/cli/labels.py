@@ -73,7 +73,7 @@ def _label(options: Options) -> int:
             raise ConfigError("--train goes with the page; after a round in the terminal, guidestar run trains")
 
         return label_in_terminal(_begun(options.run), annotator=options.annotator or "person")
-    from guidestar.people.page import serve
+    from guidestar.people.page.server import serve
 
     def say(line: str) -> None:
         if not options.quiet:
@@ -169,10 +169,8 @@ def _export(options: Options) -> int:
         source = options.rows or config.data.pool
         print(f"{options.out}: {write_rows(columns, rows, Path(options.out), LABELLED, source)} rows")
         return 0
-    out = Path(options.out) if options.out else None
-    called = out.suffix.removeprefix(".").lower() if out and not options.log else ""
     written = export_run(
-        _begun(options.run), options.format or (called if called in ("csv", "parquet") else "jsonl"), out,
+        _begun(options.run), options.format, Path(options.out) if options.out else None,
         log=options.log, safe=options.safe, say=progress(options).say,
     )  # fmt: skip
     if isinstance(written, Path):

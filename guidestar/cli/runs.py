@@ -80,10 +80,10 @@ def _run(options: Options) -> int:
 def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> int:
     from guidestar import loop
     from guidestar.errors import GuidestarError
-    from guidestar.records import Waiting
+    from guidestar.records import Finished, Waiting
     from guidestar.report import build_report, summary
     from guidestar.report.answer import answer_lines, read_all
-    from guidestar.words import count
+    from guidestar.words import count, listed
 
     outcomes = loop.run(config, progress(options), ahead=ahead)
     if not outcomes:  # one of several processes, of which the first says it all
@@ -91,14 +91,16 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
     waiting = {name: o for name, o in outcomes.items() if isinstance(o, Waiting)}
     lines = [
         f"{name}: waits for {count(o.unanswered, 'answer')} of round {o.round}; guidestar label {Path(config.out) / name}"
-        if isinstance(o, Waiting)
-        else f"{name}: {o.reason.value}"
-        for name, o in outcomes.items()
+        for name, o in waiting.items()
     ]
     from guidestar.study import plan
     from guidestar.study.costs import keep_costs
 
     facts: dict[str, Any] = summary(Path(config.out))
+    if len(facts["runs"]) > 1:  # of one alone the answer says it
+        ended = [(name, o.reason.value) for name, o in outcomes.items() if isinstance(o, Finished)]
+        for reason in dict.fromkeys(reason for _, reason in ended):
+            lines.append(f"{listed(name for name, why in ended if why == reason)}: {reason}")
     plan.record_end(Path(config.out))
     if not waiting:
         keep_costs(Path(config.out))

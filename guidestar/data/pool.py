@@ -236,7 +236,8 @@ def _walk(
             raise DataError(f"{row.where}: {error}") from error
         if values is not same.values:
             same = replace(same, values=values)
-        if data.blank == "drop" and template.blank(same):
+        spelled = template.in_case(same)
+        if data.blank == "drop" and template.blank(spelled):
             yield row, same, None, None, False
             continue
         others = same is not row and not data.messages
@@ -244,7 +245,7 @@ def _walk(
         cell = same.values.get(column) if column is not None else None
         if coded and cell is not None:
             cell = same.codes.get(column or "", cell)
-        yield row, same, template.fields(same), cell if cell is not None and visible(cell) else None, changed
+        yield row, same, template.fields(spelled), cell if cell is not None and visible(cell) else None, changed
 
 
 def _text(row: Row, column: str) -> str:

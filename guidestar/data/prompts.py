@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from guidestar.config import DataConfig
 from guidestar.data.formats import Row
@@ -38,6 +40,15 @@ class Template:
                     f"the model would read the answer in its prompt"
                 )
 
+    def in_case(self, row: Row) -> Row:
+        """The row; where it lacks a column, under the template's names for what differs in upper and lower case alone."""
+        names = self.columns.values()
+        if all(name in row.values or name in row.nulls for name in names):
+            return row
+        spelled = in_case_of(names, row.columns)
+        values = {spelled[column]: text for column, text in row.values.items()}
+        return replace(row, values=values, nulls=tuple(spelled[column] for column in row.nulls))
+
     def fields(self, row: Row) -> dict[str, str]:
         """The texts that fill the template. Raises DataError for a missing column or if all are blank."""
         missing = [column for column in self.columns.values() if column not in row.values]
@@ -63,6 +74,22 @@ class Template:
         the template alone.
         """
         return "".join(literal + (fields[name].strip() if name is not None else "") for literal, name in self._parts)
+
+
+def in_case_of(names: Collection[str], columns: Collection[str]) -> dict[str, str]:
+    """Column -> the one of some names that it is, but for upper and lower case and white space around it; itself where it is
+    none of them, or where two columns could be meant.
+
+    >>> in_case_of(["text", "label"], ["Text ", "LABEL", "Label"])
+    {'Text ': 'text', 'LABEL': 'LABEL', 'Label': 'Label'}
+    """
+    spelled = {name.casefold(): name for name in names}
+    plain = {column: column.strip().casefold() for column in columns}
+    times = Counter(plain.values())
+    return {
+        column: column if column in names or times[key] > 1 else spelled.get(key, column)
+        for column, key in plain.items()
+    }
 
 
 def _plain_field(literal: str, name: str | None, spec: str | None, conversion: str | None) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,6 @@ from guidestar.tasks.multi_label import NONE
 
 _QUESTION = "answer"
 _NAMES = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
-_NOBODY = (None, "", "None")
 
 
 def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
@@ -34,13 +34,9 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     ]
     names = {_user(who): who for who, _ in labels if _user(who) != who}
     suggestions = {}
-    if about.suggestions and (suggestion := row.suggestion) is not None:
-        chance = (
-            None if about.several else suggestion.probabilities.get(suggestion.answer)
-        )  # there a list, one for each label
-        suggestions = {
-            question: {"value": _value(suggestion.answer, about), "score": chance, "agent": f"round {suggestion.round}"}
-        }
+    if (said := row.suggestion) is not None:
+        chance = None if about.several else said.probabilities.get(said.answer)  # of several it is a list there
+        suggestions[question] = {"value": _value(said.answer, about), "score": chance, "agent": f"round {said.round}"}
     return [
         {
             "id": row.id,
@@ -59,10 +55,10 @@ def _value(answer: str, about: rows.About) -> str | list[str]:
 
 
 def _user(name: str) -> str:
-    try:
-        return str(uuid.UUID(name)) if str(uuid.UUID(name)) == name else str(uuid.uuid5(_NAMES, name))
-    except ValueError:
-        return str(uuid.uuid5(_NAMES, name))
+    with suppress(ValueError):
+        if str(uuid.UUID(name)) == name:
+            return name
+    return str(uuid.uuid5(_NAMES, name))
 
 
 def hint(about: rows.About) -> str:
@@ -103,7 +99,9 @@ def _responses(record: rows.Record, about: rows.About, where: str) -> list[rows.
     for name, response, value in said:
         if name not in (question, ""):
             continue
-        status, user = rows.text_of(response.get("status"), where), _name(response, where)
+        status = rows.text_of(response.get("status"), where)
+        user = rows.text_of(response.get("user_id"), f"{where}: user_id")
+        user = "" if user == "None" else user  # as the SDK writes it
         at = rows.text_of(response.get("updated_at") or response.get("inserted_at"), where)
         answer = rows.single(value, f"{where}: {question}", about, NONE)
         if status == "discarded":
@@ -140,11 +138,6 @@ def _legacy(record: rows.Record, about: rows.About, where: str) -> list[rows.Giv
         return [rows.Given(agent, None)]
     answer = rows.single(record["annotation"], f"{where}: annotation", about)
     return [] if answer is None else [rows.Given(agent, answer)]
-
-
-def _name(response: rows.Record, where: str) -> str:
-    user = response.get("user_id")
-    return "" if user in _NOBODY else rows.text_of(user, f"{where}: user_id")
 
 
 def mine(record: rows.Record) -> bool:

@@ -31,7 +31,6 @@ PART = 1024  # rows of a file that are held at once
 class Container:
     """A kind of file, or of folder, which `fill` writes. text: whether a terminal can show it."""
 
-    suffix: str
     write: Write | None
     fill: Callable[[Records, Path, Mapping[str, str]], None] | None = None
     text: bool = True
@@ -142,12 +141,19 @@ def _guarded(cell: str) -> str:
 
 
 CONTAINERS: dict[str, Container] = {
-    "jsonl": Container(".jsonl", write_jsonl),
-    "json": Container(".json", write_json),
-    "csv": Container(".csv", write_csv),
-    "parquet": Container(".parquet", write_parquet, text=False),
-    "datasets": Container("", None, fill_datasets, text=False),
+    "jsonl": Container(write_jsonl),
+    "json": Container(write_json),
+    "csv": Container(write_csv),
+    "parquet": Container(write_parquet, text=False),
+    "datasets": Container(None, fill_datasets, text=False),
 }
+ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}  # of the tables that are written -> container
+
+
+def container_of(out: Path) -> str | None:
+    """The container that the ending of a file's name says, in upper or lower case; None for one that is no table of ours."""
+    return ENDINGS.get(out.suffix.lower())
+
 
 # --- reading ------------------------------------------------------------------------------------
 

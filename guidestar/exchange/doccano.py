@@ -27,12 +27,11 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     if len(row.fields) != 1:
         ours["fields"] = rows.columns_of(row.fields, ())
     answer = row.final.answer if row.final else None
-    suggested = about.suggestions and row.suggestion is not None
     return [
         {
             "text": rows.shown(row),
             "label": rows.parts_of(answer, about),
-            **({"suggestion": row.suggestion.answer} if suggested and row.suggestion else {}),
+            **({"suggestion": row.suggestion.answer} if row.suggestion else {}),
             rows.KEY: ours,
         }
     ]

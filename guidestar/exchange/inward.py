@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -16,7 +16,7 @@ from guidestar import config as configs
 from guidestar.config import DataConfig, RunConfig
 from guidestar.data.pool import load_dataset, walk_examples
 from guidestar.data.presets import apply_preset
-from guidestar.data.prompts import answer_column
+from guidestar.data.prompts import answer_column, in_case_of
 from guidestar.errors import DataError
 from guidestar.exchange import containers
 from guidestar.exchange.matching import OURS, Index
@@ -179,7 +179,8 @@ def _read(file: Path, chosen: Format, about: About, problems: list[str], own: _O
             if isinstance(record, DataError):
                 raise record
             if chosen.mine is None and isinstance(record, Mapping):
-                record = _in_our_case(record, names)
+                spelled = in_case_of(names, record)
+                record = {spelled[column]: value for column, value in record.items()}
             row = replace(chosen.read(record, about, where), where=where)
             row = own.named(row, record, where) if own and row.says_something else row
             if row.says_something and not (row.id or row.text or row.fields):
@@ -191,18 +192,6 @@ def _read(file: Path, chosen: Format, about: About, problems: list[str], own: _O
         except DataError as error:
             problems.append(str(error))
     return rows
-
-
-def _in_our_case(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The record with its columns spelled like the expected names, where upper and lower case alone differ and no two could
-    be meant."""
-    spelled = {name.casefold(): name for name in names}
-    columns = Counter(column.strip().casefold() for column in record)
-    return {
-        column if column in names or columns[key] > 1 else spelled.get(key, column): value
-        for column, value in record.items()
-        for key in [column.strip().casefold()]
-    }
 
 
 def _listed(problems: Sequence[str]) -> list[str]:

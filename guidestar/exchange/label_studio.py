@@ -32,7 +32,7 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
         "data": {**rows.columns_of(row.fields, _OWN), rows.KEY: rows.kept(row)},
         "annotations": [_annotation(row, about, given) for given in row.answers],
     }
-    if about.suggestions and (suggestion := row.suggestion) is not None:
+    if (suggestion := row.suggestion) is not None:
         chance = suggestion.probabilities.get(suggestion.answer)
         task["predictions"] = [
             {
@@ -45,10 +45,9 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
 
 
 def _annotation(row: rows.Row, about: rows.About, given: rows.Given) -> dict[str, Any]:
-    skipped = given.answer is None
     return {
         "result": [] if given.answer is None else [_result(row, about, given.answer, given.annotator)],
-        "was_cancelled": skipped,
+        "was_cancelled": given.answer is None,
         "ground_truth": False,
         "created_username": given.annotator,
         **({"created_at": given.at} if given.at else {}),

@@ -21,7 +21,7 @@ _LOG = {"number", "kind", "source", "decision", "at"}  # in every line of a log
 
 def export_run(
     run: Path,
-    format: str,
+    format: str | None = None,
     out: Path | None = None,
     *,
     log: bool = False,
@@ -32,7 +32,8 @@ def export_run(
     """Write what annotators did in a run, and return the path; without `out`, return the text.
 
     run: the folder of a run, or one with a single run in it. format: a name of `FORMATS`, with the tool's question or
-    control behind a colon where it is not to be called "answer". Examples stand in the order of asking, then those
+    control behind a colon where it is not to be called "answer"; if not given, what the ending of `out` says, else jsonl.
+    Examples stand in the order of asking, then those
     that were added; unanswered ones are in it too, so that another tool can be used to label them.
     log: instead, every change ever made, as JSON lines. safe: CSV in which no cell is a formula to a spreadsheet.
     suggestions: give other tools the model's answers, which may sway whoever labels there; our own formats have them
@@ -41,6 +42,8 @@ def export_run(
     Raises ConfigError for an unknown format or options that do not go together, DataError if a file is needed and
     not given or a folder is in the way, ConfigError if something else lies there, StoreError if the run cannot be read or the file not written.
     """
+    if format is None:
+        format = (not log and out and containers.container_of(out)) or "jsonl"
     chosen, question = format_of("jsonl" if log else format)
     if log and format != "jsonl":
         raise ConfigError(f"format is {format!r}, but the log is written as jsonl only")
@@ -50,7 +53,9 @@ def export_run(
         if log:
             return _write(log_of(store), "jsonl", out)
         rows = rows_of(store)
-        about = dataclasses.replace(about_run(store, rows), question=question, suggestions=suggestions)
+        about = dataclasses.replace(about_run(store, rows), question=question)
+    if chosen.mine is not None and not suggestions:
+        rows = [dataclasses.replace(row, suggestion=None) for row in rows]
     records = [record for row in rows for record in chosen.write(row, about)]
     if chosen.hint is not None:
         say(chosen.hint(about))

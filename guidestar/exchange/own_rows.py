@@ -10,7 +10,7 @@ from guidestar.config import RunConfig
 from guidestar.data.presets import apply_preset
 from guidestar.data.stream import parts_of, survey
 from guidestar.errors import ConfigError, DataError, allowed
-from guidestar.exchange.containers import PART, Records, Write, load, write_csv, write_jsonl, write_parquet
+from guidestar.exchange.containers import CONTAINERS, ENDINGS, PART, Records, container_of, load
 from guidestar.records import Label, Skip
 from guidestar.store import Store, files, find_run
 
@@ -68,13 +68,14 @@ def labelled_rows(
 
 
 def write_rows(columns: Sequence[str], rows: Records, out: Path, names: Iterable[str], source: object = None) -> int:
-    """Write rows one by one as .csv, .jsonl or .parquet, by the extension; returns how many.
+    """Write rows one by one as .csv, .jsonl or .parquet, by the ending of the name; returns how many.
 
     The file appears when it is complete. names: what this package puts beside a user's columns; a file without these that
     lies at `out` is not written over, nor the source of the rows, if that is a file. Raises ConfigError for another extension, and where something else lies there.
     """
-    if out.suffix not in WRITERS:
-        raise ConfigError(f"--out {out}: found the extension {out.suffix!r}; {allowed(WRITERS, out.suffix)}")
+    write = CONTAINERS[kind].write if (kind := container_of(out)) else None
+    if write is None:
+        raise ConfigError(f"--out {out}: found the extension {out.suffix!r}; {allowed(ENDINGS, out.suffix)}")
     read = Path(source).expanduser() if isinstance(source, str) else None
     if read is not None and read.exists() and out.exists() and out.samefile(read):
         raise ConfigError(f"--out {out}: is the file that is read; choose another name")
@@ -88,7 +89,7 @@ def write_rows(columns: Sequence[str], rows: Records, out: Path, names: Iterable
             yield row
 
     with files.replacing(out) as part, part.open("wb") as file:
-        WRITERS[out.suffix](counted(), file, {column: ours.get(column, "") for column in columns})
+        write(counted(), file, {column: ours.get(column, "") for column in columns})
     return written
 
 
@@ -98,6 +99,3 @@ def _is_ours(path: Path, names: Iterable[str]) -> bool:
     except DataError:
         return False
     return isinstance(record, dict) and all(name in record or f"guidestar_{name}" in record for name in names)
-
-
-WRITERS: dict[str, Write] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}

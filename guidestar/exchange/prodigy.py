@@ -39,7 +39,7 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     if choice:
         task["options"] = [{"id": label, "text": label} for label in about.labels]
         task |= {"config": {"choice_style": "multiple"}} if about.several else {}
-    if about.suggestions and row.suggestion is not None:
+    if row.suggestion is not None:
         task["meta"] = {"suggestion": row.suggestion.answer}
     lines = [_answered(task, given, about, given.annotator in row.flags) for given in row.answers] or [dict(task)]
     for line, ours in zip(lines, [rest, *[{"id": row.id}] * (len(lines) - 1)], strict=True):

@@ -75,7 +75,6 @@ class About:
     labels: those of which exactly one is an answer, or any number (several); () where answers are texts. fields: names of the examples' fields.
     columns: column of the user's files -> field, where the names differ. answer: the column with answers there.
     question: the question, control or column to use where a file has several.
-    suggestions: whether files for other labelling tools carry the model's own answers.
     """
 
     labels: tuple[str, ...] = ()
@@ -83,7 +82,6 @@ class About:
     columns: Mapping[str, str] = field(default_factory=dict)
     answer: str | None = None
     question: str | None = None
-    suggestions: bool = False
     several: bool = False
 
 

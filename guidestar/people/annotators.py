@@ -37,7 +37,7 @@ def annotator_of(
     elif kind == "people":
         yield lambda example: None
     else:
-        from guidestar.people.endpoint import endpoint_annotator
+        from guidestar.people.endpoint import EndpointAnnotator
 
-        with endpoint_annotator(config, dataset.task, store, say=say) as annotator:
+        with EndpointAnnotator(config.endpoint, dataset.task, store.folder, config.people, say=say) as annotator:
             yield annotator

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,8 @@ class Reply:
     cut: bool
     tokens_in: int | None
     tokens_out: int | None
-    seconds: float
-    tries: int
+    seconds: float = 0.0
+    tries: int = 1
 
 
 class Chat:
@@ -125,15 +125,7 @@ class Chat:
                     ) from None
                 self._sleep(pause(tries, failure.wait, secrets.SystemRandom().random()))
                 continue
-            choice, usage = reply
-            return Reply(
-                text=choice[0],
-                cut=choice[1],
-                tokens_in=_count(usage.get("prompt_tokens")),
-                tokens_out=_count(usage.get("completion_tokens")),
-                seconds=round(time.monotonic() - begun, 3),
-                tries=tries,
-            )
+            return replace(reply, seconds=round(time.monotonic() - begun, 3), tries=tries)
 
     def _send(self, messages: Messages, renamed: Mapping[str, str | None]) -> tuple[int, httpx.Headers, bytes]:
         """One request; its whole answer must be there within the timeout. Raises _Failed."""
@@ -176,10 +168,8 @@ class Chat:
         self._renamed[name] = "max_completion_tokens" if name == "max_tokens" else None
         return True
 
-    def _read(
-        self, status: int, headers: Mapping[str, str], content: bytes
-    ) -> tuple[tuple[str | None, bool], dict[str, Any]]:
-        """((text, cut), usage) of a good answer. Raises for every other."""
+    def _read(self, status: int, headers: Mapping[str, str], content: bytes) -> Reply:
+        """The reply in a good answer. Raises for every other."""
         where = f"endpoint {self.host}"
         said = self._clean(str(_error(content).get("message") or content.decode(errors="replace")))
         said = f": {said}" if said else ""
@@ -207,7 +197,7 @@ class Chat:
             raise Refused(f"{where}: status {status}{said}")
         raise ConfigError(f"{where}: found status {status}, allowed: 200{said}")
 
-    def _completion(self, content: bytes, where: str) -> tuple[tuple[str | None, bool], dict[str, Any]]:
+    def _completion(self, content: bytes, where: str) -> Reply:
         try:
             body = json.loads(content)
             choice = body["choices"][0]
@@ -218,9 +208,13 @@ class Chat:
                 f"{where}: the reply is no chat completion: {start!r}; is endpoint.url ({self._config.url}) the address "
                 "up to the version, like http://127.0.0.1:8000/v1?"
             ) from None
-        text = self._without_key(text) if isinstance(text, str) else None
-        usage = body.get("usage")
-        return (text, choice.get("finish_reason") == "length"), usage if isinstance(usage, dict) else {}
+        usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+        return Reply(
+            self._without_key(text) if isinstance(text, str) else None,
+            choice.get("finish_reason") == "length",
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+        )
 
     def _clean(self, text: str) -> str:
         """A server's words for a message: one short line, without the key."""

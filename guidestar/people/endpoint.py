@@ -19,45 +19,17 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from guidestar.config import EndpointConfig, RunConfig, fingerprint
+from guidestar.config import EndpointConfig, PeopleConfig, fingerprint
 from guidestar.errors import ConfigError, DataError, ModelError
 from guidestar.people.chat import Chat, Refused, Reply
-from guidestar.people.ledger import LEDGER, Ledger, endpoint_usage
+from guidestar.people.ledger import LEDGER, Ledger
 from guidestar.records import Example, Label, Skip
-from guidestar.store import Store
 from guidestar.tasks import Task
-
-__all__ = ["EndpointAnnotator", "endpoint_annotator", "endpoint_usage", "instructions", "read_answer"]
 
 LARGEST_GUIDELINES = 100_000  # bytes; they are sent with every example
 MACHINE = "endpoint:"  # how the names of such annotators begin
 
 Answer = Label | Skip | None
-
-
-def endpoint_annotator(
-    config: RunConfig,
-    task: Task,
-    store: Store,
-    *,
-    say: Callable[[str], None] | None = None,
-    sleep: Callable[[float], None] | None = None,
-) -> EndpointAnnotator:
-    """The annotator that a configuration describes, for one run. Close it, or use `with`.
-
-    store: of the run; the ledger of costs, `endpoint.jsonl`, lies in its folder. say: takes news. sleep: waits some
-    seconds; a test gives one that does not.
-    Raises ConfigError for an address, key, price or guidelines that cannot be used, StoreError for a damaged ledger.
-    """
-    return EndpointAnnotator(
-        config.endpoint,
-        task,
-        store.folder,
-        guidelines=_guidelines(config.people.guidelines),
-        descriptions=config.people.descriptions,
-        say=say,
-        sleep=sleep,
-    )
 
 
 class EndpointAnnotator:
@@ -68,7 +40,7 @@ class EndpointAnnotator:
     and come in the order of the calls. After a crash no more than the answers that were waiting are asked for again.
 
     Calls come from one thread. Raises ConfigError where no request can succeed (key, address, model), ModelError
-    where the server did not answer after all tries.
+    where the server did not answer after all tries. Close it, or use `with`.
     """
 
     source = "endpoint"
@@ -78,19 +50,23 @@ class EndpointAnnotator:
         config: EndpointConfig,
         task: Task,
         folder: Path,
+        people: PeopleConfig,
         *,
-        guidelines: str = "",
-        descriptions: Mapping[str, str] | None = None,
-        say: Callable[[str], None] | None = None,
+        say: Callable[[str], None] = lambda text: None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
+        """folder: of the run; the ledger of costs, `endpoint.jsonl`, lies in it. people: whose guidelines and descriptions of
+        the labels the model gets too. say: takes news. sleep: waits some seconds; a test gives one that does not.
+
+        Raises ConfigError for an address, key, price or guidelines that cannot be used, StoreError for a damaged ledger.
+        """
         if config.max_cost is not None and not (config.price_in or config.price_out):
             raise ConfigError("endpoint.max_cost needs endpoint.price_in or endpoint.price_out, or it is never reached")
         self.name = f"{MACHINE}{config.model}"
         self.stopped: str | None = None  # why None is returned
         self._config, self._task, self._folder = config, task, folder
-        self._system = instructions(task, config.instructions, guidelines, descriptions or {})
-        self._say = say or (lambda text: None)
+        self._system = instructions(task, config.instructions, _guidelines(people.guidelines), people.descriptions)
+        self._say = say
         self._ledger = Ledger(folder)
         self._chat = Chat(config, sleep=sleep)
         weakref.finalize(self, self._chat.close)  # for those who forget to
@@ -154,8 +130,10 @@ class EndpointAnnotator:
         return fingerprint({"model": self._config.model, "messages": self._messages(example)})
 
     def _messages(self, example: Example) -> list[dict[str, str]]:
-        shown = _shown(example, self._task)
-        return [{"role": "system", "content": self._system}, {"role": "user", "content": shown}]
+        return [
+            {"role": "system", "content": self._system},
+            {"role": "user", "content": _shown(example, self._task)},
+        ]
 
     # --- requests under way ---
 
@@ -307,8 +285,7 @@ def read_answer(task: Task, text: str) -> str:
     A choice: the whole reply, its first or its last line must be a label or its word; marks around it (quotes, stars,
     a full stop, "Answer:") do not count. A number: it must stand behind the marker. A model's <think> part is dropped.
     """
-    text = _without_thoughts(_plain(text))
-    return task.read_reply(text)
+    return task.read_reply(_without_thoughts(_plain(text)))
 
 
 def _read(task: Task, reply: Reply) -> tuple[str | None, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from guidestar.config import RunConfig
-from guidestar.people.endpoint import endpoint_annotator
+from guidestar.people.endpoint import EndpointAnnotator
 from guidestar.people.ledger import add_line, lines_of
 from guidestar.progress import Tick
 from guidestar.records import Example, Label
@@ -29,10 +29,10 @@ def guesses_of(
     no money for, is left out.
 
     store: of the run that pays. tick: called with (examples done, examples in all). One process asks, others wait.
-    Raises what `endpoint_annotator` does, and ModelError where the server does not answer.
+    Raises what `EndpointAnnotator` does, and ModelError where the server does not answer.
     """
     path = cache / FILE
-    with endpoint_annotator(config, task, store, say=say) as ask, alone(path):
+    with EndpointAnnotator(config.endpoint, task, store.folder, config.people, say=say) as ask, alone(path):
         questions = {e.id: ask.question(e) for e in examples}
         kept = {line["question"]: line["answer"] for line in lines_of(path, ("question", "answer"))}
         yield from ((id, kept[question]) for id, question in questions.items() if kept.get(question) is not None)

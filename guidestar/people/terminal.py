@@ -18,7 +18,7 @@ from guidestar.errors import DataError, allowed
 from guidestar.people import queue
 from guidestar.people.page import wire
 from guidestar.people.page.board import Board
-from guidestar.people.page.desk import experiment_of, people_of
+from guidestar.people.page.desk import experiment_of, guidelines_of, people_of
 from guidestar.records import Annotation, Example, Flag, Label, Note, Skip, Undo
 from guidestar.store import Store, find_run
 from guidestar.tasks import Task, several
@@ -166,7 +166,7 @@ class _Session:
         elif kind == "help":
             self.say(help_text(self.board.task))
         elif kind == "guidelines":
-            self.say(self._guidelines())
+            self.say(guidelines_of(self.board.people) or "This run has no guidelines (people.guidelines).")
         elif kind == "wrong":
             self.say(text)
         else:
@@ -215,15 +215,6 @@ class _Session:
         if flagged:
             lines.append("flagged by you")
         self.say("\n".join([*lines, "", _menu(self.board.task)]))
-
-    def _guidelines(self) -> str:
-        path = self.board.people.guidelines
-        if path is None:
-            return "This run has no guidelines (people.guidelines)."
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            return f"{path}: cannot be read: {error}"
 
 
 # --- pure parts ---------------------------------------------------------------------------------

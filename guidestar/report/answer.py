@@ -102,7 +102,7 @@ def answer_lines(known: Known) -> list[str]:
     said = answer(known)
     lines = [*_reached(known), said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
-    lines += [f"{run.name}: {state(run)}." for run in known.facts.runs if single or not run.finished]
+    lines += [f"{run.name}: {state(run, why=False)}." for run in known.facts.runs if single or not run.finished]
     lines += [f"{run.name}, last training: {line}." for run in known.runs[:1] for line in sentences(run.chosen)]
     return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
 

@@ -83,15 +83,18 @@ def waiting(run: RunRecord) -> str:
     return f"waits for {count(run.unanswered, 'answer')}" if run.unanswered else ""
 
 
-def state(run: RunRecord) -> str:
-    """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'."""
+def state(run: RunRecord, *, why: bool = True) -> str:
+    """Where a run stands: '2 of 5 rounds, 34 labels (4 since the last training); waits for 4 answers'. why: also for which
+    reason it is finished."""
     of = f" of {run.planned}" if run.planned else ""
     new = f" ({run.given - run.labels} since the last training)" if run.labels and run.given > run.labels else ""
     new += f", {run.held_out:,} more set aside as the test set" if run.held_out else ""
     reached = f", accuracy {run.final:.3f}" if run.final is not None else ""
     spent = f", {duration(sum(run.seconds.values()))}" if run.seconds else ""
     waits = waiting(run) or "not finished"
-    ends = f"finished: {run.finished.value.rstrip('.')}" if run.finished else waits
+    ends = waits
+    if run.finished:
+        ends = f"finished: {run.finished.value.rstrip('.')}" if why else "finished"
     return f"{len(run.metrics)}{of} rounds, {count(max(run.given, run.labels), 'label')}{new}{reached}{spent}; {ends}"
 
 

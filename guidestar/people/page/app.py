@@ -24,7 +24,7 @@ from starlette.routing import Route
 from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.people.page import views, wire
 from guidestar.people.page.board import Board
-from guidestar.people.page.desk import Desk, NotReady, experiment_of, people_of
+from guidestar.people.page.desk import Desk, NotReady, experiment_of, guidelines_of, people_of
 from guidestar.people.page.finder import Finder
 from guidestar.people.page.guard import Guard, Keys
 from guidestar.people.page.setup import Setup
@@ -33,7 +33,6 @@ from guidestar.records import Stop
 
 HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_GUIDELINES = 200_000  # characters of the guidelines that are shown
 _LOOK = 1.0  # seconds between two looks at the training
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -180,16 +179,15 @@ def _pages(folder: Path, identity: str, annotator: str | None) -> list[Route]:
 
     def page(name: str) -> Handler:
         async def show(request: Request) -> Response:
-            text = await asyncio.to_thread(_guidelines, folder) if name == "label" else None
-            return HTMLResponse(
-                templates.get_template(f"{name}.html").render(
-                    page=name,
-                    run=identity,
-                    name=experiment_of(folder).resolve().name,
-                    annotator=annotator or "",
-                    guidelines=text,
-                )
-            )
+            experiment = experiment_of(folder)
+            text = await asyncio.to_thread(lambda: guidelines_of(people_of(experiment)))
+            about = {
+                "run": identity,
+                "name": experiment.resolve().name,
+                "annotator": annotator or "",
+                "guidelines": text,
+            }
+            return HTMLResponse(templates.get_template(f"{name}.html").render(about, page=name))
 
         return show
 
@@ -199,24 +197,7 @@ def _pages(folder: Path, identity: str, annotator: str | None) -> list[Route]:
             raise HTTPException(404)
         return Response(kept[0], media_type=kept[1])
 
-    return [
-        Route("/", page("label")),
-        Route("/review", page("review")),
-        Route("/static/{name}", file),
-    ]
-
-
-def _guidelines(folder: Path) -> str | None:
-    """The text of the guidelines file of the configuration, or why it cannot be shown; None if there is none."""
-    path = people_of(experiment_of(folder)).guidelines
-    if path is None:
-        return None
-    try:
-        with Path(path).expanduser().open(encoding="utf-8", errors="replace") as file:
-            text = file.read(_GUIDELINES + 1)
-    except OSError as error:
-        return f"The guidelines in {path} cannot be read: {error.strerror}"
-    return text if len(text) <= _GUIDELINES else text[:_GUIDELINES] + "\n… (the file is longer)"
+    return [Route("/", page("label")), Route("/review", page("review")), Route("/static/{name}", file)]
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -206,11 +206,8 @@ class Board:
     def complete(self) -> bool:
         """Whether every example of the current round, and every earlier one that is asked again, has an answer; true also when
         none is asked for yet."""
-        return not self.asks or not (self.left[self.round] or self._again)
-
-    @property
-    def _again(self) -> bool:
-        return any(self.items[id].round <= self.round for id in self.replay.again if id in self.items)
+        again = (self.items[id].round for id in self.replay.again if id in self.items)
+        return not self.asks or not (self.left[self.round] or any(r <= self.round for r in again))
 
     def example(self, id: str) -> Example:
         """An example that was asked for or added. Raises StoreError for any other id."""
@@ -225,11 +222,6 @@ class Board:
         if self._suggested[0] != known:
             self._suggested = (known, self.store.suggestions())
         return self._suggested[1]
-
-    @property
-    def held_out(self) -> int:
-        """Labels that are set aside as the test set."""
-        return self.store.annotations.held_out_labels()
 
     @property
     def last_training(self) -> float | None:

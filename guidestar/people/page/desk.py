@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from guidestar.store.store import DATABASE
 
 _TOGETHER = 50  # saves of one transaction
 _SETTLE = 5.0  # seconds between two checkpoints: what a copy without the WAL may lack
+_GUIDELINES = 200_000  # characters of the guidelines that are shown
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Desk:
                 self._save(saves[start : start + _TOGETHER])
             for job in jobs:
                 if isinstance(job, _Call):
-                    _resolve(job.done, partial(self._call, job.work))
+                    self._call(job)
             unsettled = unsettled or bool(saves)
             if unsettled and self._store is not None and time.monotonic() - settled_at >= _SETTLE:
                 with suppress(StoreError):  # it is in the WAL, which is as good
@@ -119,8 +119,14 @@ class Desk:
                 jobs.append(self._jobs.get_nowait())
         return jobs
 
-    def _call(self, work: Callable[[Board], T]) -> T:
-        return work(self._ready())
+    def _call(self, job: _Call) -> None:
+        with suppress(InvalidStateError):  # nobody waits for it any more
+            try:
+                result = job.work(self._ready())
+            except Exception as error:  # it is the asker's to deal with
+                job.done.set_exception(error)
+            else:
+                job.done.set_result(result)
 
     def _ready(self) -> Board:
         """The board, up to date. Raises NotReady."""
@@ -131,11 +137,9 @@ class Desk:
 
     def _open(self) -> Board:
         experiment = experiment_of(self.folder)
-        if not list(_databases(self.folder)):
-            raise NotReady(f"The run in {self.folder.name} has not begun.")
-        if self._store is None:
+        if self._store is None and runs_in(self.folder):
             self._store = Store.open(find_run(self.folder))
-        if not self._store.begun:
+        if self._store is None or not self._store.begun:
             raise NotReady(f"The run in {self.folder.name} has not begun.")
         return Board(self._store, people_of(experiment, self._store.facts), self.clock, ahead=self.ahead)
 
@@ -162,8 +166,10 @@ def _checked(board: Board, annotator: str, item: wire.Decision, fresh: dict[str,
     try:
         board.example(item.id)
         annotation = wire.annotation(item, annotator, board.task)
-    except (DataError, StoreError) as error:
-        return Outcome(item.decision, refused=_reason(error, item.id))
+    except StoreError:
+        return Outcome(item.decision, refused=f"Example {item.id} is not one of this run.")
+    except DataError as error:
+        return Outcome(item.decision, refused=str(error))
     known = fresh.get(item.decision)
     before = known[:2] if known else board.decisions.get(item.decision)
     if before is None:
@@ -174,24 +180,21 @@ def _checked(board: Board, annotator: str, item: wire.Decision, fresh: dict[str,
     return Outcome(item.decision, refused="This decision is recorded with other content.")
 
 
-def _reason(error: GuidestarError, id: str) -> str:
-    return f"Example {id} is not one of this run." if isinstance(error, StoreError) else str(error)
-
-
-def _resolve(done: Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        result = work()
-    except Exception as error:  # it is the asker's to deal with
-        with suppress(InvalidStateError):
-            done.set_exception(error)
-        return
-    with suppress(InvalidStateError):  # nobody waits for it any more
-        done.set_result(result)
-
-
 def experiment_of(folder: Path) -> Path:
     """The folder with the configuration: `folder` itself, or the one that a run folder lies in."""
     return folder.parent if (folder / DATABASE).is_file() and not (folder / CONFIG_FILE).is_file() else folder
+
+
+def guidelines_of(people: PeopleConfig) -> str | None:
+    """The text of the guidelines' file, or why it cannot be shown; None if there is none."""
+    if people.guidelines is None:
+        return None
+    try:
+        with Path(people.guidelines).expanduser().open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_GUIDELINES + 1)
+    except OSError as error:
+        return f"The guidelines in {people.guidelines} cannot be read: {error.strerror}"
+    return text if len(text) <= _GUIDELINES else text[:_GUIDELINES] + "\n… (the file is longer)"
 
 
 def people_of(experiment: Path, facts: dict[str, Any] | None = None) -> PeopleConfig:
@@ -201,7 +204,3 @@ def people_of(experiment: Path, facts: dict[str, Any] | None = None) -> PeopleCo
     except ConfigError:
         recorded = (facts or {}).get("config", {}).get("people", {})
         return PeopleConfig.model_validate(recorded)
-
-
-def _databases(folder: Path) -> list[Path]:
-    return [run / DATABASE for run in runs_in(folder)]

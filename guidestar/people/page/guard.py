@@ -19,7 +19,7 @@ import hmac
 import html
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
@@ -150,7 +150,8 @@ class Guard:
     def _let_in(self, scope: Scope, sites: Collection[str]) -> Refusal:
         """To the same page without the token, which then stays out of the history and of copied addresses."""
         rest = urlencode([(k, v) for k, v in _query(scope) if k != "token"])
-        where = _plain_path(scope["path"]) + (f"?{rest}" if rest else "")
+        path = "/review" if scope["path"] == "/review" else "/"  # "//elsewhere" would be another server
+        where = path + (f"?{rest}" if rest else "")
         cookie = (b"set-cookie", f"{self.keys.cookie}={self.keys.value}; Path=/; HttpOnly; SameSite=Strict".encode())
         if "cross-site" in sites:  # a redirect would still count as the other site's, and the strict cookie stay away
             page = f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(where)}">\n'
@@ -200,17 +201,9 @@ def _capped(receive: Receive) -> Receive:
 
 async def _answer(send: Send, refusal: Refusal) -> None:
     body = refusal.text.encode()
-    own: Iterable[tuple[bytes, bytes]] = (
-        (b"content-type", refusal.kind),
-        (b"content-length", str(len(body)).encode()),
-    )
-    await send(
-        {
-            "type": "http.response.start",
-            "status": refusal.status,
-            "headers": [*own, *refusal.headers, *_OURS.items()],
-        }
-    )
+    own = [(b"content-type", refusal.kind), (b"content-length", str(len(body)).encode())]
+    headers = [*own, *refusal.headers, *_OURS.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -230,8 +223,3 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 
 def _token(scope: Scope) -> str | None:
     return next((value for key, value in _query(scope) if key == "token"), None)
-
-
-def _plain_path(path: str) -> str:
-    """A path that can only mean this server; "//elsewhere" would be another one."""
-    return path if path in ("/", "/review") else "/"

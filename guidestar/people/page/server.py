@@ -32,8 +32,8 @@ _PORTS = range(20_000, 30_000)  # below those that systems give to outgoing conn
 
 
 def serve(
-    run: Path, *, train: bool, port: int, bind: str, annotator: str | None, open_browser: bool, say: Callable[[str], None],
-    overrides: Sequence[str] = (), notes: Sequence[str] = (),
+    run: Path, *, train: bool = False, port: int = 0, bind: str = "127.0.0.1", annotator: str | None = None,
+    open_browser: bool = True, say: Callable[[str], None] = print, overrides: Sequence[str] = (), notes: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Serve the page of a run until Ctrl-C. Returns the exit code.
 
@@ -112,29 +112,23 @@ def serve(
 def _checked(run: Path, overrides: Sequence[str], *, train: bool) -> tuple[Path | None, RunConfig | None, Path]:
     """(the file of the configuration, what it says, the folder to label in); for a folder the first two are None. Raises as
     `serve` does."""
-    config = run if run.is_file() else None
+    config = run if configs.names_file(run) else None
     if overrides and (config is None or not train):
         raise ConfigError(
             f"{' '.join(overrides)}: keys can be changed where a configuration is given and the page trains"
         )
     loaded = configs.load(config, overrides) if config else None
-    folder = folder_of(loaded, train=train) if loaded else run
-    check_folder(folder, config, train=train)
-    if loaded is not None:
+    folder = Path(loaded.out) if loaded else run
+    if loaded and train:
+        with files.writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_folder(folder, config, train=train)
+    if loaded:
         check_keys(folder, loaded, overrides)
     return config, loaded, folder
 
 
-def folder_of(config: RunConfig, *, train: bool) -> Path:
-    """The experiment folder of a configuration; with `train` it is made if it is missing."""
-    folder = Path(config.out)
-    if train:
-        with files.writing(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-def check_folder(run: Path, config: Path | None, *, train: bool) -> None:
+def _check_folder(run: Path, config: Path | None, *, train: bool) -> None:
     """Raise GuidestarError, saying what to do, if there is nothing to label in the folder."""
     if not run.is_dir():
         raise StoreError(f"{run}: no such folder; `guidestar run CONFIG.yaml` makes one")

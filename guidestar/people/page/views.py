@@ -63,7 +63,7 @@ def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: 
         "labels": board.labels,
         "budget": board.query.budget,
         "pace": queue.pace(times, board.clock(), board.waited.get(annotator, ())),
-        "accuracy": accuracy_text(metrics[-1].values, board.held_out) if metrics else "",
+        "accuracy": accuracy_text(metrics[-1].values, board.store.annotations.held_out_labels()) if metrics else "",
         "finished": finished.value if finished else None,
         "training": _training(board, trainer),
         "trainer": _trainer(trainer),
