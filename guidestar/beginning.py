@@ -6,6 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +31,7 @@ def key_of(bench: Bench, recipe: Recipe, seed: int) -> dict[str, Any]:
     return key | configs.flat({"strategy": plain(recipe)})
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("guidestar", "torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")

@@ -6,6 +6,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wait for each other
+os.environ.setdefault(
+    "TORCHDYNAMO_DISABLE", "1"
+)  # bitsandbytes, which PEFT imports, asks for a compiler: a second a process
 
 import functools
 import hashlib
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _pytest.doctest import DoctestModule
 
 from guidestar.data.demo import SHARES
 from guidestar.store import files
@@ -48,6 +52,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """PEFT writes no model card, which is thrown away."""
     if peft := sys.modules.get("peft"):
         peft.PeftModel.create_or_update_model_card = lambda *args: None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Iterator[Any]:
+    """In files of tests nobody looks for examples in docstrings, which takes seconds in all."""
+    found = yield
+    return [one for one in found if not isinstance(one, DoctestModule)]
 
 
 pytest_plugins = ["skips", "studies"]

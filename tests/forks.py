@@ -29,6 +29,9 @@ _context.set_forkserver_preload(
 class Forked(subprocess.Popen[Any]):
     """`subprocess.Popen` for a command that begins with this Python and `-c PROGRAM` or `-m MODULE`."""
 
+    context: multiprocessing.context.BaseContext = _context
+    family = False  # whether the processes that it starts itself are forks, too
+
     def _execute_child(  # type: ignore[override]
         self, args: Sequence[str], executable: Any, preexec: Any, close: Any, keep: Any, cwd: Any,
         env: Mapping[str, str] | None, startup: Any, flags: Any, shell: Any, p2cread: int, p2cwrite: int, c2pread: int,
@@ -38,8 +41,8 @@ class Forked(subprocess.Popen[Any]):
         assert args[0] == sys.executable
         ends = [None if end == -1 else Connection(os.dup(end)) for end in (p2cread, c2pwrite, errwrite)]
         environment = dict(os.environ if env is None else env)
-        facts = (list(args[1:]), environment, str(cwd or os.getcwd()), ends, start_new_session)
-        self._process = _context.Process(target=_enter, args=facts, daemon=True)
+        facts = (list(args[1:]), environment, str(cwd or os.getcwd()), ends, start_new_session, self.family)
+        self._process = self.context.Process(target=_enter, args=facts, daemon=not self.family)  # type: ignore[attr-defined]
         self._process.start()
         for end in ends:
             if end is not None:
@@ -59,10 +62,27 @@ class Forked(subprocess.Popen[Any]):
         return self.returncode
 
 
+class Family(Forked):
+    """A launcher, whose own processes are forked from it."""
+
+    family = True
+
+
+class _Child(Forked):
+    context = multiprocessing.get_context("fork")
+
+
 def _enter(
-    command: list[str], environment: dict[str, str], folder: str, ends: list[Connection | None], session: bool
+    command: list[str],
+    environment: dict[str, str],
+    folder: str,
+    ends: list[Connection | None],
+    session: bool,
+    family: bool,
 ) -> None:
     """Become the command."""
+    if family:
+        subprocess.Popen = _Child  # type: ignore[misc]
     if session:
         os.setsid()
     for number, end in enumerate(ends):

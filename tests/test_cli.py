@@ -611,21 +611,23 @@ def test_score_takes_the_labels_from_the_configured_pool(
     assert scored["two"] == pytest.approx(scored["one"], rel=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [["strategies"], ["score", "CONFIG", "FILE", "--quiet"]])
-def test_a_closed_pipe_is_no_failure(arguments: list[str], config_file: Callable[..., Path], demo_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("process", "arguments"), [(subprocess.Popen, ["strategies"]), (Forked, ["score", "CONFIG", "FILE", "--quiet"])]
+)
+def test_a_closed_pipe_is_no_failure(
+    process: Any, arguments: list[str], config_file: Callable[..., Path], demo_data: Path
+) -> None:
     """`guidestar score … | head -1`: the reader leaves early, and nobody hears of it."""
     places = {"CONFIG": str(config_file()), "FILE": str(demo_data / "pool.csv")}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
+    with process(
         [*COMMAND, *(places.get(a, a) for a in arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        errors = process.stderr.read()
+    ) as one:  # fmt: skip
+        one.stdout.close()
+        errors = one.stderr.read()
     assert errors == ""
-    assert process.returncode == 0
+    assert one.returncode == 0
 
 
 # --- overrides and folders ------------------------------------------------------------------------

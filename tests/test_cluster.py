@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from studies import Finished, results_of, stored_of, write
+from forks import Family
+from studies import results_of, stored_of, write
 from test_executors import Fragile
 
 from guidestar import executors, loop, scoring
@@ -48,9 +50,12 @@ def found(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(finished: Finished) -> dict[str, Any]:
+def whole(plain: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process makes of them."""
-    return found(finished.out)
+    folder = tmp_path_factory.mktemp("whole")
+    _, text, code = run_study(some(folder, plain, use="local", workers=1))
+    assert code == 0, text
+    return found(folder / "study")
 
 
 def some(folder: Path, plain: dict[str, Any], **engine: Any) -> Path:
@@ -174,18 +179,18 @@ def test_a_run_and_a_file_are_scored_by_workers(
     assert len(made[0][2]) == 40
 
 
-def test_jobs_through_submitit_make_the_same(plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path) -> None:
-    """Its local executor stands for Slurm; a job that was killed is submitted again."""
+def test_jobs_through_submitit_make_the_same(
+    plain: dict[str, Any], whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its local executor stands for Slurm; a job that was killed is submitted again. Jobs and what watches them are forked."""
     submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit.local.local, "subprocess", SimpleNamespace(Popen=Family))
+    monkeypatch.setattr(submitit.core.core.Job, "_results_timeout_s", 1)
     options = {"cluster": "local", "folder": str(tmp_path / "jobs"), "timeout_min": 10}
     path = some(tmp_path, plain, use="slurm", workers=2, options=options)
-    before, submitit.core.core.Job._results_timeout_s = submitit.core.core.Job._results_timeout_s, 1
     killer = Killer(scratches(path), 1, seed=1)
     killer.start()
-    try:
-        facts, text, code = run_study(path)
-    finally:
-        submitit.core.core.Job._results_timeout_s = before
+    facts, text, code = run_study(path)
     assert (facts["done"], code) == (2, 0), text
     assert killer.killed, "nobody was killed, so this showed nothing"
     assert found(tmp_path / "study") == whole

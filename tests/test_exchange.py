@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -163,27 +164,27 @@ def out_name(format: str) -> str:
     return f"out{SUFFIX[FORMATS[format.removesuffix('-safe')].container]}"
 
 
-@pytest.mark.parametrize("format", EVERY)
 @settings(max_examples=40, deadline=None)
 @given(case=cases())
-def test_what_a_file_says_is_what_was_written(format: str, case: Case) -> None:
+def test_what_a_file_says_is_what_was_written(case: Case) -> None:
     """Every format carries answers with their annotators, skips, flags, notes and verdicts, in its files too."""
-    chosen = FORMATS[format.removesuffix("-safe")]
     labels = case.labels if case.kind in ("choice", "multi_label") else ()
     about = About(labels, tuple(case.examples[0].fields), several=case.kind == "multi_label")
     rows = rows_with(case)
-    records = [record for row in rows for record in chosen.write(row, about)]
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place, out_name(format))
-        container = CONTAINERS[chosen.container]
-        if container.fill is not None:
-            container.fill(records, file, columns_in(records))
-        else:
-            write = write_safe_csv if format == "csv-safe" else container.write
-            assert write is not None
-            file.write_bytes(dumped(records, write))
-        found = [chosen.read(record, about, where) for where, record in load(file)]
-    assert heard(found) == heard(rows)
+    for format in EVERY:
+        chosen = FORMATS[format.removesuffix("-safe")]
+        records = [record for row in rows for record in chosen.write(row, about)]
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place, out_name(format))
+            container = CONTAINERS[chosen.container]
+            if container.fill is not None:
+                container.fill(records, file, columns_in(records))
+            else:
+                write = write_safe_csv if format == "csv-safe" else container.write
+                assert write is not None
+                file.write_bytes(dumped(records, write))
+            found = [chosen.read(record, about, where) for where, record in load(file)]
+        assert heard(found) == heard(rows), format
 
 
 def rows_with(case: Case) -> list[Row]:
@@ -221,25 +222,30 @@ def heard(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("format", EVERY)
 @settings(max_examples=5, deadline=None)
 @given(case=cases())
 @example(case=PLAIN)
-def test_out_and_in_again_is_the_same(format: str, case: Case) -> None:
+def test_out_and_in_again_is_the_same(case: Case) -> None:
     """From one run into another that asked for the same; again, and back, it changes nothing."""
-    name = format.removesuffix("-safe")
     with tempfile.TemporaryDirectory() as place:
         one = make_run(Path(place, "one"), case.examples, case.labels, case.kind)
-        two = make_run(Path(place, "two"), case.examples, case.labels, case.kind)
+        empty = make_run(Path(place, "empty"), case.examples, case.labels, case.kind)
         annotate(one, case.said)
-        file = Path(place, out_name(format))
-        export_run(one, name, file, safe=format != name)
-        counts = import_file(two, file, format=name, pool=())
-        assert state(two) == state(one)
-        assert counts["not_asked"] == counts["changed_since"] == counts["unknown"] == 0
-        again = import_file(two, file, format=name, pool=())
-        assert (again["new"], again["unchanged"]) == (0, counts["new"])
-        assert import_file(one, file, format=name, pool=())["new"] == 0, "what a run said itself is nothing new to it"
+        said = state(one)
+        for format in EVERY:
+            name = format.removesuffix("-safe")
+            two = Path(shutil.copytree(empty, Path(place, f"two-{format}")))
+            file = Path(place, format, out_name(format))
+            file.parent.mkdir()
+            export_run(one, name, file, safe=format != name)
+            counts = import_file(two, file, format=name, pool=())
+            assert state(two) == said, format
+            assert counts["not_asked"] == counts["changed_since"] == counts["unknown"] == 0, format
+            again = import_file(two, file, format=name, pool=())
+            assert (again["new"], again["unchanged"]) == (0, counts["new"]), format
+            assert import_file(one, file, format=name, pool=())["new"] == 0, (
+                "what a run said itself is nothing new to it"
+            )
 
 
 @settings(deadline=None)

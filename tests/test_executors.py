@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, final
@@ -19,21 +18,6 @@ from guidestar import executors
 from guidestar.executors import AGAIN, Crew, Local, Lost, Worker, perform
 from guidestar.progress import Silent
 from guidestar.sections import CellsConfig
-
-
-def write(common: Any, item: Any) -> str | None:
-    """A work for tests: a file per item, that is whole or absent. One that is to be killed is so before and after."""
-    place = Path(common["place"])
-    if (tries := item.get("killed", 0)) and len(list(place.glob(f"{item['name']}-try*"))) < tries:
-        (place / f"{item['name']}-try{time.monotonic_ns()}").touch()
-        if item.get("late"):
-            (place / item["name"]).write_text(item["text"])
-        os.kill(os.getpid(), item.get("by", signal.SIGKILL))
-    if item.get("raises"):
-        raise ValueError(item["raises"])
-    print("printed by a library")
-    (place / item["name"]).write_text(item["text"])
-    return item.get("says")
 
 
 @final
@@ -125,7 +109,7 @@ def test_processes_that_are_killed_lose_nothing(tmp_path: Path, monkeypatch: pyt
         def say(self, text: str) -> None:
             said.append(text)
 
-    failed = Local(CellsConfig(workers=2), News()).run("test_executors:write", {"place": str(tmp_path)}, items)
+    failed = Local(CellsConfig(workers=2), News()).run("killed_item:write", {"place": str(tmp_path)}, items)
     assert failed.keys() == {"always", "wrong", "refuses"}
     assert "lost 3 times" in failed["always"]
     assert "ended with code -9" in failed["always"]

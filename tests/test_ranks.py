@@ -15,7 +15,7 @@ import torch
 import two_ranks
 import yaml
 from conftest import LABELS
-from forks import Forked
+from forks import Family, Forked
 from page_help import free_port
 from safetensors.torch import load_file
 from test_predict import choice
@@ -36,14 +36,16 @@ SETTINGS = {"epochs": 2, "batch_size": 7, "learning_rate": 5e-3, "b_decay": 20.0
 
 
 def launched(count: int, *command: str) -> None:
+    """By torchrun, forked from what has imported torch, as are the processes that it starts."""
     here = Path(__file__).parent
     paths = [str(here.parent), str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--rdzv-backend", "c10d"]
-    done = subprocess.run(
-        [*launcher, "--rdzv-endpoint", "localhost:0", *command], capture_output=True, text=True, timeout=500, check=False,
+    process = Family(
+        [*launcher, "--rdzv-endpoint", "localhost:0", *command], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    _, said = process.communicate(timeout=500)
+    assert process.returncode == 0, said[-3000:]
 
 
 def forked(count: int, *command: str, **environment: str) -> None:
