@@ -29,7 +29,7 @@ from guidestar.progress import Progress, for_library
 from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
-from guidestar.rng import generator
+from guidestar.rng import places
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
 from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
@@ -50,13 +50,16 @@ class Bench:
     """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
 
     def __init__(
-        self, config: RunConfig, progress: Progress | None = None, *, cache: Path | None = None,
-        base: BaseModel | None = None, engine: Engine | None = None,
-    ) -> None:  # fmt: skip
-        """cache: a folder shared with other benches, `cache/` in the run's folder if not given. base: a loaded base
-        model that is the configured one, so that many benches share it. engine: another than this package's own, which
-        works with `base`. Raises ConfigError where a launcher started several processes for one run, and in those of them
-        that are to do what the first says (`model/ranks.py`)."""
+        self,
+        config: RunConfig,
+        progress: Progress | None = None,
+        *,
+        cache: Path | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        """cache: a folder shared with other benches, `cache/` in the run's folder if not given. engine: another than this
+        package's own, which works with `base`. Raises ConfigError where a launcher started several processes for one run, and
+        in those of them that are to do what the first says (`model/ranks.py`)."""
         if (rank := rank_of(config)) > 0:
             raise ConfigError(
                 f"RANK is {rank}, and this command is made by rank 0 alone; allowed with several processes: guidestar run"
@@ -67,8 +70,6 @@ class Bench:
         self.cache = cache or self.folder / "cache"
         self._checked = False
         self.starts: Path | None = None  # where other runs lie whose warm start may be taken; default: beside each run
-        if base is not None:
-            self.base = base
         if engine is not None:
             self.engine = engine
 
@@ -93,17 +94,14 @@ class Bench:
 
     def _kept(self, name: str, question: Mapping[str, Any], fill: Callable[[Path], object]) -> Path:
         with files.writing(self.cache):
-            for place in (self.folder, self.cache):  # texts are their owner's alone
-                if not place.exists():
-                    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.private_folders(self.folder, self.cache)
         return Cache(self.cache).folder(name, question, fill)
 
     @cached_property
     def task(self) -> Task:
         """What an answer is; the data are read for it only where they decide the labels."""
         data, section, _ = apply_preset(self.config.data, self.config.task)
-        kind = TASKS.get(section.kind or "")
-        if kind is not None and kind.reads_labels and section.labels is None:
+        if TASKS[section.kind or ""].reads_labels and section.labels is None:
             return self.dataset.task
         return make_task(section, [], data.response)
 
@@ -243,7 +241,7 @@ class Bench:
         for all runs and rounds."""
         if len(pool := self.pool) <= STANDING:
             return pool
-        return pool.take(np.sort(generator(0, 0, "standing").choice(len(pool), STANDING, replace=False)))
+        return pool.take(places(len(pool), STANDING, 0, 0, "standing"))
 
     def keep_config(self) -> None:
         """A copy of the configuration in the folder, so that the folder alone is enough to continue.
@@ -252,9 +250,7 @@ class Bench:
         a larger budget, which one of its neighbours was not yet raised to.
         """
         plain = self.config.model_dump(mode="json", exclude_unset=True)  # a preset fills what nobody set
-        data = plain.get("data", {})
-        for name in filter(lambda name: configs.is_local(data.get(name)), configs.DATA_PLACES):
-            data[name] = str(Path(data[name]).absolute())
+        plain["data"] = configs.with_absolute_places(plain.get("data", {}))
         if guidelines := plain.get("people", {}).get("guidelines"):
             plain["people"]["guidelines"] = str(Path(guidelines).absolute())
         plain["out"] = "."
@@ -419,7 +415,7 @@ def _with_head(config: RunConfig) -> RunConfig:
     begun = [key.get("model.head") for _, key in _told(Path(config.out), lambda store: store.key)]
     if (head := begun[-1] if begun else "features") is None:
         return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"head": head})})
+    return _of_model(config, head=head)
 
 
 def _told(folder: Path, ask: Callable[[Store], T]) -> Iterator[tuple[Path, T]]:
@@ -444,7 +440,8 @@ def _settled(config: RunConfig) -> RunConfig:
     """The same with a local model's absolute path: it must name the same folder when the run is continued from
     elsewhere."""
     path = Path(config.model.name).expanduser()
-    if not path.exists():
-        return config
-    model = config.model.model_copy(update={"name": str(path.absolute())})
-    return config.model_copy(update={"model": model})
+    return _of_model(config, name=str(path.absolute())) if path.exists() else config
+
+
+def _of_model(config: RunConfig, **values: str) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update=values)})

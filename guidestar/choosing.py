@@ -25,7 +25,7 @@ from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
 from guidestar.query.table import WARM_STARTS, warm_start_of
 from guidestar.records import Array, Example, Pick, Predictions
-from guidestar.rng import generator, phase_seed
+from guidestar.rng import generator, phase_seed, places
 from guidestar.store.annotations import TEST
 from guidestar.store.store import Store
 from guidestar.tuning import Tuning
@@ -107,7 +107,7 @@ class Chooser:
         Chosen by what needs no training: the classifier on frozen features where they cost little, else the scores of the
         round before, else at random. r: the round to come; 0 needs no model.
         """
-        answers = Counter(label.answer for _, label in self.tuning.labelled()) if r and k else Counter[str]()
+        answers = Counter(answer for _, answer in self.tuning.labelled()) if r and k else Counter[str]()
         by_features = len(answers) > 1 and self.tuning.cheap_features
         chosen = r > 0 and len(self._store.ahead) >= self._bench.config.query.batch  # by a process that ended since
         if not chosen and not (by_features and self._bench.frozen.ready):
@@ -140,7 +140,7 @@ class Chooser:
         fast = replace(self, tuning=replace(self.tuning, recipe=recipe))
         family = self._bench.fitting.task.family
         self._bench.frozen.read(self._bench.standing)
-        context = strategies.Context(t=r - 1, rounds=self._rounds, kind=family, labelled_classes=answers)
+        context = strategies.Context(t=r - 1, rounds=self._first_query.rounds, kind=family, labelled_classes=answers)
         context = fast._probed(candidates, strategies.needs(recipe, family)[0], context, r)
         rng = generator(self.tuning.seed, r, "ahead")
         selection = strategies.choose(recipe, [e.id for e in candidates], context, k, rng)
@@ -163,9 +163,7 @@ class Chooser:
     def _candidates(self, free: Pool, size: int, r: int) -> Pool:
         if size >= len(free):
             return free
-        return free.take(
-            np.sort(generator(self.tuning.seed, r, "candidates").choice(len(free), size=size, replace=False))
-        )
+        return free.take(places(len(free), size, self.tuning.seed, r, "candidates"))
 
     def _read(self, free: Pool, k: int) -> Pool:
         """Those whose frozen features are read, if that leaves k of them."""
@@ -190,7 +188,7 @@ class Chooser:
             return block.take([i for i in range(len(block)) if i not in rows]), drawn
         points = self._base_of(block, block, r).arrays["embedding"][0]
         known = self._base_labelled(r, STATES).arrays["embedding"][0]
-        answers = [label.answer for _, label in self.tuning.labelled()]
+        answers = [answer for _, answer in self.tuning.labelled()]
         size = max(k, recipe.subpool_size or SUBPOOL_SIZE) + share
         kept = subpool(recipe.subpool, points, known, answers, size, generator(self.tuning.seed, r, "subpool"))
         return [block[i] for i in kept if i not in rows], drawn
@@ -207,10 +205,10 @@ class Chooser:
         needs, needs_base = strategies.needs(recipe, family)
         of_labelled_base = strategies.labelled_needs(recipe)[1]
         context = strategies.Context(
-            t=r - 1, rounds=self._rounds, kind=family, schedule=self.schedule,
+            t=r - 1, rounds=self._first_query.rounds, kind=family, schedule=self.schedule,
             base=self._base_of(candidates, block, r) if needs_base else None,
             labelled_base=self._base_labelled(r, Ask(of_labelled_base)) if of_labelled_base else None,
-            labelled_classes=Counter(label.answer for _, label in self.tuning.labelled()),
+            labelled_classes=Counter(answer for _, answer in self.tuning.labelled()),
         )  # fmt: skip
         if tuned := recipe.by_tuned(needs):
             context = self._scored(candidates, tuned, context, k, r)
@@ -229,13 +227,9 @@ class Chooser:
         if said is not None:
             picked = [pick.id for pick in selection.picks]
             place = {id: i for i, id in enumerate(ids_of(candidates))}
-            unseen = {
-                "row": self._bench.pool.places(picked).astype(np.int64),
-                "log_probs": said[[place[id] for id in picked]],
-            }
-            self._store.add_arrays(r, UNSEEN, unseen)
-        full = context.full.arrays if context.full is not None else {}
-        bounds = {name: array[0] for name, array in full.items() if name.endswith("_bound")}
+            rows = self._bench.pool.places(picked).astype(np.int64)
+            self._store.add_arrays(r, UNSEEN, {"row": rows, "log_probs": said[[place[id] for id in picked]]})
+        bounds = {name: array[0] for name, array in by_tuned.items() if name.endswith("_bound")}
         return replace(selection, scores={**selection.scores, **bounds}) if bounds else selection
 
     def _scored(
@@ -266,7 +260,7 @@ class Chooser:
         self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, r: int
     ) -> strategies.Context:
         """The context with what the classifier on frozen features says, beside what the tuned model said."""
-        labelled = [(example, label.answer) for example, label in self.tuning.labelled()]
+        labelled = self.tuning.labelled()
         of_labelled = strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe
         frozen, task = self.tuning.features(r), self._bench.fitting.task
         pairs = labelled if "label_log_probs" in needs | of_labelled else []
@@ -275,10 +269,8 @@ class Chooser:
         def said(examples: Sequence[Example], needs: frozenset[str], others: Predictions | None) -> Predictions | None:
             if not needs:
                 return others
-            predicted = scorer(examples, Ask(needs))
-            return Predictions(
-                predicted.ids, {**(others.arrays if others is not None else {}), **predicted.arrays}, task.labels
-            )
+            predicted, beside = scorer(examples, Ask(needs)), {} if others is None else others.arrays
+            return Predictions(predicted.ids, {**beside, **predicted.arrays}, task.labels)
 
         known = said([e for e, _ in labelled], of_labelled, context.labelled)
         return replace(context, full=said(candidates, needs, context.full), labelled=known)
@@ -294,7 +286,7 @@ class Chooser:
         rounds = [i for i in range(store.relabels.since + 1, r) if store.has_arrays(i, UNSEEN)]
         kept = [store.arrays(i, UNSEEN) for i in rounds]
         said = {pool[row].id: logs for a in kept for row, logs in zip(a["row"], a["log_probs"], strict=True)}
-        answers = [(example, label.answer) for example, label in self.tuning.labelled()]
+        answers = self.tuning.labelled()
         known, task = [i for i, (e, _) in enumerate(answers) if e.id in said], self._bench.fitting.task
         own = self.tuning.features(r).unseen(answers, task, generator(self.tuning.seed, r, "unseen"))[known]
         theirs = np.array([said[answers[i][0].id] for i in known]).reshape(own.shape)
@@ -327,7 +319,7 @@ class Chooser:
                 log_probs = head(examples, LABELS, tick).arrays["label_log_probs"]
         else:
             known = self._base_labelled(r, STATES).arrays["embedding"][0]
-            classes = label_places(task, [label.answer for _, label in self.tuning.labelled()])
+            classes = label_places(task, [answer for _, answer in self.tuning.labelled()])
             log_probs = prototype_log_probs(said.arrays["embedding"][0], known, classes, len(task.labels))[None]
         return Predictions(said.ids, {**said.arrays, "label_log_probs": log_probs}, task.labels)
 
@@ -344,12 +336,8 @@ class Chooser:
         return dict(self._bench.fitting.gold) if any(name.startswith("gold_") for name in needs) else None
 
     @property
-    def _rounds(self) -> int:
-        """Rounds of the budget that the run was begun with: a larger one must not make λ rise again."""
-        return self._first_query.rounds
-
-    @property
     def _first_query(self) -> QueryConfig:
+        """With the budget that the run was begun with: more rounds, by a larger one, must not make λ rise again."""
         return self._bench.config.query.model_copy(update={"budget": self._store.budgets()[0][0]})
 
     # --- what advice reads later ---

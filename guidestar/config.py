@@ -232,6 +232,12 @@ def is_local(place: Any) -> bool:
     return isinstance(place, str) and not place.startswith(("hub:", "demo:"))
 
 
+def with_absolute_places(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `data` whose paths mean the same from every folder."""
+    local = {key: str(Path(data[key]).absolute()) for key in DATA_PLACES if is_local(data.get(key))}
+    return dict(data) | local
+
+
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str | int, ...], str]:
     """Put `key.sub=value` texts into the data, and the home folder for ~ in every path; returns where they came from.
 
@@ -359,23 +365,14 @@ _WORDS = {
 
 
 def _path(detail: Any) -> tuple[Any, ...]:
-    """Where in the file an error lies."""
-    return tuple(part for part in detail["loc"] if not _is_branch(part))
+    """Where in the file an error lies, without the names that pydantic adds for the branches of a union."""
+    branch = re.compile(r"list\[str\]|MixConfig|dict\[str,str\]|literal\[.*|function-.*", re.DOTALL)
+    return tuple(part for part in detail["loc"] if not (isinstance(part, str) and branch.fullmatch(part)))
 
 
-def _is_branch(part: object) -> bool:
-    """Names pydantic adds to a place for the branches of a union; they are no keys of the file."""
-    return isinstance(part, str) and (
-        part in {"list[str]", "MixConfig", "dict[str,str]"} or part.startswith(("literal[", "function-"))
-    )
-
-
-def _fields_at(path: tuple[Any, ...], model: Any = RunConfig) -> list[str]:
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        model = next((m for m in models_in(annotation)), model)
+def _fields_at(path: tuple[Any, ...], model: Any) -> list[str]:
+    for part in (part for part in path if not isinstance(part, int)):
+        model = next(models_in(model.model_fields[part].annotation), model)
     return list(model.model_fields)
 
 

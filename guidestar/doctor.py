@@ -137,14 +137,12 @@ def _with_torch(cores: int) -> Iterator[Finding]:
         what = f"{threads} on {cores} cores: they wait for each other"
         yield Finding("threads", "note", what, f"OMP_NUM_THREADS={cores}")
     yield _accelerator(torch)
-    yield _writable("model cache", cache_folder())
-
-
-def _writable(about: str, folder: Path) -> Finding:
-    nearest = next(p for p in (folder, *folder.parents) if p.is_dir())
-    if os.access(nearest, os.W_OK):
-        return Finding(about, "ok", str(folder))
-    return Finding(about, "problem", f"{folder} cannot be written", "set GUIDESTAR_CACHE to a folder of yours")
+    folder = cache_folder()
+    if os.access(next(p for p in (folder, *folder.parents) if p.is_dir()), os.W_OK):
+        yield Finding("model cache", "ok", str(folder))
+    else:
+        what, fix = f"{folder} cannot be written", "set GUIDESTAR_CACHE to a folder of yours"
+        yield Finding("model cache", "problem", what, fix)
 
 
 def _accelerator(torch: Any) -> Finding:
@@ -198,9 +196,8 @@ def _configuration(folder: Path) -> Finding:
         return Finding(
             CONFIG_FILE, "problem", str(error).splitlines()[0], "put it right by hand, or run your own copy again"
         )
-    sources = [s for s in (config.data.pool, config.data.test, config.data.validation, config.data.folder) if s]
-    gone = [s for s in sources if not s.startswith(("hub:", "demo:")) and not Path(s).exists()]
-    if gone:
+    sources = [getattr(config.data, place) for place in configs.DATA_PLACES]
+    if gone := [source for source in sources if configs.is_local(source) and not Path(source).exists()]:
         return Finding(
             CONFIG_FILE, "problem", f"names {gone[0]}, which is not there", f"bring it back, or change {file}"
         )

@@ -30,6 +30,7 @@ from guidestar.errors import ConfigError, GuidestarError
 from guidestar.progress import Progress, Silent
 from guidestar.query.own import VARIABLE, load_inherited
 from guidestar.sections import WorkersConfig
+from guidestar.store import files
 
 AGAIN = 2  # times that an item is done again after its worker was lost
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -197,8 +198,9 @@ class _Items:
             return True
 
 
-def perform(order: Mapping[str, Any]) -> str | None:
-    """Do one item in a worker; None, or why it failed."""
+def perform(text: str) -> str | None:
+    """Do one item in a worker, by an order as JSON; None, or why it failed."""
+    order = json.loads(text)
     try:
         with suppress(FileNotFoundError):  # parts of a pool are scored on machines without the command's folders, too
             os.chdir(order["folder"])
@@ -307,7 +309,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     load_inherited()
     while True:
-        print(json.dumps(perform(json.loads(orders.get()))), file=answers, flush=True)
+        print(json.dumps(perform(orders.get())), file=answers, flush=True)
 
 
 # --- a Ray cluster ----------------------------------------------------------------------------------
@@ -336,12 +338,17 @@ class Ray(Crew):
         return _Actor(self.settings.gpus)
 
 
-class _Performer:
-    """What an actor of Ray is an object of; texts go in and out."""
+class Job:
+    """What an actor of Ray is an object of, and what a job of Slurm does; texts go in and out."""
 
-    def do(self, order: str) -> str | None:
-        """See `perform`."""
-        return perform(json.loads(order))
+    def __call__(self, order: str) -> str | None:
+        return perform(order)
+
+    def checkpoint(self, order: str) -> Any:
+        """What submitit queues in the place of a job that is preempted: the same, which goes on where it can."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, order)
 
 
 @final
@@ -351,13 +358,13 @@ class _Actor(Worker):
     def __init__(self, gpus: float) -> None:
         import ray
 
-        self.actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Performer).remote()
+        self.actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Job).remote()
 
     def do(self, order: str) -> str | None:
         import ray
 
         try:
-            why: str | None = ray.get(self.actor.do.remote(order))
+            why: str | None = ray.get(self.actor.__call__.remote(order))
         except ray.exceptions.RayActorError as error:
             raise Lost(f"a worker of Ray ended ({str(error).strip().splitlines()[0]})") from error
         return why
@@ -382,7 +389,7 @@ class Slurm(Executor):
         submitit = _needed("submitit", "slurm")
         options = {"slurm_array_parallelism": self.settings.workers, **self.settings.options}
         place, cluster = Path(options.pop("folder", "jobs")), options.pop("cluster", "slurm")
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.private_folders(place)
         try:
             executor = submitit.AutoExecutor(place, cluster=cluster)
             executor.update_parameters(**({"gpus_per_node": gpus} if (gpus := math.ceil(self.settings.gpus)) else {}))
@@ -408,20 +415,6 @@ class Slurm(Executor):
                     if not job.done():
                         job.cancel(check=False)
         return failed | {name: _gone(last) for name, last in lost.items()}
-
-
-class Job:
-    """What a job of Slurm does; texts go in and out."""
-
-    def __call__(self, order: str) -> str | None:
-        """See `perform`."""
-        return perform(json.loads(order))
-
-    def checkpoint(self, order: str) -> Any:
-        """What submitit queues in the place of a job that is preempted: the same, which goes on where it can."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, order)
 
 
 def _needed(module: str, extra: str) -> Any:

@@ -30,7 +30,7 @@ def measure(tuning: Tuning, r: int) -> Metrics:
             for name, (phase, prefix, split) in there.items():
                 with tuning.clock(r, phase, len(split)) as tick:
                     said, arrays = evaluate(scorer, split, bench.dataset.task, tick)
-                store.add_arrays(r, name, arrays, {})
+                store.add_arrays(r, name, arrays)
                 values |= {prefix + measured: value for measured, value in said.items()}
     metrics = Metrics(r, store.trained_on(r), values | untrained(tuning, r))
     store.add_metrics(metrics)
@@ -43,11 +43,9 @@ def untrained(tuning: Tuning, r: int) -> dict[str, float]:
     test = tuning.test
     if test is None or not tuning.cheap_features:
         return {}
-    features, labelled = tuning.features(r, "measure features"), [(e, label.answer) for e, label in tuning.labelled(r)]
+    features, task = tuning.features(r, "measure features"), tuning.bench.fitting.task
     features.read(test.examples)
-    return baselines(
-        features, labelled, test.answered(), tuning.bench.fitting.task, generator(tuning.seed, r, "baselines")
-    )
+    return baselines(features, tuning.labelled(r), test.answered(), task, generator(tuning.seed, r, "baselines"))
 
 
 def in_turn(tuning: Tuning, picks: Sequence[Pick]) -> tuple[Pick, ...]:
@@ -77,16 +75,13 @@ def first_guess(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Sugges
 
 def _guess_of_endpoint(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Suggestion]:
     """Its answers, without probabilities. One that cannot be had is said, and people are asked without."""
-    from guidestar.people.guesses import guesses_of
-
-    bench, said = tuning.bench, dict[str, Suggestion]()
+    said = dict[str, Suggestion]()
     try:
         with tuning.clock(0, "suggest", len(examples)) as tick:
-            asked = bench.config, bench.fitting.task, tuning.store, bench.cache, examples, bench.progress.say, tick
-            for id, answer in guesses_of(*asked):
+            for id, answer in tuning.asked_of_endpoint(examples, tick):
                 said[id] = Suggestion(answer, {}, -1)
     except GuidestarError as error:
-        bench.progress.say(f"warning: no further first guess: {error}")
+        tuning.bench.progress.say(f"warning: no further first guess: {error}")
     return said
 
 
@@ -124,7 +119,7 @@ def measure_base(tuning: Tuning) -> None:
     with tuning.clock(0, "evaluate base", len(pairs)) as tick:
         said = base([example for example, _ in pairs], LABELS, tick)
     _, arrays = choice_values(said.arrays["label_log_probs"][0], [a for _, a in pairs], task)
-    store.add_arrays(0, "test_base", arrays, {})
+    store.add_arrays(0, "test_base", arrays)
 
 
 def keep_suggestions(tuning: Tuning, r: int) -> None:

@@ -142,13 +142,8 @@ def _suggested(c: Course) -> Amounts:
 
 def _read(c: Course) -> Amounts:
     chosen = warm_start_of(c.config.query.warm_start_by, c.recipe.warm_start) != "random"
-    return {
-        "base labels": c.pool
-        * (
-            not c.before
-            and (chosen or bool(c.config.train.pseudo_weight) or bool(c.recipe.by_probe) or c.head == "features")
-        )
-    }
+    read = chosen or c.config.train.pseudo_weight or c.recipe.by_probe or c.head == "features"
+    return {"base labels": c.pool if read and not c.before else 0}
 
 
 def _read_to_measure(c: Course) -> Amounts:

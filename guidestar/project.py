@@ -54,10 +54,6 @@ class _Guess:
     def ready(self) -> bool:
         return bool(self.answer.column or self.labels)
 
-    @property
-    def encoder(self) -> bool:
-        return self.model == _ENCODER
-
 
 def _named(data: Path) -> Path:
     """A data file by the name that a configuration takes over."""
@@ -246,11 +242,9 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     lean = guess.model in _LEAN and answer.kind in _LABELLED
     warm = max(2, min(20 if lean else 100, budget // 4))
     columns, template = _template(guess, chat)
-    labels: list[str] | None = guess.labels if looked.rows < LOOK or not answer.column else []
-    if answer.kind not in _LABELLED or (
-        guess.ready and not labels
-    ):  # not all rows were looked at: the data have the labels
-        labels = None
+    labels: list[str] | None = guess.labels
+    if answer.kind not in _LABELLED or (answer.column and (looked.rows >= LOOK or not labels)):
+        labels = None  # if not all rows were looked at, the data have the labels
     return filled(
         TEMPLATES / "init.yaml.jinja", {"quoted": _quoted}, rows=looked.rows, name=name, following=following, notes=notes, out=out,
         asked=guess.asked, strategy="lean" if lean else "star", missing=guess.missing, pool=pool, header=looked.header,
@@ -276,7 +270,7 @@ def _template(guess: _Guess, chat: bool) -> tuple[dict[str, str], str]:
     labels = ", ".join(f"{name} ({guess.about[name]})" if name in guess.about else name for name in guess.labels)
     if chat:
         template = "\n\n".join(fields)
-    elif guess.encoder:
+    elif guess.model == _ENCODER:
         template = " [SEP] ".join(fields)
     else:
         parts = fields if len(fields) == 1 else [f"{name.capitalize()}: {{{name}}}" for name in called.values()]

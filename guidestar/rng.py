@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def phase_seed(seed: int, round: int, phase: str) -> int:
@@ -19,6 +20,11 @@ def phase_seed(seed: int, round: int, phase: str) -> int:
     """
     digest = hashlib.sha256(f"guidestar/{seed}/{round}/{phase}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def places(n: int, size: int, seed: int, round: int, phase: str) -> NDArray[np.intp]:
+    """`size` of n places, drawn evenly and without repeats by the phase's own generator, in ascending order."""
+    return np.sort(generator(seed, round, phase).choice(n, size=size, replace=False))
 
 
 def generator(seed: int, round: int, phase: str) -> np.random.Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -367,21 +367,17 @@ def deciding(engine: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"engine": {"score": own}} if own else {}
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level with dotted names.
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted names. prefix: before each of them.
 
     >>> flat({"train": {"epochs": 6}, "seed": 0})
     {'train.epochs': 6, 'seed': 0}
     """
-    return dict(_flat(value, prefix))
-
-
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{prefix}.{name}" if prefix else str(name))
-    else:
-        yield prefix, value
+    level: dict[str, Any] = {}
+    for name, item in value.items():
+        inside = isinstance(item, dict) and item
+        level |= flat(item, f"{prefix}{name}.") if inside else {f"{prefix}{name}": item}
+    return level
 
 
 def fingerprint(value: Any) -> str:

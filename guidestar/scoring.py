@@ -71,12 +71,11 @@ def score_file(
     rows_of_file = survey(source, config, task.parse_gold)
     labelled = rows_of_file.answered == rows_of_file.rows
     problems = [p for name in names for p in measure_room.measure_problems(name, task.family, labelled)]
+    chosen = {} if problems else {name: measure_room.MEASURES[name] for name in names}
     problems += [
         f"measure {name} compares Monte-Carlo passes: give --passes 2 or more"
-        for name in names
-        if not problems
-        and not measure_room.MEASURES[name].sampled
-        and measure_room.MEASURES[name].min_passes > max(passes, 1)
+        for name, measure in chosen.items()
+        if not measure.sampled and measure.min_passes > max(passes, 1)
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -88,9 +87,9 @@ def score_file(
             keep or Path(own), Path(adapter) if adapter else None, CHUNK, dtype=config.model.score_dtype,
             b_dropout=config.train.b_dropout if passes else None,
         )  # fmt: skip
-        needs = {array for name in names for array in measure_room.MEASURES[name].needs}
+        needs = {array for measure in chosen.values() for array in measure.needs}
         needs |= LABELS.needs if scored_labels(task) else set()
-        samples = SAMPLES if any(measure_room.MEASURES[name].sampled for name in names) else 0
+        samples = SAMPLES if any(measure.sampled for measure in chosen.values()) else 0
         plain = Ask.of(needs, passes=passes, samples=samples, gold={})
         if (why := scorer.refusal(plain)) is not None:
             raise ConfigError(why if adapter else f"{why}; give --adapter, or the folder of a run")
@@ -153,11 +152,8 @@ def highest(rows: Iterator[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     if k < 1:
         raise ConfigError(f"top is {k}; allowed: 1 or more")
     named = {"id", "where", "prediction"}
-    return heapq.nlargest(
-        k,
-        (row for row in rows if "error" not in row),
-        key=lambda row: next(row[name] for name in row if name not in named),
-    )
+    valued = (row for row in rows if "error" not in row)
+    return heapq.nlargest(k, valued, key=lambda row: next(row[name] for name in row if name not in named))
 
 
 def predict_file(
@@ -197,11 +193,8 @@ def predict_file(
                 continue
             for whole, place in part.rows:
                 new = known[part.examples[place].id] if place is not None else {"error": "the row is blank"}
-                yield (
-                    dict.fromkeys(rows_of_file.columns)
-                    | whole.plain()
-                    | {names[name]: new.get(name) for name in PREDICTED}
-                )
+                added = {names[name]: new.get(name) for name in PREDICTED}
+                yield dict.fromkeys(rows_of_file.columns) | whole.plain() | added
 
 
 def predict(
@@ -216,14 +209,7 @@ def predict(
     """
     folder = find_run(Path(run))
     frame, source = not isinstance(data, (str, Path)), str(data) if isinstance(data, Path) else data
-    rows = predict_file(
-        folder,
-        configs.load(folder),
-        source,
-        round=round,
-        progress=progress,
-        own=True,
-    )
+    rows = predict_file(folder, configs.load(folder), source, round=round, progress=progress, own=True)
     if out is not None:
         write_predictions(rows, Path(out), source)
         return Path(out)

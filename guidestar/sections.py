@@ -179,18 +179,9 @@ GONE = ("head_first", "average")  # of `train`, in older versions
 class TrainConfig(Section):
     """Fine-tuning of one round. The same for every strategy, so that only the picks differ."""
 
-    newer = frozenset(
-        {
-            "recipe",
-            "min_steps",
-            "pseudo_labels",
-            "weak_labels",
-            "checkpointing",
-            "layers",
-            "layers_share",
-            "activation_density",
-        }
-    )
+    newer = frozenset({
+        "recipe", "min_steps", "pseudo_labels", "weak_labels", "checkpointing", "layers", "layers_share", "activation_density",
+    })  # fmt: skip
 
     recipe: Literal["plain", "lean"] | None = None
     """What is meant where `min_steps` or `learning_rate` is not given. lean: what moves a model with few labels, by

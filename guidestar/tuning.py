@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,11 @@ from guidestar.metrics.chosen import NAME as CHOSEN
 from guidestar.metrics.chosen import sentences
 from guidestar.metrics.dynamics import NAME as DYNAMICS
 from guidestar.phases import BASELINE_POOL, Clock
+from guidestar.progress import Tick
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.recipes import Recipe
-from guidestar.records import Array, Example, Label, Suggestion
-from guidestar.rng import generator, phase_seed
+from guidestar.records import Array, Example, Suggestion
+from guidestar.rng import generator, phase_seed, places
 from guidestar.store.cache import Cache
 from guidestar.store.files import read_arrays
 from guidestar.store.likeness import keep_points
@@ -109,23 +110,22 @@ class Tuning:
 
     # --- what is learned from ---
 
-    def labelled(self, r: int | None = None) -> list[tuple[Example, Label]]:
-        """The labelled examples up to round r that may be trained on. Of those that came from a file and were never
-        in the pool, some are too long for the model, and some stand in a test or validation set."""
-        pairs, extras = self.store.annotations.labelled(r), self.store.annotations.extras()
+    def labelled(self, r: int | None = None) -> list[tuple[Example, str]]:
+        """The labelled examples up to round r that may be trained on, each with its answer. Of those that came from a file and
+        were never in the pool, some are too long for the model, and some stand in a test or validation set."""
+        pairs, extras = self.store.annotations.answered(r), self.store.annotations.extras()
         if not extras:
             return pairs
         dataset = self.bench.dataset
         barred = {e.id for split in (dataset.test, dataset.validation) if split is not None for e in split.examples}
         some, long = self.bench.shortened([e for e, _ in pairs if e.id in extras])
         whole = {e.id: e for e in some}
-        return [(whole.get(e.id, e), label) for e, label in pairs if e.id not in extras & (barred | long.keys())]
+        return [(whole.get(e.id, e), answer) for e, answer in pairs if e.id not in extras & (barred | long.keys())]
 
     def _lesson(self, r: int, seed: int, previous: Path | None = None) -> Lesson:
         config, held_out = self.bench.config.train, self.bench.fitting.validation
         return Lesson(
-            labelled=[(example, label.answer) for example, label in self.labelled(r)], seed=seed, previous=previous,
-            pretrained=self._pretrained(r),
+            labelled=self.labelled(r), seed=seed, previous=previous, pretrained=self._pretrained(r),
             validation=held_out.answered() if config.patience and held_out is not None else [],
             extra=self._pseudo_labels(r, config.pseudo_weight) if config.pseudo_weight else (),
             start=None if previous is not None else self._head_start(r),
@@ -134,8 +134,7 @@ class Tuning:
     def _head_start(self, r: int) -> HeadStart | None:
         if self.engine.head == "features":
             self.features(r)
-        pairs = [(example, label.answer) for example, label in self.labelled(r)]
-        return self.bench.head_start(pairs, generator(self.seed, r, "head start"))
+        return self.bench.head_start(self.labelled(r), generator(self.seed, r, "head start"))
 
     def _pseudo_labels(self, r: int, weight: float) -> Sequence[Weighted]:
         """Answers to unlabelled examples of the pool, of at most 16,384 of them, that training may learn from, too: an
@@ -143,7 +142,7 @@ class Tuning:
         task, rng = self.bench.fitting.task, generator(self.seed, r, "pseudo-labels")
         if not task.classes:
             return ()
-        labelled, weak = [(example, label.answer) for example, label in self.labelled(r)], self._weak_labels()
+        labelled, weak = self.labelled(r), self._weak_labels()
         some, standing = self.bench.pool, self.bench.standing
         if len(some) > CANDIDATES:
             drawn = standing.take(rng.choice(len(standing), CANDIDATES, replace=False))
@@ -157,23 +156,19 @@ class Tuning:
     def _weak_labels(self) -> dict[str, str]:
         """Example -> class by the endpoint, of a random part of the pool that is the same for all runs; each is asked for once
         (`people/guesses.py`)."""
-        from guidestar.people.guesses import guesses_of
-
         bench, pool = self.bench, self.bench.standing
         if (many := bench.config.train.weak_labels) and not self.weak:
-            rows = generator(0, 0, "weak labels").choice(len(pool), min(many, len(pool)), replace=False)
+            some = pool.take(places(len(pool), min(many, len(pool)), 0, 0, "weak labels"))
             with bench.progress.phase("ask endpoint") as tick:
-                asked = (
-                    bench.config,
-                    bench.fitting.task,
-                    self.store,
-                    bench.cache,
-                    pool.take(np.sort(rows)),
-                    bench.progress.say,
-                    tick,
-                )
-                self.weak.update(guesses_of(*asked))
+                self.weak.update(self.asked_of_endpoint(some, tick))
         return self.weak
+
+    def asked_of_endpoint(self, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[str, str]]:
+        """(example, canonical answer) as `people/guesses.py` has it from the endpoint."""
+        from guidestar.people.guesses import guesses_of
+
+        bench = self.bench
+        return guesses_of(bench.config, bench.fitting.task, self.store, bench.cache, examples, bench.progress.say, tick)
 
     # --- adapters ---
 
@@ -251,11 +246,8 @@ class Tuning:
 
     def _overlap(self, r: int, folder: Path) -> dict[str, Array]:
         """How many of SPEFT's entries the round before had, too, where its adapter is still there."""
-        if (
-            str(self.bench.config.peft.get("peft_type")).upper() != "SPEFT"
-            or not r
-            or not self.store.has_adapter(r - 1)
-        ):
+        kind = str(self.bench.config.peft.get("peft_type")).upper()
+        if kind != "SPEFT" or r == 0 or not self.store.has_adapter(r - 1):
             return {}
         from guidestar.model.peft.speft import overlap
 

@@ -61,7 +61,7 @@ def texts(data: Dataset) -> list[str]:
 
 
 def template(text: str, **data: Any) -> Template:
-    return Template(text, DataConfig(**{"answer": "label", **data}))
+    return Template(DataConfig(**{"template": text, "answer": "label", **data}))
 
 
 @settings(deadline=None)

@@ -172,7 +172,7 @@ def test_parts_of_a_pool_are_parts_of_its_list(
 )
 def test_none_that_hold_the_words_are_left_out(texts: list[str], words: list[str], block: int) -> None:
     read = [(f"{i:016x}", f"row {i}", [text, f"{text}!"], None) for i, text in enumerate(texts)]
-    table, template = tables.Table.of(read, dict), Template("{one} {two}", DataConfig())
+    table, template = tables.Table.of(read, dict), Template(DataConfig(template="{one} {two}"))
     rows = np.arange(len(texts))[:: 2 if len(texts) > 4 else 1]
     pool = Pool(table, template, rows, np.ones(len(rows), dtype=np.int32))
     folded = [word.casefold() for word in words]

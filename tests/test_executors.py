@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -32,7 +31,7 @@ class Fragile(Worker):
             fate = self.plan.pop(0) if self.plan else "fine"
         if fate == "before":
             raise Lost("it was killed")
-        said = perform(json.loads(order))
+        said = perform(order)
         if fate == "after":
             raise Lost("it was killed")
         return said

@@ -48,7 +48,7 @@ def _run(folder: Path, size: int) -> Path:
         half = list(examples(texts))[: size // 2]
         store.annotations.add_many([(id, Label("HUM", "ann"), None, "page") for id in half])
         for id in half:
-            store.annotations.claim(id, "ann")
+            store.annotations.claim([id], "ann")
     return run
 
 

@@ -151,7 +151,7 @@ def test_pseudo_labels_are_made_on_the_views_that_the_classifier_reads(
     )
     with Run(bench.config, bench=bench) as run:
         run.run(oracle(bench.dataset))
-        labelled = [(example, label.answer) for example, label in run.tuning.labelled()]
+        labelled = run.tuning.labelled()
         scorer = Probed.of(bench.frozen, labelled, bench.fitting.task, np.random.default_rng(0))
         read = scorer(list(bench.pool), Ask.of(["embedding"])).arrays["embedding"][0]
     assert scorer.turn is not None
@@ -287,7 +287,7 @@ def test_a_measured_mix_is_the_classifiers_until_both_models_were_tested(make_co
         run.run(oracle(bench.dataset))
         assert picks(run, 1) == first
         classes = bench.fitting.task.classes
-        pairs = [(e, label.answer) for e, label in run.tuning.labelled(1)]
+        pairs = run.tuning.labelled(1)
         late = [i for i, (e, _) in enumerate(pairs) if e.id in picks(run, 1)]
         right = np.array([classes.index(pairs[i][1]) for i in late])
         with run.tuning.tuned(0) as scorer:

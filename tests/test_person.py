@@ -247,7 +247,7 @@ def test_the_program_of_a_card_takes_whole_conversations() -> None:
         messages = [{"role": role, "content": text} for role, text in turns]
         row = opened(Row("here", {"messages": json.dumps(messages)}), "messages")
         data = configs.parse({"data": {"pool": "x", "template": "{conversation}"}, "task": {"kind": "text"}}).data
-        prompt = Template("{conversation}", data).fill({CONVERSATION: row.values[CONVERSATION]})
+        prompt = Template(data).fill({CONVERSATION: row.values[CONVERSATION]})
         space["prompt_text"]({"conversation": messages})
         assert told["turns"] == turns_in(prompt)
     space["prompt_text"]({"conversation": "Hi"})

@@ -157,7 +157,7 @@ def test_a_renamed_label_may_be_said_by_either_name_and_the_log_keeps_the_old_on
         store.annotations.add(second, Label("b", "ann"))
         record(asked, Change.read("rename", "a=alpha"))
         assert store.annotations.answers() == {first: Label("alpha", "ann"), second: Label("b", "ann")}
-        assert [e.annotation for e in store.annotations.of(first)] == [Label("a", "ann")]
+        assert [e.annotation for e in store.annotations.history() if e.id == first] == [Label("a", "ann")]
         assert not store.annotations.add(first, Label("alpha", "ann"), decision="1"), "the same decision, sent again"
         with pytest.raises(DataError, match="the labels have changed; found 'a', allowed: alpha, b, c"):
             store.annotations.add(second, Label("a", "bob"))  # a process that has not heard of it

@@ -466,7 +466,7 @@ def script(folder: Path) -> dict[str, Any]:
                 store.annotations.add(asked.id, Label(f"answer to {asked.id}", "ann"), source="page")
             many = [(IDS[2 * r], Note("odd", "ann"), f"note {r}", "page"), (IDS[2 * r], Flag("bob"), None, "page")]
             store.annotations.add_many(many)
-            store.annotations.claim(IDS[2 * r + 1], "bob")
+            store.annotations.claim([IDS[2 * r + 1]], "bob")
             if r == 0:
                 store.annotations.add_extra([EXAMPLES[IDS[9]]])
                 store.annotations.add(IDS[9], Verdict("z", "bob"), decision="verdict", source="import")

@@ -64,7 +64,7 @@ def test_answers_of_the_second_schema_become_annotations(tmp_path: Path) -> None
         assert store.finished() is Stop.BUDGET
         assert (notes.extras(), notes.claims(), store.suggestions()) == (set(), {}, {})
         notes.add(A, Flag("ann"), decision="d", source="page")
-        assert notes.history(last=1)[0].number == 7, "numbers go on where they were"
+        assert notes.history()[-1].number == 7, "numbers go on where they were"
         assert notes.add_extra([Example("new", {"text": "x"}, "Text: x", "")]) == 1
     assert "answers" not in tables(tmp_path), "one place holds the answers"
 

@@ -23,7 +23,7 @@ from guidestar.store import Store
 from guidestar.study.fit import lengths_of
 
 MakeConfig = Callable[..., dict[str, Any]]
-TEMPLATE = Template("A: {a}\nB: {b}\nTopic:", DataConfig(template="A: {a}\nB: {b}\nTopic:"))
+TEMPLATE = Template(DataConfig(template="A: {a}\nB: {b}\nTopic:"))
 
 
 def cutting(cut: str) -> RunConfig:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from guidestar.asking.scorer import Scorer
 from guidestar.config import RunConfig
-from guidestar.data.pool import template_of
+from guidestar.data.presets import apply_preset
 from guidestar.data.prompts import Template
 from guidestar.records import Example
 
@@ -26,7 +26,7 @@ def shortened(
     long = scorer.too_long(examples, answers)
     if not long or config.data.too_long != "truncate":
         return list(examples), long
-    template, cut = template_of(config), config.data.cut or "end"
+    template, cut = Template(apply_preset(config.data, config.task)[0]), config.data.cut or "end"
     low = {e.id: 0 for e in examples if e.id in long}
     high = {e.id: max(map(len, e.fields.values())) for e in examples if e.id in long}
     some = [e for e in examples if e.id in long]

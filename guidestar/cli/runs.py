@@ -119,14 +119,12 @@ def _run_and_report(options: Options, config: Any, *, ahead: bool = False) -> in
 def _demo(options: Options) -> int:
     from guidestar import config
     from guidestar.project import write_demo_project
+    from guidestar.words import count, listed
 
-    print(
-        "guidestar demo: a synthetic pool, all-MiniLM-L6-v2 with LoRA, lean and STAR beside random, three seeds",
-        file=sys.stderr,
-        flush=True,
-    )
-    file = write_demo_project(Path(options.out))
-    return _run_and_report(options, config.load(file, options.overrides))
+    demo = config.load(write_demo_project(Path(options.out)), options.overrides)
+    runs = f"{listed(strategy.title for strategy in demo.strategies)}, {count(len(demo.seeds), 'seed')}"
+    print(f"guidestar demo: a synthetic pool, {demo.model.name}, {runs}", file=sys.stderr, flush=True)
+    return _run_and_report(options, demo)
 
 
 def _init(options: Options) -> int:

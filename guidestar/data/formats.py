@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.data import demo
-from guidestar.data.textfile import parse_json, suffix_of, text_lines
+from guidestar.data.textfile import PACKED, parse_json, suffix_of, text_lines
 from guidestar.errors import DataError, allowed
 
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
 MOST_COLUMNS = 10_000
-PACKED = (".parquet", ".xlsx", ".xls", ".ods")  # compressed already
 _SEP = re.compile(r'"?sep=([;,\t|])"?\s*', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1  # characters; whether a text fits the model is data.too_long's affair
 

@@ -13,7 +13,7 @@ from guidestar.config import DataConfig
 from guidestar.data.prompts import Template
 from guidestar.data.table import Pool, Table, copies_of
 from guidestar.errors import DataError
-from guidestar.rng import generator
+from guidestar.rng import places
 
 SHOWN = 20  # problems listed at once
 
@@ -102,4 +102,4 @@ def limited(part: Part, limit: int | None, seed: int, name: str) -> Part:
     """A random subset of the size of the limit, in the original order."""
     if limit is None or limit >= len(part):
         return part
-    return part.take(np.sort(generator(seed, 0, f"limit/{name}").choice(len(part), size=limit, replace=False)))
+    return part.take(places(len(part), limit, seed, 0, f"limit/{name}"))

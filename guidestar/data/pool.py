@@ -78,12 +78,6 @@ class Dataset:
     hash: str
 
 
-def template_of(config: RunConfig) -> Template:
-    """The prompt template of a configuration or of its preset."""
-    data = apply_preset(config.data, config.task)[0]
-    return Template(_required(data.template, "template"), data)
-
-
 def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     """Read, check, split and count the data of a configuration.
 
@@ -95,10 +89,8 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     data, task_config, normalise = apply_preset(config.data, config.task)
     if data.test is not None and data.test_share:
         raise ConfigError("data.test and data.test_share are both given; allowed: one of them")
-    template = template_of(config)
-    pool_source = _required(data.pool, "pool")
-
-    sources = {"pool": pool_source} | {s: v for s in ("test", "validation") if (v := getattr(data, s))}
+    template = Template(data)
+    sources = {s: v for s in ("pool", "test", "validation") if (v := getattr(data, s))}
     coded = _coded(task_config)
     tables = {name: _read(source, data, template, normalise, coded, kept) for name, source in sources.items()}
     _check_answer_column(tables, data)
@@ -129,7 +121,7 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     validation = validation and limited(validation, data.validation_limit, data.seed, "validation")
     if len(pool) < config.query.warm_start:
         raise DataError(
-            f"{pool_source}: the pool holds {len(pool)} examples, fewer than the warm start of "
+            f"{data.pool}: the pool holds {len(pool)} examples, fewer than the warm start of "
             f"{config.query.warm_start} (query.warm_start)"
         )
 
@@ -163,7 +155,7 @@ def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example
     """Every row of a file or DataFrame, its example and its answer cell, one at a time; None for a blank row that is to be
     left out. Repeated rows have equal ids (`data/stream.py` tells them apart without holding the file in memory)."""
     data, task_config, normalise = apply_preset(config.data, config.task)
-    template = template_of(config)
+    template = Template(data)
     for row, _, fields, answer, _ in _walk(source, data, template, normalise, _coded(task_config)):
         if fields is None:
             yield row, None, None
@@ -418,9 +410,3 @@ def _hash(
             digest.update((f",{text}" if start else text).encode())
         digest.update(("]" if name == "pool" else "").encode() + (b"}" if name == names[-1] else b","))
     return digest.hexdigest()
-
-
-def _required(value: str | None, key: str) -> str:
-    if value is None:
-        raise ConfigError(f"data.{key} is missing; give it, or a `preset`")
-    return value

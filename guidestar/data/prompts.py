@@ -19,10 +19,10 @@ class Template:
     Raises ConfigError for anything but plain names, no field at all, or the answer column.
     """
 
-    def __init__(self, text: str, data: DataConfig) -> None:
-        self.text = text
+    def __init__(self, data: DataConfig) -> None:
+        self.text = data.template or ""
         try:
-            self._parts = [_plain_field(*part) for part in string.Formatter().parse(text)]
+            self._parts = [_plain_field(*part) for part in string.Formatter().parse(self.text)]
         except ValueError as error:
             raise ConfigError(f"data.template: {error}; write {{{{ and }}}} for literal braces") from error
         names = dict.fromkeys(name for _, name in self._parts if name is not None)
@@ -33,12 +33,11 @@ class Template:
             used = [*names, *([data.answer] if data.answer else [])]
             raise ConfigError(f"data.columns: {min(unused)!r} is not used; {allowed(used, min(unused))}")
         answer = answer_column(data)
-        for name, column in self.columns.items():
-            if answer is not None and column == answer:
-                raise ConfigError(
-                    f"data.template uses {{{name}}}, which is the answer column {answer!r}; "
-                    f"the model would read the answer in its prompt"
-                )
+        if (name := next((name for name, column in self.columns.items() if column == answer), None)) is not None:
+            raise ConfigError(
+                f"data.template uses {{{name}}}, which is the answer column {answer!r}; "
+                f"the model would read the answer in its prompt"
+            )
 
     def in_case(self, row: Row) -> Row:
         """The row; where it lacks a column, under the template's names for what differs in upper and lower case alone."""
@@ -51,8 +50,7 @@ class Template:
 
     def fields(self, row: Row) -> dict[str, str]:
         """The texts that fill the template. Raises DataError for a missing column or if all are blank."""
-        missing = [column for column in self.columns.values() if column not in row.values]
-        if missing := [column for column in missing if column not in row.nulls]:
+        if missing := [column for column in self.columns.values() if column not in row.columns]:
             found = allowed(row.columns, missing[0])
             raise DataError(f"{row.where}: no column {missing[0]!r}, which the template uses; {found}")
         fields = {name: row.cell(column) for name, column in self.columns.items()}

@@ -246,15 +246,10 @@ class Gold(Mapping[str, str]):
         return self.names[code]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.given.ids)
+        return iter(self.pool.take(np.flatnonzero(self.codes[self.pool.rows] >= 0)).ids)
 
     def __len__(self) -> int:
         return int((self.codes[self.pool.rows] >= 0).sum())
-
-    @property
-    def given(self) -> Pool:
-        """The examples that have an answer."""
-        return self.pool.take(np.flatnonzero(self.codes[self.pool.rows] >= 0))
 
     def of(self, pool: Pool) -> list[str]:
         """The answers of a part of the pool, of those that have one, in its order."""

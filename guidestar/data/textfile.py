@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from guidestar.errors import DataError
 
+PACKED = (".parquet", ".xlsx", ".xls", ".ods")  # compressed already
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -47,7 +48,7 @@ def guess_encoding(path: Path) -> str | None:
 
         with _opened(path) as file:
             start = file.read(1 << 20)
-        if suffix_of(path) in (".parquet", ".xlsx", ".xls", ".ods") or start.startswith(_UTF_16) or _is_utf8(path):
+        if suffix_of(path) in PACKED or start.startswith(_UTF_16) or _is_utf8(path):
             return None
     except (ImportError, OSError, EOFError, zlib.error):  # whoever reads the rows says what is wrong
         return None
@@ -88,10 +89,8 @@ def text_lines(path: Path, source: str, named: str | None) -> Iterator[str]:
         file.seek(0)
         ends = "\r" if b"\r" in start and b"\n" not in start else ""
         encoding = "utf-32" if start.startswith(_UTF_32) else "utf-16" if start.startswith(_UTF_16) else None
-        if (
-            encoding is None and named and (b"\0" in start or not _is_utf8(path))
-        ):  # plain letters in UTF-16 are valid UTF-8
-            encoding = named
+        if encoding is None and named and (b"\0" in start or not _is_utf8(path)):
+            encoding = named  # plain letters in UTF-16 are valid UTF-8
         if encoding is None and start.count(b"\0") > len(start) // 5:
             raise DataError(
                 f"{source}: every few bytes one is NUL, so it is no UTF-8; a text in UTF-16 without its mark needs "

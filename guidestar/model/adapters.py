@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,6 +28,14 @@ from guidestar.model import peft as own_types
 from guidestar.model.device import seeded
 from guidestar.model.dropout import cheapen, drop_before_b, tuner_layers
 from guidestar.model.load import UNPADDED, BaseModel, Model
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning of transformers 5 that PEFT's own code asks a model for a property by its former name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def make_config(options: Mapping[str, Any]) -> Any:
@@ -114,7 +123,8 @@ def attach(base: BaseModel, options: Mapping[str, Any], seed: int, *, b_dropout:
             own = list(base.model.parameters())
             before = _sums(own)
             try:
-                model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
+                with quiet_peft():
+                    model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
             except Exception as error:  # each type raises its own kinds
                 _strip(base.model)
                 raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error
@@ -209,9 +219,10 @@ def load_adapter(base: BaseModel, folder: Path, *, trainable: bool = False, b_dr
             )
         raise ModelError(f"{folder}: adapter_model.safetensors is missing")
     try:
-        model = PeftModel.from_pretrained(
-            base.model, folder, is_trainable=trainable, autocast_adapter_dtype=trainable, local_files_only=True,
-        )  # fmt: skip
+        with quiet_peft():
+            model = PeftModel.from_pretrained(
+                base.model, folder, is_trainable=trainable, autocast_adapter_dtype=trainable, local_files_only=True,
+            )  # fmt: skip
     except Exception as error:  # peft and safetensors raise many kinds for a damaged or foreign adapter
         _strip(base.model)
         raise ModelError(f"{folder}: the adapter cannot be loaded on {base.name}: {error}") from error

@@ -69,7 +69,7 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     if model.get_output_embeddings() is None:
         made.task_type, made.modules_to_save = TaskType.SEQ_CLS, heads.names(model)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), adapters.quiet_peft():
             adapted: Any = get_peft_model(model, made)
     except Exception as error:  # each type raises its own kinds
         raise ConfigError(f"peft: this adapter does not fit the model: {error}") from error

@@ -118,7 +118,7 @@ def _usage(store: Store, bench: Bench, adapter: Path, base: str | None) -> Usage
         task = yes_or_no(task)
         prefix, answers = _answers(bench, task, " ")
     elif task.classes and not bench.base.labels:
-        whole, template = task_config.scoring == "sequence", Template(data.template or "", data)
+        whole, template = task_config.scoring == "sequence", Template(data)
         filled, blank = (joint_of(bench.base, template.fill(dict.fromkeys(template.columns, text))) for text in "x ")
         prefix, answers = _answers(bench, task, filled)
         behind_space = _answers(bench, task, blank) if blank != filled else None

@@ -7,13 +7,11 @@ the loop has chosen the rest of it.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 
 from guidestar.records import Example, Pick
-from guidestar.store.database import Database, numbers_as_json
-from guidestar.store.migrations import timestamp
+from guidestar.store.annotations import CHOSEN_ROUNDS, append_pick, example_row, pick_row
+from guidestar.store.database import Database
 
 
 class Ahead:
@@ -29,16 +27,14 @@ class Ahead:
         with self._db.transaction(f"prepare {round}"):
             self._db.execute("DELETE FROM reserve")
             for pick in picks:
-                e = examples[pick.id]
                 self._db.execute(
                     "INSERT INTO reserve (round, example, fields, prompt, source, score, details) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    round, e.id, json.dumps(dict(e.fields), ensure_ascii=False), e.prompt, e.where,
-                    None if math.isnan(pick.score) else float(pick.score), numbers_as_json(pick.details),
+                    round, *example_row(examples[pick.id]), *pick_row(pick)[1:],
                 )  # fmt: skip
 
     def __len__(self) -> int:
         """How many can be taken."""
-        return int(self._db.rows(f"SELECT count(*) FROM reserve WHERE {_FREE}")[0][0])  # noqa: S608 - our own words
+        return self._db.number(f"SELECT count(*) FROM reserve WHERE {_FREE}")  # noqa: S608 - our own words
 
     def take(self, count: int) -> list[str]:
         """Ask for up to `count` examples of the reserve, as the first of the next round. Returns their ids."""
@@ -51,15 +47,11 @@ class Ahead:
                 count,
             )
             for number, round, id, fields, prompt, where, score, details in rows:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO queries (round, asked_at, open) VALUES (?, ?, 1)", round, timestamp()
-                )
-                place = self._db.row("SELECT count(*) FROM picks WHERE round = ?", round)[0]
                 self._db.execute("INSERT INTO examples VALUES (?, ?, ?, ?)", id, fields, prompt, where)
-                self._db.execute("INSERT INTO picks VALUES (?, ?, ?, ?, ?)", round, place, id, score, details)
+                append_pick(self._db, round, id, score, details)
                 self._db.execute("DELETE FROM reserve WHERE number = ?", number)
         return [row[2] for row in rows]
 
 
 # Of the next round, and not asked or added in the meantime.
-_FREE = "round = (SELECT count(*) FROM queries WHERE NOT open) AND example NOT IN (SELECT id FROM examples)"
+_FREE = f"round = ({CHOSEN_ROUNDS}) AND example NOT IN (SELECT id FROM examples)"  # noqa: S608 - our own words

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from guidestar.errors import DataError, StoreError
-from guidestar.records import Annotation, Example, Flag, Label, Note, Relabel, Skip, Undo, Verdict
-from guidestar.store.database import Database
+from guidestar.records import Annotation, Example, Flag, Label, Note, Pick, Relabel, Skip, Undo, Verdict
+from guidestar.store.database import Database, json_of, numbers_as_json
 from guidestar.store.migrations import timestamp
 from guidestar.store.replay import Replay
 
@@ -22,6 +23,8 @@ GROUPS = (
     "page+words",
     "page+like",
 )  # sources of answers to several examples at once, which people looked for themselves
+CURRENT_ROUND = "SELECT count(*) FROM metrics"  # the first round without metrics
+CHOSEN_ROUNDS = "SELECT count(*) FROM queries WHERE NOT open"  # number of rounds whose examples are all chosen
 Given = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source)
 _MANY = 500  # placeholders in one statement; SQLite allows at least 999
 
@@ -84,7 +87,7 @@ class Annotations:
         with self._db.transaction(f"annotate {name}"):
             self._add_extra(extras)
             new = [self._append(*item) for item in items]
-            newest = self._db.row("SELECT max(number) FROM annotations")[0]
+            newest = self._db.number("SELECT coalesce(max(number), 0) FROM annotations")
         if any(new):
             self._db.count_annotations(newest)
         return new
@@ -151,7 +154,7 @@ class Annotations:
     def _add_extra(self, examples: Sequence[Example]) -> int:
         known = {id for (id,) in self._db.rows("SELECT id FROM examples")} if examples else set()
         fresh = {example.id: example for example in examples if example.id not in known}
-        round = self._db.row("SELECT count(*) FROM metrics")[0]
+        round = self._db.number(CURRENT_ROUND)
         for example in fresh.values():
             insert_example(self._db, example)
             self._db.execute(
@@ -159,12 +162,8 @@ class Annotations:
             )
         return len(fresh)
 
-    def claim(self, id: str, annotator: str) -> None:
-        """Record that an example is shown to an annotator now."""
-        self.claim_many([id], annotator)
-
-    def claim_many(self, ids: Sequence[str], annotator: str) -> None:
-        """`claim` of several in one transaction."""
+    def claim(self, ids: Sequence[str], annotator: str) -> None:
+        """Record that examples are shown to an annotator now, in one transaction."""
         if not ids:
             return
         with self._db.transaction("claim"):
@@ -223,6 +222,10 @@ class Annotations:
         those that are set aside."""
         return [pair for pair, r in self._pairs() if (round is None or r <= round) and pair[0].id not in self._apart]
 
+    def answered(self, round: int | None = None) -> list[tuple[Example, str]]:
+        """`labelled`, each with its answer alone."""
+        return [(example, label.answer) for example, label in self.labelled(round)]
+
     def held_out(self) -> list[tuple[Example, Label]]:
         """The labelled examples that are set aside to test on: nobody trains on them."""
         return [pair for pair, _ in self._pairs() if pair[0].id in self._apart]
@@ -277,15 +280,10 @@ class Annotations:
         for *row, number in self._db.rows(sql, after, change):
             yield (number, Relabel(json.loads(row[3]))) if number else _entry(tuple(row))
 
-    def history(self, *, last: int | None = None) -> list[Entry]:
-        """All that was ever done, in that order; or only the `last` entries of it."""
-        sql = f"SELECT {_COLUMNS} FROM annotations ORDER BY number DESC LIMIT ?"  # noqa: S608 - our own words
-        return [_entry(row) for row in reversed(self._db.rows(sql, -1 if last is None else last))]
-
-    def of(self, id: str) -> list[Entry]:
-        """All that was ever done to one example, in that order."""
-        sql = f"SELECT {_COLUMNS} FROM annotations WHERE example = ? ORDER BY number"  # noqa: S608 - our own words
-        return [_entry(row) for row in self._db.rows(sql, id)]
+    def history(self) -> list[Entry]:
+        """All that was ever done, in that order."""
+        sql = f"SELECT {_COLUMNS} FROM annotations ORDER BY number"  # noqa: S608 - our own words
+        return [_entry(row) for row in self._db.rows(sql)]
 
     # --- the copy in memory -----------------------------------------------------------------------
 
@@ -331,14 +329,30 @@ class Annotations:
 def need_query(db: Database, round: int) -> None:
     """Raise StoreError if a round has no query."""
     if db.row("SELECT 1 FROM queries WHERE round = ?", round) is None:
-        rounds = db.row("SELECT count(*) FROM queries")[0]
+        rounds = db.number("SELECT count(*) FROM queries")
         raise StoreError(f"{db.folder}: round {round} has no query; rounds with one: {rounds}")
+
+
+def example_row(example: Example) -> tuple[str, str, str, str]:
+    """(id, fields, prompt, source) as the tables have them."""
+    return example.id, json_of(dict(example.fields)), example.prompt, example.where
+
+
+def pick_row(pick: Pick) -> tuple[str, float | None, str]:
+    """(example, score, details) as the tables have them."""
+    return pick.id, None if math.isnan(pick.score) else float(pick.score), numbers_as_json(pick.details)
 
 
 def insert_example(db: Database, example: Example) -> None:
     """Record an example, inside a transaction."""
-    fields = json.dumps(dict(example.fields), ensure_ascii=False)
-    db.execute("INSERT OR IGNORE INTO examples VALUES (?, ?, ?, ?)", example.id, fields, example.prompt, example.where)
+    db.execute("INSERT OR IGNORE INTO examples VALUES (?, ?, ?, ?)", *example_row(example))
+
+
+def append_pick(db: Database, round: int, id: str, score: float | None = None, details: str = "{}") -> None:
+    """Ask for an example behind those of the next round that are asked already, inside a transaction."""
+    db.execute("INSERT OR IGNORE INTO queries (round, asked_at, open) VALUES (?, ?, 1)", round, timestamp())
+    place = db.number("SELECT count(*) FROM picks WHERE round = ?", round)
+    db.execute("INSERT INTO picks VALUES (?, ?, ?, ?, ?)", round, place, id, score, details)
 
 
 def read_examples(db: Database, ids: Collection[str] | None = None) -> Iterator[Example]:

@@ -42,7 +42,7 @@ class Cache:
         if path.exists():
             return _read(path)
         made = make()
-        files.write_arrays(path, {**made, _HASH: _digest(made)}, {})
+        files.write_bytes(path, files.arrays_as_bytes({**made, _HASH: _digest(made)}))
         return made
 
     def folder(self, name: str, question: Mapping[str, Any], fill: Callable[[Path], object]) -> Path:

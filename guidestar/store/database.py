@@ -116,6 +116,10 @@ class Database:
         """The first row of a query, None if there is none."""
         return next(iter(self.rows(sql, *values)), None)
 
+    def number(self, sql: str, *values: object) -> int:
+        """The one number that a query gives."""
+        return int(self.rows(sql, *values)[0][0])
+
 
 def json_of(value: Any) -> str:
     """JSON-able data as the database holds it."""

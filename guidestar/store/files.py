@@ -31,14 +31,8 @@ DATABASE = "run.sqlite"
 TEMPORARY = ".tmp-"
 HOST = platform.node()
 ABANDONED = 7 * 86400.0  # seconds after which another machine's temporary counts as left over
-_KEPT = {
-    "adapters",
-    "arrays",
-    "annotations.count",
-    "endpoint.jsonl",
-    "start.json",
-}  # in a run folder, beside run.sqlite and its own
-
+# In a run folder, beside run.sqlite and its own.
+_KEPT = {"adapters", "arrays", "annotations.count", "endpoint.jsonl", "start.json"}
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -85,18 +79,21 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """`write_bytes` of arrays in safetensors format. Equal input gives equal bytes in every process."""
-    return write_bytes(path, arrays_as_bytes(arrays, metadata))
+def private_folders(*folders: Path) -> None:
+    """Make those of some folders that are not there, for their owner alone: texts and answers lie in them."""
+    for folder in folders:
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def arrays_as_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file. The metadata is one JSON text under "guidestar".
+def arrays_as_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file; equal input gives equal bytes in every process. The metadata is one JSON text under
+    "guidestar".
 
     One text, because safetensors writes several metadata keys in a random order, and the hash of the file
     would then differ between two equal runs.
     """
-    text = json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(dict(metadata or {}), sort_keys=True, ensure_ascii=False)
     content: bytes = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"guidestar": text})
     return content
 

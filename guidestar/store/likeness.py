@@ -19,17 +19,15 @@ def keep_points(folder: Path, data: str, ids: Sequence[str], points: Callable[[]
         names = np.frombuffer("\n".join(ids).encode(), np.uint8)
         return {"ids": names, "points": (rows / np.maximum(lengths, 1e-12)).astype(np.float16)}
 
-    if not _cache(folder).has("likeness", {"data": data}):
-        _cache(folder).arrays("likeness", {"data": data}, make)
+    cache = Cache(folder / "cache")
+    if not cache.has("likeness", {"data": data}):
+        cache.arrays("likeness", {"data": data}, make)
 
 
 def kept_points(folder: Path, data: str) -> tuple[list[str], np.ndarray] | None:
     """(ids, (ids, rank) points of length 1, float16) of what was kept; None if nothing was yet."""
-    if not _cache(folder).has("likeness", {"data": data}):
+    cache = Cache(folder / "cache")
+    if not cache.has("likeness", {"data": data}):
         return None
-    arrays = _cache(folder).arrays("likeness", {"data": data}, dict)
+    arrays = cache.arrays("likeness", {"data": data}, dict)
     return arrays["ids"].tobytes().decode().split("\n"), arrays["points"]
-
-
-def _cache(folder: Path) -> Cache:
-    return Cache(folder / "cache")

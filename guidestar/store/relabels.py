@@ -12,7 +12,7 @@ from typing import Any
 
 from guidestar.errors import StoreError
 from guidestar.records import Label
-from guidestar.store.annotations import Annotations
+from guidestar.store.annotations import CHOSEN_ROUNDS, CURRENT_ROUND, Annotations, append_pick
 from guidestar.store.database import Database, json_of
 from guidestar.store.migrations import timestamp
 
@@ -31,10 +31,10 @@ class Relabels:
     def since(self) -> int:
         """The first round that is trained on the present labels; 0 if they never changed. What earlier rounds trained and
         measured is of other labels."""
-        return int(self._db.rows("SELECT coalesce(max(round), 0) FROM relabels")[0][0])
+        return self._db.number("SELECT coalesce(max(round), 0) FROM relabels")
 
     def __len__(self) -> int:
-        return int(self._db.rows("SELECT count(*) FROM relabels")[0][0])
+        return self._db.number("SELECT count(*) FROM relabels")
 
     def tasks(self) -> list[dict[str, Any]]:
         """The `task` sections of the configuration that the run had, the present one last."""
@@ -44,19 +44,23 @@ class Relabels:
 
     def key(self, begun: Mapping[str, Any]) -> dict[str, Any]:
         """A run's key as it was begun, with what the last change has made of it."""
-        row = self._db.row("SELECT key FROM relabels ORDER BY number DESC LIMIT 1")
-        return dict(begun) | (json.loads(row[0]) if row else {})
+        return dict(begun) | self._last("key")
 
     def facts(self, begun: Mapping[str, Any]) -> dict[str, Any]:
         """A run's facts as they were when it began, with what the last change has made of them."""
-        row = self._db.row("SELECT facts FROM relabels ORDER BY number DESC LIMIT 1")
-        new = json.loads(row[0]) if row else {}
-        nested = {name: {**(begun.get(name) or {}), **new[name]} for name in ("config", "data") if name in new}
+        new = self._last("facts")
+        nested: dict[str, Any] = {
+            name: {**(begun.get(name) or {}), **new[name]} for name in ("config", "data") if name in new
+        }
         return {**begun, **new, **nested}
 
-    def record(self, names: Mapping[str, str | None], key: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    def _last(self, column: str) -> dict[str, Any]:
+        row = self._db.row(f"SELECT {column} FROM relabels ORDER BY number DESC LIMIT 1")  # noqa: S608 - our own words
+        return json.loads(row[0]) if row else {}
+
+    def record(self, names: Mapping[str, str | None], key: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Change the labels. names: former label -> what it is called now, None where its examples are asked again.
-        key, facts: the parts of the run's that are others now. Returns the examples that are asked again.
+        key, facts: the parts of the run's that are others now.
 
         What was trained in the current round is forgotten, for its labels are others now, and an end of the run, too.
         An example that came from a file is asked again with the next round. Only the holder of `Store.lock` may do this.
@@ -64,31 +68,21 @@ class Relabels:
         with self._db.transaction("relabel", checkpoint=True):
             if self._db.row("SELECT 1 FROM run") is None:
                 raise StoreError(f"{self._db.folder}: nothing was recorded yet; the run has not begun")
-            round = self._db.row("SELECT count(*) FROM metrics")[0]
+            round = self._db.number(CURRENT_ROUND)
             extras = self._annotations.extras()
-            last = self._db.row("SELECT coalesce(max(number), 0) FROM annotations")[0]
+            last = self._db.number("SELECT coalesce(max(number), 0) FROM annotations")
             again = [
                 id
                 for id, answer in self._annotations.answers().items()
-                if isinstance(answer, Label) and names.get(answer.answer, "") is None
+                if id in extras and isinstance(answer, Label) and names.get(answer.answer, "") is None
             ]
             self._db.execute(
                 "INSERT INTO relabels (names, key, facts, round, after, changed_at) VALUES (?, ?, ?, ?, ?, ?)",
                 json_of(dict(names)), json_of(dict(key)), json_of(dict(facts)), round, last, timestamp(),
             )  # fmt: skip
             self._db.execute("DELETE FROM adapters WHERE round >= ?", round)
-            closed = "round < (SELECT count(*) FROM queries WHERE NOT open)"
-            self._db.execute(f"DELETE FROM arrays WHERE round >= ? AND (name IN {_MEASURED} OR NOT {closed})", round)  # noqa: S608
+            chosen, others = self._db.number(CHOSEN_ROUNDS), f"(name IN {_MEASURED} OR round >= ?)"
+            self._db.execute(f"DELETE FROM arrays WHERE round >= ? AND {others}", round, chosen)  # noqa: S608 - our own words
             self._db.execute("DELETE FROM finish")
-            self._ask([id for id in again if id in extras])
-        return again
-
-    def _ask(self, ids: list[str]) -> None:
-        """Let extras be picks of the next round, the first of it but for what was asked ahead."""
-        if not ids:
-            return
-        round = self._db.row("SELECT count(*) FROM queries WHERE NOT open")[0]
-        self._db.execute("INSERT OR IGNORE INTO queries (round, asked_at, open) VALUES (?, ?, 1)", round, timestamp())
-        place = self._db.row("SELECT count(*) FROM picks WHERE round = ?", round)[0]
-        for position, id in enumerate(ids, place):
-            self._db.execute("INSERT INTO picks VALUES (?, ?, ?, NULL, '{}')", round, position, id)
+            for id in again:  # in the next round, behind what was asked ahead; picks are asked again in their own
+                append_pick(self._db, chosen, id)

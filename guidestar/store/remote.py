@@ -30,34 +30,29 @@ class Remote:
     def _place(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
-        with self._reached():
-            return url_to_fs(self.url.rstrip("/"), use_listings_cache=False)
+        return url_to_fs(self.url.rstrip("/"), use_listings_cache=False)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file under another name, then give it its own."""
-        system, root = self._place
-        temporary = f"{root}/{files.TEMPORARY}{name}-{secrets.token_hex(4)}"
-        with self._reached():
+        with self._reached() as (system, root):
+            temporary = f"{root}/{files.TEMPORARY}{name}-{secrets.token_hex(4)}"
             system.makedirs(root, exist_ok=True)
             system.pipe_file(temporary, data)
             system.mv(temporary, f"{root}/{name}")
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
-        system, root = self._place
-        with self._reached():
+        with self._reached() as (system, root):
             return bool(system.exists(f"{root}/{name}"))
 
     def get(self, name: str) -> bytes:
         """What a file holds that is there."""
-        system, root = self._place
-        with self._reached():
+        with self._reached() as (system, root):
             return bytes(system.cat_file(f"{root}/{name}"))
 
     def remove(self, name: str) -> None:
         """Remove a file that is there."""
-        system, root = self._place
-        with self._reached():
+        with self._reached() as (system, root):
             system.rm_file(f"{root}/{name}")
 
     def put_folder(self, folder: Path) -> str:
@@ -85,8 +80,9 @@ class Remote:
         return into
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _reached(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the place in it."""
         try:
-            yield
+            yield self._place
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(f"engine.score.folder: {self.url} cannot be used: {error}") from error

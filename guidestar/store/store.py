@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,15 @@ from guidestar.errors import ConfigMismatch, LostRecord, StoreError
 from guidestar.records import Example, Metrics, Pick, Query, Stop, Suggestion
 from guidestar.store import files
 from guidestar.store.ahead import Ahead
-from guidestar.store.annotations import Annotations, insert_example, need_query, read_examples
+from guidestar.store.annotations import (
+    CHOSEN_ROUNDS,
+    CURRENT_ROUND,
+    Annotations,
+    insert_example,
+    need_query,
+    pick_row,
+    read_examples,
+)
 from guidestar.store.database import WAL, Database, json_of, numbers_as_json, numbers_of
 from guidestar.store.files import DATABASE
 from guidestar.store.migrations import timestamp
@@ -72,9 +80,7 @@ class Store:
         path = folder / DATABASE
         if create:
             with files.writing(folder):
-                for place in (folder.parent, folder):  # texts and answers are its owner's alone
-                    if not place.exists():
-                        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                files.private_folders(folder.parent, folder)
                 folder.mkdir(exist_ok=True)
         elif not folder.is_dir():
             raise StoreError(f"{folder}: no such folder")
@@ -226,11 +232,11 @@ class Store:
 
     def current_round(self) -> int:
         """The first round without metrics."""
-        return int(self._db.rows("SELECT count(*) FROM metrics")[0][0])
+        return self._db.number(CURRENT_ROUND)
 
     def rounds(self) -> int:
         """Number of rounds whose examples are all chosen."""
-        return int(self._db.rows("SELECT count(*) FROM queries WHERE NOT open")[0][0])
+        return self._db.number(CHOSEN_ROUNDS)
 
     def has_query(self, round: int) -> bool:
         """Whether the examples of a round are all chosen."""
@@ -239,10 +245,7 @@ class Store:
     def add_query(self, query: Query, examples: Mapping[str, Example]) -> None:
         """Record the picks of the next round in the order of asking, with the examples they name; those that were asked
         ahead come first, as they are recorded."""
-        picks = [
-            (pick.id, None if math.isnan(pick.score) else float(pick.score), numbers_as_json(pick.details))
-            for pick in query.picks
-        ]
+        picks = [pick_row(pick) for pick in query.picks]
         with self._db.transaction(f"add_query {query.round}", checkpoint=True):
             if self.has_query(query.round):
                 if self._picks(query.round) != picks:
@@ -276,11 +279,7 @@ class Store:
         if round != self.rounds():
             need_query(self._db, round)
         return Query(
-            round,
-            tuple(
-                Pick(id, math.nan if score is None else score, numbers_of(details))
-                for id, score, details in self._picks(round)
-            ),
+            round, tuple(Pick(id, math.nan if s is None else s, numbers_of(d)) for id, s, d in self._picks(round))
         )
 
     def _picks(self, round: int) -> list[tuple[str, float | None, str]]:
@@ -363,7 +362,7 @@ class Store:
 
         It may be added before the round's query. name: letters, digits, - and _.
         """
-        content = files.arrays_as_bytes(arrays, metadata or {})
+        content = files.arrays_as_bytes(arrays, metadata)
         same = self._arrays.sha256(round, name) == files.sha256_of_bytes(content)
         if not (same and self._arrays.path(round, name).exists()):
             step = f"add_arrays {round} {name}"
@@ -430,8 +429,7 @@ class Store:
         """Adapters and arrays of rounds that the database has not reached: it once held more than it does."""
         last = self.current_round() if self.begun else -1
         paths = sorted(p for kind in ("adapters", "arrays") for p in (self.folder / kind).glob("round-[0-9]*"))
-        numbers = [int("".join(itertools.takewhile(str.isdigit, p.name.removeprefix("round-")))) for p in paths]
-        return [str(p.relative_to(self.folder)) for p, round in zip(paths, numbers, strict=True) if round > last]
+        return [str(p.relative_to(self.folder)) for p in paths if int(re.findall("[0-9]+", p.name)[0]) > last]
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong when it reads all of the database; empty for one that is whole."""

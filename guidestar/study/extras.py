@@ -49,7 +49,7 @@ def _few_shot(cell: Cell, shots: int, shared: Shared, progress: Progress) -> Res
     if test is None:
         raise GuidestarError(f"{cell.name}: there is no test set to measure the few-shot model on")
     with Store.open(run_folder(cell), read=True) as store:
-        labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
+        labelled = store.annotations.answered(0)
         facts = store.facts
     start = time.perf_counter()
     with progress.phase("few-shot") as tick:

@@ -238,9 +238,7 @@ def _shown(peft: Mapping[str, Any]) -> str:
 def _study(config: RunConfig, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A study of the front: every point beside random with the same training."""
     plain = config.model_dump(mode="json", exclude_unset=True)
-    data = dict(plain.get("data", {}))
-    for name in filter(lambda name: configs.is_local(data.get(name)), configs.DATA_PLACES):
-        data[name] = str(Path(data[name]).absolute())
+    data = configs.with_absolute_places(plain.get("data", {}))
     strategy = config.strategies[0].use
     own = {} if strategy == "random" else {"control": "own"}
     return {

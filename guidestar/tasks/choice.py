@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,13 +16,12 @@ from guidestar.tasks.common import (
     Span,
     Task,
     after_prefix,
-    best_spelling,
+    distinct,
     label_key,
     labels_and_words,
     visible,
 )
 
-MOST_LABELS = 64  # above this, a column is more likely free text than a set of labels
 _AROUND = " \t\r\n*_`\"'“”‘’.,;:!()[]<>#-"
 _LEAD = re.compile(r"^(?:the )?(?:final )?(?:answer|label)(?: is)?\s*:?[\s*_]*", re.IGNORECASE)
 
@@ -79,28 +77,15 @@ class Choice(Task):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels."""
         return self.labels
 
     @property
     def described(self) -> str:
-        """What an answer is, with the labels."""
         return f"one of the labels {', '.join(f'`{label}`' for label in self.labels)}"
 
     @property
     def asked(self) -> str:
-        """How an answer is written."""
         return f"Answer with exactly one of these and nothing else: {', '.join(self.words)}."
-
-    @property
-    def prefix(self) -> str:
-        """The part of the response before the answer, "the correct answer is "."""
-        return self.response.partition(ANSWER)[0]
-
-    @property
-    def suffix(self) -> str:
-        """The part of the response after the answer."""
-        return self.response.partition(ANSWER)[2]
 
     def response_text(self, answer: str) -> str:
         """The response template with the label's word. Raises DataError for an unknown label."""
@@ -137,7 +122,6 @@ class Choice(Task):
         return None if match is None else match[1]
 
     def parts(self, answer: str) -> tuple[str, ...]:
-        """The label alone."""
         return (answer,)
 
     def read_reply(self, text: str) -> str:
@@ -168,7 +152,7 @@ class Choice(Task):
         return None
 
     def _find(self, text: str) -> tuple[int, Span] | None:
-        start = after_prefix(text, self.prefix)
+        start = after_prefix(text, self.response.partition(ANSWER)[0])
         alone, inside = self._patterns
         match = alone.fullmatch(text, start) or inside.search(text, start)
         if match is None or match.lastindex is None:
@@ -197,21 +181,13 @@ class Choice(Task):
 
 def labels_in(cells: Sequence[str], response: str) -> tuple[str, ...]:
     """The sorted set of labels in some cells, read without the words of the response template."""
-    counts = Counter(_bare(cell, response) for cell in cells)
-    if (lists := next((cell for cell in counts if _is_list(cell)), None)) is not None:
+    bare = [_bare(cell, response) for cell in cells]
+    if (lists := next((cell for cell in bare if _is_list(cell)), None)) is not None:
         raise ConfigError(
             f"task.kind is 'choice', but an answer in the data is a list, {lists!r}; a choice has one label a text, so "
             "keep one of them in the data"
         )
-    spellings: dict[str, dict[str, int]] = {}
-    for bare, count in counts.most_common():
-        spellings.setdefault(label_key(bare), {})[bare] = count
-    if len(spellings) > MOST_LABELS:
-        raise ConfigError(
-            f"task.kind is 'choice', but the data hold {len(spellings)} different answers, above the limit of "
-            f"{MOST_LABELS}; use kind: text for free answers, or list the labels in task.labels"
-        )
-    return tuple(sorted(map(best_spelling, spellings.values()), key=lambda name: (name.casefold(), name)))
+    return distinct(bare, "choice", "answers", "use kind: text for free answers, or ")
 
 
 def _is_list(cell: str) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from guidestar.errors import ConfigError
+
 ANSWER = "{answer}"
+MOST_LABELS = 64  # above this, a column is more likely free text than a set of labels
 Span = tuple[int, int]
 
 
@@ -108,7 +112,7 @@ class Task(Protocol):
 
     def correct(self, predicted: str | None, gold: str) -> bool:
         """Whether a parsed answer agrees with a canonical one."""
-        return predicted == gold
+        return predicted is not None and self.compared(predicted) == self.compared(gold)
 
     def compared(self, answer: str) -> str:
         """What two people's answers have in common when they are the same."""
@@ -175,18 +179,12 @@ def labels_and_words(config: Settings) -> tuple[tuple[str, ...], tuple[str, ...]
     """The configured labels and what the model writes for each, outer spaces left out; None without any."""
     if config.labels is None:
         return None
-    pairs = (
-        config.labels.items() if isinstance(config.labels, Mapping) else zip(config.labels, config.labels, strict=True)
-    )
-    labels, words = (
-        zip(*((label.strip(), word.strip()) for label, word in pairs), strict=True) if config.labels else ((), ())
-    )
-    return labels, words
+    words = config.labels.values() if isinstance(config.labels, Mapping) else config.labels
+    return tuple(map(str.strip, config.labels)), tuple(map(str.strip, words))
 
 
-_UNSEEN = set("\u034f\u115f\u1160\u2800\u3164\uffa0") | set(
-    map(chr, range(0xFE00, 0xFE10))
-)  # fillers; how an emoji is drawn
+# Fillers; how an emoji is drawn.
+_UNSEEN = set("\u034f\u115f\u1160\u2800\u3164\uffa0") | set(map(chr, range(0xFE00, 0xFE10)))
 _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 
 
@@ -227,9 +225,8 @@ def _plain(c: str) -> str:
     return unicodedata.normalize("NFKC", c) if wide else c
 
 
-_EMPTY = set(
-    ["None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "N/A", "#N/A"]
-)  # what tables write where there is no value
+# What tables write where there is no value.
+_EMPTY = {"None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "N/A", "#N/A"}
 _TRUTH = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 _SIGNS = str.maketrans(  # dashes, quotes, and the Cyrillic and Greek letters that look like Latin ones
     '\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d"`\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0432\u043d\u043a\u043c\u0442\u03bf',
@@ -281,15 +278,28 @@ def shown(name: str) -> str:
     return repr(name) if visible(name) == name else ascii(name)
 
 
-def best_spelling(counts: Mapping[str, int]) -> str:
-    """The spelling of a label to keep: nothing unseen in it, a number in ASCII digits without a decimal point, then the most frequent, of
-    equals the first in the alphabet, so that the order of the rows plays no part."""
+def distinct(cells: Iterable[str], kind: str, what: str, advice: str) -> tuple[str, ...]:
+    """The sorted set of labels in some cells of one label each, each in one spelling. kind, what, advice: for the message.
+
+    The spelling that is kept has nothing unseen in it, is a number in ASCII digits without a decimal point, then the most
+    frequent, of equals the first in the alphabet, so that the order of the rows plays no part.
+    Raises ConfigError for more labels than anybody means.
+    """
+    counts, spellings = Counter(cells), dict[str, list[str]]()
+    for cell in counts:
+        spellings.setdefault(label_key(cell), []).append(cell)
+    if len(spellings) > MOST_LABELS:
+        raise ConfigError(
+            f"task.kind is {kind!r}, but the data hold {len(spellings)} different {what}, above the limit of {MOST_LABELS}; "
+            f"{advice}list the labels in task.labels"
+        )
 
     def rank(name: str) -> tuple[object, ...]:
         by_a_table = bool(_WHOLE.fullmatch(name)) or (name.isdecimal() and not name.isascii())
         return " ".join(visible(name).split()) != name, by_a_table, -counts[name], name
 
-    return min(counts, key=rank)
+    best = (min(names, key=rank) for names in spellings.values())
+    return tuple(sorted(best, key=lambda name: (name.casefold(), name)))
 
 
 def after_prefix(text: str, prefix: str) -> int:

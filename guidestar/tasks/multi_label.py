@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from guidestar.errors import ConfigError, DataError
-from guidestar.tasks.choice import MOST_LABELS, Choice
-from guidestar.tasks.common import ANSWER, Settings, Task, best_spelling, label_key, labels_and_words
+from guidestar.tasks.choice import Choice
+from guidestar.tasks.common import ANSWER, MOST_LABELS, Settings, Task, distinct, label_key, labels_and_words
 
 JOINT = "; "  # between the labels of one answer
 NONE = "[]"  # the answer that no label holds; an empty cell is no answer at all
@@ -64,12 +64,10 @@ class MultiLabel(Task):
 
     @property
     def described(self) -> str:
-        """What an answer is, with the labels."""
         return f"any number of the labels {', '.join(f'`{label}`' for label in self.labels)}"
 
     @property
     def asked(self) -> str:
-        """How an answer is written."""
         return (
             f"Answer with all of these that hold, separated by semicolons, and nothing else: {', '.join(self.words)}. If none "
             f"holds, answer {NONE}."
@@ -109,7 +107,6 @@ class MultiLabel(Task):
             return None
 
     def parts(self, answer: str) -> tuple[str, ...]:
-        """The labels that hold."""
         return () if answer == NONE else tuple(answer.split(JOINT))
 
     def measures(self, predicted: Sequence[str | None], gold: Sequence[str]) -> dict[str, float]:
@@ -183,12 +180,5 @@ def several_in(cells: Sequence[str]) -> tuple[str, ...]:
 
 def parts_in(cells: Sequence[str]) -> tuple[str, ...]:
     """The sorted set of labels in some cells. Raises ConfigError for more of them than anybody means."""
-    separator, spellings = separator_of(cells), dict[str, dict[str, int]]()
-    for part, count in Counter(part for cell in cells for part in split(cell, separator)).most_common():
-        spellings.setdefault(label_key(part), {})[part] = count
-    if len(spellings) > MOST_LABELS:
-        raise ConfigError(
-            f"task.kind is 'multi_label', but the data hold {len(spellings)} different labels, above the limit of {MOST_LABELS}; "
-            "list the labels in task.labels"
-        )
-    return tuple(sorted(map(best_spelling, spellings.values()), key=lambda name: (name.casefold(), name)))
+    separator = separator_of(cells)
+    return distinct((part for cell in cells for part in split(cell, separator)), "multi_label", "labels", "")

@@ -53,12 +53,10 @@ class Number(Task):
 
     @classmethod
     def build(cls, config: Settings, cells: Sequence[str], response: str) -> Number:
-        """The same for all data; labels play no part."""
         return cls(response, config.marker, config.max_new_tokens or cls.max_new_tokens)
 
     @property
     def asked(self) -> str:
-        """How an answer is written."""
         return f"Write the solution step by step, and as the last line {self.marker} and the final number alone."
 
     def parse_gold(self, raw: str, where: str) -> str:

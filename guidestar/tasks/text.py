@@ -32,7 +32,6 @@ class Text(Task):
 
     @classmethod
     def build(cls, config: Settings, cells: Sequence[str], response: str) -> Text:
-        """The same for all data; labels play no part."""
         return cls(response, config.max_new_tokens or cls.max_new_tokens)
 
     def parse_gold(self, raw: str, where: str) -> str:
@@ -41,14 +40,7 @@ class Text(Task):
             raise DataError(f"{where}: the answer is empty; it must hold some text")
         return raw.strip()
 
-    def correct(self, predicted: str | None, gold: str) -> bool:
-        """Whether the normal forms are equal."""
-        if predicted is None:
-            return False
-        return normal_form(predicted) == normal_form(gold)
-
     def compared(self, answer: str) -> str:
-        """The normal form."""
         return normal_form(answer)
 
     def read_reply(self, text: str) -> str:

@@ -273,7 +273,7 @@ class Board:
 
     def claim(self, ids: Sequence[str], annotator: str) -> None:
         """Record that the annotator has examples in front of them."""
-        self.store.annotations.claim_many(ids, annotator)
+        self.store.annotations.claim(ids, annotator)
         for id in ids:
             self._change(id, claims={**self.items[id].claims, annotator: self.clock()})
 

@@ -70,7 +70,7 @@ def _few_shot(subject: Subject, shots: int) -> Arrays:
 
     "shots", (1,), is how many fitted the context.
     """
-    labelled = [(example, label.answer) for example, label in subject.store.annotations.labelled(0)]
+    labelled = subject.store.annotations.answered(0)
     known = [(example.id, answer) for example, answer in labelled]
     asked = subject.question | {"shots": shots, "seed": subject.seed, "labelled": known}
 

@@ -32,7 +32,7 @@ def noise(subject: Subject, *, seeds: int = 5, round: int | None = None) -> Answ
     test = subject.bench.fitting.test
     if test is None:
         raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
-    labelled = [(e, label.answer) for e, label in subject.store.annotations.labelled(chosen)]
+    labelled = subject.store.annotations.answered(chosen)
     right = [_trained_again(subject, test, labelled, chosen, seed) for seed in range(seeds)]
     values = np.asarray([float(one.mean()) for one in right])
     spread = float(values.std(ddof=1))
