@@ -20,7 +20,7 @@ from guidestar.data.table import Pool, ids_of
 from guidestar.query import mixing, strategies
 from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.probe import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
 from guidestar.query.subpool import subpool
 from guidestar.query.table import WARM_STARTS, warm_start_of

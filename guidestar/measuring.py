@@ -9,7 +9,7 @@ import numpy as np
 
 from guidestar.asking import LABELS, Ask, baselines, choice_values, evaluate, suggest
 from guidestar.errors import GuidestarError
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.probe import prototype_log_probs
 from guidestar.records import Example, Metrics, Pick, Suggestion
 from guidestar.rng import generator
 from guidestar.tuning import Tuning

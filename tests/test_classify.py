@@ -28,7 +28,7 @@ from guidestar.model.load import BaseModel, load
 from guidestar.model.scorer import OwnScorer
 from guidestar.model.states import layer_states, representation_gradient
 from guidestar.model.train import _loss, _rows
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.probe import prototype_log_probs
 from guidestar.store import Store
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": "all-linear"}

@@ -124,7 +124,8 @@ def test_models_without_a_cache_of_ours_sample_the_same(base: Any, data: Any, mo
 def test_draws_have_the_frequencies_of_the_distribution() -> None:
     logits = torch.log(torch.tensor([0.5, 0.0, 0.3, 0.2])).expand(40_000, -1)
     draws = torch.from_numpy(np.random.default_rng(0).random(40_000))
-    chosen, nll, entropy = generate._draw(logits, draws, 1.0)
+    each = torch.arange(len(draws))
+    chosen, nll, entropy = generate.drawn(draws[:, None], 1.0)(logits, each, 0)
     shares = torch.bincount(chosen, minlength=4) / len(chosen)
     assert shares[1] == 0
     np.testing.assert_allclose(shares.numpy(), [0.5, 0, 0.3, 0.2], atol=0.01)
@@ -132,7 +133,7 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
     np.testing.assert_allclose(
         entropy[0].item(), -(0.5 * np.log(0.5) + 0.3 * np.log(0.3) + 0.2 * np.log(0.2)), rtol=1e-5
     )
-    colder = torch.bincount(generate._draw(logits, draws, 0.25)[0], minlength=4) / len(chosen)
+    colder = torch.bincount(generate.drawn(draws[:, None], 0.25)(logits, each, 0)[0], minlength=4) / len(chosen)
     weights = np.array([0.5, 0, 0.3, 0.2]) ** 4
     np.testing.assert_allclose(colder.numpy(), weights / weights.sum(), atol=0.01)
 

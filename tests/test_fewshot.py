@@ -19,7 +19,7 @@ from guidestar.data.demonstrations import choose_demonstrations, with_demonstrat
 from guidestar.data.pool import Split, load_dataset
 from guidestar.errors import ConfigError, DataError
 from guidestar.model.batches import encode_prompts, encode_response
-from guidestar.model.fewshot import few_shot
+from guidestar.model.engine import OwnEngine
 from guidestar.model.predict import respond
 from guidestar.model.scorer import OwnScorer
 from guidestar.records import Example
@@ -33,6 +33,10 @@ CHAT = (
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def few_shot(base: Any, labelled: Any, split: Split, task: Any, **how: int) -> Any:
+    return OwnEngine(base, task).few_shot(labelled, split, **how)
 
 
 def numbers() -> Any:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loops import SMALL, dumps, write_csv
 
 from guidestar import loop
-from guidestar.asking import label_places
+from guidestar.asking import label_places, silent
 from guidestar.asking.answers import likeliest_sets
 from guidestar.asking.each import EachLabel, asked
 from guidestar.bench import Bench, read_config
@@ -23,7 +23,7 @@ from guidestar.errors import ConfigError, DataError
 from guidestar.publish import publish
 from guidestar.query import probe
 from guidestar.query.measures import MEASURES, evaluate_measure, measure_problems
-from guidestar.query.prototypes import prototype_log_probs
+from guidestar.query.probe import prototype_log_probs
 from guidestar.query.recipes import STRATEGIES, check
 from guidestar.records import Finished, Predictions, Stop
 from guidestar.store import Store
@@ -235,7 +235,7 @@ def assert_published_says_the_same(config: dict[str, Any], name: str, folder: Pa
     some = bench.dataset.test.examples[:12]
     with Store.open(Path(config["out"]) / name) as store:
         adapter = store.adapter(store.metrics()[-1].round)
-    sets = [answer for answer, _ in likeliest_sets(bench.engine.scorer(adapter), some, bench.dataset.task)]
+    sets = [answer for answer, _ in likeliest_sets(bench.engine.scorer(adapter), some, bench.dataset.task, silent)]
     assert len(set(sets)) > 1, "a model that always says the same would not test much"
     publish(Path(config["out"]) / name, folder, license="cc-by-4.0")
     said = [list(bench.dataset.task.parts(answer)) for answer in sets]

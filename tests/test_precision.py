@@ -18,8 +18,7 @@ from guidestar.asking import InParts
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.load import BaseModel
-from guidestar.model.precision import computing_in, precision
-from guidestar.model.scorer import OwnScorer
+from guidestar.model.scorer import OwnScorer, computing_in, precision
 from guidestar.store import Store
 
 NEEDS = frozenset({"label_log_probs", "response_entropy"})

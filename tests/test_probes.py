@@ -136,13 +136,11 @@ def test_confidence_of_a_run(run: Path, bench: Bench, drawn: None) -> None:
 
 
 def test_few_shot_predictions_are_those_of_the_warm_starts_labels(run: Path, bench: Bench) -> None:
-    from guidestar.model.fewshot import few_shot
-
     with Store.open(run) as store:
         labelled = [(example, label.answer) for example, label in store.annotations.labelled(0)]
     split = bench.fitting.test
     assert split is not None
-    values, _ = few_shot(bench.base, labelled, split, bench.dataset.task, shots=3, seed=0)
+    values, _ = bench.engine.few_shot(labelled, split, shots=3, seed=0)
     found = probe(run, "confidence", bench=bench, shots=3).facts["models"]["few_shot"]
     assert found["accuracy"] == pytest.approx(values["accuracy"])
     assert found["ece"] == pytest.approx(values["ece"], abs=1e-6)
@@ -153,7 +151,7 @@ def test_a_confidence_probe_asked_again_needs_no_model(
 ) -> None:
     first = probe(run, "confidence", bench=bench, shots=2)
     before = {path: path.read_bytes() for path in first.files}
-    forbid(monkeypatch, "guidestar.model.fewshot.few_shot", "guidestar.model.load.load")
+    forbid(monkeypatch, "guidestar.model.engine.OwnEngine.few_shot", "guidestar.model.load.load")
     again = probe(run, "confidence", shots=2)  # without a bench: nothing of it is needed
     assert again.facts == first.facts
     assert {path: path.read_bytes() for path in again.files} == before

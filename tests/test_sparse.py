@@ -24,8 +24,8 @@ from guidestar.config import RunConfig, TrainConfig
 from guidestar.errors import ConfigError
 from guidestar.metrics.chosen import NOT_RELU, sentences
 from guidestar.model import adapters, layers, sparse
-from guidestar.model.density import ActivationDensity, activations
 from guidestar.model.peft import speft
+from guidestar.model.sparse import ActivationDensity, activations
 from guidestar.report.read import read_runs
 from guidestar.report.summary import summarise
 from guidestar.store import Store

@@ -50,9 +50,7 @@ def evaluate(scorer: Scorer, split: Split, task: Task, tick: Tick = silent, *, s
     return exact_metrics(correct) | task.measures(parsed, answers), {"correct": correct.astype(np.uint8)}
 
 
-def likeliest_sets(
-    scorer: Scorer, examples: Sequence[Example], task: Task, tick: Tick = silent
-) -> list[tuple[str, float]]:
+def likeliest_sets(scorer: Scorer, examples: Sequence[Example], task: Task, tick: Tick) -> list[tuple[str, float]]:
     """Where several labels may hold: the answer of those that are likelier than not, and its probability if the labels are
     independent, Π max(p, 1 − p)."""
     log_probs = scorer(examples, LABELS, tick).arrays["label_log_probs"][0]
@@ -66,9 +64,7 @@ def choice_values(log_probs: np.ndarray, answers: Sequence[str], task: Task) -> 
     return choice_metrics(log_probs, gold), {"log_probs": log_probs.astype(np.float32), "gold": gold}
 
 
-def suggest(
-    scorer: Scorer, examples: Sequence[Example], task: Task, round: int, tick: Tick = silent
-) -> dict[str, Suggestion]:
+def suggest(scorer: Scorer, examples: Sequence[Example], task: Task, round: int, tick: Tick) -> dict[str, Suggestion]:
     """Example id -> what the model of round `round` would answer.
 
     A choice gives the likeliest label and the probability of each, several labels the likeliest set and its probability

@@ -73,10 +73,8 @@ class EachLabel(Around):
             if ask.needs & STATES:
                 arrays |= self.scorer(examples, replace(ask, needs=ask.needs & STATES), tick).arrays
             if ask.needs & LABELS:
-                questions = [question for example in examples for question in asked(self.task, example)]
-                said = self.scorer(
-                    questions, replace(ask, needs=LABELS), lambda done, total: tick(done // c, total // c)
-                )
+                every = [question for example in examples for question in asked(self.task, example)]
+                said = self.scorer(every, replace(ask, needs=LABELS), lambda done, total: tick(done // c, total // c))
                 array = said.arrays["label_log_probs"]
                 arrays["label_log_probs"] = array.reshape(len(array), len(examples), c, 2)
         return Predictions(tuple(e.id for e in examples), arrays, self.labels)

@@ -19,6 +19,8 @@ from guidestar.errors import ConfigError, ConfigMismatch
 from guidestar.progress import Tick
 from guidestar.records import Example
 
+SAME = ("fingerprint", "dtype", "pooling")  # facts of a model that stay while a run lasts
+
 
 class How(TypedDict, total=False):
     """How a scorer computes, where it does not as the model was loaded.
@@ -46,9 +48,7 @@ class Engine(ABC):
         words answer, which the model knows before it is trained."""
         return ""
 
-    def must_be(
-        self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
-    ) -> None:
+    def must_be(self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = SAME) -> None:
         """Raise ConfigMismatch unless the model is the one that the run in `folder` was begun with.
 
         begun: its facts then. names: of those that must be the same. An engine that does something otherwise than when the

@@ -17,7 +17,6 @@ from guidestar.data.table import ids_of
 from guidestar.progress import Tick, behind
 from guidestar.query import probe
 from guidestar.query.distances import Points
-from guidestar.query.prototypes import prototype_log_probs
 from guidestar.query.space import SAMPLE, Space, space_of
 from guidestar.records import Array, Example, Predictions
 from guidestar.rng import generator
@@ -58,10 +57,8 @@ class Frozen:
         new = [i for i, id in enumerate(ids_of(examples)) if id not in self._known]
         if not new:
             return
-        asked = {
-            "views": VIEWS,
-            "space": hashlib.sha256(space.directions.tobytes() + space.centres.tobytes()).hexdigest(),
-        }
+        mark = hashlib.sha256(space.directions.tobytes() + space.centres.tobytes()).hexdigest()
+        asked = {"views": VIEWS, "space": mark}
         for start in range(0, len(new), PART):
             some, heard = [examples[i] for i in new[start : start + PART]], behind(tick, start, len(new))
 
@@ -172,7 +169,7 @@ def baselines(
     given, right = (label_places(task, [answer for _, answer in pairs]) for pairs in (labelled, test))
     said = {
         "frozen_accuracy": frozen.fit(labelled, task, rng).log_probs(points),
-        "class_means_accuracy": prototype_log_probs(points, known, given, len(task.labels)),
+        "class_means_accuracy": probe.prototype_log_probs(points, known, given, len(task.labels)),
     }
     hits = {name: (log_probs.argmax(axis=-1) == right).reshape(len(test), -1) for name, log_probs in said.items()}
     return {name: float(hit.all(axis=1).mean()) for name, hit in hits.items()}
@@ -217,13 +214,9 @@ class Probed(Scorer):
         if other := sorted(ask.needs - {"embedding", "label_log_probs"}):
             return f"a classifier on frozen features gives label probabilities and embeddings, not {other[0]}"
         if ask.passes:
-            return (
-                "a classifier on frozen features has no dropout, so that all passes would be equal; allowed: passes 0"
-            )
+            return "a classifier on frozen features has no dropout, so all passes would be equal; allowed: passes 0"
         if "label_log_probs" in ask.needs and self.fitted is None:
-            return (
-                "the classifier on frozen features has no labelled example yet, so it knows no label; label some first"
-            )
+            return "the classifier on frozen features has no labelled example yet and knows no label; label some first"
         return None
 
     def plain(self) -> dict[str, Any]:

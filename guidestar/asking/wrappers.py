@@ -82,11 +82,8 @@ class Cached(Around):
 
     def __call__(self, examples: Sequence[Example], ask: Ask, tick: Tick = silent) -> Predictions:
         self.check(ask)
-
-        def make() -> Mapping[str, Array]:
-            return self.scorer(examples, ask, tick).arrays
-
-        arrays = self.cache.arrays(self.name, question(self.scorer, examples, ask), make)
+        asked = question(self.scorer, examples, ask)
+        arrays = self.cache.arrays(self.name, asked, lambda: self.scorer(examples, ask, tick).arrays)
         self.scorer.forget()
         tick(len(examples), len(examples))
         return Predictions(tuple(e.id for e in examples), arrays, self.labels)
@@ -224,15 +221,12 @@ class Committee(Scorer):
         self.check(ask)
         k, one = len(self.members), replace(ask, passes=0)
         said = [member(examples, one, part_of(tick, i, k)) for i, member in enumerate(self.members)]
-        return joined(
-            said, "all members of the committee give the same answers: nothing in their training depends on the seed"
-        )
+        equal = "all members of the committee give the same answers: nothing in their training depends on the seed"
+        return joined(said, equal)
 
     def refusal(self, ask: Ask) -> str | None:
         if ask.passes != len(self.members):
-            return (
-                f"the members of a committee are its passes; found passes: {ask.passes}, allowed: {len(self.members)}"
-            )
+            return f"the members of a committee are its passes; found {ask.passes} passes, allowed: {len(self.members)}"
         one = replace(ask, passes=0)
         return next((why for member in self.members if (why := member.refusal(one)) is not None), None)
 

@@ -92,15 +92,9 @@ def krippendorff_alpha(units: Sequence[Unit], *, draws: int = 1000, level: float
     kinds, times = np.unique(counts, axis=0, return_counts=True)
     alpha = float(_alphas(kinds, times[np.newaxis])[0]) if len(units) else float("nan")
     low, high = (None, None) if np.isnan(alpha) else _interval(kinds, times, draws, level, seed)
-    return Agreement(
-        None if np.isnan(alpha) else alpha,
-        low,
-        high,
-        len(units),
-        len({annotator for unit in units for annotator in unit}),
-        ordered // 2,
-        agreeing / ordered if ordered else None,
-    )
+    annotators, observed = len({name for unit in units for name in unit}), agreeing / ordered if ordered else None
+    known = None if np.isnan(alpha) else alpha
+    return Agreement(known, low, high, len(units), annotators, ordered // 2, observed)
 
 
 def per_class_agreement(units: Sequence[Unit]) -> dict[str, ClassAgreement]:
@@ -129,14 +123,11 @@ def pairwise(units: Sequence[Unit]) -> dict[tuple[str, str], PairAgreement]:
     for unit in units:
         for a, b in combinations(sorted(unit), 2):
             common.setdefault((a, b), []).append((unit[a], unit[b]))
-    return {
-        pair: PairAgreement(
-            len(given),
-            sum(a == b for a, b in given) / len(given),
-            cohen_kappa(*zip(*given, strict=True)) if len(given) > 1 else None,
-        )
-        for pair, given in sorted(common.items())
-    }
+    agreements = {}
+    for pair, given in sorted(common.items()):
+        kappa = cohen_kappa(*zip(*given, strict=True)) if len(given) > 1 else None
+        agreements[pair] = PairAgreement(len(given), sum(a == b for a, b in given) / len(given), kappa)
+    return agreements
 
 
 def confusion(units: Sequence[Unit]) -> dict[tuple[str, str], int]:

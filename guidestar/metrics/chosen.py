@@ -22,14 +22,11 @@ def sentences(arrays: Mapping[str, Array]) -> list[str]:
     said = []
     if "weak_labels" in arrays:
         used, asked, agreed, both = arrays["weak_labels"].astype(int).tolist()
-        took = (
-            f"{used} answers of the endpoint were learned from as weak labels"
-            if used
-            else f"none of {asked} answers of the endpoint was learned from, as they do not help out of fold"
-        )
-        said.append(
-            took + (f"; it agrees with {agreed} of {both} labels that were given beside its own" if both else "")
-        )
+        took = f"{used} answers of the endpoint were learned from as weak labels"
+        if not used:
+            took = f"none of {asked} answers of the endpoint was learned from, as they do not help out of fold"
+        agrees = f"; it agrees with {agreed} of {both} labels that were given beside its own" if both else ""
+        said.append(took + agrees)
     if "fisher" in arrays:
         values, chosen = arrays["fisher"], arrays["layers"].astype(int).tolist()
         share = float(values[chosen].sum() / values.sum()) if values.sum() else 0.0

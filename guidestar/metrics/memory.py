@@ -99,11 +99,8 @@ def activation_bytes(shape: Shape, adapter: Adapter, checkpointing: bool = False
         read = 2 if b == 4 else 5  # autocast makes a copy for each of five linear layers; in float32 they share two
         layer += 8 * shape.hidden + b * (read * shape.hidden + shape.inner)
     last = 8 if adapter.full else 0  # the last norm's; the lowest adapted layer's first norm has no gradient instead
-    return float(
-        last * shape.hidden
-        + adapter.depth * layer
-        + sum(width * (b + adapter.mask) + b * rank for width, rank in adapter.inputs)
-    )
+    inputs = sum(width * (b + adapter.mask) + b * rank for width, rank in adapter.inputs)
+    return float(last * shape.hidden + adapter.depth * layer + inputs)
 
 
 def training(
@@ -156,12 +153,11 @@ def scoring(
     together = max(rows, min(rows * positions, 128.0))
     b, n = precision or shape.bytes, adapter.numbers
     cache = 2 * shape.layers * shape.keys * b * (tokens + rows * new) if new else 0
+    state = 8.0 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner)
     return {
         "weights": shape.weights + (0.0 if b == shape.bytes else shape.parameters * b),
         "adapter": float(n * b + (adapter.folded * b if b == 4 else 0)),
-        "working": tokens * (8.0 * shape.hidden + b * (2 * shape.queries + 2 * shape.keys + 3 * shape.inner))
-        + cache
-        + shape.unpacked,
+        "working": tokens * state + cache + shape.unpacked,
         "logits": together * shape.vocabulary * (b + 8.0),
     }
 

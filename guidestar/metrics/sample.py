@@ -144,11 +144,8 @@ def difference(chosen: Sequence[tuple[int, int]], random: Sequence[tuple[int, in
     low_c, high_c = wilson(of_chosen, float(chosen_n.sum()), level)
     low_r, high_r = wilson(of_random, effective, level)
     middle = of_chosen - of_random
-    return Interval(
-        round(middle, 12),
-        middle - math.hypot(of_chosen - low_c, high_r - of_random),
-        middle + math.hypot(high_c - of_chosen, of_random - low_r),
-    )
+    below, above = math.hypot(of_chosen - low_c, high_r - of_random), math.hypot(high_c - of_chosen, of_random - low_r)
+    return Interval(round(middle, 12), middle - below, middle + above)
 
 
 def _used(draws: Sequence[Draw]) -> list[Draw]:

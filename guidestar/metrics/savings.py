@@ -267,8 +267,7 @@ def smoother(labels: ArrayLike, at: ArrayLike) -> Floats:
     away = (x - z[:, None]) / max(BANDWIDTH * (x[-1] - x[0]), 1e-9)
     root = np.exp(-(away**2) / 4)
     powers = away[..., None] ** np.arange(min(3, len(x)))
-    fits = np.linalg.pinv(powers * root[..., None])[:, 0] * root
-    return fits
+    return np.linalg.pinv(powers * root[..., None])[:, 0] * root
 
 
 @lru_cache(maxsize=64)

@@ -93,12 +93,8 @@ def reliability(log_probs: Array, gold: Indices, bins: int = BINS) -> Reliabilit
     bin_of = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
     count = np.bincount(bin_of, minlength=bins)
     divisor = np.where(count > 0, count, np.nan)
-    return Reliability(
-        np.linspace(0.0, 1.0, bins + 1),
-        count,
-        np.bincount(bin_of, weights=confidence, minlength=bins) / divisor,
-        np.bincount(bin_of, weights=right, minlength=bins) / divisor,
-    )
+    means = (np.bincount(bin_of, weights=values, minlength=bins) / divisor for values in (confidence, right))
+    return Reliability(np.linspace(0.0, 1.0, bins + 1), count, *means)
 
 
 def ece(log_probs: Array, gold: Indices, bins: int = BINS) -> float:
@@ -135,17 +131,14 @@ helps. Train it longer (train.epochs, train.learning_rate) or give it more label
     """
     if majority is None:
         return []
-    low = [
-        f"{name} ({number(value)})"
-        for name, value in reached.items()
-        if value is not None and value <= majority["share"]
-    ]
+    share = majority["share"]
+    low = [f"{name} ({number(value)})" for name, value in reached.items() if value is not None and value <= share]
     if not low:
         return []
     more = [] if len(low) <= 6 else [f"{len(low) - 5} more"]
     whose = f"{listed(low[: 5 if more else 6] + more)} {'is' if len(low) == 1 else 'are'}"
     return [
-        f"WARNING: {whose} not above {number(majority['share'])}, which always answering {majority['label']!r} gives: such a "
+        f"WARNING: {whose} not above {number(share)}, which always answering {majority['label']!r} gives: such a "
         "model has learnt nothing that helps. Train it longer (train.epochs, train.learning_rate) or give it more labels "
         "before it is used."
     ]

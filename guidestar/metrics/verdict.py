@@ -208,9 +208,8 @@ def few_seeds(
         return Verdict("no evidence", f"No seed is finished for both {names[0]} and {names[1]}.")
     where = _apart(float(np.mean(differences)), names) + _noise(differences, floor)
     if n == 1:
-        return Verdict(
-            "no evidence", f"One seed cannot show a gain: {where}, and nothing tells how much of that is chance."
-        )
+        alone = f"One seed cannot show a gain: {where}, and nothing tells how much of that is chance."
+        return Verdict("no evidence", alone)
     agree = "both agree" if n == 2 else f"all {n} agree"
     return Verdict(
         "no evidence",
@@ -257,14 +256,10 @@ def _claim(curves: Pair, decision: Decision, at: Saving | None, level: float, na
     average = saving_on_average(curves, level)
     if _agrees(average, decision.kind):
         amount = percent(abs(average.estimate))
-        did = (
-            f"{own} saved {amount} of {control}'s labels"
-            if gain
-            else f"{own} needed {amount} more labels than {control}"
-        )
+        did = f"saved {amount} of {control}'s labels" if gain else f"needed {amount} more labels than {control}"
         rest = "" if at is None else f" To reach {at.accuracy:.2f} the number is not settled."
         way = "on average over the accuracies on the way"
-        return f"{did} {way}, {_range(average, decision.kind, level)}, {seeds}{rest}"
+        return f"{own} {did} {way}, {_range(average, decision.kind, level)}, {seeds}{rest}"
     difference = area_difference(curves, level)
     low, high = sorted((abs(difference.low), abs(difference.high)))
     return (
@@ -289,17 +284,13 @@ def _needed(curves: Pair, at: Saving, names: tuple[str, str], gain: bool) -> str
 def reached(at: Saving, curves: Pair, names: tuple[str, str], level: float = LEVEL) -> str:
     """What both curves needed to reach an accuracy, in one sentence."""
     goal, share = f"to reach {at.accuracy:g}", at.share.estimate
-    own, other = names
+    (own, other), last, control_last = names, curves.labels[-1], curves.control_labels[-1]
     if at.labels is not None and at.control_labels is not None:
         needed = f"{own} needed {at.labels:.0f} labels {goal} and {other} {at.control_labels:.0f}"
     elif at.labels is not None:
-        needed = (
-            f"{own} needed {at.labels:.0f} labels {goal}, which {other} did not with {curves.control_labels[-1]:.0f}"
-        )
+        needed = f"{own} needed {at.labels:.0f} labels {goal}, which {other} did not with {control_last:.0f}"
     elif at.control_labels is not None:
-        needed = (
-            f"{other} needed {at.control_labels:.0f} labels {goal}, which {own} did not with {curves.labels[-1]:.0f}"
-        )
+        needed = f"{other} needed {at.control_labels:.0f} labels {goal}, which {own} did not with {last:.0f}"
     else:
         return f"Neither {own} nor {other} reached {at.accuracy:g}."
     bound = "" if at.bound is None else "at least " if (at.bound == "at least") == (share >= 0) else "at most "

@@ -57,11 +57,9 @@ def make_config(options: Mapping[str, Any]) -> Any:
     if name not in types:
         raise ConfigError(f"peft.peft_type is {name!r}; {allowed(sorted([*types, full.FULL]), name)}")
     fields = {f.name for f in dataclasses.fields(types[name])}
-    unknown = [key for key in options if key not in fields]
-    if unknown:
-        raise ConfigError(
-            "\n".join(f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown)
-        )
+    if unknown := [key for key in options if key not in fields]:
+        problems = [f"peft: unknown key {key!r} for {name}; {allowed(sorted(fields), key)}" for key in unknown]
+        raise ConfigError("\n".join(problems))
     _keep_base(options)
     if options.get("megatron_config") is not None:
         raise ConfigError("peft.megatron_config is not allowed: PEFT would import the module that megatron_core names")
@@ -180,9 +178,7 @@ def _on_layers(base: BaseModel, options: Mapping[str, Any], numbers: Sequence[in
     names: list[str] = getattr(model.base_model, "targeted_module_names", [])
     detach(model)
     if not names:
-        raise ConfigError(
-            f"peft.layers: {options.get('peft_type', 'LORA')} is not put on modules of layers; leave it out"
-        )
+        raise ConfigError(f"peft.layers: {options.get('peft_type', 'LORA')} is on no modules of layers; leave it out")
     return set(layers.targets(names, numbers))
 
 
@@ -245,7 +241,7 @@ def adapted(base: BaseModel, folder: Path | None, *, b_dropout: float | None = N
 def detach(model: Model) -> None:
     """Take an adapter off, leaving the base model as it was; a fully fine-tuned copy gives its memory back."""
     if full.is_full(model):
-        full.drop(model)
+        model.to("meta")  # whoever still holds it
         return
     base = model.get_base_model()
     heads.put_back(base)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from guidestar.asking import label_places
+from guidestar.asking import Labelled, label_places
 from guidestar.metrics.smoothness import beast_stop, smoothness
 from guidestar.model.load import BaseModel, Model
 from guidestar.model.states import layer_states
@@ -17,7 +17,7 @@ from guidestar.tasks import Task
 FIRST = 6  # epoch, from 1, from which on the rule looks
 
 
-def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[Example, str]]) -> Callable[[], bool]:
+def watcher(base: BaseModel, model: Model, task: Task, labelled: Labelled) -> Callable[[], bool]:
     """A function to call after each epoch; true when the training is to end there.
 
     The rule is `metrics.smoothness.beast_stop`, on the Besov smoothness of the training labels on every layer. A forest a
@@ -26,26 +26,21 @@ def watcher(base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[
     Source: Jukić and Šnajder 2023b (arXiv 2212.11680).
     """
     examples, classes = [e for e, _ in labelled], label_places(task, [answer for _, answer in labelled])
-    alphas: list[list[float]] = []
-    ends: list[int] = []  # the epoch to end after, once it is known
+    told = len(set(classes.tolist())) > 1
+    epoch, end = 0, None  # the epoch to end after, once it is known
 
     def over() -> bool:
-        if not ends:
-            wanted = len(alphas) + 1 >= FIRST and len(set(classes.tolist())) > 1
-            alphas.append(_alphas(base, model, examples, classes) if wanted else [0.0] * 3)
-            layers = len(alphas[-1])
-            end = beast_stop(np.asarray([row if len(row) == layers else [0.0] * layers for row in alphas]))
-            ends.extend([] if end is None else [end])
-        else:
-            alphas.append(alphas[-1])
-        return bool(ends) and len(alphas) >= ends[0]
+        nonlocal epoch, end
+        epoch += 1
+        if end is None and epoch >= FIRST and told:
+            now = np.asarray(_alphas(base, model, examples, classes))
+            end = beast_stop(np.vstack([np.zeros((epoch - 1, len(now))), now]))  # of the epochs before it has said no
+        return end is not None and epoch >= end
 
     return over
 
 
-def roughness(
-    base: BaseModel, model: Model, task: Task, labelled: Sequence[tuple[Example, str]]
-) -> Callable[[], float]:
+def roughness(base: BaseModel, model: Model, task: Task, labelled: Labelled) -> Callable[[], float]:
     """A function to call after each epoch: minus the mean Besov smoothness of the training labels over the layers, the lower
     the better; 0 where it cannot be computed.
 

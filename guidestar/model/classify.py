@@ -58,8 +58,7 @@ def log_probs(scores: torch.Tensor, several: bool) -> torch.Tensor:
 
 def logits(model: Model, batch: Batch) -> torch.Tensor:
     """The head's outputs, (rows, labels)."""
-    scores: torch.Tensor = model(**batch.inputs()).logits
-    return scores
+    return model(**batch.inputs()).logits
 
 
 def loss(

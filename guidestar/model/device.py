@@ -67,9 +67,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers by `seed` on the CPU and on one device while the block lasts; both generators are put back after it,
     and other devices' are not touched."""
     cuda = device.type == "cuda"
-    with torch.random.fork_rng(
-        devices=[torch.cuda.current_device() if device.index is None else device] if cuda else []
-    ):
+    own = [torch.cuda.current_device() if device.index is None else device] if cuda else []
+    with torch.random.fork_rng(devices=own):
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

@@ -37,8 +37,7 @@ class BitDropout(nn.Module):
         """Any shape in, the same shape and dtype out."""
         if not self.training or self.cut == 0:
             return x
-        masked: torch.Tensor = _Masked.apply(x, self.draw(x, self.cut), 1 / (1 - self.p))
-        return masked
+        return _Masked.apply(x, self.draw(x, self.cut), 1 / (1 - self.p))
 
 
 def keep_bits(x: torch.Tensor, cut: int) -> torch.Tensor:
@@ -138,9 +137,7 @@ def own_parts(model: Model) -> Iterator[tuple[Any, str, Any]]:
         base = layer.get_base_layer()
         inside = {id(m) for m in base.modules()} if isinstance(base, nn.Module) else set()
         for parent in [m for m in layer.modules() if id(m) not in inside]:
-            yield from (
-                (parent, name, child) for name, child in list(parent.named_children()) if id(child) not in inside
-            )
+            yield from ((parent, name, part) for name, part in list(parent.named_children()) if id(part) not in inside)
 
 
 def cheapen(model: Model) -> None:

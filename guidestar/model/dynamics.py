@@ -46,19 +46,12 @@ class Listener:
     def labels(self, places: Sequence[int], scores: torch.Tensor) -> None:
         """scores: (rows, labels) logits over the label space. places: of the rows among the labelled examples; those of others
         are below 0 and are left out."""
-        kept = [i for i, place in enumerate(places) if place >= 0]
-        if len(kept) < len(places):
-            places, scores = (
-                [places[i] for i in kept],
-                scores[moved(torch.tensor(kept, dtype=torch.long), scores.device)],
-            )
-        gold = self.gold[moved(torch.tensor(places, dtype=torch.long), scores.device)]
+        scores, gold = scores.detach().float(), self.gold[moved(torch.tensor(places), scores.device)]
         if gold.ndim == 2:  # several may hold: what is said of all labels together
-            right = ((scores > 0) == (gold > 0)).all(-1)
-            self._parts.append((places, -heads.losses(scores.detach().float(), gold), right))
-            return
-        log_p = torch.log_softmax(scores.detach().float(), dim=-1)
-        self._parts.append((places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold))
+            self._hear(places, -heads.losses(scores, gold), ((scores > 0) == (gold > 0)).all(-1))
+        else:
+            log_p = torch.log_softmax(scores, dim=-1)
+            self._hear(places, log_p.gather(1, gold[:, None])[:, 0], log_p.argmax(-1) == gold)
 
     @torch.no_grad()
     def responses(
@@ -76,9 +69,12 @@ class Listener:
         flat, goal = logits.detach()[real].float(), targets[real]
         log_p, right = (torch.zeros(targets.shape, device=device) for _ in range(2))
         log_p[real], right[real] = -F.cross_entropy(flat, goal, reduction="none"), (flat.argmax(-1) == goal).float()
+        self._hear(places, log_p.sum(1), right.sum(1) == size)
+
+    def _hear(self, places: Sequence[int], log_probs: torch.Tensor, right: torch.Tensor) -> None:
         kept = [i for i, place in enumerate(places) if place >= 0]
-        own = moved(torch.tensor(kept, dtype=torch.long), device)
-        self._parts.append(([places[i] for i in kept], log_p.sum(1)[own], (right.sum(1) == size)[own]))
+        own = moved(torch.tensor(kept, dtype=torch.long), log_probs.device)
+        self._parts.append(([places[i] for i in kept], log_probs[own], right[own]))
 
     def epoch(self) -> None:
         """The epoch has ended. One that did not come to every example, behind a schedule's end, is left out."""
@@ -94,6 +90,5 @@ class Listener:
         """What was said in the complete epochs."""
         n = len(self.ids)
         log_probs = np.array([values for values, _ in self._epochs]).reshape(-1, n)
-        return Dynamics(
-            self.ids, log_probs, np.array([r for _, r in self._epochs], dtype=bool).reshape(-1, n), self.over
-        )
+        correct = np.array([right for _, right in self._epochs], dtype=bool).reshape(-1, n)
+        return Dynamics(self.ids, log_probs, correct, self.over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, final
@@ -10,10 +11,13 @@ from typing import Any, Unpack, final
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.asking import Engine, How, Labelled, Measured, Scorer, Trainer, silent
+from guidestar.asking import Engine, How, Labelled, Measured, Scorer, Trainer, evaluate, silent
 from guidestar.asking.each import EachLabel, EachLabelTrainer, yes_or_no
+from guidestar.asking.engine import SAME
 from guidestar.config import RunConfig
+from guidestar.data.demonstrations import BLANK_LINE, choose_demonstrations, with_demonstrations
 from guidestar.data.pool import Split
+from guidestar.errors import ConfigError
 from guidestar.model import adapters, batches, heads, layers, sparse, states
 from guidestar.model.load import BaseModel, as_begun, describe
 from guidestar.model.pretrain import OwnPretrainer
@@ -37,9 +41,7 @@ class OwnEngine(Engine):
     def facts(self) -> Mapping[str, Any]:
         return describe(self.base)
 
-    def must_be(
-        self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = ("fingerprint", "dtype", "pooling")
-    ) -> None:
+    def must_be(self, begun: Mapping[str, Any], folder: Path, names: Sequence[str] = SAME) -> None:
         super().must_be(begun, folder, names)
         base = as_begun(self._loaded, begun)
         if base != self.base:
@@ -93,16 +95,41 @@ class OwnEngine(Engine):
             return {"states": states.layer_states(self.base, model, examples, tick)}
 
     def few_shot(self, labelled: Labelled, split: Split, *, shots: int, seed: int, tick: Tick = silent) -> Measured:
-        from guidestar.model.fewshot import few_shot
+        """The same demonstrations for every example: `choose_demonstrations` of `labelled` by `seed`, and of those as many
+        as fit the context before the longest prompt. With `model.chat` they are earlier turns of the conversation.
 
-        return few_shot(self.base, labelled, split, self.task, shots=shots, seed=seed, tick=tick)
+        "shots" stands in the metrics and, as an array (1,), beside the others. Raises ConfigError for less than one shot,
+        DataError without a labelled example.
+        Source: Zhang, Wu, Zhou, Xu 2024, section 3, "Few-shot"; Brown et al. 2020.
+        """
+        base, task = self.base, self.task
+        if base.labels:
+            raise ConfigError(f"{base.name} answers with a classification head and cannot go on from demonstrations")
+        shown = choose_demonstrations(labelled, shots, np.random.default_rng(seed), task)
+        scorer, inside = self._demonstrated(split.examples, shown)
+        while shown and scorer.too_long(inside):
+            shown = shown[:-1]
+            scorer, inside = self._demonstrated(split.examples, shown)
+        # Untuned, a model writes on after its answer: a blank line and a question of its own. That ends its response,
+        # unless an answer may hold a blank line itself.
+        ends = not base.chat and not any(BLANK_LINE in task.response_text(answer) for _, answer in shown)
+        asked = replace(split, examples=tuple(inside))
+        values, arrays = evaluate(scorer, asked, task, tick, stop=BLANK_LINE if ends else None)
+        return values | {"shots": float(len(shown))}, arrays | {"shots": np.asarray([len(shown)], dtype=np.int64)}
+
+    def _demonstrated(self, examples: Sequence[Example], shown: Labelled) -> tuple[Scorer, list[Example]]:
+        """The examples behind the demonstrations, and who reads them."""
+        base, task = self.base, self.task
+        if not base.chat:
+            return OwnScorer(base, task), with_demonstrations(examples, shown, task)
+        turns = [text for example, answer in shown for text in (example.prompt, task.response_text(answer))]
+        inside = [replace(e, prompt=batches.conversation(base, [*turns, e.prompt])) for e in examples]
+        return OwnScorer(replace(base, rendered=True), task), inside
 
     def check_adapter(self, config: RunConfig) -> None:
-        fisher = {"layers": [0]} if config.peft.get("layers") == "fisher" else {}
-        plain, _ = layers.split(config.peft)
-        model = adapters.attach(
-            self.base, plain | fisher if fisher else config.peft, seed=0, b_dropout=config.train.b_dropout
-        )
+        fisher = config.peft.get("layers") == "fisher"
+        peft = layers.split(config.peft)[0] | {"layers": [0]} if fisher else config.peft
+        model = adapters.attach(self.base, peft, seed=0, b_dropout=config.train.b_dropout)
         try:
             sparse.check(config, model)
         finally:

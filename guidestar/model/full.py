@@ -126,11 +126,6 @@ def load(base: BaseModel, folder: Path, *, trainable: bool = False) -> Any:
     return _ready(base, model, trainable).eval()
 
 
-def drop(model: Model) -> None:
-    """Give the memory of a copy back at once, whoever still holds it."""
-    model.to("meta")
-
-
 def _ready(base: BaseModel, model: Model, trainable: bool) -> Any:
     model.requires_grad_(trainable)
     if not base.labels:

@@ -80,10 +80,24 @@ def likeliest(scores: torch.Tensor, at: torch.Tensor, step: int) -> tuple[torch.
 def drawn(draws: torch.Tensor, temperature: float) -> Choose:
     """The choice of sampled responses.
 
-    draws: (rows of the result, limit) float64 in [0, 1), one for each token. The same draws give the same response whatever
-    else is in the batch. −log p and entropy are of the distribution that is drawn from, softmax(logits / temperature).
+    draws: (rows of the result, limit) in [0, 1), one for each token, in float64 where the device has it: the token is the one
+    in whose part of the cumulative sum its draw falls, and the vocabulary's tail is long. The same draws give the same
+    response whatever else is in the batch. −log p and entropy are of the distribution that is drawn from,
+    softmax(logits / temperature).
     """
-    return lambda scores, at, step: _draw(scores, draws[at, step], temperature)
+
+    def choose(scores: torch.Tensor, at: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows, device = len(scores), scores.device
+        nll, entropy = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
+        chosen = torch.empty(rows, dtype=torch.int64, device=device)
+        for part in _chunks(rows, _together(device)):
+            scaled = scores[part].float() / temperature
+            sums = torch.log_softmax(scaled, dim=-1).to(draws.dtype).exp().cumsum(-1)
+            places = torch.searchsorted(sums, draws[at[part], step, None] * sums[:, -1:], right=True)
+            chosen[part], nll[part], entropy[part] = token_values(scaled, places.clamp(max=sums.shape[1] - 1)[:, 0])
+        return chosen, nll, entropy
+
+    return choose
 
 
 def write(
@@ -128,25 +142,6 @@ def write(
         scores = logits(batch)
     tokens, nll, entropy = tokens[:, :steps], nll[:, :steps], entropy[:, :steps]
     return Written(tokens, nll, entropy, _until_the_end(tokens, ends))
-
-
-def _draw(
-    logits: torch.Tensor, draws: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A token of each row from softmax(logits / temperature), its −log p, and the entropy: (rows,) each.
-
-    The token in whose part of the cumulative sum the draw falls: float64, since the vocabulary's tail is long.
-    """
-    rows, device = len(logits), logits.device
-    nll, entropy = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
-    chosen = torch.empty(rows, dtype=torch.int64, device=device)
-    wide = torch.float32 if device.type == "mps" else torch.float64  # which that device does not have
-    for part in _chunks(rows, _together(device)):
-        scaled = logits[part].float() / temperature
-        sums = torch.log_softmax(scaled, dim=-1).to(wide).exp().cumsum(-1)
-        at = torch.searchsorted(sums, draws[part, None].to(wide) * sums[:, -1:], right=True)
-        chosen[part], nll[part], entropy[part] = token_values(scaled, at.clamp(max=sums.shape[1] - 1)[:, 0])
-    return chosen, nll, entropy
 
 
 def _until_the_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

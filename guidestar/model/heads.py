@@ -37,8 +37,7 @@ def add(model: Model, drawn: Sequence[str]) -> None:
 
 def drawn(model: Model) -> tuple[str, ...]:
     """What `add` noted."""
-    names: tuple[str, ...] = getattr(model, _DRAWN, ())
-    return names
+    return getattr(model, _DRAWN, ())
 
 
 def names(model: Model) -> list[str]:
@@ -67,8 +66,7 @@ def put(model: Model, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 def _active(module: Any) -> nn.Module:
     own = getattr(module, "modules_to_save", None)
-    active: nn.Module = module if own is None else own[module.active_adapters[0]]
-    return active
+    return module if own is None else own[module.active_adapters[0]]
 
 
 def restart(model: Model) -> None:
@@ -103,8 +101,7 @@ def read(model: Model, what: str, encoder: bool, tokenizer: Any) -> None:
 
 def reads(model: Model) -> str | None:
     """What `read` was told; None for a head that reads what the architecture gives it."""
-    told: str | None = getattr(model, _READS, None)
-    return told
+    return getattr(model, _READS, None)
 
 
 def kind(base: Any) -> str:

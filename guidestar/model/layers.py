@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from guidestar.errors import ConfigError, allowed
+from guidestar.errors import ConfigError
 from guidestar.records import Array
 
 KEYS = ("layers", "layers_share", "rank")  # of `peft`, this project's own
@@ -46,11 +46,8 @@ def in_order(blocks: Iterable[str]) -> list[str]:
 
 def by_block(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
     """The tensors of each block, in order; a tensor outside of blocks, or that blocks share, is left out."""
-    parts = [
-        (block, p)
-        for name, p in parameters.items()
-        if (block := block_of(name)) and not any(o in name for o in _OUTSIDE)
-    ]
+    inside = {name: p for name, p in parameters.items() if not any(other in name for other in _OUTSIDE)}
+    parts = [(block, p) for name, p in inside.items() if (block := block_of(name))]
     return {block: [p for other, p in parts if other == block] for block in in_order(b for b, _ in parts)}
 
 
@@ -67,9 +64,7 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise ConfigError(f"peft.layers_share is {share!r}; allowed: above 0, up to 1")
     if own.get("rank") not in (None, "search"):
-        raise ConfigError(
-            f"peft.rank is {own['rank']!r}; {allowed(['search'], str(own['rank']))}; a number is called r"
-        )
+        raise ConfigError(f"peft.rank is {own['rank']!r}; allowed: search; a number is called r")
     if own and (layers is None or (layers != "fisher" and len(own) > 1)):
         raise ConfigError("peft.layers_share and peft.rank go with peft.layers: fisher; leave them out, or add it")
     if "rank" in own and type(options.get("r")) is not int:
@@ -91,9 +86,7 @@ def targets(names: Sequence[str], layers: Sequence[int]) -> list[str]:
     return [name for name in names if block_of(name) in kept]
 
 
-def fisher(
-    loss: Callable[[Any], torch.Tensor], parts: Mapping[str, Sequence[nn.Parameter]], rows: Sequence[Any]
-) -> Array:
+def fisher(loss: Callable[[Any], torch.Tensor], parts: dict[str, list[nn.Parameter]], rows: Sequence[Any]) -> Array:
     """The diagonal Fisher information of each block, (blocks,): the mean over examples of the sum over its tensors of
     (∂ log p / ∂ θ)². The gradient of each example is squared, not that of a batch.
 
@@ -106,8 +99,7 @@ def fisher(
         for i, some in enumerate(parts.values()):
             squares = [grad.double().square().sum().cpu() for _ in some if (grad := next(grads)) is not None]
             total[i] += sum(squares, torch.zeros((), dtype=torch.float64))
-    values: Array = (total / len(rows)).numpy()
-    return values
+    return (total / len(rows)).numpy()
 
 
 def largest(values: Array, share: float) -> list[int]:

@@ -103,9 +103,8 @@ def load(
         if classifies:
             kind, what = AutoModelForSequenceClassification, "model with a classification head"
             head = head_options(labels, several)
-        how = _placed(config, torch.device("cpu") if spread else device) | quantized.options(
-            config, settings, encoder, dtype
-        )
+        how = _placed(config, torch.device("cpu") if spread else device)
+        how |= quantized.options(config, settings, encoder, dtype)
         with devices.seeded(0, device):  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             model, told = kind.from_pretrained(
@@ -227,12 +226,8 @@ def head_options(labels: Sequence[str], several: bool = False) -> dict[str, Any]
             "model.name is read with a classification head, which tells labels apart, and this kind of task has none; allowed: "
             "task.kind choice or multi_label, or a causal language model as model.name, which writes its answers"
         )
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {n: i for i, n in enumerate(labels)},
-        **({"problem_type": "multi_label_classification"} if several else {}),
-    }
+    names, kind = dict(enumerate(labels)), {"problem_type": "multi_label_classification"} if several else {}
+    return {"num_labels": len(labels), "id2label": names, "label2id": {n: i for i, n in names.items()}, **kind}
 
 
 def contiguous_head(model: Model) -> None:
@@ -254,9 +249,7 @@ def _eos(model: Model, tokenizer: Any, folder: Path, known: int) -> tuple[int, .
     eos = tuple(dict.fromkeys(int(i) for i in every if i is not None and i < known))
     if not eos:
         beyond = "" if tokenizer.eos_token_id is None else f" within the model's {known} tokens"
-        raise ModelError(
-            f"{folder}: the tokenizer has no end-of-text token (eos_token){beyond}; a response could never end"
-        )
+        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token){beyond}; no response would end")
     return eos
 
 

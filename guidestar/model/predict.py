@@ -49,12 +49,8 @@ def predict(
         return Predictions(ids, store, labels)
 
     work = (classify.Work if base.labels else words.Work)(base, model, examples, task, ask)
-    with (
-        torch.inference_mode(),
-        seeded(ask.seed, base.device),
-        ready(base, model, ask.dropout if ask.passes else None),
-        banked(model) as bank,
-    ):
+    fast = ready(base, model, ask.dropout if ask.passes else None)
+    with torch.inference_mode(), seeded(ask.seed, base.device), fast, banked(model) as bank:
         for rows in walk(work.batches, len(examples), tick):
             at = np.asarray(rows)
             for k in range(repeats):
@@ -158,7 +154,5 @@ def fits(base: BaseModel, task: Task) -> int:
 
 def free_tokens(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
     """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
-    room, free = fits(base, task), not (task.classes or base.labels)  # whose words were measured in `fits`
-    return [
-        max(room, len(encode_answer(base, task, e, gold[e.id]))) if free and e.id in gold else room for e in examples
-    ]
+    room, known = fits(base, task), {} if task.classes or base.labels else gold  # labels were measured in `fits`
+    return [max(room, len(encode_answer(base, task, e, known[e.id]))) if e.id in known else room for e in examples]

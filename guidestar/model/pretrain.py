@@ -51,9 +51,7 @@ class OwnPretrainer(Trainer):
         """Raises ConfigError for an encoder whose tokenizer has no mask token."""
         base = self.base
         if base.encoder and base.tokenizer.mask_token_id is None:
-            raise ConfigError(
-                f"tapt: the tokenizer of {base.name} has no mask token, so there is no masked language model"
-            )
+            raise ConfigError(f"tapt: the tokenizer of {base.name} has no mask token, which an encoder is trained with")
         rows = encode_prompts(base, [example for example, _ in lesson.labelled])
         if max(map(len, rows), default=0) < 2:
             raise ConfigError("tapt: no prompt has two tokens, so there is nothing to predict")
@@ -80,12 +78,13 @@ def _fit(
     base: BaseModel, model: Model, config: TaptConfig, rows: list[list[int]], seed: int, tick: Tick
 ) -> list[float]:
     rng, losses, done = np.random.default_rng(seed), [], 0
-    epochs = [
-        list(epoch_batches(rows, config.batch_size, rng, adapters.exact_lengths(model))) for _ in range(config.epochs)
-    ]
+    exact = adapters.exact_lengths(model)
+    epochs = [list(epoch_batches(rows, config.batch_size, rng, exact)) for _ in range(config.epochs)]
     total = sum(map(len, epochs))
     head = _identity(base) if base.labels else None
-    own = [p for name, p in model.named_parameters() if p.requires_grad and not _of_head(base, name)]
+    heads_own = [f".{part}." for part in heads.names(base.model)] if base.labels else []  # prompts do not train it
+    trainable = [(f".{name}", p) for name, p in model.named_parameters() if p.requires_grad]
+    own = [p for name, p in trainable if not any(part in name for part in heads_own)]
     trained = [*own, *(head.parameters() if head is not None else ())]
     steps = step.Steps(base, trained, config.learning_rate, int(0.1 * total), total, weight_decay=0.0)
     with seeded(seed, base.device):
@@ -99,7 +98,7 @@ def _fit(
                 tick(done, total)
                 if not count:  # a batch of which nothing was masked
                     continue
-                for rows_of in token_batches(list(map(len, ids)), MOST, adapters.exact_lengths(model)):
+                for rows_of in token_batches(list(map(len, ids)), MOST, exact):
                     with steps.accelerator.autocast():
                         loss = _loss(base, model, head, [ids[i] for i in rows_of], [targets[i] for i in rows_of])
                     steps.accelerator.backward(loss / count)
@@ -142,8 +141,7 @@ def _by_embeddings(model: Model, head: nn.Module, batch: Batch, real: tuple[torc
     with adapters.last_states(model) as states:
         classify.logits(model, batch)
     words = adapters.inner(model).get_input_embeddings().weight.detach()
-    scores: torch.Tensor = head(states[-1][real].float()) @ words.float().T
-    return scores
+    return head(states[-1][real].float()) @ words.float().T
 
 
 def _identity(base: BaseModel) -> nn.Module:
@@ -152,11 +150,6 @@ def _identity(base: BaseModel) -> nn.Module:
     nn.init.eye_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _of_head(base: BaseModel, name: str) -> bool:
-    """Whether a parameter is the classification head's, which reading prompts does not train."""
-    return bool(base.labels) and any(f".{part}." in f".{name}" for part in heads.names(base.model))
 
 
 def masked(

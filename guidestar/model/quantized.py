@@ -43,13 +43,11 @@ def options(config: ModelConfig, settings: Any, encoder: bool, dtype: torch.dtyp
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every layer's casts
-    if config.quantize == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    }
+    packing: dict[str, Any] = {"load_in_8bit": True}
+    if config.quantize == "nf4":
+        packing = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        packing["bnb_4bit_compute_dtype"] = dtype
+    return {"quantization_config": BitsAndBytesConfig(**packing)}
 
 
 def bits_of(config: ModelConfig, settings: Any) -> float:

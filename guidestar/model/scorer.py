@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
+
+import torch
 
 from guidestar.asking import Ask, Responses, Scorer, silent
-from guidestar.errors import ModelError, allowed
+from guidestar.errors import ConfigError, ModelError, allowed
 from guidestar.model import adapters, batches, classify, predict
 from guidestar.model.consistency import sampled_answers
 from guidestar.model.load import BaseModel
-from guidestar.model.precision import computing_in, precision
 from guidestar.model.samples import predict_samples
 from guidestar.model.states import features, representation_gradient
 from guidestar.progress import Tick
@@ -149,3 +151,36 @@ class OwnScorer(Scorer):
         self._depth -= 1
         if self._depth == 0:
             self._stack.close()
+
+
+# --- another precision for scoring than for training: `model.score_dtype` -----------------------------
+
+
+def precision(base: BaseModel, dtype: str | None) -> torch.dtype:
+    """The precision that a configuration names; None is the base's own."""
+    return base.dtype if dtype is None else cast(torch.dtype, getattr(torch, dtype))
+
+
+@contextmanager
+def computing_in(base: BaseModel, dtype: str | None) -> Iterator[BaseModel]:
+    """The bare base model in another precision while the block lasts; an adapter that is loaded inside it takes that
+    precision too, from its float32 file.
+
+    dtype: "float32", say, or None for the base's own. The base's own bits are put back afterwards: they stay in memory
+    meanwhile.
+    Raises ConfigError for a quantised model, whose weights have no other precision.
+    """
+    wanted = precision(base, dtype)
+    if wanted == base.dtype:
+        yield base
+        return
+    if getattr(base.model, "is_quantized", False):
+        raise ConfigError(f"model.score_dtype is {dtype}, but the model is quantised; allowed: leave it out")
+    before = [(t, t.data) for t in chain(base.model.parameters(), base.model.buffers()) if t.dtype == base.dtype]
+    try:
+        for tensor, bits in before:
+            tensor.data = bits.to(wanted)
+        yield replace(base, dtype=wanted)
+    finally:
+        for tensor, bits in before:
+            tensor.data = bits

@@ -76,16 +76,14 @@ def adapter_of(config: RunConfig, model: Any, shape: Shape) -> Adapter:
     layers = [(name, m) for name, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)]
     at = [int(match[1]) for name, _ in layers if (match := re.search(r"\.(\d+)\.", name))]
     rank = int(getattr(made, "r", 0) or 0)
+    # A GPU's copy of what is folded into is in main memory, and packed weights are not folded into.
+    bases = [] if cuda or shape.bits else [m.get_base_layer() for _, m in layers]
     return Adapter(
         numbers=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
         inputs=[(int(getattr(m, "in_features", shape.hidden)), rank) for _, m in layers],
         depth=shape.layers - min(at, default=0),
         mask=(1 if cuda else 4) if any(v for k, v in vars(made).items() if k.endswith("dropout")) else 0,
-        folded=0
-        if cuda or shape.bits
-        else sum(
-            m.get_base_layer().weight.numel() for _, m in layers if hasattr(m.get_base_layer(), "weight")
-        ),  # a GPU's copy is in main memory; packed weights are not folded into
+        folded=sum(base.weight.numel() for base in bases if hasattr(base, "weight")),
     )
 
 

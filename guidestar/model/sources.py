@@ -89,9 +89,8 @@ def resolve(config: ModelConfig, say: Say = lambda text: None) -> tuple[Path, st
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such GGUF file")
-        stamp = hashlib.sha256(
-            f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
-        ).hexdigest()[:16]
+        stat = path.stat()
+        stamp = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
         return _converted(path, cache_folder() / "models" / f"{path.stem}-{stamp}", say), path.stem
     if path.is_dir():
         if not any(path.glob("*.safetensors")):

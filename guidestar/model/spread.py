@@ -34,9 +34,7 @@ def who(config: RunConfig, task: Task, adapter: Path | None, how: How) -> dict[s
     if task.labels:
         section["labels"] = dict(zip(task.labels, task.words, strict=True))
     if repr(_task(section, task.response)) != repr(task):
-        raise ConfigError(
-            f"engine.score: a task of kind {task.kind} is scored in this process alone; allowed: use: here"
-        )
+        raise ConfigError(f"engine.score.use: a task of kind {task.kind} is scored in this process; allowed: here")
     model = config.model.model_dump(mode="json")
     place = None if adapter is None else str(adapter.absolute())
     return {"model": model, "task": section, "response": task.response, "adapter": place, "how": dict(how)}

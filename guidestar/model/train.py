@@ -200,14 +200,10 @@ class _Loop:
             {"params": [p for n, p in self.trainable.items() if n not in starts], "weight_decay": config.weight_decay},
         ]
         assert config.learning_rate is not None, "settled"
-        warmup, options = int(config.warmup * length), step.optimizer_options(base)
-        self.steps = step.Steps(
-            base, [g for g in groups if g["params"]], config.learning_rate, warmup, length, **options
-        )
+        warmup, how = int(config.warmup * length), step.optimizer_options(base)
+        self.steps = step.Steps(base, [g for g in groups if g["params"]], config.learning_rate, warmup, length, **how)
         self.accelerator, self.group = self.steps.accelerator, ranks.here()
-        own = (
-            [b for part in heads.trained(adapters.inner(model)).values() for b in part.buffers()] if base.labels else []
-        )
+        own = [b for m in heads.trained(adapters.inner(model)).values() for b in m.buffers()] if base.labels else []
         self.group.agree([*(p.data for p in self.trainable.values()), *own])  # a head's centres are no parameters
 
     def run(self) -> Trained:

@@ -49,11 +49,12 @@ def drawn(model: heads.Model, missing: Collection[str], folder: Path) -> tuple[s
     missing: names of tensors, as transformers' loading info has them. Raises ModelError if a tensor is missing that belongs
     to no such module: the model that was asked for is not in the folder.
     """
-    own = [f"{name}." for name in heads.names(model)] if _has_head(model) else []
+    below = model.base_model
+    headed = model.get_output_embeddings() is None and below is not model
+    own = [f"{name}." for name in heads.names(model)] if headed else []
     lost = sorted(key for key in missing if not key.startswith(tuple(own)))
     modules = {}
     if own:
-        below = model.base_model
         prefix = next(name for name, child in model.named_children() if child is below)
         for name, child in below.named_children():
             stack = any(isinstance(m, (nn.Embedding, nn.ModuleList)) for m in child.modules())
@@ -66,10 +67,6 @@ def drawn(model: heads.Model, missing: Collection[str], folder: Path) -> tuple[s
             "transformers would draw them at random. Name a folder that holds them all"
         )
     return tuple(modules)
-
-
-def _has_head(model: heads.Model) -> bool:
-    return bool(model.get_output_embeddings() is None and model.base_model is not model)
 
 
 def context(model: heads.Model, wanted: int | None) -> int:
@@ -113,8 +110,7 @@ def unpadded(model: heads.Model, pad: int, known: int, right: bool) -> bool:
 
     def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         more = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False} if told else {}
-        last: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, **more)[0].float()
-        return last
+        return model.base_model(input_ids=ids, attention_mask=mask, **more)[0].float()
 
     weight = model.get_input_embeddings().weight
     ids = torch.tensor([[(7 * i + 3) % known for i in range(8)]], device=weight.device)
@@ -170,10 +166,9 @@ def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("model.chat is true, but the tokenizer has no chat template; allowed: false")
+    turns = [dict(one) for one in messages]
     try:
-        return str(
-            tokenizer.apply_chat_template([dict(one) for one in messages], add_generation_prompt=True, tokenize=False)
-        )
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
     except Exception as error:  # a template is a program of somebody's, and may raise anything
         raise ConfigError(
             f"model.chat: the tokenizer's chat template fails: {type(error).__name__}: {str(error)[:200]}; allowed: false"

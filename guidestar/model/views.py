@@ -87,7 +87,5 @@ def read_views(model: Any, head: str, encoder: bool, around: tuple[int, int]) ->
     model.base_model.register_forward_pre_hook(ask, with_kwargs=True)
     model.base_model.register_forward_hook(listen, with_kwargs=True)
     old = next(model.get_submodule(head).parameters())
-    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread=not encoder).to(
-        old.device, old.dtype
-    )
-    setattr(model, head, made.requires_grad_(False).eval())
+    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread=not encoder)
+    setattr(model, head, made.to(old.device, old.dtype).requires_grad_(False).eval())

@@ -27,9 +27,8 @@ from guidestar.model import adapters, predict, words
 from guidestar.model.batches import decode, each_label_tokens, encode_answer, encode_prompts
 from guidestar.model.consistency import answer_groups
 from guidestar.model.load import BaseModel
-from guidestar.model.precision import precision
 from guidestar.model.samples import one_sample
-from guidestar.model.scorer import SAMPLED, OwnScorer
+from guidestar.model.scorer import SAMPLED, OwnScorer, precision
 from guidestar.model.sources import resolve
 from guidestar.progress import Tick
 from guidestar.records import Array, Example, Predictions

@@ -38,9 +38,7 @@ from guidestar.records import Example
 LABEL = frozenset({"label_log_probs"})
 EMBEDDING = frozenset({"embedding"})
 GENERATED = frozenset(f"{part}_{what}" for part in ("response", "answer") for what in ("entropy", "nll", "length"))
-GOLD = frozenset(
-    f"gold_{what}" for what in ("entropy", "nll", "length", "answer_entropy", "answer_nll", "answer_length")
-)
+GOLD = frozenset(f"gold_{part}{what}" for part in ("", "answer_") for what in ("entropy", "nll", "length"))
 GOLD_ANSWER = frozenset(name for name in GOLD if "answer" in name)
 
 _SAVED = 256  # tokens of a batch that a prefix must save to be worth a pass of its own
@@ -160,10 +158,8 @@ class Work:
         nll, entropy = self._token_values(batch, batch.ids[:, -width:], lengths)
         answer = np.zeros((len(rows), width), dtype=bool)
         if self.wanted & GOLD_ANSWER:
-            for row, i in enumerate(rows):
-                answer[row, width - len(self.gold[i]) : width - 1] = answer_mask(
-                    self.base, self.task, self.gold[i][:-1]
-                )
+            for row, gold in enumerate(self.gold[i] for i in rows):
+                answer[row, width - len(gold) : width - 1] = answer_mask(self.base, self.task, gold[:-1])
         return _sums("gold", "gold_answer", nll, entropy, real, answer)
 
     def _token_values(

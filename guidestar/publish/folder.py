@@ -59,17 +59,15 @@ def publish(
         def fill(place: Path) -> None:
             shutil.copytree(adapter, place, dirs_exist_ok=True)
             _rename_base(place, usage)
-            (place / "README.md").write_text(
-                model_card(store, chosen, usage, name=name, license=license), encoding="utf-8"
-            )
-            (place / "DATA.md").write_text(
-                data_card(store, chosen, license=license, with_labels=with_labels), encoding="utf-8"
-            )
-            origin = _origin(store, chosen, place)
-            if with_labels:
-                (place / "labels.jsonl").write_text(_labels(store, chosen), encoding="utf-8")
+            texts = {
+                "README.md": model_card(store, chosen, usage, name=name, license=license),
+                "DATA.md": data_card(store, chosen, license=license, with_labels=with_labels),
+                **({"labels.jsonl": _labels(store, chosen)} if with_labels else {}),
+            }
+            for file, text in texts.items():
+                (place / file).write_text(text, encoding="utf-8")
             written = {p.relative_to(place).as_posix(): files.sha256(p) for p in place.rglob("*") if p.is_file()}
-            (place / MARK).write_text(_json({**origin, FILES: written}), encoding="utf-8")
+            (place / MARK).write_text(_json({**_origin(store, chosen, place), FILES: written}), encoding="utf-8")
 
         files.publish_folder(target, fill)
         warnings = card_warnings(store, chosen)
@@ -153,6 +151,7 @@ def _rename_base(place: Path, usage: Usage) -> None:
 def _origin(store: Store, round: int, place: Path) -> dict[str, Any]:
     """Everything to repeat it; places of this machine left out."""
     facts = store.facts
+    names = ("strategy", "recipe", "seed", "task", "data", "data_hash", "model", "versions", "hardware")
     config = {key: value for key, value in facts["config"].items() if key not in ("out", "endpoint")}
     config["data"] = {k: v for k, v in config["data"].items() if k not in ("folder", "pool", "test", "validation")}
     weights = {path.name: files.sha256(path) for path in sorted(place.glob("*.safetensors"))}
@@ -161,15 +160,8 @@ def _origin(store: Store, round: int, place: Path) -> dict[str, Any]:
         for m in store.metrics()
         if m.round <= round
     ]
-    names = ("strategy", "recipe", "seed", "task", "data", "data_hash", "model", "versions", "hardware")
-    return {
-        "kind": "published",
-        "round": round,
-        "metrics": metrics,
-        "sha256": weights,
-        "config": config,
-        **{name: facts.get(name) for name in names},
-    }
+    own = {"kind": "published", "round": round, "metrics": metrics, "sha256": weights, "config": config}
+    return own | {name: facts.get(name) for name in names}
 
 
 def _labels(store: Store, round: int) -> str:

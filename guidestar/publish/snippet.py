@@ -72,15 +72,9 @@ def program(usage: Usage) -> str:
     source = (files("guidestar") / "model" / "views.py").read_text(encoding="utf-8")  # what transformers does not know
     source = source.split("from __future__ import annotations\n", 1)[1].replace("\nimport torch\n", "\n").strip()
     parts = [list(piece) for piece in pieces(usage.template)]
-    return filled(
-        TEMPLATES / "snippet.py.jinja",
-        {"repr": repr},
-        u=usage,
-        pieces=parts,
-        first=first,
-        views_source=source,
-        talk=CONVERSATION if usage.chat and parts == [["", CONVERSATION]] and not usage.questions else "",
-    )
+    talk = CONVERSATION if usage.chat and parts == [["", CONVERSATION]] and not usage.questions else ""
+    page = TEMPLATES / "snippet.py.jinja"
+    return filled(page, {"repr": repr}, u=usage, pieces=parts, first=first, views_source=source, talk=talk)
 
 
 def call(usage: Usage) -> str:

@@ -40,18 +40,15 @@ def facility_location(points: Array, labelled_points: Array | None, k: int, rng:
     for part in chunks(len(known), len(audience)):
         np.maximum(covered, _similarity(known[part], audience).max(axis=0), out=covered)
     left = np.arange(len(order))
-    k = min(k, len(order))
-    seen = (
-        len(order) if len(order) <= AUDIENCE else max(1, math.ceil(len(order) / max(k, 1) * math.log(1 / _SHORTFALL)))
-    )
+    n, k = len(order), min(k, len(order))
+    seen = n if n <= AUDIENCE else max(1, math.ceil(n / max(k, 1) * math.log(1 / _SHORTFALL)))
     chosen: list[int] = []
     for _ in range(k):
         some = left if seen >= len(left) else np.sort(left[random(len(left), seen, rng)])
         gain = np.empty(len(some))
         for part in chunks(len(some), len(audience)):
-            gain[part] = np.maximum(_similarity(mine[some[part]], audience) - covered, 0.0).sum(
-                axis=1, dtype=np.float64
-            )
+            more = np.maximum(_similarity(mine[some[part]], audience) - covered, 0.0)
+            gain[part] = more.sum(axis=1, dtype=np.float64)
         here = int(some[int(np.argmax(gain))])
         chosen.append(here)
         left = left[left != here]

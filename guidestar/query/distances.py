@@ -73,9 +73,8 @@ def directions(points: Points) -> Points:
         return points
     middle = points.mean(axis=0, dtype=np.float64)
     width = points.shape[1]
-    typical = math.sqrt(
-        sum(float((points[part].astype(np.float64) ** 2).sum()) for part in chunks(len(points), width)) / len(points)
-    )
+    squares = (float((points[part].astype(np.float64) ** 2).sum()) for part in chunks(len(points), width))
+    typical = math.sqrt(sum(squares) / len(points))
     unit = np.empty((len(points), width + 1), dtype=np.float32)
     for part in chunks(len(points), width):
         moved = np.full((len(points[part]), width + 1), 1e-3 * typical or 1.0)
@@ -92,20 +91,12 @@ def to_each(points: Points, centre: Points) -> Points:
     return squared
 
 
-def to_nearest(points: Points, centres: Points) -> Points:
-    """Squared distance of every point to its nearest centre. (n, width), (m, width) -> (n,).
-
-    The nearest is found by ‖c‖² − 2 x·c, which is fast; its distance is then taken literally, because the
-    expanded square loses digits where points lie close together.
-    """
-    return nearest(points, centres, 1)[1][:, 0]
-
-
 def nearest(points: Points, others: Points, k: int) -> tuple[NDArray[np.intp], Points]:
     """Positions of the min(k, m) nearest others of every point, nearest first, and their squared distances.
 
     points: (n, width). others: (m, width), m ≥ 1. Returns two (n, min(k, m)) arrays. A point that is among the others
-    is its own nearest.
+    is its own nearest. They are found by ‖c‖² − 2 x·c, which is fast; distances are then taken literally, because the
+    expanded square loses digits where points lie close together.
     >>> nearest(np.array([[0.0], [5.0]]), np.array([[1.0], [3.0], [8.0]]), 2)[0]
     array([[0, 1],
            [1, 2]])

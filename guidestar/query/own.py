@@ -147,14 +147,11 @@ def _problems(name: str, key: str) -> list[str]:
     read = entry.needs if isinstance(entry, Measure) else entry.full | entry.base | entry.labelled | entry.labelled_base
     for need in read:
         if lacking := sorted(set(entry.tasks) - _ARRAYS.get(need, KINDS)):
-            return [
-                f"{where}: {need} is not there for the task kinds {', '.join(lacking)}; {allowed(sorted(_ARRAYS[need]))}"
-            ]
+            kinds, those = ", ".join(lacking), allowed(sorted(_ARRAYS[need]))
+            return [f"{where}: {need} is not there for the task kinds {kinds}; {those}"]
     if isinstance(entry, Measure):
         if not entry.needs or (wrong := sorted(set(entry.needs) - _ARRAYS.keys())):
-            return [
-                f"{where} needs {', '.join(wrong) if entry.needs else 'nothing'}; allowed: {', '.join(sorted(_ARRAYS))}"
-            ]
+            return [f"{where} needs {', '.join(wrong) or 'nothing'}; allowed: {', '.join(sorted(_ARRAYS))}"]
         if entry.oracle != key.startswith("oracle_"):
             return [f"{where}: a measure is called oracle_… if it needs a gold_… array, and only then"]
     return []

@@ -1,6 +1,7 @@
-"""A query model that costs nothing: logistic regression on frozen features, with a temperature found out of fold.
+"""Query models that cost nothing: logistic regression on frozen features, with a temperature found out of fold, and
+nearest class means.
 
-It says what labels are likely after ten labels, where a fine-tuned model still says nothing. Pure functions of arrays;
+They say what labels are likely after ten labels, where a fine-tuned model still says nothing. Pure functions of arrays;
 the features are made by `model/states.py`.
 """
 
@@ -13,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import DataError
-from guidestar.query.distances import chunks, finite_points, nearest
-from guidestar.query.prototypes import log_softmax
+from guidestar.query.distances import chunks, finite_points, nearest, quiet_fit
 from guidestar.records import Array
 
 Classes = NDArray[np.intp]
 
 FOLDS = 5
 _TEMPERATURES = np.logspace(-1, 1, 41)
+_SHARPNESS = np.logspace(-3, 3, 61)  # in units of one over the mean squared distance to the own class's mean
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def fit_each(points: Array, held: Classes, rng: np.random.Generator) -> EachProb
     return EachProbe(tuple(fit(points, column, 2, rng) for column in held.T))
 
 
-def out_of_fold(
-    points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10.0
-) -> Array:
+def out_of_fold(points: Array, classes: Classes, labels: int, rng: np.random.Generator, strength: float = 10) -> Array:
     """Scores of every example by a regression that has not seen it, (m, labels); −inf for a label it never saw.
 
     min(5, m) folds, each with its share of every class.
@@ -256,7 +255,6 @@ def _regression(
     The weights lie in the span of the points, so that m points of any width are fitted in m dimensions.
     """
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if not len(classes):
         raise DataError("there is no labelled example to fit a classifier to")
@@ -265,12 +263,66 @@ def _regression(
     slopes, constants = np.zeros((known.shape[1], labels)), np.full(labels, -np.inf)
     constants[present] = 0.0
     if len(present) > 1:
-        with threadpool_limits(limits=1):  # threads would sum in a changing order
+        with quiet_fit():
             basis = np.linalg.svd(known, full_matrices=False)[2]
-            model = LogisticRegression(C=strength, max_iter=500, tol=1e-4).fit(
-                known @ basis.T, classes, sample_weight=weights
-            )
+            model = LogisticRegression(C=strength, max_iter=500, tol=1e-4)
+            model.fit(known @ basis.T, classes, sample_weight=weights)
             directions = basis.T @ model.coef_.T
         present = present if len(present) > 2 else present[1:]  # of two, one row of coefficients, for the second
         slopes[:, present], constants[present] = directions, model.intercept_
     return slopes, constants
+
+
+# --- nearest class means --------------------------------------------------------------------------
+
+
+def prototype_log_probs(points: Array, known: Array, classes: Classes, labels: int) -> Array:
+    """Natural logs of softmax_c(−s ‖x − m_c‖²) over the labels, m_c the mean of the known points of class c.
+
+    points: (n, width). known: (m, width), of the labelled examples, and classes: (m,) their labels' positions below
+    `labels`, or, where several may hold, (m, labels) of 0 and 1. Returns (n, labels), or of each label alone "does not hold"
+    and "holds", (n, labels, 2). s is the sharpness of greatest likelihood for the known points, each left out of its
+    own class's mean; 1 over the mean squared distance where no class has two. A label without a known point is as far as
+    the farthest other.
+    Raises DataError without a known point.
+    Source: Snell, Swersky, Zemel 2017, prototypical networks, with the embeddings of an untuned model.
+    >>> known, classes = np.array([[0.0], [1.0], [4.0], [5.0]]), np.array([0, 0, 1, 1])
+    >>> np.exp(prototype_log_probs(np.array([[0.5], [2.5]]), known, classes, 2)).round(2)
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    if not len(known):
+        raise DataError("there is no labelled example to take a class mean of")
+    if classes.ndim == 2:
+        return np.stack([prototype_log_probs(points, known, column, 2) for column in classes.T], axis=1)
+    points, known = (finite_points(part).astype(np.float64) for part in (points, known))
+    present = np.unique(classes)
+    counts = np.array([(classes == c).sum() for c in present])
+    means = np.stack([known[classes == c].mean(axis=0) for c in present])
+    apart = _squared(known, means)
+    own = np.searchsorted(present, classes)
+    rows = np.arange(len(known))
+    many = counts[own] > 1
+    # ‖x − mean without x‖² = (‖x − mean‖ · n / (n − 1))²
+    apart[rows, own] *= np.where(many, (counts[own] / np.maximum(counts[own] - 1, 1)) ** 2, 1.0)
+    unit = 1.0 / max(float(apart[rows, own][many].mean()) if many.any() else float(apart.mean()), 1e-12)
+    sharpness = unit
+    if many.any() and len(present) > 1:
+        fits = [log_softmax(-s * unit * apart[many])[np.arange(many.sum()), own[many]].sum() for s in _SHARPNESS]
+        sharpness = float(_SHARPNESS[int(np.argmax(fits))]) * unit
+    near = _squared(points, means)
+    distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
+    distances[:, present] = near
+    return log_softmax(-sharpness * distances)
+
+
+def _squared(points: Array, means: Array) -> Array:
+    """‖x − m‖², (points, means)."""
+    squared = (points**2).sum(1)[:, None] - 2.0 * points @ means.T + (means**2).sum(1)[None]
+    return np.maximum(squared, 0.0)
+
+
+def log_softmax(scores: Array) -> Array:
+    """Natural logs of the softmax over the last axis."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -108,5 +108,4 @@ def _running_mean(values: Array, width: int) -> Array:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
-    means: Array = (sums[last] - sums[first]) / (last - first)
-    return means
+    return (sums[last] - sums[first]) / (last - first)

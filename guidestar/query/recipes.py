@@ -270,11 +270,9 @@ def resolve(config: StrategyConfig) -> Recipe:
 def unknown_parts(made: StrategyConfig | Recipe) -> list[str]:
     """Names of a measure, selector or sub-pool that no table has, in sentences."""
     known = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
-    given = {key: getattr(made, key) for key in known}
+    given = [(key, getattr(made, key), names) for key, names in known.items()]
     return [
-        f"{key} {name!r} is unknown; {allowed(known[key], name)}"
-        for key, name in given.items()
-        if name not in (None, *known[key])
+        f"{key} {name!r} is unknown; {allowed(names, name)}" for key, name, names in given if name not in (None, *names)
     ]
 
 
@@ -339,16 +337,11 @@ def remarks(recipe: Recipe, kind: str) -> list[str]:
     >>> remarks(STRATEGIES["star"], "choice"), len(remarks(STRATEGIES["star"], "text"))
     ([], 1)
     """
-    name = recipe.measure_for(kind)
-    if (
-        recipe.mix is None
-        or recipe.mix.scale == "published"
-        or name is None
-        or MEASURES[name].needs == ("label_log_probs",)
-    ):
+    name, mix = recipe.measure_for(kind), recipe.mix
+    if mix is None or mix.scale == "published" or name is None or MEASURES[name].needs == ("label_log_probs",):
         return []
     return [
-        f"mix.scale is {recipe.mix.scale}, and {name} of a model that is not tuned for the task is so large and so uneven that it "
+        f"mix.scale is {mix.scale}, and {name} of a model that is not tuned for the task is so large and so uneven that it "
         "chooses alone, whatever λ is; mix: {scale: published} gives it less say"
     ]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.errors import ModelError
-from guidestar.query.distances import chunks, directions, finite_points, quiet_fit, to_each, to_nearest
+from guidestar.query.distances import chunks, directions, finite_points, nearest, quiet_fit, to_each
 from guidestar.records import Array
 from guidestar.rng import generator
 
@@ -72,7 +72,7 @@ def k_center(
     ordered = finite_points(points)[order]
     chosen: list[int] = []
     if labelled_points is not None and len(labelled_points):
-        distance = to_nearest(ordered, finite_points(labelled_points))
+        distance = nearest(ordered, finite_points(labelled_points), 1)[1][:, 0]
     else:
         distance = np.full(len(ordered), np.inf, dtype=np.float32)
     for _ in range(min(k, len(ordered))):
@@ -109,9 +109,9 @@ def k_means(points: Array, k: int, rng: np.random.Generator, weights: Array | No
     with quiet_fit():
         fitted = KMeans(k, n_init=1, random_state=seed).fit(ordered, sample_weight=heavy)
     distance = ((ordered - fitted.cluster_centers_[fitted.labels_]) ** 2).sum(axis=1)
-    nearest = np.lexsort((distance, fitted.labels_))  # stable: the heavier of equals comes first
-    clusters, first = np.unique(fitted.labels_[nearest], return_index=True)
-    chosen = np.sort(nearest[first])
+    close = np.lexsort((distance, fitted.labels_))  # stable: the heavier of equals comes first
+    clusters, first = np.unique(fitted.labels_[close], return_index=True)
+    chosen = np.sort(close[first])
     spare = np.setdiff1d(np.arange(len(ordered)), chosen)[: k - len(clusters)]
     return order[np.concatenate([chosen, spare])]
 
@@ -147,9 +147,8 @@ def drop_near_duplicates(
         if near is None:
             similar = np.any(block @ distinct[: len(kept)].T >= limit, axis=1)
         else:
-            similar = np.array(
-                [np.any(distinct[near.kept_at(start + i)] @ one >= limit) for i, one in enumerate(block)]
-            )
+            hits = [np.any(distinct[near.kept_at(start + i)] @ one >= limit) for i, one in enumerate(block)]
+            similar = np.array(hits)
         within = block @ block.T >= limit
         for i in range(len(block)):
             if similar[i]:

@@ -32,8 +32,7 @@ def measured() -> list[Mapping[str, Any]]:
     the areas (a fraction, mean over the seeds), "low" and "high" (95 %, None for one seed), "verdict" (corrected for the
     comparisons of its study).
     """
-    comparisons: list[Mapping[str, Any]] = json.loads(EVIDENCE.read_text(encoding="utf-8"))["comparisons"]
-    return comparisons
+    return json.loads(EVIDENCE.read_text(encoding="utf-8"))["comparisons"]
 
 
 def evidence(name: str) -> str:

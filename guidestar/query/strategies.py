@@ -136,9 +136,8 @@ def _chances(
     filtered = recipe.clip_outliers or recipe.balance or recipe.near_duplicates is not None
     if filtered or recipe.prefilter is not None or recipe.subpool is not None or recipe.selector.log_weights is None:
         return chances
-    candidates = Candidates(
-        left=others, score=None if score is None else score[others], options=options_of(recipe.select, recipe.options)
-    )
+    own = None if score is None else score[others]
+    candidates = Candidates(left=others, score=own, options=options_of(recipe.select, recipe.options))
     weights = recipe.selector.log_weights(candidates) if len(others) else None
     if weights is not None:
         order = np.searchsorted(others, chosen)  # `others` is sorted

@@ -47,11 +47,9 @@ class Candidates:
     def known(self, of_base: bool = False) -> Array | None:
         """Embeddings of the labelled examples, (m, width), or None when there are none."""
         labelled = self.labelled_base if of_base else self.labelled
-        return (
-            needed(labelled, "embedding", "the labelled examples")[0]
-            if labelled is not None and len(labelled)
-            else None
-        )
+        if labelled is None or not len(labelled):
+            return None
+        return needed(labelled, "embedding", "the labelled examples")[0]
 
     def log_probs(self) -> Array:
         """Label log-probabilities of what is left, (K, n, labels)."""

@@ -46,9 +46,7 @@ class ScorerContract:
         assert found, "the scorer can none of `wanted`"
         return found
 
-    def test_it_gives_what_was_asked_in_the_shapes_of_predictions(
-        self, scorer: Scorer, examples: Sequence[Example]
-    ) -> None:
+    def test_it_gives_what_was_asked_in_its_shapes(self, scorer: Scorer, examples: Sequence[Example]) -> None:
         """Ids in the order of the examples, exactly the arrays asked for, finite, (passes, n, …). Beside NAME may stand
         NAME_bound: how far it may be off where an engine gives no exact number."""
         for ask in self.asks(scorer):

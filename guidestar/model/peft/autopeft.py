@@ -67,7 +67,6 @@ class _Bottlenecks(nn.Module):
 class AutoPeftModel(PartModel):
     """A model whose attention modules and feed-forward networks carry such parts."""
 
-    prefix = "autopeft"
     UNMERGED = "an AutoPEFT adapter is not linear and"
 
     def part(self, config: Any, module: Any, where: str) -> nn.Module | None:

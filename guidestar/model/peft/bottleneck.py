@@ -50,8 +50,7 @@ def new_bottleneck(source: int, r: int, out: int, bias: bool) -> tuple[nn.Linear
 def squeezed(x: torch.Tensor, down: nn.Linear, up: nn.Linear, drop: nn.Module, activation: str) -> torch.Tensor:
     """U f(D drop(x)): (..., source) -> (..., out), in the dtype of the weights."""
     low = down(drop(x.to(down.weight.dtype)))
-    added: torch.Tensor = up(ACTIVATIONS[activation]()(low))
-    return added
+    return up(ACTIVATIONS[activation]()(low))
 
 
 class Bottleneck(nn.Module):

@@ -154,18 +154,21 @@ class Sharing(nn.Module):
 class PartModel(BaseTuner):
     """A model whose modules have parts, which `part` makes. The name of their table is the prefix.
 
-    SAVED: what stands in a file before the names of a part's tensors; "" is the prefix and a dot. UNMERGED: see `PartLayer`.
+    LAYER: what its layers do. SAVED: what stands in a file before the names of a part's tensors; "" is the prefix and a dot.
+    UNMERGED: see `PartLayer`.
     """
 
+    LAYER: ClassVar[type[PartLayer]] = PartLayer
     SAVED: ClassVar[str] = ""
     UNMERGED: ClassVar[str] = ""
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Give a type that names no class of layers one with its names."""
-        if "tuner_layer_cls" not in vars(cls):
-            names = {"adapter_layer_names": (cls.prefix,), "UNMERGED": cls.UNMERGED}
-            cls.tuner_layer_cls = type(f"{cls.__name__.removesuffix('Model')}Layer", (PartLayer,), names)
+        """Give a type a prefix, its own name where it says no other, and a class of layers with its names."""
+        kind = cls.__name__.removesuffix("Model")
+        cls.prefix = vars(cls).get("prefix", kind.lower())
+        names = {"adapter_layer_names": (cls.prefix,), "UNMERGED": cls.UNMERGED}
+        cls.tuner_layer_cls = type(f"{kind}Layer", (cls.LAYER,), names)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """As PEFT's own. What the new adapter's layers share begins as nothing."""

@@ -80,14 +80,12 @@ class Compact(Sharing):
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         a = self.shared.a
-        added: torch.Tensor = self.up(self.bend(self.down(self.drop(out.to(a.dtype)), a)), a)
-        return added
+        return self.up(self.bend(self.down(self.drop(out.to(a.dtype)), a)), a)
 
 
 class CompacterModel(PartModel):
     """A model whose linear layers carry compact adapters."""
 
-    prefix = "compacter"
     UNMERGED = "a Compacter adapter is not linear and"
 
     def part(self, config: CompacterConfig, module: Any, where: str) -> Compact:

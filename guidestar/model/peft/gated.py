@@ -42,8 +42,7 @@ class GatedLora(nn.Module):
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         low = self.lora_A(self.drop(x.to(self.lora_A.weight.dtype)))
-        added: torch.Tensor = self.gate(x) * self.scaling * self.lora_B(low)
-        return added
+        return self.gate(x) * self.scaling * self.lora_B(low)
 
 
 class GatedBottleneck(Bottleneck):
@@ -56,8 +55,7 @@ class GatedBottleneck(Bottleneck):
         self.gate = Gate(width, seen)
 
     def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.gate(h) * self.squeeze(h)
-        return added
+        return self.gate(h) * self.squeeze(h)
 
 
 class Tokens(nn.Module):
@@ -81,12 +79,9 @@ class GatedPrefix(Sharing):
     OWN = "tokens"
     kind = "prefix"
 
-    def __init__(
-        self, width: int, attention: Attention, owned: bool, tokens: Any, rate: float, seen: Seen | None
-    ) -> None:
+    def __init__(self, width: int, at: Attention, owned: bool, tokens: Any, rate: float, seen: Seen | None) -> None:
         super().__init__(owned, tokens)
-        self.attention = attention
-        out = attention.groups * attention.size
+        self.attention, out = at, at.groups * at.size
         self.keys, self.values = (nn.Linear(tokens.first.out_features, out) for _ in range(2))
         nn.init.zeros_(self.values.weight)
         nn.init.zeros_(self.values.bias)

@@ -37,13 +37,9 @@ class InversionConfig(OwnConfig):
 
     target_modules: list[str] | str | None = field(default=_WHERE)
     inv_adapter: str = field(default="nice", metadata={"help": "nice or glow."})
-    inv_adapter_reduction_factor: float = field(
-        default=2, metadata={"help": "Half a width over the inner width of F, G."}
-    )
+    inv_adapter_reduction_factor: float = field(default=2, metadata={"help": "Half a width over that inside F and G."})
     r: int = field(default=48, metadata={"help": "Width of the bottleneck adapters."})
-    activation: str = field(
-        default="swish", metadata={"help": "swish, relu, gelu or tanh; of the bottleneck adapters."}
-    )
+    activation: str = field(default="swish", metadata={"help": "swish, relu, gelu or tanh; of the bottlenecks."})
     inversion_dropout: float = field(default=0.0, metadata={"help": "Dropout on what enters F, G and the bottlenecks."})
 
 
@@ -101,8 +97,7 @@ class Behind(Sharing):
     """The coupling behind the embeddings."""
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.shared(out)
-        return added
+        return self.shared(out)
 
 
 class Before(Sharing):
@@ -119,9 +114,6 @@ class Series(Bottleneck):
 class InversionLayer(PartLayer):
     """The embeddings, the vocabulary's projection, or a linear layer, with its part of each adapter."""
 
-    UNMERGED = "an inversion adapter is not linear and"
-    adapter_layer_names = ("inversion",)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         parts: list[Any] = [self.parts[name] for name in self.names()]
         if not parts or not isinstance(parts[0], Before):
@@ -135,8 +127,8 @@ class InversionLayer(PartLayer):
 class InversionModel(PartModel):
     """A model with an invertible layer behind its embeddings, and bottleneck adapters."""
 
-    prefix = "inversion"
-    tuner_layer_cls = InversionLayer
+    LAYER = InversionLayer
+    UNMERGED = "an inversion adapter is not linear and"
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """As PEFT's own. Raises ValueError if no embeddings are among the targets."""

@@ -118,8 +118,7 @@ class Bottleneck(Train):
         self.bend = ACTIVATIONS[config.activation]()
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.high(self.bend(self.low(self.drop(out.to(self.low.cores[0].dtype)))))
-        return added
+        return self.high(self.bend(self.low(self.drop(out.to(self.low.cores[0].dtype)))))
 
 
 class Reparametrised(Train):
@@ -130,8 +129,7 @@ class Reparametrised(Train):
         self.scaling = config.scaling
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.scaling * self.high(self.low(self.drop(x.to(self.low.cores[0].dtype))))
-        return added
+        return self.scaling * self.high(self.low(self.drop(x.to(self.low.cores[0].dtype))))
 
     def delta(self) -> torch.Tensor:
         """What is added to W, (out, in)."""
@@ -141,7 +139,6 @@ class Reparametrised(Train):
 class LorettaModel(PartModel):
     """A model whose linear layers carry tensor trains."""
 
-    prefix = "loretta"
     UNMERGED = "a LoRETTA adapter of mode adp is not linear and"
 
     def part(self, config: LorettaConfig, module: Any, where: str) -> Train:

@@ -59,12 +59,10 @@ class Tensor(nn.Module):
 class Slice(Sharing):
     """A matrix' own slice of the tensor. heads: of the matrix."""
 
-    def __init__(
-        self, owned: bool, tensor: Tensor, matrix: str, block: str, heads: int, scaling: float, rate: float
-    ) -> None:
+    def __init__(self, owned: bool, tensor: Tensor, matrix: str, block: str, heads: int, config: LortaConfig) -> None:
         super().__init__(owned, tensor)
-        self.matrix, self.block, self.heads, self.scaling = matrix, block, heads, scaling
-        self.drop = dropout(rate)
+        self.matrix, self.block, self.heads, self.scaling = matrix, block, heads, config.scaling
+        self.drop = dropout(config.lorta_dropout)
 
     def up(self) -> torch.Tensor:
         """s · B diag(c) of all heads below each other, (out, r)."""
@@ -78,14 +76,11 @@ class Slice(Sharing):
 
     def delta(self) -> torch.Tensor:
         """What is added to W, (out, in)."""
-        added: torch.Tensor = self.up().float() @ self.shared.a.weight.float()
-        return added
+        return self.up().float() @ self.shared.a.weight.float()
 
 
 class LortaModel(PartModel):
     """A model whose attention carries slices of a tensor."""
-
-    prefix = "lorta"
 
     def part(self, config: LortaConfig, module: Any, where: str) -> Slice:
         layer = linear(module, where, "LoRTA")
@@ -104,4 +99,4 @@ class LortaModel(PartModel):
         end = number.end() if number else 0
         block, matrix = (name.replace(".", "_") for name in (where[:end], where[end:]))
         tensor.know(matrix, block)
-        return Slice(owned, tensor, matrix, block, own, config.scaling, config.lorta_dropout)
+        return Slice(owned, tensor, matrix, block, own, config)

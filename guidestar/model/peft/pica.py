@@ -70,14 +70,11 @@ class Projection(Sharing):
 
     def delta(self) -> torch.Tensor:
         """What is added to W, (out, in)."""
-        added: torch.Tensor = self.shared.weight.float() @ self.p.float()
-        return added
+        return self.shared.weight.float() @ self.p.float()
 
 
 class PicaModel(PartModel):
     """A model whose linear layers carry projections."""
-
-    prefix = "pica"
 
     def part(self, config: PicaConfig, module: Any, where: str) -> Projection:
         layer = linear(module, where, "PiCa")

@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guidestar.model.heads import Model
 
+Tensors = Sequence[torch.Tensor]
 SALIENCES = ("gradient", "magnitude", "snip", "force", "taylor", "fisher", "grasp", "random")
 
 
@@ -67,8 +68,7 @@ class SpeftLayer(Linear):
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(..., in) -> (..., out)."""
         if self.disable_adapters or self.merged:
-            whole: torch.Tensor = super().forward(x, *args, **kwargs)
-            return whole
+            return super().forward(x, *args, **kwargs)
         weight: Any = self.get_base_layer().weight
         exact = weight.dtype == torch.float32
         added = (weight if exact else torch.zeros_like(weight, dtype=x.dtype)).flatten()
@@ -140,25 +140,21 @@ def salience(
     return [_FORMULAS[how](w.detach().float(), g) for w, g in zip(weights, sums, strict=True)]
 
 
-def _turned(
-    loss: torch.Tensor, weights: Sequence[nn.Parameter], along: Sequence[torch.Tensor]
-) -> Sequence[torch.Tensor]:
-    """H v: the gradient of g·v. along: v."""
+def _turned(loss: torch.Tensor, weights: Sequence[nn.Parameter], v: Tensors) -> Tensors:
+    """H v: the gradient of g·v."""
     grads = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-    product = torch.stack([(g.float() * v).sum() for g, v in zip(grads, along, strict=True)]).sum()
+    product = torch.stack([(g.float() * part).sum() for g, part in zip(grads, v, strict=True)]).sum()
     return torch.autograd.grad(product, weights, materialize_grads=True)
 
 
-def _summed(every: Iterable[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+def _summed(every: Iterable[Tensors]) -> list[torch.Tensor]:
     total: list[torch.Tensor] = []
     for some in every:
         total = [t + g for t, g in zip(total, some, strict=True)] if total else [g.float() for g in some]
     return total
 
 
-def place(
-    model: Model, score: Callable[[Sequence[nn.Parameter]], Sequence[torch.Tensor]], optimizer: Any = None
-) -> None:
+def place(model: Model, score: Callable[[Sequence[nn.Parameter]], Tensors], optimizer: Any = None) -> None:
     """Choose the entries of every layer by the salience of its weights. Entries that stay keep their value, and what an
     optimiser remembers of them.
 

@@ -54,9 +54,6 @@ class UniPeltConfig(OwnConfig):
 class UniPeltLayer(PartLayer):
     """A layer with one gated part of each adapter."""
 
-    UNMERGED = "a UniPELT adapter has gates and"
-    adapter_layer_names = ("unipelt",)
-
     @property
     def kind(self) -> str:
         """lora_q, lora_v, prefix or bottleneck."""
@@ -84,8 +81,8 @@ class UniPeltLayer(PartLayer):
 class UniPeltModel(PartModel):
     """A model whose attention modules and feed-forward networks carry gated parts."""
 
-    prefix = "unipelt"
-    tuner_layer_cls = UniPeltLayer
+    LAYER = UniPeltLayer
+    UNMERGED = "a UniPELT adapter has gates and"
     seen: dict[str, Seen]
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
