@@ -22,8 +22,7 @@ from guidestar.config import parse
 from guidestar.data.pool import load_dataset
 from guidestar.errors import ConfigError, ModelError
 from guidestar.model import adapters
-from guidestar.model.peft.gated import Seen
-from guidestar.model.peft.unipelt import KINDS, UniPeltLayer, watched_gates
+from guidestar.model.peft.unipelt import KINDS, Seen, UniPeltLayer, watched_gates
 from guidestar.model.states import gates
 from guidestar.records import Finished
 from guidestar.store import Store

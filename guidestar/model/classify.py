@@ -69,14 +69,9 @@ def loss(
     scores = logits(model, pad_right(prompts, base.pad, base.device))
     if hear is not None:
         hear(scores)
-    each = heads.losses(scores.float(), tensor_of(base, targets))
-    return each.sum() if weights is None else (weights * each).sum()
-
-
-def tensor_of(base: BaseModel, targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Targets of `loss` as `heads.losses` reads them."""
     answers = moved(torch.tensor(targets), base.device)
-    return answers if base.several else answers[:, 0]
+    each = heads.losses(scores.float(), answers if base.several else answers[:, 0])
+    return each.sum() if weights is None else (weights * each).sum()
 
 
 @contextmanager

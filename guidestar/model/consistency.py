@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.asking import Ask, silent
-from guidestar.errors import ModelError
 from guidestar.model import adapters, generate, kv
 from guidestar.model.batches import decode, encode_prompts, pad_left, token_batches, walk
 from guidestar.model.load import BaseModel, Model
-from guidestar.model.predict import ready
+from guidestar.model.predict import ready, refuse_non_finite
 from guidestar.model.words import next_logits
 from guidestar.progress import Tick
-from guidestar.records import Array, Example
+from guidestar.records import Array, Example, Predictions
 from guidestar.tasks import Task
 
 
@@ -81,7 +80,9 @@ def sampled_texts(
             else:
                 batch = pad_left(some, base.pad, base.device)
                 written = generate.by_transformers(base, model, batch, limit, choose, samples)
-            _refuse_non_finite(written, [examples[i] for i in rows])
+            nll = written.nll.where(written.real, 0.0).sum(1).view(len(rows), samples).T.cpu().numpy()
+            said = Predictions(tuple(examples[i].id for i in rows), {"the probability of a sampled response": nll})
+            refuse_non_finite(said, [examples[i] for i in rows])
             decoded = [decode(base, ids) for ids in generate.own_tokens(base, written)]
             for place, i in enumerate(rows):
                 texts[i] = tuple(decoded[place * samples : (place + 1) * samples])
@@ -92,13 +93,3 @@ def _draws(seed: int, id: str, samples: int, limit: int) -> NDArray[np.float64]:
     """Uniform draws of one example, (samples, limit)."""
     digest = hashlib.sha256(f"guidestar/sampled/{seed}/{id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big")).random((samples, limit))
-
-
-def _refuse_non_finite(written: generate.Written, examples: Sequence[Example]) -> None:
-    finite = (torch.isfinite(written.nll) | ~written.real).all(1).view(len(examples), -1).all(1)
-    if not bool(finite.all()):
-        first = examples[int(torch.nonzero(~finite)[0])]
-        raise ModelError(
-            f"{first.where or first.id}: a sampled response has a probability that is not finite; the model's logits hold NaN "
-            "or infinity"
-        )

@@ -41,6 +41,8 @@ def publish(
     Raises StoreError for a run without a measured round, ConfigError for a folder that holds something else,
     ConfigMismatch for another base model than the run's, ModelError if the push fails.
     """
+    from guidestar.model import full
+
     folder = find_run(Path(run))
     target = Path(out) if out else folder / FOLDER
     files.check_output(target, _is_published, "a published folder")
@@ -58,7 +60,8 @@ def publish(
 
         def fill(place: Path) -> None:
             shutil.copytree(adapter, place, dirs_exist_ok=True)
-            _rename_base(place, usage)
+            if (adapted := place / "adapter_config.json").is_file():  # names the base model that the card names
+                full.rewrite(adapted, {"base_model_name_or_path": usage.base})
             texts = {
                 "README.md": model_card(store, chosen, usage, name=name, license=license),
                 "DATA.md": data_card(store, chosen, license=license, with_labels=with_labels),
@@ -138,14 +141,6 @@ def _answers(bench: Bench, task: Task, joint: str) -> tuple[tuple[int, ...], dic
 
     tokens = label_tokens(bench.base, task, joint)
     return tokens.prefix, dict(zip(task.labels, tokens.rest, strict=True))
-
-
-def _rename_base(place: Path, usage: Usage) -> None:
-    """Have the adapter name the base model that the card names."""
-    file = place / "adapter_config.json"
-    if file.is_file():
-        content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": usage.base}
-        file.write_text(_json(content), encoding="utf-8")
 
 
 def _origin(store: Store, round: int, place: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Selectors and filters: pure functions from scores or points to positions, best first, no repeats.
 
 Everywhere: k larger than the pool returns every position, k = 0 none. Ties are broken by `rng`, never by
-position. Points are (n, width) embeddings. More of them: `batches`, `coverage`, `contrast`; the table of all: `table`.
+position. Points are (n, width) embeddings. More of them: `batches`, `coverage`; the table of all: `table`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table of selectors: how a batch is drawn from the candidates, what each needs, and its options. And that of warm starts.
 
-An entry adapts a pure function of `selectors`, `batches`, `contrast`, `coverage` or `herding` to `Candidates`.
+An entry adapts a pure function of `selectors`, `batches`, `coverage` or `herding` to `Candidates`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from guidestar.errors import ModelError, allowed
-from guidestar.query import batches, contrast, coverage, herding, selectors
+from guidestar.query import batches, coverage, herding, selectors
 from guidestar.query.measures import KINDS
 from guidestar.query.selectors import Positions
 from guidestar.records import Array, Predictions
@@ -135,7 +135,7 @@ def _contrast(c: Candidates, k: int, rng: np.random.Generator) -> Positions:
     if known is None:
         return selectors.random(len(points), k, rng)
     theirs = _mean(needed(c.labelled, "label_log_probs", "the labelled examples"))
-    scores = contrast.contrast(points, _mean(c.log_probs()), known, theirs, int(c.options["neighbours"]))
+    scores = batches.contrast(points, _mean(c.log_probs()), known, theirs, int(c.options["neighbours"]))
     return selectors.top(scores, k, rng)
 
 
@@ -206,7 +206,7 @@ SELECTORS: dict[str, Selector] = {
         options={"ridge": Option(1.0, 1e-9, 1e9, "added to Σ x xᵀ, x of mean square length 1")},
     ),
     "discriminative": Selector(
-        lambda c, k, rng: contrast.discriminative(c.points(), c.known(), k, rng, int(c.options["sub_batches"])),
+        lambda c, k, rng: batches.discriminative(c.points(), c.known(), k, rng, int(c.options["sub_batches"])),
         "least like the labelled, by a logistic regression fitted in turns (DAL)", full=EMBEDDING, labelled=EMBEDDING,
         options={"sub_batches": Option(10, 1, 1000, "parts of the batch, each with a new fit")},
     ),
