@@ -201,7 +201,7 @@ def test_dal_fits_a_part_at_a_time_on_ten_unlabelled_for_a_labelled(monkeypatch)
         seen.append((len(labelled), len(unlabelled)))
         return np.zeros(len(unlabelled))
 
-    monkeypatch.setattr(contrast, "_log_odds", fake)
+    monkeypatch.setattr(batches, "_log_odds", fake)
     points, labelled = rng(1).normal(size=(100, 3)), rng(2).normal(size=(4, 3))
     assert len(set(discriminative(points, labelled, 7, rng(), sub_batches=3).tolist())) == 7
     assert seen == [(4, 40), (7, 70), (9, 90)]

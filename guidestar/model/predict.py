@@ -141,18 +141,14 @@ def _refuse_equal_passes(predictions: Predictions, model: Model) -> None:
     )
 
 
-def fits(base: BaseModel, task: Task) -> int:
-    """Tokens to keep free behind a prompt for this task's responses; a classification head writes none."""
+def free_tokens(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
+    """Tokens to keep free behind each prompt for this task's responses, and for a free answer that is known (gold, by id) at
+    least its length; a classification head writes none."""
     if base.labels:
-        return 0
+        return [0] * len(examples)
     labels = [task.response_text(label) for label in task.classes]
     longest = max((len(encode_response(base, "x", w)) for w in labels), default=0)
     if longest >= base.max_length:
         raise DataError(f"a label word has {longest} tokens, more than the model's context of {base.max_length}")
-    return max(task.max_new_tokens, longest + 1)
-
-
-def free_tokens(base: BaseModel, task: Task, examples: Sequence[Example], gold: Mapping[str, str]) -> list[int]:
-    """Tokens to keep free behind each prompt: `fits`, and for a free answer that is known (gold, by id) at least its length."""
-    room, known = fits(base, task), {} if task.classes or base.labels else gold  # labels were measured in `fits`
+    room, known = max(task.max_new_tokens, longest + 1), {} if task.classes else gold
     return [max(room, len(encode_answer(base, task, e, known[e.id]))) if e.id in known else room for e in examples]

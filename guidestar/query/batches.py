@@ -196,31 +196,26 @@ def discriminative(
     """
     order = random(len(points), len(points), rng)
     ordered = finite_points(points)[order]
-    width = ordered.shape[1]
-    known = np.empty((0, width), np.float32) if labelled_points is None else finite_points(labelled_points)
-    ordered, known = _one_scale(ordered, known)
+    if not len(order):
+        return order
+    known = ordered[:0] if labelled_points is None else finite_points(labelled_points)
+    both = np.concatenate([ordered, known])
+    middle = both.mean(axis=0, dtype=np.float64).astype(np.float32)
+    size = float(np.sqrt(((both - middle) ** 2).sum(axis=1).mean())) or 1.0
+    ordered, known = (ordered - middle) / size, (known - middle) / size
     left = np.arange(len(order))
     chosen: list[int] = []
     for part in np.array_split(np.arange(min(k, len(order))), max(1, sub_batches)):
         if not len(part):
             continue
         labelled = np.concatenate([known, ordered[chosen]])
-        size = min(len(left), max(10 * len(labelled), len(part)))
-        sample = left[random(len(left), size, rng)]
+        many = min(len(left), max(10 * len(labelled), len(part)))
+        sample = left[random(len(left), many, rng)]
         odds = _log_odds(labelled, ordered[sample]) if len(labelled) else np.zeros(len(sample))
         picked = sample[top(odds, len(part), rng)]
         chosen += picked.tolist()
         left = np.setdiff1d(left, picked)
     return order[np.asarray(chosen, dtype=np.intp)]
-
-
-def _one_scale(points: Points, known: Points) -> tuple[Points, Points]:
-    both = np.concatenate([points, known])
-    if not len(both):
-        return points, known
-    middle = both.mean(axis=0, dtype=np.float64).astype(np.float32)
-    size = float(np.sqrt(((both - middle) ** 2).sum(axis=1).mean())) or 1.0
-    return (points - middle) / size, (known - middle) / size
 
 
 def _log_odds(labelled: Points, unlabelled: Points) -> Array:

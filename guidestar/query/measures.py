@@ -128,15 +128,6 @@ def _group_entropy(codes: NDArray[Any]) -> Array:
     return np.asarray(0.0 - np.sum(logs, axis=0) / len(codes))
 
 
-def total(values: Array) -> Array:
-    """A sum over tokens as it is; long responses weigh more. (K, n) -> (K, n).
-
-    >>> total(np.array([[3.0]]))
-    array([[3.]])
-    """
-    return values
-
-
 def per_token(values: Array, lengths: Array) -> Array:
     """Mean per token of a sum over `lengths` tokens; 0 where there is no token, like the empty sum.
 
@@ -188,8 +179,8 @@ class Measure:
 
 
 def _sum(array: str, doc: str, tasks: frozenset[str] = ANY) -> Measure:
-    """A sum over tokens as it was predicted."""
-    return Measure(total, (array,), doc, tasks)
+    """A sum over tokens as it was predicted; long responses weigh more."""
+    return Measure(np.asarray, (array,), doc, tasks)
 
 
 def _mean(array: str, doc: str, tasks: frozenset[str] = ANY) -> Measure:
@@ -228,7 +219,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "answer_nll": _sum("answer_nll", "−ln p of the response's answer tokens", WITH_ANSWER),
     "representation_gradient": Measure(
-        total, ("representation_gradient",),
+        np.asarray, ("representation_gradient",),
         "norm of the gradient of the mean state of the last prompt token by the input embeddings (RG)", KINDS,
         max_passes=0,
     ),

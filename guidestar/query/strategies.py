@@ -205,10 +205,7 @@ def _compose(
     those that `won` come first: an example that was out early may have ended with a mean above the last winner's."""
     if recipe.clip_outliers and score is not None:
         left = left[selectors.clip_outliers(score[left], recipe.clip_outliers, at_least=k)]
-    if score is None:
-        left = left[selectors.random(len(left), len(left), rng)]
-    else:
-        left = left[selectors.top(score[left], len(left), rng)]
+    left = left[selectors.shuffled_order(len(left), None if score is None else score[left], rng)]
     if won is not None:
         left = left[np.argsort(~won[left], kind="stable")]
     reach = k * BALANCE_REACH if recipe.balance else k

@@ -22,7 +22,7 @@ import numpy as np
 
 from guidestar.asking import Ask, Cached, InParts, Scorer
 from guidestar.errors import GuidestarError
-from guidestar.records import Array, Example, Predictions
+from guidestar.records import Example, Predictions
 from guidestar.store.cache import Cache
 
 WANTED = (
@@ -172,7 +172,6 @@ def _refused(do: Callable[[], object]) -> str | None:
 def _equal(one: Predictions, other: Predictions) -> None:
     assert one.ids == other.ids
     assert one.labels == other.labels
-    arrays: dict[str, Array] = dict(other.arrays)
-    assert set(one.arrays) == set(arrays)
+    assert set(one.arrays) == set(other.arrays)
     for name, array in one.arrays.items():
-        np.testing.assert_array_equal(array, arrays[name])
+        np.testing.assert_array_equal(array, other.arrays[name])
