@@ -128,9 +128,8 @@ class Frozen:
             return np.array(rows, dtype=np.intp), np.array(said, dtype=np.intp)
 
         points, turn, said = self.points(examples), self.turn(labelled, task), None if others is None else told(others)
-        made = probe.helpful_pseudo_labels(
-            points if turn is None else points @ turn, *told(answers), len(classes), rng, weight, others=said
-        )
+        points = points if turn is None else points @ turn
+        made = probe.helpful_pseudo_labels(points, *told(answers), len(classes), rng, weight, others=said)
         return [(examples[i], task.classes[c], weight) for i, c in zip(*made, strict=True)]
 
     def turn(self, labelled: Labelled, task: Task) -> Points | None:

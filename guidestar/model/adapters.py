@@ -150,9 +150,8 @@ def _unfit(base: BaseModel, options: Mapping[str, Any], config: Any, model: Any,
             f"peft: this adapter does not fit the model: {odd}, which answers otherwise than a linear layer; name others in "
             "peft.target_modules"
         )
-    if getattr(config, "use_qalora", False) and not any(
-        getattr(layer, "lora_variant", None) for layer in tuner_layers(model)
-    ):
+    variants = any(getattr(layer, "lora_variant", None) for layer in tuner_layers(model))
+    if getattr(config, "use_qalora", False) and not variants:
         return (
             f"peft.use_qalora is on, but PEFT has QA-LoRA for GPTQ layers alone, and {base.name} has none: it would do "
             "nothing; leave it out, and set model.quantize for QLoRA"

@@ -107,9 +107,8 @@ def load(
         how |= quantized.options(config, settings, encoder, dtype)
         with devices.seeded(0, device):  # of the untrained head, so that loading is repeatable
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model, told = kind.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **head, **how
-            )
+            safe = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+            model, told = kind.from_pretrained(folder, **safe, **options, **head, **how)
     except ConfigError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds

@@ -22,6 +22,7 @@ from guidestar.progress import Tick
 from guidestar.records import Array, Example
 
 Rows = NDArray[np.intp]
+Single = NDArray[np.float32]
 
 
 def _walk(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick) -> Iterator[tuple[Rows, Batch]]:
@@ -41,9 +42,7 @@ def _in_order(parts: Iterable[tuple[Rows, Array]], n: int, axis: int = 0) -> Any
     return whole
 
 
-def layer_states(
-    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent
-) -> NDArray[np.float32]:
+def layer_states(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent) -> Single:
     """State of the last prompt token (of an encoder's first) behind every block, (layers, n, width) float32, n ≥ 1; the
     embedding layer is left out.
 
@@ -57,9 +56,7 @@ def layer_states(
     return np.asarray(_in_order(parts, len(examples), axis=1), dtype=np.float32)
 
 
-def gates(
-    base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent
-) -> dict[str, NDArray[np.float32]]:
+def gates(base: BaseModel, model: Model, examples: Sequence[Example], tick: Tick = silent) -> dict[str, Single]:
     """Part (`unipelt.KINDS`) -> its gates in (0, 1), (layers, n), n ≥ 1: the mean over the tokens of each prompt.
 
     model: a UniPELT adapter on the base, in eval mode. Only layers that have one are counted.

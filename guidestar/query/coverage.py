@@ -196,10 +196,8 @@ def mixed_k_center(views: Sequence[View], k: int, rng: np.random.Generator, scor
     if views[0].labelled is not None and len(views[0].labelled):
         known = [finite_points(view.labelled) for view in views if view.labelled is not None]
         for part in chunks(len(order), len(known[0])):
-            apart = sum(
-                view.weight * _euclidean(mine[part], theirs)
-                for view, mine, theirs in zip(views, ordered, known, strict=True)
-            )
+            parts = zip(views, ordered, known, strict=True)
+            apart = sum(view.weight * _euclidean(mine[part], theirs) for view, mine, theirs in parts)
             distance[part] = np.min(apart, axis=1)
     chosen: list[int] = []
     for _ in range(min(k, len(order))):

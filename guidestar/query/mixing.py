@@ -65,9 +65,7 @@ def published(t: int, rounds: int) -> float:
     return 1.0 - 0.1 * (t + 1)
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {
-    function.__name__: function for function in (linear, cosine, exponential, constant, published)
-}
+SCHEDULES: dict[str, Callable[..., float]] = {f.__name__: f for f in (linear, cosine, exponential, constant, published)}
 
 
 def schedule_for(mix: MixConfig) -> Schedule:

@@ -270,10 +270,9 @@ def resolve(config: StrategyConfig) -> Recipe:
 def unknown_parts(made: StrategyConfig | Recipe) -> list[str]:
     """Names of a measure, selector or sub-pool that no table has, in sentences."""
     known = {"measure": ["auto", *MEASURES], "select": table.SELECTORS, "subpool": SUBPOOLS}
-    given = [(key, getattr(made, key), names) for key, names in known.items()]
-    return [
-        f"{key} {name!r} is unknown; {allowed(names, name)}" for key, name, names in given if name not in (None, *names)
-    ]
+    given = {key: getattr(made, key) for key in known}
+    unknown = {key: name for key, name in given.items() if name not in (None, *known[key])}
+    return [f"{key} {name!r} is unknown; {allowed(known[key], name)}" for key, name in unknown.items()]
 
 
 def check(

@@ -119,10 +119,8 @@ def choose(
         return Pick(ids[i].decode(), float(scores["score"][i]) if "score" in scores else math.nan, details)
 
     back = np.argsort(by_id)  # from the order of ids to that of the candidates
-    return Selection(
-        tuple([pick(int(i), random=True) for i in drawn] + [pick(int(i), random=False) for i in chosen]),
-        {name: values[back] for name, values in scores.items()},
-    )
+    picks = [pick(int(i), random=True) for i in drawn] + [pick(int(i), random=False) for i in chosen]
+    return Selection(tuple(picks), {name: values[back] for name, values in scores.items()})
 
 
 def _chances(

@@ -82,9 +82,8 @@ class TensorTrain(nn.Module):
             )
         ranks = [1, *[rank] * (len(sizes) - 1), 1]
         spread = (1 / (3 * source) / rank ** (len(sizes) - 1)) ** (0.5 / len(sizes)) if not zero else rank**-0.5
-        self.cores = nn.ParameterList(
-            spread * torch.randn(left, k, right) for left, k, right in zip(ranks[:-1], sizes, ranks[1:], strict=True)
-        )
+        shapes = zip(ranks[:-1], sizes, ranks[1:], strict=True)
+        self.cores = nn.ParameterList(spread * torch.randn(left, k, right) for left, k, right in shapes)
         if zero:
             nn.init.zeros_(self.cores[-1])
 

@@ -143,9 +143,8 @@ class GatedPrefix(Sharing):
     def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         """x: (batch, tokens, width). query: (batch, tokens, heads × size). -> (batch, tokens, groups, heads of each, size)."""
         made = self.shared().to(self.keys.weight.dtype)
-        keys, values = (
-            part(made).unflatten(-1, (self.attention.groups, -1)).transpose(0, 1) for part in (self.keys, self.values)
-        )
+        heads = (self.attention.groups, -1)
+        keys, values = (part(made).unflatten(-1, heads).transpose(0, 1) for part in (self.keys, self.values))
         return looked_up(query, keys, values, self.drop) * self.gate(x)[..., None, None]
 
 
