@@ -25,18 +25,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from guidestar.metrics.statistics import (
-    LEVEL,
-    Floats,
-    Interval,
-    Moments,
-    errors,
-    interval_of,
-    moments,
-    p_of,
-    ratio_interval,
-    t_quantile,
-)
+from guidestar.metrics import statistics
+from guidestar.metrics.statistics import LEVEL, Floats, Interval, Moments, interval_of, ratio_interval
 
 BANDWIDTH = 0.15  # of the kernel, as a share of the curve's range of log(labels)
 _GRID = 256  # places at which a curve is read
@@ -108,7 +98,7 @@ def pair(strategy: ArrayLike, control: ArrayLike, labels: ArrayLike, control_lab
     if min(own.min(), other.min()) < 0 or max(own.max(), other.max()) > 1:
         raise ValueError("values of a learning curve are fractions from 0 to 1")
     stacked = np.concatenate([own, other, np.ones_like(own[:, :1])], axis=1)
-    all_moments = moments(stacked if stacked.ndim == 2 else stacked.transpose(0, 2, 1))
+    all_moments = statistics.moments(stacked if stacked.ndim == 2 else stacked.transpose(0, 2, 1))
     flat = [values if values.ndim == 2 else values.mean(axis=2) for values in (own, other)]
     return Pair(flat[0], flat[1], at, beside, all_moments)
 
@@ -181,7 +171,7 @@ def area_difference(curves: Pair, level: float = LEVEL) -> Interval:
 
 def area_p(curves: Pair) -> float:
     """Two-sided p of the t test that the areas are equal."""
-    return p_of(curves.moments, area(curves))
+    return statistics.p_of(curves.moments, area(curves))
 
 
 def final_difference(curves: Pair, level: float = LEVEL) -> Interval:
@@ -343,8 +333,8 @@ def _inverted(curves: Pair, rows: Floats, shares: Floats, level: float) -> tuple
     rows: (path, k), weights of the difference strategy − control, which in truth rises along the path. shares:
     (path,), falling. Ends that the path does not bound are 1 and −inf.
     """
-    height, error = rows @ curves.moments.mean, errors(curves.moments, rows)
-    half = t_quantile(error.freedom, level) * error.whole
+    height, error = rows @ curves.moments.mean, statistics.errors(curves.moments, rows)
+    half = statistics.t_quantile(error.freedom, level) * error.whole
     places = np.arange(len(shares))
     place, first, last = (_crossing(_rising(line)) for line in (height, height + half, height - half))
     share, high, low = (float(np.interp(at, places, shares)) for at in (place, first, last))

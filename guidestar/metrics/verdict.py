@@ -19,16 +19,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from guidestar.metrics.savings import (
-    Pair,
-    Saving,
-    area_difference,
-    area_p,
-    saving_at,
-    saving_at_the_end,
-    saving_on_average,
-    steps,
-)
+from guidestar.metrics import savings
+from guidestar.metrics.savings import Pair, Saving, area_difference, steps
 from guidestar.metrics.statistics import LEVEL, Floats, Interval, holm, sign_flip_test, t_test
 from guidestar.words import hundredths, level_of, number, percent
 
@@ -60,7 +52,7 @@ def comparison(differences: ArrayLike, floor: float | None = None) -> Comparison
 
 def comparison_of(curves: Pair, floor: float | None = None) -> Comparison:
     """A comparison of two sets of curves; where the answer to each test example is known, p speaks of new ones too."""
-    return Comparison(area_by_seed(curves), area_p(curves), floor)
+    return Comparison(area_by_seed(curves), savings.area_p(curves), floor)
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ def judge(
         return few_seeds(area_by_seed(curves), names, level, floor)
     if decision.kind == "no evidence":
         return Verdict(decision.kind, _nothing(curves, decision, level, names, floor))
-    at = saving_at_the_end(curves, level) if target is None else saving_at(curves, target, level)
+    at = savings.saving_at_the_end(curves, level) if target is None else savings.saving_at(curves, target, level)
     return Verdict(decision.kind, _claim(curves, decision, at, level, names))
 
 
@@ -253,7 +245,7 @@ def _claim(curves: Pair, decision: Decision, at: Saving | None, level: float, na
     if at is not None and _agrees(at.share, decision.kind):
         amount = f"{'at least ' if at.bound else ''}{percent(abs(at.share.estimate))} {'saved' if gain else 'more'}"
         return f"{_needed(curves, at, names, gain)}: {amount}, {_range(at.share, decision.kind, level)}, {seeds}"
-    average = saving_on_average(curves, level)
+    average = savings.saving_on_average(curves, level)
     if _agrees(average, decision.kind):
         amount = percent(abs(average.estimate))
         did = f"saved {amount} of {control}'s labels" if gain else f"needed {amount} more labels than {control}"

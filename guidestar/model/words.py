@@ -16,20 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from guidestar.asking import Ask
-from guidestar.model import adapters, generate, kv
-from guidestar.model.batches import (
-    Batch,
-    LabelTokens,
-    decode,
-    each_label_tokens,
-    encode_answer,
-    encode_prompts,
-    ends,
-    followed,
-    pad_left,
-    read_batches,
-    token_batches,
-)
+from guidestar.model import adapters, batches, generate, kv
+from guidestar.model.batches import Batch, LabelTokens, decode, ends, followed, pad_left
 from guidestar.model.device import moved
 from guidestar.model.generate import token_values
 from guidestar.model.load import BaseModel, Model
@@ -52,15 +40,15 @@ class Work:
         self.stochastic, self.exact = ask.passes > 0, adapters.exact_lengths(model)
         self.gold: list[list[int]] = []
         if wanted & GOLD:
-            self.gold = [encode_answer(base, task, e, (ask.gold or {})[e.id]) for e in examples]
-        self.labels = each_label_tokens(base, task, examples) if wanted & LABEL else []
+            self.gold = [batches.encode_answer(base, task, e, (ask.gold or {})[e.id]) for e in examples]
+        self.labels = batches.each_label_tokens(base, task, examples) if wanted & LABEL else []
         alike: dict[int, list[int]] = {}  # the rows of a batch have the same label tokens
         for i in range(len(examples)):
             alike.setdefault(id(self.labels[i]) if self.labels else 0, []).append(i)
         written = task.max_new_tokens if wanted & GENERATED else 1
         room = max([written, *(self.labels[rows[0]].room for rows in alike.values() if self.labels)])
         rooms = [max(room, len(row)) for row in self.gold] or [room] * len(examples)
-        self.prompts = encode_prompts(base, examples, rooms)
+        self.prompts = batches.encode_prompts(base, examples, rooms)
         self.own_cache = kv.keeps_every_key(model)
         shared = kv.common_prefix(self.prompts) if self.own_cache and len(examples) > 1 else []
         self.prefix = shared if len(shared) >= kv.LEAST else []
@@ -71,9 +59,9 @@ class Work:
         for group in alike.values():
             lengths = [longest[i] for i in group]
             if wanted & GENERATED:  # a step reads all weights for one token of each row
-                parts = token_batches(lengths, base.written_tokens, self.exact)
+                parts = batches.token_batches(lengths, base.written_tokens, self.exact)
             else:
-                parts = read_batches(base, lengths, self.exact)
+                parts = batches.read_batches(base, lengths, self.exact)
             self.batches += [[group[i] for i in part] for part in parts]
         self.bare_head = bool(wanted & GOLD) and self._head_is_bare()
 

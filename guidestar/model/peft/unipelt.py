@@ -26,18 +26,9 @@ from torch import nn
 
 from guidestar.errors import ModelError
 from guidestar.model.layers import block_of, in_order
+from guidestar.model.peft import common
 from guidestar.model.peft.bottleneck import Bottleneck
-from guidestar.model.peft.common import (
-    OwnConfig,
-    PartLayer,
-    PartModel,
-    Sharing,
-    dropout,
-    first_input,
-    linear,
-    plus,
-    unwrapped,
-)
+from guidestar.model.peft.common import OwnConfig, PartLayer, PartModel, Sharing, dropout, linear, unwrapped
 from guidestar.model.peft.prefix import Attention, attention_of, looked_up, projected
 
 KINDS = ("lora_q", "lora_v", "prefix", "bottleneck")
@@ -207,10 +198,10 @@ class UniPeltLayer(PartLayer):
         parts: list[Any] = [self.parts[name] for name in self.names()]
         if not parts or self.kind != "prefix":
             return super().forward(*args, **kwargs)
-        x, base = first_input(args, kwargs), self.get_base_layer()
+        x, base = common.first_input(args, kwargs), self.get_base_layer()
         with self._query(parts[0].attention.query) as caught:
             out = self.base_layer(*args, **kwargs)
-        return plus(out, (projected(part(x, caught[0]), base, part.attention) for part in parts))
+        return common.plus(out, (projected(part(x, caught[0]), base, part.attention) for part in parts))
 
     @contextmanager
     def _query(self, name: str) -> Iterator[list[torch.Tensor]]:
