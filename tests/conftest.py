@@ -6,9 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: threads only wait for each other
-os.environ.setdefault(
-    "TORCHDYNAMO_DISABLE", "1"
-)  # bitsandbytes, which PEFT imports, asks for a compiler: a second a process
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # PEFT imports bitsandbytes, which asks for a compiler: over a second
 
 import functools
 import hashlib
@@ -17,7 +15,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,9 +47,15 @@ def unflushed() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """PEFT writes no model card, which is thrown away."""
+    """PEFT writes no model card, which is thrown away, and looks for no weights that were moved to a disk; transformers reads
+    a tiny model once."""
     if peft := sys.modules.get("peft"):
         peft.PeftModel.create_or_update_model_card = lambda *args: None
+        peft.tuners.tuners_utils.onload_layer = nullcontext
+    if auto := sys.modules.get("transformers.models.auto"):
+        from read_once import install
+
+        install(auto)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -131,6 +135,22 @@ def base(tiny_folder: Path) -> Any:
     from guidestar.model.load import load
 
     return load(ModelConfig(name=str(tiny_folder), dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained adapter of the tiny model, so that B is not zero. Nobody may change it."""
+    from asked import train
+    from test_predict import PEFT, choice, examples
+
+    from guidestar.config import ModelConfig, TrainConfig
+    from guidestar.model.load import load
+
+    base = load(ModelConfig(name=str(tiny_folder), dtype="float32"))
+    labelled = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
+    config, folder = TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2), tmp_path_factory.mktemp("adapter") / "a"
+    train(base, PEFT, config, labelled, choice(), folder, seed=1)
+    return folder
 
 
 @pytest.fixture

@@ -140,6 +140,16 @@ def sums(path: Path, count: int) -> Path:
 # --- crashes --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(name="shallow", scope="session")
+def shallow_model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The model of runs that crash a hundred times: the tiny one without its second layer, so that each takes less."""
+    folder = tmp_path_factory.mktemp("shallow") / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
+    return {"name": str(folder)}
+
+
 class Crash(BaseException):
     """The process ends here: nobody who would tidy up catches it."""
 

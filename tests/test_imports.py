@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -62,8 +63,13 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"guidestar.{name.name}") for name in node.names)
 
 
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def rooms_imported(file: Path) -> Iterator[tuple[int, str]]:
-    for line, module in imported(ast.parse(file.read_text(encoding="utf-8"))):
+    for line, module in imported(tree(file)):
         parts = module.split(".")
         if parts[0] == "guidestar" and len(parts) > 1:
             yield line, parts[1]
@@ -138,11 +144,7 @@ def dangers(tree: ast.AST) -> Iterator[str]:
 
 def test_nothing_that_could_run_foreign_code() -> None:
     """No pickle, no torch.load, no shell, no eval, weights only as safetensors; remote code as configured."""
-    found = [
-        f"{file.relative_to(PACKAGE)} {danger}"
-        for file in FILES
-        for danger in dangers(ast.parse(file.read_text(encoding="utf-8")))
-    ]
+    found = [f"{file.relative_to(PACKAGE)} {danger}" for file in FILES for danger in dangers(tree(file))]
     assert not found, "\n".join(found)
     bad = "import pickle\nrun(x, shell=True)\ntorch.load(f)\nAutoModelForCausalLM.from_pretrained(f, trust_remote_code=True)"
     assert len(list(dangers(ast.parse(bad)))) == 5, "the check itself must see them"
@@ -165,8 +167,7 @@ def test_public_names_resolve_and_are_explained() -> None:
 
 
 def test_names_for_type_checkers_are_those_of_the_table() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree(PACKAGE / "__init__.py").body if isinstance(node, ast.If))
     listed = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
     assert listed == guidestar._WHERE
 
@@ -183,7 +184,7 @@ def test_what_is_imported_is_declared() -> None:
     unknown = {
         f"{file.relative_to(PACKAGE)} line {line}: {module}"
         for file in FILES
-        for line, module in imported(ast.parse(file.read_text(encoding="utf-8")))
+        for line, module in imported(tree(file))
         if module.split(".")[0] not in known
     }
     assert not unknown, "\n".join(sorted(unknown))

@@ -8,17 +8,26 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import Forked
-from loops import SMALL, MakeConfig, crash_everywhere, crash_points, dumps, nothing_stays, picks  # noqa: F401 - fixtures
+from loops import (  # noqa: F401 - fixtures
+    SMALL,
+    MakeConfig,
+    crash_everywhere,
+    crash_points,
+    dumps,
+    nothing_stays,
+    shallow_model,
+)
 from outside import COMMAND, recorded
 
 from guidestar import loop
 
 
 def test_a_crash_at_every_kind_of_durable_step_changes_nothing(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shallow: dict[str, Any]
 ) -> None:
     """The chief test: a STAR run of two rounds dies at a store write or a file write, is run again, and must
     hold the same picks, answers, adapters, arrays and metrics as the uninterrupted run, to the last bit.
@@ -27,7 +36,7 @@ def test_a_crash_at_every_kind_of_durable_step_changes_nothing(
     the answers between a round's first and last; of those, four by lot. Every restart loads the model anew. A third
     round takes the steps of the second; crashes in one are among those of the two strategies below.
     """
-    changes = {**SMALL, "query": {**SMALL["query"], "budget": 14}}
+    changes = {**SMALL, "query": {**SMALL["query"], "budget": 14}, "model": shallow}
     made = crash_everywhere(
         make_config, tmp_path, monkeypatch, lambda steps: crash_points(steps, 4), strategies=["star"], **changes
     )
@@ -35,7 +44,7 @@ def test_a_crash_at_every_kind_of_durable_step_changes_nothing(
 
 
 def test_crashes_of_a_run_with_two_strategies_change_nothing(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shallow: dict[str, Any]
 ) -> None:
     """The same for STAR with k-centre and plain k-centre, each round from the last one's adapter; the second
     copies the first one's warm start and shares its cache.
@@ -49,7 +58,7 @@ def test_crashes_of_a_run_with_two_strategies_change_nothing(
         others = sorted(set(range(len(steps))) - set(copied))
         return sorted([*copied[::3], *random.Random(1).sample(others, 12)])
 
-    changes = {**SMALL, "train": {**SMALL["train"], "start": "previous"}}
+    changes = {**SMALL, "train": {**SMALL["train"], "start": "previous"}, "model": shallow}
     crash_everywhere(make_config, tmp_path, monkeypatch, choose, strategies=["star_diverse", "k_center"], **changes)
 
 

@@ -21,6 +21,7 @@ from loops import (  # noqa: F401 - fixtures
     dumps,
     nothing_stays,
     picks,
+    shallow_model,
     sums,
     trained_labels,
     unlabelled_data,
@@ -462,7 +463,7 @@ def afternoon(config: dict[str, Any]) -> None:
 
 
 def test_crashes_of_a_run_that_people_label_change_nothing(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shallow: dict[str, Any]
 ) -> None:
     """The same picks, annotations, suggestions, extras, adapters and metrics as in the uninterrupted run.
 
@@ -479,7 +480,7 @@ def test_crashes_of_a_run_that_people_label_change_nothing(
         chosen.extend(steps[i] for i in sorted(points))
         return sorted(points)
 
-    changes = {**PEOPLE, "query": {**SMALL["query"], "budget": 18}}
+    changes = {**PEOPLE, "query": {**SMALL["query"], "budget": 18}, "model": shallow}
     made = crash_everywhere(make_config, tmp_path, monkeypatch, choose, afternoon, **changes)
     assert made > 30
     for step in ("commit add_suggestions 1", "committed add_extra", "commit annotate 2 at once"):

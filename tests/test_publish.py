@@ -34,27 +34,38 @@ def _program(folder: Path) -> str:
     return found[1]
 
 
-def _elsewhere(folder: Path, rows: list[dict[str, str]], *, fresh: bool = False) -> list[str]:
-    """What the card's program says to some rows, inside the folder. fresh: in a process of its own, which takes the seconds
-    that torch and transformers take to import; else in this one, where this library's own types are known already."""
-    source = _program(folder).rpartition("\n\n")[0]  # without the example call
-    if not fresh:
-        names: dict[str, Any] = {}
-        with contextlib.chdir(folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exec(source, names)
-            return [names["predict"](**row) for row in rows]
-    source += """
-import json, sys
-rows = json.loads(sys.stdin.read())
-print(json.dumps([predict(**row) for row in rows]))
+def _source(folder: Path) -> str:
+    """The card's program without the example call."""
+    return _program(folder).rpartition("\n\n")[0]
+
+
+def _elsewhere(folder: Path, rows: list[dict[str, str]]) -> list[str]:
+    """What the card's program says to some rows, inside the folder, in this process, where this library's own types are known
+    already."""
+    names: dict[str, Any] = {}
+    with contextlib.chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(_source(folder), names)
+        return [names["predict"](**row) for row in rows]
+
+
+def _fresh(*asked: tuple[Path, list[dict[str, str]]]) -> list[list[str]]:
+    """The same of several folders, one after the other, in a new process, which takes the seconds that torch and transformers
+    take to import; it must not import this library before a program says so."""
+    program = """
+import json, os, sys
+said = []
+for folder, source, rows in json.load(sys.stdin):
+    os.chdir(folder)
+    exec(source, names := {})
+    said.append([names["predict"](**row) for row in rows])
+    assert "from guidestar" in source or not any(name.startswith("guidestar") for name in sys.modules)
+print(json.dumps(said))
 """
-    if "from guidestar" not in source:
-        source += 'assert not any(name.startswith("guidestar") for name in sys.modules)\n'
-    command = [sys.executable, "-W", "ignore", "-c", source]
-    done = subprocess.run(command, input=json.dumps(rows), cwd=folder, capture_output=True, text=True)
+    given = json.dumps([(str(folder), _source(folder), rows) for folder, rows in asked])
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said: list[str] = json.loads(done.stdout.splitlines()[-1])
+    said: list[list[str]] = json.loads(done.stdout.splitlines()[-1])
     return said
 
 
@@ -75,8 +86,11 @@ def _here(config: dict[str, Any], name: str, count: int) -> tuple[list[dict[str,
     return [dict(example.fields) for example in examples], said
 
 
+BOTTLENECK = {"peft_type": "BOTTLENECK", "r": 8, "target_modules": ["o_proj", "down_proj"]}
+
+
 def test_the_card_s_program_predicts_as_the_run_does(make_config: MakeConfig, tmp_path: Path) -> None:
-    """A choice by first tokens, with format words before the answer."""
+    """A choice by first tokens, with format words before the answer; and an adapter that needs this library."""
     config = make_config(
         **{**SMALL, "data": {"test_limit": 30, "response": "the topic is {answer}"}, "train": {"epochs": 3}},
         strategies=["entropy"],
@@ -89,7 +103,13 @@ def test_the_card_s_program_predicts_as_the_run_does(make_config: MakeConfig, tm
     ]  # fmt: skip
     rows, said = _here(config, "entropy-seed0", 30)
     assert len(set(said)) > 1, "a model that always says the same would not test much"
-    assert _elsewhere(folder, rows, fresh=True) == said
+    own = make_config(
+        **{**SMALL, "peft": BOTTLENECK, "data": {"test_limit": 8}, "out": str(tmp_path / "own")}, strategies=["random"]
+    )
+    loop.run(own)
+    publish(own["out"], tmp_path / "own-hub")
+    own_rows, own_said = _here(own, "random-seed0", 8)
+    assert _fresh((folder, rows), (tmp_path / "own-hub", own_rows)) == [said, own_said]
 
     front = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert front["library_name"] == "peft"
@@ -157,7 +177,7 @@ def test_generated_answers_are_the_run_s_own(make_config: MakeConfig, tmp_path: 
 @pytest.mark.parametrize(
     "peft",
     [
-        {"peft_type": "BOTTLENECK", "r": 8, "target_modules": ["o_proj", "down_proj"]},
+        BOTTLENECK,
         {"peft_type": "GATED_PREFIX"},
     ],
     ids=["bottleneck", "prefix"],
@@ -172,7 +192,7 @@ def test_an_adapter_of_the_project_s_own_says_what_it_needs(
     publish(config["out"], tmp_path / "hub")
     rows, said = _here(config, "random-seed0", 8)
     assert "from guidestar.model.peft import register" in _program(tmp_path / "hub"), "the one import of this library"
-    assert _elsewhere(tmp_path / "hub", rows, fresh=peft["peft_type"] == "BOTTLENECK") == said
+    assert _elsewhere(tmp_path / "hub", rows) == said
 
 
 def test_a_whole_model_and_whole_words(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -259,6 +279,7 @@ def test_a_classification_head_goes_with_its_adapter(
         "train": {"epochs": 20, "learning_rate": rate if peft["peft_type"] == "FULL" else 0.01},
         "model": {"name": str(tiny_encoder_folder), "dtype": "float32", "head": head},
         "data": {"template": "{text}", "test_limit": 20},
+        "query": {**SMALL["query"], "budget": 12},  # one training
     }
     config = make_config(**{**SMALL, **changes, "peft": peft}, strategies=["entropy"])
     loop.run(config)

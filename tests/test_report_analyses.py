@@ -11,7 +11,7 @@ import pytest
 from test_report import HOSTILE, Elements, build
 
 from guidestar.report import build_report
-from guidestar.report.analyses import MOST_PICTURES, MOST_ROWS, analyses
+from guidestar.report.analyses import MOST_ROWS, analyses
 from guidestar.study.drawing import save_figure
 
 
@@ -77,17 +77,16 @@ def test_a_run_folder_alone_has_its_own(experiment: Path) -> None:
     assert "They share a tenth." not in page
 
 
-def test_what_is_too_much_is_named_and_left_in_the_folder(experiment: Path) -> None:
-    for i in range(MOST_PICTURES + 2):
-        found_by(experiment / "star-seed0", f"probe{i:02d}", ["One."], rows=MOST_ROWS + 5 if i == 0 else 1)
+def test_what_is_too_much_is_named_and_left_in_the_folder(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidestar.report.analyses.MOST_PICTURES", 3)
+    for i in range(5):
+        found_by(experiment / "star-seed0", f"probe{i}", ["One."], rows=MOST_ROWS + 5 if i == 0 else 1)
     found = analyses(experiment)
-    assert sum(len(one.pictures) for one in found) == MOST_PICTURES
+    assert sum(len(one.pictures) for one in found) == 3
     assert len(found[0].rows) == MOST_ROWS
-    assert found[0].more == [
-        f"The first {MOST_ROWS} of {MOST_ROWS + 5} rows; all are in star-seed0/probes/probe00.csv."
-    ]
+    assert found[0].more == [f"The first {MOST_ROWS} of {MOST_ROWS + 5} rows; all are in star-seed0/probes/probe0.csv."]
     assert [bool(one.more) for one in found[-3:]] == [False, True, True]
-    assert len(re.findall("<img", page_of(experiment))) == MOST_PICTURES
+    assert len(re.findall("<img", page_of(experiment))) == 3
 
 
 @pytest.mark.parametrize(("name", "content"), [("x.json", "{"), ("x.json", "[]"), ("x.png", "<svg onload=alert(1)>")])
