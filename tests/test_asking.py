@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import LABELS
 from loops import SMALL
-from test_predict import PEFT, adapter, choice, examples  # noqa: F401 - fixtures
+from test_predict import PEFT, choice, examples
 
 from guidestar.asking import (
     Ask,
@@ -105,7 +105,7 @@ class TestBare(Given, ScorerContract):
 
 class TestTuned(Given, ScorerContract):
     @pytest.fixture
-    def scorer(self, base: Any, adapter: Path) -> Scorer:  # noqa: F811
+    def scorer(self, base: Any, adapter: Path) -> Scorer:
         return OwnScorer(base, choice(), adapter)
 
 
@@ -125,7 +125,7 @@ class TestInParts(Given, ScorerContract):
     wanted = (Ask.of(["label_log_probs"]), Ask.of(["label_log_probs"], passes=2))
 
     @pytest.fixture
-    def scorer(self, base: Any, adapter: Path, tmp_path: Path) -> Scorer:  # noqa: F811
+    def scorer(self, base: Any, adapter: Path, tmp_path: Path) -> Scorer:
         return InParts(OwnScorer(base, choice(), adapter), Cache(tmp_path / "own-parts"), size=3)
 
 
@@ -164,7 +164,7 @@ class CentroidEngine(Engine):
     def facts(self) -> dict[str, Any]:
         return {"name": "centroids", "fingerprint": "1", "dtype": "float64", "device": "cpu", "parameters": 26}
 
-    def scorer(self, adapter: Path | None = None, **others: Any) -> Scorer:  # noqa: F811
+    def scorer(self, adapter: Path | None = None, **others: Any) -> Scorer:
         self.asked["bare" if adapter is None else "tuned"] += 1
         there = adapter is not None and adapter.exists()
         rows = json.loads((adapter / "labelled.json").read_text()) if adapter is not None and there else []
@@ -200,7 +200,7 @@ def test_a_run_with_a_strangers_engine(
         assert (newest / "labelled.json").is_file()
 
 
-def test_one_adapter_at_a_time(base: Any, adapter: Path) -> None:  # noqa: F811
+def test_one_adapter_at_a_time(base: Any, adapter: Path) -> None:
     """The bare model's answers would be the tuned one's in silence, because an adapter changes it in place."""
     bare, tuned = OwnScorer(base, choice()), OwnScorer(base, choice(), adapter)
     with tuned, pytest.raises(ModelError, match=r"an adapter is on .* already; close the scorer"):

@@ -16,10 +16,11 @@ from conftest import LABELS
 from test_predict import PEFT, choice, examples, with_batch
 
 from guidestar.asking import Ask
-from guidestar.config import TrainConfig
+from guidestar.config import ModelConfig, TrainConfig
 from guidestar.loop import Run, oracle
 from guidestar.model import adapters, words
 from guidestar.model import batches as batches_room
+from guidestar.model.load import load
 from guidestar.model.predict import GENERATED, GOLD
 from guidestar.query.measures import MEASURES, evaluate_measure
 from guidestar.query.strategies import STRATEGIES, Context, choose, needs, resolve
@@ -32,14 +33,15 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 RESPONSES = choice(response="the topic is {answer}", limit=8)
 
 
-@pytest.fixture
-def adapter(base: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Has learned responses of different length: some end early, others run into the limit."""
+    base, folder = load(ModelConfig(name=str(tiny_folder), dtype="float32")), tmp_path_factory.mktemp("adapter") / "a"
     words = ["order", "order of goods", "payment made twice by card and not given back", "hi"]
     labelled = [(e, words[i % 4]) for i, e in enumerate(SEVEN)]
     config = TrainConfig(epochs=30, batch_size=4, learning_rate=2e-2, b_decay=0.0)
-    train(base, PEFT, config, labelled, choice("sequence", words), tmp_path / "a", seed=1)
-    return tmp_path / "a"
+    train(base, PEFT, config, labelled, choice("sequence", words), folder, seed=1)
+    return folder
 
 
 def batches(base: Any, model: Any, wanted: frozenset[str], gold: dict[str, str] | None) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from asked import predict
-from test_predict import adapter, choice, examples  # noqa: F401
+from test_predict import choice, examples
 
 from guidestar import loop
 from guidestar.asking import InParts
@@ -33,7 +33,7 @@ def scores(base: BaseModel, folder: Path) -> dict[str, np.ndarray]:
         return dict(predict(base, model, examples(), NEEDS, choice()).arrays)
 
 
-def test_scores_are_those_of_a_model_in_that_precision(base: Any, adapter: Path) -> None:  # noqa: F811
+def test_scores_are_those_of_a_model_in_that_precision(base: Any, adapter: Path) -> None:
     half = in_bfloat16(base)
     bits = {name: tensor.clone() for name, tensor in half.model.state_dict().items()}
     before = scores(half, adapter)

@@ -46,22 +46,6 @@ def choice(scoring: str = "first_token", labels: Any = None, response: str = "{a
     return make_task(config, [], response)
 
 
-@pytest.fixture
-def adapter(base: Any, tmp_path: Path) -> Path:
-    """A trained adapter, so that B is not zero."""
-    labelled = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
-    train(
-        base,
-        PEFT,
-        TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2),
-        labelled,
-        choice(),
-        tmp_path / "a",
-        seed=1,
-    )
-    return tmp_path / "a"
-
-
 def with_batch(base: Any, tokens: int) -> Any:
     return dataclasses.replace(base, batch_tokens=tokens, written_tokens=tokens)
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import predict, train
+from asked import predict
 from conftest import LABELS
 from test_predict import PEFT, TEXTS, choice, examples, with_batch
 
 from guidestar.asking import Ask
-from guidestar.config import TrainConfig
 from guidestar.model import adapters, generate, kv, lora
 from guidestar.model import words as words_room
 from guidestar.model.batches import Batch, followed, pad_left
@@ -23,15 +22,6 @@ from guidestar.model.dropout import Bank, BitDropout, keep_bits
 from guidestar.model.predict import GENERATED, GOLD
 
 SHARED = [f"a message that reached the shop today: {text}" for text in TEXTS]
-
-
-@pytest.fixture
-def adapter(base: Any, tmp_path: Path) -> Path:
-    labelled = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
-    train(
-        base, PEFT, TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2), labelled, choice(), tmp_path / "a", seed=1
-    )
-    return tmp_path / "a"
 
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,12 +79,12 @@ def test_passes_with_a_shared_prefix_have_the_same_spread(
     with adapters.adapted(base, adapter) as model:
         for least in (0, 10**9):
             monkeypatch.setattr(words_room, "_SAVED", least)
-            passes = predict(base, model, examples(SHARED), {"label_log_probs"}, choice(), passes=400, seed=7)
+            passes = predict(base, model, examples(SHARED), {"label_log_probs"}, choice(), passes=200, seed=7)
             log_p = passes.arrays["label_log_probs"]
             found.append(-(np.exp(log_p) * log_p).sum(-1))
     with_prefix, without = found
     assert not np.array_equal(with_prefix, without)
-    error = np.sqrt((with_prefix.var(0) + without.var(0)) / 400)
+    error = np.sqrt((with_prefix.var(0) + without.var(0)) / 200)
     assert (abs(with_prefix.mean(0) - without.mean(0)) < 4 * error).all()
     np.testing.assert_allclose(with_prefix.std(0), without.std(0), rtol=0.25)
 

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from test_predict import PEFT, choice, examples
 from test_train import LABELLED
 
-from guidestar.config import TrainConfig
+from guidestar.config import ModelConfig, TrainConfig
 from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.model.batches import epoch_batches
 from guidestar.model.dropout import drop_before_b
+from guidestar.model.load import load
 from guidestar.model.train import _rows
 from guidestar.query.strategies import STRATEGIES, check
 
@@ -31,12 +32,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.fixture
-def adapter(base: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained without dropout, so that B is not zero."""
-    config = TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2)
-    train(base, PLAIN, config, LABELLED, choice(), tmp_path / "trained", seed=1)
-    return tmp_path / "trained"
+    base = load(ModelConfig(name=str(tiny_folder), dtype="float32"))
+    folder = tmp_path_factory.mktemp("adapter") / "trained"
+    train(base, PLAIN, TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2), LABELLED, choice(), folder, seed=1)
+    return folder
 
 
 # --- a whole training, literally ---

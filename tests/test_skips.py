@@ -24,8 +24,7 @@ def test_an_unknown_skip_fails_in_ci_alone(tmp_path: Path, reason: str, option: 
         f"import pytest\ndef test_it():\n    pytest.skip({reason!r})\n", encoding="utf-8"
     )
     command = [sys.executable, "-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", option, str(tmp_path)]
-    ended = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(TESTS), "PATH": ""}
-    )
+    environment = {"PYTHONPATH": str(TESTS), "PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert (ended.returncode != 0) == fails, ended.stdout
     assert ("skipped for a reason that is not in tests/skips.py" in ended.stdout) == fails

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import vllm_double
-from asked import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import entropy
-from test_predict import PEFT, choice, examples
+from test_predict import choice, examples
 
 from guidestar import config as configs
 from guidestar import loop
 from guidestar.asking import Ask, Scorer
 from guidestar.bench import Bench, read_config
-from guidestar.config import ModelConfig, TaskConfig, TrainConfig
+from guidestar.config import ModelConfig, TaskConfig
 from guidestar.errors import ConfigError
 from guidestar.model import vllm
 from guidestar.model.engine import OwnEngine
@@ -39,14 +38,6 @@ NAMES = [
 def served(base: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> vllm.Served:
     vllm_double.install(monkeypatch)
     return vllm.Served(base, ModelConfig(name=str(tiny_folder)), 4, {"gpu_memory_utilization": 0.4})
-
-
-@pytest.fixture
-def adapter(base: Any, tmp_path: Path) -> Path:
-    labelled = [(e, LABELS[i % 6]) for i, e in enumerate(examples())]
-    config = TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2)
-    train(base, PEFT, config, labelled, choice(), tmp_path / "a", seed=1)
-    return tmp_path / "a"
 
 
 class TestContract(ScorerContract):
