@@ -156,7 +156,7 @@ def test_examples_come_in_the_order_of_asking_with_all_that_is_shown(page: TestC
     assert ids_of(reply) == IDS[:2]
     assert reply["examples"][0] == {
         "id": IDS[0], "fields": [{"name": "text", "text": QUESTIONS[0]}], "excerpt": QUESTIONS[0],
-        "prompt": f"Question: {QUESTIONS[0]}\nType:", "where": "pool.csv line 2", "round": 0, "second": False,
+        "prompt": f"Question: {QUESTIONS[0]}\nType:", "second": False,
         "answer": None, "note": "", "flagged": False, "suggestion": None,
     }  # fmt: skip
     state = post(page, "state", {"annotator": "ann"})

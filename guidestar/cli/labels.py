@@ -81,16 +81,9 @@ def _label(options: Options) -> int:
 
     run, notes = _configured(run, options, say) if _holds_data(run) else (run, [])
     return serve(
-        run,
-        train=run.is_file() if options.train is None else options.train,
-        port=options.port,
-        bind=options.bind,
-        annotator=options.annotator,
-        open_browser=not options.no_browser,
-        say=say,
-        overrides=options.overrides,
-        notes=notes,
-    )
+        run, train=run.is_file() if options.train is None else options.train, port=options.port, bind=options.bind,
+        annotator=options.annotator, open_browser=not options.no_browser, say=say, overrides=options.overrides, notes=notes,
+    )  # fmt: skip
 
 
 def _holds_data(place: Path) -> bool:
@@ -112,9 +105,7 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
     if config.exists():
         task = read_file(config)[0].get("task", {})
         if options.several and task.get("kind") != "multi_label":
-            raise ConfigError(
-                f"{config}: exists already, and there one label holds for a text; write task.kind: multi_label there"
-            )
+            raise ConfigError(f"{config}: exists already, with one label a text; write task.kind: multi_label there")
         there = task.get("labels") or []
         if labels and list(labels) != [str(label) for label in there]:
             raise ConfigError(
@@ -142,9 +133,7 @@ def _labels(options: Options) -> int:
     facts = change_labels(run, Change.read(*given[0]), progress(options)) if given else labels_of(run)
     lines = [text_of(facts)]
     if given:
-        lines.append(
-            f"The next training starts afresh, with these labels. Go on with: guidestar label {options.run} --train"
-        )
+        lines.append(f"The next training starts afresh with these labels. Go on: guidestar label {options.run} --train")
     show(options, facts, "\n".join(lines))
     return 0
 
@@ -197,13 +186,9 @@ def _import(options: Options) -> int:
 
     news = progress(options)
     counts = import_file(
-        _begin(options.run, news),
-        Path(options.file),
-        format=options.format,
-        annotator=options.annotator,
-        skip_unknown=options.skip_unknown,
-        say=news.say,
-    )
+        _begin(options.run, news), Path(options.file), format=options.format, annotator=options.annotator,
+        skip_unknown=options.skip_unknown, say=news.say,
+    )  # fmt: skip
     if sum(counts.values()) == counts["without_answer"]:
         raise DataError(
             f"{options.file}: no answer was found in its {counts['without_answer']} rows; name the format with --format, and "

@@ -37,9 +37,7 @@ def _strategies(options: Options) -> int:
             if role == "recommended" or one["evidence"] != NOT_STUDIED:
                 lines.append(f"  {'':<{width}}  evidence: {one['evidence']}")
         lines.append("")
-    lines.append(
-        "Evidence is what the studies in results/ show beside their control; where none is named it is none yet."
-    )
+    lines.append("Evidence: what the studies in results/ show beside their control; where none is named there is none.")
     lines.append("Which one to take: docs/how-to-choose.md. The keys in brackets: docs/bibliography.md.")
     show(options, listed, "\n".join(lines))
     return 0

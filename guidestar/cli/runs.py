@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +193,12 @@ def _publish(options: Options) -> int:
 def _predict(options: Options) -> int:
     from guidestar.scoring import predict_file, write_predictions
 
-    run = Path(options.run)
-    if options.out:
-        config, news = load(options.run), progress(options)
-        rows = predict_file(run, config, options.file, round=options.round, progress=news, own=True)
+    config, news, own = load(options.run), progress(options), bool(options.out)
+    rows = predict_file(Path(options.run), config, options.file, round=options.round, progress=news, own=own)
+    if own:
         news.say(f"{options.out}: {write_predictions(rows, Path(options.out), options.file)} rows")
         return 0
-    for row in predict_file(run, load(options.run), options.file, round=options.round, progress=progress(options)):
-        print(json.dumps(row, ensure_ascii=False))
-    return 0
+    return _print_lines(rows)
 
 
 def _score(options: Options) -> int:
@@ -219,6 +217,10 @@ def _score(options: Options) -> int:
         "keep": Path(options.keep) if options.keep else None, "progress": news,
     }  # fmt: skip
     rows = score_file(config, options.file, **common)
-    for row in rows if options.top is None else highest(rows, options.top):
+    return _print_lines(rows if options.top is None else highest(rows, options.top))
+
+
+def _print_lines(rows: Iterable[dict[str, Any]]) -> int:
+    for row in rows:
         print(json.dumps(row, ensure_ascii=False))
     return 0

@@ -29,25 +29,22 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """One record, as `Record.from_dict` takes it; skips are in the metadata, for a response must have a value."""
     question = about.question or _QUESTION
     labels = [(given.annotator, given.answer) for given in row.answers if given.answer is not None]
-    responses = [
-        {"value": _value(answer, about), "user_id": _user(who), "status": "submitted"} for who, answer in labels
-    ]
+    responses = [{"value": _value(text, about), "user_id": _user(who), "status": "submitted"} for who, text in labels]
     names = {_user(who): who for who, _ in labels if _user(who) != who}
     suggestions = {}
     if (said := row.suggestion) is not None:
         chance = None if about.several else said.probabilities.get(said.answer)  # of several it is a list there
         suggestions[question] = {"value": _value(said.answer, about), "score": chance, "agent": f"round {said.round}"}
-    return [
-        {
-            "id": row.id,
-            "fields": rows.columns_of(row.fields, ()),
-            "metadata": {rows.KEY: json.dumps({**rows.kept(row), "users": names}, ensure_ascii=False)},
-            "suggestions": suggestions,
-            "responses": {question: responses} if responses else {},
-            "vectors": {},
-            "status": "completed" if responses else "pending",
-        }
-    ]
+    record = {
+        "id": row.id,
+        "fields": rows.columns_of(row.fields, ()),
+        "metadata": {rows.KEY: json.dumps({**rows.kept(row), "users": names}, ensure_ascii=False)},
+        "suggestions": suggestions,
+        "responses": {question: responses} if responses else {},
+        "vectors": {},
+        "status": "completed" if responses else "pending",
+    }
+    return [record]
 
 
 def _value(answer: str, about: rows.About) -> str | list[str]:

@@ -27,14 +27,8 @@ def write(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     if len(row.fields) != 1:
         ours["fields"] = rows.columns_of(row.fields, ())
     answer = row.final.answer if row.final else None
-    return [
-        {
-            "text": rows.shown(row),
-            "label": rows.parts_of(answer, about),
-            **({"suggestion": row.suggestion.answer} if row.suggestion else {}),
-            rows.KEY: ours,
-        }
-    ]
+    suggested = {"suggestion": row.suggestion.answer} if row.suggestion else {}
+    return [{"text": rows.shown(row), "label": rows.parts_of(answer, about), **suggested, rows.KEY: ours}]
 
 
 def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
@@ -69,9 +63,7 @@ def _label(record: rows.Record, about: rows.About, where: str) -> str | None:
                 raise DataError(f"{where}: {name} marks parts of the text; only labels of whole texts can be imported")
             return rows.single(value, f"{where}: {name}", about)
     if record.get("annotations"):
-        raise DataError(
-            f"{where}: found 'annotations' with the numbers of doccano's labels; export as 'JSONL (Text label)'"
-        )
+        raise DataError(f"{where}: found 'annotations' with numbers of labels; export as 'JSONL (Text label)'")
     return None
 
 

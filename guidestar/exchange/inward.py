@@ -340,9 +340,7 @@ def _store(store: Store, statements: Sequence[Statement], counts: Counter[str], 
     for statement in statements:
         now, since = stands.get(statement.slot, (None, None))
         said = statement.annotation
-        same = said == now or (
-            isinstance(said, Skip) and not said.reason and isinstance(now, Skip)
-        )  # or without a reason
+        same = said == now or (isinstance(said, Skip) and not said.reason and isinstance(now, Skip))
         if edited and not same and statement.time == since:  # in a table of ours, whose times nobody keeps up to date
             statement = replace(statement, at="")
         if not same if statement.time is None or since is None else statement.time > since:

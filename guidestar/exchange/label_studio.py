@@ -92,14 +92,12 @@ def read(record: rows.Record, about: rows.About, where: str) -> rows.Row:
 
 
 def _given(annotation: rows.Record, about: rows.About, where: str) -> rows.Given | None:
-    results = rows.objects(annotation.get("result"), f"{where}: result")
-    annotator = _annotator(annotation, results, where)
+    said = rows.objects(annotation.get("result"), f"{where}: result")
+    annotator = _annotator(annotation, said, where)
     at = rows.text_of(annotation.get("updated_at") or annotation.get("created_at"), where)
     if annotation.get("was_cancelled") or annotation.get("skipped"):
         return rows.Given(annotator, None, at=at)
-    values = {
-        rows.text_of(r.get("from_name"), where): rows.as_object(r.get("value"), f"{where}: value") for r in results
-    }
+    values = {rows.text_of(r.get("from_name"), where): rows.as_object(r.get("value"), f"{where}: value") for r in said}
     values = {name: value for name, value in values.items() if _VALUES & value.keys()}
     name = rows.only(values, about, (_CONTROL, "label"), where, "controls hold an answer")
     if name is None:

@@ -32,9 +32,7 @@ def blank_rows_kept(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"blank": "drop"})})
 
 
-def labelled_rows(
-    run: Path, config: RunConfig, source: str | None = None
-) -> tuple[list[str], Iterator[dict[str, Any]]]:
+def labelled_rows(run: Path, config: RunConfig, source: str | None = None) -> tuple[list[str], Records]:
     """(columns, rows) of a data file with the answer that counts of each, who gave it, the reason of a skip, and the round.
 
     source: the file; None is the pool. Raises ConfigError without one, DataError for a row that cannot be used.

@@ -221,9 +221,7 @@ def given(data: Any, where: str) -> Given:
     if (answer := record.get("answer")) is not None:
         return Given(annotator, text_of(answer, where), at=at)
     if (reason := record.get("skip")) is None:
-        raise DataError(
-            f"{where}: found neither 'answer' nor 'skip' in {shortened(repr(data), 60)}; one of them is needed"
-        )
+        raise DataError(f"{where}: found neither 'answer' nor 'skip' in {shortened(repr(data), 60)}; one is needed")
     return Given(annotator, None, text_of(reason, where), at)
 
 

@@ -51,9 +51,7 @@ def recognise(file: Path) -> str:
     if suffix in ("datasets", "parquet"):
         return suffix
     records = [value for _, value in itertools.islice(containers.load(file), _LOOK) if isinstance(value, dict)]
-    alike = [
-        name for name, format in FORMATS.items() if format.mine and 2 * sum(map(format.mine, records)) > len(records)
-    ]
+    alike = [name for name, one in FORMATS.items() if one.mine and 2 * sum(map(one.mine, records)) > len(records)]
     if len(alike) > 1:
         raise DataError(f"{file}: could be {' or '.join(alike)}; say which with --format")
     if alike:

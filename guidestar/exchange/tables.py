@@ -8,7 +8,6 @@ from typing import Any
 from guidestar.errors import DataError, allowed
 from guidestar.exchange import rows
 from guidestar.exchange.containers import SAFE
-from guidestar.records import Suggestion
 from guidestar.tasks.multi_label import NONE
 from guidestar.words import listed
 
@@ -29,30 +28,24 @@ YES, NO = ("yes", "true", "1", "x"), ("no", "false", "0", "")
 
 def write_nested(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:
     """One record: id, fields, prompt, round, score, `answer` (the one that counts) and who said what."""
-    kept = rows.kept(row)
-    return [
-        {
-            "id": row.id,
-            **rows.columns_of(row.fields, OWN),
-            "prompt": row.prompt,
-            "round": row.round,
-            "score": row.score,
-            "answer": row.final.answer if row.final else None,
-            "answers": kept.get("answers", []),
-            "verdict": kept.get("verdict"),
-            "flags": kept.get("flags", []),
-            "notes": kept.get("notes", []),
-            "suggestion": plain_suggestion(row.suggestion),
-        }
-    ]
-
-
-def plain_suggestion(suggestion: Suggestion | None) -> dict[str, Any] | None:
-    """A suggestion as plain data, the same form for every example."""
-    if suggestion is None:
-        return None
-    chances = [{"label": label, "probability": p} for label, p in suggestion.probabilities.items()]
-    return {"answer": suggestion.answer, "round": suggestion.round, "probabilities": chances}
+    kept, suggestion = rows.kept(row), None
+    if (said := row.suggestion) is not None:
+        chances = [{"label": label, "probability": p} for label, p in said.probabilities.items()]
+        suggestion = {"answer": said.answer, "round": said.round, "probabilities": chances}
+    record = {
+        "id": row.id,
+        **rows.columns_of(row.fields, OWN),
+        "prompt": row.prompt,
+        "round": row.round,
+        "score": row.score,
+        "answer": row.final.answer if row.final else None,
+        "answers": kept.get("answers", []),
+        "verdict": kept.get("verdict"),
+        "flags": kept.get("flags", []),
+        "notes": kept.get("notes", []),
+        "suggestion": suggestion,
+    }
+    return [record]
 
 
 def write_flat(row: rows.Row, about: rows.About) -> list[dict[str, Any]]:

@@ -43,18 +43,18 @@ def agreement_of(run: Path) -> dict[str, Any]:
         }  # fmt: skip
         every = [{who: board.task.compared(answer) for who, answer in one.items()} for one in labels.values()]
         people = [{who: answer for who, answer in unit.items() if is_person(who)} for unit in every]
-        contested = [
-            id for id, unit in zip(labels, people, strict=True) if len(set(unit.values())) > 1
-        ]  # fmt: skip
+        contested = [id for id, unit in zip(labels, people, strict=True) if len(set(unit.values())) > 1]
         return {
             "run": folder.resolve().name,
             "kind": board.task.kind,
             "asked": len(board.items),
-            "labelled": sum(isinstance(answer, Label) for answer in store.annotations.answers().values()),
+            "labelled": board.labels,
             "annotators": _annotators(given),
             "sources": _sources(store, given),
             **measured(people, every, board.task),
-            "one_skipped": sum(_skipped_by_one(one) for one in given.values()),
+            "one_skipped": sum(  # where a person labelled what another one skipped
+                len({type(answer) for who, answer in one.items() if is_person(who)}) > 1 for one in given.values()
+            ),
             "disagreements": [
                 {"id": id, "where": store.example(id).where, "text": store.example(id).prompt, "answers": labels[id]}
                 for id in contested
@@ -89,11 +89,9 @@ def is_person(annotator: str) -> bool:
 
 def agreement_text(facts: Mapping[str, Any]) -> str:
     """The facts as sentences and small tables."""
-    parts = [_who(facts), *_alpha(facts)]
+    parts = [_who(facts), *_alpha(facts), _classes(facts), _pairs(facts), _confused(facts)]
     if facts["compared"]:
-        parts += [_classes(facts), _pairs(facts), _confused(facts), _open(facts)]
-    elif len(facts["pairs"]):
-        parts.append(_pairs(facts))
+        parts.append(_open(facts))
     if (usage := facts["endpoint"]) is not None:
         cost = f", {usage['cost']:.4g} spent" if usage["cost"] else ""
         parts.append(
@@ -123,12 +121,6 @@ def _sources(store: Store, given: Mapping[str, Mapping[str, Label | Skip]]) -> d
             last[entry.id, entry.annotation.annotator] = entry.source
     counts = Counter(source for (id, who), source in last.items() if who in given.get(id, {}))
     return dict(sorted(counts.items()))
-
-
-def _skipped_by_one(one: Mapping[str, Label | Skip]) -> bool:
-    """Whether a person labelled what another person skipped."""
-    kinds = {type(answer) for who, answer in one.items() if is_person(who)}
-    return len(kinds) > 1
 
 
 # --- sentences ----------------------------------------------------------------------------------
@@ -184,20 +176,16 @@ def _judged(low: float) -> str:
         return f"The whole interval is above {_GOOD}, which Krippendorff asks of labels to rely on."
     if low >= _FAIR:
         return f"The interval reaches below {_GOOD}, which Krippendorff asks of labels to rely on, not below {_FAIR}."
-    return (
-        f"The interval reaches below {_FAIR}, Krippendorff's least for tentative conclusions: look at the guidelines."
-    )
+    return f"The interval reaches below {_FAIR}, Krippendorff's least for tentative conclusions: read the guidelines."
 
 
 def _classes(facts: Mapping[str, Any]) -> str:
-    if not facts["classes"]:
-        return ""
-    width = max(map(len, facts["classes"]))
+    width = max(map(len, facts["classes"]), default=0)
     rows = [
         f"  {label:<{width}}  {_share(one['agreement']):>5}  in {count(one['n'], 'example')}"
         for label, one in sorted(facts["classes"].items(), key=lambda item: (item[1]["agreement"], item[0]))
     ]
-    return "\n".join(["Where one says a label, another says it too:", *_short(rows)])
+    return _part("Where one says a label, another says it too:", rows)
 
 
 def _pairs(facts: Mapping[str, Any]) -> str:
@@ -205,14 +193,12 @@ def _pairs(facts: Mapping[str, Any]) -> str:
     for pair in sorted(facts["pairs"], key=lambda pair: -pair["n"]):
         kappa = "no kappa" if pair["kappa"] is None else f"kappa {pair['kappa']:.2f}"
         rows.append(f"  {' and '.join(pair['annotators'])}: {_share(pair['observed'])} of {pair['n']}, {kappa}")
-    return "\n".join(["Pairs of annotators:", *_short(rows)])
+    return _part("Pairs of annotators:", rows)
 
 
 def _confused(facts: Mapping[str, Any]) -> str:
-    if not facts["confused"]:
-        return ""
     rows = [f"  {' and '.join(row['labels'])}: {count(row['count'], 'time')}" for row in facts["confused"]]
-    return "\n".join(["Most confused:", *_short(rows)])
+    return _part("Most confused:", rows)
 
 
 def _open(facts: Mapping[str, Any]) -> str:
@@ -225,11 +211,13 @@ def _open(facts: Mapping[str, Any]) -> str:
         said = ", ".join(f"{who}: {shortened(answer, 40)}" for who, answer in row["answers"].items())
         rows.append(f"  {shortened(text, 60)} ({said})")
     head = f"{count(len(rows), 'disagreement')} still open; settle {'it' if len(rows) == 1 else 'them'} on the page (guidestar label).{settled}"
-    return "\n".join([head, *_short(rows)])
+    return _part(head, rows)
 
 
-def _short(rows: list[str]) -> list[str]:
-    return rows if len(rows) <= SHOWN else [*rows[:SHOWN], f"  and {len(rows) - SHOWN} more; --json has all"]
+def _part(head: str, rows: list[str]) -> str:
+    """A head with the first of its rows; "" without any."""
+    more = [f"  and {len(rows) - SHOWN} more; --json has all"] if len(rows) > SHOWN else []
+    return "\n".join([head, *rows[:SHOWN], *more]) if rows else ""
 
 
 def _share(value: float) -> str:

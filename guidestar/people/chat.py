@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -83,9 +84,7 @@ class Chat:
         try:
             import httpx
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                "an endpoint needs httpx, which is not installed: pip install 'guidestar[label]'"
-            ) from error
+            raise ConfigError("an endpoint needs httpx, which is missing: pip install 'guidestar[label]'") from error
         self._client = httpx.Client(
             headers={"Accept-Encoding": "identity", "User-Agent": "guidestar"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
@@ -118,12 +117,10 @@ class Chat:
                     tries -= 1
                     continue
                 reply = self._read(status, headers, content)
-            except _Failed as failure:
+            except _Failed as failed:
                 if tries > self._config.retries or self._closed.is_set():
-                    raise ModelError(
-                        f"endpoint {self.host}: {self._clean(str(failure))}, after {tries} tries"
-                    ) from None
-                self._sleep(pause(tries, failure.wait, secrets.SystemRandom().random()))
+                    raise ModelError(f"endpoint {self.host}: {self._clean(str(failed))}, after {tries} tries") from None
+                self._sleep(pause(tries, failed.wait, secrets.SystemRandom().random()))
                 continue
             return replace(reply, seconds=round(time.monotonic() - begun, 3), tries=tries)
 
@@ -281,20 +278,14 @@ def is_loopback(host: str) -> bool:
 
 def _retry_after(value: str | None) -> float:
     """Seconds in a Retry-After header, a number or a date; 0 for none or nonsense."""
-    if not value:
-        return 0.0
-    try:
-        seconds = float(value)
+    with suppress(ValueError):
+        seconds = float(value or 0)
         return seconds if 0 < seconds < float("inf") else 0.0
-    except ValueError:
-        pass
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+    with suppress(ValueError):
+        at = parsedate_to_datetime(value or "")
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return max(0.0, (at - datetime.now(UTC)).total_seconds())
+    return 0.0
 
 
 def _error(content: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from guidestar.config import EndpointConfig, PeopleConfig, fingerprint
@@ -87,9 +87,7 @@ class EndpointAnnotator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def prefetch(self, examples: Sequence[Example]) -> None:
@@ -130,10 +128,7 @@ class EndpointAnnotator:
         return fingerprint({"model": self._config.model, "messages": self._messages(example)})
 
     def _messages(self, example: Example) -> list[dict[str, str]]:
-        return [
-            {"role": "system", "content": self._system},
-            {"role": "user", "content": _shown(example, self._task)},
-        ]
+        return [{"role": "system", "content": self._system}, {"role": "user", "content": _shown(example, self._task)}]
 
     # --- requests under way ---
 
@@ -206,16 +201,10 @@ class EndpointAnnotator:
         cost = ((read or 0) * self._config.price_in + (written or 0) * self._config.price_out) / 1e6
         self._ledger.add(
             {
-                "id": example.id,
-                "model": self._config.model,
-                "outcome": "answer" if readable else "unreadable",
-                "tokens_in": read,
-                "tokens_out": written,
-                "cost": cost,
-                "seconds": reply.seconds,
-                "tries": reply.tries,
+                "id": example.id, "model": self._config.model, "outcome": "answer" if readable else "unreadable",
+                "tokens_in": read, "tokens_out": written, "cost": cost, "seconds": reply.seconds, "tries": reply.tries,
             }
-        )
+        )  # fmt: skip
         if self._config.max_cost is not None and (read is None or written is None):
             raise ConfigError(
                 "the endpoint does not say how many tokens it used, so endpoint.max_cost cannot be kept; remove it, "

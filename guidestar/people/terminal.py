@@ -112,9 +112,8 @@ class _Session:
         board = self.board
         if board.store.finished() is not None:
             return "The run is finished: nothing is left to label."
-        waiting, seconds = queue.held_by_others(
-            board.unanswered(), self.name, now=board.clock(), lease=board.lease
-        )  # fmt: skip
+        open_ones = board.unanswered()
+        waiting, seconds = queue.held_by_others(open_ones, self.name, now=board.clock(), lease=board.lease)
         if waiting and seconds is not None:
             return f"Others have the remaining {waiting} in front of them, for at most {seconds / 60:.0f} more minutes."
         where = "Nothing is left to label in this round." if board.asks else "No round has its examples yet."
@@ -177,11 +176,8 @@ class _Session:
         self.board.refresh()
         mine = {id for id, who in self.board.replay.current.items() if self.name in who and id in self.board.items}
         for entry in reversed(self.board.store.annotations.history()):
-            if (
-                entry.id in mine
-                and entry.annotation.annotator == self.name
-                and isinstance(entry.annotation, Label | Skip)
-            ):
+            said = entry.annotation
+            if entry.id in mine and said.annotator == self.name and isinstance(said, Label | Skip):
                 self._save(self.board.example(entry.id), Undo(self.name), "saved: your last answer is taken back")
                 self.again += [before.id, entry.id] if before else [entry.id]
                 return True
@@ -332,13 +328,8 @@ def _numbered(task: Task) -> bool:
 
 # Characters that change the direction of what follows, or that nobody sees: a text could show what it does not say.
 _HIDDEN = {
-    0x061C,
-    *range(0x200B, 0x2010),
-    *range(0x202A, 0x202F),
-    *range(0x2060, 0x2070),
-    0xFEFF,
-    *range(0xE0000, 0xE0080),
-}
+    0x061C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF, *range(0xE0000, 0xE0080),
+}  # fmt: skip
 _JOINERS = {0x200C, 0x200D}  # needed to write some languages and emoji
 
 

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from guidestar.errors import GuidestarError
 
@@ -41,8 +41,7 @@ class TrainerState:
     @property
     def why(self) -> str:
         """The sentence of a failure: what this program said last, else the last line."""
-        said = [line.removeprefix("guidestar: ") for line in self.tail if line.startswith("guidestar: ")]
-        return " ".join(said) or next(reversed(self.tail), "")
+        return _said(self.tail) or next(reversed(self.tail), "")
 
 
 class Trainer:
@@ -121,7 +120,10 @@ class Trainer:
     def _start(self, work: object) -> None:
         try:
             with self.log.open("wb") as log:
-                self._process = _popen(self.command, log)
+                self._process = subprocess.Popen(  # noqa: S603 - our own command
+                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C in the terminal reaches the page alone, which then stops it in good order
+                )  # fmt: skip
         except OSError as error:
             raise GuidestarError(f"{self.log}: cannot be written: {error.strerror}") from error
         self._kind, self._done, self._started = "training", work, self.clock()
@@ -141,8 +143,7 @@ def change_labels(folder: Path, kind: str, text: str) -> str:
     """Change the labels of the run in `folder` by `guidestar labels`, in a process of its own, because it loads the model.
     Returns "", or why it cannot be done. Nobody may train there meanwhile."""
     done = _guidestar("labels", str(folder), f"--{kind}={text}")
-    said = [line.removeprefix("guidestar: ") for line in done.stderr.splitlines() if line.startswith("guidestar: ")]
-    return "" if done.returncode == 0 else " ".join(said) or "it ended without a word"
+    return "" if done.returncode == 0 else _said(done.stderr.splitlines()) or "it ended without a word"
 
 
 def status_of(folder: Path) -> dict[str, Any]:
@@ -161,11 +162,9 @@ def _guidestar(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own
 
 
-def _popen(command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Its own session, so that Ctrl-C in the terminal reaches the page alone, which then stops it in good order."""
-    return subprocess.Popen(  # noqa: S603 - our own command
-        list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
+def _said(lines: Iterable[str]) -> str:
+    """What this program itself says among some lines."""
+    return " ".join(line.removeprefix("guidestar: ") for line in lines if line.startswith("guidestar: "))
 
 
 def _lines(path: Path) -> list[str]:

@@ -58,7 +58,8 @@ def create_app(
     """
     desk = Desk(folder, clock, ahead=trainer is not None)
     news = _News(trainer, setup)
-    identity = run_identity(keys)
+    # A name for the run that tells nothing about its secrets; the browser's own storage carries it.
+    identity = hashlib.sha256(f"guidestar run {keys.value}".encode()).hexdigest()[:12]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -79,11 +80,6 @@ def create_app(
         middleware=[Middleware(Guard, keys=keys, hosts=hosts)],
         lifespan=lifespan,
     )
-
-
-def run_identity(keys: Keys) -> str:
-    """A name for the run that tells nothing about its secrets; the browser's own storage carries it."""
-    return hashlib.sha256(f"guidestar run {keys.value}".encode()).hexdigest()[:12]
 
 
 class _News:
@@ -141,11 +137,6 @@ class _News:
         """What the page is told while there is no run."""
         return views.not_begun(str(error), self.state, self.setup.asked() if self.setup else None)
 
-    def retry(self) -> None:
-        """Train again after a failure."""
-        if self.trainer is not None:
-            self.trainer.retry()
-
 
 def _work(board: Board, budget: int | None = None) -> object:
     """What there is to train on, None while labels are missing or the run is finished. budget: the configured one."""
@@ -165,12 +156,9 @@ def _raised(board: Board, budget: int | None) -> bool:
 
 def _pages(folder: Path, identity: str, annotator: str | None) -> list[Route]:
     templates = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     static = {
         path.name: (path.read_bytes(), _TYPES[path.suffix])
         for path in sorted((HERE / "static").iterdir())
@@ -181,13 +169,9 @@ def _pages(folder: Path, identity: str, annotator: str | None) -> list[Route]:
         async def show(request: Request) -> Response:
             experiment = experiment_of(folder)
             text = await asyncio.to_thread(lambda: guidelines_of(people_of(experiment)))
-            about = {
-                "run": identity,
-                "name": experiment.resolve().name,
-                "annotator": annotator or "",
-                "guidelines": text,
-            }
-            return HTMLResponse(templates.get_template(f"{name}.html").render(about, page=name))
+            about = {"run": identity, "annotator": annotator or "", "guidelines": text}
+            template = templates.get_template(f"{name}.html")
+            return HTMLResponse(template.render(about, page=name, name=experiment.resolve().name))
 
         return show
 
@@ -297,7 +281,8 @@ class _Calls:
         return await self._at_desk(views.review) | {"state": state}
 
     async def retry(self, asked: wire.Who) -> Json:
-        self.news.retry()
+        if self.news.trainer is not None:
+            self.news.trainer.retry()
         return {}
 
     async def find(self, asked: wire.Find) -> Json:
@@ -308,11 +293,9 @@ class _Calls:
 
     async def group(self, asked: wire.Grouped) -> Json:
         pool = await self._apart(lambda: {e.id: e for e in self.finder.pool.only(asked.ids)})
-        examples, source = [pool[id] for id in asked.ids if id in pool], f"page+{asked.how}"
+        found, source = [pool[id] for id in asked.ids if id in pool], f"page+{asked.how}"
         try:
-            ids = await self._at_desk(
-                lambda b: b.answer_group(asked.annotator, examples, asked.text, asked.group, source)
-            )
+            ids = await self._at_desk(lambda b: b.answer_group(asked.annotator, found, asked.text, asked.group, source))
         except DataError as error:
             raise _Refused(422, str(error)) from None
         return {"ids": ids}

@@ -35,8 +35,8 @@ class Board:
 
     query: how many labels are asked for.
     replay: what all annotations amount to. items: what the queue looks at, in the order of asking. asked,
-    left, aside: round -> examples, those of them without an answer, and those that are set aside to test on. labels: examples whose answer is a label. touched: annotator -> example -> when they
-    last did something to it, the newest last. times: annotator -> seconds of each answer. waited: annotator -> those
+    left, aside: round -> examples, those of them without an answer, and those that are set aside to test on. labels: examples
+    whose answer is a label. touched: annotator -> examples that they did something to, the newest last. times: annotator -> seconds of each answer. waited: annotator -> those
     of them that were the first of a new round. decisions: what is recorded under a decision's id. groups: example -> who
     answered it last and in which group. seen: number of the last entry taken in.
     """
@@ -53,7 +53,7 @@ class Board:
         self.left: Counter[int] = Counter()
         self.aside: Counter[int] = Counter()
         self.labels = 0
-        self.touched: dict[str, dict[str, str]] = {}
+        self.touched: dict[str, dict[str, None]] = {}
         self.times: dict[str, list[float]] = {}
         self.waited: dict[str, set[float]] = {}
         self._reached: dict[str, int] = {}  # annotator -> the newest round that they answered in
@@ -132,7 +132,7 @@ class Board:
         who = entry.annotation.annotator
         touched = self.touched.setdefault(who, {})
         touched.pop(entry.id, None)
-        touched[entry.id] = entry.at
+        touched[entry.id] = None
         if isinstance(entry.annotation, (Label, Skip, Undo)):
             self.groups.pop(entry.id, None)
         if entry.source in GROUPS and isinstance(entry.annotation, Label):
@@ -165,13 +165,9 @@ class Board:
 
     def _update(self, id: str, *, listed: bool) -> None:
         """Bring an item up to date with what was said about it."""
-        self._change(
-            id,
-            listed,
-            answered=frozenset(self.replay.current.get(id, ())),
-            done=id in self.replay.counts,
-            settled=id in self.replay.verdicts,
-        )
+        replay = self.replay
+        answered = frozenset(replay.current.get(id, ()))
+        self._change(id, listed, answered=answered, done=id in replay.counts, settled=id in replay.verdicts)
 
     def _change(self, id: str, listed: bool = True, **changes: Any) -> None:
         before = self.items[id]

@@ -173,7 +173,8 @@ def _checked(board: Board, annotator: str, item: wire.Decision, fresh: dict[str,
     known = fresh.get(item.decision)
     before = known[:2] if known else board.decisions.get(item.decision)
     if before is None:
-        fresh[item.decision] = (item.id, annotation, item.decision, wire.source(item))
+        source = "page+suggestion" if item.seen else "page"
+        fresh[item.decision] = (item.id, annotation, item.decision, source)
         return Outcome(item.decision, new=True)
     if before == (item.id, annotation):
         return Outcome(item.decision)

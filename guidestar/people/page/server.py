@@ -75,13 +75,12 @@ def serve(
         opener.unlink(missing_ok=True)
         say(f"somebody came in; the link for the next browser: {link(token)}")
 
-    keys = Keys(secret, port, renewed=renewed)
+    keys, budget = Keys(secret, port, renewed=renewed), loaded.query.budget if loaded else None
+    trainer = Trainer(experiment, config=config, overrides=overrides, budget=budget)
     app = create_app(
         run,
         keys=keys,
-        trainer=Trainer(experiment, config=config, overrides=overrides, budget=loaded.query.budget if loaded else None)
-        if train
-        else None,
+        trainer=trainer if train else None,
         setup=Setup(config, notes) if config and train else None,
         hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
         annotator=annotator,
@@ -114,9 +113,7 @@ def _checked(run: Path, overrides: Sequence[str], *, train: bool) -> tuple[Path 
     `serve` does."""
     config = run if configs.names_file(run) else None
     if overrides and (config is None or not train):
-        raise ConfigError(
-            f"{' '.join(overrides)}: keys can be changed where a configuration is given and the page trains"
-        )
+        raise ConfigError(f"{' '.join(overrides)}: keys change where a configuration is given and the page trains")
     loaded = configs.load(config, overrides) if config else None
     folder = Path(loaded.out) if loaded else run
     if loaded and train:

@@ -44,9 +44,7 @@ class Setup:
         line = f"labels: {json.dumps(labels, ensure_ascii=False)}"
         found, changed = _EMPTY.subn(lambda match: f"{match[1]}{line}", _HINT.sub("", text), count=1)
         if not changed:
-            raise ConfigError(
-                f"{self.config}: has no line `labels: []` to write the labels into; write them there yourself"
-            )
+            raise ConfigError(f"{self.config}: has no line `labels: []` to write the labels into; write them yourself")
         if means := {label: text for label, text in about.items() if text}:
             found += f"\npeople:\n  descriptions: {json.dumps(means, ensure_ascii=False)}\n"
         found = _KIND.sub(rf"\1{'multi_label' if several else 'choice'}", found, count=1)

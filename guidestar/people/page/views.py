@@ -47,7 +47,6 @@ def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: 
     times = board.times.get(annotator, [])
     mode = board.people.suggestions
     lasting = {
-        "run": str(board.facts.get("name", board.store.folder.name)),
         "task": _form(board),
         "suggestions": ("hidden" if board.people.overlap else "shown") if mode == "auto" else mode,
         "several": board.people.overlap > 0,
@@ -112,28 +111,20 @@ def idle(
     loads = finished is not None or not (board.asks or board.store.metrics())
     if loads and trainer is not None and trainer.kind in ("idle", "training"):
         more = "There is a larger budget now. " if finished else ""
-        return {
-            "kind": "training",
-            "text": f"{more}The model is being loaded; then it chooses what to ask next. {_KEPT}",
-        }
+        text = f"{more}The model is being loaded; then it chooses what to ask next. {_KEPT}"
+        return {"kind": "training", "text": text}
     held, seconds = queue.held_by_others(board.unanswered(), annotator, now=board.clock(), lease=board.lease)
     if held and not board.complete:
         minutes = max(1, round((seconds or 0) / 60))
-        return {
-            "kind": "held",
-            "text": f"{count(held, 'example')} {'is' if held == 1 else 'are'} in front of others. What they leave unanswered "
-            f"comes to you, the first in {count(minutes, 'minute')}.",
-        }
+        others = f"{count(held, 'example')} {'is' if held == 1 else 'are'} in front of others."
+        free = f"What they leave unanswered comes to you, the first in {count(minutes, 'minute')}."
+        return {"kind": "held", "text": f"{others} {free}"}
     what = f"Round {board.round} has all its answers. " if board.asks else ""
     spent = _SPENT if board.labels >= board.query.budget else ""
     if trainer is None:
         then = spent or "The model is to be trained before the next round is chosen."
-        command = f"guidestar run {board.store.folder.parent}"
-        return {
-            "kind": "complete",
-            "text": f"{what}{then} This page goes on by itself when that is done.",
-            "command": command,
-        }
+        text = f"{what}{then} This page goes on by itself when that is done."
+        return {"kind": "complete", "text": text, "command": f"guidestar run {board.store.folder.parent}"}
     then = spent or f"The model is being trained and then chooses what to ask next. {_KEPT}"
     texts = {
         "training": f"{what}{then} {_training(board, trainer)}".strip(),
@@ -166,8 +157,6 @@ def example(board: Board, id: str, annotator: str) -> Json:
         "fields": _fields(found.fields),
         "excerpt": _excerpt(found),
         "prompt": found.prompt,
-        "where": found.where,
-        "round": item.round if item else None,
         "second": bool(item and item.answered - {annotator}),
         "answer": _answer(given[1]) if given else None,
         "note": board.replay.notes.get(id, {}).get(annotator, ""),
@@ -184,8 +173,8 @@ def suggested(board: Board, ids: Iterable[str]) -> Json:
 
 def history(board: Board, annotator: str, skip: int, only: str) -> Json:
     """What the annotator did, newest first: a line for each example that they answered, flagged or noted."""
-    lines: list[tuple[str, Json]] = []
-    for id, at in reversed(board.touched.get(annotator, {}).items()):
+    lines: list[Json] = []
+    for id in reversed(board.touched.get(annotator, {})):
         given = board.replay.current.get(id, {}).get(annotator)
         flagged = annotator in board.replay.flags.get(id, ())
         noted = annotator in board.replay.notes.get(id, {})
@@ -198,10 +187,10 @@ def history(board: Board, annotator: str, skip: int, only: str) -> Json:
         if kept:
             answer = _answer(given[1]) if given else None
             who, group = board.groups.get(id, (annotator, None))
-            line = {"id": id, "answer": answer, "flagged": flagged, "noted": noted, "at": at}
-            lines.append((id, line | {"group": group if who == annotator else None}))
+            line = {"id": id, "answer": answer, "flagged": flagged, "noted": noted}
+            lines.append(line | {"group": group if who == annotator else None})
     return {
-        "lines": [line | {"text": _excerpt(board.example(id))} for id, line in lines[skip : skip + PAGE]],
+        "lines": [line | {"text": _excerpt(board.example(line["id"]))} for line in lines[skip : skip + PAGE]],
         "more": len(lines) > skip + PAGE,
     }
 
@@ -243,11 +232,10 @@ def review(board: Board) -> Json:
     }
     disagreed = [id for id, given in said.items() if len({task.compared(a.answer) for a in given.values()}) > 1]
     found = _suspects(board)
-    flagged = [id for id in replay.flags if id not in replay.verdicts]
     lists = {
         "disagreements": [id for id in disagreed if id not in replay.verdicts],
         "suspects": [s.id for s in found],
-        "flagged": flagged,
+        "flagged": [id for id in replay.flags if id not in replay.verdicts],
         "settled": list(reversed(replay.verdicts)),
     }
     doubts = {s.id: {"other": s.other, "p_given": s.p_given, "p_other": s.p_other} for s in found}

@@ -150,8 +150,3 @@ def annotation(found: Decision, annotator: str, task: Task) -> Annotation:
             return Flag(annotator, on=found.on)
         case "note":
             return Note(found.text.strip(), annotator)
-
-
-def source(found: Decision) -> str:
-    """Where it came from, for the log."""
-    return "page+suggestion" if found.seen else "page"

@@ -134,7 +134,7 @@ export class Answers {
 
   _button(option, i) {
     const key = i < KEYS ? String(i + 1) : null;
-    const button = el(
+    return el(
       "button",
       {
         type: "button",
@@ -153,7 +153,6 @@ export class Answers {
       ),
       el("span", { class: "badge", dir: "auto" }),
     );
-    return button;
   }
 
   _several() {

@@ -4,6 +4,8 @@ const LONG = 240; // characters above which a text is set smaller
 
 export const $ = (id) => document.getElementById(id);
 
+const given = (children) => children.filter((child) => child !== null && child !== undefined);
+
 /** An element with attributes, listeners (functions under "on…") and children (elements or texts). */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -11,12 +13,12 @@ export function el(tag, attributes = {}, ...children) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...given(children));
   return element;
 }
 
 export function fill(element, ...children) {
-  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+  element.replaceChildren(...given(children));
 }
 
 export function show(element, shown) {

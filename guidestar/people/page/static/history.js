@@ -70,8 +70,7 @@ export class History {
 
   /** The newest example with an answer, null if there is none. */
   newest() {
-    const line = this.lines.find((one) => one.answer);
-    return line ? line.id : null;
+    return this.lines.find((one) => one.answer)?.id ?? null;
   }
 
   /** The answered example `step` lines further into the past than `id` (null: the present); null is the present. */

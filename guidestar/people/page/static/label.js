@@ -9,7 +9,7 @@ import { drawExample, drawMarks, drawSuggestion } from "./example.js";
 import { Finder } from "./find.js";
 import { History } from "./history.js";
 import { Outbox } from "./outbox.js";
-import { Progress, drawIdle, notices } from "./progress.js";
+import { drawIdle, drawProgress, notices } from "./progress.js";
 import { Away, post } from "./server.js";
 import { whoever } from "./who.js";
 
@@ -36,7 +36,6 @@ class LabelPage {
     this.moved = performance.now(); // when somebody last did something here
     this.asking = false;
     this.timer = null;
-    this.progress = new Progress();
     this.tabs = "BroadcastChannel" in window ? new BroadcastChannel(`guidestar:${run}:${annotator}`) : null;
     if (this.tabs) this.tabs.onmessage = ({ data }) => this.elsewhere(data);
     this.outbox = new Outbox(run, {
@@ -95,7 +94,7 @@ class LabelPage {
 
   setTask(task) {
     this.task = task;
-    this.answers = new Answers($("answers"), task, (text, event) => this.label(text, event));
+    this.answers = new Answers($("answers"), task, (text, event) => this.answer({ kind: "label", text }, event));
     this.answers.atOnce = recall("guidestar:at-once") !== "no";
     this.finder?.setTask(task);
     show($("labels-open"), task.kind === "choice");
@@ -103,18 +102,13 @@ class LabelPage {
 
   // --- what the annotator does ---
 
-  label(text, event) {
-    if (!this.current || this.doubled(event)) return;
-    this.answer({ kind: "label", text });
-  }
-
   skip(event) {
-    if (!this.current || this.doubled(event)) return;
-    this.answer({ kind: "skip", text: "" });
+    this.answer({ kind: "skip", text: "" }, event);
   }
 
   /** Record an answer to the example shown, and go on at once. */
-  answer(given) {
+  answer(given, event) {
+    if (!this.current || this.doubled(event)) return;
     const example = this.current;
     example.answer = given;
     keep(this.draftKey(example), null, DRAFTS);
@@ -157,7 +151,7 @@ class LabelPage {
     if (!this.current) return;
     this.current.flagged = !this.current.flagged;
     this.decide(this.current, { kind: "flag", on: this.current.flagged });
-    this.marks();
+    drawMarks(this.current);
   }
 
   note() {
@@ -172,7 +166,7 @@ class LabelPage {
     if (!this.current || text === this.current.note) return;
     this.current.note = text;
     this.decide(this.current, { kind: "note", text });
-    this.marks();
+    drawMarks(this.current);
   }
 
   /** Show or hide what the model says. Blind by default: it then hides again with the next example. */
@@ -259,7 +253,7 @@ class LabelPage {
     drawExample(example, past, this.task);
     this.answers.set({ answer: example.answer, draftKey: this.draftKey(example) });
     this.suggestion();
-    this.marks();
+    drawMarks(this.current);
     show($("idle"), false);
     show($("work"), true);
     this.history.mark(past ? example.id : null);
@@ -275,10 +269,6 @@ class LabelPage {
     const said = this.state.suggestions === "off" ? null : this.current?.suggestion;
     if (said && this.showModel) this.seen.add(this.current.id);
     drawSuggestion(said, this.showModel, this.task, () => this.draft());
-  }
-
-  marks() {
-    drawMarks(this.current);
   }
 
   draftKey(example) {
@@ -335,7 +325,7 @@ class LabelPage {
     if (state.task) this.version = state.version;
     else if (state.version !== this.version) this.renew();
     this.state = { ...this.state, ...state };
-    this.progress.render(this.state, this.mine());
+    drawProgress(this.state, this.mine());
   }
 
   /** The labels have changed: show the new ones, and what was said in them. */
@@ -369,10 +359,8 @@ class LabelPage {
   }
 
   changed() {
-    const waiting = this.outbox.waiting().length;
-    $("saving").textContent = waiting ? `${waiting} not saved yet` : "";
     this.history?.render();
-    if (this.state) this.progress.render(this.state, this.mine());
+    if (this.state) drawProgress(this.state, this.mine());
     this.warn();
   }
 
@@ -393,7 +381,7 @@ class LabelPage {
 
   /** Another tab of this annotator has answered an example. */
   elsewhere({ answered }) {
-    if (this.cache.has(answered)) this.cache.delete(answered);
+    this.cache.delete(answered);
     this.next = this.next.filter((one) => one.id !== answered);
     if (this.current?.id === answered && !this.past && !this.answers.dirty) this.advance();
     if (this.history?.only === "all") this.history.load().catch(() => {});

@@ -5,6 +5,7 @@
 // it is sent again, with growing pauses, also after a reload and by whichever tab is open. The id makes that
 // harmless: the server keeps one decision of an id.
 
+import { keep } from "./dom.js";
 import { Away, Refused, post } from "./server.js";
 
 const FIRST = 400; // milliseconds until the second try
@@ -182,11 +183,7 @@ export class Outbox {
 
   _drop(key) {
     this.memory.delete(key);
-    try {
-      localStorage.removeItem(key);
-    } catch {
-      // it was not there
-    }
+    keep(key, null);
   }
 }
 

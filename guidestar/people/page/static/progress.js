@@ -1,31 +1,30 @@
 // Where the run stands, and what stands in the way.
 
+import { isAnswer } from "./decisions.js";
 import { $, dialogOpen, el, fill, plural, show } from "./dom.js";
 
-export class Progress {
-  /** state: from the server. waiting: decisions that it does not know of yet. */
-  render(state, waiting) {
-    const coming = new Set(waiting.filter((one) => one.kind === "label" || one.kind === "skip").map((one) => one.id)).size;
-    const done = Math.min(state.done + coming, state.asked);
-    show($("progress"), true);
-    $("round-name").textContent = state.round === 0 ? "Round 0, the warm start" : `Round ${state.round} of ${state.last}`;
-    $("round-count").textContent = state.asked ? `${done} / ${state.asked}` : "";
-    $("round-aside").textContent = state.aside ? `${state.aside} set aside to test on` : "";
-    $("round-bar").max = Math.max(state.budget, 1);
-    $("round-bar").value = state.labels;
-    $("labels").textContent = `${state.labels} of ${state.budget} labels`;
-    $("pace").textContent = state.pace === null ? "" : `${state.pace.toFixed(state.pace < 10 ? 1 : 0)} a minute`;
-    $("accuracy").textContent = state.accuracy;
-    show($("training"), state.training !== "");
-    $("training-text").textContent = state.training;
-    const failed = state.trainer?.kind === "failed";
-    show($("failed"), failed && $("idle").hidden);
-    if (failed) $("failed-text").textContent = failure(state.trainer);
-  }
+/** state: from the server. waiting: decisions that it does not know of yet. */
+export function drawProgress(state, waiting) {
+  const coming = new Set(waiting.filter(isAnswer).map((one) => one.id)).size;
+  const done = Math.min(state.done + coming, state.asked);
+  show($("progress"), true);
+  $("round-name").textContent = state.round === 0 ? "Round 0, the warm start" : `Round ${state.round} of ${state.last}`;
+  $("round-count").textContent = state.asked ? `${done} / ${state.asked}` : "";
+  $("round-aside").textContent = state.aside ? `${state.aside} set aside to test on` : "";
+  $("round-bar").max = Math.max(state.budget, 1);
+  $("round-bar").value = state.labels;
+  $("labels").textContent = `${state.labels} of ${state.budget} labels`;
+  $("pace").textContent = state.pace === null ? "" : `${state.pace.toFixed(state.pace < 10 ? 1 : 0)} a minute`;
+  $("accuracy").textContent = state.accuracy;
+  show($("training"), state.training !== "");
+  $("training-text").textContent = state.training;
+  const failed = state.trainer?.kind === "failed";
+  show($("failed"), failed && $("idle").hidden);
+  if (failed) $("failed-text").textContent = failure(state.trainer);
 }
 
 /** Why the training failed, and where its log is. */
-export function failure(trainer) {
+function failure(trainer) {
   return trainer ? `${trainer.why || "It ended without a word."}\nLog: ${trainer.log}` : "";
 }
 
@@ -57,9 +56,10 @@ export function drawIdle({ kind, text, more = [], command }, trainer, changeable
   show($("retry"), kind === "failed");
 }
 
-/** What is wrong, above everything else: no connection, answers that wait or were refused. */
+/** What is not saved yet; and, above everything else, what is wrong: no connection, answers that wait or were refused. */
 export function notices(problem, outbox, look) {
   const waiting = outbox.waiting().length;
+  $("saving").textContent = waiting ? `${waiting} not saved yet` : "";
   const refused = outbox.refused();
   const found = [];
   if (problem !== null) {

@@ -1,7 +1,7 @@
 // The review page: disagreements, likely label errors and flagged examples, one at a time, and a verdict for each.
 
 import { Answers, labelName, partsOf } from "./answers.js";
-import { $, dialogOpen, el, fields, fill, helpDialog, percent, plural, show, typing } from "./dom.js";
+import { $, dialogOpen, el, fields, fill, helpDialog, percent, show, typing } from "./dom.js";
 import { agreement } from "./agreement.js";
 import { Outbox } from "./outbox.js";
 import { notices } from "./progress.js";
@@ -217,8 +217,6 @@ class ReviewPage {
   }
 
   changed() {
-    const waiting = this.outbox.waiting().length;
-    $("saving").textContent = waiting ? `${plural(waiting, "decision", "decisions")} not saved yet` : "";
     notices(this.problem, this.outbox, () => location.assign("/"));
   }
 
