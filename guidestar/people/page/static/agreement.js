@@ -2,7 +2,7 @@
 
 import { el, percent, plural } from "./dom.js";
 
-const number = (value) => (value === null ? "–" : value.toFixed(2));
+const number = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
 
 function table(title, head, rows) {
   if (!rows.length) return null;
