@@ -5,20 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guidestar.cli.common import (
-    PRICES,
-    RUN,
-    Commands,
-    Options,
-    arg,
-    flag,
-    keys,
-    load,
-    prices,
-    progress,
-    show,
-    show_table,
-)
+from guidestar.cli import common
+from guidestar.cli.common import RUN, Commands, Options, arg, flag, keys, load, progress, show, show_table
 from guidestar.words import listed
 
 
@@ -28,7 +16,7 @@ def add(commands: Commands) -> None:
         "plan", _plan, "What a run will take, before it starts: time, memory, disk, labelling, money; as ranges.",
         arg("config", "CONFIG.yaml", "a configuration, or the folder of a run"),
         keys("keys to change, for example train.epochs=3"),
-        arg("--rate", "LABELS_PER_HOUR", "how many labels an annotator gives", type=float), *PRICES,
+        arg("--rate", "LABELS_PER_HOUR", "how many labels an annotator gives", type=float), *common.PRICES,
     )  # fmt: skip
     commands.add(
         "compare", _compare, "Did choosing pay? Strategies beside random over seeds, in one sentence.",
@@ -40,7 +28,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     commands.add(
         "costs", _costs, "What rounds cost in tokens, operations, seconds and money; curves against it.",
-        arg("run", "RUN", "the folder of an experiment or of one run"), *PRICES,
+        arg("run", "RUN", "the folder of an experiment or of one run"), *common.PRICES,
         arg("--out", "DIR", "also write cost.csv, cost.png and cost.pdf there"),
     )  # fmt: skip
     parts = (
@@ -91,7 +79,7 @@ def _plan(options: Options) -> int:
     from guidestar.study.plan import plan_run
 
     config = load(options.config, options.overrides)
-    plan = plan_run(config, changes=prices(options), rate=options.rate, progress=progress(options))
+    plan = plan_run(config, changes=common.prices(options), rate=options.rate, progress=progress(options))
     show(options, plan.plain(), plan.text())
     return 0
 
@@ -110,7 +98,7 @@ def _compare(options: Options) -> int:
 def _costs(options: Options) -> int:
     from guidestar.study.costs import costs
 
-    known = costs(Path(options.run), changes=prices(options))
+    known = costs(Path(options.run), changes=common.prices(options))
     files = [str(path) for path in known.write(Path(options.out))] if options.out else []
     show(options, known.plain() | {"files": files}, "\n".join([known.text(), *files]))
     return 0

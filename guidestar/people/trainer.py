@@ -151,8 +151,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     and what to do ("next"): the answer of `guidestar status`, in a process of its own, which reads all of their record; {}
     where it fails."""
     try:
-        found: dict[str, Any] = json.loads(_guidestar("status", str(folder), "--json").stdout)["answer"]
-        return found
+        return json.loads(_guidestar("status", str(folder), "--json").stdout)["answer"]
     except (ValueError, LookupError):
         return {}
 
