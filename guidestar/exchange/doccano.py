@@ -63,7 +63,7 @@ def _label(record: rows.Record, about: rows.About, where: str) -> str | None:
                 raise DataError(f"{where}: {name} marks parts of the text; only labels of whole texts can be imported")
             return rows.single(value, f"{where}: {name}", about)
     if record.get("annotations"):
-        raise DataError(f"{where}: found 'annotations' with numbers of labels; export as 'JSONL (Text label)'")
+        raise DataError(f"{where}: found 'annotations' with the numbers of labels; export as 'JSONL (Text label)'")
     return None
 
 
