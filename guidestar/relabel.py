@@ -46,9 +46,8 @@ class Change:
         """
         form, least_old, least_new = _FORMS[kind]
         before, _, after = text.rpartition("=") if kind != "add" else ("", "", text)
-        old, new = (
-            _names(part) if kind == several else _name(part) for part, several in ((before, "merge"), (after, "split"))
-        )
+        old = _names(before, several=kind == "merge")
+        new = _names(after, several=kind == "split")
         if not (len(old) >= least_old and len(new) >= least_new):
             raise ConfigError(f"--{kind}: found {text!r}; expected {form}")
         return cls(old, new, kind == "split")
@@ -63,12 +62,8 @@ _FORMS = {
 KINDS = {kind: form for kind, (form, _, _) in _FORMS.items()}
 
 
-def _name(text: str) -> tuple[str, ...]:
-    return (text.strip(),) if text.strip() else ()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for part in text.split(",") for name in _name(part))
+def _names(text: str, several: bool) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text.split(",") if several else [text]) if part.strip())
 
 
 def labels_of(run: Path) -> dict[str, Any]:
@@ -136,7 +131,7 @@ def _choice(store: Store) -> Task:
 def _changed(task: Task, change: Change, section: TaskConfig) -> tuple[dict[str, str | None], TaskConfig]:
     """(former label -> what it is called now, None where it is asked again; the `task` section with the new labels)."""
     try:
-        old = tuple(dict.fromkeys(_label(task, name) for name in change.old))
+        old = tuple(dict.fromkeys(task.parse_gold(name, "labels") for name in change.old))
     except DataError as error:
         raise ConfigError(str(error)) from None
     words, former = dict(zip(task.labels, task.words, strict=True)), dict(section.renamed or {})
@@ -164,14 +159,6 @@ def _changed(task: Task, change: Change, section: TaskConfig) -> tuple[dict[str,
     changed = section.model_copy(update={"kind": task.kind, **plain})
     tasks.make_task(changed, [], task.response)  # labels that cannot be told apart are refused
     return names, TaskConfig.model_validate(changed.model_dump(exclude_unset=True) | plain | {"kind": task.kind})
-
-
-def _label(task: Task, name: str) -> str:
-    if name not in task.labels:  # in another spelling
-        return next((label for label in task.labels if label_key(label) == label_key(name)), "") or task.parse_gold(
-            name, "labels"
-        )
-    return name
 
 
 def _need_no_gold(dataset: Dataset, old: Sequence[str]) -> None:

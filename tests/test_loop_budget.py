@@ -139,6 +139,7 @@ def test_the_page_sees_a_budget_that_is_raised_while_it_is_open(make_config: Mak
         assert _work(board) is None
         assert _work(board, 14) is None
         assert _work(board, 18) is not None, "the configuration asks for more: the trainer is to start a run"
+        assert (store.ended(14), store.ended(18)) == (Stop.BUDGET, None)
         with Store.open(tmp_path / "run" / "random-seed0") as other:
             other.raise_budget(18)
         board.refresh()

@@ -18,7 +18,7 @@ from guidestar.study import paper
 from guidestar.study.grid import run_study
 from guidestar.study.paper import order_of
 from guidestar.study.results import read_results, result_path
-from guidestar.study.synthetic import SIZES, tiny_texts, write_synthetic
+from guidestar.study.synthetic import TEST, TRAIN, tiny_texts, write_synthetic
 
 OPTIONS: dict[str, Any] = {"scale": "tiny", "seeds": 1, "datasets": ["openbookqa"]}
 
@@ -199,8 +199,8 @@ def test_synthetic_data_reads_like_the_published_files(tmp_path: Path) -> None:
             }
         )
         data = load_dataset(config)
-        assert (len(data.pool), data.facts["test"]) == (SIZES["train"], SIZES["test"])
-        assert len(data.gold) == SIZES["train"]
+        assert (len(data.pool), data.facts["test"]) == (TRAIN, TEST)
+        assert len(data.gold) == TRAIN
     assert data.pool[0].prompt.count("\nAnswer") == 4
     assert "AnswerA " in json.loads((tmp_path / "a" / "OBQA" / "train.jsonl").read_text().splitlines()[0])["question"]
     assert "AnswerA: " in data.pool[0].prompt

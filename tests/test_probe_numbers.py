@@ -22,7 +22,6 @@ from literal_probes import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from guidestar.errors import DataError
 from guidestar.report.style import COLOURS, look
 from guidestar.study.drawing import save_figure, write_csv
 from guidestar.study.probes import figures, numbers
@@ -167,12 +166,6 @@ def test_golden_changes() -> None:
     assert found["changed_wrong"]["entropy"] == {"n": 0}
 
 
-def test_changes_between_different_examples_are_refused() -> None:
-    one = np.log(np.full((3, 2), 0.5))
-    with pytest.raises(DataError, match=r"shape \(3, 2\) and \(2, 2\) for 3 gold"):
-        numbers.changes(one, one[:2], np.zeros(3, dtype=int))
-
-
 # --- drawing --------------------------------------------------------------------------------------
 
 
@@ -216,7 +209,7 @@ def test_figures_of_odd_sizes_are_drawn(tmp_path: Path) -> None:
     drawings = [
         figures.draw_correlations(["base", "0", "1"], nothing, [same], "t"),
         figures.draw_correlations(["base", *map(str, range(100))], many, [same, same], "t"),
-        figures.draw_changes([("a", ["0"], [empty])], "round"),
+        figures.draw_changes([("a", ["0"], [empty])]),
         figures.draw_densities([figures.Density("a", np.array([0.6, 0.9]), np.array([1.0, 2.0]), 0.7)], 0.5),
     ]
     for i, draw in enumerate(drawings):

@@ -26,6 +26,7 @@ from guidestar.model import adapters, recipe
 from guidestar.model.train import _loss, _Row, _rows
 
 LONG = {"min_steps": 21, "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
+SHORT = "10 labels make 20 optimiser steps, and the model hardly moves in fewer than 30;"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -97,6 +98,9 @@ def test_keys_that_are_gone_mean_nothing_at_their_defaults_and_are_refused_other
             10,
             "10 labels make 20 optimiser steps, and the model hardly",
         ),
+        ({"min_steps": 20}, "", 10, f"{SHORT} give more than 20 train.min_steps, or train.recipe: lean in its place"),
+        ({"recipe": "lean", "min_steps": 20}, "", 10, f"{SHORT} give a larger train.min_steps, or none"),
+        ({"min_steps": 99, "schedule_steps": 20}, "", 10, f"{SHORT} give a larger train.schedule_steps, or none"),
         ({"epochs": 50}, "classifier", 100, ""),
         ({}, "", 400, ""),
     ],

@@ -12,11 +12,12 @@ from studies import LORA, RUN, Crash, Lines, results_of
 
 from guidestar import config as configs
 from guidestar.errors import ConfigError, StoreError
+from guidestar.progress import Progress, Silent
 from guidestar.report import summary
 from guidestar.store import Store, files
 from guidestar.study import cells as engine
 from guidestar.study import costs, reading
-from guidestar.study.cells import Cell, CellResult, part_of, run_cells
+from guidestar.study.cells import Cell, CellResult, Shared, part_of
 from guidestar.study.results import Result, made_with, portable, read_results, result_path
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -36,6 +37,11 @@ def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
         "model": {"name": str(tiny_folder), **RUN["model"]},
         "peft": LORA,
     }
+
+
+def run_cells(cells: list[Cell], out: Path, news: Progress | None = None, **more: Any) -> list[CellResult]:
+    """The engine with nothing loaded."""
+    return engine.run_cells(cells, out, Shared(out / "cache", news or Silent()), **more)
 
 
 def make_cells(
@@ -158,7 +164,7 @@ def test_killed_anywhere_it_continues_to_the_same_results(
 def test_killed_between_cells(whole: tuple[Path, dict[str, Any]], plain: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "between"
 
-    def stop(results: list[CellResult]) -> None:
+    def stop(done: CellResult) -> None:
         raise Crash
 
     with pytest.raises(Crash):
@@ -319,6 +325,3 @@ def test_a_cell_is_one_run(plain: dict[str, Any], tmp_path: Path) -> None:
     two = configs.parse({**plain, "seeds": [0, 1], "strategies": ["random"]})
     with pytest.raises(ValueError, match="one strategy and one seed"):
         Cell("x", {}, two)
-    cells = make_cells(plain, tmp_path)
-    with pytest.raises(ValueError, match="two cells are called demo/random/seed0"):
-        run_cells([cells[0], cells[0]], tmp_path)

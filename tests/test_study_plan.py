@@ -48,7 +48,7 @@ def plain(demo_data: Path, tiny_folder: Path) -> dict[str, Any]:
 def test_the_plan_counts_what_the_runs_do(plain: dict[str, Any], tmp_path: Path, query: dict[str, int]) -> None:
     """Examples of every phase, as the runs' own timings have them; passes and epochs multiplied in here."""
     cells = cells_of(plain, tmp_path, **query)
-    found = run_cells(cells, tmp_path)
+    found = run_cells(cells, tmp_path, Shared(tmp_path / "cache", Silent()))
     firsts = plan.first_of_warm_start(cells)
     assert firsts == [True, False, False, False]
     for one, first in zip(found, firsts, strict=True):

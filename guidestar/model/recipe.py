@@ -64,13 +64,19 @@ def epochs(config: TrainConfig, examples: int) -> int:
 
 def too_short(config: TrainConfig, head: str, examples: int) -> str:
     """A sentence where a training of settled settings has too few steps to move the model; "" where it has enough."""
-    steps = epochs(config, examples) * -(-examples // config.batch_size)
-    steps = min(steps, config.schedule_steps or steps)
+    whole = epochs(config, examples) * -(-examples // config.batch_size)
+    steps = min(whole, config.schedule_steps or whole)
     few = FEW[_kind(head)]
     if steps >= few:
         return ""
     what = "a new classification head" if _kind(head) == "head" else "the model"
-    mend = "a larger train.min_steps, or none" if config.recipe == "lean" else "train.recipe: lean, or train.min_steps"
+    mend = "train.recipe: lean, or train.min_steps"
+    if steps < whole:
+        mend = "a larger train.schedule_steps, or none"
+    elif config.recipe == "lean":
+        mend = "a larger train.min_steps, or none"
+    elif config.min_steps:
+        mend = f"more than {config.min_steps} train.min_steps, or train.recipe: lean in its place"
     if _kind(head) == "head":
         mend += "; or model.head: features, which starts as a classifier on frozen features and needs fewer"
     return f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give {mend}"

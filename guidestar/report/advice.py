@@ -233,13 +233,10 @@ def _said(store: Store, rounds: range, with_test: bool) -> tuple[Said, str]:
     for name, where in sets.items():
         arrays = [store.arrays(r, name) for r in rounds if store.has_arrays(r, name)]
         if arrays and all("log_probs" in one for one in arrays):
-            rows = np.arange(len(arrays[0]["log_probs"]))
-            return [
-                (rows, one["log_probs"].argmax(axis=1), np.exp(one["log_probs"].max(axis=1))) for one in arrays
-            ], where
-    kept = [
-        store.arrays(r, "answers") for r in range(rounds.start + 1, rounds.stop + 1) if store.has_arrays(r, "answers")
-    ]
+            logs = [one["log_probs"] for one in arrays]
+            return [(np.arange(len(one)), one.argmax(axis=1), np.exp(one.max(axis=1))) for one in logs], where
+    later = range(rounds.start + 1, rounds.stop + 1)
+    kept = [store.arrays(r, "answers") for r in later if store.has_arrays(r, "answers")]
     return [(one["row"], one["label"], one["confidence"]) for one in kept], "unlabelled candidates"
 
 
@@ -316,10 +313,8 @@ def _sentences(facts: Advice, stop: StopConfig) -> Iterator[str]:
             f"{100 * stop.gain:g} points or more has a chance of {gain.chance:.0%}."
         )
         if gain.forecasts:
-            yield (
-                f"Of {gain.forecasts} rounds forecast from the rounds before them, {gain.held} lay in their 90 % "
-                "interval."
-            )
+            before = f"Of {gain.forecasts} rounds forecast from the rounds before them"
+            yield f"{before}, {gain.held} lay in their 90 % interval."
         if gain.source == "test set":
             yield "This was read off the test set: stopping by it makes the test accuracy a little too good."
     elif facts.mode == "stop":

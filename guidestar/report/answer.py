@@ -33,7 +33,6 @@ class Known:
     """All that is read of an experiment or run folder. advice: of `advise`, for each run. costs: the ledger, if there is one."""
 
     folder: Path
-    runs: Sequence[RunRecord]
     facts: Summary
     compared: Compared | None
     advice: Sequence[Advised]
@@ -72,14 +71,8 @@ class Answer:
 def read_all(folder: Path) -> Known:
     """Everything about the runs in a folder. Raises GuidestarError if there is none, StoreError if one cannot be read."""
     runs = read_runs(folder)
-    return Known(
-        folder,
-        runs,
-        summarise(folder, runs),
-        beside_control(folder, runs),
-        advise(folder),
-        current_ledger(folder, runs),
-    )
+    beside, costs = beside_control(folder, runs), current_ledger(folder, runs)
+    return Known(folder, summarise(folder, runs), beside, advise(folder), costs)
 
 
 def answer(known: Known) -> Answer:
@@ -103,7 +96,7 @@ def answer_lines(known: Known) -> list[str]:
     lines = [*_reached(known), said.sentence, *said.cautions]
     single = len(known.facts.runs) == 1
     lines += [f"{run.name}: {state(run, why=False)}." for run in known.facts.runs if single or not run.finished]
-    lines += [f"{run.name}, last training: {line}." for run in known.runs[:1] for line in sentences(run.chosen)]
+    lines += [f"{run.name}, last training: {line}." for run in known.facts.runs[:1] for line in sentences(run.chosen)]
     return lines + [f"next: {step.text}{f' {step.command}' if step.command else ''}" for step in said.next[:1]]
 
 
@@ -197,7 +190,7 @@ def _may_pay(stop: Advice | None) -> bool:
 
 def _accuracy(known: Known) -> tuple[float, float, float, str] | None:
     """(estimate, low, high, of what) of the one run: on the test set, else the validation set, else the pool."""
-    run, data = known.runs[0], known.runs[0].facts.get("data") or {}
+    run, data = known.facts.runs[0], known.facts.runs[0].facts.get("data") or {}
     for name, split in (("accuracy", "test"), ("validation_accuracy", "validation")):
         value = run.present[-1].values.get(name) if run.present else None
         said = next(iter((run.test.get("last") or {}).values()), ()) if split == "test" else ()
@@ -242,9 +235,9 @@ def _scores(known: Known) -> Iterator[Score]:
         low, high = band(values, facts.test)
         score = {"estimate": row.final.mean, "low": low, "high": high}
         yield Score(row.strategy, int(facts.compared.labels[-1]), score, _cost(known, row.strategy))
-    if facts.strategies and not any(run.is_random for run in known.runs):
+    if facts.strategies and not any(run.is_random for run in known.facts.runs):
         yield Score("random", None, _unknown(None), "")
-    if facts.strategies or known.runs[0].metrics:
+    if facts.strategies or known.facts.runs[0].metrics:
         yield Score("classifier on frozen features", facts.compared.labels[-1] if facts.compared.labels else None,
                     _unknown(_frozen(known)), "")  # fmt: skip
         yield Score("untuned model", 0, _unknown(facts.base), "")
@@ -288,12 +281,8 @@ def band(values: Sequence[float], examples: int | None) -> tuple[float, float]:
 def _frozen(known: Known) -> float | None:
     """Mean accuracy of the classifier on frozen features at the last common point; None if it was not measured."""
     at = known.facts.compared.labels[-1:]
-    accuracies = [
-        m.values["frozen_accuracy"]
-        for r in known.runs
-        for m in r.present
-        if [m.labels] == at and "frozen_accuracy" in m.values
-    ]
+    measured = [m for run in known.facts.runs for m in run.present if [m.labels] == at]
+    accuracies = [m.values["frozen_accuracy"] for m in measured if "frozen_accuracy" in m.values]
     return statistics.fmean(accuracies) if accuracies else None
 
 
@@ -330,7 +319,7 @@ def _not_begun(known: Known) -> bool:
 def _more(known: Known) -> str:
     """The command that goes on for another batch: on the page where people answer and the configuration is there."""
     run, kept = known.facts.runs[0], known.folder / CONFIG_FILE
-    batch = ((known.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
+    batch = ((known.facts.runs[0].facts.get("config") or {}).get("query") or {}).get("batch", 50)
     budget = run.given + run.held_out + batch
     if run.held_out and kept.is_file():
         return f"guidestar label {shlex.quote(str(kept))} query.budget={budget}"
@@ -361,9 +350,8 @@ def _next(known: Known) -> Iterator[Step]:
     seeds = max((len(row.seeds) for row in rows), default=0)
     if done and rows and not can_claim(seeds):
         wanted = ",".join(map(str, range(least_seeds())))
-        yield Step(
-            f"run {least_seeds()} seeds, the fewest that can show a gain:", f"guidestar run {place} 'seeds=[{wanted}]'"
-        )
+        text = f"run {least_seeds()} seeds, the fewest that can show a gain:"
+        yield Step(text, f"guidestar run {place} 'seeds=[{wanted}]'")
     elif done and facts.strategies and facts.control is None and not single:
         yield Step("put `random` beside it in `strategies`: without it nobody knows whether choosing paid.", "")
     stop = known.advice[0].stop if single and known.advice else None

@@ -19,9 +19,8 @@ from guidestar.report.style import COLOURS, GRID, MUTED, TEXT, look, render
 from guidestar.store import files
 from guidestar.words import shortened
 
-_CSS = {TEXT: "currentColor", GRID: "var(--grid)", MUTED: "var(--muted)"} | {
-    colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)
-}
+_CSS = {TEXT: "currentColor", GRID: "var(--grid)", MUTED: "var(--muted)"}
+_CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)}
 _MOST_TICKS = 10  # on the axis of labels; with more points the axis chooses
 _WIDTH = 5.0  # inches, 360 units of the drawing: a phone shows it at its own size
 FORMATS = ("pdf", "png")  # of files
@@ -152,11 +151,6 @@ def _apart(ticks: Sequence[float]) -> list[float]:
 # --- the drawing ----------------------------------------------------------------------------------
 
 
-def svg(drawing: Drawing, title: str) -> str:
-    """A drawing as an element of an HTML page, which gives its colours and its font."""
-    return _inline(_rendered(drawing, "svg").decode(), title)
-
-
 def save(chart: Chart, path: Path) -> None:
     """Write a chart on white paper; the suffix says the format, one of `FORMATS`."""
     files.write_bytes(path, _rendered(chart.drawing, path.suffix.removeprefix(".")))
@@ -173,9 +167,10 @@ def _rendered(drawing: Drawing, form: str) -> bytes:
     return render(draw, [form], width=_WIDTH, height=drawing.height + above, type_size=9)[form]
 
 
-def _inline(svg: str, title: str) -> str:
-    """A matplotlib file as an element of an HTML page: the page's colours and font, ids of its own."""
-    body = svg[svg.index("<svg") :]
+def svg(drawing: Drawing, title: str) -> str:
+    """A drawing as an element of an HTML page, which gives its colours and its font; ids are its own."""
+    file = _rendered(drawing, "svg").decode()
+    body = file[file.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)

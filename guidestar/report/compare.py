@@ -53,20 +53,12 @@ def compared(
     datasets = told_apart([read_dataset(name, group, control, read) for name, group in groups(folders)])
     both = {(i, name): data.beside(name, data.control) for i, data in enumerate(datasets) for name in data.strategies}
     decided = decide({key: one.comparison(datasets[key[0]].floor) for key, one in both.items() if one.pair}, level)
-    return Comparisons(
-        level=level,
-        target=target,
-        comparisons=max((one.comparisons for one in decided.values()), default=0),
-        datasets=[
-            _about(
-                data,
-                [_row(data, name, both[i, name], decided.get((i, name)), target, level) for name in data.strategies],
-                level,
-            )
-            for i, data in enumerate(datasets)
-        ],
-        wins=_wins(datasets, level),
-    )
+    about = []
+    for i, data in enumerate(datasets):
+        rows = [_row(data, name, both[i, name], decided.get((i, name)), target, level) for name in data.strategies]
+        about.append(_about(data, rows, level))
+    comparisons = max((one.comparisons for one in decided.values()), default=0)
+    return Comparisons(level, target, comparisons, about, _wins(datasets, level))
 
 
 def beside_control(folder: Path, runs: Sequence[RunRecord]) -> Compared | None:
@@ -169,10 +161,9 @@ def _points(pair: Pair, level: float) -> list[Point]:
 
 def _errors(pair: Pair, weights: Floats) -> StandardErrors:
     error = statistics.errors(pair.moments, weights)
-    known = pair.examples is not None
-    return StandardErrors(
-        float(error.seeds), float(error.examples) if known else None, float(error.whole) if known else None
-    )
+    if pair.examples is None:
+        return StandardErrors(float(error.seeds), None, None)
+    return StandardErrors(float(error.seeds), float(error.examples), float(error.whole))
 
 
 # --- one dataset ----------------------------------------------------------------------------------
@@ -182,9 +173,8 @@ def _about(data: Dataset, rows: Sequence[Row], level: float) -> Compared:
     runs = list(data.runs.values())
     facts = runs[0].facts if runs else {}
     about = facts.get("data") or {}
-    small = [
-        small_gain(row.strategy, row.verdict.kind, row.auc.difference["estimate"] or 0.0, row.noise) for row in rows
-    ]
+    apart = [row.auc.difference["estimate"] or 0.0 for row in rows]
+    small = [small_gain(row.strategy, row.verdict.kind, by, row.noise) for row, by in zip(rows, apart, strict=True)]
     noise = noise_notes(data.noise, max((len(row.seeds) for row in rows), default=0))
     return Compared(
         name=data.name,
@@ -251,9 +241,8 @@ def _cut(data: Dataset) -> str | None:
     """A note if curves are compared over fewer points than they have."""
     for name in data.strategies:
         both = data.beside(name, data.control)
-        longest = max(
-            (len(data.curves[side][seed].points) for side in (name, data.control) for seed in both.seeds), default=0
-        )
+        curves = (data.curves[side][seed] for side in (name, data.control) for seed in both.seeds)
+        longest = max((len(curve.points) for curve in curves), default=0)
         if both.points < longest:
             return f"{name} and {data.control} have only their first {both.points} numbers of labels in common, of {longest}."
     return None

@@ -31,11 +31,8 @@ def _dataset_text(data: Compared) -> str:
         if row.target_sentence:
             lines.append(f"  At the target: {row.target_sentence}")
     if shown := [row for row in rows if row.auc.strategy is not None]:
-        names = {"AUC control": control, "final control": control}
-        lines += [
-            "",
-            *_block(shown, ["seeds", "AUC", "AUC control", "RIPL", "deficiency", "final", "final control"], names),
-        ]
+        columns = ["seeds", "AUC", "AUC control", "RIPL", "deficiency", "final", "final control"]
+        lines += ["", *_block(shown, columns, {"AUC control": control, "final control": control})]
     if any(row.p is not None for row in rows):
         lines += ["", *_block(rows, ["labels saved on average", "at the end"])]
         lines += ["", *_block(rows, ["difference of AUC", "p", "Holm", "exact p"])]

@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from guidestar.metrics.sample import Draw, difference, mean_share, pool_share, rest_share
 from guidestar.metrics.statistics import Interval
 from guidestar.records import Label, Pick, Skip
 from guidestar.report.read import is_random
-from guidestar.report.weighted import Corrected, corrected, corrected_sentence, drawn_rounds
+from guidestar.report.weighted import (
+    Corrected,
+    corrected,
+    corrected_sentence,
+    drawn_rounds,
+    in_rounds,
+    judged_rounds,
+    start_of_window,
+)
 from guidestar.store import Store
 from guidestar.tasks import Task, recorded_task
-from guidestar.words import hundredths, percent
+from guidestar.words import count, hundredths, percent
 
 LEAST = 5  # random answers below which an interval is so wide that nothing is said
 WINDOW = 30  # random answers that the newest rounds must hold together for an accuracy of now
@@ -95,7 +102,7 @@ def control(store: Store) -> Control | None:
         return None
     rounds = sampled(store)
     answered = sum(len(one.random) for one in rounds)
-    by_chance = [] if is_random(store.facts) else drawn_rounds(store, _judge(store))
+    by_chance = {} if is_random(store.facts) else drawn_rounds(store)
     if not rounds and not by_chance:
         return None
     known = Control(
@@ -115,50 +122,30 @@ def control(store: Store) -> Control | None:
 
 
 def sampled(store: Store) -> list[Sampled]:
-    """The complete rounds with random picks that the model of the round before was asked about."""
-    answers, said, measured = store.annotations.answers(), store.suggestions(), store.metrics()
-    pool = int((store.facts.get("data") or {}).get("pool") or 0)
-    right, everything = _judge(store), is_random(store.facts)
-    rounds, asked = [], 0
-    for r in range(store.rounds()):
-        picks = store.query(r).picks
-        before, asked = asked, asked + len(picks)
-        if r == 0 or r > len(measured) or not all(pick.id in answers for pick in picks):
-            continue
-        drawn, others = _apart(picks, everything)
-        if not drawn or not all(pick.id in said and said[pick.id].round == r - 1 for pick in picks):
-            continue
-        kinds = [
-            tuple(right(said[pick.id], answer) for pick in kind if isinstance(answer := answers[pick.id], Label))
-            for kind in (drawn, others)
-        ]
-        skipped = len(drawn) - len(kinds[0])
-        population = max(pool - before, len(drawn))
-        rounds.append(Sampled(r, measured[r - 1].labels, kinds[0], kinds[1], skipped, population, before))
-    return [one for one in rounds if one.random]
+    """The judged rounds with answered random picks."""
+    pool, everything = int((store.facts.get("data") or {}).get("pool") or 0), is_random(store.facts)
+    labels = [m.labels for m in store.metrics()]
+    rounds = []
+    for r, before, picks, right in judged_rounds(store):
+        drawn = [pick.id for pick in _at_random(picks, everything)]
+        random = tuple(right[id] for id in drawn if id in right)
+        chosen = tuple(hit for id, hit in right.items() if id not in drawn)
+        population, skipped = max(pool - before, len(drawn)), len(drawn) - len(random)
+        if random:
+            rounds.append(Sampled(r, labels[r - 1], random, chosen, skipped, population, before))
+    return rounds
 
 
-def _apart(picks: Sequence[Pick], everything: bool) -> tuple[list[Pick], list[Pick]]:
-    """The picks that were drawn at random, and the others."""
-    drawn = [pick for pick in picks if everything or "random" in pick.details]
-    return drawn, [pick for pick in picks if not everything and "random" not in pick.details]
-
-
-def _judge(store: Store) -> Any:
-    """(suggestion, label) -> whether the suggestion is right."""
-    task = recorded_task(store.facts)
-    return lambda said, label: task.compared(said.answer) == task.compared(label.answer)
+def _at_random(picks: Sequence[Pick], everything: bool) -> list[Pick]:
+    return [pick for pick in picks if everything or "random" in pick.details]
 
 
 def _accuracy(rounds: Sequence[Sampled]) -> PoolAccuracy:
     """Of the newest rounds that hold `WINDOW` random answers together, or of all."""
-    count, start = 0, len(rounds)
-    while start and count < WINDOW:
-        start -= 1
-        count += len(rounds[start].random)
-    newest = rounds[start:]
+    newest = rounds[start_of_window([len(one.random) for one in rounds], WINDOW) :]
     share, right = mean_share([one.draw for one in newest]), sum(sum(one.random) for one in newest)
-    return PoolAccuracy(share.estimate, share.low, share.high, count, right, (newest[0].round, newest[-1].round))
+    count, ends = sum(len(one.random) for one in newest), (newest[0].round, newest[-1].round)
+    return PoolAccuracy(share.estimate, share.low, share.high, count, right, ends)
 
 
 def _harder(rounds: Sequence[Sampled]) -> Interval | None:
@@ -173,9 +160,8 @@ def _harder(rounds: Sequence[Sampled]) -> Interval | None:
 
 def class_shares(store: Store) -> dict[str, ClassShares] | None:
     """Label -> its shares, that of the pool from the warm start and the random picks; None for a task without labels, or before the first round is answered."""
-    task = recorded_task(store.facts)
+    task, pool = recorded_task(store.facts), int((store.facts.get("data") or {}).get("pool") or 0)
     labels = task.labels
-    pool = int((store.facts.get("data") or {}).get("pool") or 0)
     if not labels or not pool:
         return None
     answers, everything = store.annotations.answers(), is_random(store.facts)
@@ -186,7 +172,7 @@ def class_shares(store: Store) -> dict[str, ClassShares] | None:
         picks = store.query(r).picks
         if not all(pick.id in answers for pick in picks):
             break
-        drawn = _labels_of(picks if r == 0 else _apart(picks, everything)[0], answers, task)
+        drawn = _labels_of(_at_random(picks, everything or r == 0), answers, task)
         for label in labels if drawn.total() else ():
             known = before[label], before.total()
             population = max(pool - asked, drawn.total())
@@ -218,15 +204,12 @@ def _sentences(facts: Control, swayed: bool) -> list[str]:
     accuracy = facts.accuracy
     by_chance = [corrected_sentence(facts.corrected)] if facts.corrected else []
     if accuracy is None:
-        few = "answer" if facts.answers == 1 else "answers"
         if not facts.answers and not by_chance:
-            return [
-                "The picks were drawn with chances too unequal to say something about the pool from so few of them."
-            ]
-        said = f"Only {facts.answers} random {few} so far: too few to estimate the accuracy on the pool."
+            said = "The picks were drawn with chances too unequal to say something about the pool from so few of them."
+            return [said]
+        said = f"Only {count(facts.answers, 'random answer')} so far: too few to estimate the accuracy on the pool."
         return by_chance or [said]
-    first, last = accuracy.rounds
-    when = f"round {last}" if first == last else f"rounds {first} to {last}"
+    when = in_rounds(*accuracy.rounds)
     lines = [
         f"Accuracy on the unlabelled pool: about {percent(accuracy.estimate)} (95 % interval {in_percent(accuracy)}), from "
         f"{accuracy.right} of {accuracy.answers} random picks of {when}, each judged before it was trained on."

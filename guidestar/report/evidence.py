@@ -61,7 +61,7 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
     labels = list((runs[0].facts.get("task") or {}).get("labels") or [])
     last = [run.test["last"] for run in runs if "log_probs" in run.test.get("last", {})]
     suspects = _labelled(runs)
-    last = [arrays for arrays in last if _alike(arrays, last[0])]
+    last = [one for one in last if np.array_equal(one["gold"], last[0]["gold"])]  # on one test set in one order
     if not last or not labels:
         return Evidence([], [], suspects, 0, 0, 0, True) if suspects else None
     logs, gold = np.stack([arrays["log_probs"].astype(np.float64) for arrays in last]), last[0]["gold"]
@@ -95,15 +95,9 @@ def file_of(where: str) -> str:
     return where.rsplit("/", 1)[-1]
 
 
-def clipped(fields: Mapping[str, str], length: int = 600) -> list[tuple[str, str]]:
+def clipped(fields: Mapping[str, str]) -> list[tuple[str, str]]:
     """An example's fields, what is too long for a table cut, and said so."""
-    cut = {name: text[:length] + f" … ({len(text)} characters)" * (len(text) > length) for name, text in fields.items()}
-    return list(cut.items())
-
-
-def _alike(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> bool:
-    """Whether both were measured on one test set in one order."""
-    return arrays["log_probs"].shape == first["log_probs"].shape and bool((arrays["gold"] == first["gold"]).all())
+    return [(name, text[:600] + f" … ({len(text)} characters)" * (len(text) > 600)) for name, text in fields.items()]
 
 
 def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) -> list[Example] | None:
@@ -136,7 +130,6 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
                 other = names[int(chances.argmax())]
                 example = run.examples[id]
                 where = f"{run.name}, {file_of(example.where)}"
-                doubts.append(
-                    Doubt(where, clipped(example.fields), answer.answer, other, p[answer.answer], p[other], 0)
-                )
+                given, fields = answer.answer, clipped(example.fields)
+                doubts.append(Doubt(where, fields, given, other, p[given], p[other], 0))
     return sorted(doubts, key=lambda doubt: doubt.p_given - doubt.p_said)[:SHOWN]

@@ -39,9 +39,8 @@ def read_noise(places: Sequence[Path]) -> Noise | None:
     places: run folders. The floor is t √2 sd, with the pooled degrees of freedom: of one run that of its noise.json.
     Raises StoreError for a file that is no result of the probe.
     """
-    accuracies = {
-        place.resolve().name: values for place in places if (values := _accuracies(place / NOISE_FILE)) is not None
-    }
+    found = {place.resolve().name: _accuracies(place / NOISE_FILE) for place in places}
+    accuracies = {name: values for name, values in found.items() if values is not None}
     if not accuracies:
         return None
     degrees = sum(len(values) - 1 for values in accuracies.values())
@@ -57,9 +56,8 @@ def _accuracies(path: Path) -> list[float] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"{path}: is no result of `guidestar probe RUN noise`; delete it, or run the probe again"
-        ) from error
+        mend = "delete it, or run the probe again"
+        raise StoreError(f"{path}: is no result of `guidestar probe RUN noise`; {mend}") from error
     if len(accuracies) < 2 or not all(0 <= value <= 1 for value in accuracies):
         raise StoreError(f"{path}: holds {len(accuracies)} accuracies; expected two or more between 0 and 1; delete it")
     return accuracies

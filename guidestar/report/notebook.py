@@ -63,7 +63,7 @@ def html_of(folder: Path) -> str:
     Raises GuidestarError if there is no run.
     """
     known = read_all(folder)
-    said, curve = answer(known), pictures.learning_curve(known.runs, known.facts)
+    said, curve = answer(known), pictures.learning_curve(known.facts.runs, known.facts)
     try:
         drawing = svg(curve.drawing, f"Learning curve of {known.facts.name}") if curve else ""
     except GuidestarError:

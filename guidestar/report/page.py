@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from guidestar.config import flat, kept_in
 from guidestar.report import charts, pictures
 from guidestar.report.analyses import analyses
 from guidestar.report.answer import answer, read_all, score_rows
-from guidestar.report.charts import Chart
 from guidestar.report.compare_text import cells
 from guidestar.report.evidence import evidence
-from guidestar.report.facts import Compared, Summary
+from guidestar.report.facts import Summary
 from guidestar.report.picks import MOST_PICKS, rounds_of
 from guidestar.report.read import RunRecord, path_of
 from guidestar.report.spending import spending
@@ -42,10 +40,14 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
     path = out or (folder / REPORT if os.access(folder, os.W_OK) else Path(f"{folder.resolve().name}-{REPORT}"))
     files.check_output(path, _is_report, "a report")
     known = read_all(folder)
-    runs, facts, compared = known.runs, known.facts, known.compared
+    runs, facts, compared = known.facts.runs, known.facts, known.compared
     curve, difference = pictures.learning_curve(runs, facts), pictures.difference(runs, compared)
-    behaviour = _there([pictures.class_balance(runs), pictures.calibration(runs)])
+    behaviour = list(filter(None, [pictures.class_balance(runs), pictures.calibration(runs)]))
     time, spent = pictures.time_spent(runs), spending(known.costs, runs)
+    rows, more = (compared.comparisons, compared.notes) if compared else ((), ())
+    verdicts = [row.verdict.sentence for row in rows] if len(rows) > 1 else []
+    notes = [*verdicts, facts.sentence, *facts.notes, *more]
+    shown = max(5, MOST_PICKS // max(1, sum(len(run.queries) for run in runs)))  # a page of many runs stays small
     here = Path(__file__).parent
     pages = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -57,25 +59,23 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
         compared=compared,
         answer=answer(known),
         scores=score_rows(answer(known)),
-        notes=list(
-            dict.fromkeys([*_others(compared), facts.sentence, *facts.notes, *(compared.notes if compared else ())])
-        ),
+        notes=list(dict.fromkeys(notes)),
         curve=curve,
         difference=difference,
         areas=_areas(facts),
-        beside=_beside(compared),
+        beside=[[row.strategy, *(cells(row)[column] for column in _BESIDE)] for row in rows if row.p is not None],
         behaviour=behaviour,
         doubts=evidence(runs, folder),
         analyses=analyses(folder),
         advice=[(one.run, one.sentences) for one in known.advice if one.sentences],
         time=time,
         spent=spent,
-        runs=[(run, rounds_of(run, _picks_shown(runs))) for run in runs],
+        runs=[(run, rounds_of(run, shown)) for run in runs],
         data=_data(runs[0].facts),
         repeat=_repeat(runs, folder),
     )
     files.write_bytes(path, page.encode())
-    for chart in _there([curve, difference, *behaviour]) if figures else ():
+    for chart in filter(None, [curve, difference, *behaviour] if figures else []):
         name = "-".join("".join(c if c.isalnum() else " " for c in chart.title.lower()).split())
         for form in figures:
             charts.save(chart, path.parent / FIGURES / f"{name}.{form}")
@@ -89,22 +89,7 @@ def _is_report(path: Path) -> bool:
     return begin.lower().startswith(b"<!doctype html>") and b"Guidestar report</title>" in begin
 
 
-def _there(drawn: Sequence[Chart | None]) -> list[Chart]:
-    return [chart for chart in drawn if chart is not None]
-
-
-def _picks_shown(runs: Sequence[RunRecord]) -> int:
-    """Of each round, so that a page with many runs stays small; all of them in a page with few."""
-    return max(5, MOST_PICKS // max(1, sum(len(run.queries) for run in runs)))
-
-
 # --- how sure it is -------------------------------------------------------------------------------
-
-
-def _others(compared: Compared | None) -> list[str]:
-    """The verdict on every strategy, where there are several."""
-    rows = compared.comparisons if compared else ()
-    return [row.verdict.sentence for row in rows] if len(rows) > 1 else []
 
 
 def _areas(facts: Summary) -> list[list[object]]:
@@ -119,25 +104,12 @@ _BESIDE = (
 )  # fmt: skip
 
 
-def _beside(compared: Compared | None) -> list[list[str]]:
-    rows = [row for row in (compared.comparisons if compared else ()) if row.p is not None]
-    return [[row.strategy, *(cells(row)[column] for column in _BESIDE)] for row in rows]
-
-
 # --- to repeat it ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Repeat:
+def _repeat(runs: Sequence[RunRecord], folder: Path) -> dict[str, object]:
     """What it takes to run the same again. configuration, facts: YAML, the second of all else that a result depends on.
     runs: (run, seed, labels, last adapter's SHA-256)."""
-
-    configuration: str
-    facts: str
-    runs: Sequence[tuple[str, int, int, str]]
-
-
-def _repeat(runs: Sequence[RunRecord], folder: Path) -> Repeat:
     copy, facts = kept_in(folder), runs[0].facts
     text = _yaml(facts.get("config"))
     if copy is not None:  # shorter, and with the places of the data files
@@ -149,7 +121,7 @@ def _repeat(runs: Sequence[RunRecord], folder: Path) -> Repeat:
     recipes = {f"strategy {run.strategy}": run.facts.get("recipe") for run in runs}
     about = {name: facts.get(name) for name in ("task", "model")} | recipes
     about |= {name: facts.get(name) for name in ("versions", "hardware")}
-    return Repeat(text, _yaml({name: one for name, one in about.items() if one}), rows)
+    return {"configuration": text, "facts": _yaml({name: one for name, one in about.items() if one}), "runs": rows}
 
 
 def _yaml(data: object) -> str:

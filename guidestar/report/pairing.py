@@ -169,21 +169,12 @@ def side_by_side(own: Mapping[int, Curve], other: Mapping[int, Curve]) -> Both:
         curves = [*sides[0], *sides[1]]
         sizes = {None if curve.correct is None else curve.correct.shape[1] for curve in curves}
         known = None not in sizes and len(sizes) == 1 and len({curve.data for curve in curves}) == 1
-        pair = savings.pair(
-            *(
-                np.stack([_heights(curve, len(at), known) for curve in side])
-                for side, at in zip(sides, labels, strict=True)
-            ),
-            *labels,
-        )
-    whole = (
-        [[_heights(curve, points) for curve in side] for side in sides]
-        if pair is None
-        else [pair.strategy, pair.control]
-    )
-    areas, ends = (
-        [np.array([of(values[:points]) for values in side if points]) for side in whole] for of in (auc, itemgetter(-1))
-    )
+        heights = [[_heights(curve, len(at), known) for curve in side] for side, at in zip(sides, labels, strict=True)]
+        pair = savings.pair(*map(np.stack, heights), *labels)
+    plain = [[_heights(curve, points) for curve in side] for side in sides]
+    whole = plain if pair is None else [list(pair.strategy), list(pair.control)]
+    kept = [[values[:points] for values in side if points] for side in whole]
+    areas, ends = ([np.array([of(values) for values in side]) for side in kept] for of in (auc, itemgetter(-1)))
     return Both(seeds, points, pair, (areas[0], areas[1]), (ends[0], ends[1]))
 
 

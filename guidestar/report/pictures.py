@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from guidestar.metrics.scores import ece, reliability
+from guidestar.metrics.scores import Reliability, ece, reliability
 from guidestar.records import Label
 from guidestar.report import charts
 from guidestar.report.answer import band
@@ -126,10 +125,10 @@ def calibration(runs: Sequence[RunRecord]) -> Chart | None:
     series = _test_series(runs)
     if not series:
         return None
-    seeds = max(len(s.errors) for s in series)
+    seeds = max(len(errors) for *_, errors in series)
     over = f", the answers of {seeds} seeds together" if seeds > 1 else ""
-    curves = [(s.name, reliability(s.log_probs, s.gold), s.style) for s in series]
-    errors = "; ".join(f"{s.name} {statistics.fmean(s.errors):.3f}" for s in series)
+    curves = [(name, curve, style) for name, curve, style, _ in series]
+    errors = "; ".join(f"{name} {statistics.fmean(own):.3f}" for name, *_, own in series)
     edges = curves[0][1].edges
     return Chart(
         "Calibration",
@@ -147,20 +146,9 @@ def calibration(runs: Sequence[RunRecord]) -> Chart | None:
     )
 
 
-@dataclass(frozen=True)
-class _Series:
-    """What models of the same kind, one a seed, said to the test set. log_probs: (n, labels) float64. gold: (n,). errors:
-    calibration error of each model by itself."""
-
-    name: str
-    style: int | None
-    log_probs: np.ndarray
-    gold: np.ndarray
-    errors: Sequence[float]
-
-
-def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
-    """The models after the warm start, one a seed, where all strategies of a seed share it; then each strategy's last ones."""
+def _test_series(runs: Sequence[RunRecord]) -> list[tuple[str, Reliability, int | None, list[float]]]:
+    """The models after the warm start, one a seed, where all strategies of a seed share it; then each strategy's last ones:
+    name, reliability of all their answers to the test set together, style, and the calibration error of each model."""
     groups: list[tuple[str, int | None, list[Any]]] = []
     if all(shared_warm_start(runs).values()):
         first = {run.seed: run.test["first"] for run in runs if "first" in run.test}
@@ -168,16 +156,13 @@ def _test_series(runs: Sequence[RunRecord]) -> list[_Series]:
     for style, name in enumerate(strategy_names(runs)):
         later = [run for run in runs if run.strategy == name and len(run.metrics) > 1 and "last" in run.test]
         groups.append((f"{name}, last round", style, [run.test["last"] for run in later]))
-    return [
-        _Series(
-            name, style,
-            np.concatenate([arrays["log_probs"] for arrays in models]).astype(np.float64),
-            np.concatenate([arrays["gold"] for arrays in models]),
-            [ece(arrays["log_probs"].astype(np.float64), arrays["gold"]) for arrays in models],
-        )
-        for name, style, models in groups
-        if models and all("log_probs" in arrays for arrays in models)
-    ]  # fmt: skip
+    series = []
+    for title, of_lines, models in groups:
+        if models and all("log_probs" in arrays for arrays in models):
+            said = [(arrays["log_probs"].astype(np.float64), arrays["gold"]) for arrays in models]
+            log_probs, gold = (np.concatenate(part) for part in zip(*said, strict=True))
+            series.append((title, reliability(log_probs, gold), of_lines, [ece(*one) for one in said]))
+    return series
 
 
 def time_spent(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]] | None:

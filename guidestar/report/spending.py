@@ -6,17 +6,16 @@ Tokens take the run's tokenizer and its data, which a report must not need. So t
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidestar.errors import StoreError
 from guidestar.metrics.cost import KINDS
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import strategy_names
+from guidestar.store import files
 
 COSTS_FILE = "costs.json"
 
@@ -60,24 +59,15 @@ def current_ledger(folder: Path, runs: Sequence[RunRecord]) -> dict[str, Any] | 
 
 def read_ledger_of(folder: Path) -> dict[str, Any] | None:
     """What costs.json says; None if it is not there. Raises StoreError if it cannot be read as a ledger."""
-    path = folder / COSTS_FILE
-    try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); delete it, `guidestar report` makes it anew") from error
-    parts = {"runs", "unit", "sentences", "currency"}
-    if not isinstance(ledger, dict) or not parts <= ledger.keys():
-        raise StoreError(f"{path}: is no ledger of costs; delete it, `guidestar report` makes it anew")
-    return ledger
+    path, needed = folder / COSTS_FILE, {"runs", "unit", "sentences", "currency"}
+    mend = "delete it, `guidestar report` makes it anew"
+    return files.read_json(path, needed, "ledger of costs", mend) if path.is_file() else None
 
 
 def _cells(spent: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:
     """Means over the runs as text; a time that is not known of one run is not known."""
     seconds = [one["seconds"] for one in spent]
-    tokens, operations, money = (
-        statistics.fmean(one[what] for one in spent) for what in ("tokens", "operations", "money")
-    )
+    kinds = ("tokens", "operations", "money")
+    tokens, operations, money = (statistics.fmean(one[kind] for one in spent) for kind in kinds)
     known = "?" if None in seconds else f"{statistics.fmean(seconds):,.1f}"
     return known, f"{tokens:,.0f}", f"{operations:.2e}" if operations else "0", f"{money:,.2f}"

@@ -20,21 +20,16 @@ MARKERS = "osD^vPX*"
 DPI = 300
 
 
-def look(i: int | None, size: float = 3.5) -> dict[str, Any]:
-    """Colour, dashes and marker of series i, for `Axes.plot`; None is a reference without a colour of its own. size: of the
-    markers, in points.
+def look(i: int | None) -> dict[str, Any]:
+    """Colour, dashes and marker of series i, for `Axes.plot`; None is a reference without a colour of its own.
 
     >>> look(0)["color"], look(1)["marker"]
     ('#0072b2', 's')
     """
     if i is None:
-        return {"color": MUTED, "linestyle": "-", "marker": ".", "markersize": size}
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "linestyle": DASHES[i % len(DASHES)],
-        "marker": MARKERS[i % len(MARKERS)],
-        "markersize": size,
-    }
+        return {"color": MUTED, "linestyle": "-", "marker": ".", "markersize": 3.5}
+    colour, dashes, marker = (every[i % len(every)] for every in (COLOURS, DASHES, MARKERS))
+    return {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5}
 
 
 def render(

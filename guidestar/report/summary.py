@@ -195,18 +195,12 @@ def _sentence(summary: Summary) -> str:
         if any(run.curve for run in summary.runs):
             return "The runs have no number of labels in common, so they cannot be set beside each other."
         return "Nothing is measured yet."
-    several = len(compared.seeds) > 1
-    reached = [
-        f"{row.strategy} {row.final.mean:.3f}" + (f" ± {row.final.sd:.3f}" if row.final.sd is not None else "")
-        for row in rows
-    ]
+    around = ["" if row.final.sd is None else f" ± {row.final.sd:.3f}" for row in rows]
+    reached = [f"{row.strategy} {row.final.mean:.3f}{apart}" for row, apart in zip(rows, around, strict=True)]
     reached[0] = reached[0].replace(f"{rows[0].strategy} ", f"{rows[0].strategy} reached an accuracy of ", 1)
     where = f" on {summary.test} {'synthetic ' if summary.synthetic else ''}test examples" if summary.test else ""
-    spread = (
-        f"mean ± standard deviation of {len(compared.seeds)} seeds"
-        if several
-        else "one seed, so no spread can be given"
-    )
+    seeds = len(compared.seeds)
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no spread can be given"
     return f"With {compared.labels[-1]} labels {listed(reached)}{where}; {spread}."
 
 
@@ -229,7 +223,8 @@ def _notes(summary: Summary, runs: Sequence[RunRecord]) -> list[str]:
         notes.append(f"{always} {majority['share']:.3f}{untuned}.")
     if raised := [run for run in runs if len(run.budgets) > 1]:
         where = [f"{run.name} {_raises(run)}" for run in raised]
-        mixed = " λ keeps the schedule of the first budget." if any(_mixes(run) for run in raised) else ""
+        mixes = any((run.facts.get("recipe") or {}).get("mix") for run in raised)
+        mixed = " λ keeps the schedule of the first budget." if mixes else ""
         notes.append(f"The budget was raised on the way: {listed(where)}.{mixed}")
     notes += [f"{run.name}, last training: {line}." for run in runs for line in sentences(run.chosen)]
     if unlike := differing(runs):
@@ -253,10 +248,6 @@ def _raises(run: RunRecord) -> str:
     """'from 400 to 600 labels at round 7', and so on."""
     steps = [f"to {budget} labels at round {at}" for budget, at in run.budgets[1:]]
     return f"from {run.budgets[0][0]} {listed(steps)}"
-
-
-def _mixes(run: RunRecord) -> bool:
-    return bool((run.facts.get("recipe") or {}).get("mix"))
 
 
 def _about_chance(summary: Summary) -> list[str]:

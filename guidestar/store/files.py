@@ -17,9 +17,10 @@ import platform
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -95,6 +96,20 @@ def arrays_as_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str
     """
     text = json.dumps(dict(metadata or {}), sort_keys=True, ensure_ascii=False)
     content: bytes = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"guidestar": text})
+    return content
+
+
+def read_json(path: Path, keys: Set[str], what: str, mend: str) -> dict[str, Any]:
+    """The object in a JSON file, which has these keys at least. what: it is. mend: what to do where it is not.
+
+    Raises StoreError if it is not, or cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read as a {what} ({error}); {mend}") from error
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise StoreError(f"{path}: is no {what}; {mend}")
     return content
 
 

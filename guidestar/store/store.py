@@ -228,6 +228,11 @@ class Store:
         row = self._db.row("SELECT stop FROM finish")
         return None if row is None else Stop[row[0]]
 
+    def ended(self, budget: int) -> Stop | None:
+        """`finished` of a run that is to have this budget: None, too, where it spent a smaller one and would go on."""
+        why, known = self.finished(), self.budgets()
+        return None if why is Stop.BUDGET and known and known[-1][0] < budget else why
+
     # --- queries ----------------------------------------------------------------------------------
 
     def current_round(self) -> int:

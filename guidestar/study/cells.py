@@ -26,7 +26,7 @@ from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
 from guidestar.metrics.savings import auc
 from guidestar.metrics.scores import accuracy
-from guidestar.progress import Progress, Silent
+from guidestar.progress import Progress
 from guidestar.query.table import warm_start_of
 from guidestar.store import files
 from guidestar.study.results import (
@@ -80,30 +80,18 @@ class CellResult:
 
 
 def run_cells(
-    cells: Sequence[Cell],
-    out: Path,
-    progress: Progress | None = None,
-    *,
-    shared: Shared | None = None,
-    after: Callable[[list[CellResult]], None] | None = None,
+    cells: Sequence[Cell], out: Path, shared: Shared, after: Callable[[CellResult], None] = lambda done: None
 ) -> list[CellResult]:
     """Run every cell that has no result yet, in the order given; the results are in `out/results`.
 
     A cell that was begun goes on where it stopped. A cell that fails is reported and the others go on. A cell that
-    another process holds is left to it. shared: what was loaded before. after: called with all results so far when
-    a cell is done.
-    Raises ValueError if two cells have one name.
+    another process holds is left to it. after: called with each cell that is done.
     """
-    news = progress or Silent()
-    names = [cell.name for cell in cells]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two cells are called {twice[0]}")
-    shared = shared or Shared(out / "cache", news)
     results: list[CellResult] = []
     for cell in cells:
         results.append(run_cell(cell, cells, out, shared))
-        if results[-1].state == "done" and after is not None:
-            after(results)
+        if results[-1].state == "done":
+            after(results[-1])
     return results
 
 
@@ -185,12 +173,10 @@ def _attempt(cell: Cell, cells: Sequence[Cell], out: Path, shared: Shared, apart
         try:
             result = (_run_apart if apart else _run)(cell, shared, before, cells)
             write_result(out, result)
-        except GuidestarError as error:
-            shared.forget()
-            return CellResult(cell, "failed", error=str(error))
         except Exception as error:  # torch and PEFT raise many kinds; one cell must not end the others
             shared.forget()
-            return CellResult(cell, "failed", error=f"{type(error).__name__}: {error}")
+            why = str(error) if isinstance(error, GuidestarError) else f"{type(error).__name__}: {error}"
+            return CellResult(cell, "failed", error=why)
     return CellResult(cell, "done", result)
 
 
@@ -242,18 +228,17 @@ def _run(
     gold = oracle(bench.dataset)
     with Run(bench.config, bench=bench, may_grow=False) as run:  # a cell is one protocol from its first label on
         _keep_config_of_all(cell, bench, cells)
-        while examples := run.ask():
+        while True:
+            examples = run.ask()
             check_warm_start(_warm_start(run), before)
             if cell.adapters == "last":
                 _prune(run)
+            if not examples:
+                return _result(cell, run)
             for example in examples:
                 if (answer := gold(example)) is None:
                     raise DataError(f"{example.where}: has no gold answer, so that the cell cannot be simulated")
                 run.tell(example.id, answer)
-        check_warm_start(_warm_start(run), before)
-        if cell.adapters == "last":
-            _prune(run)
-        return _result(cell, run)
 
 
 def _keep_config_of_all(cell: Cell, bench: Bench, cells: Sequence[Cell]) -> None:

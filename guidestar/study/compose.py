@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -268,7 +269,9 @@ class _Draft:
         try:
             draft.add(filled(changes.sections, values, known), changes.where)
             draft.data["strategies"] = [filled(changes.strategy, values, known)]
-            said = _refused(draft.data.get("peft")) + _unresolved(draft.data["strategies"][0])
+            peft = draft.data.get("peft")
+            said = _refused(json.dumps(peft, sort_keys=True, default=str)) if peft else []
+            said = said + _unresolved(draft.data["strategies"][0])
         except ConfigError as error:
             said = [str(error)]
             draft.data["strategies"] = ["random"]
@@ -282,21 +285,16 @@ class _Draft:
         return configs.parse({**self.data, **more}, self._source.name, self.lines, self.touched)
 
 
-_CHECKED: dict[str, str] = {}  # adapter as JSON -> what PEFT has against it
-
-
-def _refused(peft: Mapping[str, Any] | None) -> list[str]:
-    """What PEFT has against an adapter, asked before anything is trained."""
+@cache
+def _refused(peft: str) -> list[str]:
+    """What PEFT has against an adapter, given as JSON, asked before anything is trained."""
     from guidestar.model import adapters
 
-    key = json.dumps(peft, sort_keys=True, default=str)
-    if peft and key not in _CHECKED:
-        try:
-            adapters.make_config(peft)
-            _CHECKED[key] = ""
-        except ConfigError as error:
-            _CHECKED[key] = str(error)
-    return _CHECKED.get(key, "").splitlines()
+    try:
+        adapters.make_config(json.loads(peft))
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _unresolved(strategy: Mapping[str, Any]) -> list[str]:

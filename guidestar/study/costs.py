@@ -316,6 +316,7 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
     }
     lengths = {name: statistics.fmean(count([e.prompt for e in some])) if some else 0.0 for name, some in parts.items()}
     rounds = [{kind: Spent() for kind in KINDS} for _ in range(known)]
+    frozen = str(bench.config.peft.get("peft_type", "")).upper() != "FULL"
     known_fields = {f.name for f in fields(Recipe)} - {"mix"} - ABOUT
     recipe = {k: v for k, v in (store.facts.get("recipe") or {}).items() if k in known_fields and v is not None}
     walks, seen = Recipe("", **recipe).walks, set()  # stored recipes of older runs know passes alone
@@ -332,10 +333,8 @@ def _bill(store: Store, bench: Bench, prices: Prices, count: Count, shared: Mapp
         else:
             tokens = n * lengths[phase.over] * (walks if phase.walks else 1)
         seen.add(name)
-        frozen = str(bench.config.peft.get("peft_type", "")).upper() != "FULL"
-        rounds[r][phase.purpose] += phase.spent(
-            tokens, parameters, frozen=frozen, seconds=seconds, money=prices.machine(seconds)
-        )
+        money = prices.machine(seconds)
+        rounds[r][phase.purpose] += phase.spent(tokens, parameters, frozen=frozen, seconds=seconds, money=money)
     for r, spent in enumerate(_labelling(store, bench, prices, known)):
         rounds[r]["labelling"] += spent
     return Bill(
@@ -360,7 +359,7 @@ def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[
     """Each round's answers: an endpoint's by its ledger (its weak labels in round 0), people's by the clock between two answers, else by the price."""
     history, replies = store.annotations.history(), read_ledger(store.folder)
     given = bench.config.cost.seconds_per_label
-    by_hand = given if given is not None else _pace([e for e in history if e.source in BY_HAND])
+    pace = given if given is not None else _pace([e for e in history if e.source in BY_HAND])
     source = {entry.id: entry.source for entry in history if isinstance(entry.annotation, Label)}
     picked = {pick.id for r in range(rounds) for pick in store.query(r).picks}
     rounds_spent = []
@@ -370,7 +369,6 @@ def _labelling(store: Store, bench: Bench, prices: Prices, rounds: int) -> list[
         asked = [line for line in replies if line["id"] in ids or (r == 0 and line["id"] not in picked)]
         people = sum(kind not in ("endpoint", "oracle", "import") for kind in here)
         simulated = sum(kind == "oracle" for kind in here)
-        pace = given if given is not None else by_hand
         human = people + (simulated if given is not None else 0)
         seconds = 0.0 if not human else None if pace is None else pace * human
         paid = prices.labels(people + simulated, seconds) + sum(float(line["cost"]) for line in asked)
@@ -398,9 +396,8 @@ def _pace(entries: Sequence[Any]) -> float | None:
 
 def _beside(bill: Bill, control: Bill, currency: str) -> str:
     target = control.accuracy[-1] or 0.0
-    own, other = (
-        next((i for i, a in enumerate(b.accuracy) if a is not None and a >= target), None) for b in (bill, control)
-    )
+    curves = ([-1.0 if a is None else a for a in one.accuracy] for one in (bill, control))
+    own, other = (next((i for i, a in enumerate(curve) if a >= target), None) for curve in curves)
     if own is None or other is None:
         return f"{bill.run} never reached {target:.3f}, the accuracy that {control.run} ended with: there is nothing to save."
     saved = control.labels[other] - bill.labels[own]

@@ -31,26 +31,25 @@ def save_figure(
     Raises GuidestarError if matplotlib is not installed, StoreError if a file cannot be written.
     """
     images = render(draw, ["png", "pdf"], width=width, height=height, type_size=8)
-    written = []
-    for kind, content in images.items():
-        path = _path(stem, kind)
+    *drawn, table = (stem.with_name(f"{stem.name}.{kind}") for kind in (*images, "csv"))  # a name may hold dots
+    for path, content in zip(drawn, images.values(), strict=True):
         files.write_bytes(path, content)
-        written.append(path)
-    return [*written, write_csv(_path(stem, "csv"), header, rows)]
+    return [*drawn, write_csv(table, header, rows)]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """A CSV file with one header line; numbers in full precision, None and NaN as empty cells."""
+    """Write `csv_text`."""
+    files.write_bytes(path, csv_text(header, rows).encode())
+    return path
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV with one header line; numbers in full precision, None and NaN as empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([_cell(value) for value in row] for row in rows)
-    files.write_bytes(path, text.getvalue().encode())
-    return path
-
-
-def _path(stem: Path, kind: str) -> Path:
-    return stem.with_name(f"{stem.name}.{kind}")  # a name may hold dots
+    return text.getvalue()
 
 
 def _cell(value: object) -> object:

@@ -48,9 +48,8 @@ def panels_of(rows: Sequence[Row], given: Panels) -> Panels:
     if given:
         return given
     if rows and rows[0].peft:
-        return {
-            peft: [row.name for row in rows if row.peft == peft] for peft in dict.fromkeys(row.peft for row in rows)
-        }
+        pefts = dict.fromkeys(row.peft for row in rows)
+        return {peft: [row.name for row in rows if row.peft == peft] for peft in pefts}
     if len(rows) <= MOST_LINES:
         return {"": [row.name for row in rows]}
     reference = [row.name for row in rows if row.name == REFERENCE]

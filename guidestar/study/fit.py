@@ -38,7 +38,8 @@ STEADY = ("weights", "adapter", "gradients", "optimiser")
 STORE, LABEL, REPORT = (90e3, 120e3), (500.0, 5e3), (90e3, 500e3)  # bytes of a database, of a label in it, of a report
 SAMPLE = {"train": 3, "labels": 32, "gold": 16, "generated": 4}  # batches to train on; examples to predict
 TRAINING = (0.8, 1.4)  # factors of the fastest and the slowest measured batch that make the ends of a range
-SCORING = (0.6, 2.0)  # the same for scoring, where one short call is measured; docs/planning.md
+SCORING = (0.6, 2.0)  # the same for scoring, where short calls are measured; docs/planning.md
+MOMENT = 1.0  # seconds to measure scoring at least: beside other processes a short call may be served at once
 
 Clock = Callable[[], float]
 Rates = dict[str, Range]  # kind of work -> seconds an example; of `FIXED` seconds a training
@@ -209,9 +210,8 @@ def peaks(config: RunConfig, shape: Shape, adapter: Adapter, lengths: Lengths, t
     budget = max(float(written if new else read), lengths.longest)
     rows = max(1.0, budget / max(lengths.mean + new, 1.0))
     other = config.model.score_dtype and devices.precision_of(config.model.score_dtype, device).itemsize
-    score = memory.scoring(
-        shape, adapter, max(budget - rows * new, lengths.longest), rows, lengths.response, new, other or None
-    )
+    prompts = max(budget - rows * new, lengths.longest)
+    score = memory.scoring(shape, adapter, prompts, rows, lengths.response, new, other or None)
     needed = {"training": training, "scoring": between(score, score)}
     if config.tapt is not None:
         share = config.tapt.mask if shape.words != shape.vocabulary else 1.0
@@ -288,10 +288,18 @@ def _predicting(bench: Bench, scorer: Scorer, kind: str, clock: Clock) -> Range:
     examples = list(data.pool[:: max(1, len(data.pool) // SAMPLE[kind])])[: SAMPLE[kind]]
     if kind == "labels" and not (scored_labels(data.task) and scorer.can(Ask.of([needs]))):
         needs = "embedding"  # an untrained head says nothing
-    for _ in range(1 if kind == "generated" else 2):  # the first short call pays for what is loaded lazily
+
+    def call() -> float:
         start = clock()
         scorer(examples, Ask.of([needs], gold=data.gold if kind == "gold" else None))
-        taken = (clock() - start) / len(examples)
+        return clock() - start
+
+    if kind != "generated":
+        call()  # the first short call pays for what is loaded lazily
+    times = [call()]
+    while sum(times) < MOMENT:
+        times.append(call())
+    taken = statistics.fmean(times) / len(examples)
     low, high = (taken * factor for factor in SCORING)
     return (low * _early(bench) if kind == "generated" else low, high)
 

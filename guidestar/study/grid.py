@@ -89,7 +89,7 @@ def run_study(
         failed = workers.run("guidestar.study.grid:work", common, items, groups)
         elsewhere: list[str] = []
     else:
-        tried = run_part(study, cells, shared, news)
+        tried = engine.run_cells(cells, study.out, shared, lambda done: _say_rows(study, done, news))
         failed = {one.cell.name: one.error or "" for one in tried if one.error}
         elsewhere = [one.cell.name for one in tried if one.state == "elsewhere"]
     facts, lines = finish(study, shared, news)
@@ -105,14 +105,8 @@ def run_study(
     return facts, "\n".join(lines), int(bool(failed))
 
 
-def run_part(study: Study, cells: Sequence[Cell], shared: Shared, progress: Progress) -> list[CellResult]:
-    """Run cells one after the other; after each, how the rows of its dataset, model and adapter stand."""
-    return engine.run_cells(
-        cells, study.out, progress, shared=shared, after=lambda results: _say_rows(study, results[-1], progress)
-    )
-
-
 def _say_rows(study: Study, one: CellResult, progress: Progress) -> None:
+    """How the rows of a finished cell's dataset, model and adapter stand."""
     if one.result and one.result.curve:
         near = [other for other in _results(study.cells, study.out) if other.group == one.result.group]
         progress.say(markdown([line for line in _table(study, near, progress).lines if line.seeds]))
@@ -278,9 +272,8 @@ def _floor(study: Study, progress: Progress) -> Floor:
 
     def floor(results: Sequence[Result]) -> float | None:
         homes = {cells[one.name].config.out for one in results}
-        noise = engine.tried(
-            progress, lambda: read_noise([run_folder(c) for c in study.cells if c.config.out in homes])
-        )
+        places = [run_folder(cell) for cell in study.cells if cell.config.out in homes]
+        noise = engine.tried(progress, lambda: read_noise(places))
         return None if noise is None else float(noise.floor)
 
     return floor

@@ -70,9 +70,5 @@ def _tiny(out: Path, model: str | None, data: Path | None, progress: Progress) -
             from guidestar.model.tiny import build_tiny_model
 
             progress.say("making a tiny model")
-
-            def make(folder: Path) -> None:
-                build_tiny_model(folder, tiny_texts())
-
-            files.publish_folder(place, make)
+            files.publish_folder(place, lambda folder: build_tiny_model(folder, tiny_texts()))
     return model or str(place), data or synthetic

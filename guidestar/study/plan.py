@@ -24,12 +24,11 @@ from typing import Any, NamedTuple
 from guidestar import config as configs
 from guidestar.bench import Bench, read_config
 from guidestar.config import CONFIG_FILE, RunConfig, fingerprint
-from guidestar.errors import ConfigError, GuidestarError, StoreError
+from guidestar.errors import ConfigError, GuidestarError
 from guidestar.metrics.memory import Range
 from guidestar.model.recipe import too_short
 from guidestar.phases import PHASES, Course, Work, amounts, examples
 from guidestar.progress import Progress, Silent
-from guidestar.records import Stop
 from guidestar.store import files
 from guidestar.store.store import DATABASE, Store
 from guidestar.study import fit
@@ -318,7 +317,7 @@ def cells_of(config: RunConfig) -> list[Cell]:
 
 
 class _Standing(NamedTuple):
-    """finished: the run has ended, and not only spent a smaller budget. rounds: that are complete. labels: of the last one."""
+    """finished: see `Store.ended`. rounds: that are complete. labels: of the last one."""
 
     finished: bool = False
     rounds: int = 0
@@ -332,9 +331,8 @@ def _standing(folder: Path, budget: int = 0) -> _Standing:
     with Store.open(folder, read=True) as store:
         if not store.begun:
             return _Standing()
-        measured, why = store.metrics(), store.finished()
-        short = why is Stop.BUDGET and store.budgets()[-1][0] < budget
-        return _Standing(why is not None and not short, len(measured), measured[-1].labels if measured else 0)
+        measured = store.metrics()
+        return _Standing(store.ended(budget) is not None, len(measured), measured[-1].labels if measured else 0)
 
 
 def _decides(config: RunConfig) -> dict[str, Any]:
@@ -431,16 +429,9 @@ def record_end(folder: Path, peak: float | None = None) -> None:
 def _read(folder: Path) -> dict[str, Any] | None:
     """The kept plan. Raises StoreError if it is damaged."""
     file = folder / PLAN_FILE
-    if not file.is_file():
-        return None
-    try:
-        plan = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: cannot be read ({error}); delete it, it holds nothing but the plan") from error
     needed = {"runs", "seconds", "total_seconds", "peak", "disk", "disk_before"}
-    if not isinstance(plan, dict) or not needed <= plan.keys():
-        raise StoreError(f"{file}: is no plan of this release; delete it, it holds nothing but the plan")
-    return plan
+    mend = "delete it, it holds nothing but the plan"
+    return files.read_json(file, needed, "plan of this release", mend) if file.is_file() else None
 
 
 def _size(folder: Path) -> float:

@@ -61,9 +61,8 @@ class Result:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able data; what only the few-shot model or a probe has is left out where it is empty."""
-        return {"format": FORMAT} | {
-            k: v for k, v in vars(self).items() if v or k not in ("metrics", "sentences", "facts")
-        }
+        rare = ("metrics", "sentences", "facts")
+        return {"format": FORMAT} | {k: v for k, v in vars(self).items() if v or k not in rare}
 
     def tag(self, name: str) -> str:
         """A tag as text; empty where its study does not have it."""
@@ -117,12 +116,10 @@ def read_results(folder: Path) -> list[Result]:
 
 def read_result(path: Path) -> Result:
     """A result file. Raises StoreError if it cannot be read."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as a result: {error}; delete it, the cell will run again") from error
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT or not {"name", "tags"} <= plain.keys():
-        raise StoreError(f"{path}: is not a result of format {FORMAT}; delete it, the cell will run again")
+    mend = "delete it, the cell will run again"
+    plain = files.read_json(path, {"name", "tags", "format"}, "result", mend)
+    if plain["format"] != FORMAT:
+        raise StoreError(f"{path}: is a result of format {plain['format']} and not {FORMAT}; {mend}")
     known = {one.name for one in fields(Result)}
     return Result(**{key: value for key, value in plain.items() if key in known})
 

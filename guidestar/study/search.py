@@ -123,9 +123,8 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     bench.check()
     engine, data, seed = bench.engine, bench.fitting, config.seeds[0]
     if data.validation is None or not len(data.validation):
-        raise ConfigError(
-            "guidestar search judges by a validation set, for the test set chooses nothing: give data.validation"
-        )
+        needs = "a validation set, for the test set chooses nothing: give data.validation"
+        raise ConfigError(f"guidestar search judges by {needs}")
     known = [i for i, id in enumerate(data.pool.ids) if id in data.gold]
     if len(known) < config.query.warm_start:
         raise ConfigError(
@@ -156,9 +155,8 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
     with progress.phase("search") as tick:
         while len(done) < trials:
             done.append(tried(propose(space, done, trials, seed)))
-            files.write_bytes(
-                place / TRIALS, (json.dumps({"key": key, "trials": [asdict(one) for one in done]}) + "\n").encode()
-            )
+            content = {"key": key, "trials": [asdict(one) for one in done]}
+            files.write_bytes(place / TRIALS, (json.dumps(content) + "\n").encode())
             say(f"trial {len(done)} of {trials}: {percent(done[-1].accuracy, 1)} with {done[-1].numbers:,} numbers")
             tick(len(done), trials)
     return _written(config, bench, space, done, place, len(labelled), len(data.validation))
@@ -196,15 +194,10 @@ def _written(
 ) -> tuple[dict[str, Any], str]:
     """The front as a figure, a study's file, facts and a text."""
     kept = [done[i] for i in front(done)]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": f"n{one.numbers}",
-            "accuracy": one.accuracy,
-            "numbers": one.numbers,
-            "peft": adapter_of(space, one.point),
-        }
-        for one in kept
-    ]
+    rows: list[dict[str, Any]] = []
+    for one in kept:
+        size = {"name": f"n{one.numbers}", "accuracy": one.accuracy, "numbers": one.numbers}
+        rows.append({**size, "peft": adapter_of(space, one.point)})
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()

@@ -310,9 +310,8 @@ def read_study(path: str | Path, overrides: Sequence[str] = (), scale: str | Non
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(dict.fromkeys(configs.explain(error, str(path), lines, touched, StudyConfig)))
-        ) from None
+        problems = configs.explain(error, str(path), lines, touched, StudyConfig)
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
     return Source(config, str(path), lines, touched)
 
 

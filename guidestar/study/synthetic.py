@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from guidestar.store.files import write_bytes
 
 Row = dict[str, str]
 
-SIZES = {"train": 240, "test": 60}
+TRAIN, TEST = 240, 60  # rows
 _PLACES = ("shop", "farm", "kitchen", "library", "garden", "workshop", "harbour", "station")
 _THINGS = ("apples", "books", "chairs", "boxes", "plants", "cups", "ropes", "lamps", "coins", "bricks")
 _KINDS = {
@@ -29,12 +29,11 @@ _KINDS = {
 }
 
 
-def write_synthetic(folder: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:
-    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl below `folder`; always the same bytes. sizes: rows of
-    each."""
+def write_synthetic(folder: Path, seed: int = 0) -> None:
+    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl below `folder`; always the same bytes."""
     for name, make in (("GSM8K", _sum), ("BoolQ", _comparison), ("OBQA", _odd_one)):
-        rows = _different(make, sum(sizes.values()), generator(seed, 0, f"synthetic/{name}"))
-        parts = {"train": rows[: sizes["train"]], "test": rows[sizes["train"] :]}
+        rows = _different(make, TRAIN + TEST, generator(seed, 0, f"synthetic/{name}"))
+        parts = {"train": rows[:TRAIN], "test": rows[TRAIN:]}
         if name == "OBQA":  # the published files differ in this way, and reading them must not mind
             parts["train"] = [
                 {**row, "question": re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])}
@@ -45,9 +44,9 @@ def write_synthetic(folder: Path, seed: int = 0, sizes: Mapping[str, int] = SIZE
             write_bytes(folder / name / f"{split}.jsonl", text.encode())
 
 
-def tiny_texts(seed: int = 0, rows: int = 200) -> list[str]:
+def tiny_texts(rows: int = 200) -> list[str]:
     """What the tiny model reads before it is tuned: questions of the three forms, choices answered at random."""
-    rng = generator(seed, 0, "synthetic/texts")
+    rng = generator(0, 0, "synthetic/texts")
     texts = []
     for make in (_sum, _comparison, _odd_one):
         for row in _different(make, rows, rng):
@@ -89,9 +88,8 @@ def _comparison(rng: np.random.Generator) -> Row:
     truth = bool(rng.random() < 0.62)
     first, second = (high, low) if truth else (low, high)
     asked = f"are {first} {_one_of(_THINGS, rng)} more than {second}"
-    question = (
-        f"Please answer the following question with true or false, question: {asked}?\n\nAnswer format: true/false"
-    )
+    begin = "Please answer the following question with true or false, question:"
+    question = f"{begin} {asked}?\n\nAnswer format: true/false"
     return {"question": question, "answer": f"the correct answer is {str(truth).lower()}"}
 
 

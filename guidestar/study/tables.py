@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics as means
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +14,7 @@ from guidestar.metrics.verdict import Decision, can_claim, decide, judge
 from guidestar.report.facts import Spread
 from guidestar.report.pairing import Both, Curve, side_by_side
 from guidestar.study.compose import Row
+from guidestar.study.drawing import csv_text
 from guidestar.study.results import Place, Result
 from guidestar.words import hundredths, markdown_table, number, percent, share
 
@@ -260,9 +259,7 @@ HEADER = (
 
 def as_csv(lines: Sequence[Line]) -> str:
     """The lines as CSV: fractions in full precision, what was published per cent, seeds with spaces between them."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
+    rows = []
     for line in lines:
         flat = line.plain()
         for name in ("auc", "final"):
@@ -272,8 +269,8 @@ def as_csv(lines: Sequence[Line]) -> str:
             flat |= {name: ends.get("estimate")} | {f"{name}_{end}": ends.get(end) for end in ("low", "high")}
         flat |= {"seeds": " ".join(map(str, line.seeds))}
         flat |= dict(zip(("published_auc", "published_ripl"), line.published, strict=True))
-        writer.writerow(["" if flat.get(key) is None else flat[key] for key in HEADER])
-    return text.getvalue()
+        rows.append([flat.get(key) for key in HEADER])
+    return csv_text(HEADER, rows)
 
 
 def ripl_of(line: Line) -> str:
@@ -285,11 +282,11 @@ def ripl_of(line: Line) -> str:
     return share(line.beside.ripl.plain())
 
 
-def points_of(value: Interval, digits: int = 2) -> str:
+def points_of(value: Interval) -> str:
     """A difference of fractions in points, with its interval where there is one.
 
     >>> points_of(Interval(0.0222, -0.01, 0.054))
     '+2.22 (−1.00 to +5.40)'
     """
-    estimate, low, high = (hundredths(one, digits, sign=True) for one in (value.estimate, value.low, value.high))
+    estimate, low, high = (hundredths(one, sign=True) for one in (value.estimate, value.low, value.high))
     return f"{estimate} ({low} to {high})" if math.isfinite(value.low) else estimate

@@ -29,7 +29,6 @@ from guidestar.people.page.finder import Finder
 from guidestar.people.page.guard import Guard, Keys
 from guidestar.people.page.setup import Setup
 from guidestar.people.trainer import Trainer, TrainerState, change_labels, status_of
-from guidestar.records import Stop
 
 HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -140,15 +139,9 @@ class _News:
 
 def _work(board: Board, budget: int | None = None) -> object:
     """What there is to train on, None while labels are missing or the run is finished. budget: the configured one."""
-    raised = _raised(board, budget)
-    if not board.complete or (board.store.finished() is not None and not raised):
+    if not board.complete or board.store.ended(budget or 0) is not None:
         return None
-    return board.round, board.asks, board.seen, raised
-
-
-def _raised(board: Board, budget: int | None) -> bool:
-    """Whether the run has spent a smaller budget than the one that is configured now, and goes on."""
-    return board.store.finished() is Stop.BUDGET and budget is not None and budget > board.query.budget
+    return board.round, board.asks, board.seen, board.store.finished()
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -223,8 +216,8 @@ class _Calls:
 
     def _reached(self, board: Board) -> Json | None:
         """What a finished run reached; None for one that goes on, because its budget was raised."""
-        trainer = self.news.trainer
-        return None if trainer is not None and _raised(board, trainer.budget) else self.news.reached
+        budget = self.news.trainer.budget if self.news.trainer is not None else None
+        return self.news.reached if board.store.ended(budget or 0) is not None else None
 
     async def save(self, asked: wire.Decisions) -> Json:
         outcomes = await _result(self.desk.save(asked.annotator, asked.decisions))

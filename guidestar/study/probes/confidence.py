@@ -36,9 +36,8 @@ def confidence(subject: Subject, *, shots: int = 4, round: int | None = None) ->
     if shots:
         few = _few_shot(subject, shots)
         if (used := int(few["shots"][0])) < shots:
-            notes.append(
-                f"Only {used} of {shots} demonstrations are there or fit the context before the longest prompt."
-            )
+            fit = "are there or fit the context before the longest prompt"
+            notes.append(f"Only {used} of {shots} demonstrations {fit}.")
         if used:
             models["few_shot"], names = few, {"few_shot": f"base model with {count(used, 'demonstration')}"} | names
     models |= {"zero_shot": subject.zero_shot(), "tuned": subject.store.arrays(chosen.round, "test")}
@@ -129,9 +128,8 @@ def _calibrated(name: str, facts: Mapping[str, Any]) -> str:
     if not facts["wrong"]["n"]:
         return f"{head}; no prediction is wrong."
     right = f", {facts['right']['mean']:.2f} where it is right" if facts["right"]["n"] else ""
-    return (
-        f"{head}; mean confidence {facts['wrong']['mean']:.2f} in its {facts['wrong']['n']} wrong predictions{right}."
-    )
+    wrong = facts["wrong"]
+    return f"{head}; mean confidence {wrong['mean']:.2f} in its {wrong['n']} wrong predictions{right}."
 
 
 def _compared(name: str, facts: Mapping[str, float | None]) -> str:
@@ -195,9 +193,9 @@ def unchanged(subject: Subject) -> Answer:
             "the same."
         )
     header = ["from", "to", "labels", "group", "n", "share", "change_of", *statistics]
-    draw = figures.draw_changes(columns, "round (0 is the warm start)")
     facts = {"examples": len(arrays[0]["gold"]), "changes": changes}
-    return Answer(facts, sentences, [Figure(header, rows, draw, width=3.6 * len(columns), height=4.0)])
+    drawn = Figure(header, rows, figures.draw_changes(columns), width=3.6 * len(columns), height=4.0)
+    return Answer(facts, sentences, [drawn])
 
 
 def _changed(before: str, one: Mapping[str, Any]) -> str:

@@ -227,15 +227,14 @@ def _sentences(facts: Mapping[str, Any], rounds: Sequence[Metrics], pairs: Seque
             f"{_row_name(rounds, 1)}, {mean[-1]:.3f} by {_row_name(rounds, len(rounds))}."
         )
         for a, b in pairs:
+            pearson, spearman = (figures.two_digits(one[kind][a][b]) for kind in ("pearson", "spearman"))
             text = (
-                f"Correlation of {_row_name(rounds, a)} and {_row_name(rounds, b)}: "
-                f"r = {figures.two_digits(one['pearson'][a][b])}, Spearman {figures.two_digits(one['spearman'][a][b])}"
+                f"Correlation of {_row_name(rounds, a)} and {_row_name(rounds, b)}: r = {pearson}, Spearman {spearman}"
             )
             left = one["unlabelled"][a][b]
             if left < one["examples"]:
-                text += (
-                    f"; r = {figures.two_digits(one['pearson_unlabelled'][a][b])} for the {left:,} not labelled by then"
-                )
+                rest = figures.two_digits(one["pearson_unlabelled"][a][b])
+                text += f"; r = {rest} for the {left:,} not labelled by then"
             if other := both["random"]:
                 text += f"; r = {figures.two_digits(other['pearson'][a][b])} for {other['examples']:,} random examples of the pool"
             said.append(f"{text}.")

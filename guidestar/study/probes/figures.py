@@ -22,6 +22,7 @@ Facts = ParamSpec("Facts")
 MOST_NUMBERS = 14  # rows of a heatmap whose cells still hold a number
 MOST_TICKS = 12
 MOST_POINTS = 4000  # of a data map that are drawn
+ROUNDS = "round (0 is the warm start)"
 FEW = 5  # examples below which a median is drawn hollow
 
 
@@ -59,9 +60,8 @@ def draw_densities(figure: Any, curves: Sequence[Density], low: float) -> None:
         height = float(np.interp(curve.mean, curve.middles, curve.heights))
         axes.vlines(curve.mean, 0, height, color=colour, linewidth=0.8)
         axes.plot([curve.mean], [height], color=colour, marker=MARKERS[i % 8], markersize=4, linestyle="")
-    axes.set(
-        xlim=(low, 1.0), ylabel="density", xlabel="confidence of a wrong prediction (probability of the chosen label)"
-    )
+    axes.set(xlim=(low, 1.0), ylabel="density")
+    axes.set_xlabel("confidence of a wrong prediction (probability of the chosen label)")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper left", borderaxespad=0.2)
 
@@ -109,7 +109,7 @@ def _heatmap(figure: Any, axes: Any, names: Sequence[str], pearson: Array) -> No
     axes.set_yticks(places, [names[i] for i in places])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="round (0 is the warm start)", ylabel="round", title="(a) correlation between rounds (Pearson's r)")
+    axes.set(xlabel=ROUNDS, ylabel="round", title="(a) correlation between rounds (Pearson's r)")
     figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02).outline.set_visible(False)
     _write_cells(axes, pearson, _short, lambda value: bool(np.isnan(value) or (value - low) / (1.0 - low) > 0.5))
 
@@ -137,14 +137,11 @@ def _short(value: Any) -> str:
 def _scatter(axes: Any, pair: Pair, letter: str) -> None:
     small, rest, without = 5 if len(pair.x) > 300 else 11, ~pair.labelled, ""
     limits = _limits(pair)
-    axes.scatter(
-        pair.x[rest], pair.y[rest], s=small, color="#56B4E9", alpha=0.75, linewidths=0, label="not labelled by then"
-    )
+    pale = {"s": small, "color": "#56B4E9", "alpha": 0.75, "linewidths": 0}
+    axes.scatter(pair.x[rest], pair.y[rest], **pale, label="not labelled by then")
     if pair.labelled.any():
-        axes.scatter(
-            pair.x[~rest], pair.y[~rest], s=small + 5, color="black", marker="x", linewidths=0.6,
-            label="labelled by then",
-        )  # fmt: skip
+        crosses = {"s": small + 5, "color": "black", "marker": "x", "linewidths": 0.6}
+        axes.scatter(pair.x[~rest], pair.y[~rest], **crosses, label="labelled by then")
         without = f" ({two_digits(pair.r_rest)} unlabelled)"
     axes.plot(limits, limits, color="#D55E00", linewidth=1.0, linestyle=(0, (4, 2)), label="no change")
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=pair.x_name, ylabel=pair.y_name)
@@ -173,7 +170,7 @@ CHANGED = {"confidence": "change of confidence", "entropy": "change of entropy (
 
 @drawing
 def draw_changes(
-    figure: Any, columns: Sequence[tuple[str, Sequence[str], Sequence[Mapping[str, Mapping[str, Any]]]]], xlabel: str
+    figure: Any, columns: Sequence[tuple[str, Sequence[str], Sequence[Mapping[str, Mapping[str, Any]]]]]
 ) -> None:
     """Change of confidence (above) and entropy (below), by round: medians as points, quartiles as lines.
 
@@ -190,7 +187,7 @@ def draw_changes(
             axes.set_xlim(-0.6, len(names) - 0.4)
             axes.grid(axis="x", visible=False)
         below[0].set_title(title)
-        below[1].set_xlabel(xlabel)
+        below[1].set_xlabel(ROUNDS)
     for axes, unit in zip(panels[:, 0], CHANGED.values(), strict=True):
         axes.set_ylabel(unit)
     beside = len(DRAWN) if len(columns) > 1 else 1  # a figure of one column has no room for all in a row

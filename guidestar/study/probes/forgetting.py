@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidestar.asking import Lesson
-from guidestar.errors import ConfigError, DataError, StoreError
+from guidestar.errors import ConfigError, StoreError
 from guidestar.metrics.dynamics import NAME, Dynamics, from_arrays
 from guidestar.records import Array
 from guidestar.rng import generator, phase_seed
@@ -45,7 +45,7 @@ def forgetting(subject: Subject, *, round: int | None = None, pool: bool = False
     said = _of_pool(subject) if chosen is None else from_arrays(subject.store.arrays(chosen, NAME))
     if not len(said.log_probs):
         raise StoreError(f"{subject.folder}: no epoch of the training came to every example, so nothing can be said")
-    whole = _Map.of(said)
+    whole = DataMap.of(said)
     groups = dict(_groups(subject, whole, chosen))
     events = whole.events
     counts = {str(k): int((events == k).sum()) for k in range(MOST_EVENTS)}
@@ -63,7 +63,7 @@ def forgetting(subject: Subject, *, round: int | None = None, pool: bool = False
         for name, group in groups.items()
     ]
     figure = Figure(
-        ["group", *_COLUMNS, *REGIONS], rows, draw_map(whole.frame, facts["events"], shown, shares, REGIONS),
+        ["group", *_COLUMNS, *REGIONS], rows, draw_map(whole, facts["events"], shown, shares, REGIONS),
         height=3.0 + 0.12 * max(len(shown) - 6, 0),
     )  # fmt: skip
     return Answer(facts, _sentences(facts, subject.strategy), [figure])
@@ -111,41 +111,11 @@ def _of_pool(subject: Subject) -> Dynamics:
 # --- groups -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Map:
-    """A training's examples with their places on the data map and their forgetting events."""
-
-    ids: tuple[str, ...]
-    frame: DataMap
-    events: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, said: Dynamics) -> _Map:
-        return cls(said.ids, data_map(np.exp(said.log_probs), said.correct), forgetting_events(said.correct))
-
-    def of_group(self, ids: Collection[str]) -> dict[str, Any]:
-        """Facts of a group: those of its examples that are on the map."""
-        wanted = set(ids)
-        rows = np.array([i for i, id in enumerate(self.ids) if id in wanted], dtype=np.intp)
-        regions, events, frame = self.frame.regions()[rows], self.events[rows], self.frame
-        return {
-            "examples": len(rows),
-            "regions": {region: _mean(regions == region) for region in REGIONS} if len(rows) else None,
-            "confidence": _mean(frame.confidence[rows]),
-            "variability": _mean(frame.variability[rows]),
-            "correctness": _mean(frame.correctness[rows]),
-            "unforgettable": _mean(events == 0),
-            "forgotten": _mean((events > 0) & (events != NEVER)),
-            "never": _mean(events == NEVER),
-            "events": _mean(events[events != NEVER]),
-        }
-
-
 def _mean(values: NDArray[Any]) -> float | None:
     return number(float(np.mean(values)) if len(values) else math.nan)
 
 
-def _groups(subject: Subject, whole: _Map, chosen: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _groups(subject: Subject, whole: DataMap, chosen: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is said of the warm start, of each round's picks, and of all later picks of each strategy of this seed.
 
     Another strategy's picks lie on its own map where the map is that of a run's labels: its numbers can be compared, its
@@ -165,7 +135,7 @@ def _groups(subject: Subject, whole: _Map, chosen: int | None) -> Iterator[tuple
             elif store.has_arrays(chosen, NAME):
                 own = from_arrays(store.arrays(chosen, NAME))
                 if len(own.log_probs):
-                    yield name, {**_Map.of(own).of_group(picked), "regions": None}
+                    yield name, {**DataMap.of(own).of_group(picked), "regions": None}
 
 
 def _sentences(facts: Mapping[str, Any], mine: str) -> list[str]:
@@ -213,24 +183,30 @@ def forgetting_events(correct: NDArray[np.bool_]) -> NDArray[np.intp]:
     >>> forgetting_events(np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]], dtype=bool).T)
     array([   2, 1000,    0])
     """
-    correct = np.asarray(correct, dtype=bool)
-    if correct.ndim != 2:
-        raise DataError(f"correctness has shape {correct.shape}, expected (epochs, examples)")
     events = (correct[:-1] & ~correct[1:]).sum(axis=0)
     return np.where(correct.any(axis=0), events, NEVER).astype(np.intp)
 
 
 @dataclass(frozen=True)
 class DataMap:
-    """Where examples lie on a data map; every array is (n,).
+    """Where the examples of a training lie on its data map; every array is (n,).
 
     confidence: mean probability of the true label. variability: its standard deviation over the epochs. correctness:
-    share of epochs with a right prediction.
+    share of epochs with a right prediction. events: see `forgetting_events`.
+    Source: Swayamdipta et al. 2020.
     """
 
+    ids: tuple[str, ...]
     confidence: Array
     variability: Array
     correctness: Array
+    events: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, said: Dynamics) -> DataMap:
+        """Of what a training recorded."""
+        p, correct = np.exp(said.log_probs), said.correct
+        return cls(said.ids, p.mean(axis=0), p.std(axis=0), correct.mean(axis=0), forgetting_events(correct))
 
     def regions(self) -> NDArray[np.str_]:
         """ "easy", "hard" or "ambiguous" for each example: the most confident third of them, the least, and the third
@@ -243,20 +219,19 @@ class DataMap:
         names[np.argsort(-self.variability, kind="stable")[:third]] = "ambiguous"
         return names
 
-
-def data_map(true_probability: Array, correct: NDArray[np.bool_]) -> DataMap:
-    """Dataset cartography of examples that a model met epoch by epoch.
-
-    true_probability: (epochs, n), of the true label. correct: (epochs, n).
-    Raises DataError if the shapes differ.
-    Source: Swayamdipta et al. 2020.
-    >>> data_map(np.array([[0.5], [1.0]]), np.array([[False], [True]])).variability
-    array([0.25])
-    """
-    true_probability, correct = np.asarray(true_probability, dtype=np.float64), np.asarray(correct, dtype=bool)
-    if true_probability.shape != correct.shape or correct.ndim != 2:
-        raise DataError(
-            f"probabilities have shape {true_probability.shape} and correctness {correct.shape}; expected (epochs, "
-            "examples) twice"
-        )
-    return DataMap(true_probability.mean(axis=0), true_probability.std(axis=0), correct.mean(axis=0))
+    def of_group(self, ids: Collection[str]) -> dict[str, Any]:
+        """Facts of a group: those of its examples that are on the map."""
+        wanted = set(ids)
+        rows = np.array([i for i, id in enumerate(self.ids) if id in wanted], dtype=np.intp)
+        regions, events = self.regions()[rows], self.events[rows]
+        return {
+            "examples": len(rows),
+            "regions": {region: _mean(regions == region) for region in REGIONS} if len(rows) else None,
+            "confidence": _mean(self.confidence[rows]),
+            "variability": _mean(self.variability[rows]),
+            "correctness": _mean(self.correctness[rows]),
+            "unforgettable": _mean(events == 0),
+            "forgotten": _mean((events > 0) & (events != NEVER)),
+            "never": _mean(events == NEVER),
+            "events": _mean(events[events != NEVER]),
+        }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.errors import ConfigError, DataError
+from guidestar.errors import ConfigError
 from guidestar.metrics.smoothness import smoothness
 from guidestar.records import Array
 from guidestar.study.probes.figures import draw_gates, draw_layers
@@ -120,14 +120,11 @@ def cka(one: Array, other: Array, *, rbf: bool = False) -> float:
     one, other: (n, width), (n, another width), rows of the same examples. rbf: the kernel exp(−d²/2σ²), with σ² the median
     of the squared distances that are not 0; else inner products.
     Not changed by a rotation, a shift or a factor of either; NaN if one of them is the same for all examples.
-    Raises DataError if the numbers of examples differ.
     Source: Kornblith, Norouzi, Lee, Hinton 2019. The centred kernels are (n, n): take a few hundred examples.
     >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
     >>> round(cka(x, 3.0 * x[:, ::-1] + 7.0), 6)
     1.0
     """
-    if len(one) != len(other):
-        raise DataError(f"one representation has {len(one)} examples and the other {len(other)}; they must be the same")
     k, ell = (_centred(points, rbf) for points in (one, other))
     sizes = np.sqrt((k**2).sum() * (ell**2).sum())
     return float((k * ell).sum() / sizes) if sizes > 1e-12 else float("nan")

@@ -87,7 +87,6 @@ def _sentences(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["own"] is not None and facts["sd"] > 0:
         away = (facts["own"] - facts["mean"]) / facts["sd"]
-        lines.append(
-            f"The run's own training gave {facts['own']:.3f}, {away:+.1f} standard deviations from their mean."
-        )
+        own = f"The run's own training gave {facts['own']:.3f}"
+        lines.append(f"{own}, {away:+.1f} standard deviations from their mean.")
     return lines

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guidestar.errors import DataError
 from guidestar.metrics.diagnostics import pearson as pearson_r
 from guidestar.metrics.diagnostics import spearman as spearman_rho
 from guidestar.metrics.scores import Indices, ece
@@ -67,9 +66,8 @@ def spread(values: Array) -> dict[str, float]:
     """
     if not len(values):
         return {"n": 0}
-    quantiles = {
-        f"q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
-    }
+    at = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+    quantiles = {f"q{round(100 * q):02d}": float(value) for q, value in at}
     return {"n": len(values), "mean": float(values.mean()), "std": float(values.std()), **quantiles}
 
 
@@ -152,10 +150,7 @@ def changes(before: Array, after: Array, gold: Indices) -> dict[str, dict[str, A
     before, after: (n, labels) log-probabilities of the same examples. gold: (n,) label indices.
     Returns for each of `GROUPS` (right and wrong are after the change): n, share of all, and `confidence` and
     `entropy`, each a `spread` of after − before.
-    Raises DataError if the arrays are not of the same examples.
     """
-    if before.shape != after.shape or len(gold) != len(after):
-        raise DataError(f"the predictions are of shape {before.shape} and {after.shape} for {len(gold)} gold answers")
     before, after = before.astype(np.float64), after.astype(np.float64)
     moved = {"confidence": confidence(after) - confidence(before), "entropy": entropy(after) - entropy(before)}
     same, missed = before.argmax(axis=1) == after.argmax(axis=1), wrong(after, gold)

@@ -48,9 +48,8 @@ def picks(subject: Subject) -> Answer:
         "chance": {key: number(expected_jaccard(len(ids[name]), len(one), left)) for key, one in ids.items()},
         "picks": described,
     }  # fmt: skip
-    rows: Rows = [
-        [key, *(described[key][column] for column in _COLUMNS), *facts["overlap"][i]] for i, key in enumerate(ids)
-    ]
+    known = {key: [one[column] for column in _COLUMNS] for key, one in described.items()}
+    rows: Rows = [[key, *known[key], *shares] for key, shares in zip(ids, facts["overlap"], strict=True)]
     header = ["strategy", *_COLUMNS, *(f"overlap with {key}" for key in ids)]
     figure = Figure(header, rows, draw_overlap(list(ids), matrix), width=3.4, height=2.6 + 0.1 * len(ids))
     return Answer(facts, _sentences(facts, name), [figure])

@@ -41,9 +41,8 @@ def score(subject: Subject, *, passes: int | None = None) -> Answer:
     data = subject.bench.fitting
     split, where = (data.test, "test set") if data.validation is None else (data.validation, "validation set")
     if split is None:
-        raise ConfigError(
-            f"{subject.folder}: this probe needs answered examples that chose nothing: give data.validation"
-        )
+        needs = "this probe needs answered examples that chose nothing: give data.validation"
+        raise ConfigError(f"{subject.folder}: {needs}")
     task, rounds = data.task, subject.tuned_rounds()
     if passes is None:
         passes = int((subject.facts.get("recipe") or {}).get("passes") or 0)
@@ -72,9 +71,8 @@ def score(subject: Subject, *, passes: int | None = None) -> Answer:
         for measure, known in one["measures"].items()
     ]
     last = f"round {rounds[-1].round}"
-    return Answer(
-        facts, _sentences(facts, last, curves), [Figure(header, rows, _drawing(models, curves, last), height=2.8)]
-    )
+    figure = Figure(header, rows, _drawing(models, curves, last), height=2.8)
+    return Answer(facts, _sentences(facts, last, curves), [figure])
 
 
 def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Arrays:
@@ -87,9 +85,7 @@ def _said(subject: Subject, split: Split, where: str, r: int, passes: int) -> Ar
             if not task.classes:
                 answers = scorer.respond(examples, None, tick)
                 right = [task.correct(task.parse(t), a) for t, (_, a) in zip(answers.texts, pairs, strict=True)]
-                return {"correct": np.asarray(right, dtype=np.uint8)} | {
-                    k: np.asarray(v) for k, v in answers.arrays.items()
-                }
+                return {"correct": np.asarray(right, dtype=np.uint8), **answers.arrays}
             arrays = {"log_probs": scorer(examples, LABELS, tick).arrays["label_log_probs"][0]}
             if passes and adapter is not None:
                 ask = replace(LABELS, passes=passes, seed=phase_seed(subject.seed, r, "probe/score"))
@@ -134,9 +130,8 @@ def _known(
     if gold is not None:
         shares = np.bincount(gold, minlength=len(task.labels)) / len(gold)
         top = diagnostics.top_share(values, gold, len(task.labels), TOP)
-        known["classes"] = {
-            label: {"all": float(shares[i]), "top": float(top[i])} for i, label in enumerate(task.labels)
-        }
+        both = zip(task.labels, shares.tolist(), top.tolist(), strict=True)
+        known["classes"] = {label: {"all": whole, "top": some} for label, whole, some in both}
     return known
 
 
