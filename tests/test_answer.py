@@ -163,7 +163,7 @@ def test_few_set_aside_lead_to_more_labels_on_the_page(tmp_path: Path) -> None:
     )
     known = read_all(tmp_path)
     raised = replace(known.facts.runs[0], budgets=((18, 0), (26, 1)))
-    first = answer(replace(known, runs=[raised], facts=replace(known.facts, runs=[raised]))).next[0]
+    first = answer(replace(known, facts=replace(known.facts, runs=[raised]))).next[0]
     assert first.text == "see how good it is on texts whose answers you know:", "who did so is not told it again"
     assert first.command == f"guidestar predict {tmp_path} new.csv --out answers.csv"
 
@@ -267,9 +267,11 @@ def test_an_interval_is_shortened_only_where_nothing_is_lost(right: int, n: int)
 def test_a_model_below_the_classifier_on_frozen_features_is_not_to_be_published(tmp_path: Path) -> None:
     build(tmp_path, "star", 0)
     record = read_all(tmp_path)
-    last = record.runs[0].metrics[-1]
+    (run,) = record.facts.runs
+    last = run.metrics[-1]
     better = replace(last, values=last.values | {"frozen_accuracy": 0.95})
-    found = answer(replace(record, runs=[replace(record.runs[0], metrics=(*record.runs[0].metrics[:-1], better))]))
+    measured = replace(run, metrics=(*run.metrics[:-1], better))
+    found = answer(replace(record, facts=replace(record.facts, runs=[measured])))
     assert any(
         line.startswith("A classifier on frozen features reached 95 % with the same labels") for line in found.cautions
     )

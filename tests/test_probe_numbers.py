@@ -126,11 +126,6 @@ def test_correlation_of_few_or_tiny_values() -> None:
     assert numbers.correlations(tiny)[0][0, 1] == pytest.approx(1.0), "squares of these would be 0"
 
 
-def test_most_uncertain_takes_the_first_of_a_tie() -> None:
-    assert numbers.most_uncertain(np.array([2.0, 5.0, 5.0, 5.0, 9.0]), 3).tolist() == [1, 2, 4]
-    assert numbers.most_uncertain(np.array([2.0, 5.0]), 9).tolist() == [0, 1]
-
-
 # --- unchanged ------------------------------------------------------------------------------------
 
 

@@ -80,10 +80,10 @@ def answer(known: Known) -> Answer:
     facts = known.facts
     said = [*facts.warnings, *cautions(facts.synthetic, {})]
     if _frozen_is_better(known):
-        said.append(
-            f"A classifier on frozen features reached {percent(_frozen(known))} with the same labels and no fine-tuning: the "
-            "tuned model has not earned its training yet."
+        other = (
+            f"A classifier on frozen features reached {percent(_frozen(known))} with the same labels and no fine-tuning"
         )
+        said.append(f"{other}: the tuned model has not earned its training yet.")
     open_runs = [run for run in facts.runs if not run.finished]
     if open_runs and len(facts.runs) > 1:
         said.append(f"{len(facts.runs) - len(open_runs)} of {len(facts.runs)} runs are finished; this may change.")

@@ -132,11 +132,8 @@ def _unlike(data: Dataset, names: tuple[str, str], seeds: Sequence[int]) -> Verd
     """The verdict on runs that were not made alike."""
     if apart := differing([data.runs[name, seed] for name in names for seed in seeds]):
         listed = "; ".join(apart[:5]) + (f"; and {len(apart) - 5} more" if len(apart) > 5 else "")
-        return Verdict(
-            "no evidence",
-            f"{names[0]} and {names[1]} were not made with the same configuration ({listed}), so their difference is not "
-            "that of the strategies alone.",
-        )
+        why = f"{names[0]} and {names[1]} were not made with the same configuration ({listed})"
+        return Verdict("no evidence", f"{why}, so their difference is not that of the strategies alone.")
     return None
 
 
@@ -230,10 +227,8 @@ def _notes(data: Dataset, rows: Sequence[Row], test: int | None, level: float) -
     fewest = min((len(row.seeds) for row in counted), default=0)
     smallest = statistics.smallest_p(fewest)
     if counted and can_claim(fewest, level) and smallest > 1 - level:
-        notes.append(
-            f"With {fewest} seeds the exact two-sided sign-flip test cannot give a p below {smallest:.4g}; the "
-            "intervals rest on the t distribution."
-        )
+        least = f"With {fewest} seeds the exact two-sided sign-flip test cannot give a p below {smallest:.4g}"
+        notes.append(f"{least}; the intervals rest on the t distribution.")
     return notes
 
 

@@ -89,10 +89,7 @@ def _legend(facts: Comparisons, text: str) -> str:
 def _wins_text(wins: Mapping[str, Mapping[str, Sequence[int]]], datasets: int) -> str:
     names = list(wins)
     pairs = sum(sum(counts) for columns in wins.values() for counts in columns.values()) // 2
-    rows = [
-        [name, *("-".join(map(str, wins[name][other])) if other in wins[name] else "" for other in names)]
-        for name in names
-    ]
+    rows = [[name, *("-".join(map(str, wins[name].get(other, ()))) for other in names)] for name in names]
     where = f"{datasets} datasets" if datasets > 1 else "one dataset"
     head = f"Won-tied-lost of each row against each column, over {where}, corrected for all {pairs} pairs:"
     return "\n".join([head, "", *aligned(["", *names], rows)])

@@ -149,10 +149,8 @@ def _accuracy(rounds: Sequence[Sampled]) -> PoolAccuracy:
 
 
 def _harder(rounds: Sequence[Sampled]) -> Interval | None:
-    chosen, random = (
-        [(len(kind) - sum(kind), len(kind)) for kind in kinds]
-        for kinds in ([one.chosen for one in rounds], [one.random for one in rounds])
-    )
+    chosen = [(len(one.chosen) - sum(one.chosen), len(one.chosen)) for one in rounds]
+    random = [(len(one.random) - sum(one.random), len(one.random)) for one in rounds]
     if not any(c[1] and r[1] for c, r in zip(chosen, random, strict=True)):
         return None
     return difference(chosen, random)
@@ -216,19 +214,16 @@ def _sentences(facts: Control, swayed: bool) -> list[str]:
     ]
     lines += by_chance
     if rest := facts.pool_right:
-        lines.append(
-            f"If the newest judged model answered the rest, about {percent(rest.estimate)} of the whole pool would be "
-            f"right ({in_percent(rest)}), labels counted as right."
-        )
+        then = f"about {percent(rest.estimate)} of the whole pool would be right ({in_percent(rest)})"
+        lines.append(f"If the newest judged model answered the rest, {then}, labels counted as right.")
     if facts.harder:
         lines.append(_harder_sentence(facts.harder))
     for label, shares in (facts.classes or {}).items():
         pool = shares.pool
         if shares.labelled not in pool:
-            lines.append(
-                f"{label!r} is {percent(shares.labelled)} of the labels and about {percent(pool.estimate)} of the "
-                f"pool ({in_percent(pool)}): the labels are no picture of the pool."
-            )
+            of_pool = f"about {percent(pool.estimate)} of the pool ({in_percent(pool)})"
+            of_labels = f"{label!r} is {percent(shares.labelled)} of the labels"
+            lines.append(f"{of_labels} and {of_pool}: the labels are no picture of the pool.")
     if facts.skipped:
         lines.append(f"{facts.skipped} random picks were skipped; the estimates are for what people can answer.")
     if swayed:

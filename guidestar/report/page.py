@@ -17,7 +17,7 @@ from guidestar.report.answer import answer, read_all, score_rows
 from guidestar.report.compare_text import cells
 from guidestar.report.evidence import evidence
 from guidestar.report.facts import Summary
-from guidestar.report.picks import MOST_PICKS, rounds_of
+from guidestar.report.picks import MOST_PICKS, round_of
 from guidestar.report.read import RunRecord, path_of
 from guidestar.report.spending import spending
 from guidestar.store import files
@@ -70,7 +70,7 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
         advice=[(one.run, one.sentences) for one in known.advice if one.sentences],
         time=time,
         spent=spent,
-        runs=[(run, rounds_of(run, shown)) for run in runs],
+        runs=[(run, [round_of(run, query, shown) for query in run.queries]) for run in runs],
         data=_data(runs[0].facts),
         repeat=_repeat(runs, folder),
     )

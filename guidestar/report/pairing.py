@@ -88,10 +88,7 @@ def read_dataset(
 def told_apart(datasets: Sequence[Dataset]) -> list[Dataset]:
     """Folders of the same name get that of the folder above them."""
     names = Counter(data.name for data in datasets)
-    return [
-        replace(data, name=f"{data.folder.parent.name}/{data.name}") if names[data.name] > 1 else data
-        for data in datasets
-    ]
+    return [replace(d, name=f"{d.folder.parent.name}/{d.name}") if names[d.name] > 1 else d for d in datasets]
 
 
 def _why_left_out(run: RunRecord) -> str:

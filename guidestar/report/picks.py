@@ -31,12 +31,8 @@ class Round:
     left_out: str
 
 
-def rounds_of(run: RunRecord, shown: int = MOST_PICKS) -> list[Round]:
-    """All rounds of a run. shown: picks of each, at most."""
-    return [_round(run, query, shown) for query in run.queries]
-
-
-def _round(run: RunRecord, query: Query, shown: int) -> Round:
+def round_of(run: RunRecord, query: Query, shown: int) -> Round:
+    """A round of a run. shown: picks, at most."""
     names = dict.fromkeys(name for pick in query.picks for name in pick.details if name != "lambda")
     scored = bool(names) or any(not np.isnan(pick.score) for pick in query.picks)
     columns = ["score", *names] if scored else []

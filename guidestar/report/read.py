@@ -217,11 +217,10 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     """What runs that are set beside each other do not share though they should: keys of the configuration and facts of the
     base model, each with the values found. Strategies and their random share are left out, and the model's name, for which
     its fingerprint stands. Seeds of one strategy must also have begun with one budget, on which λ depends."""
-    facts = [
-        shared_keys(run.facts.get("config") or {})
-        | {f"the model's {name}": (run.facts.get("model") or {}).get(name) for name in ("fingerprint", "dtype")}
-        for run in runs
-    ]
+    facts = []
+    for run in runs:
+        model = {f"the model's {name}": (run.facts.get("model") or {}).get(name) for name in ("fingerprint", "dtype")}
+        facts.append(shared_keys(run.facts.get("config") or {}) | model)
     names = sorted({name for one in facts for name in one} - {"query.random_share", "model.name", "model.revision"})
     values_of = {name: list(dict.fromkeys(str(one.get(name)) for one in facts)) for name in names}
     for strategy in dict.fromkeys(run.strategy for run in runs):

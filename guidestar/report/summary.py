@@ -176,10 +176,8 @@ def cautions(synthetic: bool, warm_starts: Mapping[str, bool]) -> list[str]:
     """What must be known before any comparison of runs is believed."""
     said = ["The data are synthetic: a program wrote them, so they say nothing about real texts."] if synthetic else []
     if apart := [seed for seed, same in warm_starts.items() if not same]:
-        said.append(
-            f"The strategies of seed {listed(apart)} did not begin with the same examples, so part of their difference "
-            "comes from the warm start."
-        )
+        what = f"The strategies of seed {listed(apart)} did not begin with the same examples"
+        said.append(f"{what}, so part of their difference comes from the warm start.")
     return said
 
 

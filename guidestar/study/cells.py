@@ -272,10 +272,8 @@ def check_warm_start(mine: Mapping[str, Any], others: Sequence[CellResult]) -> N
         if not theirs or theirs.get("by", "random") != mine["by"]:  # a strategy may choose a warm start of its own
             continue
         if all(theirs[key] == mine[key] for key in same) and theirs["picks"] != mine["picks"]:
-            raise StoreError(
-                f"the warm start differs from that of {other.cell.name}, though pool, seed and size are the same: "
-                "they cannot be compared; delete one of the two and run it again"
-            )
+            what = f"the warm start differs from that of {other.cell.name}, though pool, seed and size are the same"
+            raise StoreError(f"{what}: they cannot be compared; delete one of the two and run it again")
 
 
 def _result(cell: Cell, run: Run) -> Result:

@@ -310,11 +310,9 @@ def _unresolved(strategy: Mapping[str, Any]) -> list[str]:
 
 def _moved(places: Mapping[Where, Place], source: Where, target: Where, inside: bool) -> dict[Where, Place]:
     """The places at `source`, and of what is inside it, as places at `target`."""
-    return {
-        (*target, *path[len(source) :]): place
-        for path, place in places.items()
-        if path == source or (inside and path[: len(source)] == source)
-    }
+    n = len(source)
+    there = {path: place for path, place in places.items() if path[:n] == source and (inside or len(path) == n)}
+    return {(*target, *path[n:]): place for path, place in there.items()}
 
 
 def _of_dataset(part: DatasetPart, folder: str | None) -> dict[str, Any]:

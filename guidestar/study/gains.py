@@ -74,11 +74,10 @@ def markdown(rows: Sequence[Gain], control: str | None) -> str:
     if not rows:
         return ""
     names = list(rows[0].above)
-    lines = [
-        [f"{row.dataset}, {row.model}, " + (row.peft or f"**mean of {row.adapters} adapters**")]
-        + [_points_of(row.above.get(name)) for name in names]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        of = row.peft or f"**mean of {row.adapters} adapters**"
+        lines.append([f"{row.dataset}, {row.model}, {of}", *(_points_of(row.above.get(name)) for name in names)])
     return markdown_table([f"AUC above {control}, points", *names], lines)
 
 

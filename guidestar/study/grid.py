@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,8 @@ def finish(study: Study, shared: Shared, progress: Progress) -> tuple[dict[str, 
     body += [gains.markdown(above, study.control), ""] if len(above) > 1 else []
     body += [*(f"- {note}" for note in notes), *([""] if notes else [])]
     body += ["## What this shows", "", *(f"- {sentence}" for sentence in said), ""]
-    written += [
-        _write(study.place / "table.md", "\n".join(body)),
-        _write(study.place / "table.csv", as_csv(made.lines)),
-    ]
+    written.append(_write(study.place / "table.md", "\n".join(body)))
+    written.append(_write(study.place / "table.csv", as_csv(made.lines)))
     written += engine.tried(progress, lambda: figures.learning_curves(study, results)) or []
     facts = {
         "out": str(study.out), "title": title(study), "scale": study.config.scale, "protocol": study.config.protocol,
@@ -179,10 +178,8 @@ def _beside_the_runs(study: Study, shared: Shared, progress: Progress) -> tuple[
         runs = {run for (dataset, _, row), run in study.runs.items() if (dataset, row) == (part.name, asked.row)}
         cell = next((c for c in done if c.tags["dataset"] == part.name and row_of(c.tags) in runs), None)
         options = filled(asked.options, study.config.values | part.values, {*study.config.values, *part.values})
-        one = cell and engine.tried(
-            progress, lambda c=cell, o=options: extras.run_probe(c, asked.name, study.out, shared, progress, **o)
-        )
-        if one:
+        probe = partial(extras.run_probe, cell, asked.name, study.out, shared, progress, **options) if cell else None
+        if one := probe and engine.tried(progress, probe):
             results.append(one[0])
             for path in one[1]:
                 if path.suffix in (".png", ".pdf", ".csv"):

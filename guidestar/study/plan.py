@@ -97,11 +97,8 @@ class Plan:
         old, spent = {one.name for one in before}, Counter[str]()
         for one in now:
             spent.update(one.seconds if one.name not in old else {})
-        return [
-            f"  {phase}: {duration(seconds)}"
-            + (f", planned {span(self.seconds[phase], duration)}" if phase in self.seconds else ", not planned")
-            for phase, seconds in spent.items()
-        ]
+        planned = {phase: f"planned {span(ends, duration)}" for phase, ends in self.seconds.items()}
+        return [f"  {phase}: {duration(taken)}, {planned.get(phase, 'not planned')}" for phase, taken in spent.items()]
 
 
 def make_plan(
@@ -236,10 +233,8 @@ class RunPlan:
         sizes = f"{count(work.rounds, 'round')}, {count(work.labels, 'label')} in all"
         lines.append(f"{sizes}, answered by {WHO[self.labelling.answered_by]}")
         lines.append(f"tokens: about {round(self.lengths.mean, 1):.0f} a prompt")
-        lines += [
-            f"  {kind}: {span(ends, lambda n: f'{n / 1e6:.1f} million' if n >= 1e6 else f'{n:,.0f}')}"
-            for kind, ends in self.spent("tokens").items()
-        ]
+        for kind, ends in self.spent("tokens").items():
+            lines.append(f"  {kind}: {span(ends, lambda n: f'{n / 1e6:.1f} million' if n >= 1e6 else f'{n:,.0f}')}")
         lines += [f"time on this machine: {span(work.total, duration)}", *work.lines]
         if (self.load or 0) > BUSY:
             lines.append(f"  measured while {self.load:.1f} processes wanted each core: a run beside fewer is faster")

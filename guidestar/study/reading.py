@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,10 +86,9 @@ def _pairs(table: Table, rows: Mapping[str, Row]) -> Iterator[str]:
     """The pairs that were asked for beside the controls: what each part adds, here and as published."""
     for place, after, before, compared in table.pairs:
         a, b = rows[after], rows[before]
-        yield (
-            f"{', '.join(filter(None, place))}, {_seeds(compared.seeds)}: {a.label} is {points_of(compared.difference)} points of "
-            f"AUC from {b.label}: {compared.verdict}{_printed(a, b, place)}."
-        )
+        where = ", ".join(filter(None, (*place, _seeds(compared.seeds))))
+        apart = f"{a.label} is {points_of(compared.difference)} points of AUC from {b.label}"
+        yield f"{where}: {apart}: {compared.verdict}{_printed(a, b, place)}."
 
 
 def _printed(after: Row, before: Row, place: Place) -> str:
@@ -121,10 +121,9 @@ def _majority(table: Table, results: Sequence[Result]) -> Iterator[str]:
             areas = [line.auc.mean for line in table.lines if (line.dataset, line.model) == place and line.auc]
             above = sum(area > majority["share"] for area in areas)
             which = f"all {len(areas)}" if above == len(areas) else f"{above} of {len(areas)}"
-            yield (
-                f"{', '.join(filter(None, place))}: always answering {majority['label']!r} gives "
-                f"{100 * majority['share']:.2f}; {f'{which} AUCs are' if above else 'no AUC is'} above that."
-            )
+            always = f"always answering {majority['label']!r} gives {100 * majority['share']:.2f}"
+            count = f"{which} AUCs are" if above else "no AUC is"
+            yield f"{', '.join(filter(None, place))}: {always}; {count} above that."
 
 
 # --- warm starts ----------------------------------------------------------------------------------
@@ -154,11 +153,11 @@ def warm_starts(results: Sequence[Result]) -> list[str]:
         "difference comes from the warm start."
         for (dataset, size), seeds in apart.items()
     ]
-    pools = {(place[0], place[1]) for place in picks}
+    pools = Counter((dataset, seed) for dataset, seed, *_ in picks)
     sentences += [
         f"{dataset}, seed {seed}: the runs have different pools or sizes of the warm start, which is then not shared."
-        for dataset, seed in sorted(pools)
-        if sum((place[0], place[1]) == (dataset, seed) for place in picks) > 1
+        for (dataset, seed), times in sorted(pools.items())
+        if times > 1
     ]
     return list(dict.fromkeys([*sentences, *_trained_again(trained)]))
 

@@ -127,9 +127,8 @@ def search(config: RunConfig, *, trials: int = 60, progress: Progress) -> tuple[
         raise ConfigError(f"guidestar search judges by {needs}")
     known = [i for i, id in enumerate(data.pool.ids) if id in data.gold]
     if len(known) < config.query.warm_start:
-        raise ConfigError(
-            f"{len(known)} rows of the pool have an answer; the search trains on query.warm_start of them"
-        )
+        has = f"{len(known)} rows of the pool have an answer"
+        raise ConfigError(f"{has}; the search trains on query.warm_start of them")
     drawn = generator(seed, 0, "search").choice(len(known), config.query.warm_start, replace=False)
     picked = [data.pool[known[i]] for i in sorted(drawn.tolist())]
     labelled = [(example, data.gold[example.id]) for example in picked]

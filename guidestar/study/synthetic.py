@@ -35,10 +35,8 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
         rows = _different(make, TRAIN + TEST, generator(seed, 0, f"synthetic/{name}"))
         parts = {"train": rows[:TRAIN], "test": rows[TRAIN:]}
         if name == "OBQA":  # the published files differ in this way, and reading them must not mind
-            parts["train"] = [
-                {**row, "question": re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])}
-                for row in parts["train"]
-            ]
+            for row in parts["train"]:
+                row["question"] = re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])
         for split, chosen in parts.items():
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
             write_bytes(folder / name / f"{split}.jsonl", text.encode())

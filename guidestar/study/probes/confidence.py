@@ -57,10 +57,8 @@ def confidence(subject: Subject, *, shots: int = 4, round: int | None = None) ->
     drawn = {key: values for key, values in of_wrong.items() if len(values) >= LEAST_WRONG}
     if too_few := [key for key in of_wrong if key not in drawn]:
         those = " and ".join(f"the {names[key]} ({len(of_wrong[key])})" for key in too_few)
-        sentences.append(
-            f"Not drawn, because fewer than {LEAST_WRONG} predictions are wrong: {those}; "
-            "a density of so few would show chance."
-        )
+        why = f"Not drawn, because fewer than {LEAST_WRONG} predictions are wrong"
+        sentences.append(f"{why}: {those}; a density of so few would show chance.")
     return Answer(facts, sentences + notes, [_densities(drawn, names, 1.0 / tuned["log_probs"].shape[1])])
 
 
@@ -121,10 +119,8 @@ def _densities(of_wrong: Mapping[str, Array], names: Mapping[str, str], low: flo
 
 
 def _calibrated(name: str, facts: Mapping[str, Any]) -> str:
-    head = (
-        f"{name[:1].upper()}{name[1:]}: accuracy {facts['accuracy']:.1%} on {facts['examples']} test examples, "
-        f"mean confidence {facts['confidence']:.2f}, ECE {facts['ece']:.3f}"
-    )
+    head = f"{name[:1].upper()}{name[1:]}: accuracy {facts['accuracy']:.1%} on {facts['examples']} test examples"
+    head += f", mean confidence {facts['confidence']:.2f}, ECE {facts['ece']:.3f}"
     if not facts["wrong"]["n"]:
         return f"{head}; no prediction is wrong."
     right = f", {facts['right']['mean']:.2f} where it is right" if facts["right"]["n"] else ""
@@ -188,10 +184,8 @@ def unchanged(subject: Subject) -> Answer:
     if from_round:
         sentences.append(_changed(f"round {from_round[-1]['from']}", from_round[-1]))
         shares = [one["groups"]["unchanged"]["share"] for one in from_round]
-        sentences.append(
-            f"From one round to the next, between {min(shares):.0%} and {max(shares):.0%} of the predictions stay "
-            "the same."
-        )
+        between = f"between {min(shares):.0%} and {max(shares):.0%}"
+        sentences.append(f"From one round to the next, {between} of the predictions stay the same.")
     header = ["from", "to", "labels", "group", "n", "share", "change_of", *statistics]
     facts = {"examples": len(arrays[0]["gold"]), "changes": changes}
     drawn = Figure(header, rows, figures.draw_changes(columns), width=3.6 * len(columns), height=4.0)

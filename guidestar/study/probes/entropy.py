@@ -97,10 +97,8 @@ def _measures(subject: Subject, measure: str | None) -> tuple[list[str], list[st
         own = (subject.facts.get("recipe") or {}).get("measure")
         measure = default_measure(kind) if own in (None, "auto") else str(own)
         if measure not in MEASURES or MEASURES[measure].oracle or MEASURES[measure].min_passes > 1:
-            notes.append(
-                f"The run's own measure, {measure}, cannot be taken from one pass without labels; "
-                f"this is {default_measure(kind)}."
-            )
+            why = "cannot be taken from one pass without labels"
+            notes.append(f"The run's own measure, {measure}, {why}; this is {default_measure(kind)}.")
             measure = default_measure(kind)
     problems = measure_problems(measure, kind, simulation=True)
     if not problems and measure not in usable:
@@ -123,7 +121,7 @@ def _sample(subject: Subject, measures: Sequence[str], top: int, limit: int | No
         pool = pool.take(np.sort(rows))
     main, every = _needs(measures[:1]), _needs(measures)
     first = _by_base(subject, pool, main)
-    chosen = numbers.most_uncertain(evaluate_measure(measures[0], first), top)
+    chosen = np.argsort(-evaluate_measure(measures[0], first), kind="stable")[:top]  # of equal values the first
     drawn = np.zeros(0, dtype=np.intp)
     if len(chosen) < len(pool):
         drawn = generator(seed, 0, "probe/random").choice(len(pool), size=len(chosen), replace=False)
@@ -222,15 +220,12 @@ def _sentences(facts: Mapping[str, Any], rounds: Sequence[Metrics], pairs: Seque
     ]
     for measure, both in facts["measures"].items():
         one, mean = both["top"], both["top"]["mean"]
-        said.append(
-            f"Mean {measure.replace('_', ' ')}: {mean[0]:.3f} by the base model, {mean[1]:.3f} by "
-            f"{_row_name(rounds, 1)}, {mean[-1]:.3f} by {_row_name(rounds, len(rounds))}."
-        )
+        tuned = f"{mean[1]:.3f} by {_row_name(rounds, 1)}, {mean[-1]:.3f} by {_row_name(rounds, len(rounds))}"
+        said.append(f"Mean {measure.replace('_', ' ')}: {mean[0]:.3f} by the base model, {tuned}.")
         for a, b in pairs:
             pearson, spearman = (figures.two_digits(one[kind][a][b]) for kind in ("pearson", "spearman"))
-            text = (
-                f"Correlation of {_row_name(rounds, a)} and {_row_name(rounds, b)}: r = {pearson}, Spearman {spearman}"
-            )
+            pair = f"{_row_name(rounds, a)} and {_row_name(rounds, b)}"
+            text = f"Correlation of {pair}: r = {pearson}, Spearman {spearman}"
             left = one["unlabelled"][a][b]
             if left < one["examples"]:
                 rest = figures.two_digits(one["pearson_unlabelled"][a][b])

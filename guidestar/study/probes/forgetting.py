@@ -161,10 +161,8 @@ def _sentences(facts: Mapping[str, Any], mine: str) -> list[str]:
             line += f"; {shares['ambiguous']:.0%} ambiguous, {shares['hard']:.0%} hard, {shares['easy']:.0%} easy"
         said.append(line + ".")
     if facts["epochs"] < 4:
-        said.append(
-            f"In {facts['epochs']} epochs an example can be forgotten {facts['epochs'] // 2} times at most; longer trainings "
-            "say more (train.epochs)."
-        )
+        most = f"In {facts['epochs']} epochs an example can be forgotten {facts['epochs'] // 2} times at most"
+        said.append(f"{most}; longer trainings say more (train.epochs).")
     if facts["continued"]:
         said.append("Training went on from the last round's adapter, so earlier examples had been met before.")
     if facts["over"] == "response":

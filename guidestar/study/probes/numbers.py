@@ -130,15 +130,6 @@ def correlations(values: Array, keep: NDArray[np.bool_] | None = None) -> tuple[
     return pearson, spearman, number
 
 
-def most_uncertain(values: Array, count: int) -> NDArray[np.intp]:
-    """Positions of the `count` largest values, sorted; of equal values the first ones. values: (n,).
-
-    >>> most_uncertain(np.array([1.0, 3.0, 2.0, 3.0]), 2)
-    array([1, 3])
-    """
-    return np.sort(np.argsort(-values, kind="stable")[:count])
-
-
 # --- what did not change ------------------------------------------------------------------------
 
 GROUPS = ("unchanged", "unchanged_right", "unchanged_wrong", "changed", "changed_right", "changed_wrong")

@@ -154,20 +154,16 @@ def _sentences(facts: Mapping[str, Any], last: str, curves: Mapping[str, Array])
     ]
     before = base["measures"].get(best, {}).get("auroc", {}).get("estimate")
     if before is not None and (rank := known[best]["rank_with_base"]) is not None:
-        lines.append(
-            f"The untuned model's {best} has an AUROC of {before:.2f} for its own errors, and a rank correlation of "
-            f"{rank:+.2f} with the tuned one's."
-        )
+        own = f"The untuned model's {best} has an AUROC of {before:.2f} for its own errors"
+        lines.append(f"{own}, and a rank correlation of {rank:+.2f} with the tuned one's.")
     length = known[best]["rank_with_length"]
     if length is not None and abs(length) > max(facts["chance"], 0.1):
         which = "longer" if length > 0 else "shorter"
         lines.append(f"A length bias: {which} prompts get a higher {best} (rank correlation {length:+.2f}).")
     if classes := known[best].get("classes"):
         label, share = max(classes.items(), key=lambda item: item[1]["top"] - item[1]["all"])
-        lines.append(
-            f"The tenth with the highest {best} holds {share['top']:.0%} of {label!r}, which is {share['all']:.0%} of all: "
-            "the class most over-represented there."
-        )
+        holds = f"holds {share['top']:.0%} of {label!r}, which is {share['all']:.0%} of all"
+        lines.append(f"The tenth with the highest {best} {holds}: the class most over-represented there.")
     return lines
 
 
