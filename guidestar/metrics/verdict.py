@@ -111,14 +111,9 @@ class Verdict:
 
 
 def judge(
-    curves: Pair,
-    *,
-    level: float = LEVEL,
-    target: float | None = None,
-    names: tuple[str, str] = ("the strategy", "random"),
-    decision: Decision | None = None,
-    floor: float | None = None,
-) -> Verdict:
+    curves: Pair, *, level: float = LEVEL, target: float | None = None, floor: float | None = None,
+    names: tuple[str, str] = ("the strategy", "random"), decision: Decision | None = None,
+) -> Verdict:  # fmt: skip
     """The verdict on a pair of curves in words. decision: what `decide` said of it on its page; alone if not given. floor:
     as in `Comparison`."""
     if decision is None:

@@ -49,9 +49,8 @@ def asked_for(options: Mapping[str, Any]) -> bool:
 def check(options: Mapping[str, Any]) -> None:
     """Raises ConfigError for any key beside peft_type: there is nothing else to set."""
     if unknown := [key for key in options if key != "peft_type"]:
-        raise ConfigError(
-            "\n".join(f"peft: unknown key {key!r} for {FULL}; allowed: peft_type alone" for key in unknown)
-        )
+        problems = [f"peft: unknown key {key!r} for {FULL}; allowed: peft_type alone" for key in unknown]
+        raise ConfigError("\n".join(problems))
 
 
 def is_full(model: Model) -> bool:

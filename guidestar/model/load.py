@@ -307,6 +307,10 @@ def as_begun(base: BaseModel, begun: Mapping[str, Any]) -> BaseModel:
 
 def describe(base: BaseModel) -> dict[str, Any]:
     """Facts of a model for the store and the report."""
+    told = {
+        "pooling": base.labels and base.pooling, "head": heads.reads(base.model), "normalized": base.normalized,
+        "quantize": base.quantize, "closing": list(base.closing),
+    }  # fmt: skip
     return {
         "name": base.name,
         "fingerprint": base.fingerprint,
@@ -314,10 +318,6 @@ def describe(base: BaseModel) -> dict[str, Any]:
         "device": str(base.device),
         "parameters": quantized.numbers(base.model),
         "max_length": base.max_length,
-        **({"pooling": base.pooling} if base.labels else {}),
-        **({"head": reads} if (reads := heads.reads(base.model)) else {}),
-        **({"normalized": True} if base.normalized else {}),
-        **({"quantize": base.quantize} if base.quantize else {}),
-        **({"closing": list(base.closing)} if base.closing else {}),
+        **{name: value for name, value in told.items() if value},
         "architecture": json.loads(base.model.config.to_json_string(use_diff=False)).get("architectures"),
     }

@@ -26,20 +26,17 @@ def options(config: ModelConfig, settings: Any, encoder: bool, dtype: torch.dtyp
     """
     if config.quantize is None:
         return {}
+    asked = f"model.quantize is {config.quantize}"
     if (own := getattr(settings, "quantization_config", None)) is not None:
         how = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", own)
-        raise ConfigError(
-            f"model.quantize is {config.quantize}, but {config.name} is quantised already ({how}); leave it out"
-        )
+        raise ConfigError(f"{asked}, but {config.name} is quantised already ({how}); leave it out")
     if encoder:
         raise ConfigError(
-            f"model.quantize is {config.quantize}, but {config.name} is an encoder ({settings.model_type}), whose missing layers are "
-            "trained with the head; allowed: a causal language model, or leave it out"
+            f"{asked}, but {config.name} is an encoder ({settings.model_type}), whose missing layers are trained with the "
+            "head; allowed: a causal language model, or leave it out"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"model.quantize is {config.quantize}, which needs bitsandbytes; install it: pip install 'guidestar[large]'"
-        )
+        raise ConfigError(f"{asked}, which needs bitsandbytes; install it: pip install 'guidestar[large]'")
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every layer's casts

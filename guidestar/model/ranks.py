@@ -110,9 +110,8 @@ class Ranks:
         numbered = [module for name, module in model.named_modules() if layers.block_of(name) == name]
         self.blocks = [block for block in numbered if any(True for _ in block.parameters())]
         if not self.blocks:
-            raise ConfigError(
-                f"engine.train.use is fsdp2, but {type(model).__name__} has no numbered blocks; allowed: here, ddp"
-            )
+            kind = type(model).__name__
+            raise ConfigError(f"engine.train.use is fsdp2, but {kind} has no numbered blocks; allowed: here, ddp")
         for i, block in enumerate(self.blocks):
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
             block.unshard()  # outside of inference mode, whose tensors no training could use

@@ -252,11 +252,8 @@ def resolve(config: StrategyConfig) -> Recipe:
         raise ConfigError(f"strategy {config.use!r} is unknown; {allowed(STRATEGIES, config.use)}{_OWN}")
     for problem in unknown_parts(config):
         raise ConfigError(f"strategy {config.title!r}: {problem}{_OWN}")
-    changes: dict[str, Any] = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(Recipe)
-        if field.name not in ABOUT | {"code"} and getattr(config, field.name) is not None
-    }
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name not in ABOUT | {"code"}]
+    changes: dict[str, Any] = {name: value for name in names if (value := getattr(config, name)) is not None}
     if config.mix == "none":
         changes["mix"] = None
     if config.model == "tuned":
@@ -383,11 +380,9 @@ def misfits(recipe: Recipe) -> list[str]:
         voted = "label_log_probs" in selector.full
         used = {"mix": selector.mixes, "passes": voted, "committee": voted}
         problems = [f"select is {recipe.select!r}, which needs a measure to rank by"] if selector.scored else []
-        problems += [
-            f"{key} is set, but there is no measure for it to work on"
-            for key in ("mix", "prefilter", "clip_outliers", "passes", "committee")
-            if _is_set(recipe, key) and not used.get(key)
-        ]
+        keys = ("mix", "prefilter", "clip_outliers", "passes", "committee")
+        idle = [key for key in keys if _is_set(recipe, key) and not used.get(key)]
+        problems += [f"{key} is set, but there is no measure for it to work on" for key in idle]
     rules = [
         (selector.mixes and mix is None, f"select is {recipe.select!r}, which mixes distances and needs a mix"),
         (selector.mixes and mix is not None and mix.scale not in ("raw", "minmax"),

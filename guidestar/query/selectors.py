@@ -223,10 +223,7 @@ def clip_outliers(scores: Array, share: float, at_least: int = 1) -> Positions:
 
 
 def balance(
-    predicted_classes: NDArray[np.intp],
-    order: Sequence[int] | Positions,
-    labelled_counts: Sequence[int] | NDArray[np.intp],
-    k: int,
+    predicted_classes: Positions, order: Sequence[int] | Positions, labelled_counts: Sequence[int] | Positions, k: int
 ) -> Positions:
     """k of the positions in `order`: each time the best of the class with the fewest examples so far.
 

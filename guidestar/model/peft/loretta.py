@@ -75,11 +75,9 @@ class TensorTrain(nn.Module):
     def __init__(self, source: int, out: int, rank: int, shape: list[int] | None, zero: bool) -> None:
         super().__init__()
         self.source, self.out = source, out
-        sizes = shape or split(source * out)
-        if math.prod(sizes) != source * out:
-            raise ValueError(
-                f"tensor_shape {shape} holds {math.prod(sizes)} numbers, but {source} x {out} are {source * out}"
-            )
+        sizes, whole = shape or split(source * out), source * out
+        if (held := math.prod(sizes)) != whole:
+            raise ValueError(f"tensor_shape {shape} holds {held} numbers, but {source} x {out} are {whole}")
         ranks = [1, *[rank] * (len(sizes) - 1), 1]
         spread = (1 / (3 * source) / rank ** (len(sizes) - 1)) ** (0.5 / len(sizes)) if not zero else rank**-0.5
         shapes = zip(ranks[:-1], sizes, ranks[1:], strict=True)

@@ -173,10 +173,9 @@ class Seen:
         each = each.squeeze(-1)
         if self.mask is None:
             return each.mean(dim=1)
-        if self.mask.shape[0] != each.shape[0] or self.mask.shape[1] < each.shape[1]:
-            raise ValueError(
-                f"the attention mask is {tuple(self.mask.shape)}, the batch (rows, tokens) {tuple(each.shape)}"
-            )
+        mask, batch = tuple(self.mask.shape), tuple(each.shape)
+        if mask[0] != batch[0] or mask[1] < batch[1]:
+            raise ValueError(f"the attention mask is {mask}, the batch (rows, tokens) {batch}")
         real = self.mask[:, -each.shape[1] :].to(each)
         return (each * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
