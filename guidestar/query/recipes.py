@@ -133,8 +133,7 @@ STRATEGIES: dict[str, Recipe] = {
     ),
     "mc_entropy": Recipe("highest mean entropy of 10 dropout passes", measure="auto", passes=10, source="gal2017"),
     "bald": _paper(
-        "highest mutual information of label and adapter, 10 dropout passes", "houlsby2011", measure="bald",
-        passes=10,
+        "highest mutual information of label and adapter, 10 dropout passes", "houlsby2011", measure="bald", passes=10,
     ),
     "star": _paper(
         "STAR: mean entropy of 3 dropout passes, mixed with the base model's, which fades over the rounds", "zhang2024", measure="auto", passes=3, mix=_STAR,
@@ -186,12 +185,10 @@ STRATEGIES: dict[str, Recipe] = {
         select="discriminative",
     ),
     "cal": _paper(
-        "predictions that differ most from those of similar labelled examples", "margatina2021",
-        select="contrast",
+        "predictions that differ most from those of similar labelled examples", "margatina2021", select="contrast",
     ),
     "typiclust": _paper(
-        "most typical of the largest clusters without a label, base model's states", "hacohen2022",
-        select="typical",
+        "most typical of the largest clusters without a label, base model's states", "hacohen2022", select="typical",
     ),
     "herding": _paper(
         "greedy: covers most of the pool, by frozen features (MaxHerding)", "bae2024", select="herding",
