@@ -756,10 +756,10 @@ def test_label_again_with_the_same_labels_goes_on_and_keys_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command continues: keys given with the file are written into its configuration."""
-    from guidestar.people import page
+    from guidestar.people.page import server
 
     served: list[Path] = []
-    monkeypatch.setattr(page, "serve", lambda run, **_: served.append(run) or 0)
+    monkeypatch.setattr(server, "serve", lambda run, **_: served.append(run) or 0)
     data = tmp_path / "mine.csv"
     data.write_text("text\n" + "".join(f"message number {i} about parcels\n" for i in range(60)))
     command = ["label", str(data), "--labels", "praise,complaint", "--no-browser"]
