@@ -82,7 +82,9 @@ def _enter(
 ) -> None:
     """Become the command."""
     if family:
-        subprocess.Popen = _Child  # type: ignore[misc]
+        plain = subprocess.Popen
+        for module in [one for one in sys.modules.values() if vars(one).get("Popen") is plain]:
+            module.Popen = _Child  # type: ignore[attr-defined]
     if session:
         os.setsid()
     for number, end in enumerate(ends):
