@@ -50,13 +50,9 @@ class Bench:
     """What the runs of one configuration share: the data, the base model, the cache, and where news go."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        progress: Progress | None = None,
-        *,
-        cache: Path | None = None,
-        engine: Engine | None = None,
-    ) -> None:
+        self, config: RunConfig, progress: Progress | None = None, *,
+        cache: Path | None = None, engine: Engine | None = None,
+    ) -> None:  # fmt: skip
         """cache: a folder shared with other benches, `cache/` in the run's folder if not given. engine: another than this
         package's own, which works with `base`. Raises ConfigError where a launcher started several processes for one run, and
         in those of them that are to do what the first says (`model/ranks.py`)."""
@@ -188,9 +184,8 @@ class Bench:
             prompts |= {start + i: e.prompt for i, e in changed(some).items()}
         for name, split in splits.items():
             new = changed(split.examples)
-            splits[name] = dataclasses.replace(
-                split, examples=tuple(new.get(i, e) for i, e in enumerate(split.examples))
-            )
+            fitted = tuple(new.get(i, e) for i, e in enumerate(split.examples))
+            splits[name] = dataclasses.replace(split, examples=fitted)
         why = next(iter(long.values()), "")
         for line in self.engine.remarks(chain(whole.pool, held)):
             self.progress.say(f"data: {line}")

@@ -22,6 +22,7 @@ from guidestar.query.herding import CANDIDATES
 from guidestar.query.mixing import Schedule
 from guidestar.query.probe import prototype_log_probs
 from guidestar.query.recipes import SUBPOOL_SIZE, Recipe
+from guidestar.query.strategies import Context, Selection
 from guidestar.query.subpool import subpool
 from guidestar.query.table import WARM_STARTS, warm_start_of
 from guidestar.records import Array, Example, Pick, Predictions
@@ -80,9 +81,8 @@ class Chooser:
         if selection.scores:
             self._store.add_arrays(r, "scores", selection.scores, {"ids": "\n".join(e.id for e in candidates)})
             self._ranking.clear()
-            self._ranking.update(
-                (e.id, float(score)) for e, score in zip(candidates, selection.scores["score"], strict=True)
-            )
+            scored = zip(candidates, selection.scores["score"], strict=True)
+            self._ranking.update((e.id, float(score)) for e, score in scored)
         picks = (*drawn, *selection.picks)
         self._keep_states(r, picks)
         return picks
@@ -140,7 +140,7 @@ class Chooser:
         fast = replace(self, tuning=replace(self.tuning, recipe=recipe))
         family = self._bench.fitting.task.family
         self._bench.frozen.read(self._bench.standing)
-        context = strategies.Context(t=r - 1, rounds=self._first_query.rounds, kind=family, labelled_classes=answers)
+        context = Context(t=r - 1, rounds=self._first_query.rounds, kind=family, labelled_classes=answers)
         context = fast._probed(candidates, strategies.needs(recipe, family)[0], context, r)
         rng = generator(self.tuning.seed, r, "ahead")
         selection = strategies.choose(recipe, [e.id for e in candidates], context, k, rng)
@@ -195,16 +195,14 @@ class Chooser:
 
     # --- what the models say to them ---
 
-    def _select(
-        self, candidates: Sequence[Example], block: Pool, k: int, r: int, at_random: int
-    ) -> strategies.Selection:
+    def _select(self, candidates: Sequence[Example], block: Pool, k: int, r: int, at_random: int) -> Selection:
         """Choose k of the candidates, some of them at random. block: what the candidates are a part of."""
         if k == 0:
-            return strategies.Selection((), {})
+            return Selection((), {})
         recipe, family = self._recipe, self._bench.fitting.task.family
         needs, needs_base = strategies.needs(recipe, family)
         of_labelled_base = strategies.labelled_needs(recipe)[1]
-        context = strategies.Context(
+        context = Context(
             t=r - 1, rounds=self._first_query.rounds, kind=family, schedule=self.schedule,
             base=self._base_of(candidates, block, r) if needs_base else None,
             labelled_base=self._base_labelled(r, Ask(of_labelled_base)) if of_labelled_base else None,
@@ -233,8 +231,8 @@ class Chooser:
         return replace(selection, scores={**selection.scores, **bounds}) if bounds else selection
 
     def _scored(
-        self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, k: int, r: int
-    ) -> strategies.Context:
+        self, candidates: Sequence[Example], needs: frozenset[str], context: Context, k: int, r: int
+    ) -> Context:
         """The context with what the tuned models say to the candidates and, where it is read, to the labelled examples."""
         recipe = self._recipe
         of_labelled = strategies.labelled_needs(recipe)[0] - recipe.by_probe
@@ -256,9 +254,7 @@ class Chooser:
             known = [example for example, _ in self.tuning.labelled()]
             return replace(context, full=full, race=race, labelled=scorer(known, replace(plain, needs=of_labelled)))
 
-    def _probed(
-        self, candidates: Sequence[Example], needs: frozenset[str], context: strategies.Context, r: int
-    ) -> strategies.Context:
+    def _probed(self, candidates: Sequence[Example], needs: frozenset[str], context: Context, r: int) -> Context:
         """The context with what the classifier on frozen features says, beside what the tuned model said."""
         labelled = self.tuning.labelled()
         of_labelled = strategies.labelled_needs(self._recipe)[0] & self._recipe.by_probe
@@ -275,7 +271,7 @@ class Chooser:
         known = said([e for e, _ in labelled], of_labelled, context.labelled)
         return replace(context, full=said(candidates, needs, context.full), labelled=known)
 
-    def _mixed(self, tuned: Array, context: strategies.Context, r: int) -> strategies.Context:
+    def _mixed(self, tuned: Array, context: Context, r: int) -> Context:
         """The context with the classifier's label probabilities mixed with the tuned model's, (n, labels) natural logs.
 
         λ is that of the least log-loss on the labels of earlier rounds: what the tuned model of the time said of their picks,

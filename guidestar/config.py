@@ -86,12 +86,13 @@ def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(node.value)
 
 
+_TRUTH = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUTH, list("tTfF"))
 
-Lines = dict[tuple[str | int, ...], int]
+Place = tuple[str | int, ...]  # of a value: the keys and items that lead to it
+Lines = dict[Place, int]
+Touched = Mapping[Place, str]  # what the command line says otherwise -> how that is called
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
@@ -110,18 +111,16 @@ def read_yaml(text: str, name: str) -> tuple[Any, Lines]:
         raise ConfigError(f"{name}: has {len(text)} characters; allowed: up to {LONGEST}")
     try:
         for event in yaml.parse(text, Loader=_Loader):
-            line = event.start_mark.line + 1 if event.start_mark else 0
+            at = f"{name} line {event.start_mark.line + 1 if event.start_mark else 0}"
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise ConfigError(f"{name} line {line}: nested more than {DEEPEST} deep; nothing here is")
+                raise ConfigError(f"{at}: nested more than {DEEPEST} deep; nothing here is")
             if isinstance(event, yaml.AliasEvent):
-                problems.append(
-                    f"{name} line {line}: found the alias *{event.anchor}; aliases are not allowed, write the value out"
-                )
+                problems.append(f"{at}: found the alias *{event.anchor}; aliases are not allowed, write the value out")
             elif isinstance(event, yaml.ScalarEvent) and re.search("[\0\ud800-\udfff]", event.value):
-                problems.append(f"{name} line {line}: holds NUL or half of a character, which nothing here can be")
+                problems.append(f"{at}: holds NUL or half of a character, which nothing here can be")
             elif isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
-                problems.append(f"{name} line {line}: found the tag {getattr(event, 'tag', '')}; tags are not allowed")
+                problems.append(f"{at}: found the tag {getattr(event, 'tag', '')}; tags are not allowed")
         if problems:
             raise ConfigError("\n".join(problems))
         loader = _Loader(text)
@@ -142,7 +141,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Lines]:
         raise ConfigError(f"{name}{where}: not valid YAML: {what}") from error
 
 
-def _walk(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, problems: list[str], name: str) -> None:
+def _walk(node: yaml.Node, path: Place, lines: Lines, problems: list[str], name: str) -> None:
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
@@ -238,12 +237,12 @@ def with_absolute_places(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(data) | local
 
 
-def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str | int, ...], str]:
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[Place, str]:
     """Put `key.sub=value` texts into the data, and the home folder for ~ in every path; returns where they came from.
 
     Raises ConfigError for another form.
     """
-    touched: dict[tuple[str | int, ...], str] = {}
+    touched: dict[Place, str] = {}
     for item in overrides:
         key, sign, value = item.partition("=")
         if not sign or not key:
@@ -262,10 +261,7 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str |
 
 
 def parse(
-    data: Mapping[str, Any],
-    name: str = "config",
-    lines: Mapping[tuple[str | int, ...], int] | None = None,
-    touched: Mapping[tuple[str | int, ...], str] | None = None,
+    data: Mapping[str, Any], name: str = "config", lines: Lines | None = None, touched: Touched | None = None
 ) -> RunConfig:
     """Check plain data. Raises ConfigError that names every problem, its place and what is allowed."""
     try:
@@ -278,11 +274,7 @@ def parse(
 
 
 def explain(
-    error: ValidationError,
-    name: str,
-    lines: Mapping[tuple[str | int, ...], int],
-    touched: Mapping[tuple[str | int, ...], str],
-    model: type[BaseModel] = RunConfig,
+    error: ValidationError, name: str, lines: Lines, touched: Touched, model: type[BaseModel] = RunConfig
 ) -> list[str]:
     """A line for each problem: its place, what was found, what is allowed. model: what was validated."""
     return [m for detail in _innermost(error.errors()) for m in _explain(detail, name, lines, touched, model)]

@@ -98,10 +98,8 @@ def packages(
         if needed.specifier.contains(installed, prereleases=True):
             yield Finding(needed.name, "ok", f"{installed}{for_what}")
         else:
-            wanted = f"{needed.name}{needed.specifier}"
-            yield Finding(
-                needed.name, missing, f"{installed}, needs {needed.specifier}{for_what}", f"pip install '{wanted}'"
-            )
+            fix = f"pip install '{needed.name}{needed.specifier}'"
+            yield Finding(needed.name, missing, f"{installed}, needs {needed.specifier}{for_what}", fix)
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -152,9 +150,8 @@ def _accelerator(torch: Any) -> Finding:
             size = torch.cuda.get_device_properties(i).total_memory / 2**30
             names.append(f"{torch.cuda.get_device_name(i)} {size:.0f} GiB")
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Finding(
-            "accelerator", "ok", f"{', '.join(names)}; {'bfloat16' if bf16 else 'float32, it has no bfloat16'}"
-        )
+        precision = "bfloat16" if bf16 else "float32, it has no bfloat16"
+        return Finding("accelerator", "ok", f"{', '.join(names)}; {precision}")
     if torch.backends.mps.is_available():
         return Finding("accelerator", "ok", "Apple GPU (mps); float32")
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
@@ -174,9 +171,8 @@ def run_folder(folder: Path) -> Iterator[Finding]:
         return
     places = runs_in(folder)
     if not places:
-        yield Finding(
-            str(folder), "problem", f"holds no run: no {DATABASE} in it or one folder below", "guidestar run CONFIG"
-        )
+        what = f"holds no run: no {DATABASE} in it or one folder below"
+        yield Finding(str(folder), "problem", what, "guidestar run CONFIG")
         return
     yield _configuration(folder)
     for place in places:
@@ -193,14 +189,12 @@ def _configuration(folder: Path) -> Finding:
     try:
         config = configs.load(file)
     except GuidestarError as error:
-        return Finding(
-            CONFIG_FILE, "problem", str(error).splitlines()[0], "put it right by hand, or run your own copy again"
-        )
+        what = str(error).splitlines()[0]
+        return Finding(CONFIG_FILE, "problem", what, "put it right by hand, or run your own copy again")
     sources = [getattr(config.data, place) for place in configs.DATA_PLACES]
     if gone := [source for source in sources if configs.is_local(source) and not Path(source).exists()]:
-        return Finding(
-            CONFIG_FILE, "problem", f"names {gone[0]}, which is not there", f"bring it back, or change {file}"
-        )
+        what = f"names {gone[0]}, which is not there"
+        return Finding(CONFIG_FILE, "problem", what, f"bring it back, or change {file}")
     return Finding(CONFIG_FILE, "ok", "can be read, and its data are there")
 
 

@@ -39,6 +39,7 @@ _QUIET = {
 }  # fmt: skip
 
 Item = Mapping[str, Any]
+Work = Mapping[str, Item]  # by name, in the order to begin them
 
 
 def several_processes() -> bool:
@@ -87,15 +88,12 @@ class Executor(ABC):
         self.settings, self.news = settings, news
 
     @abstractmethod
-    def run(
-        self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
-    ) -> dict[str, str]:
+    def run(self, call: str, common: Item, items: Work, groups: Mapping[str, object] | None = None) -> dict[str, str]:
         """Have every item done. Returns those that failed, name -> reason.
 
         call: "module:function", called in a worker as function(common, item); it returns None, or why the item failed.
-        items: by name, in the order to begin them. groups: name -> what those have in common which a worker had best do one
-        after the other. If this call is ended, so are the workers; a worker whose command was killed may go on, and what it
-        publishes counts.
+        groups: name -> what those items have in common which a worker had best do one after the other. If this call is ended,
+        so are the workers; a worker whose command was killed may go on, and what it publishes counts.
         Raises ConfigError where the engine cannot be had.
         """
 
@@ -116,9 +114,7 @@ class Crew(Executor):
         """What the workers need as long as there are some."""
         return nullcontext()
 
-    def run(
-        self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
-    ) -> dict[str, str]:
+    def run(self, call: str, common: Item, items: Work, groups: Mapping[str, object] | None = None) -> dict[str, str]:
         todo, failed = _Items(items, groups or {}), dict[str, str]()
         self._over = False
 
@@ -208,12 +204,11 @@ def perform(text: str) -> str | None:
             os.environ[VARIABLE] = order["code"]
             load_inherited()
         module, _, name = order["call"].partition(":")
-        why: str | None = getattr(importlib.import_module(module), name)(order["common"], order["item"])
+        return getattr(importlib.import_module(module), name)(order["common"], order["item"])
     except GuidestarError as error:
         return str(error)
     except Exception as error:  # torch and PEFT raise many kinds; one item must not end the others
         return f"{type(error).__name__}: {error}"
-    return why
 
 
 # --- processes on this machine --------------------------------------------------------------------
@@ -252,8 +247,7 @@ class _Process(Worker):
             answer = ""
         if not answer.endswith("\n"):
             raise Lost(f"process {self.number} ended with code {self.process.wait()}")
-        why: str | None = json.loads(answer)
-        return why
+        return json.loads(answer)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -364,10 +358,9 @@ class _Actor(Worker):
         import ray
 
         try:
-            why: str | None = ray.get(self.actor.__call__.remote(order))
+            return ray.get(self.actor.__call__.remote(order))
         except ray.exceptions.RayActorError as error:
             raise Lost(f"a worker of Ray ended ({str(error).strip().splitlines()[0]})") from error
-        return why
 
     def stop(self) -> None:
         import ray
@@ -383,9 +376,7 @@ class Slurm(Executor):
     """An array of jobs through submitit, an item each, at most `workers` at one time. A job that Slurm preempts is queued
     again. submitit keeps its own files and logs in `options.folder`, `jobs` by default; they hold names and no texts."""
 
-    def run(
-        self, call: str, common: Item, items: Mapping[str, Item], groups: Mapping[str, object] | None = None
-    ) -> dict[str, str]:
+    def run(self, call: str, common: Item, items: Work, groups: Mapping[str, object] | None = None) -> dict[str, str]:
         submitit = _needed("submitit", "slurm")
         options = {"slurm_array_parallelism": self.settings.workers, **self.settings.options}
         place, cluster = Path(options.pop("folder", "jobs")), options.pop("cluster", "slurm")

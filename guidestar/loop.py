@@ -398,9 +398,8 @@ def trained(
     """
     folder = find_run(run)
     with Store.open(folder) as store:
-        rounds = sorted(
-            {r for kind, r, _, _ in store.recorded() if kind == "adapters"} | {*range(store.current_round())}
-        )
+        kept = {r for kind, r, _, _ in store.recorded() if kind == "adapters"}
+        rounds = sorted(kept | {*range(store.current_round())})
         if not rounds:
             raise StoreError(f"{folder}: no adapter has been trained yet")
         if round is not None and round not in rounds:

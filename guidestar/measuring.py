@@ -93,10 +93,8 @@ def _guess_of_model(tuning: Tuning, examples: Sequence[Example]) -> dict[str, Su
         if base.can(LABELS):
             return suggest(base, examples, task, -1, tick)
         means = tuning.bench.config.people.descriptions
-        said = [
-            f"{word}: {means[label]}" if means.get(label) else word
-            for label, word in zip(task.labels, task.words, strict=True)
-        ]
+        pairs = zip(task.labels, task.words, strict=True)
+        said = [f"{word}: {means[label]}" if means.get(label) else word for label, word in pairs]
         names = [Example(f"label {i}", {}, text) for i, text in enumerate(said)]
         points = base([*names, *examples], Ask.of(["embedding"]), tick).arrays["embedding"][0].astype(np.float64)
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)

@@ -110,9 +110,7 @@ class Phase:
         """Whether the runs of an experiment share all of it."""
         return self.shared == "all" and not (self.whole and config.query.candidates)
 
-    def spent(
-        self, tokens: float, parameters: float, *, frozen: bool, seconds: float = 0.0, money: float = 0.0
-    ) -> Spent:
+    def spent(self, tokens: float, parameters: float, *, frozen: bool, seconds: float = 0, money: float = 0) -> Spent:
         """What so many tokens take a model of so many parameters. frozen: only an adapter is trained."""
         operations = training(parameters, tokens, frozen=frozen) if self.trains else forward(parameters, tokens)
         return Spent(seconds, tokens, operations, money)
@@ -121,9 +119,8 @@ class Phase:
 def _scored(c: Course) -> Amounts:
     size = c.recipe.subpool_size or SUBPOOL_SIZE
     each = [n if c.recipe.subpool is None else min(n, size) for n in c.candidates]
-    return dict.fromkeys(
-        kinds_of(c.recipe.by_tuned(strategies.needs(c.recipe, c.family)[0])), sum(each) * c.recipe.walks
-    )
+    kinds = kinds_of(c.recipe.by_tuned(strategies.needs(c.recipe, c.family)[0]))
+    return dict.fromkeys(kinds, sum(each) * c.recipe.walks)
 
 
 def _scored_base(c: Course) -> Amounts:
@@ -193,9 +190,7 @@ Work = dict[tuple[str, str], int]  # (phase, kind of work) -> amount
 
 def amounts(course: Course) -> Work:
     """The work of all phases that a run has. What a cache may hold is counted in full."""
-    return {
-        (name, kind): count for name, phase in PHASES.items() for kind, count in phase.amounts(course).items() if count
-    }
+    return {(name, kind): n for name, phase in PHASES.items() for kind, n in phase.amounts(course).items() if n}
 
 
 def examples(work: Work) -> Counter[str]:

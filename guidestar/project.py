@@ -87,10 +87,8 @@ def write_config(
     check_output(config, is_configuration, "a configuration")
     looked = look(data)
     about = {label: text for label, text in labels.items() if text} if isinstance(labels, Mapping) else {}
-    guess = replace(
-        _guess(data, looked, answer, text, None if labels is None else list(labels), "task.kind=multi_label" in keys),
-        about=about,
-    )
+    names, several = None if labels is None else list(labels), "task.kind=multi_label" in keys
+    guess = replace(_guess(data, looked, answer, text, names, several), about=about)
     notes = list(_notes(named.name, guess, guessed=answer is None))
     following_here = following(config.name, guess.asked, guess.ready)
     body = _body(guess, name=named.name, following=following_here, notes=notes, out=f"runs/{named.stem}",

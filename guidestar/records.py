@@ -127,9 +127,8 @@ class Predictions:
 
     def rows(self, keep: NDArray[np.intp]) -> Predictions:
         """The same predictions for the examples at positions `keep`, in that order."""
-        return Predictions(
-            tuple(self.ids[i] for i in keep), {name: array[:, keep] for name, array in self.arrays.items()}, self.labels
-        )
+        arrays = {name: array[:, keep] for name, array in self.arrays.items()}
+        return Predictions(tuple(self.ids[i] for i in keep), arrays, self.labels)
 
 
 @dataclass(frozen=True)

@@ -296,10 +296,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
         data, query, titles = self.data, self.query, [s.title for s in self.strategies]
-        beside = [
-            *["people.first_guess"] * (self.people.first_guess == "endpoint"),
-            *["train.weak_labels"] * bool(self.train.weak_labels),
-        ]
+        guesses = {
+            "people.first_guess": self.people.first_guess == "endpoint",
+            "train.weak_labels": self.train.weak_labels,
+        }
+        beside = [key for key, wanted in guesses.items() if wanted]
         asks = [*beside, *["annotator"] * (self.annotator == "endpoint")]
         rules = [
             *((not data.preset and getattr(data, key) is None, f"data.{key}", "is missing; give it, or a `preset`")

@@ -43,16 +43,9 @@ PREDICTION = "guidestar.prediction"  # beside the measures of a part: the likeli
 
 
 def score_file(
-    config: RunConfig,
-    source: str,
-    *,
-    measures: Sequence[str] | None = None,
-    adapter: str | None = None,
-    passes: int = 0,
-    seed: int = 0,
-    keep: Path | None = None,
-    progress: Progress | None = None,
-) -> Iterator[dict[str, Any]]:
+    config: RunConfig, source: str, *, measures: Sequence[str] | None = None, adapter: str | None = None, passes: int = 0,
+    seed: int = 0, keep: Path | None = None, progress: Progress | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows {"id", "where", "prediction", MEASURE: value, …} in the order of the file; {"id", "where", "error"} for a text
     that is too long for the model.
 

@@ -267,10 +267,8 @@ class Tuning:
         lessons = [replace(first, seed=seed) for seed in seeds]
         missing = sum(not cache.has("member", trainer.question(lesson)) for lesson in lessons)
         with self.clock(r + 1, "train committee", missing * len(first.labelled)) as tick:
-            return [
-                kept(cache, "member", trainer, lesson, part_of(tick, k, len(lessons)))
-                for k, lesson in enumerate(lessons)
-            ]
+            ticks = [part_of(tick, k, len(lessons)) for k in range(len(lessons))]
+            return [kept(cache, "member", trainer, *one) for one in zip(lessons, ticks, strict=True)]
 
     def _pretrained(self, r: int) -> Path | None:
         """The adapter that has read the pool's prompts, if the configuration wants one; trained once for all runs."""

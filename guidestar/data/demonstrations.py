@@ -52,9 +52,7 @@ def with_demonstrations(
     Prompt and response of a demonstration are joined as in training: by a space, unless the prompt ends in white
     space. Ids and fields stay.
     """
-    shown = "".join(
-        joined(example.prompt, task.response_text(answer)) + BLANK_LINE for example, answer in demonstrations
-    )
+    shown = "".join(joined(e.prompt, task.response_text(answer)) + BLANK_LINE for e, answer in demonstrations)
     return [replace(example, prompt=shown + example.prompt) for example in examples]
 
 

@@ -289,9 +289,8 @@ def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
     datasets = package("datasets", source)
     saved = any((Path(folder) / name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
-        yield from _from_datasets(
-            source, split, lambda: datasets.load_from_disk(folder) if saved else datasets.load_dataset(folder)
-        )
+        load = datasets.load_from_disk if saved else datasets.load_dataset
+        yield from _from_datasets(source, split, lambda: load(folder))
     except DataError as error:
         names = sorted(path.name for path in Path(folder).iterdir() if suffix_of(path) in READERS)
         hint = f"name one of its files: {', '.join(names[:5])}" if names else "it holds no file that could be data"
@@ -396,10 +395,7 @@ def _row(where: str, record: Mapping[str, Any], names: Mapping[str, list[str]] |
     """names: column -> the names of its numbers; −1 is how `datasets` writes "not labelled"."""
     codes = {column: str(record[column]) for column in names or {} if isinstance(record.get(column), int)}
     if names:
-        record = {
-            c: _named(value, names[c], f"{where}: the column {c!r}") if c in names else value
-            for c, value in record.items()
-        }
+        record = {c: _named(v, names[c], f"{where}: the column {c!r}") if c in names else v for c, v in record.items()}
     texts = {name: _as_text(value, f"{where}: the column {name!r}") for name, value in record.items()}
     full = {name: text for name, text in texts.items() if text is not None}
     typed = tuple(name for name in full if not isinstance(record[name], (str, bytes)))

@@ -110,9 +110,9 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
         validation, facts["validation_shared_with_test"] = without_shared(validation, test, "test", data)
         if not validation:
             raise DataError(f"{data.validation}: every row also stands in the test set; give other rows")
-    for name, other in (("test", test), ("validation", validation)):
-        if other is not None:
-            pool, facts[f"shared_with_{name}"] = without_shared(pool, other, name, data)
+    for name, part in (("test", test), ("validation", validation)):
+        if part is not None:
+            pool, facts[f"shared_with_{name}"] = without_shared(pool, part, name, data)
     if data.test_share:
         pool, test = split_off(pool, data)
 
@@ -131,24 +131,14 @@ def load_dataset(config: RunConfig, kept: Keep | None = None) -> Dataset:
     facts |= used(examples, gold, splits, task, config.query.budget)
     doubts = [] if task_config.labels else [f"{line}; name the labels in task.labels" for line in doubtful(task.labels)]
     answered = {pool.names[c] for c in np.unique(pool.codes) if c >= 0}
-    if unknown := [
-        *_never_in_pool(answered, splits, task),
-        *doubts,
-        *nearly_shared(examples, {name: split.examples for name, split in splits.items() if split}),
-    ]:
-        facts["label_warnings"] = unknown
-    if differing := [d for name, split in splits.items() if split for d in differences(examples, split.examples, name)]:
+    others = {name: split.examples for name, split in splits.items() if split}
+    if warnings := _never_in_pool(answered, splits, task) + doubts + nearly_shared(examples, others):
+        facts["label_warnings"] = warnings
+    if differing := [line for name, other in others.items() for line in differences(examples, other, name)]:
         facts["form_differences"] = differing
     cut = (data.cut or "end") if data.too_long == "truncate" else None
-    return Dataset(
-        pool=examples,
-        gold=gold,
-        test=splits["test"],
-        validation=splits["validation"],
-        task=task,
-        facts=facts,
-        hash=_hash(examples, pool, splits, template.text, task, cut),
-    )
+    digest = _hash(examples, pool, splits, template.text, task, cut)
+    return Dataset(pool=examples, gold=gold, task=task, facts=facts, hash=digest, **splits)
 
 
 def walk_examples(source: Any, config: RunConfig) -> Iterator[tuple[Row, Example | None, str | None]]:
@@ -201,17 +191,12 @@ def _read(
         return Table.of(read(), finished)
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    form = data.model_dump(
-        include={"preset", "header", "encoding", "messages", "blank", "columns", "answer"}, mode="json"
-    )
-    question = {
-        "version": VERSION,
+    deciding = {"preset", "header", "encoding", "messages", "blank", "columns", "answer"}
+    question = data.model_dump(include=deciding, mode="json") | {
+        "version": VERSION, "content": content, "template": list(template.columns), "coded": coded,
         "source": str(path.absolute()),  # a run's own copy of the configuration has it so, too
-        "content": content,
-        "template": list(template.columns),
-        "coded": coded,
-    }
-    return Table.kept(kept("pool", question | form, lambda folder: keep(folder, read(), finished)))
+    }  # fmt: skip
+    return Table.kept(kept("pool", question, lambda folder: keep(folder, read(), finished)))
 
 
 def _walk(
@@ -356,11 +341,8 @@ def _spellings(spelled: Mapping[str, Counter[str]], task: Task) -> dict[str, Any
     notes = []
     for label in task.classes:
         ours = {label, task.words[task.labels.index(label)], task.response_text(label)}
-        others = [
-            f"{shown(name)} ({count} rows)"
-            for name, count in spelled.get(label, Counter()).most_common()
-            if name not in ours
-        ]
+        counts = spelled.get(label, Counter()).most_common()
+        others = [f"{shown(name)} ({count} rows)" for name, count in counts if name not in ours]
         if others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
             notes.append(f"the label {label!r} is also spelled {', '.join(others[:5])}{more}; they count as one")
@@ -372,9 +354,8 @@ def _never_in_pool(answers: Collection[str], splits: Mapping[str, Split | None],
     known = {part for answer in answers for part in task.parts(answer)}
     sentences = []
     for name, split in splits.items():
-        counts = Counter(
-            part for answer in (split.answers if split and known else ()) if answer for part in task.parts(answer)
-        )
+        theirs = split.answers if split and known else ()
+        counts = Counter(part for answer in theirs if answer for part in task.parts(answer))
         sentences += [
             f"{count} of {len(split or ())} rows of the {name} set have the label {shown(label)}, which no answered row of the "
             "pool has, so no model can learn it; is it spelled in another way there?"
@@ -388,17 +369,12 @@ def _hash(
     examples: Pool, part: Part, splits: Mapping[str, Split | None], template: str, task: Task, cut: str | None
 ) -> str:
     """`fingerprint` of all that makes the data, the pool's ids and answers a piece at a time."""
-    others: dict[str, Any] = {
-        **{
-            name: list(zip((e.id for e in split.examples), split.answers, strict=True))
-            for name, split in splits.items()
-            if split is not None
-        },
-        "template": template,
-        "response": task.response,
-        **({"cut": cut} if cut else {}),
-        "labels": list(zip(task.labels, task.words, strict=True)) if task.labels else None,
-    }
+    labels = list(zip(task.labels, task.words, strict=True)) if task.labels else None
+    others: dict[str, Any] = {"template": template, "response": task.response, "labels": labels}
+    others |= {"cut": cut} if cut else {}
+    for name, split in splits.items():
+        if split is not None:
+            others[name] = list(zip((e.id for e in split.examples), split.answers, strict=True))
     answers = [*map(canonical, part.names), "null"]  # that of -1 is the last
     digest = hashlib.sha256(b"{")
     for name in (names := sorted([*others, "pool"])):

@@ -7,7 +7,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -49,8 +49,7 @@ class Table:
 
     def line(self, row: int) -> list[str]:
         """Where a row stands in the source, and its texts."""
-        cells: list[str] = json.loads(self.lines(int(self.starts[row]), int(self.starts[row + 1])))
-        return cells
+        return json.loads(self.lines(int(self.starts[row]), int(self.starts[row + 1])))
 
     @classmethod
     def of(cls, read: Iterable[Read], about: Callable[[], Mapping[str, Any]]) -> Table:
@@ -207,7 +206,7 @@ class Pool(Sequence[Example]):
     def take(self, places: NDArray[np.intp] | Sequence[int]) -> Pool:
         """The examples at some places, in that order, still not read."""
         at = np.asarray(places, dtype=np.intp)
-        return Pool(self.table, self.template, self.rows[at], self.copies[at], self.prompts)
+        return replace(self, rows=self.rows[at], copies=self.copies[at])
 
     def only(self, ids: Iterable[str]) -> Pool:
         """Those with some ids, in the order of the pool."""
@@ -222,9 +221,7 @@ class Pool(Sequence[Example]):
 
     def with_prompts(self, prompts: Mapping[int, str]) -> Pool:
         """The same examples with other prompts at some places."""
-        return Pool(
-            self.table, self.template, self.rows, self.copies, {int(self.rows[i]): p for i, p in prompts.items()}
-        )
+        return replace(self, prompts={int(self.rows[i]): prompt for i, prompt in prompts.items()})
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,11 +41,9 @@ class Ahead:
         if count < 1 or not len(self):
             return []
         with self._db.transaction("ask ahead"):
-            rows = self._db.rows(
-                f"SELECT number, round, example, fields, prompt, source, score, details FROM reserve WHERE {_FREE} "  # noqa: S608
-                "ORDER BY number LIMIT ?",
-                count,
-            )
+            columns = "number, round, example, fields, prompt, source, score, details"
+            sql = f"SELECT {columns} FROM reserve WHERE {_FREE} ORDER BY number LIMIT ?"  # noqa: S608 - our own words
+            rows = self._db.rows(sql, count)
             for number, round, id, fields, prompt, where, score, details in rows:
                 self._db.execute("INSERT INTO examples VALUES (?, ?, ?, ?)", id, fields, prompt, where)
                 append_pick(self._db, round, id, score, details)

@@ -19,10 +19,8 @@ from guidestar.store.replay import Replay
 _REPLACE: tuple[tuple[str, ...], ...] = (("label", "skip", "undo"), ("flag", "unflag"), ("note",), ("verdict",))
 _COLUMNS = "number, example, kind, text, annotator, source, decision, annotated_at"
 TEST = "test"  # in the details of a pick: its label is set aside to test on
-GROUPS = (
-    "page+words",
-    "page+like",
-)  # sources of answers to several examples at once, which people looked for themselves
+# Sources of answers to several examples at once, which people looked for themselves.
+GROUPS = ("page+words", "page+like")
 CURRENT_ROUND = "SELECT count(*) FROM metrics"  # the first round without metrics
 CHOSEN_ROUNDS = "SELECT count(*) FROM queries WHERE NOT open"  # number of rounds whose examples are all chosen
 Given = tuple[str, Annotation, str | None, str]  # (example, annotation, decision, source)
@@ -155,11 +153,10 @@ class Annotations:
         known = {id for (id,) in self._db.rows("SELECT id FROM examples")} if examples else set()
         fresh = {example.id: example for example in examples if example.id not in known}
         round = self._db.number(CURRENT_ROUND)
+        sql = "INSERT INTO extras (example, round, added_at) VALUES (?, ?, ?)"
         for example in fresh.values():
             insert_example(self._db, example)
-            self._db.execute(
-                "INSERT INTO extras (example, round, added_at) VALUES (?, ?, ?)", example.id, round, timestamp()
-            )
+            self._db.execute(sql, example.id, round, timestamp())
         return len(fresh)
 
     def claim(self, ids: Sequence[str], annotator: str) -> None:
@@ -184,10 +181,8 @@ class Annotations:
 
     def by_annotator(self) -> dict[str, dict[str, Label | Skip]]:
         """Example -> annotator -> that annotator's current answer."""
-        current = self._now().current
-        return {
-            id: {who: answer for who, (_, answer) in current[id].items()} for id in self._order() if current.get(id)
-        }
+        now = self._now().current
+        return {id: {who: answer for who, (_, answer) in now[id].items()} for id in self._order() if now.get(id)}
 
     def verdicts(self) -> dict[str, Label]:
         """Example -> what was settled on, by whom."""
@@ -206,11 +201,8 @@ class Annotations:
         rounds that a change of the labels asks again come first."""
         need_query(self._db, round)
         now = self._now()
-        return self._loaded(
-            id
-            for id, r in self._picks.items()
-            if id not in now.counts and (r == round or (r < round and id in now.again))
-        )
+        asked = (id for id, r in self._picks.items() if r == round or (r < round and id in now.again))
+        return self._loaded(id for id in asked if id not in now.counts)
 
     def asked_again(self) -> list[str]:
         """Examples whose label is one no more and that nobody has answered since, in the order of asking, extras last."""

@@ -95,8 +95,7 @@ def arrays_as_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str
     would then differ between two equal runs.
     """
     text = json.dumps(dict(metadata or {}), sort_keys=True, ensure_ascii=False)
-    content: bytes = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"guidestar": text})
-    return content
+    return save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"guidestar": text})
 
 
 def read_json(path: Path, keys: Set[str], what: str, mend: str) -> dict[str, Any]:
@@ -116,10 +115,9 @@ def read_json(path: Path, keys: Set[str], what: str, mend: str) -> dict[str, Any
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file. Raises StoreError if it cannot be read."""
     try:
-        arrays: dict[str, np.ndarray] = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path}: cannot be read as a safetensors file: {error}") from error
-    return arrays
 
 
 def check_output(path: Path, earlier: Callable[[Path], bool], what: str) -> None:

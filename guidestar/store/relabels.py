@@ -49,9 +49,7 @@ class Relabels:
     def facts(self, begun: Mapping[str, Any]) -> dict[str, Any]:
         """A run's facts as they were when it began, with what the last change has made of them."""
         new = self._last("facts")
-        nested: dict[str, Any] = {
-            name: {**(begun.get(name) or {}), **new[name]} for name in ("config", "data") if name in new
-        }
+        nested: dict[str, Any] = {n: {**(begun.get(n) or {}), **new[n]} for n in ("config", "data") if n in new}
         return {**begun, **new, **nested}
 
     def _last(self, column: str) -> dict[str, Any]:
@@ -71,11 +69,9 @@ class Relabels:
             round = self._db.number(CURRENT_ROUND)
             extras = self._annotations.extras()
             last = self._db.number("SELECT coalesce(max(number), 0) FROM annotations")
-            again = [
-                id
-                for id, answer in self._annotations.answers().items()
-                if id in extras and isinstance(answer, Label) and names.get(answer.answer, "") is None
-            ]
+            gone = {name for name, now in names.items() if now is None}
+            said = [(id, answer) for id, answer in self._annotations.answers().items() if id in extras]
+            again = [id for id, answer in said if isinstance(answer, Label) and answer.answer in gone]
             self._db.execute(
                 "INSERT INTO relabels (names, key, facts, round, after, changed_at) VALUES (?, ?, ?, ?, ?, ?)",
                 json_of(dict(names)), json_of(dict(key)), json_of(dict(facts)), round, last, timestamp(),

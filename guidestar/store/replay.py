@@ -62,12 +62,8 @@ class Replay:
     def relabel(self, change: Relabel) -> None:
         """The labels have changed: what was said until now is said in the new ones. Who said a label that has no new name
         says nothing now; an example for which it counted has no answer until somebody gives one, whatever others said."""
-        names = change.names
-        self.again |= {
-            id
-            for id, answer in self.counts.items()
-            if isinstance(answer, Label) and names.get(answer.answer, "") is None
-        }
+        names, gone = change.names, {name for name, now in change.names.items() if now is None}
+        self.again |= {id for id, answer in self.counts.items() if isinstance(answer, Label) and answer.answer in gone}
         for given in self.current.values():
             for who, (number, answer) in list(given.items()):
                 if isinstance(answer, Label) and answer.answer in names:

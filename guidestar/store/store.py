@@ -198,17 +198,15 @@ class Store:
                 raise StoreError(
                     f"{self.folder}: found a budget of {budget} labels; allowed: more than {known[-1][0] if known else 'none'}"
                 )
-            self._db.execute(
-                "INSERT INTO budgets (budget, round, raised_at) VALUES (?, ?, ?)", budget, self.rounds(), timestamp()
-            )
+            raised = budget, self.rounds(), timestamp()
+            self._db.execute("INSERT INTO budgets (budget, round, raised_at) VALUES (?, ?, ?)", *raised)
             self._db.execute("DELETE FROM finish WHERE stop = ?", Stop.BUDGET.name)
 
     def _begun(self, column: int) -> dict[str, Any]:
         row = self._db.row("SELECT key, facts FROM run")
         if row is None:
             raise StoreError(f"{self.folder}: nothing was recorded yet; the run has not begun")
-        value: dict[str, Any] = json.loads(row[column])
-        return value
+        return json.loads(row[column])
 
     def finish(self, stop: Stop) -> None:
         """Record why the run ended."""
@@ -283,9 +281,8 @@ class Store:
         """The picks of a round in the order of asking; of the next round those that were asked ahead."""
         if round != self.rounds():
             need_query(self._db, round)
-        return Query(
-            round, tuple(Pick(id, math.nan if s is None else s, numbers_of(d)) for id, s, d in self._picks(round))
-        )
+        picks = (Pick(id, math.nan if s is None else s, numbers_of(d)) for id, s, d in self._picks(round))
+        return Query(round, tuple(picks))
 
     def _picks(self, round: int) -> list[tuple[str, float | None, str]]:
         return self._db.rows("SELECT example, score, details FROM picks WHERE round = ? ORDER BY position", round)

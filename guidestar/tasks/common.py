@@ -156,13 +156,8 @@ def form_of(task: Task) -> dict[str, Any]:
     buttons: one press of one label is the answer; several: labels are switched on and off; else answers are typed.
     """
     labels = [{"label": label, "word": word} for label, word in zip(task.labels, task.words, strict=True)]
-    return {
-        "kind": task.kind,
-        "labels": labels,
-        "buttons": bool(scored_labels(task)),
-        "several": several(task),
-        "numeric": task.numeric,
-    }
+    kinds = {"buttons": bool(scored_labels(task)), "several": several(task), "numeric": task.numeric}
+    return {"kind": task.kind, "labels": labels, **kinds}
 
 
 def several(task: Task) -> bool:
