@@ -327,14 +327,13 @@ class Store:
         another answer than the label, the label deserves a second look. A model of other labels than now has no say. With `trained`, the newest of all, which
         for examples of earlier rounds come from a model that has seen their labels: what it still does not believe.
         """
-        rows = self._db.rows(
+        sql = (
             "SELECT example, answer, probabilities, adapter FROM suggestions "
             "LEFT JOIN picks USING (example) LEFT JOIN extras USING (example) "
             "WHERE (? OR adapter < coalesce(picks.round, extras.round)) AND adapter >= ? "
-            "ORDER BY suggestions.round, suggestions.rowid",
-            trained,
-            self.relabels.since or -1,
+            "ORDER BY suggestions.round, suggestions.rowid"
         )
+        rows = self._db.rows(sql, trained, self.relabels.since or -1)
         return {id: Suggestion(answer, numbers_of(odds), adapter) for id, answer, odds, adapter in rows}
 
     # --- adapters and arrays ----------------------------------------------------------------------
