@@ -1,6 +1,6 @@
 """How many labels `lean` needs with an adapter, beside random: all-MiniLM-L6-v2 with LoRA, TREC-6 and SUBJ, 10 to 200 labels.
 
-`python -m tools.adapter_curves FOLDER FILE 30,31,32` adds the curves of a data set to FILE; FOLDER is that of a preset's files, and
+`python -m tools.adapter_curves FOLDER FILE 30,31,32 [ROW …]` adds the curves of a data set to FILE; FOLDER is that of a preset's files, and
 is called as the preset is. A curve that is there is not made again. The labels are chosen as a run of the same seed chooses them; an
 adapter is trained from the start at each of the checkpoints.
 """
@@ -99,12 +99,12 @@ def _beside(cells: Mapping[tuple[str, int], Mapping[str, Any]], one: str, other:
     return pair(mine, np.array([cells[other, seed]["accuracy"] for seed in seeds]), CHECKPOINTS)
 
 
-def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
+def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
     """Add what is missing to the file; it is written after every curve."""
     rows = kept(path)
     done = {(line["data"], line["row"], line["seed"]) for line in rows}
     for seed in seeds:
-        for name in METHODS:
+        for name in names or METHODS:
             if (data.name.lower(), name, seed) not in done:
                 rows.append(curve(data, name, seed, path.with_suffix("")))
                 keep(path, rows, checkpoints=CHECKPOINTS)
@@ -112,4 +112,4 @@ def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))], sys.argv[4:])

@@ -18,7 +18,7 @@ from guidestar.study import gains
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
-from tools import ablation, frozen_curves, lean_pools
+from tools import ablation, adapter_curves, frozen_curves, lean_pools
 
 Group = tuple[str, str, str]
 
@@ -79,7 +79,9 @@ def comparisons(studies: Path) -> str:
     if not studies_there:
         parts += ["No study is kept yet.", ""]
     measured = (
-        part for tool in (frozen_curves, lean_pools, ablation) for part in tool.section(studies.parent / tool.FILE)
+        part
+        for tool in (adapter_curves, frozen_curves, lean_pools, ablation)
+        for part in tool.section(studies.parent / tool.FILE)
     )
     parts += [*_published(studies_there), *measured, ""]
     return "\n".join(parts)
