@@ -54,7 +54,7 @@ def section(file: Path) -> list[str]:
         sets.setdefault(line["data"], {})[line["row"], line["seed"]] = line
     curves = {
         (preset, one, other, by): _beside(cells, one, other, by)
-        for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or one == "lean"
+        for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or (one, other) == ("lean", "r1")
     }  # fmt: skip
     curves = {key: each for key, each in curves.items() if each is not None}
     said = decide({key: comparison_of(each) for key, each in curves.items()})
