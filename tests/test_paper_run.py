@@ -204,6 +204,9 @@ def test_synthetic_data_reads_like_the_published_files(tmp_path: Path) -> None:
     assert data.pool[0].prompt.count("\nAnswer") == 4
     assert "AnswerA " in json.loads((tmp_path / "a" / "OBQA" / "train.jsonl").read_text().splitlines()[0])["question"]
     assert "AnswerA: " in data.pool[0].prompt
+    write_synthetic(tmp_path / "d", train=7, test=3)
+    lengths = [len((tmp_path / "d" / "OBQA" / f"{x}.jsonl").read_text().splitlines()) for x in ("train", "test")]
+    assert lengths == [7, 3]
 
 
 def test_synthetic_answers_are_right(tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ _KINDS = {
 }
 
 
-def write_synthetic(folder: Path, seed: int = 0) -> None:
-    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl below `folder`; always the same bytes."""
+def write_synthetic(folder: Path, seed: int = 0, train: int = TRAIN, test: int = TEST) -> None:
+    """Write GSM8K/, BoolQ/ and OBQA/ with train.jsonl and test.jsonl of so many rows below `folder`; always the same bytes."""
     for name, make in (("GSM8K", _sum), ("BoolQ", _comparison), ("OBQA", _odd_one)):
-        rows = _different(make, TRAIN + TEST, generator(seed, 0, f"synthetic/{name}"))
-        parts = {"train": rows[:TRAIN], "test": rows[TRAIN:]}
+        rows = _different(make, train + test, generator(seed, 0, f"synthetic/{name}"))
+        parts = {"train": rows[:train], "test": rows[train:]}
         if name == "OBQA":  # the published files differ in this way, and reading them must not mind
             for row in parts["train"]:
                 row["question"] = re.sub(r"\nAnswer([A-D]): ", r"\nAnswer\1 ", row["question"])
