@@ -99,7 +99,10 @@ def make_run(
     if kind in ("choice", "multi_label"):
         task |= {"labels": list(labels), "words": list(labels.values())}
     with Store.open(run, create=True) as store:
-        store.begin({"seed": 0}, {"name": experiment, "strategy": "star", "seed": 0, "task": task, "config": config})
+        store.begin(
+            {"seed": 0, "query.budget": config["query"]["budget"]},
+            {"name": experiment, "strategy": "star", "seed": 0, "task": task, "config": config},
+        )
         ask(store, 0, examples(texts))
         if suggestions:
             store.add_suggestions(0, suggestions)

@@ -19,7 +19,6 @@ from test_exchange_clock import write
 from guidestar.cli import main
 from guidestar.errors import ConfigError, StoreError
 from guidestar.exchange import FORMATS, export_run
-from guidestar.exchange.containers import CONTAINERS
 from guidestar.exchange.outward import _is_export
 from guidestar.exchange.own_rows import LABELLED, PREDICTED, _is_ours, write_rows
 from guidestar.publish.folder import FILES, MARK, _is_published
@@ -155,7 +154,7 @@ def test_whatever_lies_there_is_never_taken_for_an_output(content: bytes, suffix
 @pytest.mark.parametrize("format", [name for name in FORMATS if FORMATS[name].container != "datasets"])
 def test_an_earlier_export_is_replaced(place: Path, format: str) -> None:
     run = place / "questions" / "star-seed0"
-    out = place / f"labels{CONTAINERS[FORMATS[format].container].suffix}"
+    out = place / f"labels.{FORMATS[format].container}"
     export_run(run, format, out)
     first = files.sha256(out)
     with Store.open(run) as store:
