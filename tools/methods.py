@@ -20,6 +20,7 @@ from typing import Any
 
 from guidestar.config import read_file
 from guidestar.study.results import Result, read_results
+from guidestar.words import count
 from tools.ablation import ROWS, Row, bench_of, keep, kept, picked, trained
 
 STUDY = "methods"
@@ -111,7 +112,7 @@ def page(results: Path) -> str:
         f"{steps.get('batch', 8)} short texts keeps for its backward pass, **ms** what it takes ({machine}; the model on synthetic texts). – is not measured yet.",
         "- **moves**: whether two dropout passes of the trained adapter differ, so that its uncertainty can be sampled. Where they do "
         "not, set `passes: 0`, or take a committee.",
-        f"- **random** and **lean**: accuracy in per cent of one training with 50 labels of TREC-6, mean of {_count(trainings)}, the same labels "
+        f"- **random** and **lean**: accuracy in per cent of one training with 50 labels of TREC-6, mean of {_seeds(trainings)}, the same labels "
         "for every method (`python -m tools.methods`); rates were not tuned. "
         "**entropy** and **STAR**: after 150 labels, other settings, three seeds in `results/studies/adapters`, random there in brackets.",
         "- **IST** and **RST** train a quarter of the layers in a step, so they keep less. **Activation density** means something for models "
@@ -171,10 +172,12 @@ def _percent(values: Sequence[float]) -> str:
     return f"{100 * fmean(values):.1f}" if values else ""
 
 
-def _count(trainings: Sequence[Mapping[str, Any]]) -> str:
-    """How many seeds there are of each method."""
-    many = {len({t["seed"] for t in trainings if t["method"] == name}) for name in {t["method"] for t in trainings}}
-    return f"{' or '.join(map(str, sorted(many))) or 'no'} seeds"
+def _seeds(trainings: Sequence[Mapping[str, Any]]) -> str:
+    """How many seeds there are of a method: '1 seed', '2 to 5 seeds'."""
+    many = [
+        len({t["seed"] for t in trainings if t["method"] == name}) for name in {t["method"] for t in trainings}
+    ] or [0]
+    return f"{min(many)} to {max(many)} seeds" if min(many) < max(many) else count(max(many), "seed")
 
 
 # --- one training of each with 50 labels ----------------------------------------------------------
