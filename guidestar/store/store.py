@@ -228,8 +228,8 @@ class Store:
 
     def ended(self, budget: int) -> Stop | None:
         """`finished` of a run that is to have this budget: None, too, where it spent a smaller one and would go on."""
-        why, known = self.finished(), self.budgets()
-        return None if why is Stop.BUDGET and known and known[-1][0] < budget else why
+        why = self.finished()
+        return None if why is Stop.BUDGET and any(last < budget for last, _ in self.budgets()[-1:]) else why
 
     # --- queries ----------------------------------------------------------------------------------
 

@@ -76,11 +76,11 @@ def serve(
         say(f"somebody came in; the link for the next browser: {link(token)}")
 
     keys, budget = Keys(secret, port, renewed=renewed), loaded.query.budget if loaded else None
-    trainer = Trainer(experiment, config=config, overrides=overrides, budget=budget)
+    trainer = Trainer(experiment, config=config, overrides=overrides, budget=budget) if train else None
     app = create_app(
         run,
         keys=keys,
-        trainer=trainer if train else None,
+        trainer=trainer,
         setup=Setup(config, notes) if config and train else None,
         hosts={f"{name}:{port}" for name in names} | ({*names} if port == 80 else set()),
         annotator=annotator,
