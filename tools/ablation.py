@@ -29,7 +29,8 @@ from guidestar.query.table import WARM_STARTS
 from guidestar.records import Example
 from guidestar.rng import generator, phase_seed
 from guidestar.store.files import write_bytes
-from guidestar.words import hundredths, percent
+from guidestar.study.tables import points_of
+from guidestar.words import percent
 
 FILE = Path("statistics") / "lean-ablation.json"  # below `results`
 ROUNDS = (10, 20, 20)  # labels asked for
@@ -209,7 +210,7 @@ def _of_set(preset: str, cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> 
     ]  # fmt: skip
     for name, row in ROWS.items():
         if own := [cells[name, seed] for seed in seeds if (name, seed) in cells]:
-            shown = [_spread([line[key] for line in own]) for key in SERVED]
+            shown = [spread([line[key] for line in own]) for key in SERVED]
             lines.append(f"| {name} | {row.about} | {len(own)} | {' | '.join(shown)} |")
     pairs = {
         pair: [cells[pair[0], seed][pair[1]] - cells[pair[2], seed][pair[3]] for seed in seeds
@@ -222,18 +223,16 @@ def _of_set(preset: str, cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> 
         "| row | beside | points | seeds | verdict |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for pair, decision in said.items():
-        ends = t_interval(pairs[pair])
-        shown = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
+        apart = points_of(t_interval(pairs[pair]), 1)
         one, other = (f"{name}{'' if by == 'accuracy' else f', {SERVED[by]}'}" for name, by in (pair[:2], pair[2:]))
-        lines.append(
-            f"| {one} | {other} | {shown[0]} ({shown[1]} to {shown[2]}) | {len(pairs[pair])} | {decision.word} |"
-        )
+        lines.append(f"| {one} | {other} | {apart} | {len(pairs[pair])} | {decision.word} |")
     return lines
 
 
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * float(np.std(values, ddof=1)):.1f}" if len(values) > 1 else ""
-    return f"{100 * float(np.mean(values)):.1f}{spread}"
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in per cent; of one value itself."""
+    apart = f" ± {100 * float(np.std(values, ddof=1)):.1f}" if len(values) > 1 else ""
+    return f"{100 * float(np.mean(values)):.1f}{apart}"
 
 
 def _cells(
@@ -243,9 +242,14 @@ def _cells(
     for seed in seeds:
         for name in names:
             if (data.name.lower(), name, seed) not in done:
-                program = [sys.executable, "-m", "tools.ablation", "cell", str(data), name, str(seed), str(place)]
-                said = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
-                yield json.loads(said.strip().splitlines()[-1])
+                yield in_a_process("ablation", data, name, seed, place)
+
+
+def in_a_process(tool: str, data: Path, name: str, seed: int, place: Path) -> Any:
+    """What `python -m tools.TOOL cell …` prints last, as JSON. Raises CalledProcessError if it fails."""
+    program = [sys.executable, "-m", f"tools.{tool}", "cell", str(data), name, str(seed), str(place)]
+    said = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
+    return json.loads(said.strip().splitlines()[-1])
 
 
 def kept(path: Path) -> list[dict[str, Any]]:

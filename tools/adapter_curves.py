@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from guidestar.metrics.savings import area_difference, pair
+from guidestar.metrics.savings import Pair, area_difference, pair
 from guidestar.metrics.verdict import comparison_of, decide
-from guidestar.words import hundredths
-from tools.ablation import ROWS, SERVED, bench_of, keep, kept, picked, trained
+from guidestar.study.tables import points_of
+from tools.ablation import ROWS, SERVED, bench_of, keep, kept, picked, spread, trained
 from tools.frozen_curves import saved
 
 FILE = Path("statistics") / "adapter-curves.json"  # below `results`
@@ -53,10 +53,10 @@ def section(file: Path) -> list[str]:
     for line in told["rows"]:
         sets.setdefault(line["data"], {})[line["row"], line["seed"]] = line
     curves = {
-        (preset, one, other, by): _beside(cells, one, other, by)
+        (preset, one, other, by): pairing
         for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or (one, other) == ("lean", "r1")
+        if (pairing := _beside(cells, one, other, by)) is not None
     }  # fmt: skip
-    curves = {key: each for key, each in curves.items() if each is not None}
     said = decide({key: comparison_of(each) for key, each in curves.items()})
     lines = [
         "", "## How many labels with an adapter", "",
@@ -69,9 +69,7 @@ def section(file: Path) -> list[str]:
     for preset, cells in sets.items():
         for name, about in METHODS.items():
             if own := [line["accuracy"] for (row, _), line in cells.items() if row == name]:
-                spread = np.std(own, axis=0, ddof=1) if len(own) > 1 else np.zeros(len(CHECKPOINTS))
-                shown = [f"{100 * m:.1f} ± {100 * s:.1f}" for m, s in zip(np.mean(own, axis=0), spread, strict=True)]
-                lines.append(f"| {preset} | {about} | {len(own)} | {' | '.join(shown)} |")
+                lines.append(f"| {preset} | {about} | {len(own)} | {' | '.join(map(spread, zip(*own, strict=True)))} |")
     lines += [
         "", f"Area under the curve in points beside the control's adapter, 95 % interval, the verdict over all {len(said)} rows, and the "
         "labels that reach the control's mean accuracy.", "",
@@ -80,17 +78,15 @@ def section(file: Path) -> list[str]:
     ]  # fmt: skip
     for key, each in curves.items():
         preset, one, other, by = key
-        ends = area_difference(each)
-        apart = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
         reached = [saved(each, float(each.control[:, CHECKPOINTS.index(n)].mean())) for n in _REACHED]
         lines.append(
-            f"| {preset} | {one}, {SERVED[by]} | {other} | {len(each.control)} | {apart[0]} ({apart[1]} to {apart[2]}) | "
+            f"| {preset} | {one}, {SERVED[by]} | {other} | {len(each.control)} | {points_of(area_difference(each), 1)} | "
             f"{said[key].word} | {' | '.join(reached)} |"
         )
     return lines
 
 
-def _beside(cells: Mapping[tuple[str, int], Mapping[str, Any]], one: str, other: str, by: str) -> Any:
+def _beside(cells: Mapping[tuple[str, int], Mapping[str, Any]], one: str, other: str, by: str) -> Pair | None:
     """The two rows' curves of the seeds that both have; None below two seeds."""
     seeds = sorted(seed for name, seed in cells if name == one and (other, seed) in cells)
     if len(seeds) < 2:

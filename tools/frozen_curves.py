@@ -22,6 +22,7 @@ from guidestar.query.measures import entropy, margin
 from guidestar.query.probe import Classes
 from guidestar.records import Array
 from guidestar.rng import generator
+from guidestar.study.tables import points_of
 from guidestar.words import hundredths, percent
 from tools.ablation import SETS, keep, kept
 
@@ -79,9 +80,7 @@ def section(file: Path) -> list[str]:
         shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
         beside = "– | –"
         if key in pairs:
-            ends = area_difference(pairs[key])
-            apart = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
-            beside = f"{apart[0]} ({apart[1]} to {apart[2]}) | {said[key].word}"
+            beside = f"{points_of(area_difference(pairs[key]), 1)} | {said[key].word}"
         lines.append(f"| {key[0]} | {key[1]} | {len(one)} | {' | '.join(shown)} | {beside} |")
     lines += [
         "", "Labels that reach random's mean accuracy, and the share saved with its 95 % interval:", "",

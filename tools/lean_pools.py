@@ -16,7 +16,7 @@ import numpy as np
 
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide
-from guidestar.words import hundredths
+from guidestar.study.tables import points_of
 from tools.ablation import keep
 from tools.frozen_curves import accuracies
 from tools.verdicts import WORLDS, Pool
@@ -63,11 +63,8 @@ def section(file: Path) -> list[str]:
     for row in rows:
         ends = t_interval(row["differences"])
         below += [row["pool"]] * (ends.high < 0)
-        shown = [hundredths(value, 1, sign=True) for value in (ends.estimate, ends.low, ends.high)]
         meant = {"gain": "win", "no evidence": "tie", "harm": "lose"}[row["meant"]]
-        lines.append(
-            f"| {row['pool']} | {row['why']} | {meant} | {shown[0]} ({shown[1]} to {shown[2]}) | {said[row['pool']].word} |"
-        )
+        lines.append(f"| {row['pool']} | {row['why']} | {meant} | {points_of(ends, 1)} | {said[row['pool']].word} |")
     return [*lines, "", f"Below random, if each kind is looked at alone: {', '.join(below) or 'none'}."]
 
 

@@ -9,19 +9,21 @@ import importlib
 import inspect
 import json
 import re
-import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from guidestar.config import read_file
+from guidestar.config import RunConfig, read_file
+from guidestar.study.compose import load_study
 from guidestar.study.results import Result, read_results
 from guidestar.words import count
-from tools.ablation import ROWS, Row, bench_of, keep, kept, picked, trained
+from tools.ablation import ROUNDS, ROWS, bench_of, in_a_process, keep, kept, picked, trained
 
 STUDY = "methods"
 ACCURACIES = Path(STUDY) / "accuracies.json"  # below `results`
@@ -174,66 +176,53 @@ def _percent(values: Sequence[float]) -> str:
 
 def _seeds(trainings: Sequence[Mapping[str, Any]]) -> str:
     """How many seeds there are of a method: '1 seed', '2 to 5 seeds'."""
-    many = [
-        len({t["seed"] for t in trainings if t["method"] == name}) for name in {t["method"] for t in trainings}
-    ] or [0]
+    many = Counter(t["method"] for t in trainings if t["chosen"] == CHOSEN[0]).values() or [0]
     return f"{min(many)} to {max(many)} seeds" if min(many) < max(many) else count(max(many), "seed")
 
 
 # --- one training of each with 50 labels ----------------------------------------------------------
 
 
-def cells(data: Path, name: str, seeds: Sequence[int], place: Path) -> list[dict[str, Any]]:
+def _configs() -> dict[str, RunConfig]:
+    """Method -> its configuration in the study, on data that need no files."""
+    file = Path("results") / "studies" / STUDY / "study.yaml"
+    cells = load_study(str(file), ["folder=null", "datasets=[{name: demo}]"]).cells
+    return {name: cell.config for cell in cells if not (name := str(cell.tags["method"])).startswith("random-")}
+
+
+def cell(data: Path, name: str, seed: int, place: Path) -> list[dict[str, Any]]:
     """The lines of one method. The labels of a seed are the same for every method, since `lean` asks the frozen model."""
-    study = read_file(Path("results") / "studies" / STUDY / "study.yaml")[0]
-    method = next(one for one in study["rows"] if one["name"] == name)
+    plain = _configs()[name].plain()
+    rows = {chosen: replace(ROWS[chosen], train=plain["train"], peft=plain["peft"]) for chosen in CHOSEN}
+    bench = bench_of(rows[CHOSEN[0]], data, place)  # they differ in what is picked alone
     told = []
-    for chosen in CHOSEN:
-        train = {**study["base"]["train"], **method.get("train", {})}
-        peft = method.get("peft", {})
-        row: Row = replace(
-            ROWS[chosen], train=train, peft=peft if "peft_type" in peft else {**study["base"]["peft"], **peft}
-        )
-        bench = bench_of(row, data, place)
-        for seed in seeds:
-            line = trained(bench, row, picked(bench, row, seed), seed, 2, place)
-            told.append({"method": name, "chosen": chosen, "seed": seed, **line})
+    for chosen, row in rows.items():
+        line = trained(bench, row, picked(bench, row, seed), seed, len(ROUNDS) - 1, place)
+        told.append({"method": name, "chosen": chosen, "seed": seed, **line})
     return told
 
 
 def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     """Add what is missing to the file, seed by seed; each method has a process of its own, since some change the model's classes."""
     rows = kept(path)
+    done = {(line["method"], line["seed"]) for line in rows}
     failed: list[str] = []
-    study = read_file(Path("results") / "studies" / STUDY / "study.yaml")[0]
-    for seed in seeds:
-        for name in (one["name"] for one in study["rows"]):
-            if any((line["method"], line["seed"]) == (name, seed) for line in rows):
-                continue
-            program = [
-                sys.executable,
-                "-m",
-                "tools.methods",
-                "cell",
-                str(data),
-                name,
-                str(seed),
-                str(path.with_suffix("")),
-            ]
-            ended = subprocess.run(program, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-            if ended.returncode:
-                failed.append(name)
-                print(f"{shlex.join(program)} failed:\n{ended.stderr[-2000:]}", file=sys.stderr, flush=True)
-                continue
-            rows += json.loads(ended.stdout.strip().splitlines()[-1])
-            keep(path, rows)
-            print(name, seed, *(f"{line['chosen']} {line['accuracy']:.3f}" for line in rows[-2:]), flush=True)
+    for seed, name in product(seeds, _configs()):
+        if (name, seed) in done:
+            continue
+        try:
+            rows += in_a_process("methods", data, name, seed, path.with_suffix(""))
+        except subprocess.CalledProcessError:
+            failed.append(name)
+            continue
+        keep(path, rows)
+        print(name, seed, *(f"{line['chosen']} {line['accuracy']:.3f}" for line in rows[-2:]), flush=True)
     if failed:
         raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "cell":
-        print(json.dumps(cells(Path(sys.argv[2]), sys.argv[3], [int(sys.argv[4])], Path(sys.argv[5]))))
+        print(json.dumps(cell(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))))
     else:
         main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3].split(","))])

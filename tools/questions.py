@@ -14,6 +14,7 @@ import numpy as np
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide, least_seeds
 from guidestar.study.results import Result, read_results
+from guidestar.study.tables import points_of
 from guidestar.words import count, hundredths, listed, number
 from tools import star_training
 from tools.ablation import kept
@@ -82,9 +83,7 @@ def beside(label: str, differences: Sequence[float], of: str = "AUC", word: str 
     'A beside B: +2.0 (−0.5 to +4.5) points of AUC over 3 seeds: too few seeds.'
     """
     word = word or decide({"": comparison(differences)})[""].word
-    low_high = t_interval(differences)
-    ends = f"{hundredths(low_high.estimate, 1, sign=True)} ({hundredths(low_high.low, 1, sign=True)} to {hundredths(low_high.high, 1, sign=True)})"
-    return f"{label}: {ends} points of {of} over {count(len(differences), 'seed')}: {word}."
+    return f"{label}: {points_of(t_interval(differences), 1)} points of {of} over {count(len(differences), 'seed')}: {word}."
 
 
 # --- what the files say ----------------------------------------------------------------------------

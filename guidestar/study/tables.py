@@ -282,11 +282,11 @@ def ripl_of(line: Line) -> str:
     return share(line.beside.ripl.plain())
 
 
-def points_of(value: Interval) -> str:
+def points_of(value: Interval, digits: int = 2) -> str:
     """A difference of fractions in points, with its interval where there is one.
 
     >>> points_of(Interval(0.0222, -0.01, 0.054))
     '+2.22 (−1.00 to +5.40)'
     """
-    estimate, low, high = (hundredths(one, sign=True) for one in (value.estimate, value.low, value.high))
+    estimate, low, high = (hundredths(one, digits, sign=True) for one in (value.estimate, value.low, value.high))
     return f"{estimate} ({low} to {high})" if math.isfinite(value.low) else estimate
