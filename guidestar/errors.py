@@ -21,7 +21,9 @@ A message says where, what was found and what is allowed:
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class GuidestarError(Exception):
@@ -68,6 +70,19 @@ class NewerDatabase(StoreError):
 
 class ForeignDatabase(StoreError):
     """The database is that of another program."""
+
+
+def needed(module: str, what: str, extra: str = "", error: type[GuidestarError] = ConfigError) -> Any:
+    """A module that the base install lacks, imported. what: needs it; extra: of Guidestar that brings it.
+
+    Raises `error` with the command that installs it where it is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        name = module.partition(".")[0].replace("_", "-")
+        bringing = f"'guidestar[{extra}]'" if extra else name
+        raise error(f"{what} needs {name}, which is not installed: pip install {bringing}") from missing
 
 
 def allowed(names: Iterable[object], given: object = None) -> str:

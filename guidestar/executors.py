@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, final
 
 from guidestar.config import RunConfig
-from guidestar.errors import ConfigError, GuidestarError
+from guidestar.errors import ConfigError, GuidestarError, needed
 from guidestar.progress import Progress, Silent
 from guidestar.query.own import VARIABLE, load_inherited
 from guidestar.sections import WorkersConfig
@@ -317,7 +317,7 @@ class Ray(Crew):
     @contextmanager
     def connected(self) -> Iterator[None]:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        ray = _needed("ray", "ray")
+        ray = needed("ray", "engine", "ray")
         if ray.is_initialized():  # by whoever called us, who also ends it
             yield
             return
@@ -377,7 +377,7 @@ class Slurm(Executor):
     again. submitit keeps its own files and logs in `options.folder`, `jobs` by default; they hold names and no texts."""
 
     def run(self, call: str, common: Item, items: Work, groups: Mapping[str, object] | None = None) -> dict[str, str]:
-        submitit = _needed("submitit", "slurm")
+        submitit = needed("submitit", "engine", "slurm")
         options = {"slurm_array_parallelism": self.settings.workers, **self.settings.options}
         place, cluster = Path(options.pop("folder", "jobs")), options.pop("cluster", "slurm")
         files.private_folders(place)
@@ -406,14 +406,6 @@ class Slurm(Executor):
                     if not job.done():
                         job.cancel(check=False)
         return failed | {name: _gone(last) for name, last in lost.items()}
-
-
-def _needed(module: str, extra: str) -> Any:
-    """A module of an extra. Raises ConfigError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"engine: {module} is not installed; pip install 'guidestar[{extra}]'") from error
 
 
 EXECUTORS: dict[str, type[Executor]] = {"local": Local, "ray": Ray, "slurm": Slurm}

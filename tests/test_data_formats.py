@@ -114,7 +114,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write(tmp_path, "a.parquet", b"x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    fails(source, "install it with: pip install 'guidestar[data]'")
+    fails(source, "which is not installed: pip install 'guidestar[data]'")
 
 
 # --- places -------------------------------------------------------------------------------------

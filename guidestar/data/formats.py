@@ -14,7 +14,6 @@ A source is one of
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import math
 import re
@@ -28,7 +27,7 @@ from typing import Any
 
 from guidestar.data import demo
 from guidestar.data.textfile import PACKED, parse_json, suffix_of, text_lines
-from guidestar.errors import DataError, allowed
+from guidestar.errors import DataError, allowed, needed
 
 HUB, DEMO = "hub:", "demo:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the cells of a .csv file
@@ -254,7 +253,7 @@ def _from_frame(frame: Any) -> Iterator[Row]:
 
 
 def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
-    pyarrow, parquet = (package(name, source) for name in ("pyarrow", "pyarrow.parquet"))
+    pyarrow, parquet = (needed(name, source, "data", DataError) for name in ("pyarrow", "pyarrow.parquet"))
     try:
         with parquet.ParquetFile(path) as file:
             _distinct(file.schema_arrow.names, f"{source}: the table")
@@ -270,7 +269,7 @@ def _from_parquet(source: str, path: Path, form: Form) -> Iterator[Row]:
 
 def _from_excel(source: str, path: Path, form: Form) -> Iterator[Row]:
     """The first sheet; its first row has the names, unless they are given."""
-    calamine = package("python_calamine", source, "excel")
+    calamine = needed("python_calamine", source, "excel", DataError)
     try:
         rows = calamine.load_workbook(str(path)).get_sheet_by_index(0).to_python(skip_empty_area=True)
     except (calamine.CalamineError, OSError) as error:
@@ -286,7 +285,7 @@ def _from_excel(source: str, path: Path, form: Form) -> Iterator[Row]:
 
 
 def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
-    datasets = package("datasets", source)
+    datasets = needed("datasets", source, "data", DataError)
     saved = any((Path(folder) / name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
         load = datasets.load_from_disk if saved else datasets.load_dataset
@@ -299,7 +298,7 @@ def _from_folder(source: str, folder: str, split: str | None) -> Iterator[Row]:
 
 def _from_hub(source: str) -> Iterator[Row]:
     name, config, split = parse_hub(source)
-    datasets = package("datasets", source)
+    datasets = needed("datasets", source, "data", DataError)
     return _from_datasets(source, split, lambda: datasets.load_dataset(name, config))
 
 
@@ -365,15 +364,6 @@ def _split_of(source: str) -> tuple[str, str | None]:
     if not at or "/" in split or Path(source).exists():
         return source, None
     return place, split
-
-
-def package(name: str, source: str, extra: str = "data") -> Any:
-    """An optional package. source: what needs it, for the message of the DataError that is raised where it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = name.partition(".")[0].replace("_", "-")
-        raise DataError(f"{source}: needs {missing}; install it with: pip install 'guidestar[{extra}]'") from error
 
 
 # --- synthetic data -----------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from guidestar.data.formats import package, read_each
+from guidestar.data.formats import read_each
 from guidestar.data.textfile import suffix_of
-from guidestar.errors import DataError
+from guidestar.errors import DataError, needed
 
 Records = Iterable[Mapping[str, Any]]
 # Writes records one by one into an open file. The mapping: column -> the name of ours that says its type, else it is a text.
@@ -84,14 +84,14 @@ def write_safe_csv(records: Records, out: IO[bytes], columns: Mapping[str, str])
 def write_parquet(records: Records, out: IO[bytes], columns: Mapping[str, str]) -> None:
     """A Parquet file with nested columns."""
     schema, rows = _schema(columns), iter(records)
-    with package("pyarrow.parquet", "a .parquet file").ParquetWriter(out, schema) as writer:
+    with needed("pyarrow.parquet", "a .parquet file", "data", DataError).ParquetWriter(out, schema) as writer:
         while part := list(islice(rows, PART)):
             writer.write_table(_table(part, schema))
 
 
 def fill_datasets(records: Records, folder: Path, columns: Mapping[str, str]) -> None:
     """What `save_to_disk` of `datasets` writes."""
-    datasets = package("datasets", "a folder of datasets")
+    datasets = needed("datasets", "a folder of datasets", "data", DataError)
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -102,7 +102,7 @@ def fill_datasets(records: Records, folder: Path, columns: Mapping[str, str]) ->
 
 
 def _schema(columns: Mapping[str, str]) -> Any:
-    pa = package("pyarrow", "a .parquet file")
+    pa = needed("pyarrow", "a .parquet file", "data", DataError)
     text, whole, real = pa.string(), pa.int64(), pa.float64()
     given = pa.struct({"annotator": text, "answer": text, "skip": text, "at": text})
     chance = pa.struct({"label": text, "probability": real})
@@ -121,7 +121,7 @@ def _schema(columns: Mapping[str, str]) -> Any:
 
 def _table(records: Records, schema: Any) -> Any:
     """An Arrow table; in a column of texts all else is its JSON, for the rows of a file need not agree on a type."""
-    pa = package("pyarrow", "a .parquet file")
+    pa = needed("pyarrow", "a .parquet file", "data", DataError)
     texts = {field.name for field in schema if field.type == pa.string()}
     rows = ({c: _text(r.get(c)) if c in texts else r.get(c) for c in schema.names} for r in records)
     return pa.Table.from_pylist(list(rows), schema=schema)

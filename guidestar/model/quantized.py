@@ -5,14 +5,13 @@ Source: Dettmers et al. 2023 (QLoRA: NF4 with doubly quantised constants); Dettm
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any
 
 import torch
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, needed
 from guidestar.model.heads import Model
 
 BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0}  # of a packed number, with its share of the constants
@@ -35,8 +34,7 @@ def options(config: ModelConfig, settings: Any, encoder: bool, dtype: torch.dtyp
             f"{asked}, but {config.name} is an encoder ({settings.model_type}), whose missing layers are trained with the "
             "head; allowed: a causal language model, or leave it out"
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{asked}, which needs bitsandbytes; install it: pip install 'guidestar[large]'")
+    needed("bitsandbytes", f"model.quantize: {config.quantize}", "large")
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every layer's casts

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.config import ModelConfig
-from guidestar.errors import ConfigError, ModelError, allowed
+from guidestar.errors import ConfigError, ModelError, allowed, needed
 from guidestar.model.traits import POOLING
 from guidestar.store.cache import alone
 from guidestar.store.files import publish_folder
@@ -184,8 +184,8 @@ def _unzipped(file: Path, target: Path, say: Say) -> Path:
 
 def _converted(file: Path, target: Path, say: Say) -> Path:
     """A safetensors copy (bfloat16) of a GGUF file in the cache, made once."""
-    if not target.is_dir() and importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"{file.name} is a GGUF file; reading it needs: pip install 'guidestar[gguf]'")
+    if not target.is_dir():
+        needed("gguf", f"{file.name}, a GGUF file,", "gguf", ModelError)
     return _made_once(target, partial(_convert, file), say, f"unpacking {file.name} once into {target} (about 20 s)")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from guidestar.config import RunConfig, TrainConfig
-from guidestar.errors import ConfigError
+from guidestar.errors import ConfigError, needed
 from guidestar.model import adapters, layers
 from guidestar.model.dropout import own_parts
 from guidestar.model.heads import Model
@@ -239,9 +239,6 @@ def search_rank(r: int, nats: Callable[[int], float], seed: int) -> dict[int, fl
 
 def optuna_of(what: str) -> Any:
     """The module optuna. Raises ConfigError naming what needs it where it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{what} needs optuna, which is not installed: pip install 'guidestar[search]'") from error
+    optuna = needed("optuna", what, "search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from guidestar.config import EndpointConfig
-from guidestar.errors import ConfigError, ModelError
+from guidestar.errors import ConfigError, ModelError, needed
 
 if TYPE_CHECKING:
     import httpx
@@ -81,10 +81,7 @@ class Chat:
         self.host = parts.netloc
         self._url = config.url.rstrip("/") + "/chat/completions"
         self._renamed: dict[str, str | None] = {}  # parameters this model wants under another name, or not at all
-        try:
-            import httpx
-        except ModuleNotFoundError as error:
-            raise ConfigError("an endpoint needs httpx, which is missing: pip install 'guidestar[label]'") from error
+        httpx = needed("httpx", "an endpoint", "label")
         self._client = httpx.Client(
             headers={"Accept-Encoding": "identity", "User-Agent": "guidestar"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),

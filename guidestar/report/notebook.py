@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from guidestar.errors import GuidestarError
+from guidestar.errors import GuidestarError, needed
 from guidestar.metrics.statistics import LEVEL
 from guidestar.records import Label, Skip
 from guidestar.report import pictures
@@ -85,10 +85,7 @@ def frame_of(folder: Path) -> Any:
     "skipped" (the reason), "said" (what a model that had not seen the label answered). A field with one of these names
     has "field_" before it. Raises GuidestarError if pandas is not installed.
     """
-    try:
-        import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise GuidestarError("a data frame needs pandas, which is not installed: pip install pandas") from error
+    pd = needed("pandas", "a data frame", error=GuidestarError)
     run = read_runs(folder)[0]
     rows = []
     for query in run.queries:

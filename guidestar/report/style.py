@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from guidestar.errors import GuidestarError
+from guidestar.errors import GuidestarError, needed
 
 COLOURS = ("#0072b2", "#d55e00", "#222222", "#009e73", "#b3559a", "#8c6d00")  # as in `page.css`
 TEXT, MUTED, GRID = "#1b1f24", "#69727d", "#d9dde2"
@@ -40,14 +40,10 @@ def render(
     draw: is given an empty `matplotlib.figure.Figure` with constrained layout. width, height: inches. type_size: points.
     Raises GuidestarError if matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GuidestarError(
-            "figures and charts need matplotlib, which is not installed: pip install 'guidestar[report]'"
-        ) from error
+    matplotlib = needed("matplotlib", "a figure or chart", "report", GuidestarError)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     images = {}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_settings(type_size)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
