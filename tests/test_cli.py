@@ -396,6 +396,7 @@ def test_init_on_a_half_labelled_file_asks_people_and_its_labels_come_in(
     code, out, err = call("import", tmp_path / "runs" / "mine", data)
     assert code == 0, err
     assert "30 answers stand so already" in out, "they counted from the start"
+    assert out.startswith("no new answers\n"), "an import of nothing new promises no training"
 
 
 def test_init_takes_the_columns_it_is_told(call: Call, tmp_path: Path) -> None:

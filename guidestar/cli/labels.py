@@ -194,7 +194,9 @@ def _import(options: Options) -> int:
             f"{options.file}: no answer was found in its {counts['without_answer']} rows; name the format with --format, and "
             "behind a colon the column or question that holds the answer"
         )
-    lines = [f"{counts[name]} {said}" for name, said in _IMPORTED.items() if counts[name] or name == "new"]
+    lines = [f"{counts[name]} {said}" for name, said in _IMPORTED.items() if counts[name]]
+    if not counts["new"]:
+        lines.insert(0, "no new answers")
     show(options, counts, "\n".join(lines))
     return 0
 
