@@ -143,7 +143,7 @@ class Bench:
         """The features of the bare base model, which all runs share."""
         model = self.config.model
         bare = self.engine.scorer(dtype=model.score_dtype)
-        return Frozen(bare, self.standing, Cache(self.cache), best=model.views == "best")
+        return Frozen(bare, self.standing, Cache(self.cache), weighted=model.views == "weighted")
 
     def head_start(self, labelled: Labelled, rng: np.random.Generator) -> HeadStart | None:
         """The classifier on frozen features that a new head on features starts as (`model.head: features`); None for other

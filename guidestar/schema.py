@@ -150,9 +150,9 @@ class ModelConfig(Section):
     """With a classification head, what stands for a text as its embedding: the first token's state, the last one's,
     or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token of
     an encoder ([CLS]) and the last of a causal model. The head itself reads what the architecture gives it."""
-    views: Literal["all", "best"] | None = None
-    """Which of the frozen model's six views of a text a classifier on them reads, and a head on features starts with: all
-    (default), or best, those with the least log-loss out of fold on the labels, from 20 labels on."""
+    views: Literal["all", "weighted"] | None = None
+    """How the frozen model's six views of a text count for a classifier on them, and for a head on features that starts as it:
+    all alike, or weighted by what each tells of the labels, from 10 labels on. Default: all."""
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template."""
     batch_tokens: int | None = Field(None, ge=16)

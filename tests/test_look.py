@@ -237,5 +237,7 @@ def test_without_the_package_an_excel_file_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "python_calamine", None)
     (tmp_path / "a.xlsx").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"needs python-calamine, which is not installed: pip install 'guidestar\[excel\]'"):
+    with pytest.raises(
+        DataError, match=r"needs python-calamine, which is not installed: pip install 'guidestar\[excel\]'"
+    ):
         next(read_rows(str(tmp_path / "a.xlsx")))

@@ -129,8 +129,6 @@ def test_pseudo_labels_are_learned_from(make_config: MakeConfig, monkeypatch: py
 def test_pseudo_labels_are_made_on_the_views_that_the_classifier_reads(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidestar.query.probe.best_views", lambda *_: (1, 4))
-    monkeypatch.setattr("guidestar.asking.frozen.ENOUGH", 12)
     heard: list[Any] = []
     plain = probe.helpful_pseudo_labels
 
@@ -144,7 +142,7 @@ def test_pseudo_labels_are_made_on_the_views_that_the_classifier_reads(
         read_config(
             {
                 **config,
-                "model": {**config["model"], "views": "best"},
+                "model": {**config["model"], "views": "weighted"},
                 "train": {**config["train"], "pseudo_labels": 0.25},
             }
         )
@@ -152,10 +150,10 @@ def test_pseudo_labels_are_made_on_the_views_that_the_classifier_reads(
     with Run(bench.config, bench=bench) as run:
         run.run(oracle(bench.dataset))
         labelled = run.tuning.labelled()
-        scorer = Probed.of(bench.frozen, labelled, bench.fitting.task, np.random.default_rng(0))
-        read = scorer(list(bench.pool), Ask.of(["embedding"])).arrays["embedding"][0]
-    assert scorer.turn is not None
-    assert np.array_equal(heard[0], read)
+        turn = bench.frozen.turn(labelled, bench.fitting.task)
+        points = bench.frozen.points(list(bench.pool))
+    assert turn is not None
+    assert np.array_equal(heard[0], points @ turn)
 
 
 def test_weak_labels_of_an_endpoint(

@@ -40,6 +40,7 @@ _LORA = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "t
 _BOTTLENECK = {"peft_type": "BOTTLENECK", "r": 24, "bottleneck_dropout": 0.1, "target_modules": ["output.dense"]}
 _FULL = {"peft_type": "FULL"}
 _HERDING = "herding"
+_WEIGHTED = {"head": "features", "views": "weighted"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ ROWS = {
     "start": Row("and a herding start", start=_HERDING),
     "lean": Row("and herding of the doubt (`lean`)", "lean", _HERDING),
     "pseudo": Row("`lean` with pseudo-labels", "lean", _HERDING, train={"recipe": "lean", "pseudo_labels": 0.3}),
-    "views": Row("`lean` on the best views", "lean", _HERDING, model={"head": "features", "views": "best"}),
-    "r1-views": Row("R1 on the best views", model={"head": "features", "views": "best"}),
+    "weighted": Row("`lean` with weighted views", "lean", _HERDING, model=_WEIGHTED),
+    "r1-weighted": Row("R1 with weighted views", model=_WEIGHTED),
     "last": Row("`lean` on the last layer's mean alone", "lean", _HERDING, last=True),
     "r1-last": Row("R1 on the last layer's mean alone", last=True),
     "bottleneck": Row("`lean`, bottleneck adapter", "lean", _HERDING, peft=_BOTTLENECK),
@@ -80,7 +81,7 @@ SERVED = {"accuracy": "adapter", "frozen_accuracy": "regression", "mean_accuracy
 BESIDE = [
     *((one, "accuracy", other, "accuracy") for one, other in (
         ("floor", "plain"), ("r1", "floor"), ("start", "r1"), ("lean", "start"), ("lean", "r1"), ("pseudo", "lean"),
-        ("views", "lean"), ("views", "r1-views"), ("r1-views", "r1"), ("lean", "last"), ("last", "r1-last"), ("bottleneck", "r1-bottleneck"), ("full", "r1-full"),
+        ("weighted", "lean"), ("weighted", "r1-weighted"), ("r1-weighted", "r1"), ("lean", "last"), ("last", "r1-last"), ("bottleneck", "r1-bottleneck"), ("full", "r1-full"),
     )),
     ("lean", "frozen_accuracy", "lean", "accuracy"), ("lean", "mean_accuracy", "lean", "accuracy"),
 ]  # fmt: skip

@@ -24,8 +24,14 @@ from tools.frozen_curves import saved
 FILE = Path("statistics") / "adapter-curves.json"  # below `results`
 CHECKPOINTS = (10, 20, 30, 50, 80, 120, 200)  # labels
 ASKED = (10, 10, 10, 10, 10, 10, *[20] * 7)  # labels of each round: smaller while a label says most
-METHODS = {"lean": "lean", "r1": "random, same training (R1)", "plain": "random, default training (R0)"}
-_PAIRS = (("lean", "r1"), ("lean", "plain"), ("r1", "plain"))
+METHODS = {
+    "weighted": "lean, weighted views", "r1-weighted": "random, same training, weighted views",
+    "lean": "lean", "r1": "random, same training (R1)", "plain": "random, default training (R0)",
+}  # fmt: skip
+_PAIRS = (
+    ("weighted", "r1-weighted"), ("weighted", "plain"), ("weighted", "lean"), ("r1-weighted", "r1"),
+    ("lean", "r1"), ("lean", "plain"), ("r1", "plain"),
+)  # fmt: skip
 _REACHED = (50, 80, 200)  # labels of the control
 
 

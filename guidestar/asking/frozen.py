@@ -24,7 +24,7 @@ from guidestar.store.cache import Cache
 from guidestar.tasks import Task, several
 
 FEATURES = Ask.of(["features"])
-ENOUGH = 20  # labels that can tell one view from another
+ENOUGH = 10  # labels that can tell one view from another
 VIEWS = 2  # counted up where a text's views become others, so that kept ones are not taken for them
 
 
@@ -33,15 +33,15 @@ VIEWS = 2  # counted up where a text's views become others, so that kept ones ar
 class Frozen:
     """Where texts lie in the space of a pool's features.
 
-    scorer: answers "features"; a bare base model. pool: at most 4,096 of it, the same each time, give the space. best: the
-    classifier reads the views that tell most (`probe.best_views`), once `ENOUGH` labels are there.
+    scorer: answers "features"; a bare base model. pool: at most 4,096 of it, the same each time, give the space. weighted: each
+    view counts by what it tells of the labels (`probe.view_weights`), once there are `ENOUGH`.
     """
 
     scorer: Scorer
     pool: Sequence[Example]
     cache: Cache
-    best: bool = False
-    _turns: dict[tuple[tuple[str, str], ...], Points | None] = field(default_factory=dict, repr=False, compare=False)
+    weighted: bool = False
+    _turns: dict[tuple[tuple[str, str], ...], Points] = field(default_factory=dict, repr=False, compare=False)
     _known: dict[str, Points] = field(default_factory=dict, repr=False, compare=False)
     _space: list[Space] = field(default_factory=list, repr=False, compare=False)  # none or one
 
@@ -133,17 +133,14 @@ class Frozen:
         return [(examples[i], task.classes[c], weight) for i, c in zip(*made, strict=True)]
 
     def turn(self, labelled: Labelled, task: Task) -> Points | None:
-        """What points are multiplied by to lie as in the views that the classifier reads, (rank, rank); None where it reads
-        all. It depends on the labels alone, so that all who ask with the same ones read the same views."""
-        if not self.best or several(task) or len(labelled) < ENOUGH:
+        """What points are multiplied by so that each view counts by what it tells, (rank, rank); None where all count alike. It
+        depends on the labels alone, so that all who ask with the same ones read the same."""
+        if not self.weighted or several(task) or len(labelled) < ENOUGH:
             return None
         if (key := tuple((e.id, answer) for e, answer in labelled)) not in self._turns:
             points, space = self.points([e for e, _ in labelled]), self.space()
-            kept = probe.best_views(
-                lambda some: points @ space.of_views(some), len(space.centres),
-                label_places(task, [answer for _, answer in labelled]), len(task.labels), generator(0, len(labelled), "views"),
-            )  # fmt: skip
-            self._turns[key] = None if len(kept) == len(space.centres) else space.of_views(kept)
+            weights = probe.view_weights(space.views(points), label_places(task, [answer for _, answer in labelled]))
+            self._turns[key] = space.weighing(weights)
         return self._turns[key]
 
     def unseen(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> Array:
@@ -179,20 +176,20 @@ def baselines(
 class Probed(Scorer):
     """A logistic regression on frozen features (`query/probe.py`); without a labelled example it knows the features alone.
 
-    Its embeddings are the points that the features lie at, of the views that it reads.
+    Its embeddings are the points that the features lie at, where all views count alike: to cover a pool by what the labels told
+    of the views brought no more (LOG.md, 2026-12-01).
     """
 
     frozen: Frozen
     fitted: probe.Probe | probe.EachProbe | None
     names: tuple[str, ...]
-    turn: Points | None = None
 
     @classmethod
     def of(cls, frozen: Frozen, labelled: Labelled, task: Task, rng: np.random.Generator) -> Probed:
         """Fitted to labelled examples; rng: of the folds that its temperature is found on."""
         if not labelled:
             return cls(frozen, None, tuple(task.labels))
-        return cls(frozen, frozen.fit(labelled, task, rng), tuple(task.labels), frozen.turn(labelled, task))
+        return cls(frozen, frozen.fit(labelled, task, rng), tuple(task.labels))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -203,7 +200,7 @@ class Probed(Scorer):
         points = self.frozen.points(examples)
         made: dict[str, Array] = {}
         if "embedding" in ask.needs:
-            made["embedding"] = (points if self.turn is None else points @ self.turn)[None]
+            made["embedding"] = points[None]
         if "label_log_probs" in ask.needs and self.fitted is not None:
             made["label_log_probs"] = self.fitted.log_probs(points)[None]
         tick(len(examples), len(examples))

@@ -7,8 +7,9 @@ the features are made by `model/states.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ Classes = NDArray[np.intp]
 
 FOLDS = 5
 _TEMPERATURES = np.logspace(-1, 1, 41)
+SHARE = 0.1  # nats of log-loss by which a view counts e times less; 0.05 to 0.2 differ little (LOG.md, 2026-12-01)
 _SHARPNESS = np.logspace(-3, 3, 61)  # in units of one over the mean squared distance to the own class's mean
 
 
@@ -104,29 +106,19 @@ def out_of_fold(points: Array, classes: Classes, labels: int, rng: np.random.Gen
     return scores
 
 
-def best_views(
-    points: Callable[[tuple[int, ...]], Array], views: int, classes: Classes, labels: int, rng: np.random.Generator
-) -> tuple[int, ...]:
-    """Which of several views of labelled examples the classifier should read: one, and others one by one as long as its
-    log-loss out of fold falls; all of them where that is no better than all.
+def view_weights(views: Iterable[Array], classes: Classes) -> Array:
+    """How much each of several views of labelled examples should count, (views,), 1 on average.
 
-    points: some views -> (m, width). views: how many there are. classes: (m,).
+    views: (m, width) each. classes: (m,). The weights are exp(−loss / `SHARE`), loss being the log-loss of the nearest class
+    means in a view, each example left out of its own; all are 1 where no class has two examples or there is one class.
+    A logistic regression out of fold as the judge is no better and takes a hundred times as long (LOG.md, 2026-12-01).
+    >>> telling, other = np.array([[0.0], [0.1], [1.0], [1.1]]), np.array([[0.0], [1.0], [0.1], [1.1]])
+    >>> view_weights([telling, other], np.array([0, 0, 1, 1])).round(2)
+    array([2., 0.])
     """
-    fold = int(rng.integers(2**31))
-
-    def loss(some: tuple[int, ...]) -> float:
-        scores = out_of_fold(points(some), classes, labels, np.random.default_rng(fold))
-        return log_loss(smoothed(scores / temperature(scores, classes), len(classes)), classes)
-
-    whole = tuple(range(views))
-    least, kept = np.inf, tuple[int, ...]()
-    while len(kept) < views - 1:
-        tries = [tuple(sorted({*kept, one})) for one in whole if one not in kept]
-        losses = [loss(some) for some in tries]
-        if min(losses) >= least:
-            break
-        least, kept = min(losses), tries[int(np.argmin(losses))]
-    return kept if least < loss(whole) else whole
+    losses = np.array([_class_means(finite_points(view).astype(np.float64), classes).loss for view in views])
+    shares = np.exp((losses.min() - losses) / SHARE)
+    return np.asarray(len(shares) * shares / shares.sum())
 
 
 def temperature(scores: Array, classes: Classes) -> float:
@@ -296,6 +288,26 @@ def prototype_log_probs(points: Array, known: Array, classes: Classes, labels: i
     if classes.ndim == 2:
         return np.stack([prototype_log_probs(points, known, column, 2) for column in classes.T], axis=1)
     points, known = (finite_points(part).astype(np.float64) for part in (points, known))
+    found = _class_means(known, classes)
+    near = _squared(points, found.means)
+    distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
+    distances[:, found.present] = near
+    return log_softmax(-found.sharpness * distances)
+
+
+class _Means(NamedTuple):
+    """present: the classes that some point has, (c,), and means: theirs, (c, width). sharpness: s. loss: mean −ln p of the right
+    class of points that are left out of its mean, in nats; 0 where none can be."""
+
+    present: Classes
+    means: Array
+    sharpness: float
+    loss: float
+
+
+def _class_means(known: Array, classes: Classes) -> _Means:
+    """The class means of points, (m, width), and the sharpness of greatest likelihood, each point left out of its own class's
+    mean."""
     present = np.unique(classes)
     counts = np.array([(classes == c).sum() for c in present])
     means = np.stack([known[classes == c].mean(axis=0) for c in present])
@@ -306,14 +318,10 @@ def prototype_log_probs(points: Array, known: Array, classes: Classes, labels: i
     # ‖x − mean without x‖² = (‖x − mean‖ · n / (n − 1))²
     apart[rows, own] *= np.where(many, (counts[own] / np.maximum(counts[own] - 1, 1)) ** 2, 1.0)
     unit = 1.0 / max(float(apart[rows, own][many].mean()) if many.any() else float(apart.mean()), 1e-12)
-    sharpness = unit
-    if many.any() and len(present) > 1:
-        fits = [log_softmax(-s * unit * apart[many])[np.arange(many.sum()), own[many]].sum() for s in _SHARPNESS]
-        sharpness = float(_SHARPNESS[int(np.argmax(fits))]) * unit
-    near = _squared(points, means)
-    distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
-    distances[:, present] = near
-    return log_softmax(-sharpness * distances)
+    if not many.any() or len(present) == 1:
+        return _Means(present, means, unit, 0.0)
+    fits = [log_softmax(-s * unit * apart[many])[np.arange(many.sum()), own[many]].mean() for s in _SHARPNESS]
+    return _Means(present, means, float(_SHARPNESS[int(np.argmax(fits))]) * unit, -float(max(fits)))
 
 
 def _squared(points: Array, means: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +29,15 @@ class Space:
             made[part] = _blocks(features[part], self.centres) @ self.directions
         return made
 
-    def of_views(self, kept: Sequence[int]) -> Points:
-        """What points are multiplied by, (rank, rank), so that they lie as the texts' parts in some of the blocks do."""
+    def views(self, points: Points) -> Points:
+        """Each block's part of some points, (n, rank) -> (blocks, n, width)."""
         blocks, width = self.centres.shape
-        rows = self.directions.reshape(blocks, width, -1)[list(kept)].reshape(len(kept) * width, -1).astype(np.float64)
+        return points @ self.directions.reshape(blocks, width, -1).transpose(0, 2, 1)
+
+    def weighing(self, weights: Array) -> Points:
+        """What points are multiplied by, (rank, rank), so that they lie as if each block's squared distances counted so much."""
+        width = self.centres.shape[1]
+        rows = np.repeat(np.sqrt(weights), width)[:, None] * self.directions.astype(np.float64)
         lengths, axes = np.linalg.eigh(rows.T @ rows)
         return np.asarray(axes * np.sqrt(np.maximum(lengths, 0.0)), dtype=np.float32)
 
