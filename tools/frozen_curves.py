@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +29,34 @@ from tools.ablation import SETS, keep, kept
 
 FILE = Path("statistics") / "frozen-curves.json"  # below `results`
 LABELS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 140, 160, 180, 200)
-STRATEGIES = ("lean", "entropy", "random")
+# Name -> who chooses, and whether the views count by what they tell (`model.views: weighted`).
+STRATEGIES = {
+    "lean, weighted views": ("lean", True), "random, weighted views": ("random", True),
+    "lean": ("lean", False), "entropy": ("entropy", False), "random": ("random", False),
+}  # fmt: skip
+_PAIRS = (
+    ("lean, weighted views", "random, weighted views"), ("lean, weighted views", "random"), ("lean, weighted views", "lean"),
+    ("random, weighted views", "random"), ("lean", "random"), ("entropy", "random"),
+)  # fmt: skip
 _SHOWN = (10, 20, 50, 100, 200)
 _ASKED = (50, 100, 200)  # labels of random
 
 
 def accuracies(
     x: Array, given: Classes, test_x: Array, gold: Classes, classes: int, strategy: str, seed: int,
-    labels: Sequence[int] = LABELS,
+    labels: Sequence[int] = LABELS, turn: Callable[[Sequence[int]], Array | None] = lambda rows: None,
 ) -> list[float]:  # fmt: skip
     """The accuracy with each number of labels, fraction. x: (n, width), given: (n,) what is answered if asked; `lean` has a
-    start of its own, the others begin at random with the same examples."""
+    start of its own, the others begin at random with the same examples. turn: what the classifier multiplies points by, for the
+    rows that are labelled."""
     labelled: list[int] = []
     right: list[float] = []
     fitted: probe.Probe | None = None
+    seen = x
     for r, many in enumerate(labels):
         rng = generator(seed, r, "query")
         free, wanted = np.setdiff1d(np.arange(len(x)), labelled), many - len(labelled)
-        said = None if fitted is None else fitted.log_probs(x[free])
+        said = None if fitted is None else fitted.log_probs(seen[free])
         if strategy == "lean":
             doubt = None if said is None else margin(said)
             new = herding(x[free], x[labelled] if labelled else None, wanted, rng, doubt)
@@ -54,8 +65,9 @@ def accuracies(
         else:
             new = np.argsort(-entropy(said), kind="stable")[:wanted]
         labelled += free[new].tolist()
-        fitted = probe.fit(x[labelled], given[labelled], classes, generator(seed, r, "probe"))
-        right.append(float((fitted.log_probs(test_x).argmax(axis=1) == gold).mean()))
+        seen, seen_test = (x, test_x) if (by := turn(labelled)) is None else (x @ by, test_x @ by)
+        fitted = probe.fit(seen[labelled], given[labelled], classes, generator(seed, r, "probe"))
+        right.append(float((fitted.log_probs(seen_test).argmax(axis=1) == gold).mean()))
     return right
 
 
@@ -67,28 +79,30 @@ def section(file: Path) -> list[str]:
     lines = [
         "", "## How many labels on frozen features", "",
         f"all-MiniLM-L6-v2, {LABELS[0]} to {LABELS[-1]} labels, the classifier on frozen features that `lean` asks as the learner, no adapter; "
-        "`lean` with its own start, the others from the same random one. Accuracy in per cent; the area under the curve beside random in "
-        f"points, 95 % interval, and the verdict over all rows. torch {told['versions']['torch']}, scikit-learn "
-        f"{told['versions']['scikit-learn']}, {told['hardware']['machine']} (`python -m tools.frozen_curves`).", "",
-        f"| data | strategy | seeds | {' | '.join(f'{n} labels' for n in _SHOWN)} | area beside random | verdict |",
-        f"|---|---|---|{'---|' * len(_SHOWN)}---|---|",
+        "`lean` with its own start, the others from the same random one. Accuracy in per cent. "
+        f"torch {told['versions']['torch']}, scikit-learn {told['versions']['scikit-learn']}, {told['hardware']['machine']} "
+        "(`python -m tools.frozen_curves`).", "",
+        f"| data | strategy | seeds | {' | '.join(f'{n} labels' for n in _SHOWN)} |", f"|---|---|---|{'---|' * len(_SHOWN)}",
     ]  # fmt: skip
     curves = {(row["data"], row["strategy"]): np.array(row["accuracies"]) for row in told["rows"]}
-    pairs = {key: pair(one, curves[key[0], "random"], LABELS) for key, one in curves.items() if key[1] != "random"}
-    said = decide({key: comparison_of(one) for key, one in pairs.items()})
-    for key, one in curves.items():
+    for (preset, name), one in curves.items():
         shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
-        beside = "– | –"
-        if key in pairs:
-            beside = f"{points_of(area_difference(pairs[key]), 1)} | {said[key].word}"
-        lines.append(f"| {key[0]} | {key[1]} | {len(one)} | {' | '.join(shown)} | {beside} |")
+        lines.append(f"| {preset} | {name} | {len(one)} | {' | '.join(shown)} |")
+    pairs = {
+        (preset, one, other): pair(curves[preset, one], curves[preset, other], LABELS)
+        for preset in dict.fromkeys(preset for preset, _ in curves) for one, other in _PAIRS if (preset, one) in curves
+    }  # fmt: skip
+    said = decide({key: comparison_of(one) for key, one in pairs.items()})
     lines += [
-        "", "Labels that reach random's mean accuracy, and the share saved with its 95 % interval:", "",
-        f"| data | strategy | {' | '.join(f'random with {n}' for n in _ASKED)} |", f"|---|---|{'---|' * len(_ASKED)}",
+        "", f"The area under the curve beside a control in points, 95 % interval, the verdict over all {len(said)} rows, and the labels "
+        "that reach the control's mean accuracy, with the share saved.", "",
+        f"| data | strategy | control | area | verdict | {' | '.join(f'its accuracy with {n}' for n in _ASKED)} |",
+        f"|---|---|---|---|---|{'---|' * len(_ASKED)}",
     ]  # fmt: skip
     for key, curve in pairs.items():
         cells = [saved(curve, float(curve.control[:, LABELS.index(n)].mean())) for n in _ASKED]
-        lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} |")
+        area = points_of(area_difference(curve), 1)
+        lines.append(f"| {' | '.join(key)} | {area} | {said[key].word} | {' | '.join(cells)} |")
     return lines
 
 
@@ -120,10 +134,15 @@ def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     gold = np.array([task.classes.index(answer) for _, answer in test.answered()])
     rows = kept(path)
     there = {row["strategy"] for row in rows if row["data"] == preset}
-    for strategy in [name for name in STRATEGIES if name not in there]:
-        made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed) for seed in seeds]
-        rows.append({"data": preset, "strategy": strategy, "seeds": list(seeds), "accuracies": made})
-        print(preset, strategy, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
+    told = [(e, bench.dataset.gold[e.id]) for e in pool]
+    by_labels = replace(frozen, weighted=True)
+    for name, (strategy, weighted) in STRATEGIES.items():
+        if name in there:
+            continue
+        turn = {"turn": lambda labelled: by_labels.turn([told[i] for i in labelled], task)} if weighted else {}
+        made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed, **turn) for seed in seeds]
+        rows.append({"data": preset, "strategy": name, "seeds": list(seeds), "accuracies": made})
+        print(preset, name, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
         keep(path, rows, labels=LABELS)
 
 
