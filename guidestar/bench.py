@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
 STANDING = 65_536  # examples of a larger pool, drawn once, of which frozen features are read
 ENCODERS = ("all-minilm-l6-v2", "bert-base-uncased")  # the short names of encoders
+FEW_LABELS = {"head": "features", "views": "weighted"}  # of `model`: what is best with few labels
 T = TypeVar("T")
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 
@@ -407,10 +408,10 @@ def _with_head(config: RunConfig) -> RunConfig:
     reads one state answers with a single class after 40 labels; and in a run that was begun the one that it has."""
     if config.model.head is not None or config.model.name not in ENCODERS:
         return config
-    begun = [key.get("model.head") for _, key in _told(Path(config.out), lambda store: store.key)]
-    if (head := begun[-1] if begun else "features") is None:
-        return config
-    return _of_model(config, head=head)
+    begun = [key for _, key in _told(Path(config.out), lambda store: store.key)]
+    had = {name: begun[-1].get(f"model.{name}") if begun else value for name, value in FEW_LABELS.items()}
+    missing = {name: value for name, value in had.items() if value is not None and getattr(config.model, name) is None}
+    return _of_model(config, **missing)
 
 
 def _told(folder: Path, ask: Callable[[Store], T]) -> Iterator[tuple[Path, T]]:

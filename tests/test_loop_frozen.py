@@ -318,14 +318,23 @@ def test_an_encoder_without_a_named_head_starts_as_the_classifier_and_an_older_r
     peft = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
     new = {**config_of(make_config, ["random"], budget=12), "peft": peft, "model": {"name": name, "dtype": "float32"}}
     old = {**new, "out": f"{new['out']}-old"}
-    with Run(old, bench=Bench(configs.parse(old))) as run:  # as before there was such a default
-        assert run.ask()
+    between = {**new, "out": f"{new['out']}-between"}  # of when such a head was the default and all views counted alike
+    for config, model in ((old, {}), (between, {"head": "features"})):
+        begun = configs.parse({**config, "model": {**config["model"], **model}})
+        with Run(begun, bench=Bench(begun)) as run:
+            assert run.ask()
     heads = {}
-    for config in (new, old, new):
+    for config in (new, old, between, new):
         assert set(loop.run(config).values()) == {Finished(Stop.BUDGET)}
         with Store.open(Path(config["out"]) / "random-seed0", read=True) as store:
-            heads[config["out"]] = store.facts["model"].get("head"), store.key["model.head"]
-    assert heads == {new["out"]: ("features", "features"), old["out"]: (None, None)}
+            key = store.key
+            heads[config["out"]] = store.facts["model"].get("head"), key["model.head"], key.get("model.views")
+    features = "features", "features"
+    assert heads == {
+        new["out"]: (*features, "weighted"),
+        old["out"]: (None, None, None),
+        between["out"]: (*features, None),
+    }
     with pytest.raises(ConfigMismatch, match=r"model\.head"):
         loop.run({**new, "model": {**new["model"], "head": "classifier"}})
 
@@ -341,7 +350,7 @@ def test_neighbours_that_say_nothing_of_their_head_are_left_out(
     (out / "damaged").mkdir(parents=True)
     (out / "damaged" / "run.sqlite").write_bytes(b"SQLite format 3\0 and then nothing of it")
     Store.open(out / "empty", create=True).close()
-    assert read_config(config).model.head == "features"
+    assert (read_config(config).model.head, read_config(config).model.views) == ("features", "weighted")
     with Store.open(out / "old", create=True) as store:
         store.begin({"train.epochs": 6}, {})
     assert read_config(config).model.head is None

@@ -139,8 +139,11 @@ def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     for name, (strategy, weighted) in STRATEGIES.items():
         if name in there:
             continue
-        turn = {"turn": lambda labelled: by_labels.turn([told[i] for i in labelled], task)} if weighted else {}
-        made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed, **turn) for seed in seeds]
+
+        def turn(labelled: Sequence[int], weighted: bool = weighted) -> Array | None:
+            return by_labels.turn([told[i] for i in labelled], task) if weighted else None
+
+        made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed, turn=turn) for seed in seeds]
         rows.append({"data": preset, "strategy": name, "seeds": list(seeds), "accuracies": made})
         print(preset, name, np.round(np.mean(made, axis=0), 3).tolist(), flush=True)
         keep(path, rows, labels=LABELS)
