@@ -85,12 +85,13 @@ def section(file: Path) -> list[str]:
         f"| data | strategy | seeds | {' | '.join(f'{n} labels' for n in _SHOWN)} |", f"|---|---|---|{'---|' * len(_SHOWN)}",
     ]  # fmt: skip
     curves = {(row["data"], row["strategy"]): np.array(row["accuracies"]) for row in told["rows"]}
-    for (preset, name), one in curves.items():
+    for preset, name in ((preset, name) for preset in SETS for name in STRATEGIES if (preset, name) in curves):
+        one = curves[preset, name]
         shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
         lines.append(f"| {preset} | {name} | {len(one)} | {' | '.join(shown)} |")
     pairs = {
         (preset, one, other): pair(curves[preset, one], curves[preset, other], LABELS)
-        for preset in dict.fromkeys(preset for preset, _ in curves) for one, other in _PAIRS if (preset, one) in curves
+        for preset in SETS for one, other in _PAIRS if (preset, one) in curves
     }  # fmt: skip
     said = decide({key: comparison_of(one) for key, one in pairs.items()})
     lines += [
