@@ -75,12 +75,19 @@ class Bench:
         """The pool and the splits. Raises DataError and ConfigError for data that cannot be used."""
         dataset = load_dataset(self.config, self._kept)
         counts = dataset.facts
+        done = "kept" if self.config.data.duplicates == "keep" else "dropped"
+        unlike = counts.get("pool_conflicting_labels")
         self.progress.say(
             f"data: {counts['pool']} in the pool, {counts.get('test') or 0} for the test"
             + (f", {count(counts['blank_rows'], 'blank row')} left out" if counts.get("blank_rows") else "")
-            + (f", {count(counts['pool_duplicates'], 'duplicate')} dropped" if counts.get("pool_duplicates") else "")
-            + (f", {counts['shared_with_test']} shared with the test dropped" if counts.get("shared_with_test") else "")
+            + (f", {count(counts['pool_duplicates'], 'duplicate')} {done}" if counts.get("pool_duplicates") else "")
+            + (f", {counts['shared_with_test']} shared with the test {done}" if counts.get("shared_with_test") else "")
         )
+        if unlike:
+            counts_first = ", which counts" if done == "dropped" else ""
+            self.progress.say(
+                f"warning: {count(unlike, 'duplicate')} with another answer than the first row with that text{counts_first}"
+            )
         for line in counts.get("label_notes", []):
             self.progress.say(f"data: {line}")
         for line in counts.get("label_warnings", []):

@@ -35,7 +35,8 @@ class Course:
     family: of the task's kind. pool, test, validation: sizes; of a validation set only if it is measured every round.
     first: the warm start's training is not another run's. before: labels of the rounds that are complete already, 0 where
     none is. suggested: the model answers, too, before people are asked. watched: its states of the picks are kept for
-    advice. head: what its classification head reads; an untuned one is not measured.
+    advice. head: what its classification head reads; an untuned one is not measured. aside: labels of the budget that are set
+    aside as the test set: they stand in the pool, and test counts them.
     """
 
     config: RunConfig
@@ -48,6 +49,7 @@ class Course:
     suggested: bool = False
     watched: bool = False
     head: str = ""
+    aside: int = 0
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -57,8 +59,8 @@ class Course:
     @cached_property
     def labels(self) -> tuple[int, ...]:
         """That each round is trained on; where it was begun, from the last complete round on."""
-        query, end = self.config.query, min(self.config.query.budget, self.pool)
-        first = self.before or min(query.warm_start, self.pool)
+        query, end = self.config.query, min(self.config.query.budget, self.pool) - self.aside
+        first = self.before or min(query.warm_start, self.pool - self.aside)
         return (first, *range(first + query.batch, end, query.batch), end) if first < end else (first,)
 
     def gone_through(self, labels: int) -> int:
@@ -84,7 +86,8 @@ class Course:
     @property
     def candidates(self) -> list[int]:
         """How many of the pool each query chooses from."""
-        return [min(self.config.query.candidates or self.pool, self.pool - known) for known in self.labels[:-1]]
+        free = self.pool - self.aside
+        return [min(self.config.query.candidates or free, free - known) for known in self.labels[:-1]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -203,6 +203,9 @@ def _notes(name: str, guess: _Guess, guessed: bool) -> Iterator[str]:
         )
     if guess.blank:
         yield f"{guess.blank} of {rows} rows have no {' or '.join(guess.texts)} and are left out (data.blank: drop)"
+    values = {cell.strip() for cell in looked.cells.get(answer.column or "", ()) if visible(cell)}
+    if answer.kind == "text" and len(values) == 1 < rows:
+        yield f"{answer.column} holds one value alone, {shown(*values)}: to tell texts apart, name all labels with --labels"
     if answer.column and answer.kind == "choice":
         yield from _merged(looked.cells[answer.column], guess.labels)
     if answer.column:

@@ -22,6 +22,7 @@ from guidestar.records import Example, Label, Metrics, Pick, Query, Skip, Stop
 from guidestar.report import build_report, compare, pictures, summary
 from guidestar.report.advice import advice_lines
 from guidestar.report.answer import answer, answer_lines, around, read_all, score_rows
+from guidestar.report.evidence import evidence
 from guidestar.report.notebook import frame_of, html_of
 from guidestar.report.read import read_runs
 from guidestar.report.summary import state
@@ -151,11 +152,41 @@ def test_what_is_set_aside_is_measured_like_a_test_file(
     assert known.facts.warnings == [], "a test set of one class cannot show that nothing is learnt"
 
 
+def test_the_texts_of_what_is_set_aside_are_those_of_the_run(tmp_path: Path) -> None:
+    """They stand in no data file of their own, and nobody may say that one is missing."""
+    set_aside(tmp_path, ["billing", "delivery"] * 15)
+    known = read_all(tmp_path)
+    found = evidence(known.facts.runs, tmp_path)
+    assert found is not None
+    assert found.texts
+    texts = [run.examples[e.id].fields["text"] for run in known.facts.runs for e in run.apart]
+    assert len(texts) == 30
+    assert all(doubt.fields[0][1] in texts for doubt in found.hardest)
+    with Store.open(tmp_path / "star-seed0") as store:  # an answer was changed after it was measured
+        store.annotations.add(known.facts.runs[0].apart[0].id, Label("other"))
+    found = evidence(read_all(tmp_path).facts.runs, tmp_path)
+    assert found is not None
+    assert not found.texts
+
+
+def test_an_empty_pool_has_no_rounds_and_no_labels_to_come(tmp_path: Path) -> None:
+    build(tmp_path, "star", 0, synthetic=False)
+    known = read_all(tmp_path)
+    run = known.facts.runs[0]
+    query = run.facts["config"]["query"] | {"budget": 900}
+    config = run.facts["config"] | {"query": query}
+    empty = replace(run, finished=Stop.EMPTY, facts=dict(run.facts) | {"config": config})
+    assert (empty.planned, replace(empty, finished=None).planned) == (4, 112)
+    sentence = answer(replace(known, facts=replace(known.facts, runs=[empty]))).sentence
+    assert "would bring" not in sentence
+    assert sentence.endswith("; no unlabelled example is left.")
+
+
 def test_few_set_aside_lead_to_more_labels_on_the_page(tmp_path: Path) -> None:
     """What a model of few labels got wrong of six is no reason to train longer."""
     set_aside(tmp_path, ["billing", "delivery"] * 3)
     first = answer(read_all(tmp_path)).next[0]
-    assert first.text.startswith("label more before it is judged or used:")
+    assert first.text.startswith("label more before it is used:")
     assert first.command == f"guidestar run {tmp_path} query.budget={12 + 6 + BATCH}"
     (tmp_path / "config.yaml").write_text("out: .\n")
     assert (

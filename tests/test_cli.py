@@ -340,6 +340,18 @@ def test_init_refuses_labels_that_do_not_fit_the_answers(call: Call, tmp_path: P
     code, _, err = call("init", tmp_path / "sums.csv", "--force", "--labels", "a,b", "--answer", "answer")
     assert code == 2
     assert "--labels: the answers in 'answer' are no choice but a final number; leave it out" in err
+    code, _, err = call("init", tmp_path / "sums.csv", "--force", "--labels", "")
+    assert (code, "a choice needs at least two labels" in err) == (2, True), "an empty variable is no wish for a guess"
+
+
+def test_init_says_that_a_column_of_one_label_tells_nothing_apart(call: Call, tmp_path: Path) -> None:
+    for labels, said in ((["spam"], True), (["spam", "ham"], False)):
+        rows = "".join(f"message {i},{labels[i % len(labels)]}\n" for i in range(30))
+        (tmp_path / "one.csv").write_text("text,label\n" + rows)
+        _, out, _ = call("init", tmp_path / "one.csv", "--force")
+        assert (
+            "label holds one value alone, 'spam': to tell texts apart, name all labels with --labels" in out
+        ) == said
 
 
 DELICATE = {

@@ -296,7 +296,9 @@ def test_errors_say_what_is_allowed(clear: Path, tmp_path: Path) -> None:
         ConfigError, match=r"has no strategy 'sta' .* did you mean 'star'\? allowed: star, entropy, random"
     ):
         compare([clear], control="sta")
-    with pytest.raises(ConfigError, match="has no random strategy to compare with; name one: allowed: star"):
+    with pytest.raises(
+        ConfigError, match="has no random strategy to compare with; it ran star alone; run random beside it"
+    ):
         compare([clear / "star-seed0"])
     with pytest.raises(ConfigError, match=r"target is 80; allowed: a fraction between 0 and 1"):
         compare([clear], target=80)

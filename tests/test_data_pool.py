@@ -232,6 +232,25 @@ def test_duplicates_can_be_kept(tmp_path: Path) -> None:
     assert data.facts["pool_duplicates"] == 2
 
 
+@pytest.mark.parametrize(("duplicates", "done"), [("drop", "dropped"), ("keep", "kept")])
+def test_what_becomes_of_duplicates_and_of_their_other_answers_is_said(
+    duplicates: str, done: str, tmp_path: Path
+) -> None:
+    rows = [("a", "good"), ("a", "bad"), ("b", "bad"), ("c", "good"), ("c", "good")]
+    test = table(tmp_path / "test.csv", [("b", "bad"), ("x", "good")])
+    said: list[str] = []
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    asked = config(table(tmp_path / "pool.csv", rows), test=test, duplicates=duplicates)
+    assert Bench(asked, Heard()).dataset.facts["pool_conflicting_labels"] == 1
+    assert f", 2 duplicates {done}, 1 shared with the test {done}" in said[0]
+    other = "warning: 1 duplicate with another answer than the first row with that text"
+    assert other + (", which counts" if done == "dropped" else "") in said
+
+
 def test_duplicates_can_be_an_error(tmp_path: Path) -> None:
     pool = table(tmp_path / "pool.csv", [("a", "good"), ("b", "bad"), ("a", "good")])
     refused(config(pool, duplicates="error"), f"{pool} line 4: the same content as {pool} line 2; data.duplicates")

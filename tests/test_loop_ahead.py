@@ -30,6 +30,7 @@ from guidestar.errors import ConfigError, ConfigMismatch, StoreError
 from guidestar.loop import Run
 from guidestar.records import Example, Label, Pick, Query, Stop
 from guidestar.store import Store
+from guidestar.study.plan import course_of
 from guidestar.tuning import Tuning
 
 HELD = {"warm_start": 6, "batch": 3, "budget": 20, "candidates": 20, "hold_out": 0.2}
@@ -233,6 +234,12 @@ def test_what_is_taken_while_a_round_is_chosen_belongs_to_it_and_makes_it_no_lar
         rounds = [run.store.query(r).picks for r in range(run.store.rounds())]
         assert [len(picks) for picks in rounds] == [10, 4, 4, 2]
         assert sum("test" in p.details for p in rounds[0]) == 4
+        planned = course_of(run.bench, True, 0)
+        assert (planned.labels, planned.test, planned.aside) == (tuple(m.labels for m in run.metrics()), 4, 4)
+        firsts = {a.answer: r for r, a in reversed([
+            (r, run.store.annotations.answers()[p.id]) for r, picks in enumerate(rounds) for p in picks if "test" not in p.details
+        ])}  # fmt: skip
+        assert run.store.annotations.learnt() == firsts
         assert sum("ahead" in p.details for p in rounds[0]) == 2, "the first four that were taken are set aside"
         assert [sum("ahead" in p.details for p in picks) for picks in rounds[1:]] == [3, 3, 2]
         assert len({p.id for picks in rounds for p in picks}) == 20

@@ -16,7 +16,7 @@ from page_help import LABELS, QUESTIONS, ask, examples, make_run, until
 from starlette.testclient import TestClient
 
 from guidestar.errors import StoreError
-from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Skip, Suggestion, Undo, Verdict
+from guidestar.records import Example, Flag, Label, Metrics, Note, Pick, Skip, Stop, Suggestion, Undo, Verdict
 from guidestar.store import Store, files
 
 # --- saving ---------------------------------------------------------------------------------------
@@ -255,7 +255,6 @@ def test_the_work_of_other_processes_shows_up(page: TestClient, run: Path) -> No
 
 def test_the_end_of_a_run_is_said(page: TestClient, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sentence of the page's own until `status` has read the run; also where nobody trains beside the page."""
-    from guidestar.records import Stop
 
     said: dict[str, Any] = {}
     monkeypatch.setattr("guidestar.people.page.app.status_of", lambda folder: said)
@@ -271,6 +270,19 @@ def test_the_end_of_a_run_is_said(page: TestClient, run: Path, monkeypatch: pyte
     more = ["Few.", "Next: think of it.", "Or: publish it:"]
     then = {"kind": "finished", "text": said["sentence"], "more": more, "command": "guidestar publish a"}
     until(lambda: following(page, "ben")["idle"] == then)
+
+
+def test_a_run_that_ended_has_no_rounds_to_come(tmp_path: Path, open_page: Callable[..., TestClient]) -> None:
+    run = make_run(tmp_path)
+    page = open_page(run)
+    assert following(page)["state"]["last"] == 4
+    save(page, *(decision(id, text="HUM") for id in IDS))
+    with Store.open(run) as store:
+        store.add_adapter(0, lambda folder: None)
+        store.add_metrics(Metrics(0, 12, {}))
+        store.finish(Stop.EMPTY)
+    state = following(page)["state"]
+    assert (state["round"], state["last"]) == (0, 0)
 
 
 def test_a_round_that_makes_up_for_skips_is_counted_and_the_last_one_is_called_so(

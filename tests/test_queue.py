@@ -265,6 +265,12 @@ def test_suspects_follow_their_thresholds_and_need_a_second_label() -> None:
     assert [s.id for s in suspects(answers, model, doubt=0.3, sure=0.7)] == ["x"]
 
 
+def test_what_a_model_says_against_a_label_that_it_had_never_met_is_no_doubt() -> None:
+    answers, model = {"x": Label("a")}, {"x": said(a=0.0, b=1.0)}  # by the model of round 1
+    for learnt, found in (({"a": 0}, ["x"]), ({"a": 1}, ["x"]), ({"a": 2}, []), ({"b": 0}, [])):
+        assert [s.id for s in suspects(answers, model, learnt=learnt)] == found
+
+
 @settings(max_examples=60, deadline=None)
 @hypothesis_given(data=st.data(), want=st.integers(0, 6))
 def test_the_early_end_of_the_search_changes_nothing(data: st.DataObject, want: int) -> None:

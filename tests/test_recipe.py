@@ -91,6 +91,7 @@ def test_keys_that_are_gone_mean_nothing_at_their_defaults_and_are_refused_other
     ("keys", "head", "labels", "said"),
     [
         ({}, "mean", 50, "50 labels make 42 optimiser steps, and a new classification head hardly moves in fewer than"),
+        ({"epochs": 1}, "", 1, "1 label makes 1 optimiser step, and the model hardly moves in fewer than 30; give"),
         ({"recipe": "lean"}, "classifier", 10, ""),
         (
             {"recipe": "lean", "schedule_steps": 20},

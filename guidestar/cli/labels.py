@@ -100,7 +100,7 @@ def _configured(data: Path, options: Options, say: Callable[[str], None]) -> tup
     from guidestar.tasks.common import read_labels
 
     config = config_beside(data)
-    labels = read_labels(options.labels) if options.labels else None
+    labels = read_labels(options.labels) if options.labels is not None else None
     overrides = [*options.overrides, *(["task.kind=multi_label"] if options.several else [])]
     if config.exists():
         task = read_file(config)[0].get("task", {})

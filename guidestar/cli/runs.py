@@ -135,7 +135,7 @@ def _init(options: Options) -> int:
     path, facts = write_config(
         Path(options.data), Path(options.out) if options.out else None,
         force=options.force, answer=options.answer, text=options.text,
-        labels=read_labels(options.labels) if options.labels else None,
+        labels=read_labels(options.labels) if options.labels is not None else None,
     )  # fmt: skip
     lines = [*facts["notes"], f"wrote {path}", f"next: {facts['next']}"]
     show(options, {"config": str(path), **facts}, "\n".join(lines))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidestar.config import TrainConfig
+from guidestar.words import count
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,5 @@ def too_short(config: TrainConfig, head: str, examples: int) -> str:
         mend = f"more than {config.min_steps} train.min_steps, or train.recipe: lean in its place"
     if _kind(head) == "head":
         mend += "; or model.head: features, which starts as a classifier on frozen features and needs fewer"
-    return f"{examples} labels make {steps} optimiser steps, and {what} hardly moves in fewer than {few}; give {mend}"
+    done = f"{count(examples, 'label')} make{'s' * (examples == 1)} {count(steps, 'optimiser step')}"
+    return f"{done}, and {what} hardly moves in fewer than {few}; give {mend}"

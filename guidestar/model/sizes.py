@@ -91,6 +91,7 @@ def pretrained(config: RunConfig, kind: str) -> Any:
     """The model's "AutoTokenizer" or "AutoConfig"; the weights stay on the disk. Raises ModelError if it cannot be read."""
     import transformers
 
+    transformers.utils.logging.set_verbosity_error()  # a text longer than the context is said in words of our own
     return _read(config, lambda folder, options: getattr(transformers, kind).from_pretrained(folder, **options))
 
 

@@ -26,6 +26,7 @@ def suspects(
     answers: Mapping[str, Label | Skip],
     suggestions: Mapping[str, Suggestion],
     settled: Collection[str] = (),
+    learnt: Mapping[str, int] | None = None,
     *,
     doubt: float = DOUBT,
     sure: float = SURE,
@@ -33,13 +34,16 @@ def suspects(
     """The labels with p(given) <= doubt and p(other) >= sure, the clearest contradiction first.
 
     answers: example -> the answer that counts. suggestions: what the model said before it saw the label; those
-    without probabilities (free text) say nothing here. settled: examples with a verdict, left out.
+    without probabilities (free text) say nothing here. settled: examples with a verdict, left out. learnt: label -> the first
+    round that trained on it; what a model says against a label that it had never met is no doubt.
     Source: the confident off-diagonal of Northcutt et al. 2021, with fixed thresholds.
     """
     found = []
     for id, answer in answers.items():
         said = suggestions.get(id)
         if id in settled or said is None or not isinstance(answer, Label) or answer.answer not in said.probabilities:
+            continue
+        if learnt is not None and said.round < learnt.get(answer.answer, said.round + 1):
             continue
         others = {label: p for label, p in said.probabilities.items() if label != answer.answer}
         if not others:

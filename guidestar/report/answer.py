@@ -166,7 +166,7 @@ def _standing(known: Known) -> str:
             parts[0] += f", no better than {always}"
         elif low <= facts.majority["share"]:
             parts[0] += f", not clearly better than {always}"
-    if stop and stop.gain:
+    if stop and stop.gain and run.finished is not Stop.EMPTY:
         parts.append(f"{stop.gain.batch} more labels would bring {_about(stop.gain.estimate)}")
     elif stop and not run.finished:
         parts.append(f"what more labels would bring is known after {LEAST_ROUNDS} rounds")
@@ -341,7 +341,7 @@ def _next(known: Known) -> Iterator[Step]:
     only = facts.runs[0] if single else None
     untold = done and only is not None and 0 < only.held_out < LEAST_TESTS
     if untold and only is not None and len(only.budgets) < 2:  # a larger budget sets no more aside
-        yield Step("label more before it is judged or used:", _more(known))
+        yield Step("label more before it is used:", _more(known))
     weak = bool(facts.warnings) or _frozen_is_better(known)
     if weak and not untold:
         yield Step("train longer or take another model before more is labelled (docs/how-to-choose.md).", "")

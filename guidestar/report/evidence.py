@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,8 +54,8 @@ class Evidence:
 def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
     """Hard and doubtful examples by the last model of every run; None if the task is no choice or nothing is measured.
 
-    folder: of the experiment or of the run. A store has no texts of the test set. They are read from the data files, if
-    these are still there and have the recorded hash; else examples are named by their row.
+    folder: of the experiment or of the run. A store has no texts of a test set but of what was set aside. They are read from
+    the data files, if these are still there and have the recorded hash; else examples are named by their row.
     """
     labels = list((runs[0].facts.get("task") or {}).get("labels") or [])
     last = [run.test["last"] for run in runs if "log_probs" in run.test.get("last", {})]
@@ -65,7 +64,7 @@ def evidence(runs: Sequence[RunRecord], folder: Path) -> Evidence | None:
     if not last or not labels:
         return Evidence([], [], suspects, 0, 0, 0, True) if suspects else None
     logs, gold = np.stack([arrays["log_probs"].astype(np.float64) for arrays in last]), last[0]["gold"]
-    examples = _test_examples(runs[0].facts, folder, [labels[i] for i in gold])
+    examples = _test_examples(runs[0], folder, [labels[i] for i in gold])
     wrong = contradicted(logs, gold)
     order, _ = hardest(logs, gold)
     beside = [i for i in order[: SHOWN + len(wrong)].tolist() if i not in set(wrong.tolist())]
@@ -100,9 +99,11 @@ def clipped(fields: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, text[:600] + f" … ({len(text)} characters)" * (len(text) > 600)) for name, text in fields.items()]
 
 
-def _test_examples(facts: Mapping[str, Any], folder: Path, gold: Sequence[str]) -> list[Example] | None:
+def _test_examples(run: RunRecord, folder: Path, gold: Sequence[str]) -> Sequence[Example] | None:
     """The test set as it was measured, None if it cannot be read any more."""
-    copy = kept_in(folder)
+    if run.apart:
+        return run.apart if [getattr(run.answers.get(e.id), "answer", None) for e in run.apart] == list(gold) else None
+    copy, facts = kept_in(folder), run.facts
     if copy is None or not facts.get("data_hash"):
         return None
     try:
@@ -125,6 +126,8 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
             answer, p = run.answers.get(id), said.probabilities
             if not isinstance(answer, Label) or answer.answer not in p or id not in run.examples:
                 continue
+            if said.round < run.learnt.get(answer.answer, said.round + 1):
+                continue  # that model had never met the label
             names, chances = list(p), np.maximum(list(p.values()), 1e-300)
             if len(contradicted(np.log(chances)[None, None], np.array([names.index(answer.answer)]))):
                 other = names[int(chances.argmax())]

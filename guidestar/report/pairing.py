@@ -68,7 +68,8 @@ def read_dataset(
     if control is None:
         control = control_of(runs)
         if control is None:
-            raise ConfigError(f"{home}: has no random strategy to compare with; name one: {allowed(names)}")
+            mend = f"name one: {allowed(names)}" if len(names) > 1 else f"it ran {names[0]} alone; run random beside it"
+            raise ConfigError(f"{home}: has no random strategy to compare with; {mend}")
     elif control not in names:
         raise ConfigError(f"{home}: has no strategy {control!r} to compare with; {allowed(names, control)}")
     whole = [run for run in runs if run.curve and (run.finished or len(run.curve) == run.configured)]

@@ -37,7 +37,8 @@ class RunRecord:
     test: what was predicted on the test set, at most "base" (untuned), "first" and "last" (measured round).
     scores: round -> scores of all its candidates. unseen: example -> what a tuned model said before it was trained on it.
     adapters: round -> SHA-256 of its adapter. budgets: (labels in all, round from which on), more than one if it was raised.
-    given: labels that may be trained on by now. held_out: those that are set aside as the test set.
+    given: labels that may be trained on by now. apart: the examples whose labels are set aside as the test set. learnt: see
+    `Annotations.learnt`.
     due: the round that has all its answers and no model yet.
     since: the first round on the present labels; with other labels a score is another score.
     chosen: what the last training chose beside its weights (`metrics/chosen.py`).
@@ -58,7 +59,8 @@ class RunRecord:
     adapters: Mapping[int, str]
     budgets: tuple[tuple[int, int], ...]
     given: int
-    held_out: int
+    apart: tuple[Example, ...]
+    learnt: Mapping[str, int]
     due: int | None = None
     since: int = 0
     chosen: Arrays = field(default_factory=dict)
@@ -74,6 +76,11 @@ class RunRecord:
         return int(self.facts.get("seed", 0))
 
     @property
+    def held_out(self) -> int:
+        """Labels that are set aside as the test set."""
+        return len(self.apart)
+
+    @property
     def is_random(self) -> bool:
         """Whether it draws at random and can be the control."""
         return is_random(self.facts if self.facts.get("recipe") else {"recipe": {"select": self.strategy}})
@@ -86,9 +93,9 @@ class RunRecord:
 
     @property
     def planned(self) -> int | None:
-        """Rounds of the whole run: all there were once the budget is spent, for labels that came from a file save rounds and
-        skips are made up for."""
-        if self.finished is Stop.BUDGET:
+        """Rounds of the whole run: all there were once the budget or the pool is spent, for labels that came from a file save
+        rounds and skips are made up for."""
+        if self.finished in (Stop.BUDGET, Stop.EMPTY):
             return len(self.metrics)
         return self.configured and max(self.configured, len(self.queries))
 
@@ -184,7 +191,8 @@ def _read(folder: Path) -> RunRecord | None:
             adapters={r: sha256 for kind, r, _, sha256 in store.recorded() if kind == "adapters"},
             budgets=tuple(store.budgets()),
             given=len(store.annotations.labelled()),
-            held_out=len(store.annotations.held_out()),
+            apart=tuple(example for example, _ in store.annotations.held_out()),
+            learnt=store.annotations.learnt(),
             due=len(metrics) if due else None,
             since=since,
             chosen=store.arrays(last, CHOSEN)

@@ -222,6 +222,14 @@ class Annotations:
         """The labelled examples that are set aside to test on: nobody trains on them."""
         return [pair for pair, _ in self._pairs() if pair[0].id in self._apart]
 
+    def learnt(self) -> dict[str, int]:
+        """Answer -> the first round that may train on an example of it."""
+        firsts: dict[str, int] = {}
+        for (example, label), r in self._pairs():
+            if example.id not in self._apart:
+                firsts[label.answer] = min(firsts.get(label.answer, r), r)
+        return firsts
+
     def held_out_labels(self) -> int:
         """How many labels are set aside; it reads no example."""
         counts = self._now().counts

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidestar import config as configs
+from guidestar.beginning import given_in
 from guidestar.bench import Bench, read_config
 from guidestar.config import CONFIG_FILE, RunConfig, fingerprint
 from guidestar.errors import ConfigError, GuidestarError
@@ -143,7 +144,8 @@ def make_plan(
         for (phase, kind), n in work.items():
             low, high = seconds.get(phase, (0.0, 0.0))
             seconds[phase] = low + n * rates[kind][0], high + n * rates[kind][1]
-    rounds, labels = [c.measured for c in courses], [c.labels[-1] - c.before for c in courses]
+    rounds = [c.measured for c in courses]
+    labels = [c.labels[-1] - c.before if c.before else c.labels[-1] + c.aside for c in courses]  # round 0 asks for both
     return Plan(
         len(cells), sum(cell.name in done for cell in cells), sum(rounds), sum(labels), seconds, tokens, dict(counted),
         unplanned, warnings=list(filter(None, short)),
@@ -154,11 +156,12 @@ def course_of(bench: Bench, first: bool, before: int) -> Course:
     """The run of a bench with one strategy; see `Course`."""
     data, config = bench.fitting, bench.config
     validated = not bench.simulation or config.stop.mode == "stop"  # as the loop has it
+    aside = 0 if bench.simulation else config.query.held_out(len(given_in(data)))
     return Course(
-        config=config, family=data.task.family, pool=len(data.pool), test=len(data.test or ()),
+        config=config, family=data.task.family, pool=len(data.pool), test=len(data.test or ()) or aside,
         validation=len(data.validation or ()) if validated else 0, first=first, before=before,
         suggested=not bench.simulation and config.people.suggestions != "off", watched=bench.watched,
-        head=bench.engine.head,
+        head=bench.engine.head, aside=aside,
     )  # fmt: skip
 
 

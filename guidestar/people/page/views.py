@@ -55,7 +55,8 @@ def state(board: Board, annotator: str, trainer: TrainerState | None, *, whole: 
         "ready": True,
         "version": board.relabels,  # of the labels
         "round": r,
-        "last": max(board.query.rounds - 1, r),  # skipped examples are made up for in a further round
+        # skipped examples are made up for in a further round
+        "last": r if finished else max(board.query.rounds - 1, r),
         "asked": board.asked[r] if board.asks or r < board.round else 0,  # not known while the model is loaded
         "done": board.asked[r] - board.left[r],
         "aside": board.aside[r],
@@ -266,9 +267,10 @@ def _card(board: Board, id: str, doubt: Json | None) -> Json:
 def _suspects(board: Board) -> list[Suspect]:
     """Labels that a tuned model contradicts: one that had not seen the label, or one that had and still does."""
     best: dict[str, Suspect] = {}
+    learnt = board.store.annotations.learnt()
     for trained in (False, True):
         said = {id: s for id, s in board.store.suggestions(trained=trained).items() if s.round >= 0}
-        for suspect in suspects(board.replay.counts, said, board.replay.verdicts):
+        for suspect in suspects(board.replay.counts, said, board.replay.verdicts, learnt):
             best.setdefault(suspect.id, suspect)
     return sorted(best.values(), key=lambda s: (s.p_given - s.p_other, s.id))
 

@@ -10,7 +10,7 @@ export function drawProgress(state, waiting) {
   show($("progress"), true);
   $("round-name").textContent = state.round === 0 ? "Round 0, the warm start" : `Round ${state.round} of ${state.last}`;
   $("round-count").textContent = state.asked ? `${done} / ${state.asked}` : "";
-  $("round-aside").textContent = state.aside ? `${state.aside} set aside to test on` : "";
+  $("round-aside").textContent = state.asked && state.aside ? `${state.aside} set aside to test on` : "";
   $("round-bar").max = Math.max(state.budget, 1);
   $("round-bar").value = state.labels;
   $("labels").textContent = `${state.labels} of ${state.budget} labels`;
