@@ -26,9 +26,8 @@ from guidestar.report.charts import curve as drawn
 from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.sections import EngineConfig
 from guidestar.store.files import write_bytes
-from guidestar.study.results import read_results
 from guidestar.words import hundredths, spread
-from tools import choosing, coverage, methods, questions
+from tools import adapter_curves, choosing, coverage, methods, questions
 from tools import evidence as studies
 from tools.comparisons import comparisons
 from tools.reproduction import reproduction
@@ -239,7 +238,10 @@ def results(folder: Path) -> str:
     return "\n".join([*parts, ""])
 
 
-SHOWN = ("lean", "trec-6", ("random", "lean", "plain"))  # of the first picture of README.md
+SHOWN = {  # lines of the first picture of README.md -> a row of the curves with an adapter, and who serves
+    "lean": ("weighted", "accuracy"), "random, same training": ("r1-weighted", "accuracy"),
+    "random, logistic regression alone": ("r1", "frozen_accuracy"), "random, usual training": ("plain", "accuracy"),
+}  # fmt: skip
 
 
 def curve(name: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], levels: Mapping[str, float]) -> str:
@@ -269,11 +271,14 @@ def curve_of_run(found: dict[str, Any]) -> str:
     return curve(found["name"], seeds, {"majority class": found["majority"]["share"]} if found["majority"] else {})
 
 
-def curve_of_study(studies: Path, name: str, dataset: str, strategies: Sequence[str]) -> str:
-    """The learning curves of some strategies of a study, over all its seeds."""
-    results = [one for one in read_results(studies / name / "results") if one.tag("dataset") == dataset]
-    seeds = {s: [one.curve for one in results if one.method == s and one.curve] for s in strategies}
-    return curve(f"{dataset}, {name}", seeds, {"majority class": results[0].data["majority"]["share"]})
+def curve_of_adapters(file: Path, dataset: str) -> str:
+    """The learning curves of `SHOWN` on a data set, over all their seeds."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    seeds = {
+        name: [list(zip(told["checkpoints"], line[by], strict=True)) for line in told["rows"] if (line["data"], line["row"]) == (dataset, row)]
+        for name, (row, by) in SHOWN.items()
+    }  # fmt: skip
+    return curve(f"{dataset}, all-MiniLM-L6-v2 with LoRA", seeds, {})
 
 
 PAGES = {
@@ -298,7 +303,9 @@ def main(folder: Path) -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["strategies"]:
             write_bytes(folder / "img" / f"{file.stem}.svg", curve_of_run(found).encode())
-    write_bytes(folder / "img" / "comparison.svg", curve_of_study(results_of / "studies", *SHOWN).encode())
+    write_bytes(
+        folder / "img" / "comparison.svg", curve_of_adapters(results_of / adapter_curves.FILE, "trec-6").encode()
+    )
 
 
 if __name__ == "__main__":
