@@ -111,7 +111,7 @@ def is_configuration(path: Path) -> bool:
 
 def following(config: str, asked: bool, ready: bool) -> str:
     """How to go on with a configuration. ready: its labels are known."""
-    command = f"guidestar label {config} --train" if asked else f"guidestar run {config}"
+    command = f"guidestar label {config}" if asked else f"guidestar run {config}"
     return command if ready else f"put your labels into it (task.labels), then: {command}"
 
 
@@ -242,6 +242,8 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
     chat = guess.texts == [CONVERSATION] or "instruction" in guess.texts
     lean = guess.model in _LEAN and answer.kind in _LABELLED
     warm = max(2, min(20 if lean else 100, budget // 4))
+    batch = max(1, min(20 if lean else 50, (budget - warm) // 5))
+    budget -= max(budget - warm, 0) % batch  # a last round of a few labels would cost a whole training
     columns, template = _template(guess, chat)
     labels: list[str] | None = guess.labels
     if answer.kind not in _LABELLED or (answer.column and (looked.rows >= LOOK or not labels)):
@@ -255,7 +257,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         conversation=looked.messages is not None and bool({*TURNS} & {*guess.texts}),  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
         head="features" if lean else "", chat=chat, max_length=guess.max_length, warm=warm,
-        batch=max(1, min(20 if lean else 50, (budget - warm) // 5)), budget=budget, hold_out=round(0.2 * (budget - given)),
+        batch=batch, budget=budget, hold_out=round(0.2 * (budget - given)),
         about=json.dumps(dict(guess.about), ensure_ascii=False) if guess.about else "",
     )  # fmt: skip
 

@@ -300,7 +300,7 @@ def test_init_on_an_unlabelled_file_gives_a_run_that_waits_for_people(
     code, out, _ = call("init", data)
     assert code == 0
     assert "no answer column: labels will be asked for" in out
-    following = f"guidestar label {tmp_path / 'mine.yaml'} --train"
+    following = f"guidestar label {tmp_path / 'mine.yaml'}"
     assert out.splitlines()[-1] == f"next: put your labels into it (task.labels), then: {following}"
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")
     assert code == 2
@@ -399,7 +399,7 @@ def test_init_on_a_half_labelled_file_asks_people_and_its_labels_come_in(
     assert code == 0
     assert "30 of 61 rows have no label, so people will be asked" in out
     assert "1 of 61 rows have no text and are left out" in out
-    assert out.splitlines()[-1] == f"next: guidestar label {tmp_path / 'mine.yaml'} --train"
+    assert out.splitlines()[-1] == f"next: guidestar label {tmp_path / 'mine.yaml'}"
     settings = configs.load(tmp_path / "mine.yaml")
     assert (settings.annotator, len(settings.strategies), settings.data.blank) == ("people", 1, "drop")
     code, out, err = call("run", tmp_path / "mine.yaml", f"model.name={tiny_folder}")

@@ -241,3 +241,15 @@ def test_without_the_package_an_excel_file_says_what_to_install(
         DataError, match=r"needs python-calamine, which is not installed: pip install 'guidestar\[excel\]'"
     ):
         next(read_rows(str(tmp_path / "a.xlsx")))
+
+
+@given(rows=st.integers(20, 900), labelled=st.integers(0, 15))
+@settings(max_examples=8, deadline=None)
+def test_every_round_of_a_proposed_budget_is_whole(rows: int, labelled: int) -> None:
+    """A last round of one label would cost a whole training."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = [(f"text {i}", "ab"[i % 2] if i < labelled else "") for i in range(rows)]
+        config, _ = written(table(Path(folder) / "d.csv", ("text", "label"), data), labels={"a": "", "b": ""})
+    query = config.query
+    assert (query.budget - query.warm_start) % query.batch == 0
+    assert labelled + 8 <= query.budget <= rows
