@@ -32,6 +32,7 @@ _PAIRS = (
     ("weighted", "r1-weighted"), ("weighted", "plain"), ("weighted", "lean"), ("r1-weighted", "r1"),
     ("lean", "r1"), ("lean", "plain"), ("r1", "plain"),
 )  # fmt: skip
+_CONTROLS = {"weighted": "r1-weighted", "lean": "r1"}  # beside which all who serve are shown
 _REACHED = (50, 80, 200)  # labels of the control
 
 
@@ -60,7 +61,7 @@ def section(file: Path) -> list[str]:
         sets.setdefault(line["data"], {})[line["row"], line["seed"]] = line
     curves = {
         (preset, one, other, by): pairing
-        for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or (one, other) == ("lean", "r1")
+        for preset, cells in sets.items() for one, other in _PAIRS for by in SERVED if by == "accuracy" or other == _CONTROLS.get(one)
         if (pairing := _beside(cells, one, other, by)) is not None
     }  # fmt: skip
     said = decide({key: comparison_of(each) for key, each in curves.items()})
