@@ -13,6 +13,7 @@ from guidestar.data.demo import write_demo
 from guidestar.data.look import LOOK, TELLING, Answer, Look, answer_of, id_of, is_numbers, look, texts_of
 from guidestar.data.messages import CONVERSATION, RESPONSE, TURNS
 from guidestar.errors import ConfigError, DataError, allowed
+from guidestar.schema import FEW_LABELS
 from guidestar.store.files import check_output, publish_folder, write_bytes
 from guidestar.tasks import Choice
 from guidestar.tasks.common import doubtful, label_key, shown, visible
@@ -256,7 +257,7 @@ def _body(guess: _Guess, *, name: str, following: str, notes: list[str], out: st
         columns=json.dumps(columns, ensure_ascii=False) if columns else "", template=template,
         conversation=looked.messages is not None and bool({*TURNS} & {*guess.texts}),  # whose last question must stay
         blank=guess.blank, kind=answer.kind, labels=labels, ready=guess.ready, model=guess.model,
-        head="features" if lean else "", chat=chat, max_length=guess.max_length, warm=warm,
+        few_labels=FEW_LABELS if lean else {}, chat=chat, max_length=guess.max_length, warm=warm,
         batch=batch, budget=budget, hold_out=round(0.2 * (budget - given)),
         about=json.dumps(dict(guess.about), ensure_ascii=False) if guess.about else "",
     )  # fmt: skip

@@ -101,6 +101,11 @@ class Suggestion:
     probabilities: Mapping[str, float]
     round: int
 
+    def knew(self, label: str, learnt: Mapping[str, int]) -> bool:
+        """Whether the model that said it had been trained on such a label: what it says against one that it never met is no
+        doubt. learnt: label -> the first round that trained on it (`Annotations.learnt`)."""
+        return label in learnt and learnt[label] <= self.round
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -109,6 +109,9 @@ class TaskConfig(Section):
         raise PydanticCustomError("literal_error", "unknown", {"expected": ", ".join(f"'{name}'" for name in TASKS)})
 
 
+FEW_LABELS = {"head": "features", "views": "weighted"}  # of `model`: what is best for an encoder with few labels
+
+
 class ModelConfig(Section):
     """The base model."""
 

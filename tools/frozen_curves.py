@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from guidestar.asking import Frozen
 from guidestar.bench import Bench, read_config
 from guidestar.metrics.savings import Pair, area_difference, pair, saving_at
 from guidestar.metrics.verdict import comparison_of, decide
@@ -136,13 +137,13 @@ def main(data: Path, path: Path, seeds: Sequence[int]) -> None:
     rows = kept(path)
     there = {row["strategy"] for row in rows if row["data"] == preset}
     told = [(e, bench.dataset.gold[e.id]) for e in pool]
-    by_labels = replace(frozen, weighted=True)
     for name, (strategy, weighted) in STRATEGIES.items():
         if name in there:
             continue
+        by_name = replace(frozen, weighted=weighted)
 
-        def turn(labelled: Sequence[int], weighted: bool = weighted) -> Array | None:
-            return by_labels.turn([told[i] for i in labelled], task) if weighted else None
+        def turn(labelled: Sequence[int], reader: Frozen = by_name) -> Array | None:
+            return reader.turn([told[i] for i in labelled], task)
 
         made = [accuracies(x, given, test_x, gold, len(task.classes), strategy, seed, turn=turn) for seed in seeds]
         rows.append({"data": preset, "strategy": name, "seeds": list(seeds), "accuracies": made})

@@ -34,8 +34,8 @@ def suspects(
     """The labels with p(given) <= doubt and p(other) >= sure, the clearest contradiction first.
 
     answers: example -> the answer that counts. suggestions: what the model said before it saw the label; those
-    without probabilities (free text) say nothing here. settled: examples with a verdict, left out. learnt: label -> the first
-    round that trained on it; what a model says against a label that it had never met is no doubt.
+    without probabilities (free text) say nothing here. settled: examples with a verdict, left out. learnt: see
+    `Suggestion.knew`; None where every model knew every label.
     Source: the confident off-diagonal of Northcutt et al. 2021, with fixed thresholds.
     """
     found = []
@@ -43,7 +43,7 @@ def suspects(
         said = suggestions.get(id)
         if id in settled or said is None or not isinstance(answer, Label) or answer.answer not in said.probabilities:
             continue
-        if learnt is not None and said.round < learnt.get(answer.answer, said.round + 1):
+        if learnt is not None and not said.knew(answer.answer, learnt):
             continue
         others = {label: p for label, p in said.probabilities.items() if label != answer.answer}
         if not others:

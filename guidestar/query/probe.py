@@ -288,11 +288,11 @@ def prototype_log_probs(points: Array, known: Array, classes: Classes, labels: i
     if classes.ndim == 2:
         return np.stack([prototype_log_probs(points, known, column, 2) for column in classes.T], axis=1)
     points, known = (finite_points(part).astype(np.float64) for part in (points, known))
-    found = _class_means(known, classes)
-    near = _squared(points, found.means)
+    present, means, sharpness, _ = _class_means(known, classes)
+    near = _squared(points, means)
     distances = np.repeat(near.max(axis=1, keepdims=True), labels, axis=1)
-    distances[:, found.present] = near
-    return log_softmax(-found.sharpness * distances)
+    distances[:, present] = near
+    return log_softmax(-sharpness * distances)
 
 
 class _Means(NamedTuple):

@@ -126,8 +126,8 @@ def _labelled(runs: Sequence[RunRecord]) -> list[Doubt]:
             answer, p = run.answers.get(id), said.probabilities
             if not isinstance(answer, Label) or answer.answer not in p or id not in run.examples:
                 continue
-            if said.round < run.learnt.get(answer.answer, said.round + 1):
-                continue  # that model had never met the label
+            if not said.knew(answer.answer, run.learnt):
+                continue
             names, chances = list(p), np.maximum(list(p.values()), 1e-300)
             if len(contradicted(np.log(chances)[None, None], np.array([names.index(answer.answer)]))):
                 other = names[int(chances.argmax())]

@@ -223,11 +223,12 @@ class Annotations:
         return [pair for pair, _ in self._pairs() if pair[0].id in self._apart]
 
     def learnt(self) -> dict[str, int]:
-        """Answer -> the first round that may train on an example of it."""
+        """Answer -> the first round that may train on an example of it; it reads no example."""
         firsts: dict[str, int] = {}
-        for (example, label), r in self._pairs():
-            if example.id not in self._apart:
-                firsts[label.answer] = min(firsts.get(label.answer, r), r)
+        counts = self._now().counts
+        for id, r in self._order().items():
+            if id not in self._apart and isinstance(answer := counts.get(id), Label):
+                firsts[answer.answer] = min(firsts.get(answer.answer, r), r)
         return firsts
 
     def held_out_labels(self) -> int:
