@@ -30,7 +30,7 @@ from guidestar.query import strategies
 from guidestar.query.recipes import SAMPLES
 from guidestar.records import Example
 from guidestar.rng import places
-from guidestar.schema import FEW_LABELS
+from guidestar.schema import ENCODERS, FEW_LABELS
 from guidestar.store import Store, files, runs_in
 from guidestar.store.cache import Cache
 from guidestar.tasks import TASKS, Task, make_task, scored_labels, several
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # torch takes seconds to import and is not needed to look at 
 
 PARTS = "parts"  # in a run's folder and in the cache: scores of a large pool while they are made
 STANDING = 65_536  # examples of a larger pool, drawn once, of which frozen features are read
-ENCODERS = ("all-minilm-l6-v2", "bert-base-uncased")  # the short names of encoders
 T = TypeVar("T")
 _RESOLVED = "# The resolved configuration of this folder; `guidestar run` on the folder continues it."
 

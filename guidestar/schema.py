@@ -110,6 +110,20 @@ class TaskConfig(Section):
 
 
 FEW_LABELS = {"head": "features", "views": "weighted"}  # of `model`: what is best for an encoder with few labels
+# What is known to be an encoder by its name, before its files are there: short names, and names on the hub.
+ENCODERS = frozenset({
+    "all-minilm-l6-v2", "bert-base-uncased", "bert-base-cased", "bert-base-multilingual-cased", "distilbert-base-uncased",
+    "roberta-base", "xlm-roberta-base", "google-bert/bert-base-uncased", "google-bert/bert-base-cased",
+    "google-bert/bert-large-uncased", "google-bert/bert-base-multilingual-cased", "distilbert/distilbert-base-uncased",
+    "distilbert/distilroberta-base", "FacebookAI/roberta-base", "FacebookAI/roberta-large", "FacebookAI/xlm-roberta-base",
+    "FacebookAI/xlm-roberta-large", "google/electra-small-discriminator", "google/electra-base-discriminator",
+    "microsoft/deberta-v3-small", "microsoft/deberta-v3-base", "microsoft/deberta-v3-large", "answerdotai/ModernBERT-base",
+    "answerdotai/ModernBERT-large", "EuroBERT/EuroBERT-210m", "sentence-transformers/all-MiniLM-L6-v2",
+    "sentence-transformers/all-MiniLM-L12-v2", "sentence-transformers/all-mpnet-base-v2",
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "BAAI/bge-small-en-v1.5", "BAAI/bge-base-en-v1.5",
+    "BAAI/bge-m3", "intfloat/e5-small-v2", "intfloat/e5-base-v2", "intfloat/multilingual-e5-small",
+    "intfloat/multilingual-e5-base", "nomic-ai/modernbert-embed-base",
+})  # fmt: skip
 
 
 class ModelConfig(Section):
@@ -147,8 +161,8 @@ class ModelConfig(Section):
     states instead of on its first state, for models made for means such as all-MiniLM-L6-v2 (`docs/encoders.md`);
     features, a head on states of several layers that starts as the classifier on the frozen model and is best with
     few labels (`docs/training.md`); auto, words for a causal language model, and for an encoder mean if its own
-    files say that its texts are means, else classifier. Default: words for a causal language model; features for
-    all-minilm-l6-v2 and bert-base-uncased in a new run, and classifier for other encoders, in studies and in older runs."""
+    files say that its texts are means, else classifier. Default: words for a causal language model; features in a new
+    run of an encoder that is known by its name (`docs/encoders.md`), and classifier for others, in studies and in older runs."""
     pooling: Literal["first", "last", "mean"] | None = None
     """With a classification head, what stands for a text as its embedding: the first token's state, the last one's,
     or the mean over all. Default: what the model's own files say (sentence-transformers), else the first token of

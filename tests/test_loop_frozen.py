@@ -314,7 +314,7 @@ def test_an_encoder_without_a_named_head_starts_as_the_classifier_and_an_older_r
     make_config: MakeConfig, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = str(tiny_encoder_folder)
-    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    monkeypatch.setattr("guidestar.bench.ENCODERS", {name})
     peft = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
     new = {**config_of(make_config, ["random"], budget=12), "peft": peft, "model": {"name": name, "dtype": "float32"}}
     old = {**new, "out": f"{new['out']}-old"}
@@ -344,7 +344,7 @@ def test_neighbours_that_say_nothing_of_their_head_are_left_out(
 ) -> None:
     """A damaged one, one that is not begun, and one of a version that had no such key."""
     name = str(tiny_encoder_folder)
-    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    monkeypatch.setattr("guidestar.bench.ENCODERS", {name})
     config = {**config_of(make_config, ["random"]), "model": {"name": name}}
     out = Path(config["out"])
     (out / "damaged").mkdir(parents=True)

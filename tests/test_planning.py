@@ -127,7 +127,7 @@ def test_runs_are_planned_with_the_head_that_they_will_have(
     make_config: Make, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, heads = str(tiny_encoder_folder), list[str | None]()
-    monkeypatch.setattr("guidestar.bench.ENCODERS", (name,))
+    monkeypatch.setattr("guidestar.bench.ENCODERS", {name})
     make_plan = plan.make_plan
 
     def noted(cells: Any, *rest: Any) -> Any:

@@ -163,22 +163,29 @@ def _of_the_card(folder: Path, texts: list[str], patch: pytest.MonkeyPatch) -> l
         return [space["predict"](text=text) for text in texts]
 
 
-@FAMILIES
+FEATURES = [*ENCODERS, *"ctrl gemma2 glm gpt2 llama mistral olmo2 opt phi3 qwen2 qwen3 smollm3 xlnet".split()]  # noqa: SIM905
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [*((f, None) for f in [*CAUSAL, *ENCODERS]), *((f, "features") for f in FEATURES)],
+    ids=[*CAUSAL, *(f"{f}-head" for f in ENCODERS), *(f"{f}-features" for f in FEATURES)],
+)  # fmt: skip
 def test_a_run_stops_goes_on_and_is_published_with_its_own_answers(
-    family: str, encoder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, head: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card's program against `predict`; a run that was stopped in the middle against one that was not. A family that an
     adapter does not fit is refused in a sentence."""
-    model = built(family, tmp_path / "model", encoder=encoder)
+    model = built(family, tmp_path / "model", encoder=family in ENCODERS)
     rows = [f"{'red' if i % 2 else 'blue'} thing number {i},{LABELS[i % 2]}" for i in range(24)]
     (tmp_path / "pool.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
 
     def config(out: str) -> dict[str, Any]:
         return {
-            "out": str(tmp_path / out), "seeds": [0], "strategies": ["least_confidence"],
+            "out": str(tmp_path / out), "seeds": [0], "strategies": ["lean" if head else "least_confidence"],
             "data": {"pool": str(tmp_path / "pool.csv"), "answer": "label", "template": "{text}:", "test_share": 0.3},
-            "task": {"kind": "choice", "labels": list(LABELS)}, "model": {"name": str(model), "dtype": "float32"},
-            "query": {"warm_start": 4, "batch": 4, "budget": 8}, "train": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+            "task": {"kind": "choice", "labels": list(LABELS)}, "query": {"warm_start": 4, "batch": 8, "budget": 12},
+            "model": {"name": str(model), "dtype": "float32", "head": head, "views": "weighted" if head else None},
+            "train": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
             "peft": {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}, "annotator": "oracle",
         }  # fmt: skip
 

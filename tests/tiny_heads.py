@@ -15,7 +15,7 @@ HEADS = KINDS[1:]
 
 
 def tiny(kind: str) -> BaseModel:
-    """llama: a causal language model. bert, roberta, llama-head: with an untrained head for three labels."""
+    """llama: a causal language model. bert, roberta, eurobert, llama-head: with an untrained head for three labels."""
     import transformers
 
     shape: dict[str, Any] = {
@@ -24,7 +24,7 @@ def tiny(kind: str) -> BaseModel:
     }  # fmt: skip
     head = {} if kind == "llama" else {"num_labels": len(LABELS)}
     groups = {"num_key_value_heads": 2} if kind.startswith("llama") else {}
-    family = kind.removesuffix("-head").capitalize()
+    family = {"eurobert": "EuroBert"}.get(kind) or kind.removesuffix("-head").capitalize()
     config = getattr(transformers, f"{family}Config")(**shape, **groups, **head)
     what = "ForSequenceClassification" if head else "ForCausalLM"
     with torch.random.fork_rng(devices=[]):

@@ -112,7 +112,8 @@ def load(
     except ConfigError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
-        raise ModelError(f"{folder}: cannot be loaded as a {what}: {error}") from error
+        said = str(error).partition("\nModel type should be one of")[0]  # a hundred names follow
+        raise ModelError(f"{folder}: cannot be loaded as a {what}: {said}") from error
     heads.add(model, traits.drawn(model, told["missing_keys"], folder))
     model.requires_grad_(False).eval()
     if "device_map" not in how and not spread:

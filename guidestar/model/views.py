@@ -67,7 +67,7 @@ class ViewsHead(nn.Module):
         moved = self.seen.views - self.centres.float()
         unit = moved / moved.norm(dim=2, keepdim=True).clamp_min(1e-9)
         logits: torch.Tensor = self.linear(unit.flatten(1).to(self.linear.weight.dtype))
-        return logits[:, None].expand(-1, states.shape[1], -1) if self.spread else logits
+        return logits[:, None].expand(-1, states.shape[1], -1) if self.spread and states.ndim > 2 else logits
 
 
 def read_views(model: Any, head: str, encoder: bool, around: tuple[int, int]) -> None:
@@ -82,10 +82,15 @@ def read_views(model: Any, head: str, encoder: bool, around: tuple[int, int]) ->
 
     def listen(body: Any, args: Any, inputs: Mapping[str, Any], output: Any) -> None:
         states = output.hidden_states
-        seen.views = views(states, inputs["attention_mask"][:, -states[0].shape[1] :], encoder, around)
+        mask = inputs.get("attention_mask")  # FNet's has none, so its texts stand alone
+        mask = torch.ones(states[0].shape[:2], dtype=torch.long, device=states[0].device) if mask is None else mask
+        seen.views = views(states, mask[:, -states[0].shape[1] :], encoder, around)
 
     model.base_model.register_forward_pre_hook(ask, with_kwargs=True)
     model.base_model.register_forward_hook(listen, with_kwargs=True)
     old = next(model.get_submodule(head).parameters())
-    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread=not encoder)
+    late = (
+        getattr(model.config, "classifier_pooling", None) == "late"
+    )  # EuroBERT's takes the mean of every token's answer
+    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread=not encoder or late)
     setattr(model, head, made.to(old.device, old.dtype).requires_grad_(False).eval())
