@@ -57,7 +57,7 @@ class ViewsHead(nn.Module):
     centres: torch.Tensor
 
     def __init__(self, width: int, labels: int, seen: _Seen, spread: bool) -> None:
-        """spread: the same answer for every token, of which the architecture takes one."""
+        """spread: asked about every token, it says the same of each, of which the architecture takes one or the mean."""
         super().__init__()
         self.seen, self.spread, self.linear = seen, spread, nn.Linear(BLOCKS * width, labels)
         self.register_buffer("centres", torch.zeros(BLOCKS, width))
@@ -88,9 +88,10 @@ def read_views(model: Any, head: str, encoder: bool, around: tuple[int, int]) ->
 
     model.base_model.register_forward_pre_hook(ask, with_kwargs=True)
     model.base_model.register_forward_hook(listen, with_kwargs=True)
-    old = next(model.get_submodule(head).parameters())
-    late = (
-        getattr(model.config, "classifier_pooling", None) == "late"
-    )  # EuroBERT's takes the mean of every token's answer
-    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread=not encoder or late)
+    own = model.get_submodule(head)
+    old, spread = (
+        next(own.parameters()),
+        isinstance(own, nn.Linear),
+    )  # others, such as RoBERTa's, take one token's state themselves
+    made = ViewsHead(model.config.hidden_size, model.config.num_labels, seen, spread)
     setattr(model, head, made.to(old.device, old.dtype).requires_grad_(False).eval())
