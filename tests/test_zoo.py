@@ -163,7 +163,7 @@ def _of_the_card(folder: Path, texts: list[str], patch: pytest.MonkeyPatch) -> l
         return [space["predict"](text=text) for text in texts]
 
 
-FEATURES = [*ENCODERS, *"gemma2 glm gpt2 llama mistral olmo2 opt phi3 qwen2 qwen3 reformer smollm3 xlnet".split()]  # noqa: SIM905
+FEATURES = [*ENCODERS, *"gemma2 glm gpt2 llama mistral olmo2 opt phi3 qwen2 qwen3 smollm3 xlnet".split()]  # noqa: SIM905
 
 
 @pytest.mark.parametrize(
