@@ -537,3 +537,23 @@ def test_a_run_with_a_head_on_features(name: str, make_config: MakeConfig, tiny_
     )  # fmt: skip
     (outcome,) = loop.run(config).values()
     assert isinstance(outcome, Finished)
+
+
+def test_a_layer_that_only_inherits_from_a_linear_one_is_judged_by_what_it_says() -> None:
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    class Router(torch.nn.Linear):
+        def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+            said = super().forward(states)
+            return said.max(-1)
+
+    class Wants(torch.nn.Linear):
+        def forward(self, states: torch.Tensor, more: int) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(states) * more
+
+    assert [adapters._linear(kind(4, 3)) for kind in (torch.nn.Linear, FalconLinear, Router, Wants)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
