@@ -12,6 +12,8 @@ import yaml
 
 from guidestar.study import grid
 from guidestar.study.results import FORMAT
+from tools import adapter_curves, setfit_curves
+from tools.ablation import keep
 from tools.comparisons import _of_mc, comparisons
 
 FILE = """# Two strategies on the demo.
@@ -81,3 +83,25 @@ def test_published_numbers_stand_beside_the_same_seeds_of_both(tmp_path: Path) -
     random, mc, gain, seeds = found["lora"]
     assert (random, mc, seeds) == ("80.0", "85.0", "1")
     assert gain.startswith("25.0 %")
+
+
+def test_setfit_is_paired_with_our_rows_by_seed_and_number_of_labels(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / adapter_curves.FILE.name, tmp_path / setfit_curves.FILE.name
+    assert setfit_curves.section(theirs) == []
+    curve = [n / 1000 for n in adapter_curves.CHECKPOINTS]
+    keep(
+        ours,
+        [
+            {"data": "trec-6", "row": "r1-weighted", "seed": seed, "accuracy": [a + seed / 100 for a in curve]}
+            for seed in (0, 1, 2, 9)
+        ],
+    )
+    flat = [{"data": "trec-6", "row": "setfit", "seed": seed, "accuracy": [0.0] * 4} for seed in (0, 1, 2, 3)]
+    keep(theirs, flat, setfit="1.2.3")
+    page = "\n".join(setfit_curves.section(theirs))
+    assert "SetFit 1.2.3" in page
+    assert "| trec-6 | SetFit, random labels | 4 | 0.0 ± 0.0 | 0.0 ± 0.0 | 0.0 ± 0.0 | 0.0 ± 0.0 |" in page
+    assert "| 3 | 2.0 ± 1.0 | 3.0 ± 1.0 | 4.0 ± 1.0 | 6.0 ± 1.0 |" in page  # seed 9 is not SetFit's
+    apart = [line for line in page.splitlines() if line.startswith("| trec-6") and "| 50 |" in line]
+    assert len(apart) == 1
+    assert "+6.0" in apart[0]

@@ -18,7 +18,7 @@ from guidestar.study import gains
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, read_results
 from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
-from tools import ablation, adapter_curves, frozen_curves, lean_pools
+from tools import ablation, adapter_curves, frozen_curves, lean_pools, setfit_curves
 
 Group = tuple[str, str, str]
 
@@ -80,7 +80,7 @@ def comparisons(studies: Path) -> str:
         parts += ["No study is kept yet.", ""]
     measured = (
         part
-        for tool in (adapter_curves, frozen_curves, lean_pools, ablation)
+        for tool in (adapter_curves, setfit_curves, frozen_curves, lean_pools, ablation)
         for part in tool.section(studies.parent / tool.FILE)
     )
     parts += [*_published(studies_there), *measured, ""]
