@@ -242,13 +242,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def filled(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: Any) -> str:
-    """A Jinja file of this package, plain text and no HTML, with the values and filters that it names. Raises jinja2's
-    UndefinedError for a name that is not given."""
+    """A Jinja file of this package with the values and filters that it names; what is filled into HTML is escaped. Raises
+    jinja2's UndefinedError for a name that is not given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    html = template.suffix == ".html"
     pages = Environment(
         loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # noqa: S701
+        keep_trailing_newline=not html, autoescape=html,  # noqa: S701
     )  # fmt: skip
     pages.filters |= filters or {}
     return pages.get_template(template.name).render(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from outside import dump
 from guidestar.config import dump_yaml
 from guidestar.progress import Silent
 from guidestar.store import Store, files
+from guidestar.study.compose import Row
 from guidestar.study.grid import run_study
-from guidestar.study.results import read_results
+from guidestar.study.results import Result, read_results
+from guidestar.study.tables import Asked, Table, tables
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}
 ADAPTER = {"peft_type": "BOTTLENECK", "r": 4, "bottleneck_dropout": 0.2, "target_modules": ["o_proj", "down_proj"]}
@@ -25,6 +27,11 @@ RUN: dict[str, Any] = {  # what its runs have in common
     "query": {"warm_start": 8, "batch": 4, "budget": 16, "candidates": 20},
     "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.005},
 }
+
+
+def table(rows: Sequence[Row], results: Sequence[Result], answers: Any = None, floor: Any = None, **more: Any) -> Table:
+    """One table alone on its page."""
+    return tables([Asked(rows, results, **more)], answers, floor)[0]
 
 
 class Crash(BaseException):

@@ -32,8 +32,8 @@ def test_intervals_of_the_gain_and_of_the_next_round_hold() -> None:
         noise = rng.uniform(0.5, 1.5)  # the share of the binomial's: one test set, but another training each time
         measured = np.clip(truth + noise * np.sqrt(truth * (1 - truth) / TEST) * rng.standard_normal(len(LABELS)), 0, 1)
         curve = fit_curve(LABELS[:rounds], measured[:rounds], TEST)
-        found = gain(curve, LABELS[rounds - 1], LABELS[rounds])
-        gains.append(truth[rounds] - truth[rounds - 1] in found.interval)
+        added, _ = gain(curve, LABELS[rounds - 1], LABELS[rounds])
+        gains.append(truth[rounds] - truth[rounds - 1] in added)
         nexts.append(measured[rounds] in next_value(curve, LABELS[rounds]))
     assert np.mean(gains) >= 0.88
     assert np.mean(nexts) >= 0.86
@@ -44,24 +44,24 @@ def test_a_clear_curve_is_found_again() -> None:
     curve = fit_curve(labels, 0.9 - 3.0 * labels**-0.7, 100_000)
     assert curve.plateau().estimate == pytest.approx(0.9, abs=0.02)
     truth = 3.0 * (1000**-0.7 - 1050**-0.7)
-    found = gain(curve, 1000, 1050, least=0.0005)
-    assert truth in found.interval
-    assert 0 < found.interval.high - found.interval.low < 0.0002
-    assert found.chance > 0.5
+    added, chance = gain(curve, 1000, 1050, least=0.0005)
+    assert truth in added
+    assert 0 < added.high - added.low < 0.0002
+    assert chance > 0.5
 
 
 def test_a_flat_curve_promises_little_and_a_steep_one_much() -> None:
-    flat = gain(fit_curve(LABELS, np.full(len(LABELS), 0.9), 2000), 450, 500, least=0.005)
-    steep = gain(fit_curve(LABELS, np.linspace(0.4, 0.8, len(LABELS)), 2000), 450, 500, least=0.005)
-    assert flat.interval.high < 0.005
-    assert flat.chance < 0.05
-    assert steep.interval.low > 0.005
-    assert steep.chance > 0.95
+    flat, little = gain(fit_curve(LABELS, np.full(len(LABELS), 0.9), 2000), 450, 500, least=0.005)
+    steep, much = gain(fit_curve(LABELS, np.linspace(0.4, 0.8, len(LABELS)), 2000), 450, 500, least=0.005)
+    assert flat.high < 0.005
+    assert little < 0.05
+    assert steep.low > 0.005
+    assert much > 0.95
 
 
 def test_more_noise_gives_wider_intervals() -> None:
     values = 0.9 - 3.0 * LABELS**-0.6
-    sure, unsure = (gain(fit_curve(LABELS, values, n), 450, 500).interval for n in (5000, 50))
+    sure, unsure = (gain(fit_curve(LABELS, values, n), 450, 500)[0] for n in (5000, 50))
     assert unsure.high - unsure.low > sure.high - sure.low
 
 

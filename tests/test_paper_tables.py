@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from studies import table
 
 from guidestar.errors import StoreError
 from guidestar.metrics.statistics import Interval
@@ -23,7 +24,7 @@ from guidestar.study.compose import Row
 from guidestar.study.reading import beside, reading, warm_starts
 from guidestar.study.results import Result
 from guidestar.study.studyfile import shipped
-from guidestar.study.tables import Beside, Line, Table, as_csv, baselines, markdown, table
+from guidestar.study.tables import Beside, Line, Table, as_csv, baselines, markdown
 from tools.reproduction import EARLIER, conclusion, reproduction, study_of
 
 NAMES = ["random-decay", "pe-decay", "me-decay", "pe-star", "me-star"]
@@ -291,12 +292,12 @@ def test_a_curve_is_the_mean_of_the_seeds_that_are_as_long() -> None:
     assert curve.x == [100, 200, 300]
     assert curve.y == pytest.approx((0.51, 0.605, 0.65))
     apart = [sd / 2**0.5 for sd in (0.02, 0.01, 0.02)]
-    assert curve.spread is not None
-    assert [high - low for low, high in np.array(curve.spread)] == pytest.approx([2 * sd for sd in apart])
+    assert curve.band is not None
+    assert [high - low for low, high in np.array(curve.band)] == pytest.approx([2 * sd for sd in apart])
     assert figures.curve_of([]) is None
     alone = figures.curve_of([RESULTS[2]])
     assert alone is not None
-    assert alone.spread is None
+    assert alone.band is None
 
 
 def test_the_csv_beside_a_figure_is_the_results(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from forks import Forked
-from studies import LORA, Crash, Finished, Lines, results_of, write
+from studies import LORA, Crash, Finished, Lines, results_of, table, write
 
 from guidestar import executors
 from guidestar.cli.main import main
@@ -28,7 +28,7 @@ from guidestar.study.grid import run_study
 from guidestar.study.reading import warm_starts
 from guidestar.study.results import Result, read_results, result_path
 from guidestar.study.studyfile import PROTOCOLS, StudyConfig
-from guidestar.study.tables import markdown, table
+from guidestar.study.tables import markdown
 from guidestar.tuning import Tuning
 from tools.comparisons import line_of
 

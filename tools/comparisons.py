@@ -17,7 +17,7 @@ from guidestar.metrics.verdict import can_claim
 from guidestar.study import gains
 from guidestar.study.compose import Row
 from guidestar.study.results import Result, read_results
-from guidestar.study.tables import NOTE, Beside, Line, Spread, markdown, ripl_of, table
+from guidestar.study.tables import NOTE, Asked, Beside, Line, Spread, markdown, ripl_of, tables
 from tools import ablation, adapter_curves, frozen_curves, lean_pools, setfit_curves
 
 Group = tuple[str, str, str]
@@ -191,7 +191,7 @@ def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str
         seeds = {name: {r.seed for r in results if r.method == name} for name in ("random", "mc")}
         common = [r for r in results if r.seed in seeds["random"] & seeds["mc"]]
         if common:
-            control, mc = table(_rows(group[2]), common).lines
+            control, mc = tables([Asked(_rows(group[2]), common)])[0].lines
             areas = [f"{100 * line.auc.mean:.1f}" for line in (control, mc) if line.auc]
             known = [line_of(row) for row in rows
                      if group == (row["dataset"], row["model"], row["peft"]) and row["strategy"] == "mc"]  # fmt: skip

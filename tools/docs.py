@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -21,8 +20,8 @@ from guidestar.query.strategies import STRATEGIES
 from guidestar.query.subpool import SUBPOOLS
 from guidestar.query.table import SELECTORS
 from guidestar.report.answer import band
-from guidestar.report.charts import Line, svg
 from guidestar.report.charts import curve as drawn
+from guidestar.report.charts import mean_line, svg
 from guidestar.report.style import COLOURS, GRID, MUTED
 from guidestar.sections import EngineConfig
 from guidestar.store.files import write_bytes
@@ -246,12 +245,10 @@ SHOWN = {  # lines of the first picture of README.md -> a row of the curves with
 
 def curve(name: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], levels: Mapping[str, float]) -> str:
     """Learning curves as an SVG image of its own, dark on white. curves: strategy -> (labels, accuracy) of each seed."""
-    lines = []
-    for style, (strategy, seeds) in enumerate(curves.items()):
-        points = list(zip(*seeds, strict=False))
-        values = [[value for _, value in point] for point in points]
-        ends = [band(each, None) for each in values] if len(seeds) > 1 else None
-        lines.append(Line(strategy, [point[0][0] for point in points], [fmean(each) for each in values], style, ends))
+    lines = [
+        mean_line(strategy, seeds, style, (lambda values: band(values, None)) if len(seeds) > 1 else None)
+        for style, (strategy, seeds) in enumerate(curves.items())
+    ]
     image = svg(drawn(lines, levels), f"Learning curve, {name}")
     fixed = {"grid": GRID, "muted": MUTED} | {f"series-{i}": colour for i, colour in enumerate(COLOURS)}
     for variable, colour in fixed.items():

@@ -7,7 +7,7 @@ corrected together, as in its own table.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from guidestar.metrics.verdict import Comparison, comparison, decide
 from guidestar.query.standing import EVIDENCE
 from guidestar.query.strategies import STRATEGIES
 from guidestar.store.files import write_bytes
-from guidestar.study.results import Result, read_results
+from guidestar.study.gains import added
+from guidestar.study.results import read_results
 
 RESULTS = Path(__file__).parent.parent / "results"
 Place = tuple[str, str, str, str, str]  # strategy, study, dataset, model, adapter
@@ -29,9 +30,14 @@ def evidence(studies: Path) -> list[dict[str, Any]]:
         page: dict[Place, Comparison] = {}
         about: dict[Place, dict[str, Any]] = {}
         control = json.loads(file.read_text(encoding="utf-8")).get("control") or "random"
-        for place, pairs in _pairs(file.parent, control):
-            page[place] = comparison([own.area - other.area for own, other in pairs])
-            about[place] = {"control": control, "labels": [pairs[0][0].curve[at][0] for at in (0, -1)]}
+        results = read_results(file.parent / "results")
+        curves = {(one.group, one.method, one.seed): one.curve for one in results}
+        for group, by in added(results, control).items():
+            for name in (name for name in STRATEGIES if name in by):
+                place, seeds = (name, file.parent.name, *group), sorted(by[name])
+                page[place] = comparison([by[name][seed] for seed in seeds])
+                curve = curves[group, name, seeds[0]]
+                about[place] = {"control": control, "labels": [curve[at][0] for at in (0, -1)]}
         rows += [
             dict(zip(("strategy", "study", "dataset", "model", "peft"), place, strict=True))
             | about[place]
@@ -47,25 +53,6 @@ def _numbers(one: Comparison) -> dict[str, float | None]:
     ends = t_interval(one.differences) if len(one.differences) > 1 else None
     low, high = (round(ends.low, 5), round(ends.high, 5)) if ends else (None, None)
     return {"difference": round(float(one.differences.mean()), 5), "low": low, "high": high}
-
-
-def _pairs(study: Path, control: str) -> Iterator[tuple[Place, Sequence[tuple[Result, Result]]]]:
-    """Results of a strategy and of the control over the same numbers of labels, one pair for each seed."""
-    found: dict[tuple[str, ...], dict[str, dict[int, Result]]] = {}
-    for one in read_results(study / "results"):
-        if one.curve:
-            by_seed = found.setdefault(one.group, {}).setdefault(one.method, {})
-            by_seed[one.seed] = one
-    for (dataset, model, peft), rows in found.items():
-        base = rows.get(control, {})
-        for name in (name for name in STRATEGIES if name in rows and name != control):
-            pairs = [(own, base[seed]) for seed, own in sorted(rows[name].items()) if _alike(own, base.get(seed))]
-            if pairs:
-                yield (name, study.name, dataset, model, peft), pairs
-
-
-def _alike(own: Result, other: Result | None) -> bool:
-    return other is not None and [at for at, _ in own.curve] == [at for at, _ in other.curve]
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:

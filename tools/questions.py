@@ -13,6 +13,7 @@ import numpy as np
 
 from guidestar.metrics.statistics import t_interval
 from guidestar.metrics.verdict import comparison, decide, least_seeds
+from guidestar.study.gains import added
 from guidestar.study.results import Result, read_results
 from guidestar.study.tables import points_of
 from guidestar.words import count, hundredths, listed, number
@@ -170,14 +171,12 @@ def _at_the_end(results: Sequence[Result], row: str, other: str) -> list[float]:
 
 def _pooled(studies: dict[str, list[Result]], strategy: str, dataset: str) -> list[float]:
     """Strategy − random, the mean over adapters of every study and seed: what shares examples is one value."""
-    added: dict[tuple[str, int], list[float]] = defaultdict(list)
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for name, results in studies.items():
-        own = {(r.tag("peft"), r.method, r.seed): r for r in results if r.tag("dataset") == dataset and r.curve}
-        for (peft, method, seed), r in own.items():
-            control = own.get((peft, "random", seed))
-            if method == strategy and control and len(control.curve) == len(r.curve):
-                added[name, seed].append(r.area - control.area)
-    return [float(np.mean(each)) for _, each in sorted(added.items())]
+        for (where, _, _), by in added(results, "random").items():
+            for seed, value in by.get(strategy, {}).items() if where == dataset else ():
+                found[name, seed].append(value)
+    return [float(np.mean(each)) for _, each in sorted(found.items())]
 
 
 def _unchanged(files: Evidence) -> Iterator[str]:

@@ -103,13 +103,11 @@ class Frozen:
     def fit(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> probe.Probe | probe.EachProbe:
         """The classifier on these features, fitted to labelled examples; where several labels may hold, one for each of them.
         rng: of the folds that its temperature is found on."""
-        points, right = self.points([e for e, _ in labelled]), label_places(task, [answer for _, answer in labelled])
+        points, right = self._turned([e for e, _ in labelled], labelled, task), _right(labelled, task)
         if several(task):
             return probe.fit_each(points, right, rng)
-        if (turn := self.turn(labelled, task)) is None:
-            return probe.fit(points, right, len(task.labels), rng)
-        fitted = probe.fit(points @ turn, right, len(task.labels), rng)
-        return replace(fitted, weights=turn @ fitted.weights)
+        fitted, turn = probe.fit(points, right, len(task.labels), rng), self.turn(labelled, task)
+        return fitted if turn is None else replace(fitted, weights=turn @ fitted.weights)
 
     def pseudo_labels(
         self, examples: Sequence[Example], labelled: Labelled, task: Task, rng: np.random.Generator, weight: float,
@@ -127,8 +125,7 @@ class Frozen:
             said = [classes[answers[examples[i].id]] for i in rows]
             return np.array(rows, dtype=np.intp), np.array(said, dtype=np.intp)
 
-        points, turn, said = self.points(examples), self.turn(labelled, task), None if others is None else told(others)
-        points = points if turn is None else points @ turn
+        points, said = self._turned(examples, labelled, task), None if others is None else told(others)
         made = probe.helpful_pseudo_labels(points, *told(answers), len(classes), rng, weight, others=said)
         return [(examples[i], task.classes[c], weight) for i, c in zip(*made, strict=True)]
 
@@ -139,15 +136,18 @@ class Frozen:
             return None
         if (key := tuple((e.id, answer) for e, answer in labelled)) not in self._turns:
             points, space = self.points([e for e, _ in labelled]), self.space()
-            weights = probe.view_weights(space.views(points), label_places(task, [answer for _, answer in labelled]))
-            self._turns[key] = space.weighing(weights)
+            self._turns[key] = space.weighing(probe.view_weights(space.views(points), _right(labelled, task)))
         return self._turns[key]
+
+    def _turned(self, examples: Sequence[Example], labelled: Labelled, task: Task) -> Points:
+        """Where examples lie for a classifier that is fitted to these labels."""
+        points, turn = self.points(examples), self.turn(labelled, task)
+        return points if turn is None else points @ turn
 
     def unseen(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> Array:
         """What the classifier says of labelled examples out of fold, (m, labels) natural logs."""
-        points, turn = self.points([e for e, _ in labelled]), self.turn(labelled, task)
-        right = label_places(task, [answer for _, answer in labelled])
-        scores = probe.out_of_fold(points if turn is None else points @ turn, right, len(task.labels), rng)
+        points, right = self._turned([e for e, _ in labelled], labelled, task), _right(labelled, task)
+        scores = probe.out_of_fold(points, right, len(task.labels), rng)
         return probe.smoothed(scores / probe.temperature(scores, right), len(right))
 
     def head_start(self, labelled: Labelled, task: Task, rng: np.random.Generator) -> HeadStart:
@@ -156,13 +156,17 @@ class Frozen:
         return HeadStart(space.centres, space.directions @ weights, constants)
 
 
+def _right(pairs: Labelled, task: Task) -> probe.Classes:
+    return label_places(task, [answer for _, answer in pairs])
+
+
 def baselines(
     frozen: Frozen, labelled: Labelled, test: Labelled, task: Task, rng: np.random.Generator
 ) -> dict[str, float]:
     """What costs no training: accuracy on a test set of the classifier on frozen features, and of the nearest class mean,
     both fitted to the same labels. A tuned model that is not above them has not earned its training."""
     known, points = (frozen.points([e for e, _ in pairs]) for pairs in (labelled, test))
-    given, right = (label_places(task, [answer for _, answer in pairs]) for pairs in (labelled, test))
+    given, right = _right(labelled, task), _right(test, task)
     said = {
         "frozen_accuracy": frozen.fit(labelled, task, rng).log_probs(points),
         "class_means_accuracy": probe.prototype_log_probs(points, known, given, len(task.labels)),

@@ -34,7 +34,7 @@ def spearman(one: ArrayLike, other: ArrayLike) -> float:
     return pearson(rankdata(one), rankdata(other))
 
 
-def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval:
+def auroc(scores: ArrayLike, wrong: ArrayLike) -> Interval:
     """Probability that a wrong answer scores higher than a right one, ties counted half; 0.5 knows nothing.
 
     scores: (n,), larger is more uncertain. wrong: (n,) booleans. The interval is DeLong's on the logit scale; NaN
@@ -64,7 +64,7 @@ def auroc(scores: ArrayLike, wrong: ArrayLike, level: float = LEVEL) -> Interval
         edge = m * n / ((m + 1) * (n + 1))
         return Interval(estimate, min(estimate, edge), max(estimate, 1 - edge))
     middle = math.log(estimate / (1 - estimate))
-    half = float(ndtri((1 + level) / 2)) * math.sqrt(variance) / (estimate * (1 - estimate))
+    half = float(ndtri((1 + LEVEL) / 2)) * math.sqrt(variance) / (estimate * (1 - estimate))
     return Interval(estimate, float(expit(middle - half)), float(expit(middle + half)))
 
 
@@ -112,12 +112,12 @@ def top_share(scores: ArrayLike, groups: Sequence[int] | NDArray[np.intp], kinds
     return np.bincount(np.asarray(groups, dtype=np.intp)[top], minlength=kinds) / k
 
 
-def correlation_limit(n: int, level: float = LEVEL) -> float:
-    """|ρ| that n unrelated pairs stay below with this probability (normal approximation).
+def correlation_limit(n: int) -> float:
+    """|ρ| that n unrelated pairs stay below with a probability of 95 % (normal approximation).
 
     >>> round(correlation_limit(100), 3)
     0.197
     """
     from scipy.special import ndtri
 
-    return float(ndtri((1 + level) / 2)) / math.sqrt(max(n - 1, 1))
+    return float(ndtri((1 + LEVEL) / 2)) / math.sqrt(max(n - 1, 1))

@@ -43,20 +43,9 @@ class Curve:
         """(draws,) heights of the curves, without noise."""
         return self.a - self.b * labels**-self.c
 
-    def plateau(self, level: float = LEVEL) -> Interval:
+    def plateau(self) -> Interval:
         """Where the curve ends with ever more labels of this kind."""
-        return _interval(self.a, level)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What the next round is expected to add to the true accuracy, as a fraction.
-
-    interval: of the gain. chance: the probability that it is at least what was asked for.
-    """
-
-    interval: Interval
-    chance: float
+        return _interval(self.a)
 
 
 def fit_curve(labels: ArrayLike, values: ArrayLike, examples: ArrayLike) -> Curve:
@@ -117,20 +106,18 @@ def _closer(box: Floats, likely: Floats) -> Floats:
     return np.stack([np.maximum(low, box[:, 0]), np.minimum(high, box[:, 1])], axis=1)
 
 
-def gain(curve: Curve, now: float, then: float, least: float = 0.0, level: float = LEVEL) -> Gain:
-    """What going from `now` to `then` labels adds to the curve itself, the noise of measuring it left out.
-
-    least: a gain that would be worth it.
-    """
+def gain(curve: Curve, now: float, then: float, least: float = 0.0) -> tuple[Interval, float]:
+    """What going from `now` to `then` labels adds to the curve itself, a fraction, the noise of measuring it left out; and
+    the probability that it is at least `least`."""
     added = curve.at(then) - curve.at(now)
-    return Gain(_interval(added, level), float((added >= least).mean()))
+    return _interval(added), float((added >= least).mean())
 
 
-def next_value(curve: Curve, labels: float, examples: float | None = None, level: float = LEVEL) -> Interval:
+def next_value(curve: Curve, labels: float, examples: float | None = None) -> Interval:
     """Where the next measurement will lie, its noise included. examples: how many it is measured on."""
     rng = np.random.default_rng(1)
     spread = curve.noise * np.sqrt(curve.examples / (examples or curve.examples))
-    return _interval(curve.at(labels) + spread * rng.standard_normal(len(spread)), level)
+    return _interval(curve.at(labels) + spread * rng.standard_normal(len(spread)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +134,7 @@ class Held:
         return self.measured in self.predicted
 
 
-def hold_back(labels: ArrayLike, values: ArrayLike, examples: ArrayLike, level: float = LEVEL) -> list[Held]:
+def hold_back(labels: ArrayLike, values: ArrayLike, examples: ArrayLike) -> list[Held]:
     """Forecasts of every round that has enough rounds before it, beside what was measured then.
 
     >>> len(hold_back([10, 20, 30, 40, 50], [0.5, 0.6, 0.65, 0.68, 0.7], 100))
@@ -156,13 +143,13 @@ def hold_back(labels: ArrayLike, values: ArrayLike, examples: ArrayLike, level: 
     n, y = np.asarray(labels, dtype=np.float64), np.asarray(values, dtype=np.float64)
     m = np.broadcast_to(np.asarray(examples, dtype=np.float64), y.shape)
     return [
-        Held(float(n[i]), next_value(fit_curve(n[:i], y[:i], m[:i]), float(n[i]), float(m[i]), level), float(y[i]))
+        Held(float(n[i]), next_value(fit_curve(n[:i], y[:i], m[:i]), float(n[i]), float(m[i])), float(y[i]))
         for i in range(LEAST_ROUNDS, len(y))
     ]
 
 
-def _interval(draws: Floats, level: float) -> Interval:
-    low, middle, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
+def _interval(draws: Floats) -> Interval:
+    low, middle, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     return Interval(float(middle), float(low), float(high))
 
 

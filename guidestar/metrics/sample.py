@@ -50,7 +50,7 @@ class Draw:
             raise ValueError(f"counts that cannot be: {self}")
 
 
-def proportion(hits: float, n: float, level: float = LEVEL, *, population: int | None = None) -> Interval:
+def proportion(hits: float, n: float, *, population: int | None = None) -> Interval:
     """Share of hits in a sample of n, with an interval for the population it was drawn from without replacement.
 
     n may be an effective size and need not be whole. population: its size; None is as good as infinite.
@@ -70,13 +70,13 @@ def proportion(hits: float, n: float, level: float = LEVEL, *, population: int |
             return Interval(share, share, share)
         n = n * (population - 1) / (population - n)
         hits = share * n
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
     high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
     return Interval(share, min(low, share), max(high, share))
 
 
-def mean_share(draws: Sequence[Draw], level: float = LEVEL) -> Interval:
+def mean_share(draws: Sequence[Draw]) -> Interval:
     """Mean share over rounds, weighted by their samples: the mean accuracy of the models that were sampled.
 
     The hits of a round may depend on the model of that round, so that the share differs from round to round. The
@@ -86,10 +86,10 @@ def mean_share(draws: Sequence[Draw], level: float = LEVEL) -> Interval:
     """
     used = _used(draws)
     population = used[0].population if len(used) == 1 else None
-    return proportion(sum(draw.hits for draw in used), sum(draw.n for draw in used), level, population=population)
+    return proportion(sum(draw.hits for draw in used), sum(draw.n for draw in used), population=population)
 
 
-def pool_share(draws: Sequence[Draw], level: float = LEVEL) -> Interval:
+def pool_share(draws: Sequence[Draw]) -> Interval:
     """Share of the whole pool with a property that does not change: labelled examples are known, the rest is sampled.
 
     Every draw is of the same pool, population + labelled. Weights are the sizes of the samples.
@@ -109,22 +109,22 @@ def pool_share(draws: Sequence[Draw], level: float = LEVEL) -> Interval:
     estimate = min(max(estimate, 0.0), 1.0)
     if inverse <= 0:
         return Interval(estimate, estimate, estimate)
-    return proportion(estimate / inverse, 1 / inverse, level)
+    return proportion(estimate / inverse, 1 / inverse)
 
 
-def rest_share(draw: Draw, level: float = LEVEL) -> Interval:
+def rest_share(draw: Draw) -> Interval:
     """Share of right answers in the whole pool if the model answers what is unlabelled and labels count as right.
 
     >>> rest_share(Draw(hits=8, n=10, population=100, known=100, labelled=100)).estimate
     0.9
     """
-    part = proportion(draw.hits, draw.n, level, population=draw.population)
+    part = proportion(draw.hits, draw.n, population=draw.population)
     pool = draw.population + draw.labelled
     low, middle, high = ((draw.labelled + draw.population * x) / pool for x in (part.low, part.estimate, part.high))
     return Interval(middle, low, high)
 
 
-def difference(chosen: Sequence[tuple[int, int]], random: Sequence[tuple[int, int]], level: float = LEVEL) -> Interval:
+def difference(chosen: Sequence[tuple[int, int]], random: Sequence[tuple[int, int]]) -> Interval:
     """Share of hits among chosen examples minus that among random ones, round by round.
 
     chosen, random: (hits, n) of each round. Rounds in which one of them is empty are left out; the rest counts by the
@@ -141,8 +141,8 @@ def difference(chosen: Sequence[tuple[int, int]], random: Sequence[tuple[int, in
     weights = chosen_n / chosen_n.sum()
     of_chosen, of_random = float(chosen_hits.sum() / chosen_n.sum()), float(weights @ (random_hits / random_n))
     effective = 1.0 / float((weights**2 / random_n).sum())
-    low_c, high_c = wilson(of_chosen, float(chosen_n.sum()), level)
-    low_r, high_r = wilson(of_random, effective, level)
+    low_c, high_c = wilson(of_chosen, float(chosen_n.sum()))
+    low_r, high_r = wilson(of_random, effective)
     middle = of_chosen - of_random
     below, above = math.hypot(of_chosen - low_c, high_r - of_random), math.hypot(high_c - of_chosen, of_random - low_r)
     return Interval(round(middle, 12), middle - below, middle + above)
@@ -191,7 +191,7 @@ class Drawn:
     population: int
 
 
-def lure_share(rounds: Sequence[Drawn], level: float = LEVEL) -> Interval:
+def lure_share(rounds: Sequence[Drawn]) -> Interval:
     """Share of hits among all that the picks were drawn from, as if all had been looked at: the mean over the rounds,
     weighted by their picks, of mean(v_m hit_m), see `lure_weights`.
 
@@ -211,7 +211,7 @@ def lure_share(rounds: Sequence[Drawn], level: float = LEVEL) -> Interval:
     whole = float(len(hits)) if known.all() else float(weights[known].sum())
     estimate = min(max(float((weights[known] * hits[known]).sum()) / whole, 0.0), 1.0)
     effective = effective_number(weights[known])
-    return proportion(estimate * effective, effective, level)
+    return proportion(estimate * effective, effective)
 
 
 def effective_number(weights: ArrayLike) -> float:

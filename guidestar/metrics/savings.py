@@ -188,21 +188,16 @@ def ripl_interval(curves: Pair, level: float = LEVEL) -> Interval:
     return ratio_interval(curves.moments, area(curves), curves.weigh(control=-own, constant=1.0), level)
 
 
-def deficiency_interval(curves: Pair, best: float | None = None, level: float = LEVEL) -> Interval:
+def deficiency_interval(curves: Pair, level: float = LEVEL) -> Interval:
     """Deficiency: the area between the best accuracy and the strategy's curve, over that of the control. Below 1 the
     strategy is better; below 0 it was above the best accuracy for most of its way. With Fieller's interval.
 
-    best: the accuracy with all labels, if it is known; else what the control reaches at its end (at the last point
-    that both have), as in the source, where the control's end is the whole pool. It is unbounded where the control
-    hardly rises.
+    The best accuracy is the control's at the last point that both have, as in the source, where the control's end is the
+    whole pool. It is unbounded where the control hardly rises.
     Source: Baram, El-Yaniv and Luz 2004, section 5.
     """
     own, last = steps(curves.shared), np.eye(curves.shared)[-1]
-    if best is None:
-        top, bottom = curves.weigh(-own, last), curves.weigh(control=last - own)
-    else:
-        top, bottom = curves.weigh(-own, constant=best), curves.weigh(control=-own, constant=best)
-    return ratio_interval(curves.moments, top, bottom, level)
+    return ratio_interval(curves.moments, curves.weigh(-own, last), curves.weigh(control=last - own), level)
 
 
 # --- labels saved ---------------------------------------------------------------------------------

@@ -219,14 +219,14 @@ def covariance(means: Moments, weights: Floats) -> Floats:
     return max(matrices, key=lambda matrix: float(weights @ matrix @ weights)) / (means.n * means.m)
 
 
-def wilson(share: float, examples: float, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of a share of independent examples, or of an effective number of them, (low, high). Source: Wilson 1927.
+def wilson(share: float, examples: float) -> tuple[float, float]:
+    """The 95 % interval of a share of independent examples, or of an effective number of them, (low, high). Source: Wilson 1927.
 
     >>> low, high = wilson(0.9, 100)
     >>> round(low, 3), round(high, 3)
     (0.826, 0.945)
     """
-    z2 = float(t_quantile(math.inf, level)) ** 2 / examples
+    z2 = float(t_quantile(math.inf)) ** 2 / examples
     middle = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
     return max(middle - half, 0.0), min(middle + half, 1.0)
@@ -266,14 +266,14 @@ def _flipped_sums(values: Floats) -> Floats:
     return sums
 
 
-def smallest_p(n: int, *, greater: bool = False) -> float:
-    """The smallest p that the sign-flip test can give for n differences: 2/2ⁿ, or 1/2ⁿ in one direction.
+def smallest_p(n: int) -> float:
+    """The smallest p that the two-sided sign-flip test can give for n differences: 2/2ⁿ.
 
     Three seeds cannot give a p below 0.25, five none below 0.0625, however large the effect is.
     >>> [smallest_p(n) for n in (1, 3, 5, 6)]
     [1.0, 0.25, 0.0625, 0.03125]
     """
-    return min(1.0, (1 if greater else 2) / 2.0**n)
+    return min(1.0, 2 / 2.0**n)
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from guidestar.metrics.agreement import Unit, confusion, krippendorff_alpha, pairwise, per_class_agreement
+from guidestar.metrics.statistics import LEVEL
 from guidestar.people.endpoint import MACHINE
 from guidestar.people.ledger import endpoint_usage
 from guidestar.people.page.board import Board
@@ -19,7 +20,6 @@ from guidestar.store import Store, find_run
 from guidestar.tasks import Task
 from guidestar.words import count, percent, shortened
 
-LEVEL = 0.95
 FEW = 30  # examples with two labels below which the interval is called rough
 SHOWN = 10  # rows of a table in the terminal; the facts have all
 _GOOD, _FAIR = 0.8, 0.667  # Krippendorff's customary bounds
@@ -71,7 +71,7 @@ def agreement_of(run: Path) -> dict[str, Any]:
 def measured(people: Sequence[Unit], every: Sequence[Unit], task: Task) -> dict[str, Any]:
     """How far people agree, and every two annotators, as JSON-able numbers. people, every: of each example, annotator -> what
     of their answer is compared."""
-    found = krippendorff_alpha(people, level=LEVEL)
+    found = krippendorff_alpha(people)
     by_label = people if task.classes else []
     return {
         "alpha": found.alpha, "low": found.low, "high": found.high, "level": LEVEL, "observed": found.observed,

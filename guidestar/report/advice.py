@@ -188,11 +188,10 @@ def _gain(store: Store, measured: Sequence[Metrics], stop: StopConfig, with_test
     labels, values, examples = (np.asarray(part, dtype=np.float64) for part in zip(*points, strict=True))
     now, batch = float(measured[-1].labels), _query(store).get("batch", 50)
     curve = forecast.fit_curve(labels, values, examples)
-    next_round = forecast.gain(curve, now, now + batch, stop.gain)
+    ends, chance = forecast.gain(curve, now, now + batch, stop.gain)
     held = forecast.hold_back(labels, values, examples)
-    ends = next_round.interval
     return Gain(
-        source, len(points), batch, ends.estimate, ends.low, ends.high, next_round.chance, curve.plateau(), len(held),
+        source, len(points), batch, ends.estimate, ends.low, ends.high, chance, curve.plateau(), len(held),
         sum(one.held for one in held), ends.high < stop.gain,
     )  # fmt: skip
 

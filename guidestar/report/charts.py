@@ -6,8 +6,10 @@ variables), so that one drawing follows the reader's light or dark setting; in a
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,14 +58,28 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """One series of points. spread: half the height of the band around it, or (low, high) of each point. style: index
-    of its look; None is a reference without colour."""
+    """One series of points. style: index of its look; None is a reference without colour. band: (low, high) of each point."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: int | None
-    spread: Sequence[float] | Sequence[tuple[float, float]] | None = None
+    band: Sequence[tuple[float, float]] | None = None
+
+
+def mean_line(
+    name: str,
+    curves: Iterable[Sequence[Sequence[float]]],
+    style: int,
+    band: Callable[[Sequence[float]], tuple[float, float]] | None,
+) -> Line:
+    """The mean of (labels, accuracy) curves at every number of labels. band: (low, high) of the values there."""
+    values: dict[float, list[float]] = {}
+    for x, y in itertools.chain.from_iterable(curves):
+        values.setdefault(x, []).append(y)
+    at = sorted(values)
+    ends = None if band is None else [band(values[x]) for x in at]
+    return Line(name, at, [statistics.fmean(values[x]) for x in at], style, ends)
 
 
 def curve(
@@ -76,10 +92,8 @@ def curve(
         for line in lines:
             style = look(line.style)
             axes.plot(line.x, line.y, label=line.name, **style)
-            if line.spread is not None:
-                band = np.asarray(line.spread, dtype=float)
-                low, high = (np.subtract(line.y, band), np.add(line.y, band)) if band.ndim == 1 else band.T
-                axes.fill_between(line.x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            if line.band is not None:
+                axes.fill_between(line.x, *zip(*line.band, strict=True), color=style["color"], alpha=0.18, linewidth=0)
         for (name, height), dashes in zip(levels.items(), [(0, (4, 2)), (0, (1, 1.5))], strict=False):
             axes.axhline(height, color=MUTED, linestyle=dashes, linewidth=1.2, label=name)
         axes.set_xlabel(xlabel)

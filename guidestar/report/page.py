@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from guidestar.config import flat, kept_in
 from guidestar.report import charts, pictures
@@ -21,7 +20,7 @@ from guidestar.report.picks import MOST_PICKS, round_of
 from guidestar.report.read import RunRecord, path_of
 from guidestar.report.spending import spending
 from guidestar.store import files
-from guidestar.words import percent, plain, spread
+from guidestar.words import filled, percent, plain, spread
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -49,11 +48,9 @@ def build_report(folder: Path | str, figures: Sequence[str] = (), out: Path | No
     notes = [*verdicts, facts.sentence, *facts.notes, *more]
     shown = max(5, MOST_PICKS // max(1, sum(len(run.queries) for run in runs)))  # a page of many runs stays small
     here = Path(__file__).parent
-    pages = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    pages.filters["percent"] = percent
-    page = pages.get_template("page.html").render(
+    page = filled(
+        here / "page.html",
+        {"percent": percent},
         css=(here / "page.css").read_text(encoding="utf-8"),
         facts=facts,
         compared=compared,

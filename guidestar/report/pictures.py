@@ -14,7 +14,7 @@ from guidestar.metrics.scores import Reliability, ece, reliability
 from guidestar.records import Label
 from guidestar.report import charts
 from guidestar.report.answer import band
-from guidestar.report.charts import Chart, Line
+from guidestar.report.charts import Chart, Line, mean_line
 from guidestar.report.facts import Compared, Summary
 from guidestar.report.read import RunRecord
 from guidestar.report.summary import shared_warm_start, strategy_names
@@ -30,14 +30,8 @@ def learning_curve(runs: Sequence[RunRecord], facts: Summary) -> Chart | None:
         return None
     lines = []
     for style, name in enumerate(strategy_names(runs)):
-        values: dict[int, list[float]] = {}
-        for run in shown:
-            for labels, value in run.curve if run.strategy == name else ():
-                values.setdefault(labels, []).append(value)
-        at = sorted(values)
-        if at:
-            y = [statistics.fmean(values[x]) for x in at]
-            lines.append(Line(name, at, y, style, [band(values[x], facts.test) for x in at]))
+        if own := [run.curve for run in shown if run.strategy == name]:
+            lines.append(mean_line(name, own, style, lambda values: band(values, facts.test)))
     levels = {}
     if facts.majority:
         levels[f"always {facts.majority['label']!r}"] = facts.majority["share"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidestar.report.charts import Line, curve
+from guidestar.report.charts import Line, curve, mean_line
 from guidestar.report.style import MUTED
 from guidestar.study.compose import Row, Study
 from guidestar.study.drawing import PAGE, save_figure
@@ -34,12 +34,12 @@ def curve_of(results: Sequence[Result], name: str = "", style: int = 0) -> Line 
     whole = [one.curve for one in results if len(one.curve) == longest]
     if not longest:
         return None
-    points = [[value for _, value in point] for point in zip(*whole, strict=True)]
-    y, band = [statistics.fmean(point) for point in points], None
-    if len(whole) > 1:
-        apart = [statistics.stdev(point) for point in points]
-        band = [(max(mean - sd, 0.0), min(mean + sd, 1.0)) for mean, sd in zip(y, apart, strict=True)]
-    return Line(name, [labels for labels, _ in whole[0]], y, style, band)
+    return mean_line(name, whole, style, _deviation if len(whole) > 1 else None)
+
+
+def _deviation(values: Sequence[float]) -> tuple[float, float]:
+    mean, sd = statistics.fmean(values), statistics.stdev(values)
+    return max(mean - sd, 0.0), min(mean + sd, 1.0)
 
 
 def panels_of(rows: Sequence[Row], given: Panels) -> Panels:

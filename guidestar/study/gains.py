@@ -42,21 +42,27 @@ def gains(results: Sequence[Result], strategies: Sequence[str], control: str | N
     One for every adapter of every dataset and model, and one for the mean over the adapters where there are several: first
     the mean of each seed that all of them have, then over the seeds, for the adapters of a seed share their examples.
     """
-    added: dict[tuple[str, str, str], dict[str, Seeds]] = {}
-    own = {(one.group, one.method, one.seed): one for one in results}
-    for (group, method, seed), one in own.items():
-        base = own.get((group, control or "", seed))
-        if method != control and base and one.curve and [at for at, _ in one.curve] == [at for at, _ in base.curve]:
-            added.setdefault(group, {}).setdefault(method, {})[seed] = one.area - base.area
-    names = [name for name in strategies if any(name in one for one in added.values())]
+    every = added(results, control)
+    names = [name for name in strategies if any(name in one for one in every.values())]
     rows = []
-    for dataset, model in dict.fromkeys(group[:2] for group in added):
-        mine = {group[2]: added[group] for group in added if group[:2] == (dataset, model)}
+    for dataset, model in dict.fromkeys(group[:2] for group in every):
+        mine = {group[2]: every[group] for group in every if group[:2] == (dataset, model)}
         groups: list[tuple[str | None, list[dict[str, Seeds]]]] = [(peft, [by]) for peft, by in mine.items()]
         for peft, adapters in groups + ([(None, list(mine.values()))] if len(mine) > 1 else []):
             above = {name: _above([by.get(name, {}) for by in adapters]) for name in names}
             rows.append(Gain(dataset, model, peft, len(adapters), above))
     return rows
+
+
+def added(results: Sequence[Result], control: str | None) -> dict[tuple[str, str, str], dict[str, Seeds]]:
+    """Dataset, model and adapter -> strategy -> area − the control's, of each seed that both have with the same points."""
+    found: dict[tuple[str, str, str], dict[str, Seeds]] = {}
+    own = {(one.group, one.method, one.seed): one for one in results}
+    for (group, method, seed), one in own.items():
+        base = own.get((group, control or "", seed))
+        if method != control and base and one.curve and [at for at, _ in one.curve] == [at for at, _ in base.curve]:
+            found.setdefault(group, {}).setdefault(method, {})[seed] = one.area - base.area
+    return found
 
 
 def _above(adapters: Sequence[Seeds]) -> Above | None:

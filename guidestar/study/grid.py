@@ -24,13 +24,13 @@ from guidestar.study.cells import Cell, CellResult, Shared, run_folder
 from guidestar.study.compose import Study, filled, load_study
 from guidestar.study.reading import beside, reading, warm_starts
 from guidestar.study.results import Result, row_of
-from guidestar.study.tables import NOTE, Answers, Floats, Floor, Table, as_csv, markdown, table
+from guidestar.study.tables import NOTE, Answers, Asked, Floats, Floor, Table, as_csv, markdown, tables
 from guidestar.words import count
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which study: what another process needs to make the same. scale, tables: see `load_study`."""
+    """Which study: what another process needs to make the same. overrides, scale, tables: see `load_study`."""
 
     path: str
     overrides: tuple[str, ...] = ()
@@ -48,19 +48,18 @@ def run_study(
     part: str | None = None,
     jobs: int | None = None,
     plan_only: bool = False,
-    overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Run a study and write its tables and figures into its folder; the same call continues it.
 
-    order: or a study's file, with `overrides`, key.sub=value texts that change it. part: "i/n", the share of one of n
+    order: or a study's file. part: "i/n", the share of one of n
     machines: whole groups of rows, so that a warm start is trained once. jobs: cells at one time, in the place of the
     file's `engine.cells.workers`. plan_only: say what would be done and how long it would take.
 
     Returns facts, a text for a terminal, and the exit code: 1 if a cell failed.
     Raises GuidestarError for what can be known before the first cell.
     """
-    order = order if isinstance(order, Order) else Order(str(order), tuple(overrides))
+    order = order if isinstance(order, Order) else Order(str(order))
     news, study = progress or Silent(), order.study()
     engine_of = study.config.engine.cells
     if jobs is not None:
@@ -244,10 +243,8 @@ def _results(cells: Sequence[Cell], out: Path) -> list[Result]:
 
 
 def _table(study: Study, results: Sequence[Result], progress: Progress) -> Table:
-    return table(
-        study.rows, results, runs=study.runs, beside=study.config.beside, answers=_answers(study, progress),
-        floor=_floor(study, progress),
-    )  # fmt: skip
+    asked = Asked(study.rows, results, study.runs, study.config.beside)
+    return tables([asked], _answers(study, progress), _floor(study, progress))[0]
 
 
 def _answers(study: Study, progress: Progress) -> Answers:

@@ -31,7 +31,7 @@ def order_of(
 
     scale: a name of `scales()`. model: instead of the scale's. seeds: how many, from 0 on; default 3. out: default
     runs/paper-SCALE, the tables in `out/NAME`; studies that share it share cells of one name. data: a folder with the
-    datasets' files; without it the hub is asked. datasets: default the study's. overrides: as in `run_study`.
+    datasets' files; without it the hub is asked. datasets: default the study's. overrides: as in `Order`.
     Raises ConfigError for names that are not there.
     """
     if name not in shipped():

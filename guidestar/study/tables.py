@@ -94,26 +94,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a table is made of. runs: see `Study`; without it each row has runs of its own. beside: more pairs of rows to
-    compare, by name. group: tables of one page whose results are of different kinds have different ones."""
+    """What a table is made of: the rows of a study, for every dataset and model that has a result with a test set. runs: see
+    `Study`; without it each row has runs of its own. beside: more pairs of rows to compare, by name. group: tables of one
+    page whose results are of different kinds have different ones."""
 
     rows: Sequence[Row]
     results: Sequence[Result]
     runs: Mapping[tuple[str, str, str], str] | None = None
     beside: Sequence[Sequence[str]] = ()
     group: str = ""
-
-
-def table(
-    rows: Sequence[Row],
-    results: Sequence[Result],
-    *,
-    answers: Answers | None = None,
-    floor: Floor | None = None,
-    **more: Any,
-) -> Table:
-    """The rows of a study for every dataset and model that has a result with a test set; see `tables` and `Asked`."""
-    return tables([Asked(rows, results, **more)], answers, floor)[0]
 
 
 def tables(asked: Sequence[Asked], answers: Answers | None = None, floor: Floor | None = None) -> list[Table]:
