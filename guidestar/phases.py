@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Literal
 
 from guidestar.config import RunConfig
-from guidestar.metrics.cost import Spent, forward, training
+from guidestar.metrics.cost import Spent, operations
 from guidestar.model.recipe import epochs, settled
 from guidestar.progress import Progress, Silent, Tick, settle
 from guidestar.query import strategies
@@ -115,8 +115,7 @@ class Phase:
 
     def spent(self, tokens: float, parameters: float, *, frozen: bool, seconds: float = 0, money: float = 0) -> Spent:
         """What so many tokens take a model of so many parameters. frozen: only an adapter is trained."""
-        operations = training(parameters, tokens, frozen=frozen) if self.trains else forward(parameters, tokens)
-        return Spent(seconds, tokens, operations, money)
+        return Spent(seconds, tokens, operations(parameters, tokens, trains=self.trains, frozen=frozen), money)
 
 
 def _scored(c: Course) -> Amounts:

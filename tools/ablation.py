@@ -31,6 +31,7 @@ from guidestar.rng import generator, phase_seed
 from guidestar.store.files import write_bytes
 from guidestar.study.tables import points_of
 from guidestar.words import percent
+from tools.pages import table
 
 FILE = Path("statistics") / "lean-ablation.json"  # below `results`
 ROUNDS = (10, 20, 20)  # labels asked for
@@ -184,9 +185,7 @@ def _last_layer_alone() -> None:
 
 
 def section(file: Path) -> list[str]:
-    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
-    if not file.is_file():
-        return []
+    """The file's part of docs/comparisons.md as Markdown lines."""
     told = json.loads(file.read_text(encoding="utf-8"))
     lines = [
         "", "## What each part of `lean` is worth", "",
@@ -205,29 +204,27 @@ def section(file: Path) -> list[str]:
 def _of_set(preset: str, cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """The two tables of one data set: what came out, and what is told apart."""
     seeds = sorted({seed for _, seed in cells})
-    lines = [
-        "", f"### {preset}", "",
-        f"| row | what it is | seeds | {' | '.join(SERVED.values())} |", f"|---|---|---|{'---|' * len(SERVED)}",
-    ]  # fmt: skip
-    for name, row in ROWS.items():
-        if own := [cells[name, seed] for seed in seeds if (name, seed) in cells]:
-            shown = [spread([line[key] for line in own]) for key in SERVED]
-            lines.append(f"| {name} | {row.about} | {len(own)} | {' | '.join(shown)} |")
+    reached = [
+        [name, row.about, len(own), *(spread([line[key] for line in own]) for key in SERVED)]
+        for name, row in ROWS.items()
+        if (own := [cells[name, seed] for seed in seeds if (name, seed) in cells])
+    ]
     pairs = {
         pair: [cells[pair[0], seed][pair[1]] - cells[pair[2], seed][pair[3]] for seed in seeds
                if {(pair[0], seed), (pair[2], seed)} <= cells.keys()]
         for pair in BESIDE
     }  # fmt: skip
     said = decide({pair: comparison(differences) for pair, differences in pairs.items() if len(differences) > 1})
-    lines += [
-        "", f"Differences in points, 95 % interval, paired by seed; verdicts after correction for all {len(said)}.", "",
-        "| row | beside | points | seeds | verdict |", "|---|---|---|---|---|",
+    beside = [
+        [*(f"{name}{'' if by == 'accuracy' else f', {SERVED[by]}'}" for name, by in (pair[:2], pair[2:])),
+         points_of(t_interval(pairs[pair]), 1), len(pairs[pair]), decision.word]
+        for pair, decision in said.items()
     ]  # fmt: skip
-    for pair, decision in said.items():
-        apart = points_of(t_interval(pairs[pair]), 1)
-        one, other = (f"{name}{'' if by == 'accuracy' else f', {SERVED[by]}'}" for name, by in (pair[:2], pair[2:]))
-        lines.append(f"| {one} | {other} | {apart} | {len(pairs[pair])} | {decision.word} |")
-    return lines
+    return [
+        "", f"### {preset}", "", *table(["row", "what it is", "seeds", *SERVED.values()], reached), "",
+        f"Differences in points, 95 % interval, paired by seed; verdicts after correction for all {len(said)}.", "",
+        *table(["row", "beside", "points", "seeds", "verdict"], beside),
+    ]  # fmt: skip
 
 
 def spread(values: Sequence[float]) -> str:

@@ -20,6 +20,7 @@ from guidestar.metrics.verdict import comparison_of, decide
 from guidestar.study.tables import points_of
 from tools.ablation import ROWS, SERVED, bench_of, keep, kept, picked, spread, trained
 from tools.frozen_curves import saved
+from tools.pages import table
 
 FILE = Path("statistics") / "adapter-curves.json"  # below `results`
 CHECKPOINTS = (10, 20, 30, 50, 80, 120, 200)  # labels
@@ -52,9 +53,7 @@ def curve(data: Path, name: str, seed: int, place: Path) -> dict[str, Any]:
 
 
 def section(file: Path) -> list[str]:
-    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
-    if not file.is_file():
-        return []
+    """The file's part of docs/comparisons.md as Markdown lines."""
     told = json.loads(file.read_text(encoding="utf-8"))
     sets: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
     for line in told["rows"]:
@@ -65,32 +64,28 @@ def section(file: Path) -> list[str]:
         if (pairing := _beside(cells, one, other, by)) is not None
     }  # fmt: skip
     said = decide({key: comparison_of(each) for key, each in curves.items()})
-    lines = [
+    accuracies = [
+        [preset, about, len(own), *map(spread, zip(*own, strict=True))]
+        for preset, cells in sets.items()
+        for name, about in METHODS.items()
+        if (own := [line["accuracy"] for (row, _), line in cells.items() if row == name])
+    ]
+    beside = [
+        [preset, f"{one}, {SERVED[by]}", other, len(each.control), points_of(area_difference(each), 1), said[preset, one, other, by].word,
+         *(saved(each, float(each.control[:, CHECKPOINTS.index(n)].mean())) for n in _REACHED)]
+        for (preset, one, other, by), each in curves.items()
+    ]  # fmt: skip
+    return [
         "", "## How many labels with an adapter", "",
         f"all-MiniLM-L6-v2 with LoRA, trained from the start at each of {len(CHECKPOINTS)} checkpoints from {CHECKPOINTS[0]} to "
         f"{CHECKPOINTS[-1]} labels; `lean` chooses from 10 labels on, the controls share their random examples. Accuracy of the adapter "
         "in per cent, mean ± standard deviation of the seeds, which were fixed before looking. "
         f"torch {told['versions']['torch']}, peft {told['versions']['peft']}, {told['hardware']['machine']} (`python -m tools.adapter_curves`).",
-        "", f"| data | row | seeds | {' | '.join(f'{n} labels' for n in CHECKPOINTS)} |", f"|---|---|---|{'---|' * len(CHECKPOINTS)}",
-    ]  # fmt: skip
-    for preset, cells in sets.items():
-        for name, about in METHODS.items():
-            if own := [line["accuracy"] for (row, _), line in cells.items() if row == name]:
-                lines.append(f"| {preset} | {about} | {len(own)} | {' | '.join(map(spread, zip(*own, strict=True)))} |")
-    lines += [
-        "", f"Area under the curve in points beside the control's adapter, 95 % interval, the verdict over all {len(said)} rows, and the "
+        "", *table(["data", "row", "seeds", *(f"{n} labels" for n in CHECKPOINTS)], accuracies), "",
+        f"Area under the curve in points beside the control's adapter, 95 % interval, the verdict over all {len(said)} rows, and the "
         "labels that reach the control's mean accuracy.", "",
-        f"| data | row, who serves | control | seeds | area | verdict | {' | '.join(f'its accuracy with {n}' for n in _REACHED)} |",
-        f"|---|---|---|---|---|---|{'---|' * len(_REACHED)}",
+        *table(["data", "row, who serves", "control", "seeds", "area", "verdict", *(f"its accuracy with {n}" for n in _REACHED)], beside),
     ]  # fmt: skip
-    for key, each in curves.items():
-        preset, one, other, by = key
-        reached = [saved(each, float(each.control[:, CHECKPOINTS.index(n)].mean())) for n in _REACHED]
-        lines.append(
-            f"| {preset} | {one}, {SERVED[by]} | {other} | {len(each.control)} | {points_of(area_difference(each), 1)} | "
-            f"{said[key].word} | {' | '.join(reached)} |"
-        )
-    return lines
 
 
 def _beside(cells: Mapping[tuple[str, int], Mapping[str, Any]], one: str, other: str, by: str) -> Pair | None:

@@ -19,6 +19,7 @@ from guidestar.study.compose import Row
 from guidestar.study.results import Result, read_results
 from guidestar.study.tables import NOTE, Asked, Beside, Line, Spread, markdown, ripl_of, tables
 from tools import ablation, adapter_curves, frozen_curves, lean_pools, setfit_curves
+from tools.pages import table
 
 Group = tuple[str, str, str]
 
@@ -81,7 +82,8 @@ def comparisons(studies: Path) -> str:
     measured = (
         part
         for tool in (adapter_curves, setfit_curves, frozen_curves, lean_pools, ablation)
-        for part in tool.section(studies.parent / tool.FILE)
+        if (file := studies.parent / tool.FILE).is_file()
+        for part in tool.section(file)
     )
     parts += [*_published(studies_there), *measured, ""]
     return "\n".join(parts)
@@ -90,39 +92,30 @@ def comparisons(studies: Path) -> str:
 def _section(place: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     results = read_results(place / "results")
     title, *notes = _comment(place)
-    yield f"## {title.rstrip('.')}"
-    yield ""
+    yield from (f"## {title.rstrip('.')}", "")
     if notes:
-        yield " ".join(notes)
-        yield ""
+        yield from (" ".join(notes), "")
     for group in dict.fromkeys(one.group for one in results):
         yield f"- {_setting(group, [one for one in results if one.group == group])}"
-    yield ""
-    yield f"{facts['done']} of {facts['cells']} runs are done."
-    yield ""
-    yield markdown([line_of(row) for row in facts["rows"]])
-    yield ""
+    yield from ("", f"{facts['done']} of {facts['cells']} runs are done.", "")
+    yield from (markdown([line_of(row) for row in facts["rows"]]), "")
     if len(above := [gain_of(row) for row in facts.get("above", ())]) > 1:
-        yield gains.markdown(above, facts["control"])
-        yield ""
+        yield from (gains.markdown(above, facts["control"]), "")
     yield from (f"- {sentence}" for sentence in facts["reading"])
     yield from _probes(place)
     for picture in sorted(place.glob("curves-*.png")):
-        yield ""
-        yield f"![Learning curves, {picture.stem.removeprefix('curves-')}](../{place.parent.parent.name}/{place.parent.name}/{place.name}/{picture.name})"
+        where = f"../results/{place.parent.name}/{place.name}/{picture.name}"
+        yield from ("", f"![Learning curves, {picture.stem.removeprefix('curves-')}]({where})")
 
 
 def _probes(place: Path) -> Iterator[str]:
     """What `guidestar probe` said of some of the runs: `probes/ADAPTER-PROBE.json` and the picture beside it."""
     for file in sorted((place / "probes").glob("*.json")):
         facts = json.loads(file.read_text(encoding="utf-8"))
-        yield ""
-        yield f"### Probe {facts['probe']}, {file.stem.rpartition('-')[0]}, {facts['run']}"
-        yield ""
+        yield from ("", f"### Probe {facts['probe']}, {file.stem.rpartition('-')[0]}, {facts['run']}", "")
         yield from (f"- {sentence}" for sentence in facts["sentences"])
         if (picture := file.with_suffix(".png")).is_file():
-            yield ""
-            yield f"![{file.stem}](../results/{place.parent.name}/{place.name}/probes/{picture.name})"
+            yield from ("", f"![{file.stem}](../results/{place.parent.name}/{place.name}/probes/{picture.name})")
 
 
 def _comment(place: Path) -> list[str]:
@@ -161,8 +154,7 @@ def _peft(options: dict[str, Any]) -> str:
 
 
 def _published(studies: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
-    yield "## What was published on SUBJ"
-    yield ""
+    yield from ("## What was published on SUBJ", "")
     yield (
         "Jukić and Šnajder 2023, BERT, 100 to 1,000 labels, five seeds, read off their figures to about ±0.002. Each point is "
         "the epoch with the best accuracy on the *test* set, so the levels are too high; compare signs and sizes of RIPL, not "
@@ -170,11 +162,13 @@ def _published(studies: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     )
     yield ""
     ours = {peft: cells for place, facts in studies.items() for peft, cells in _of_mc(place, facts["rows"]).items()}
-    yield "| adapter | AUC random | AUC MC | RIPL MC | ours: AUC random | AUC `mc` | RIPL `mc` | seeds |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for peft, (name, random, mc, gain) in PUBLISHED.items():
-        cells = [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %", *ours.get(peft, ["–"] * 4)]
-        yield "| " + " | ".join(cells) + " |"
+    yield from table(
+        ["adapter", "AUC random", "AUC MC", "RIPL MC", "ours: AUC random", "AUC `mc`", "RIPL `mc`", "seeds"],
+        [
+            [name, f"{100 * random:.1f}", f"{100 * mc:.1f}", f"{100 * gain:.0f} %", *ours.get(peft, ["–"] * 4)]
+            for peft, (name, random, mc, gain) in PUBLISHED.items()
+        ],
+    )
 
 
 def _of_mc(place: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

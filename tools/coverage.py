@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from guidestar.errors import StoreError
 from guidestar.words import hundredths, paired
+from tools.pages import table
 
 FILE, POOLS = Path("statistics") / "coverage.json", "pools.json"  # below `results`; in the same folder
 _ALARM = "p < 0.05"
@@ -92,141 +93,104 @@ def _curves(rows: Sequence[Mapping[str, Any]], simulations: int) -> list[str]:
     """Coverage of every interval: lowest, mean and highest over all worlds."""
     names = [name for name in rows[0]["found"] if name != _ALARM]
     seeds = sorted({row["seeds"] for row in rows})
+    columns = [name for n in seeds for name in (f"{n} seeds: mean", "lowest", "highest")]
     worlds = len(rows) // len(seeds)
-    parts = [
-        "",
-        "## Measured: intervals of learning curves",
-        "",
-        f"{worlds} worlds: three shapes of curve (two power laws, one S), a strategy that learns as fast as random, faster "
-        "and more slowly, noise along the curve that is smooth, skewed or independent from point to point, 500 test "
-        f"examples. Share of {simulations:,} experiments whose 95 % interval held the truth, in per cent; chance alone "
-        "moves one such number by ± 1.4 (two standard errors).",
-        "",
-        "| interval of | " + " | ".join(f"{n} seeds: mean | lowest | highest" for n in seeds) + " |",
-        "|---" * (1 + 3 * len(seeds)) + "|",
-    ]
-    for name in names:
-        cells = []
-        for n in seeds:
-            values = [row["found"][name] for row in rows if row["seeds"] == n]
-            cells += [_points(fmean(values)), _points(min(values)), _points(max(values))]
-        parts.append(f"| {name} | " + " | ".join(cells) + " |")
     within = [row["found"][name] for row in rows for name in names]
     close = sum(abs(value - 0.95) <= 0.02 for value in within)
     low = sum(value < 0.93 for value in within)
-    parts += [
+    level = [row for row in rows if row["speed"] == 1]
+
+    def ends(name: str, among: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        for n in seeds:
+            values = [row["found"][name] for row in among if row["seeds"] == n]
+            yield from (_points(of(values)) for of in (fmean, min, max))
+
+    return [
+        *_measured(
+            "intervals of learning curves",
+            f"{worlds} worlds: three shapes of curve (two power laws, one S), a strategy that learns as fast as random, faster "
+            "and more slowly, noise along the curve that is smooth, skewed or independent from point to point, 500 test "
+            f"examples. Share of {simulations:,} experiments whose 95 % interval held the truth, in per cent; chance alone "
+            "moves one such number by ± 1.4 (two standard errors).",
+            ["interval of", *columns],
+            [[name, *ends(name, rows)] for name in names],
+        ),
         "",
         f"{close} of all {len(within)} numbers are within 2 points of 95, {low} below 93. False alarms where there is no "
         "difference (p < 0.05 of the t test):",
         "",
-        "| noise | " + " | ".join(f"{n} seeds: mean | lowest | highest" for n in seeds) + " |",
-        "|---" * (1 + 3 * len(seeds)) + "|",
+        *table(
+            ["noise", *columns],
+            [
+                [noise, *ends(_ALARM, [row for row in level if row["noise"] == noise])]
+                for noise in dict.fromkeys(row["noise"] for row in rows)
+            ],
+        ),
     ]
-    for noise in dict.fromkeys(row["noise"] for row in rows):
-        cells = []
-        for n in seeds:
-            same = (row for row in rows if row["seeds"] == n and row["speed"] == 1 and row["noise"] == noise)
-            values = [row["found"][_ALARM] for row in same]
-            cells += [_points(fmean(values)), _points(min(values)), _points(max(values))]
-        parts.append(f"| {noise} | " + " | ".join(cells) + " |")
-    return parts
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A test set that all seeds share, its answers known or not."""
-    return [
-        "",
-        "## Measured: a test set that all seeds share",
-        "",
+    return _measured(
+        "a test set that all seeds share",
         "All runs are measured on one sample of test examples, and the truth is the accuracy on all possible ones. Knowing "
         "which examples were answered rightly keeps the promise; knowing the accuracies alone does not.",
-        "",
-        *_table(
-            ["test examples", "answers", "seeds", "speed", "area", "labels saved at the end", "p < 0.05"],
-            rows,
-            lambda row: [
-                str(row["examples"]), row["answers"], str(row["seeds"]), f"{row['speed']:.2f}",
-                *(_points(row["found"][name]) for name in ("area", "saved at the end", _ALARM)),
-            ],
-        ),
-    ]  # fmt: skip
+        ["test examples", "answers", "seeds", "speed", "area", "labels saved at the end", "p < 0.05"],
+        [
+            [row["examples"], row["answers"], row["seeds"], f"{row['speed']:.2f}",
+             *(_points(row["found"][name]) for name in ("area", "saved at the end", _ALARM))]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "",
-        "## Measured: the verdict",
-        "",
+    return _measured(
+        "the verdict",
         "How often each word was said. Speed 1.00 is no difference; 2.00 means that each label is worth two random ones.",
-        "",
-        *_table(
-            ["curve", "speed", "seeds", "gain", "no evidence", "harm"],
-            rows,
-            lambda row: [
-                row["world"], f"{row['speed']:.2f}", str(row["seeds"]), *map(_points, row["found"].values()),
-            ],
-        ),
-    ]  # fmt: skip
+        ["curve", "speed", "seeds", "gain", "no evidence", "harm"],
+        [[row["world"], f"{row['speed']:.2f}", row["seeds"], *map(_points, row["found"].values())] for row in rows],
+    )
 
 
 def _pools(found: Mapping[str, Any]) -> list[str]:
     """What the verdict said on pools that were made to win, tie or lose."""
     labels, seeds = found["labels"], found["seeds"]
-    return [
-        "",
-        "## Measured: pools where choosing must win, tie and lose",
-        "",
+    return _measured(
+        "pools where choosing must win, tie and lose",
         f"Real runs of the strategy `entropy` beside `random`: pools of points, a logistic regression as the learner, {seeds} "
         f"seeds, {labels[0]} to {labels[-1]} labels, {found['experiments']} pools each "
         f"(`python -m tools.verdicts {found['experiments']} results/statistics/pools.json`). The suite runs one "
         "pool of each. The last column is the mean difference of the AUCs over all pools with its 95 % interval.",
-        "",
-        *_table(
-            ["pool", "because", "truth", "gain", "no evidence", "harm", "difference"],
-            found["rows"],
-            lambda row: [
-                row["world"], row["why"], row["truth"], *map(_points, row["verdicts"].values()),
-                paired(row["difference"]),
-            ],
-        ),
-    ]  # fmt: skip
+        ["pool", "because", "truth", "gain", "no evidence", "harm", "difference"],
+        [
+            [row["world"], row["why"], row["truth"], *map(_points, row["verdicts"].values()), paired(row["difference"])]
+            for row in found["rows"]
+        ],
+    )
 
 
 def _families(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "",
-        "## Measured: several strategies at once",
-        "",
+    return _measured(
+        "several strategies at once",
         "Strategies that are all random, beside random: the share of experiments with any p < 0.05.",
-        "",
-        *_table(
-            ["strategies", "seeds", *rows[0]["found"]],
-            rows,
-            lambda row: [str(row["strategies"]), str(row["seeds"]), *map(_points, row["found"].values())],
-        ),
-    ]
+        ["strategies", "seeds", *rows[0]["found"]],
+        [[row["strategies"], row["seeds"], *map(_points, row["found"].values())] for row in rows],
+    )
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "",
-        "## Measured: a mean of a few differences",
-        "",
+    return _measured(
+        "a mean of a few differences",
         "Coverage of the interval of a mean, and false alarms of the tests.",
-        "",
-        *_table(
-            ["differences", "seeds", *rows[0]["found"]],
-            rows,
-            lambda row: [row["world"], str(row["seeds"]), *map(_points, row["found"].values())],
-        ),
-    ]
+        ["differences", "seeds", *rows[0]["found"]],
+        [[row["world"], row["seeds"], *map(_points, row["found"].values())] for row in rows],
+    )
 
 
-def _table(
-    header: Sequence[str], rows: Iterable[Mapping[str, Any]], cells: Callable[[Mapping[str, Any]], Sequence[str]]
-) -> list[str]:
-    lines = ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    return ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *lines]
+def _measured(title: str, text: str, header: Sequence[object], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A section with a table."""
+    return ["", f"## Measured: {title}", "", text, "", *table(header, rows)]
 
 
 def _points(share: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -29,6 +29,7 @@ from guidestar.words import hundredths, spread
 from tools import adapter_curves, choosing, coverage, methods, questions
 from tools import evidence as studies
 from tools.comparisons import comparisons
+from tools.pages import table
 from tools.reproduction import reproduction
 
 
@@ -46,30 +47,28 @@ def command_line() -> str:
         "",
         "Before the command:",
         "",
-        "| argument | what |",
-        "|---|---|",
-        *(
-            f"| `{_shown(a)}` | {a.help} |"
-            for a in top._actions
-            if a.option_strings and not isinstance(a, argparse._HelpAction)
-        ),
+        *_arguments(item for item in top._actions if item.option_strings),
     ]
     for action in top._actions:
         if not isinstance(action, argparse._SubParsersAction):
             continue
         for name, command in action.choices.items():
             words = ["guidestar", name]
-            rows = []
-            for item in command._actions:
-                if isinstance(item, argparse._HelpAction) or item.help == argparse.SUPPRESS:
-                    continue
+            for item in filter(_is_told, command._actions):
                 shown = _shown(item)
                 usage = {"+": f"{shown} …", "*": f"[{shown} …]", "?": f"[{shown}]"}
                 words.append(usage.get(str(item.nargs), f"[{shown}]" if item.option_strings else shown))
-                rows.append(f"| `{shown}` | {item.help} |")
             parts += ["", f"## `guidestar {name}`", "", command.description or "", "", f"    {' '.join(words)}", ""]
-            parts += ["| argument | what |", "|---|---|", *rows]
+            parts += _arguments(command._actions)
     return "\n".join([*parts, ""])
+
+
+def _arguments(items: Iterable[argparse.Action]) -> list[str]:
+    return table(["argument", "what"], [[f"`{_shown(item)}`", item.help] for item in filter(_is_told, items)])
+
+
+def _is_told(item: argparse.Action) -> bool:
+    return not isinstance(item, argparse._HelpAction) and item.help != argparse.SUPPRESS
 
 
 def _shown(item: argparse.Action) -> str:
@@ -96,8 +95,8 @@ def choices() -> str:
         if not names:
             parts.append("None yet: no strategy has beaten random in `results/`.")
             continue
-        parts += ["| name | what | measure | passes | mix | select | source | evidence |", "|---" * 8 + "|"]
-        parts += [_strategy(name) for name in names]
+        header = ["name", "what", "measure", "passes", "mix", "select", "source", "evidence"]
+        parts += table(header, map(_strategy, names))
     parts += ["", "Passes: dropout passes, members of a committee, or sampled responses."]
     parts += [
         "",
@@ -107,47 +106,32 @@ def choices() -> str:
         "refused. A candidate that all passes would pick is lost with probability at most 0.1. The passes of each are kept "
         "with the scores.",
     ]
-    parts += ["", "## Selectors", "", "`select` of a strategy; `options` are numbers by name.", ""]
-    parts += ["| name | what | tasks | options |", "|---|---|---|---|"]
+    selectors = []
     for name, selector in SELECTORS.items():
         options = "; ".join(f"`{key}` ({option.default:g}): {option.doc}" for key, option in selector.options.items())
-        parts.append(f"| `{name}` | {selector.doc} | {', '.join(sorted(selector.tasks))} | {options or '–'} |")
-    parts += ["", "## Sub-pools", "", "| `subpool` | what is scored |", "|---|---|"]
-    parts += [f"| `{name}` | {what} |" for name, what in SUBPOOLS.items()]
-    parts += [
-        "",
-        "## Measures",
-        "",
-        "In nats unless a probability; larger is more uncertain.",
-        "",
-        "| name | what | tasks |",
-        "|---|---|---|",
-    ]
-    for name, measure in MEASURES.items():
-        gold = ". Needs gold answers: simulations only" if measure.oracle else ""
-        parts.append(f"| `{name}` | {measure.doc}{gold} | {', '.join(sorted(measure.tasks))} |")
-    parts += [
-        "",
-        "## Mixing",
-        "",
-        f"λ schedules: {', '.join(f'`{s}`' for s in SCHEDULES)}; scales: {', '.join(f'`{s}`' for s in SCALES)}.",
-    ]
-    parts += ["", "## Presets", "", "| name | what | files in `data.folder` |", "|---|---|---|"]
-    parts += [
-        f"| `{name}` | {p.description} | {', '.join(f'`{f}`' for f in p.files.values())} |"
-        for name, p in PRESETS.items()
-    ]
+        selectors.append([f"`{name}`", selector.doc, ", ".join(sorted(selector.tasks)), options or "–"])
+    parts += ["", "## Selectors", "", "`select` of a strategy; `options` are numbers by name.", ""]
+    parts += table(["name", "what", "tasks", "options"], selectors)
+    parts += ["", "## Sub-pools", ""]
+    parts += table(["`subpool`", "what is scored"], [[f"`{name}`", what] for name, what in SUBPOOLS.items()])
+    gold = {name: ". Needs gold answers: simulations only" * one.oracle for name, one in MEASURES.items()}
+    measures = [[f"`{n}`", one.doc + gold[n], ", ".join(sorted(one.tasks))] for n, one in MEASURES.items()]
+    parts += ["", "## Measures", "", "In nats unless a probability; larger is more uncertain.", ""]
+    parts += table(["name", "what", "tasks"], measures)
+    mixes = f"λ schedules: {', '.join(f'`{s}`' for s in SCHEDULES)}; scales: {', '.join(f'`{s}`' for s in SCALES)}."
+    presets = [[f"`{n}`", p.description, ", ".join(f"`{f}`" for f in p.files.values())] for n, p in PRESETS.items()]
+    parts += ["", "## Mixing", "", mixes, "", "## Presets", ""]
+    parts += table(["name", "what", "files in `data.folder`"], presets)
     return "\n".join([*parts, ""])
 
 
-def _strategy(name: str) -> str:
+def _strategy(name: str) -> list[str]:
     recipe, source = STRATEGIES[name], STRATEGIES[name].source
     mix = f"{recipe.mix.schedule}, {recipe.mix.scale}" if recipe.mix else "–"
-    cells = [
+    return [
         f"`{name}`", recipe.doc, recipe.measure or "–", str(recipe.walks) if recipe.walks > 1 else "–", mix, recipe.select,
         f"[{source}](bibliography.md#{source})" if source else "–", evidence(name),
     ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
 
 
 def configuration() -> str:
@@ -160,21 +144,15 @@ def configuration() -> str:
         sections += [(f"`engine.{key}`", section) for section in config.models_in(info.annotation)]
     sections.append(("`strategies[].mix`", config.MixConfig))
     for title, section in sections:
-        parts += [
-            "",
-            f"## {title}",
-            "",
-            (section.__doc__ or "").strip(),
-            "",
-            "| key | values | default | what |",
-            "|---|---|---|---|",
-        ]
+        keys = []
         for key, info in section.model_fields.items():
             within = section in (config.RunConfig, EngineConfig) and key != "strategies"
             if within and any(config.models_in(info.annotation)):
                 continue  # a section of its own, below
             default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
-            parts.append(f"| `{key}` | {_values(info.annotation)} | {default} | {info.description or ''} |")
+            keys.append([f"`{key}`", _values(info.annotation), default, info.description or ""])
+        parts += ["", f"## {title}", "", (section.__doc__ or "").strip(), ""]
+        parts += table(["key", "values", "default", "what"], keys)
     return "\n".join([*parts, ""])
 
 
@@ -219,21 +197,30 @@ def results(folder: Path) -> str:
             f"{query['warm_start']}, {query['batch']} a round, budget {query['budget']}, {query['candidates'] or 'all'} candidates "
             f"scored a round; {found['hardware']['machine']}, {cores} cores; torch {found['versions']['torch']}, "
             f"transformers {found['versions']['transformers']}, peft {found['versions']['peft']}.",
-            "", "| strategy | seeds | AUC | RIPL | final |", "|---|---|---|---|---|",
+            "",
         ]  # fmt: skip
-        for row in found["strategies"]:
-            seeds = ", ".join(map(str, row["seeds"]))
-            gain = "–" if row["ripl"] is None else hundredths(row["ripl"])
-            parts.append(f"| {row['strategy']} | {seeds} | {spread(row['auc'])} | {gain} | {spread(row['final'])} |")
-        labels = found["compared"]["labels"]
-        parts += ["", "| labels | " + " | ".join(map(str, labels)) + " |", "|---" * (len(labels) + 1) + "|"]
-        for one in found["runs"]:
-            parts.append(f"| {one['run']} | " + " | ".join(f"{hundredths(value)}" for _, value in one["curve"]) + " |")
-        parts += ["", "Seconds by phase: "]
-        parts[-1] += "; ".join(
+        areas = [
+            [
+                row["strategy"],
+                ", ".join(map(str, row["seeds"])),
+                spread(row["auc"]),
+                hundredths(row["ripl"]),
+                spread(row["final"]),
+            ]
+            for row in found["strategies"]
+        ]
+        curves = [[one["run"], *(hundredths(value) for _, value in one["curve"])] for one in found["runs"]]
+        times = (
             f"{one['run']}: " + ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in one["seconds"].items())
             for one in found["runs"]
         )
+        parts += table(["strategy", "seeds", "AUC", "RIPL", "final"], areas)
+        parts += [
+            "",
+            *table(["labels", *found["compared"]["labels"]], curves),
+            "",
+            f"Seconds by phase: {'; '.join(times)}",
+        ]
     return "\n".join([*parts, ""])
 
 

@@ -27,6 +27,7 @@ from guidestar.rng import generator
 from guidestar.study.tables import points_of
 from guidestar.words import hundredths, percent
 from tools.ablation import SETS, keep, kept
+from tools.pages import table
 
 FILE = Path("statistics") / "frozen-curves.json"  # below `results`
 LABELS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 140, 160, 180, 200)
@@ -73,39 +74,36 @@ def accuracies(
 
 
 def section(file: Path) -> list[str]:
-    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
-    if not file.is_file():
-        return []
+    """The file's part of docs/comparisons.md as Markdown lines."""
     told = json.loads(file.read_text(encoding="utf-8"))
-    lines = [
-        "", "## How many labels on frozen features", "",
-        f"all-MiniLM-L6-v2, {LABELS[0]} to {LABELS[-1]} labels, the classifier on frozen features that `lean` asks as the learner, no adapter; "
-        "`lean` with its own start, the others from the same random one. Accuracy in per cent. "
-        f"torch {told['versions']['torch']}, scikit-learn {told['versions']['scikit-learn']}, {told['hardware']['machine']} "
-        "(`python -m tools.frozen_curves`).", "",
-        f"| data | strategy | seeds | {' | '.join(f'{n} labels' for n in _SHOWN)} |", f"|---|---|---|{'---|' * len(_SHOWN)}",
-    ]  # fmt: skip
     curves = {(row["data"], row["strategy"]): np.array(row["accuracies"]) for row in told["rows"]}
-    for preset, name in ((preset, name) for preset in SETS for name in STRATEGIES if (preset, name) in curves):
-        one = curves[preset, name]
-        shown = [hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN]
-        lines.append(f"| {preset} | {name} | {len(one)} | {' | '.join(shown)} |")
+    shown = [
+        [preset, name, len(one), *(hundredths(float(one[:, LABELS.index(n)].mean()), 1) for n in _SHOWN)]
+        for preset in SETS
+        for name in STRATEGIES
+        if (one := curves.get((preset, name))) is not None
+    ]
     pairs = {
         (preset, one, other): pair(curves[preset, one], curves[preset, other], LABELS)
         for preset in SETS for one, other in _PAIRS if (preset, one) in curves
     }  # fmt: skip
     said = decide({key: comparison_of(one) for key, one in pairs.items()})
-    lines += [
-        "", f"The area under the curve beside a control in points, 95 % interval, the verdict over all {len(said)} rows, and the labels "
-        "that reach the control's mean accuracy, with the share saved.", "",
-        f"| data | strategy | control | area | verdict | {' | '.join(f'its accuracy with {n}' for n in _ASKED)} |",
-        f"|---|---|---|---|---|{'---|' * len(_ASKED)}",
+    beside = [
+        [*key, points_of(area_difference(curve), 1), said[key].word,
+         *(saved(curve, float(curve.control[:, LABELS.index(n)].mean())) for n in _ASKED)]
+        for key, curve in pairs.items()
     ]  # fmt: skip
-    for key, curve in pairs.items():
-        cells = [saved(curve, float(curve.control[:, LABELS.index(n)].mean())) for n in _ASKED]
-        area = points_of(area_difference(curve), 1)
-        lines.append(f"| {' | '.join(key)} | {area} | {said[key].word} | {' | '.join(cells)} |")
-    return lines
+    return [
+        "", "## How many labels on frozen features", "",
+        f"all-MiniLM-L6-v2, {LABELS[0]} to {LABELS[-1]} labels, the classifier on frozen features that `lean` asks as the learner, no adapter; "
+        "`lean` with its own start, the others from the same random one. Accuracy in per cent. "
+        f"torch {told['versions']['torch']}, scikit-learn {told['versions']['scikit-learn']}, {told['hardware']['machine']} "
+        "(`python -m tools.frozen_curves`).", "",
+        *table(["data", "strategy", "seeds", *(f"{n} labels" for n in _SHOWN)], shown), "",
+        f"The area under the curve beside a control in points, 95 % interval, the verdict over all {len(said)} rows, and the labels "
+        "that reach the control's mean accuracy, with the share saved.", "",
+        *table(["data", "strategy", "control", "area", "verdict", *(f"its accuracy with {n}" for n in _ASKED)], beside),
+    ]  # fmt: skip
 
 
 def saved(curves: Pair, accuracy: float) -> str:

@@ -19,6 +19,7 @@ from guidestar.metrics.verdict import comparison, decide
 from guidestar.study.tables import points_of
 from tools.ablation import keep
 from tools.frozen_curves import accuracies
+from tools.pages import table
 from tools.verdicts import WORLDS, Pool
 
 FILE = Path("statistics") / "lean-pools.json"  # below `results`
@@ -46,26 +47,28 @@ def measured(pools: int) -> Iterator[dict[str, Any]]:
 
 
 def section(file: Path) -> list[str]:
-    """The file's part of docs/comparisons.md as Markdown lines; none without the file."""
-    if not file.is_file():
-        return []
+    """The file's part of docs/comparisons.md as Markdown lines."""
     rows: list[Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
     said = decide({row["pool"]: comparison(row["differences"]) for row in rows})
-    lines = [
+    ends = {row["pool"]: t_interval(row["differences"]) for row in rows}
+    meant = {"gain": "win", "no evidence": "tie", "harm": "lose"}
+    below = [name for name, one in ends.items() if one.high < 0]
+    return [
         "", "## Pools made to win, tie and lose: `lean`", "",
         f"Points instead of texts, {len(rows[0]['differences'])} pools of each kind, {LABELS[0]} to {LABELS[-1]} labels, the classifier that "
         "`lean` asks as the learner, its own start beside a random one; no adapter (`python -m tools.lean_pools`). Points of AUC "
         "beside random, 95 % interval, and the verdict over all kinds. Where annotators are wrong near the border, a strategy that asks "
         "there is bound to lose.",
-        "", "| pool | because | highest entropy must | AUC above random, points | verdict |", "|---|---|---|---|---|",
+        "",
+        *table(
+            ["pool", "because", "highest entropy must", "AUC above random, points", "verdict"],
+            [
+                [name, row["why"], meant[row["meant"]], points_of(ends[name], 1), said[name].word]
+                for row in rows if (name := row["pool"])
+            ],
+        ),
+        "", f"Below random, if each kind is looked at alone: {', '.join(below) or 'none'}.",
     ]  # fmt: skip
-    below = []
-    for row in rows:
-        ends = t_interval(row["differences"])
-        below += [row["pool"]] * (ends.high < 0)
-        meant = {"gain": "win", "no evidence": "tie", "harm": "lose"}[row["meant"]]
-        lines.append(f"| {row['pool']} | {row['why']} | {meant} | {points_of(ends, 1)} | {said[row['pool']].word} |")
-    return [*lines, "", f"Below random, if each kind is looked at alone: {', '.join(below) or 'none'}."]
 
 
 def main(pools: int, path: Path) -> None:

@@ -17,6 +17,7 @@ from guidestar.study.studyfile import SHIPPED, shipped
 from guidestar.study.tables import Asked, Line, Table, points_of, tables
 from guidestar.words import count, duration, number
 from tools import scale_picks, star_training
+from tools.pages import table
 
 ON_THE_PAGE = ("paper", "small")  # the numbers of `tiny` mean nothing
 FIRST = ("table1", "table2")
@@ -133,7 +134,7 @@ def _section(name: str, scale: str, made: Mapping[Where, Table], results: Sequen
         runs = _runs(study, mine)
         taken = [one for one in mine if one.method in runs.values()]
         rows = [replace(row, tasks=()) for row in study.rows]
-        yield from (_markdown(made[scale, name, dataset]), "")
+        yield from (*_compared(made[scale, name, dataset].lines), "")
         yield from (
             text.removeprefix(f"{dataset}: ") for text in beside(made[scale, name, dataset], _beside_runs(mine, taken))
         )
@@ -147,27 +148,21 @@ def _beside_runs(mine: Sequence[Result], taken: Sequence[Result]) -> list[Result
     return [*taken, *(one for one in mine if one.method == "few-shot")]
 
 
-def _markdown(table: Table) -> str:
+def _compared(lines: Sequence[Line]) -> list[str]:
     """Paper, here, difference, and what to conclude, a line for each row."""
-    paper = any(line.published[0] is not None for line in table.lines)
-    head = ["method", "seeds", "AUC here"] + (["AUC paper"] if paper else []) + ["RIPL here"]
-    head += ["RIPL paper", "difference of RIPL"] if paper else []
-    head += ["final accuracy", "what to conclude"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for line in table.lines:
+    rows = []
+    for line in lines:
         area, gain = line.published
-        cells = [line.label, ", ".join(map(str, line.seeds)) or "–", str(line.auc or "not run")]
-        cells += [number(area, 2)] if paper else []
         here = 100 * line.beside.ripl.estimate if line.beside and line.beside.ripl else None
-        cells.append(number(here, 2))
-        if paper:
-            cells += [
-                number(gain, 2),
-                number(here - gain, 2, sign=True) if here is not None and gain is not None else "–",
-            ]
-        cells += [str(line.final or "–"), conclusion(line)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append({
+            "method": line.label, "seeds": ", ".join(map(str, line.seeds)) or "–", "AUC here": line.auc or "not run",
+            "AUC paper": number(area, 2), "RIPL here": number(here, 2), "RIPL paper": number(gain, 2),
+            "difference of RIPL": number(None if here is None or gain is None else here - gain, 2, sign=True),
+            "final accuracy": line.final or "–", "what to conclude": conclusion(line),
+        })  # fmt: skip
+    paper = any(line.published[0] is not None for line in lines)
+    shown = [name for name in rows[0] if paper or name not in ("AUC paper", "RIPL paper", "difference of RIPL")]
+    return table(shown, [[row[name] for name in shown] for row in rows])
 
 
 def conclusion(line: Line) -> str:
@@ -224,16 +219,15 @@ def _not_run(shown: set[Where]) -> Iterator[str]:
     """A line and a command for each study and scale with nothing to show."""
     yield "What follows has no results yet. Each command prints its plan first and can be stopped and repeated."
     yield ""
-    yield "| scale | experiment | not run on | command |"
-    yield "|---|---|---|---|"
+    rows = []
     for scale in ON_THE_PAGE:
         for name in shipped():
             study = study_of(name, scale)
             covers = "table1" if name == "fig5" else name  # figure 5 draws what table 1 measures
-            missing = [d for d in study.datasets if (scale, covers, d) not in shown]
-            if missing:
+            if missing := [d for d in study.datasets if (scale, covers, d) not in shown]:
                 title = study.config.title.replace("|", "/")
-                yield f"| {scale} | {title} | {', '.join(missing)} | `{command(name, scale, missing)}` |"
+                rows.append([scale, title, ", ".join(missing), f"`{command(name, scale, missing)}`"])
+    yield from table(["scale", "experiment", "not run on", "command"], rows)
 
 
 def command(name: str, scale: str, datasets: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from guidestar.data.pool import load_dataset
 from guidestar.query.mixing import SCALES, mix, rank
 from guidestar.store import Store
 from guidestar.study.results import portable, short
+from tools.pages import table
 
 
 def scale_picks(run: Path) -> dict[str, Any]:
@@ -69,21 +70,25 @@ def section(picks: Path) -> list[str]:
         return []
     runs = json.loads(picks.read_text(encoding="utf-8"))["runs"]
     one = runs[0]
+    ranked = []
+    for run in runs:
+        total = sum(next(iter(run["picks"].values()))["classes"].values())
+        for name, found in run["picks"].items():
+            word, most = max(found["classes"].items(), key=lambda item: item[1])
+            alone = (found[f"with the {which} model alone"] for which in ("tuned", "base"))
+            ranked.append([run["seed"], name, f"{word}, {most} of {total}", *alone])
     lines = [
         "", "## The scale of the mix", "",
         f"What the first query of {one['strategy'].removesuffix('-raw')} picks on {one['config']['data']['preset']} at each `mix.scale`, "
         f"from the values that the runs stored in `results/studies/star-scale/picks.json` (λ {one['lambda']:g}; "
         f"{short(one['model']['name'])} in {one['model']['dtype']}). What a training on such a first batch reaches: [questions.md](questions.md), "
         "question 2, and the study `star-first-choice` in [comparisons.md](comparisons.md).",
-        "", "| seed | what ranks the candidates | largest class among the picks | also picked by the tuned model alone | by the base alone |",
-        "|---|---|---|---|---|",
+        "",
+        *table(
+            ["seed", "what ranks the candidates", "largest class among the picks", "also picked by the tuned model alone", "by the base alone"],
+            ranked,
+        ),
     ]  # fmt: skip
-    for run in runs:
-        total = sum(next(iter(run["picks"].values()))["classes"].values())
-        for name, found in run["picks"].items():
-            word, most = max(found["classes"].items(), key=lambda item: item[1])
-            tuned, base = (found[f"with the {which} model alone"] for which in ("tuned", "base"))
-            lines.append(f"| {run['seed']} | {name} | {word}, {most} of {total} | {tuned} | {base} |")
     for run in runs:
         low, high = min(run["base_mean"].values()), max(run["base_mean"].items(), key=lambda item: item[1])
         lines += ["", f"- Seed {run['seed']}: the base model's values have a median of {run['quartiles']['base'][2]:.1f} nats and the tuned model's of "

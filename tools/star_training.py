@@ -31,6 +31,7 @@ from guidestar.study.compose import load_study
 from guidestar.study.paper import order_of
 from guidestar.words import hundredths, number
 from tools.ablation import keep, kept
+from tools.pages import table
 
 FILE = Path("statistics") / "star-training.json"  # below `results`
 STUDIES = ("regularisers", "decay", "dropout", "rank-alpha")
@@ -106,25 +107,26 @@ def section(file: Path) -> list[str]:
         (name, key): comparison([line[key] - values[CONTROL][seed][key] for seed, line in own.items() if seed in values[CONTROL]])
         for name, own in values.items() if name != CONTROL for key in COLUMNS
     })  # fmt: skip
-    lines = [
+
+    def shown(name: str, key: str) -> str:
+        found, show = [line[key] for line in values[name].values()], COLUMNS[key][1]
+        spread = f" ± {show(float(np.std(found, ddof=1)))}" if len(found) > 1 else ""
+        text = f"{show(float(np.mean(found)))}{spread}"
+        return f"**{text}**" if name != CONTROL and said[name, key].kind in ("gain", "harm") else text
+
+    return [
         "", "## One training, setting by setting", "",
         f"{told['rows'][0]['model']} on trec-6: each row trained once on the same {LABELLED} random labels of a seed, asked about "
         f"{TEST} test questions; nothing is chosen. Mean of the seeds ± their standard deviation. A direction beside `{CONTROL}` "
         f"(decay of B 0.5, dropout 0.1 on A, rank 16, α 32) stands in bold where the rule of [statistics.md](statistics.md) names one, "
         f"corrected for all {len(said)} comparisons; it names none below five seeds. torch {told['versions']['torch']}, "
         f"{told['hardware']['machine']} (`python -m tools.star_training`).",
-        "", "| setting | seeds | " + " | ".join(head for head, _ in COLUMNS.values()) + " |", "|---|---|" + "---|" * len(COLUMNS),
+        "",
+        *table(
+            ["setting", "seeds", *(head for head, _ in COLUMNS.values())],
+            [[next(iter(own.values()))["about"], len(own), *(shown(name, key) for key in COLUMNS)] for name, own in values.items()],
+        ),
     ]  # fmt: skip
-    for name, own in values.items():
-        shown = []
-        for key, (_, show) in COLUMNS.items():
-            found = [line[key] for line in own.values()]
-            spread = f" ± {show(float(np.std(found, ddof=1)))}" if len(found) > 1 else ""
-            text = f"{show(float(np.mean(found)))}{spread}"
-            told_apart = name != CONTROL and said[name, key].kind in ("gain", "harm")
-            shown.append(f"**{text}**" if told_apart else text)
-        lines.append(f"| {next(iter(own.values()))['about']} | {len(own)} | {' | '.join(shown)} |")
-    return lines
 
 
 def main(data: Path, path: Path, seeds: Sequence[int], names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from guidestar.metrics.savings import Pair, pair
 from guidestar.metrics.statistics import Floats, t_interval
 from guidestar.metrics.verdict import Kind, area_by_seed, comparison_of, decide
+from guidestar.query.probe import log_softmax
 from guidestar.query.strategies import STRATEGIES, Context, Recipe, choose
 from guidestar.records import Predictions
 from guidestar.rng import generator
@@ -168,7 +169,7 @@ def fit(x: Floats, y: Indices, classes: int) -> Floats:
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         weights = flat.reshape(-1, classes)
-        logs = _log_softmax(data @ weights)
+        logs = log_softmax(data @ weights)
         gradient = data.T @ (np.exp(logs) - wanted) / len(data) + 2 * _PENALTY * weights
         return float(-(wanted * logs).sum() / len(data) + _PENALTY * (weights**2).sum()), gradient.ravel()
 
@@ -179,17 +180,11 @@ def fit(x: Floats, y: Indices, classes: int) -> Floats:
 
 def predict(weights: Floats, x: Floats) -> Floats:
     """Log-probabilities (n, classes)."""
-    return _log_softmax(_with_constant(x) @ weights)
+    return log_softmax(_with_constant(x) @ weights)
 
 
 def _with_constant(x: Floats) -> Floats:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
-
-
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
 
 
 def run(pool: Pool, recipe: Recipe, seed: int) -> Floats:

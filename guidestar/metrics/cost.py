@@ -13,22 +13,14 @@ from dataclasses import dataclass
 KINDS = ("choosing", "training", "labelling", "measuring")
 
 
-def forward(parameters: float, tokens: float) -> float:
-    """Operations of a forward pass.
+def operations(parameters: float, tokens: float, *, trains: bool, frozen: bool) -> float:
+    """Of forward passes over `tokens`. trains: of backward passes, too, all epochs counted; frozen: through an adapter alone.
 
-    >>> forward(135e6, 1000)
-    270000000000.0
+    >>> [operations(1.0, 1.0, trains=trains, frozen=frozen) for trains, frozen in ((False, True), (True, True), (True, False))]
+    [2.0, 4.0, 6.0]
     """
-    return 2.0 * parameters * tokens
-
-
-def training(parameters: float, tokens: float, *, frozen: bool) -> float:
-    """Operations of forward and backward passes over `tokens`, all epochs counted. frozen: only an adapter is trained.
-
-    >>> training(1.0, 1.0, frozen=True), training(1.0, 1.0, frozen=False)
-    (4.0, 6.0)
-    """
-    return (4.0 if frozen else 6.0) * parameters * tokens
+    passes = 2.0 if not trains else 4.0 if frozen else 6.0
+    return passes * parameters * tokens
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _few_shot(subject: Subject, shots: int) -> Arrays:
 
 
 def _sure_and_wrong(arrays: Arrays) -> tuple[Array, numbers.Mask]:
-    return numbers.confidence(arrays["log_probs"]), numbers.wrong(arrays["log_probs"], arrays["gold"])
+    return numbers.confidence(arrays["log_probs"]), arrays["log_probs"].argmax(axis=1) != arrays["gold"]
 
 
 def _difference(base: Arrays, tuned: Arrays) -> dict[str, float | None]:

@@ -34,22 +34,13 @@ def confidence(log_probs: Array) -> Array:
     return np.minimum(np.exp(log_probs.max(axis=1).astype(np.float64)), 1.0)  # rounding may give 1 + 1e-8
 
 
-def wrong(log_probs: Array, gold: Indices) -> Mask:
-    """Which predictions are wrong; of equal probabilities the first label is the prediction. Returns (n,).
-
-    >>> wrong(np.log([[0.75, 0.25], [0.5, 0.5]]), np.array([1, 0]))
-    array([ True, False])
-    """
-    return np.asarray(log_probs.argmax(axis=1) != gold)
-
-
 def calibration(log_probs: Array, gold: Indices) -> dict[str, Any]:
     """How sure a model is, and how sure it may be: accuracy, ECE, and confidences apart by right and wrong.
 
     Keys: examples, accuracy, ece, confidence (mean), overconfidence (mean confidence − accuracy), and `right` and
     `wrong`, each a `spread` of confidences.
     """
-    sure, missed = confidence(log_probs), wrong(log_probs, gold)
+    sure, missed = confidence(log_probs), log_probs.argmax(axis=1) != gold
     accuracy = float((~missed).mean())
     return {
         "examples": len(gold), "accuracy": accuracy, "ece": ece(log_probs.astype(np.float64), gold),
@@ -144,7 +135,8 @@ def changes(before: Array, after: Array, gold: Indices) -> dict[str, dict[str, A
     """
     before, after = before.astype(np.float64), after.astype(np.float64)
     moved = {"confidence": confidence(after) - confidence(before), "entropy": entropy(after) - entropy(before)}
-    same, missed = before.argmax(axis=1) == after.argmax(axis=1), wrong(after, gold)
+    said = after.argmax(axis=1)
+    same, missed = before.argmax(axis=1) == said, said != gold
     masks = (same, same & ~missed, same & missed, ~same, ~same & ~missed, ~same & missed)
     return {
         name: {"n": int(mask.sum()), "share": float(mask.mean())}
