@@ -39,8 +39,6 @@ def test_a_sample_of_everything_leaves_no_doubt() -> None:
 def test_impossible_counts_are_refused(hits: int, n: int) -> None:
     with pytest.raises(ValueError, match="hits in a sample"):
         proportion(hits, n)
-    with pytest.raises(ValueError, match="counts that cannot be"):
-        Draw(hits, n, population=2)
     with pytest.raises(ValueError, match="no random example"):
         mean_share([Draw(0, 0, 5)])
 

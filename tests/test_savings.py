@@ -48,13 +48,17 @@ RISING = np.array([0.6, 0.7, 0.76, 0.8, 0.82])
 QUIET = Noise(seed=0.01, own=0.004, examples=20_000)
 
 
+NAMES = ("the strategy", "random")
+
+
 def verdict(
-    own: Any, other: Any, labels: Any, names: tuple[str, str] = ("the strategy", "random"), **more: Any
+    own: Any, other: Any, labels: Any, names: tuple[str, str] = NAMES, level: float = 0.95, **more: Any
 ) -> Verdict:
     """The verdict on one strategy beside a control; of a single seed, which has no pair, too."""
     if len(own) < 2:
         return few_seeds([float(a) for a in (np.asarray(own) - np.asarray(other)) @ steps(len(labels))], names)
-    return judge(pair(own, other, labels), names=names, **more)
+    found = pair(own, other, labels)
+    return judge(found, decide({0: comparison_of(found)}, level)[0], names, level=level, **more)
 
 
 def simulated(seed=0, seeds=5, speed=1.5, noise=QUIET, world="power law"):
@@ -396,8 +400,9 @@ def test_seeds_that_disagree_are_no_evidence_even_if_the_t_test_is_sure():
     own, other = 0.7 + np.tile(differences[:, None], 3), np.full((5, 3), 0.7)
     found = pair(own, other, [100, 200, 300])
     assert area_p(found) < 0.05
-    assert decide({0: comparison_of(found)})[0].kind == "no evidence"
-    assert judge(found).sentence.endswith(
+    decision = decide({0: comparison_of(found)})[0]
+    assert decision.kind == "no evidence"
+    assert judge(found, decision, NAMES).sentence.endswith(
         "not enough of the seeds agree: without assuming normal differences p is 0.12."
     )
 
@@ -406,15 +411,15 @@ def test_correction_for_several_comparisons_can_take_a_gain_back():
     own, other, labels = simulated(2, speed=1.6, noise=Noise(seed=0.01, own=0.008))
     found = pair(own, other, labels)
     assert area_p(found) < 0.05
-    assert judge(found).kind == "gain"
+    assert decide({0: comparison_of(found)})[0].kind == "gain"
     page = {i: comparison([0.01, -0.01, 0.01, -0.01, 0.002]) for i in range(1, 10)}
     decision = decide({0: comparison_of(found)} | page)[0]
     assert decision.p == pytest.approx(10 * area_p(found))
     assert decision.comparisons == 10
-    taken = judge(found, decision=decision)
+    taken = judge(found, decision, NAMES)
     assert taken.kind == "no evidence"
     assert taken.sentence.endswith("5 seeds; of 10 comparisons one may look like that by chance.")
-    assert judge(found, decision=Decision("gain", 5, 0.04, 3)).sentence.endswith(
+    assert judge(found, Decision("gain", 5, 0.04, 3), NAMES).sentence.endswith(
         ", 5 seeds, after correction for 3 comparisons."
     )
 

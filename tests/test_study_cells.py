@@ -319,9 +319,3 @@ def test_parts_are_a_partition_and_keep_warm_starts_together(plain: dict[str, An
             assert all(mate in share for mate in mates)
     with pytest.raises(ConfigError, match="allowed: i/n"):
         part_of(cells, f"{parts + 1}/{parts}")
-
-
-def test_a_cell_is_one_run(plain: dict[str, Any], tmp_path: Path) -> None:
-    two = configs.parse({**plain, "seeds": [0, 1], "strategies": ["random"]})
-    with pytest.raises(ValueError, match="one strategy and one seed"):
-        Cell("x", {}, two)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from guidestar.errors import StoreError
 from guidestar.metrics.savings import area_difference
-from guidestar.metrics.verdict import judge
+from guidestar.metrics.verdict import comparison_of, decide, judge
 from guidestar.query.strategies import STRATEGIES
 from tools import verdicts
 from tools.coverage import FILE, statistics_page
@@ -24,7 +24,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_verdict_is_the_truth(name: str) -> None:
-    found = judge(experiment(WORLDS[name], 1))
+    curves = experiment(WORLDS[name], 1)
+    found = judge(curves, decide({0: comparison_of(curves)})[0], ("the strategy", "random"))
     assert found.kind == WORLDS[name].truth, found.sentence
     said = {"gain": " saved", "no evidence": "No evidence of a gain", "harm": " more"}[found.kind]
     assert said in found.sentence
@@ -35,7 +36,7 @@ def test_leaving_out_copies_repairs_what_copies_break() -> None:
     without = experiment(WORLDS["duplicates"], 0, replace(STRATEGIES["entropy"], near_duplicates=0.98))
     harm = experiment(WORLDS["duplicates"], 0)
     assert area_difference(without).estimate > area_difference(harm).high
-    assert judge(without).kind != "harm"
+    assert decide({0: comparison_of(without)})[0].kind != "harm"
 
 
 def test_both_curves_begin_with_the_same_model() -> None:

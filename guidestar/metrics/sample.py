@@ -45,10 +45,6 @@ class Draw:
     known: int = 0
     labelled: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.hits <= self.n <= self.population or not 0 <= self.known <= self.labelled:
-            raise ValueError(f"counts that cannot be: {self}")
-
 
 def proportion(hits: float, n: float, *, population: int | None = None) -> Interval:
     """Share of hits in a sample of n, with an interval for the population it was drawn from without replacement.

@@ -168,6 +168,17 @@ def choice_metrics(log_probs: Array, gold: Sequence[int] | Indices) -> dict[str,
     }
 
 
+def right_of(arrays: Mapping[str, Array]) -> NDArray[np.bool_] | None:
+    """Which answers were right, (n,), by the arrays that a run keeps of a measurement; None where they do not say.
+
+    >>> right_of({"log_probs": np.log([[0.75, 0.25], [0.5, 0.5]]), "gold": np.array([0, 1])})
+    array([ True, False])
+    """
+    if "correct" in arrays:
+        return np.asarray(arrays["correct"], dtype=bool)
+    return arrays["log_probs"].argmax(axis=1) == arrays["gold"] if {"log_probs", "gold"} <= arrays.keys() else None
+
+
 def exact_metrics(correct: Sequence[bool] | NDArray[np.bool_]) -> dict[str, float]:
     """Accuracy of a number or text task. correct: (n,) whether each answer matched.
 

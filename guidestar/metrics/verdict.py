@@ -111,13 +111,10 @@ class Verdict:
 
 
 def judge(
-    curves: Pair, *, level: float = LEVEL, target: float | None = None, floor: float | None = None,
-    names: tuple[str, str] = ("the strategy", "random"), decision: Decision | None = None,
+    curves: Pair, decision: Decision, names: tuple[str, str], *, level: float = LEVEL, target: float | None = None,
+    floor: float | None = None,
 ) -> Verdict:  # fmt: skip
-    """The verdict on a pair of curves in words. decision: what `decide` said of it on its page; alone if not given. floor:
-    as in `Comparison`."""
-    if decision is None:
-        decision = decide({"alone": comparison_of(curves, floor)}, level)["alone"]
+    """The verdict on a pair of curves in words. decision: what `decide` said of it on its page. floor: as in `Comparison`."""
     if decision.p is None:
         return few_seeds(area_by_seed(curves), names, level, floor)
     if decision.kind == "no evidence":

@@ -123,7 +123,7 @@ def _row(data: Dataset, name: str, both: Both, decision: Decision | None, target
             statistics.smallest_p(len(seeds)),
         ),
         errors={"auc": _errors(pair, savings.area(pair)), "final": _errors(pair, savings.final(pair))},
-        verdict=unlike or judge(pair, level=level, target=target, names=names, decision=decision, floor=data.floor),
+        verdict=unlike or judge(pair, decision, names, level=level, target=target, floor=data.floor),
         target_sentence=None if at_target is None else reached(at_target, pair, names, level),
     )  # fmt: skip
 

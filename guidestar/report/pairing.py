@@ -13,6 +13,7 @@ import numpy as np
 from guidestar.errors import ConfigError, allowed
 from guidestar.metrics import savings
 from guidestar.metrics.savings import Pair, auc
+from guidestar.metrics.scores import right_of
 from guidestar.metrics.statistics import Floats
 from guidestar.metrics.verdict import Comparison, comparison, comparison_of
 from guidestar.report.noise import Noise, read_noise
@@ -111,10 +112,7 @@ def right_answers(place: Path, since: int = 0) -> Floats | None:
                 continue
             if not store.has_arrays(metrics.round, "test"):
                 return None
-            arrays = store.arrays(metrics.round, "test")
-            right = arrays.get("correct")
-            if right is None and {"log_probs", "gold"} <= arrays.keys():
-                right = arrays["log_probs"].argmax(axis=1) == arrays["gold"]
+            right = right_of(store.arrays(metrics.round, "test"))
             if right is None or abs(float(np.mean(right)) - metrics.values["accuracy"]) > 1e-6:
                 return None  # measured on something else
             rounds.append(np.asarray(right, dtype=np.float64))

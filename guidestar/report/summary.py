@@ -13,7 +13,7 @@ from typing import Any
 
 from guidestar.metrics.chosen import sentences
 from guidestar.metrics.savings import auc, ripl
-from guidestar.metrics.scores import accuracy, not_above_majority
+from guidestar.metrics.scores import not_above_majority, right_of
 from guidestar.report.facts import Shared, Spread, StrategyFacts, Summary
 from guidestar.report.read import RunRecord, differing
 from guidestar.store.store import DATABASE
@@ -99,10 +99,8 @@ def state(run: RunRecord, *, why: bool = True) -> str:
 
 
 def _base_accuracy(runs: Sequence[RunRecord]) -> float | None:
-    for run in runs:
-        if "base" in run.test:
-            return accuracy(run.test["base"]["log_probs"].argmax(axis=1), run.test["base"]["gold"])
-    return None
+    right = next((right_of(run.test["base"]) for run in runs if "base" in run.test), None)
+    return None if right is None else float(right.mean())
 
 
 # --- runs beside each other -----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from guidestar.data.presets import apply_preset
 from guidestar.errors import ConfigError, DataError, GuidestarError, StoreError
 from guidestar.loop import Run, oracle
 from guidestar.metrics.savings import auc
-from guidestar.metrics.scores import accuracy
+from guidestar.metrics.scores import right_of
 from guidestar.progress import Progress
 from guidestar.query.table import warm_start_of
 from guidestar.store import files
@@ -57,10 +57,6 @@ class Cell:
     tags: Mapping[str, str | int]
     config: RunConfig
     adapters: Literal["all", "last"] = "all"
-
-    def __post_init__(self) -> None:
-        if len(self.config.strategies) != 1 or len(self.config.seeds) != 1:
-            raise ValueError(f"{self.name}: a cell has one strategy and one seed")
 
     @property
     def fingerprint(self) -> str:
@@ -329,10 +325,8 @@ def _device() -> dict[str, Any]:
 
 def _base(run: Run) -> dict[str, float] | None:
     """The untuned model on the test set, where it was measured."""
-    if not run.store.has_arrays(0, "test_base"):
-        return None
-    arrays = run.store.arrays(0, "test_base")
-    return {"accuracy": accuracy(arrays["log_probs"].argmax(axis=1), arrays["gold"])}
+    right = right_of(run.store.arrays(0, "test_base")) if run.store.has_arrays(0, "test_base") else None
+    return None if right is None else {"accuracy": float(right.mean())}
 
 
 def _balance(run: Run, r: int) -> dict[str, int] | None:

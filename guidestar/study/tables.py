@@ -194,7 +194,7 @@ def _beside(names: tuple[str, str], both: Both, decision: Decision, floor: float
         ripl = Interval((own - top) / (1 - top), -math.inf, math.inf) if top < 1 else None
         return Beside(both.seeds, Interval(own - top, -math.inf, math.inf), ripl, decision.word)
     claims = can_claim(len(both.seeds))
-    sentence = judge(both.pair, names=names, decision=decision, floor=floor).sentence if claims else ""
+    sentence = judge(both.pair, decision, names, floor=floor).sentence if claims else ""
     gain = savings.ripl_interval(both.pair)
     ripl = gain if math.isfinite(gain.estimate) else None
     return Beside(both.seeds, savings.area_difference(both.pair), ripl, decision.word, sentence)

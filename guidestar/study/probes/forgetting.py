@@ -91,10 +91,7 @@ def _of_pool(subject: Subject) -> Dynamics:
             f"{len(data.pool)} have none; leave --pool out to look at the labelled examples"
         )
     seed = phase_seed(subject.seed, 0, "probe/forgetting")
-    asked = subject.question | {
-        "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
-        "labels": [(e.id, answer) for e, answer in labelled], "what": "dynamics",
-    }  # fmt: skip
+    asked = subject.asked_to_train(labelled, seed) | {"what": "dynamics"}
 
     def compute() -> Arrays:
         plain = config.model_copy(update={"train": config.train.model_copy(update={"patience": 0})})

@@ -13,6 +13,7 @@ import numpy as np
 from guidestar.asking import Lesson, evaluate
 from guidestar.data.pool import Split
 from guidestar.errors import ConfigError
+from guidestar.metrics.scores import right_of
 from guidestar.metrics.statistics import t_quantile
 from guidestar.records import Example
 from guidestar.rng import generator, phase_seed
@@ -51,10 +52,7 @@ def _trained_again(
     """(n,) whether the answers to the test set are right after a training with another seed."""
     seed = phase_seed(subject.seed, r, f"probe/noise/{number}")
     config = subject.bench.config
-    asked = subject.question | {
-        "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
-        "labels": [(e.id, answer) for e, answer in labelled], "test": [e.id for e in test.examples],
-    }  # fmt: skip
+    asked = subject.asked_to_train(labelled, seed) | {"test": [e.id for e in test.examples]}
 
     def compute() -> Arrays:
         bench, engine = subject.bench, subject.engine
@@ -70,8 +68,7 @@ def _trained_again(
                 engine.trainer(config, bench.dataset.hash)(lesson, Path(folder), tick)
             with subject.progress.phase("evaluating") as tick:
                 arrays = evaluate(engine.scorer(Path(folder)), test, bench.fitting.task, tick)[1]
-        right = arrays["log_probs"].argmax(axis=1) == arrays["gold"] if "log_probs" in arrays else arrays["correct"]
-        return {"right": np.asarray(right, dtype=np.uint8)}
+        return {"right": np.asarray(right_of(arrays), dtype=np.uint8)}
 
     return np.asarray(subject.cached("noise", asked, compute)["right"], dtype=bool)
 

@@ -195,6 +195,14 @@ class Subject:
             "task": {**settings["task"], **self.facts["task"]},
         }  # fmt: skip
 
+    def asked_to_train(self, labelled: Sequence[tuple[Example, str]], seed: int) -> dict[str, Any]:
+        """What a training of a probe depends on."""
+        config = self.bench.config
+        return self.question | {
+            "seed": seed, "peft": config.peft, "train": config.train.model_dump(mode="json"),
+            "labels": [(e.id, answer) for e, answer in labelled],
+        }  # fmt: skip
+
     def cached(self, name: str, question: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         """Arrays from the disk if this question was asked before, else computed and kept."""
         return Cache(self.place).arrays(name, question, lambda: dict(compute()))
