@@ -180,7 +180,7 @@ def fit(x: Floats, y: Indices, classes: int) -> Floats:
 
 def predict(weights: Floats, x: Floats) -> Floats:
     """Log-probabilities (n, classes)."""
-    return log_softmax(_with_constant(x) @ weights)
+    return np.asarray(log_softmax(_with_constant(x) @ weights), dtype=np.float64)
 
 
 def _with_constant(x: Floats) -> Floats:
