@@ -18,7 +18,7 @@ from guidestar.errors import ConfigError
 from guidestar.model import adapters
 from guidestar.query.measures import entropy
 from guidestar.store import Store
-from guidestar.study.probes import probe
+from guidestar.study.probes import noise, probe
 from guidestar.study.probes.score import _sentences
 
 
@@ -142,6 +142,8 @@ def test_the_noise_floor_is_the_spread_of_repeated_trainings(
     with Store.open(place) as store:
         assert facts["own"] == store.metrics()[-1].values["accuracy"]
     assert "Trained 3 times on the same 16 labels" in facts["sentences"][0]
+    assert facts["without"] == []
+    assert any("had besides: tapt" in line for line in noise._sentences({**facts, "without": ["tapt"]}))
 
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("trained again")

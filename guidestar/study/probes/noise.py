@@ -24,7 +24,7 @@ def noise(subject: Subject, *, seeds: int = 5, round: int | None = None) -> Answ
     """Accuracy of adapters trained on one round's labels with other seeds: order, dropout and the adapter's start differ.
 
     seeds: trainings, the run's own not counted. round: whose labels, default the last measured one. Each training
-    takes what the run's own took; one that is done stays done.
+    takes what the run's own took, without `tapt` and pseudo-labels; one that is done stays done.
     Raises ConfigError for fewer than 2 seeds, a round that was not measured, or a run without a test set.
     """
     at_least(2, seeds=seeds)
@@ -34,6 +34,8 @@ def noise(subject: Subject, *, seeds: int = 5, round: int | None = None) -> Answ
     if test is None:
         raise ConfigError(f"{subject.folder}: the run has no test set, and this probe compares test accuracies")
     labelled = subject.store.annotations.answered(chosen)
+    config = subject.bench.config
+    without = [key for key, used in (("tapt", config.tapt), ("pseudo-labels", config.train.pseudo_weight)) if used]
     right = [_trained_again(subject, test, labelled, chosen, seed) for seed in range(seeds)]
     values = np.asarray([float(one.mean()) for one in right])
     spread = float(values.std(ddof=1))
@@ -42,6 +44,7 @@ def noise(subject: Subject, *, seeds: int = 5, round: int | None = None) -> Answ
         "round": chosen, "labels": len(labelled), "examples": len(test), "seeds": seeds,
         "own": measured[chosen].values.get("accuracy"), "accuracies": values.tolist(), "mean": float(values.mean()),
         "sd": spread, "floor": float(t_quantile(seeds - 1)) * math.sqrt(2) * spread, "flipped": float(np.mean(changed)),
+        "without": without,
     }  # fmt: skip
     return Answer(facts, _sentences(facts), [Figure(["training", "accuracy"], list(enumerate(values)))])
 
@@ -82,6 +85,8 @@ def _sentences(facts: Mapping[str, Any]) -> list[str]:
         f"Two runs that end less than {facts['floor']:.3f} apart may differ by training alone (95 %, for one training each; "
         "means over several seeds are sharper).",
     ]
+    if facts["without"]:
+        lines.append(f"These trainings leave out what the run's own had besides: {' and '.join(facts['without'])}.")
     if facts["own"] is not None and facts["sd"] > 0:
         away = (facts["own"] - facts["mean"]) / facts["sd"]
         own = f"The run's own training gave {facts['own']:.3f}"
