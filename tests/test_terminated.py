@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from page_help import QUESTIONS, make_run
 
 from guidestar.store import Store
 
+main = importlib.import_module("guidestar.cli.main")  # its package has a function of that name
 TEXTS = [f"{question} {i}" for i in range(200) for question in QUESTIONS]
 
 
@@ -33,3 +35,24 @@ def test_an_import_that_is_stopped_says_so_and_leaves_nothing_half(tmp_path: Pat
         assert len(store.annotations.history()) in (0, len(TEXTS))
     if process.returncode == 143 and said:
         assert "stopped; nothing recorded is lost" in said
+
+
+def test_a_signal_that_a_library_makes_an_error_of_is_a_stop_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pydantic does when it is met while it makes a class; an error without a signal stays one."""
+
+    def met(options: object) -> int:
+        if asked:
+            with pytest.raises(SystemExit):
+                main._stop(signal.SIGTERM, None)
+        raise ValueError("Error building a serializer: SystemExit: 143")
+
+    asked = False
+    monkeypatch.setattr("guidestar.cli.lists._models", met)
+    monkeypatch.setattr(main, "_stopped", [])
+    with pytest.raises(ValueError, match="SystemExit"):
+        main.main(["models"])
+    asked = True
+    assert main.main(["models"]) == main.TERMINATED
+    assert "stopped; nothing recorded is lost" in capsys.readouterr().err

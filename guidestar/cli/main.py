@@ -16,6 +16,7 @@ from guidestar.cli import labels, lists, runs, studies
 from guidestar.cli.common import EXIT_CODES, Commands
 
 TERMINATED = 143  # exit code after SIGTERM
+_stopped: list[int] = []  # the signals that asked this process to stop
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,14 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"guidestar: {line}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != TERMINATED:
-            raise
-        print("guidestar: stopped; nothing recorded is lost, the same command continues", file=sys.stderr)
-        return TERMINATED if isinstance(stop, SystemExit) else 130
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 0
+    except (Exception, KeyboardInterrupt, SystemExit) as stop:
+        by_key = isinstance(
+            stop, KeyboardInterrupt
+        )  # what the signal met may have made an error of its own of it, as pydantic does
+        if not (by_key or _stopped or getattr(stop, "code", None) == TERMINATED):
+            raise
+        print("guidestar: stopped; nothing recorded is lost, the same command continues", file=sys.stderr)
+        return 130 if by_key else TERMINATED
 
 
 def _load_code(files: Sequence[str]) -> None:
@@ -99,5 +103,10 @@ def entry() -> None:
 
     for noisy in ("transformers", "peft", "torch"):  # their notes to developers are none to our users
         warnings.filterwarnings("ignore", category=FutureWarning, module=noisy)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())
+
+
+def _stop(number: int, frame: object) -> None:
+    _stopped.append(number)
+    sys.exit(TERMINATED)
