@@ -144,6 +144,8 @@ def read_labels(text: str) -> dict[str, str]:
 
     >>> read_labels("billing = money, refunds; other")
     {'billing': 'money, refunds', 'other': ''}
+    >>> read_labels("Paris, France =; London =")
+    {'Paris, France': '', 'London': ''}
     """
     said = "=" in text and re.search(r"[;\n]", text)  # then a comma may be a part of what is said
     pairs = (part.partition("=") for part in re.split(r"[;\n]" if said else r"[;\n,]", text) if part.strip())
