@@ -199,7 +199,7 @@ class Bench:
         if long and self.config.data.too_long == "error":
             names = [e.where for e in chain(whole.pool, held) if e.id in long]
             raise DataError(
-                f"{len(long)} prompts cannot be used, because {why}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; "
+                f"{count(len(long), 'prompt')} cannot be used, because {why}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; "
                 "shorten the template, or set data.too_long: truncate or drop"
             )
         if cut:
@@ -208,11 +208,11 @@ class Bench:
                 f"data: {count(len(cut), 'prompt')} ({share}) did not fit the model's context: the {part} of the text was cut"
             )
         if long:
-            self.progress.say(f"data: {len(long)} prompts do not fit the model's context and were dropped")
+            self.progress.say(f"data: {count(len(long), 'prompt')} dropped for not fitting the model's context")
         pool = whole.pool.with_prompts(prompts).without(long)
         if len(pool) < self.config.query.warm_start:
             raise DataError(
-                f"{len(pool)} prompts of the pool fit, fewer than the warm start of {self.config.query.warm_start} "
+                f"{count(len(pool), 'prompt')} of the pool fit, fewer than the warm start of {self.config.query.warm_start} "
                 f"(query.warm_start); of the others, {why}"
             )
         splits = {name: split.without(long) for name, split in splits.items()}

@@ -119,7 +119,7 @@ BAD_DATA: dict[str, tuple[str | bytes | None, dict[str, Any], int, str]] = {
     ),
     "prompt longer than the context": (
         "text,label\nfine,good\nbad,bad\nok,good\nno,bad\n" + "word " * 600 + ",good\n", {}, 3,
-        "1 prompts cannot be used, because the prompt and a response of 16 tokens do not fit the model's context of 512 tokens: pool.csv line 6; "
+        "1 prompt cannot be used, because the prompt and a response of 16 tokens do not fit the model's context of 512 tokens: pool.csv line 6; "
         "shorten the template, or set data.too_long: truncate or drop",
     ),
     "two labels that share their first token": (
@@ -161,7 +161,7 @@ def test_prompts_that_do_not_fit_can_be_dropped(write: Callable[..., Path], run:
     text = "text,label\n" + "".join(f"{t},{label}\n" for t, label in MORE[:7]) + "word " * 600 + ",good\n"
     code, said = run("run", write(text, data={"too_long": "drop"}))
     assert code == 0
-    assert "data: 1 prompts do not fit the model's context and were dropped" in said
+    assert "data: 1 prompt dropped for not fitting the model's context" in said
 
 
 def test_facts_are_those_of_the_prompts_that_fit(write: Callable[..., Path], run: Callable[..., Any]) -> None:
@@ -197,7 +197,7 @@ def test_gold_responses_that_do_not_fit_are_dropped_or_refused(
     assert "tokens do not fit the model's context of 512 tokens: pool.csv line 9; shorten" in said
     code, said = run("run", write(text, data={"too_long": "drop"}, **changes))
     assert code == 0, said
-    assert "data: 1 prompts do not fit the model's context and were dropped" in said
+    assert "data: 1 prompt dropped for not fitting the model's context" in said
 
 
 def test_labels_that_share_their_first_token_work_as_sequences(

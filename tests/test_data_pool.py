@@ -463,9 +463,7 @@ def test_a_text_of_the_test_set_that_the_pool_has_in_another_spelling_is_warned_
     test = table(tmp_path / "test.csv", [(change(rows[0][0]), "good"), ("quite another", "bad")])
     found = load_dataset(config(pool, test=test))
     warned = found.facts.get("label_warnings", [])
-    assert [line.startswith("1 texts of the test set also stand in the pool, but for case") for line in warned] == [
-        True
-    ] * alike
+    assert [line.startswith("the test set and the pool share 1 text but for case") for line in warned] == [True] * alike
 
 
 def test_configured_labels_take_every_spelling(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_a_server_that_drips_is_a_timeout_too(tmp_path, monkeypatch):
     )
     with (
         EndpointAnnotator(config, TASK, tmp_path, PeopleConfig()) as annotator,
-        pytest.raises(ModelError, match=r"no answer within 0\.4 seconds, after 1 tries"),
+        pytest.raises(ModelError, match=r"no answer within 0\.4 seconds, after 1 try"),
     ):
         annotator(example(0))
     done.set()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from guidestar.records import Example
 from guidestar.tasks.common import label_key
+from guidestar.words import count
 
 ALWAYS, SELDOM = 0.95, 0.5  # share of the texts with a mark, from which it is form; up to which it is missing
 FEWEST = 20  # texts in a set, below which chance looks like form
@@ -58,8 +59,8 @@ def nearly_shared(pool: Sequence[Example], others: Mapping[str, Sequence[Example
     there = {name: keys(examples) for name, examples in others.items()}
     known = keys(pool[:: max(1, len(pool) // COMPARED)]) if there else set()
     return [
-        f"{len(both)} texts of the {name} set also stand in the pool, but for case, white space or characters that are not seen; "
-        "they count as others, so the accuracy may be that of what was learnt by heart"
+        f"the {name} set and the pool share {count(len(both), 'text')} but for case, white space or characters that are not seen; "
+        "such texts count as others, so the accuracy may be that of what was learnt by heart"
         for name, texts in there.items()
         if (both := texts & known)
     ]

@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from guidestar.config import EndpointConfig
 from guidestar.errors import ConfigError, ModelError, needed
+from guidestar.words import count
 
 if TYPE_CHECKING:
     import httpx
@@ -116,7 +117,9 @@ class Chat:
                 reply = self._read(status, headers, content)
             except _Failed as failed:
                 if tries > self._config.retries or self._closed.is_set():
-                    raise ModelError(f"endpoint {self.host}: {self._clean(str(failed))}, after {tries} tries") from None
+                    raise ModelError(
+                        f"endpoint {self.host}: {self._clean(str(failed))}, after {count(tries, 'try')}"
+                    ) from None
                 self._sleep(pause(tries, failed.wait, secrets.SystemRandom().random()))
                 continue
             return replace(reply, seconds=round(time.monotonic() - begun, 3), tries=tries)

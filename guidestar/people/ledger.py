@@ -16,6 +16,7 @@ from typing import Any
 from guidestar.errors import StoreError
 from guidestar.store import files
 from guidestar.store.migrations import timestamp
+from guidestar.words import count
 
 LEDGER = "endpoint.jsonl"
 
@@ -130,8 +131,8 @@ def usage_text(name: str, usage: Mapping[str, Any]) -> str:
     """
     models = ", ".join(usage["models"])
     return (
-        f"{name}: {models} gave {usage['replies']} replies for {usage['examples']} examples, {usage['unreadable']} of "
-        f"them unreadable, in {usage['tries']} tries; tokens: {usage['tokens_in']:,} read, {usage['tokens_out']:,} "
+        f"{name}: {models} gave {count(usage['replies'], 'reply')} for {count(usage['examples'], 'example')}, {usage['unreadable']} of "
+        f"them unreadable, in {count(usage['tries'], 'try')}; tokens: {usage['tokens_in']:,} read, {usage['tokens_out']:,} "
         "written" + (f"; cost: {usage['cost']:.4f}" if usage["cost"] else "")  # none without prices
     )
 
